@@ -1,0 +1,36 @@
+# Two commands do everything: `make demo` and `make test`. Both set up .venv first, once.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.10)
+VENV := .venv
+RUN := $(VENV)/bin/python
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+export MPLBACKEND ?= Agg
+
+.PHONY: demo test lint format benchmarks clean
+
+$(VENV)/.ready: setup.cfg constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.10 is needed; name it with: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --constraint constraints.txt setuptools wheel
+	$(RUN) -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test,tutorials]'
+	touch $@
+
+demo: $(VENV)/.ready
+	$(RUN) -m tutorials.demo
+
+test: lint
+	$(RUN) -m pytest
+
+lint: $(VENV)/.ready
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: $(VENV)/.ready
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+benchmarks: $(VENV)/.ready
+	for each in route localisation drawing; do $(RUN) -m benchmarks.$$each || exit 1; done
+
+clean:
+	rm -rf $(VENV) *.egg-info build dist demo_output .mypy_cache .pytest_cache .ruff_cache .hypothesis

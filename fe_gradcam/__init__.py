@@ -1,0 +1,66 @@
+"""Heatmaps of what a network looks at, while it trains."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fe_gradcam.route import explain, explain_many, list_layers
+    from fe_gradcam.methods import METHODS
+    from fe_gradcam.op import LayerGradientOp
+    from fe_gradcam.trace import GradCAM
+    from fe_gradcam.types import (
+        ArgumentError,
+        CamError,
+        CamWarning,
+        GradientError,
+        Heatmap,
+        UnknownNameError,
+        UnsupportedModelError,
+    )
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "explain": "route",
+    "explain_many": "route",
+    "list_layers": "route",
+    "METHODS": "methods",
+    "LayerGradientOp": "op",
+    "GradCAM": "trace",
+    "ArgumentError": "types",
+    "CamError": "types",
+    "CamWarning": "types",
+    "GradientError": "types",
+    "Heatmap": "types",
+    "UnknownNameError": "types",
+    "UnsupportedModelError": "types",
+}
+
+__all__ = [
+    "METHODS",
+    "ArgumentError",
+    "CamError",
+    "CamWarning",
+    "GradCAM",
+    "GradientError",
+    "Heatmap",
+    "LayerGradientOp",
+    "UnknownNameError",
+    "UnsupportedModelError",
+    "explain",
+    "explain_many",
+    "list_layers",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when first used, so that importing the package imports no framework."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_ROOMS])

@@ -1,0 +1,31 @@
+"""The backend for a model: found by the model's type, without importing a framework that is not in use."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from fe_gradcam.types import Backend, UnsupportedModelError
+
+
+def backend_for(model: Any) -> Backend:
+    """The backend of the framework that `model` belongs to.
+
+    Raises:
+        UnsupportedModelError: It is neither a torch.nn.Module nor a tf.keras.Model.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(model, torch.nn.Module):
+        from fe_gradcam.backends.pytorch import TorchBackend
+
+        return TorchBackend(model)
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is not None and isinstance(model, tensorflow.keras.Model):
+        from fe_gradcam.backends.keras import KerasBackend
+
+        return KerasBackend(model)
+    raise UnsupportedModelError(
+        f"model is a {type(model).__module__}.{type(model).__qualname__}; a torch.nn.Module or a tf.keras.Model is "
+        "needed, whose layers can be observed. (A SavedModel loaded without its class cannot: load it as the Keras "
+        "model it was.)"
+    )

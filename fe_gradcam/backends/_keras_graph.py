@@ -1,0 +1,132 @@
+"""Reads a traced TensorFlow graph: which tensor a layer put out, what takes it up, what led to the output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import tensorflow as tf
+from tensorflow.python.autograph.core import ag_ctx
+from tensorflow.python.autograph.impl import api as autograph
+
+HeadKind = Literal["softmax", "sigmoid"]
+
+_HEADS: dict[str, HeadKind] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
+
+_REARRANGING = frozenset(
+    {"Cast", "ExpandDims", "GatherV2", "Identity", "Pack", "Reshape", "Squeeze", "StridedSlice", "Transpose", "Unpack"}
+)
+"""Operations that are repeated on the logits, so that these keep the layout of the output."""
+
+_MONOTONE = frozenset({"ClipByValue", "Exp", "Log", "StopGradient"})
+"""Operations after which the same logits stand for the output."""
+
+ACTIVATIONS = frozenset(
+    {"Elu", "Gelu", "LeakyRelu", "Relu", "Relu6", "Selu", "Softplus", "Softsign", "Tanh"}
+)
+
+
+@contextmanager
+def calls_of(layers: list[Any], on_output: Callable[[Any, Any], None]) -> Iterator[None]:
+    """While active, `on_output(layer, output)` hears of every call of the layers as it completes."""
+    before = [(layer, layer.__dict__.get("call")) for layer in layers]
+    try:
+        for layer in layers:
+            layer.__dict__["call"] = _heard(layer, on_output)
+        yield
+    finally:
+        for layer, call in before:
+            if call is None:
+                layer.__dict__.pop("call", None)
+            else:
+                layer.__dict__["call"] = call
+
+
+def _heard(layer: Any, on_output: Callable[[Any, Any], None]) -> Callable[..., Any]:
+    original = layer.call
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if tf.executing_eagerly():
+            output = original(*args, **kwargs)
+        else:
+            output = _with_autograph(original)(*args, **kwargs)
+        on_output(layer, output)
+        return output
+
+    return call
+
+
+def _with_autograph(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as a Keras layer's `call` runs inside a tf.function: tensors may steer its `if` and `for`."""
+    context = ag_ctx.ControlStatusCtx(ag_ctx.Status.ENABLED)
+
+    def converted(*args: Any, **kwargs: Any) -> Any:
+        with context:
+            result = autograph.tf_convert(function, context)(*args, **kwargs)
+        return result
+
+    return converted
+
+
+def call_model(model: Any, inputs: Any, *, training: bool) -> Any:
+    """The model's output inside a trace, with every nested tf.function laid open."""
+    eagerly = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        return _with_autograph(model)(inputs, training=training)
+    finally:
+        tf.config.run_functions_eagerly(eagerly)
+
+
+def activation_behind(tensor: Any) -> Any | None:
+    """The output of the activation function that takes the tensor up directly, or None."""
+    for operation in tensor.consumers():
+        if operation.type in ACTIVATIONS and operation.inputs[0] is tensor:
+            return operation.outputs[0]
+    return None
+
+
+def head_of(output: Any) -> tuple[Any, HeadKind] | None:
+    """What went into the last softmax or sigmoid, in the layout of the output, and which of them it was."""
+    if tf.executing_eagerly():  # eager tensors know no operation, but Keras' activations leave their input on them
+        logits = getattr(output, "_keras_logits", None)
+        return None if logits is None else (logits, "softmax" if output.shape[-1] != 1 else "sigmoid")
+    repeated: list[tuple[Any, int]] = []
+    tensor = output
+    while tensor.op.type not in _HEADS:
+        operation = tensor.op
+        if operation.type in _REARRANGING:
+            repeated.append((operation, tensor.value_index))
+        elif operation.type not in _MONOTONE:
+            return None
+        tensor = operation.inputs[0]
+    logits, kind = tensor.op.inputs[0], _HEADS[tensor.op.type]
+    for operation, index in reversed(repeated):
+        logits = _repeated(operation, logits).outputs[index]
+    return logits, kind
+
+
+def _repeated(operation: Any, first_input: Any) -> Any:
+    """The same operation with another first input."""
+    return operation.graph.create_op(
+        operation.type,
+        [first_input, *operation.inputs[1:]],
+        [output.dtype for output in operation.outputs],
+        attrs=dict(operation.node_def.attr),
+    )
+
+
+def depends_on(tensor: Any, place: Any) -> bool:
+    """Whether the tensor was computed from the place, in the graph that both are in."""
+    seen: set[int] = set()
+    waiting = [tensor]
+    while waiting:
+        current = waiting.pop()
+        if current is place:
+            return True
+        if id(current.op) not in seen:
+            seen.add(id(current.op))
+            waiting.extend(current.op.inputs)
+    return False

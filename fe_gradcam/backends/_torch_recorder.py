@@ -1,0 +1,187 @@
+"""Watches one forward pass of a PyTorch model: takes the explained place, and finds the head's logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from fe_gradcam.types import GradientError, LayerRef, UnsupportedModelError
+
+HeadKind = Literal["softmax", "sigmoid"]
+
+_HEADS: dict[str, HeadKind] = {
+    "softmax": "softmax",
+    "special_softmax": "softmax",
+    "log_softmax": "softmax",
+    "special_log_softmax": "softmax",
+    "sigmoid": "sigmoid",
+    "sigmoid_": "sigmoid",
+    "special_expit": "sigmoid",
+    "logsigmoid": "sigmoid",
+    "log_sigmoid": "sigmoid",
+}
+_MONOTONE = frozenset({"exp", "log", "clamp", "clip", "clamp_min", "clamp_max", "nan_to_num", "detach"})
+"""Functions after which the same logits stand for the output."""
+
+_REARRANGING = frozenset(
+    "view reshape flatten squeeze unsqueeze clone contiguous to float double half bfloat16 type type_as cpu cuda "
+    "__getitem__ permute transpose t movedim select narrow index_select chunk split unbind view_as reshape_as "
+    "unflatten".split()
+)
+"""Functions that are repeated on the logits, so that these keep the layout of the output."""
+
+ACTIVATIONS = frozenset(
+    "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu selu_ celu celu_ gelu silu mish hardswish hardtanh "
+    "hardtanh_ softplus prelu rrelu tanh tanh_".split()
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """The last softmax or sigmoid of a model: what went in, in the layout of the model's output."""
+
+    logits: Tensor
+    kind: HeadKind
+
+
+class Recorder(TorchFunctionMode):
+    """A function mode under which a model is called once.
+
+    Args:
+        place: What is explained.
+        take: Gets the tensor at the place, and returns the one with which the model goes on.
+        skip: How many times the pass comes by the place before `take` is asked: of a layer called
+            several times the last call counts, and what lies before it needs no gradients.
+
+    Attributes:
+        reached: How many times the pass came by the place.
+    """
+
+    def __init__(self, place: LayerRef, take: Callable[[Tensor], Tensor], skip: int = 0) -> None:
+        super().__init__()
+        self._place = place
+        self._take = take
+        self._skip = skip
+        self._awaited: Tensor | None = None
+        self._heads = WeakTensorKeyDictionary()
+        self.reached = 0
+
+    def head_of(self, output: Tensor) -> Head | None:
+        """The head that `output` came out of, or None where no softmax or sigmoid led to it."""
+        head = self._heads.get(output)
+        return head if isinstance(head, Head) else None
+
+    @contextmanager
+    def watching(self, module: nn.Module) -> Iterator[None]:
+        """Active as a function mode, with its hook on the module of the place."""
+        handle = module.register_forward_hook(self._on_output)
+        try:
+            with self:
+                yield
+        finally:
+            handle.remove()
+            self._awaited = None
+
+    def _on_output(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if not isinstance(output, Tensor):
+            raise UnsupportedModelError(
+                f"layer={self._place.name!r} returns a {type(output).__name__}, not a tensor. Pass layer= with a "
+                "layer inside it or behind it that returns the map alone."
+            )
+        if self._place.activated:
+            self._awaited = output
+            return output
+        return self._taken(output)
+
+    def _taken(self, tensor: Tensor) -> Tensor:
+        if tensor.is_inference():
+            raise GradientError(
+                f"layer={str(self._place)!r} runs under torch.inference_mode() of the model's own, where no gradient "
+                "can be taken. Use torch.no_grad() in the model's forward instead."
+            )
+        self.reached += 1
+        return self._take(tensor) if self.reached > self._skip else tensor
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        first = args[0] if args else kwargs.get("input")
+        before = first.clone() if name == "sigmoid_" else first
+        out = func(*args, **kwargs)
+        if self._awaited is not None and first is self._awaited and name in ACTIVATIONS:
+            self._awaited = None
+            out = self._taken(out)
+        if isinstance(first, Tensor):
+            self._follow_head(func, name, before, out, args, kwargs)
+        return out
+
+    def _follow_head(
+        self, func: Any, name: str, first: Tensor, out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if name in _HEADS:
+            self._heads[out] = Head(first, _HEADS[name])
+        elif name in _REARRANGING or name in _MONOTONE:
+            head = self._heads.get(first)
+            if head is None:
+                return
+            if name in _MONOTONE:
+                self._heads[out] = head
+                return
+            logits = func(head.logits, *args[1:], **kwargs) if args else func(**{**kwargs, "input": head.logits})
+            pairs = zip(out, logits) if isinstance(out, (tuple, list)) else [(out, logits)]
+            for piece, its_logits in pairs:
+                if isinstance(piece, Tensor):
+                    self._heads[piece] = Head(its_logits, head.kind)
+
+
+class Lister(TorchFunctionMode):
+    """A function mode under which a model is called once to see which layers it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met: list[tuple[nn.Module, tuple[int, ...]]] = []
+        """Each module that returned a tensor, in the order in which they did, and the tensor's shape."""
+        self.activations: dict[int, str] = {}
+        """By position in `met`: the activation function that takes this output up directly."""
+        self._pending = WeakTensorKeyDictionary()
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Active as a function mode, with a hook on every module of the model that takes hooks."""
+        handles = [
+            module.register_forward_hook(self._on_output)
+            for module in model.modules()
+            if not isinstance(module, torch.jit.ScriptModule)
+        ]
+        try:
+            with self:
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _on_output(self, module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            self._pending[output] = len(self.met)
+            self.met.append((module, tuple(output.shape)))
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        first = args[0] if args else kwargs.get("input")
+        name = getattr(func, "__name__", "")
+        if name in ACTIVATIONS and isinstance(first, Tensor):
+            position = self._pending.get(first)
+            if position is not None:
+                self.activations.setdefault(position, name)
+        return func(*args, **kwargs)

@@ -1,0 +1,441 @@
+"""Keras models: forward and gradient in one compiled function per model, layer and kind of input."""
+
+from __future__ import annotations
+
+import atexit
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from itertools import chain
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet, ref
+
+import numpy as np
+import tensorflow as tf
+import torch
+from torch import Tensor
+
+from fe_gradcam.backends._keras_graph import activation_behind, call_model, calls_of, depends_on, head_of
+from fe_gradcam.layers import check_map, default_layer, unknown_layer
+from fe_gradcam.targets import ResolvedTarget, check_class_ids, resolve_target
+from fe_gradcam.types import (
+    ArgumentError,
+    CamInputs,
+    CamWarning,
+    GradientError,
+    Images,
+    Layer,
+    LayerInfo,
+    LayerRef,
+    Score,
+    Target,
+    UnsupportedModelError,
+)
+
+HALF_PRECISION_FACTOR = 1024.0
+"""Scales the score of an fp16 model, so that small gradients do not fall below what fp16 can hold."""
+
+KEPT_TRACES = 32
+"""Compiled functions kept per model; the oldest goes first."""
+
+_traces: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
+_told_of_probabilities: WeakSet[Any] = WeakSet()
+atexit.register(_traces.clear)  # TensorFlow cannot free its functions once the interpreter is shutting down
+
+
+class KerasBackend:
+    """A Keras model, ready to be explained.
+
+    Args:
+        model: Functional, sequential or subclassed, with channels last.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def image_size(self, images: Images) -> tuple[int, int]:
+        """(H, W) of the first input, (N, H, W, C)."""
+        first = _as_tuple(images)[0]
+        height, width = tuple(first.shape)[1:3]
+        return int(height), int(width)
+
+    def layers(self, images: Images) -> list[LayerInfo]:
+        """The layers in the order in which a forward pass of `images` completes them; nothing is computed."""
+        names = {id(layer): name for name, layer in self._named_layers().items()}
+        infos: list[LayerInfo] = []
+
+        def trace(*inputs: Any) -> Any:
+            outputs: list[tuple[Any, Any]] = []
+            with calls_of(self._all_layers(), lambda layer, output: outputs.append((layer, output))):
+                result = call_model(self._model, _packed(inputs), training=False)
+            for layer, output in outputs:
+                if not isinstance(output, tf.Tensor):
+                    continue
+                channels_last = tuple(output.shape[1:])
+                shape = channels_last[-1:] + channels_last[:-1]
+                spatial = len(shape) == 3 and (shape[1] or 2) * (shape[2] or 2) > 1
+                behind = activation_behind(output)
+                activation = None if behind is None else behind.op.type.lower()
+                infos.append(LayerInfo(names[id(layer)], type(layer).__name__, shape, spatial, activation))
+            return result
+
+        with tf.init_scope():
+            _compiled(trace, self._specs(images))
+        return infos
+
+    def resolve(self, layer: Layer, images: Images) -> LayerRef:
+        """The place that `layer` names; None chooses the default, once per model and image size."""
+        if isinstance(layer, LayerRef):
+            return layer
+        if layer is None:
+            known = _traces.setdefault(self._model, {})
+            key = ("default layer", *self._identity(self._specs(images)))
+            if key not in known:
+                known[key] = default_layer(self.layers(images))
+            found: LayerRef = known[key]
+            return found
+        return LayerRef(self._name_of(layer))
+
+    def run(
+        self, images: Images, layer: LayerRef, targets: Sequence[Target], *, gradients: bool, score: Score
+    ) -> list[CamInputs]:
+        """One forward pass of `images`, and one backward pass for each target.
+
+        Raises:
+            GradientError: The score depends on the layer, and no gradient reaches it.
+            UnsupportedModelError: The output is no tensor of class scores, and a target is a class.
+        """
+        specs = self._specs(images)
+        inputs = [tf.cast(_tensor(part), spec.dtype) for part, spec in zip(_as_tuple(images), specs, strict=True)]
+        count = int(inputs[0].shape[0])
+        resolved = [resolve_target(target, count) for target in targets]
+        compiled = self._compiled_pass(specs, layer, resolved, gradients, score)
+        ids = [np.full(count, -1) if target.class_ids is None else target.class_ids for target in resolved]
+        results = compiled(*inputs, tf.constant(np.stack(ids), tf.int64))
+        activations = _channels_first(results["activations"])
+        if len(activations) != count:
+            raise ArgumentError(
+                f"layer={str(layer)!r} has an output of {len(activations)} rows for {count} images; one row per image "
+                "is needed. Pass another layer."
+            )
+        logits = probabilities = None
+        if "logits" in results:
+            logits, probabilities = _as_torch(results["logits"]), _as_torch(results["probabilities"])
+            for class_ids in ids:
+                check_class_ids(class_ids, logits.shape[1])
+            if score == "logit" and bool(results["are_probabilities"]):
+                self._warn_of_probabilities()
+        return [
+            CamInputs(
+                activations=activations,
+                gradients=_channels_first(results["gradients"][position]) if gradients else None,
+                scores=_as_torch(results["scores"][position]),
+                class_ids=_as_torch(results["class_ids"][position]),
+                logits=logits,
+                probabilities=probabilities,
+                images=images,
+            )
+            for position in range(len(resolved))
+        ]
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def run_inside(
+        self, inputs: Sequence[Any], layer: LayerRef, target: Target, *, tape: Any, training: bool
+    ) -> tuple[Any, Any, Callable[[], Any]]:
+        """A pass that is part of somebody else's, eager or in their graph.
+
+        Args:
+            inputs: The model's inputs.
+            layer: What is explained.
+            target: What is explained; class ids may be a tensor.
+            tape: Their gradient tape, or None; it records the forward pass alone.
+            training: As Keras has it.
+
+        Returns:
+            The model's output, the activations (N, h, w, K), and a function that takes the
+            gradients (N, h, w, K).
+        """
+        eager = tf.executing_eagerly()
+        outputs: list[Any] = []
+        inner = tf.GradientTape(watch_accessed_variables=False) if eager else nullcontext()
+
+        def on_output(_: Any, output: Any) -> None:
+            outputs.append(output)
+            if eager:
+                inner.watch(output)
+
+        with calls_of([self._named_layers()[layer.name]], on_output), inner:
+            output = call_model(self._model, _packed(tuple(inputs)), training=training)
+            if eager:
+                place = place_among(outputs, LayerRef(layer.name))
+                with tape.stop_recording() if tape else nullcontext():
+                    scores, _ = self._scores_inside(output, target)
+            else:
+                place = place_among(outputs, layer)
+
+        def gradients() -> Any:
+            with tape.stop_recording() if tape else nullcontext():
+                if not eager:
+                    return _gradient(self._scores_inside(output, target)[0], place, layer)
+                return tf.cast(inner.gradient(scores, place, unconnected_gradients="zero"), tf.float32)
+
+        return output, place, gradients
+
+    def _scores_inside(self, output: Any, target: Target) -> tuple[Any, Any]:
+        if callable(target):
+            return target(output), None
+        explained, table = self._class_scores(output, "logit")
+        top = tf.argmax(table["logits"], 1)
+        ids = top if target is None else tf.broadcast_to(tf.cast(target, tf.int64), tf.shape(top))
+        return tf.gather(explained, ids, axis=1, batch_dims=1), ids
+
+    def _compiled_pass(
+        self,
+        specs: list[Any],
+        layer: LayerRef,
+        targets: list[ResolvedTarget],
+        gradients: bool,
+        score: Score,
+    ) -> Any:
+        """The compiled pass, made once; it lives no longer than the model."""
+        known = _traces.setdefault(self._model, {})
+        callables = [target.score for target in targets]
+        key = ("pass", *self._identity(specs), layer, gradients, score, tuple(map(id, callables)))
+        kept = known.get(key)
+        if kept is not None and all(_same(held, fn) for held, fn in zip(kept[1], callables, strict=True)):
+            return kept[0]
+        ids = tf.TensorSpec([len(targets), None], tf.int64)
+        function = _compiled(
+            lambda *arguments: self._traced_pass(arguments[:-1], arguments[-1], layer, callables, gradients, score),
+            specs,
+            ids,
+        )
+        while len(known) >= KEPT_TRACES:
+            del known[next(iter(known))]
+        known[key] = (function, [_held(fn) for fn in callables])
+        return function
+
+    def _traced_pass(
+        self,
+        inputs: tuple[Any, ...],
+        class_ids: Any,
+        layer: LayerRef,
+        callables: list[Callable[[Any], Any] | None],
+        gradients: bool,
+        score: Score,
+    ) -> dict[str, Any]:
+        """Builds the graph of a pass: the forward, the head and one gradient for each target."""
+        place, output = self._place_and_output(inputs, layer)
+        results: dict[str, Any] = {"activations": tf.cast(place, tf.float32)}
+        explained, n_classes = None, None
+        if isinstance(output, tf.Tensor) and _is_table(output):
+            explained, table = self._class_scores(output, score)
+            n_classes = table["logits"].shape[1]
+            results |= table
+        results |= {"scores": [], "class_ids": [], "gradients": []}
+        for position, callable_target in enumerate(callables):
+            if callable_target is not None:
+                scores, ids = callable_target(output), class_ids[position]
+                if not isinstance(scores, tf.Tensor) or scores.shape.rank != 1:
+                    came = scores.shape if isinstance(scores, tf.Tensor) else type(scores).__name__
+                    raise ArgumentError(
+                        f"target, a callable, returned {came}; a tensor of shape (N,), one score per image, is needed."
+                    )
+            else:
+                if explained is None:
+                    raise UnsupportedModelError(
+                        f"model returns {_described(output)}; a tensor (N, C) of class scores is needed. Pass "
+                        "target=lambda output: ... that picks one score per image out of it, or wrap the model."
+                    )
+                wanted = class_ids[position]
+                ids = tf.where(wanted < 0, tf.argmax(results["logits"], 1), wanted)
+                scores = tf.gather(explained, tf.minimum(ids, n_classes - 1), axis=1, batch_dims=1)
+            results["scores"].append(tf.cast(scores, tf.float32))
+            results["class_ids"].append(ids)
+            if gradients:
+                results["gradients"].append(_gradient(scores, place, layer))
+        return results
+
+    def _place_and_output(self, inputs: tuple[Any, ...], layer: LayerRef) -> tuple[Any, Any]:
+        keras_layer = self._named_layers()[layer.name]
+        outputs: list[Any] = []
+        with calls_of([keras_layer], lambda _, output: outputs.append(output)):
+            output = call_model(self._model, _packed(inputs), training=False)
+        return place_among(outputs, layer), output
+
+    def _class_scores(self, output: Any, score: Score) -> tuple[Any, dict[str, Any]]:
+        """What is explained, (N, C), and the tables of the inference; a single output makes two classes."""
+        found = head_of(output)
+        outputs = _table(output)
+        table, kind = (outputs, "softmax") if found is None else (_table(found[0]), found[1])
+        are_probabilities = tf.constant(False)
+        if table.shape[1] == 1:
+            table, kind = tf.concat([-table, table], 1), "sigmoid"
+            outputs = tf.concat([-outputs if found is None else 1 - outputs, outputs], 1)
+        elif found is None:
+            sums = tf.reduce_sum(tf.cast(table, tf.float32), 1)
+            inside = tf.reduce_all((table >= 0) & (table <= 1))
+            are_probabilities = inside & tf.reduce_all(tf.abs(sums - 1) < 1e-3)
+            logarithm = tf.math.log(tf.maximum(table, np.finfo(table.dtype.as_numpy_dtype).tiny))
+            table = tf.where(are_probabilities, logarithm, table)
+        logits = tf.cast(table, tf.float32)
+        results = {
+            "logits": logits,
+            "probabilities": tf.nn.softmax(logits) if kind == "softmax" else tf.nn.sigmoid(logits),
+            "are_probabilities": are_probabilities,
+        }
+        return (outputs if score == "output" else table), results
+
+    def _warn_of_probabilities(self) -> None:
+        if self._model not in _told_of_probabilities:
+            _told_of_probabilities.add(self._model)
+            warnings.warn(
+                "The model's outputs are probabilities, and the softmax that made them was not found: log p is "
+                "explained in place of the logit. Pass a model that returns logits to be exact.",
+                CamWarning,
+                stacklevel=2,
+            )
+
+    def _specs(self, images: Images) -> list[Any]:
+        """The inputs' shapes, with any number of images, and dtypes as the model computes."""
+        like = tf.as_dtype(self._model.compute_dtype or "float32")
+        specs = []
+        for part in _as_tuple(images):
+            of_torch = isinstance(part, Tensor)
+            dtype = tf.as_dtype(str(part.dtype).removeprefix("torch.") if of_torch else part.dtype)
+            specs.append(tf.TensorSpec([None, *part.shape[1:]], like if dtype.is_floating else dtype))
+        return specs
+
+    def _identity(self, specs: list[Any]) -> tuple[Any, ...]:
+        """What a trace depends on besides the place and the targets."""
+        signature = tuple((tuple(spec.shape), spec.dtype) for spec in specs)
+        layers = self._model._flatten_layers()
+        weights = (weight for layer in layers for weight in chain(layer._trainable_weights, layer._non_trainable_weights))
+        return signature, tuple(map(id, weights))
+
+    def _all_layers(self) -> list[Any]:
+        return list(self._model._flatten_layers(include_self=False, recursive=True))
+
+    def _named_layers(self) -> dict[str, Any]:
+        """The layers by name; where a nested model repeats a name, by its path."""
+        return named_layers(self._model)
+
+    def _name_of(self, layer: Layer) -> str:
+        named = self._named_layers()
+        if isinstance(layer, str) and layer in named:
+            return layer
+        if isinstance(layer, int) and not isinstance(layer, bool):
+            names = list(named)
+            if -len(names) <= layer < len(names):
+                return names[layer]
+        for name, its_layer in named.items():
+            if its_layer is layer:
+                return name
+        raise unknown_layer(layer if isinstance(layer, (str, int)) else type(layer).__name__, list(named))
+
+
+def named_layers(model: Any) -> dict[str, Any]:
+    """A Keras model's layers by name, in the order of FastEstimator's ``intermediate_layers``."""
+    layers = list(model._flatten_layers(include_self=False, recursive=True))
+    named: dict[str, Any] = {}
+    for layer in layers:
+        name, count = layer.name, 1
+        while name in named and named[name] is not layer:
+            count += 1
+            name = f"{layer.name}#{count}"
+        named[name] = layer
+    return named
+
+
+def place_among(outputs: list[Any], layer: LayerRef) -> Any:
+    """The explained tensor among what a layer put out in one pass: the last call counts.
+
+    Raises:
+        ArgumentError: The layer was not called, or its output is no map.
+        UnsupportedModelError: The layer returns something that is no tensor.
+    """
+    if not outputs:
+        raise ArgumentError(
+            f"layer={layer.name!r} is not called in the model's forward pass, or cannot be observed there (a SavedModel "
+            "loaded without its class). Pass a layer that fe_gradcam.list_layers(model, images) shows."
+        )
+    place = outputs[-1]
+    if not isinstance(place, tf.Tensor):
+        raise UnsupportedModelError(
+            f"layer={layer.name!r} returns a {type(place).__name__}, not a tensor. Pass layer= with a layer inside it "
+            "or behind it that returns the map alone."
+        )
+    check_map(layer, tuple(place.shape[1:]))
+    if layer.activated:
+        behind = activation_behind(place)
+        place = place if behind is None else behind
+    return place
+
+
+def _gradient(scores: Any, place: Any, layer: LayerRef) -> Any:
+    """∂(Σ scores)/∂place in float32; zeros where the scores are not computed from the place."""
+    factor = HALF_PRECISION_FACTOR if place.dtype == tf.float16 else 1.0
+    (gradient,) = tf.gradients(scores, [place], grad_ys=[tf.fill(tf.shape(scores), tf.cast(factor, scores.dtype))])
+    if gradient is not None:
+        return tf.cast(gradient, tf.float32) / factor
+    if depends_on(scores, place):
+        raise GradientError(
+            f"No gradient reaches layer={str(layer)!r}, though the score depends on it: the model stops it behind the "
+            "layer (tf.stop_gradient, an operation without a derivative). Pass layer= with a layer behind that place, "
+            "or a model without it."
+        )
+    return tf.zeros_like(place, tf.float32)
+
+
+def _compiled(function: Callable[..., Any], specs: list[Any], *more: Any) -> Any:
+    untouched = tf.autograph.experimental.do_not_convert(function)
+    return tf.function(untouched, autograph=False).get_concrete_function(*specs, *more)
+
+
+def _held(function: Any) -> Any:
+    """A reference that does not keep a callable target, and what it may hold of the model, alive."""
+    return None if function is None else ref(function)
+
+
+def _same(held: Any, function: Any) -> bool:
+    return function is None if held is None else held() is function
+
+
+def _tensor(part: Any) -> Any:
+    return tf.convert_to_tensor(part.detach().cpu().numpy() if isinstance(part, Tensor) else part)
+
+
+def _as_tuple(images: Images) -> tuple[Any, ...]:
+    return tuple(images) if isinstance(images, (tuple, list)) else (images,)
+
+
+def _packed(inputs: tuple[Any, ...]) -> Any:
+    """The inputs as a Keras model takes them: a tensor, or a list of several."""
+    return inputs[0] if len(inputs) == 1 else list(inputs)
+
+
+def _is_table(output: Any) -> bool:
+    rank = output.shape.rank
+    return rank is not None and rank >= 1 and all(size == 1 for size in output.shape[2:])
+
+
+def _table(output: Any) -> Any:
+    """Class scores as (N, C)."""
+    return tf.reshape(output, [-1, 1 if output.shape.rank == 1 else output.shape[1]])
+
+
+def _described(output: Any) -> str:
+    if isinstance(output, tf.Tensor):
+        return f"a tensor of shape {tuple(output.shape)}"
+    return f"a {type(output).__name__}"
+
+
+def _as_torch(tensor: Any) -> Tensor:
+    """The tensor in host memory; shared, not copied, where it is there already."""
+    if tensor.device.endswith("CPU:0") and tensor.dtype != tf.bool:
+        return torch.from_dlpack(tf.experimental.dlpack.to_dlpack(tensor))
+    return torch.from_numpy(tensor.numpy())
+
+
+def _channels_first(tensor: Any) -> Tensor:
+    return torch.movedim(_as_torch(tensor), -1, 1)

@@ -1,0 +1,235 @@
+"""From the heatmaps of an epoch to what the trace hands out: the grid, the results, the arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fe_gradcam.render import Grid, Panel, Row, overlay, signed_colormap
+from fe_gradcam.results import heatmap_key, inference_entries
+from fe_gradcam.scaling import scale
+from fe_gradcam.types import Heatmap
+
+MOST_ROWS = 200
+"""Rows drawn in one grid; beyond that a picture is of no use to a reader, and of harm to the memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """The heatmaps of one method and one target.
+
+    Attributes:
+        method: The method's name.
+        target: The target's name.
+        heatmap: Of N images.
+    """
+
+    method: str
+    target: str
+    heatmap: Heatmap
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """The chosen images of one dataset, explained.
+
+    Attributes:
+        pictures: (N, H, W, 3) uint8, what is drawn on.
+        columns: One for each method and target.
+        probabilities: (N, C), or None where they are not known.
+        labels: (N,) class ids, or None.
+        ids: N names of the images, or None.
+        ds_id: The dataset, "" where there is one alone.
+    """
+
+    pictures: NDArray[np.uint8]
+    columns: list[Column]
+    probabilities: NDArray[np.float32] | None
+    labels: NDArray[np.int64] | None
+    ids: Sequence[Any] | None
+    ds_id: str = ""
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @property
+    def predictions(self) -> NDArray[np.int64] | None:
+        """(N,) inferred class ids, or None where the probabilities are not known."""
+        return None if self.probabilities is None else self.probabilities.argmax(1).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the grid is drawn.
+
+    Attributes:
+        colormap: A colormap of matplotlib.
+        alpha: Weight of the heat over the picture, 0 to 1.
+        shared_scale: Whether all heatmaps of the grid have one scale.
+    """
+
+    colormap: str = "turbo"
+    alpha: float = 0.5
+    shared_scale: bool = False
+
+
+def with_shared_scale(parts: Sequence[Explained]) -> list[Explained]:
+    """The same heatmaps scaled by the largest of them all, so that magnitudes compare."""
+    maps = [column.heatmap for part in parts for column in part.columns]
+    if not maps or maps[0].scaling == "none":
+        return list(parts)
+    largest = max(_magnitude(heatmap) for heatmap in maps)
+    rescaled = []
+    for part in parts:
+        columns = []
+        for column in part.columns:
+            heatmap = column.heatmap
+            positive = torch.from_numpy(heatmap.raw).clamp(min=0) / (largest or 1.0)
+            values = scale(positive, "none", (heatmap.values.shape[1], heatmap.values.shape[2])).numpy()
+            columns.append(replace(column, heatmap=replace(heatmap, values=values)))
+        rescaled.append(replace(part, columns=columns))
+    return rescaled
+
+
+def _magnitude(heatmap: Heatmap) -> float:
+    raw = heatmap.raw if heatmap.scaling != "scale_after_relu" else np.maximum(heatmap.raw, 0)
+    return float(np.abs(raw).max())
+
+
+def compose_grid(parts: Sequence[Explained], names: Mapping[int, str], look: Look, title: str) -> Grid:
+    """The grid of one or several datasets.
+
+    Args:
+        parts: The datasets, at least one, with the same columns.
+        names: Names of classes by id.
+        look: How it is drawn.
+        title: What stands above it.
+    """
+    columns = parts[0].columns
+    signed = columns[0].heatmap.scaling == "none"
+    limit = None
+    if signed and look.shared_scale:
+        limit = max(float(np.abs(c.heatmap.values).max()) for part in parts for c in part.columns)
+    total = sum(len(part) for part in parts)
+    several = len(parts) > 1
+    rows = [
+        _row(part, at, names, look, limit, name_dataset=several) for part in parts for at in range(len(part))
+    ][:MOST_ROWS]
+    if total > MOST_ROWS:
+        title = f"{title}: the first {MOST_ROWS} of {total} images"
+    return Grid(
+        rows=tuple(rows),
+        titles=("image", *(_title(column, columns) for column in columns)),
+        colormap=signed_colormap(look.colormap) if signed else look.colormap,
+        scale_label=_scale_label(columns[0].heatmap.scaling, look.shared_scale),
+        scale_range=(-(limit or 1.0), limit or 1.0) if signed else (0.0, 1.0),
+        title=title,
+    )
+
+
+def _title(column: Column, columns: Sequence[Column]) -> str:
+    methods = {other.method for other in columns}
+    targets = {other.target for other in columns}
+    if len(targets) == 1:
+        return column.method
+    return column.target if len(methods) == 1 else f"{column.method}: {column.target}"
+
+
+def _scale_label(scaling: str, shared: bool) -> str:
+    reach = "one scale for the grid" if shared else "each image by itself"
+    if scaling == "none":
+        return f"evidence against (negative) and for (positive), {reach} (scaling: none)"
+    return f"evidence for the class, {reach} (scaling: {scaling})"
+
+
+def _row(
+    part: Explained, at: int, names: Mapping[int, str], look: Look, limit: float | None, *, name_dataset: bool
+) -> Row:
+    texts: list[tuple[str, str]] = []
+    if part.ids is not None:
+        texts.append(("id", as_text(part.ids[at])))
+    if name_dataset and part.ds_id:
+        texts.append(("note", part.ds_id))
+    wrong = False
+    if part.labels is not None:
+        label = int(part.labels[at])
+        texts.append(("label", names.get(label, str(label))))
+    if part.predictions is not None and part.probabilities is not None:
+        prediction = int(part.predictions[at])
+        confidence = float(part.probabilities[at, prediction])
+        texts.append(("prediction", f"{names.get(prediction, str(prediction))} {confidence:.0%}"))
+        wrong = part.labels is not None and prediction != int(part.labels[at])
+    picture = part.pictures[at]
+    panels = [Panel(picture)]
+    for column in part.columns:
+        panels.append(_panel(picture, column.heatmap, at, look, limit))
+    return Row(texts=tuple(texts), wrong=wrong, panels=tuple(panels))
+
+
+def _panel(picture: NDArray[np.uint8], heatmap: Heatmap, at: int, look: Look, limit: float | None) -> Panel:
+    heat = heatmap.values[at]
+    signed = heatmap.scaling == "none"
+    if heatmap.blank[at] and not (signed and np.any(heat)):
+        return Panel(picture, note="no evidence")
+    height, width = picture.shape[:2]
+    if heat.shape != (height, width):
+        heat = cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR)
+    return Panel(overlay(picture, heat, colormap=look.colormap, alpha=look.alpha, signed=signed, limit=limit))
+
+
+def compose_results(
+    parts: Sequence[Explained], names: Mapping[int, str], epoch: int, mode: str
+) -> list[dict[str, Any]]:
+    """One dict per image in the form of HALCON's operator, with what the trace knows beside it.
+
+    The keys: ``classification_class_ids``, ``classification_class_names`` and
+    ``classification_confidences`` (by falling confidence), ``heatmap_{method}`` with one float32
+    array (H, W) per target, ``label``, ``prediction``, ``id``, ``epoch``, ``mode``, ``ds_id``.
+    """
+    results = []
+    for part in parts:
+        for at in range(len(part)):
+            row = None if part.probabilities is None else part.probabilities[at]
+            result: dict[str, Any] = inference_entries(row, names)
+            for column in part.columns:
+                key = heatmap_key(int(column.heatmap.class_ids[at]), column.target)
+                result.setdefault(f"heatmap_{column.method}", {})[key] = column.heatmap.values[at]
+            result["label"] = None if part.labels is None else int(part.labels[at])
+            result["prediction"] = None if part.predictions is None else int(part.predictions[at])
+            result["id"] = None if part.ids is None else part.ids[at]
+            result |= {"epoch": epoch, "mode": mode, "ds_id": part.ds_id}
+            results.append(result)
+    return results
+
+
+def compose_arrays(part: Explained, epoch: int, mode: str) -> dict[str, NDArray[Any]]:
+    """The arrays of one dataset, as the trace writes them to a file.
+
+    For each method and target ``{method}.{target}.values`` (N, H, W), ``.raw`` (N, h, w),
+    ``.class_ids``, ``.scores``, ``.confidences`` and ``.blank`` (N,); then ``probabilities`` (N, C),
+    ``predictions``, ``labels`` and ``ids`` (N,) where they are known, ``epoch`` and ``mode``.
+    """
+    arrays: dict[str, NDArray[Any]] = {"epoch": np.array(epoch), "mode": np.array(mode)}
+    for column in part.columns:
+        for name in ("values", "raw", "class_ids", "scores", "confidences", "blank"):
+            arrays[f"{column.method}.{column.target}.{name}"] = getattr(column.heatmap, name)
+    known = {"probabilities": part.probabilities, "predictions": part.predictions, "labels": part.labels}
+    arrays |= {name: array for name, array in known.items() if array is not None}
+    if part.ids is not None:
+        arrays["ids"] = np.array([as_text(name) for name in part.ids])
+    return arrays
+
+
+def as_text(name: Any) -> str:
+    """A file's or patient's name as it came in a batch, as text."""
+    if isinstance(name, np.ndarray) and name.size == 1:
+        name = name.reshape(-1)[0]
+    if hasattr(name, "item") and getattr(name, "ndim", 1) == 0:
+        name = name.item()
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)

@@ -1,0 +1,514 @@
+"""The GradCAM trace: heatmaps of some images at the end of each epoch of a FastEstimator training."""
+
+from __future__ import annotations
+
+import os
+import re
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Integral, Real
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from fastestimator.schedule.schedule import get_current_items
+from fastestimator.summary.system import System
+from fastestimator.trace.trace import Trace
+from fastestimator.util.data import Data
+from fastestimator.util.traceability_util import traceable
+from numpy.typing import ArrayLike, NDArray
+
+from fe_gradcam import compat
+from fe_gradcam.backends import backend_for
+from fe_gradcam.collect import Collected, class_ids_of, names_by_id, probabilities_of
+from fe_gradcam.compose import (
+    Column,
+    Explained,
+    Look,
+    compose_arrays,
+    compose_grid,
+    compose_results,
+    with_shared_scale,
+)
+from fe_gradcam.display import HeatmapGrid
+from fe_gradcam.export import write_arrays, write_png
+from fe_gradcam.methods import CamMethod, get_method
+from fe_gradcam.names import nearest
+from fe_gradcam.render import colormap_lut, to_rgb
+from fe_gradcam.route import explained, heatmap_of
+from fe_gradcam.scaling import check_scaling
+from fe_gradcam.types import (
+    ArgumentError,
+    CamError,
+    CamInputs,
+    CamWarning,
+    Heatmap,
+    Layer,
+    Needs,
+    Scaling,
+    Target,
+    UnknownNameError,
+)
+
+compat.apply()
+
+ALL_MODES = frozenset({"train", "eval", "test", "infer"})
+
+MEAN_GRADIENT = CamMethod(
+    "mean_gradient", lambda inputs: inputs.activations.mean(1), "the map of FastEstimator's own GradCAM", Needs(0)
+)
+"""What is drawn of gradients alone: their mean over the channels, which is no Grad-CAM."""
+
+
+@traceable()
+class GradCAM(Trace):  # type: ignore[misc]
+    """Heatmaps of what the network looks at, drawn at the end of each epoch.
+
+    With `model` (the plain way) the trace keeps the first `n_samples` images of the epoch and
+    explains them at its end, with the weights of that moment; training is not touched. With `grads`
+    and `activations` it draws what a LayerGradientOp put into the batch. In both cases it writes a
+    GridDisplay under `outputs` and a list of dicts under ``f"{outputs}_results"`` to the epoch's
+    data, for ImageSaver, ImageViewer, TensorBoard and other traces; with `save_dir` also to files.
+
+    From the first batch on no failure here ends a training: it is reported as a warning.
+
+    Args:
+        images: Key of the images, as the model takes them; several keys for a model with several
+            inputs. The first is the picture, unless `display` names another.
+        grads: Key of the gradients (N, K, h, w), or (N, h, w, K) on TensorFlow. Not with `model`.
+        n_components: How many principal components the eigen methods show; no other method has any.
+        n_samples: How many images, of each dataset, are explained every epoch; None for all, 0 for
+            none.
+        labels: Key of the true classes: ids (N,) or (N, 1), or one-hot (N, C).
+        preds: Key of the predictions. With `model` what is shown was inferred in the pass that
+            explains; with `grads` this is where predictions come from.
+        label_mapping: {class name: class id}, as FastEstimator has it.
+        outputs: The key under which the grid is written.
+        mode: What mode(s) to run in: "train", "eval", "test", "infer", None for all, "!train" for all
+            but one.
+        ds_id: What dataset id(s) to run for, None for all, "!ds1" for all but one.
+        model: The model to explain, of either framework.
+        activations: Key of the activations that belong to `grads`.
+        layer: The layer to explain, as `fe_gradcam.explain` takes it.
+        methods: One method or several, side by side: names of `fe_gradcam.METHODS`.
+        targets: What is explained, one or several, side by side: "pred" (the inferred class), "label"
+            (the true class), a class id, a class name of `label_mapping`, or a callable as
+            `fe_gradcam.explain` takes it.
+        scaling: "scale_after_relu", "scale_before_relu" or "none"; see `fe_gradcam.scaling.scale`.
+        colormap: Any colormap of matplotlib.
+        alpha: Weight of the heat over the picture, 0 to 1.
+        display: Key of the picture to draw on, where it is not the network's input.
+        mean: Mean that the images were normalised with, a number or one per channel, to undo it.
+        std: Standard deviation that they were normalised with. Without both, each image is shown by
+            its own range.
+        ids: Key of a name (file, patient) that is shown and kept with each image.
+        frequency: Run every so many epochs.
+        save_dir: Folder for ``{outputs}_{mode}_epoch_{n}.png`` and ``.npz``, with ``_{ds_id}`` where
+            there are several datasets. It is made where it does not exist.
+        shared_scale: Whether all heatmaps of a grid have one scale, so that magnitudes compare.
+        on_error: "warn", or "raise" to let failures through (in tests).
+
+    Raises:
+        ArgumentError: An argument is not accepted.
+        UnknownNameError: A method, layer, colormap or class name does not exist.
+    """
+
+    def __init__(
+        self,
+        images: str | Sequence[str],
+        grads: str | None = None,
+        n_components: int = 3,
+        n_samples: int | None = 5,
+        labels: str | None = None,
+        preds: str | None = None,
+        label_mapping: Mapping[str, Any] | None = None,
+        outputs: str = "gradcam",
+        mode: str | Iterable[str] | None = "!train",
+        ds_id: str | Iterable[str] | None = None,
+        *,
+        model: Any = None,
+        activations: str | None = None,
+        layer: Layer = None,
+        methods: str | Sequence[str] = "grad_cam",
+        targets: Target | str | Sequence[Target | str] = "pred",
+        scaling: Scaling = "scale_after_relu",
+        colormap: str = "turbo",
+        alpha: float = 0.5,
+        display: str | None = None,
+        mean: ArrayLike | None = None,
+        std: ArrayLike | None = None,
+        ids: str | None = None,
+        frequency: int = 1,
+        save_dir: str | os.PathLike[str] | None = None,
+        shared_scale: bool = False,
+        on_error: Literal["warn", "raise"] = "warn",
+    ) -> None:
+        self.image_keys = [images] if isinstance(images, str) else list(images)
+        self.grad_key = grads
+        self.activation_key = activations
+        self.n_components = _whole("n_components", n_components, least=1)
+        self.n_samples = None if n_samples is None else _whole("n_samples", n_samples, least=0)
+        self.label_key = labels
+        self.pred_key = preds
+        self.display_key = display
+        self.id_key = ids
+        self.frequency = _whole("frequency", frequency, least=1)
+        self.model = model
+        self.names = names_by_id(_mapping(label_mapping))
+        self.scaling = scaling
+        self.mean, self.std = mean, std
+        self.on_error = on_error
+        self.save_dir = None if save_dir is None else Path(save_dir).expanduser().resolve()
+        check_scaling(scaling)
+        colormap_lut(colormap)
+        self.look = Look(colormap, _fraction("alpha", alpha), bool(shared_scale))
+        if on_error not in ("warn", "raise"):
+            raise ArgumentError(f"on_error={on_error!r} is not known. Accepted: 'warn', 'raise'.")
+        self._check_source()
+        self.methods = [get_method(name) for name in ([methods] if isinstance(methods, str) else methods)]
+        self.targets = self._named_targets(targets)
+        self.layer = None if layer is None else backend_for(model).resolve(layer, None)
+        keys = [*self.image_keys, grads, activations, labels, preds, display, ids]
+        self._keys = list(dict.fromkeys(key for key in keys if key is not None))
+        self._modes: set[str] = set()
+        super().__init__(inputs=self._keys, outputs=[outputs, f"{outputs}_results"], mode=mode, ds_id=ds_id)
+        self._modes, self._ds_ids = set(self.mode), set(self.ds_id)
+        self._reset()
+        self._checked = False
+
+    # --- the host's hooks ------------------------------------------------------------------------
+
+    @property
+    def system(self) -> System:
+        """The state of the training."""
+        return self._system
+
+    @system.setter
+    def system(self, system: System) -> None:
+        # A trace that reads our key in modes where we do not run (TensorBoard has none of its own)
+        # stops the host's warmup: for the host we are there too, and run where we were asked to.
+        self._system = system
+        for other in get_current_items(system.traces):
+            if other is not self and set(self.outputs) & set(other.inputs):
+                if self._modes:
+                    self.mode = set(self.mode) | set(other.mode or ALL_MODES)
+                if self._ds_ids and not other.ds_id:
+                    self.ds_id = set()
+
+    def get_outputs(self, ds_ids: str | list[str] | None) -> list[str]:
+        """The keys written: each output, and each with every dataset's id."""
+        several = [ds_ids] if isinstance(ds_ids, str) else list(ds_ids or ())
+        return [*self.outputs, *(f"{key}|{ds_id}" for key in self.outputs for ds_id in several if ds_id)]
+
+    def on_begin(self, data: Data) -> None:
+        """Explains a dummy image where the model's input is known, so that mistakes show at once."""
+        self._checked = False
+        dummy = None if self.model is None else _dummy_inputs(self.model)
+        if dummy is not None and len(dummy) == len(self.image_keys):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", CamWarning)
+                self._explain_model(dummy, np.zeros(1, np.int64), batch_size=1)
+            self._checked = True
+
+    def on_epoch_begin(self, data: Data) -> None:
+        """Starts anew."""
+        self._reset()
+
+    def on_batch_end(self, data: Data) -> None:
+        """Keeps the rows that are still wanted."""
+        if not self._runs_now(self.system.ds_id):
+            return
+        collected = self._collected.setdefault(self.system.ds_id, Collected(self._keys, self.n_samples))
+        if collected.full:
+            return
+        if not self._checked:
+            self._check_first(data)
+        with self._forgiven("keep the images of a batch"):
+            collected.add(data)
+
+    def on_epoch_end(self, data: Data) -> None:
+        """Explains the kept images, and hands out grid, results and files."""
+        try:
+            collected = {ds_id: kept for ds_id, kept in self._collected.items() if kept.count}
+            if collected and not self._failed:
+                with self._forgiven("draw the heatmaps of this epoch"):
+                    parts = [self._explain(kept, ds_id) for ds_id, kept in collected.items()]
+                    self._hand_out(parts, data)
+        finally:
+            self._reset()
+
+    # --- collecting ------------------------------------------------------------------------------
+
+    def _reset(self) -> None:
+        self._collected: dict[str, Collected] = {}
+        self._failed = False
+
+    def _runs_now(self, ds_id: str) -> bool:
+        system = self.system
+        if self._failed or self.n_samples == 0:
+            return False
+        if system.mode in ("train", "eval") and system.epoch_idx % self.frequency:
+            return False
+        asked = SimpleNamespace(mode=self._modes, ds_id=self._ds_ids)
+        return bool(get_current_items([asked], run_modes=system.mode, ds_id=ds_id))
+
+    def _check_first(self, data: Mapping[str, Any]) -> None:
+        """Explains one image of the first batch: a wrong argument is an error here, and no warning later."""
+        one = Collected(self._keys, 1)
+        try:
+            one.add(data)
+            self._explain(one, self.system.ds_id)
+        except CamError:
+            raise
+        except Exception:
+            with self._forgiven("explain the first image"):
+                raise
+        self._checked = True
+
+    @contextmanager
+    def _forgiven(self, what: str) -> Iterator[None]:
+        """A failure inside is a warning, and the trace rests until the next epoch."""
+        try:
+            yield
+        except Exception:
+            if self.on_error == "raise":
+                raise
+            self._failed = True
+            warnings.warn(
+                f"GradCAM ({self.outputs[0]!r}) could not {what}; the training goes on.\n{traceback.format_exc()}",
+                CamWarning,
+                stacklevel=3,
+            )
+
+    # --- explaining ------------------------------------------------------------------------------
+
+    def _explain(self, kept: Collected, ds_id: str) -> Explained:
+        labels = None if self.label_key is None else class_ids_of(kept[self.label_key], self.label_key)
+        images = tuple(np.asarray(kept[key]) for key in self.image_keys)
+        if self.model is not None:
+            columns, probabilities = self._explain_model(images, labels, kept.largest_batch)
+        else:
+            columns, probabilities = self._explain_keys(kept, images[0])
+        return Explained(
+            pictures=self._pictures(kept),
+            columns=columns,
+            probabilities=probabilities,
+            labels=labels,
+            ids=None if self.id_key is None else list(kept[self.id_key]),
+            ds_id=ds_id,
+        )
+
+    def _explain_model(
+        self, images: tuple[NDArray[Any], ...], labels: NDArray[np.int64] | None, batch_size: int
+    ) -> tuple[list[Column], NDArray[np.float32] | None]:
+        targets = [labels if target == "label" else target for _, target in self.targets]
+        with self._on_network_device():
+            done = explained(
+                self.model,
+                images if len(images) > 1 else images[0],
+                methods=[method.name for method in self.methods],
+                layers=[self.layer],
+                targets=targets,  # type: ignore[arg-type]
+                scaling=self.scaling,
+                batch_size=batch_size,
+            )
+        places = [(method.name, name) for method in self.methods for name, _ in self.targets]
+        columns = [Column(*place, heatmap) for place, heatmap in zip(places, done.heatmaps, strict=True)]
+        return columns, done.probabilities
+
+    def _explain_keys(
+        self, kept: Collected, images: NDArray[Any]
+    ) -> tuple[list[Column], NDArray[np.float32] | None]:
+        probabilities = None if self.pred_key is None else probabilities_of(kept[self.pred_key], self.pred_key)
+        count = kept.count
+        ids = np.full(count, -1) if probabilities is None else probabilities.argmax(1)
+        gradients = self._map_of(kept, self.grad_key)
+        activations = gradients if self.activation_key is None else self._map_of(kept, self.activation_key)
+        inputs = CamInputs(
+            activations=activations,
+            gradients=gradients,
+            scores=torch.full((count,), torch.nan),
+            class_ids=torch.from_numpy(ids.astype(np.int64)),
+            probabilities=None if probabilities is None else torch.from_numpy(probabilities),
+            images=images,
+        )
+        methods = [MEAN_GRADIENT] if self.activation_key is None else self.methods
+        size = images.shape[1:3] if self._channels_last else images.shape[2:4]
+        place = self.activation_key or str(self.grad_key)
+        maps = [heatmap_of(inputs, method, place, self.scaling, size) for method in methods]
+        columns = [Column(method.name, "pred", heatmap) for method, heatmap in zip(methods, maps, strict=True)]
+        return columns, probabilities
+
+    def _map_of(self, kept: Collected, key: str | None) -> torch.Tensor:
+        values = np.asarray(kept[str(key)])
+        if values.ndim != 4:
+            raise ArgumentError(
+                f"The key {key!r} holds an array of shape {values.shape}; (N, K, h, w), or (N, h, w, K) on TensorFlow, "
+                "is needed, as LayerGradientOp puts it out."
+            )
+        maps = torch.from_numpy(values).float()
+        return maps.movedim(-1, 1) if self._channels_last else maps
+
+    def _pictures(self, kept: Collected) -> NDArray[np.uint8]:
+        images = np.asarray(kept[self.display_key or self.image_keys[0]])
+        channels_first = not self._channels_last
+        if images.ndim == 4:
+            fits = [images.shape[axis] in (1, 3) for axis in (1, 3)]
+            channels_first = fits[0] if fits[0] != fits[1] else channels_first
+        return to_rgb(images, channels_first=channels_first, mean=self.mean, std=self.std)
+
+    @property
+    def _channels_last(self) -> bool:
+        return bool(self.system.network.target_type == "tf")
+
+    @contextmanager
+    def _on_network_device(self) -> Iterator[None]:
+        """A PyTorch model on the device that it trains on; the host brings it to the CPU after each epoch."""
+        device = getattr(self.system.network, "device", None)
+        first = next(self.model.parameters(), None) if isinstance(self.model, torch.nn.Module) else None
+        if device is None or first is None or first.device == device:
+            yield
+            return
+        before = first.device
+        try:
+            self.model.to(device)
+            yield
+        finally:
+            self.model.to(before)
+
+    # --- handing out -----------------------------------------------------------------------------
+
+    def _hand_out(self, parts: list[Explained], data: Data) -> None:
+        epoch, mode = self.system.epoch_idx, self.system.mode
+        if self.look.shared_scale:
+            parts = with_shared_scale(parts)
+        key, results_key = self.outputs
+        grids = {}
+        for part in parts:
+            title = f"{mode}, epoch {epoch}" + (f", {part.ds_id}" if part.ds_id else "")
+            grids[part.ds_id] = HeatmapGrid(compose_grid([part], self.names, self.look, title))
+            if part.ds_id:
+                data.write_without_log(f"{key}|{part.ds_id}", grids[part.ds_id])
+                results = compose_results([part], self.names, epoch, mode)
+                data.write_without_log(f"{results_key}|{part.ds_id}", results)
+        whole = grids[parts[0].ds_id]
+        if len(parts) > 1:
+            whole = HeatmapGrid(compose_grid(parts, self.names, self.look, f"{mode}, epoch {epoch}"))
+        data.write_without_log(key, whole)
+        data.write_without_log(results_key, compose_results(parts, self.names, epoch, mode))
+        if self.save_dir is not None:
+            for part in parts:
+                suffix = f"_{re.sub(r'[^A-Za-z0-9_.-]', '_', part.ds_id)}" if len(parts) > 1 else ""
+                path = self.save_dir / f"{key}_{mode}_epoch_{epoch}{suffix}"
+                write_png(path.with_name(path.name + ".png"), grids[part.ds_id].raster)
+                write_arrays(path.with_name(path.name + ".npz"), compose_arrays(part, epoch, mode))
+
+    # --- arguments -------------------------------------------------------------------------------
+
+    def _check_source(self) -> None:
+        if self.model is not None and (self.grad_key is not None or self.activation_key is not None):
+            raise ArgumentError(
+                "model and grads (or activations) are both given. Pass model=, and the trace takes the gradients itself, "
+                "or grads= and activations= with the keys that a LayerGradientOp writes."
+            )
+        if self.model is None and self.grad_key is None:
+            raise ArgumentError(
+                "model is not given, and neither is grads. Pass model= with the model to explain; or grads= and "
+                "activations= with the keys that a LayerGradientOp writes."
+            )
+        if self.model is not None:
+            backend_for(self.model)
+        elif self.activation_key is None:
+            warnings.warn(
+                "GradCAM is given grads without activations: it draws the gradients averaged over the channels, as "
+                "FastEstimator's own trace does. That is no Grad-CAM, and is flat under global average pooling. Pass "
+                "activations= (LayerGradientOp puts both out) or model=.",
+                CamWarning,
+                stacklevel=3,
+            )
+
+    def _named_targets(self, targets: Any) -> list[tuple[str, Any]]:
+        given = list(targets) if isinstance(targets, (list, tuple)) else [targets]
+        if not given:
+            raise ArgumentError("targets is empty; pass 'pred', 'label', a class id, a class name or a callable.")
+        if self.model is None and given != ["pred"]:
+            raise ArgumentError(
+                f"targets={targets!r} goes with model=: gradients under a key were taken of one target already. Pass it "
+                "to the LayerGradientOp as target=."
+            )
+        named = [self._named_target(target) for target in given]
+        names: dict[str, int] = {}
+        unique = []
+        for name, target in named:
+            names[name] = names.get(name, 0) + 1
+            unique.append((name if names[name] == 1 else f"{name} {names[name]}", target))
+        return unique
+
+    def _named_target(self, target: Any) -> tuple[str, Any]:
+        if target is None or (isinstance(target, str) and target == "pred"):
+            return "pred", None
+        if isinstance(target, str) and target == "label":
+            if self.label_key is None:
+                raise ArgumentError("targets='label' needs labels= with the key of the true classes.")
+            return "label", "label"
+        if isinstance(target, Integral) and not isinstance(target, bool) and target >= 0:
+            return self.names.get(int(target), str(int(target))), int(target)
+        if isinstance(target, str):
+            by_name = {name: class_id for class_id, name in self.names.items()}
+            if target in by_name:
+                return target, by_name[target]
+            raise UnknownNameError(
+                f"targets={target!r} is neither 'pred' nor 'label' nor a class of label_mapping"
+                f"{nearest(target, by_name)} Classes: {', '.join(by_name) or 'none, as label_mapping is not given'}."
+            )
+        if callable(target):
+            return re.sub(r"\W+", "_", getattr(target, "__name__", type(target).__name__)).strip("_"), target
+        raise ArgumentError(
+            f"targets={target!r} is not accepted. Accepted: 'pred', 'label', a class id, a class name of label_mapping, "
+            "a callable, or a list of these."
+        )
+
+
+def _dummy_inputs(model: Any) -> tuple[NDArray[Any], ...] | None:
+    """One image of ones for each input of the model, or None where the shapes are not known."""
+    spec = getattr(model, "fe_input_spec", None)
+    if spec is not None:
+        dummy = spec.get_dummy_input()
+        parts = dummy if isinstance(dummy, (list, tuple)) else [dummy]
+        if all(isinstance(part, torch.Tensor) for part in parts):
+            return tuple(part[:1].cpu().numpy() for part in parts)
+        return None
+    if isinstance(model, torch.nn.Module):
+        return None
+    try:
+        shapes = model.input_shape
+    except AttributeError:
+        return None
+    shapes = shapes if isinstance(shapes, list) else [shapes]
+    if any(shape is None or None in shape[1:] for shape in shapes):
+        return None
+    return tuple(np.ones((1, *shape[1:]), np.float32) for shape in shapes)
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ArgumentError(f"{name}={value!r} is not accepted. Accepted: an integer from {least}.")
+    return int(value)
+
+
+def _fraction(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
+        raise ArgumentError(f"{name}={value!r} is not accepted. Accepted: a number from 0 to 1.")
+    return float(value)
+
+
+def _mapping(label_mapping: Any) -> Mapping[str, Any] | None:
+    if label_mapping is not None and not isinstance(label_mapping, Mapping):
+        raise ArgumentError(
+            f"label_mapping is a {type(label_mapping).__name__}. Accepted: a dict {{class name: class id}}, or None."
+        )
+    return label_mapping

@@ -1,0 +1,186 @@
+"""What the rooms of the package pass to each other: data, protocols and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Flag, auto
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Scaling: TypeAlias = Literal["scale_after_relu", "scale_before_relu", "none"]
+"""How a signed map becomes a heatmap; see `fe_gradcam.scaling.scale`."""
+
+Score: TypeAlias = Literal["logit", "output"]
+"""What is differentiated: the score before the softmax or sigmoid, or the output as it is."""
+
+Target: TypeAlias = "None | int | NDArray[np.integer[Any]] | Sequence[int] | Callable[[Any], Any]"
+"""What is explained; see `fe_gradcam.explain`."""
+
+Layer: TypeAlias = Any
+"""A layer's name, its index, the module or Keras layer itself, or None for the default."""
+
+Images: TypeAlias = Any
+"""An array or tensor in the model's own layout, (N, C, H, W) or (N, H, W, C), or a tuple of them
+for a model with several inputs."""
+
+
+class CamError(Exception):
+    """Any error that this package raises on purpose."""
+
+
+class ArgumentError(CamError, ValueError):
+    """An argument has a value that is not accepted."""
+
+
+class UnknownNameError(CamError, KeyError):
+    """A name (of a layer, a method, a class) that does not exist; the message lists the nearest."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class UnsupportedModelError(CamError, TypeError):
+    """A model, or an output of one, that cannot be explained as it is."""
+
+
+class GradientError(CamError, RuntimeError):
+    """The score depends on the layer, and yet no gradient reaches it."""
+
+
+class CamWarning(UserWarning):
+    """Something was shown that a user should know about before trusting it."""
+
+
+class Needs(Flag):
+    """What a CAM rule must be given besides the activations."""
+
+    ACTIVATIONS = 0
+    GRADIENTS = auto()
+    PROBE = auto()
+
+
+@dataclass(frozen=True, eq=False)
+class LayerInfo:
+    """A layer as one forward pass met it.
+
+    Attributes:
+        name: Its path in the model.
+        kind: Its class.
+        shape: Of its output for one image, channels first: (K, *S).
+        spatial: Whether the output is a map larger than 1x1.
+        activation: The activation function that takes the output up directly and is no layer of
+            its own (a functional ReLU), or None.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    spatial: bool
+    activation: str | None = None
+
+
+@dataclass(frozen=True)
+class LayerRef:
+    """The place in the network that is explained.
+
+    Attributes:
+        name: The layer's path in the model.
+        activated: Whether the place is behind the functional activation that follows the layer.
+    """
+
+    name: str
+    activated: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name} + activation" if self.activated else self.name
+
+
+class Probe(Protocol):
+    """Asks the model again, for the methods that need more than one pass."""
+
+    def score(self, images: Tensor) -> Tensor:
+        """Scores (N,) of the target for other images (N, ...), in the model's own layout."""
+
+
+@dataclass(frozen=True, eq=False)
+class CamInputs:
+    """What one pass through the network yields for one target; a CAM rule reads nothing else.
+
+    Attributes:
+        activations: (N, K, *S) float32, the output of the explained layer, channels first.
+        gradients: (N, K, *S) float32, of the score with respect to the activations, or None.
+        scores: (N,) float32, what was differentiated.
+        class_ids: (N,) int64, the class of each image's target, -1 where the target is no class.
+        logits: (N, C) float32, the class scores before softmax or sigmoid, or None.
+        probabilities: (N, C) float32, or None where they are not known.
+        images: The images as they were passed in.
+        probe: Asks the model again, or None where there is no model at hand.
+    """
+
+    activations: Tensor
+    gradients: Tensor | None
+    scores: Tensor
+    class_ids: Tensor
+    logits: Tensor | None = None
+    probabilities: Tensor | None = None
+    images: Images = None
+    probe: Probe | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Heatmap:
+    """Heatmaps of N images, by one method, for one layer and one target per image.
+
+    Attributes:
+        values: (N, H, W) float32 at the size of the images. Within [0, 1] for the two ReLU
+            scalings, where 0 means no evidence; signed and unbounded for ``scaling="none"``.
+        raw: (N, h, w) float32 at the size of the layer: the signed map of the method.
+        class_ids: (N,) int64, -1 where the target is no class.
+        scores: (N,) float32, what was differentiated: by default the logit of the class.
+        confidences: (N,) float32, probability of the class in [0, 1], NaN where the target is none.
+        blank: (N,) bool, True where the signed map has no positive value (or was not finite).
+        method: Name of the method.
+        layer: Name of the layer.
+        scaling: Name of the scaling.
+    """
+
+    values: NDArray[np.float32]
+    raw: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    confidences: NDArray[np.float32]
+    blank: NDArray[np.bool_]
+    method: str
+    layer: str
+    scaling: Scaling
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class Backend(Protocol):
+    """A model of one framework, made ready to be explained."""
+
+    def layers(self, images: Images) -> list[LayerInfo]:
+        """The layers in the order in which a forward pass of `images` completes them."""
+
+    def image_size(self, images: Images) -> tuple[int, int]:
+        """(H, W) of the images, of the first input where there are several."""
+
+    def resolve(self, layer: Layer, images: Images) -> LayerRef:
+        """The place that `layer` names; None chooses the default.
+
+        Raises:
+            UnknownNameError: There is no such layer.
+        """
+
+    def run(
+        self, images: Images, layer: LayerRef, targets: Sequence[Target], *, gradients: bool, score: Score
+    ) -> list[CamInputs]:
+        """One forward pass, and one backward pass for each target where `gradients` are asked for."""
