@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fe_gradcam.route import explain, explain_many, list_layers
     from fe_gradcam.methods import METHODS
     from fe_gradcam.op import LayerGradientOp
+    from fe_gradcam.route import explain, explain_many, list_layers
     from fe_gradcam.trace import GradCAM
     from fe_gradcam.types import (
         ArgumentError,

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fe_gradcam.render import Grid, Panel, Row, overlay, signed_colormap
+from fe_gradcam.grid import Grid, Panel, Row
+from fe_gradcam.render import overlay, signed_colormap
 from fe_gradcam.results import heatmap_key, inference_entries
 from fe_gradcam.scaling import scale
 from fe_gradcam.types import Heatmap
@@ -118,9 +119,9 @@ def compose_grid(parts: Sequence[Explained], names: Mapping[int, str], look: Loo
         limit = max(float(np.abs(c.heatmap.values).max()) for part in parts for c in part.columns)
     total = sum(len(part) for part in parts)
     several = len(parts) > 1
-    rows = [
-        _row(part, at, names, look, limit, name_dataset=several) for part in parts for at in range(len(part))
-    ][:MOST_ROWS]
+    rows = [_row(part, at, names, look, limit, name_dataset=several) for part in parts for at in range(len(part))][
+        :MOST_ROWS
+    ]
     if total > MOST_ROWS:
         title = f"{title}: the first {MOST_ROWS} of {total} images"
     return Grid(

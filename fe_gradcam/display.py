@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from plotly.graph_objects import Image
 
 from fe_gradcam.export import encode_png, write_png
-from fe_gradcam.render import Grid, draw_grid
+from fe_gradcam.grid import Grid, draw_grid
 
 RASTER_SUFFIXES = (".png",)
 

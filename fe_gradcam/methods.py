@@ -17,6 +17,7 @@ from torch import Tensor
 from fe_gradcam.names import nearest
 from fe_gradcam.types import ArgumentError, CamInputs, Needs, UnknownNameError
 
+
 @dataclass(frozen=True)
 class CamMethod:
     """A registered rule.
@@ -61,10 +62,7 @@ def get_method(name: str) -> CamMethod:
         UnknownNameError: There is none; the message lists those there are.
     """
     if not isinstance(name, str) or name not in METHODS:
-        raise UnknownNameError(
-            f"method={name!r} is not known{nearest(name, METHODS)} "
-            f"Accepted: {', '.join(METHODS)}."
-        )
+        raise UnknownNameError(f"method={name!r} is not known{nearest(name, METHODS)} Accepted: {', '.join(METHODS)}.")
     return METHODS[name]
 
 

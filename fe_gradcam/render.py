@@ -6,24 +6,18 @@ needs a display, a framework, or a figure of matplotlib's.
 
 from __future__ import annotations
 
-import math
-import operator
-import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fe_gradcam.types import ArgumentError, UnknownNameError
 
 if TYPE_CHECKING:
-    from PIL.ImageFont import FreeTypeFont
+    pass
 
 Rgb: TypeAlias = NDArray[np.uint8]
 """A picture, (H, W, 3), red first, 0 to 255."""
@@ -31,7 +25,23 @@ Rgb: TypeAlias = NDArray[np.uint8]
 Colour: TypeAlias = tuple[int, int, int]
 
 _DIVERGING = frozenset(
-    "PiYG PRGn BrBG PuOr RdGy RdBu RdYlBu RdYlGn Spectral coolwarm bwr seismic berlin managua vanimo".split()
+    [
+        "PiYG",
+        "PRGn",
+        "BrBG",
+        "PuOr",
+        "RdGy",
+        "RdBu",
+        "RdYlBu",
+        "RdYlGn",
+        "Spectral",
+        "coolwarm",
+        "bwr",
+        "seismic",
+        "berlin",
+        "managua",
+        "vanimo",
+    ]
 )
 _INK: Colour = (26, 26, 26)
 _GREY: Colour = (96, 96, 96)
@@ -181,9 +191,7 @@ def _per_channel(name: str, value: ArrayLike | None, channels: int, default: flo
     try:
         numbers = np.asarray(value, np.float64).reshape(-1)
     except (TypeError, ValueError):
-        raise ArgumentError(
-            f"{name}={value!r} is no number; pass one number, or one for each channel"
-        ) from None
+        raise ArgumentError(f"{name}={value!r} is no number; pass one number, or one for each channel") from None
     if numbers.size not in (1, channels) or not np.isfinite(numbers).all():
         raise ArgumentError(
             f"{name}={value!r} does not fit images of {channels} channel{'s' * (channels > 1)}; pass one finite "
@@ -225,6 +233,7 @@ def overlay(
     colormap: str = "turbo",
     alpha: float = 0.5,
     signed: bool = False,
+    limit: float | None = None,
 ) -> Rgb:
     """A heatmap laid over the picture that it explains.
 
@@ -243,6 +252,8 @@ def overlay(
         alpha: How strongly the heatmap is shown, 0 to 1.
         signed: Draw positive and negative evidence: the map is divided by its largest magnitude and drawn
             symmetrically about 0 on a diverging colormap (see `signed_colormap`), with v the magnitude.
+        limit: With `signed`, the magnitude that stands for the ends of the colormap, where it is not
+            the map's own largest.
 
     Returns:
         (H, W, 3) uint8, a new array.
@@ -267,7 +278,7 @@ def overlay(
     values = np.nan_to_num(heat.astype(np.float64), nan=0.0)
     if signed:
         colormap_lut(colormap)
-        largest = float(np.abs(values).max())
+        largest = float(np.abs(values).max()) if limit is None else limit
         values = 0.5 + 0.5 * (values / largest) if largest > 0 else np.full_like(values, 0.5)
         colours = colormap_lut(signed_colormap(colormap))
         strength = np.abs(np.linspace(-1.0, 1.0, 256))

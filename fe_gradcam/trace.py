@@ -6,7 +6,7 @@ import os
 import re
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
@@ -46,7 +46,6 @@ from fe_gradcam.types import (
     CamError,
     CamInputs,
     CamWarning,
-    Heatmap,
     Layer,
     Needs,
     Scaling,
@@ -320,9 +319,7 @@ class GradCAM(Trace):  # type: ignore[misc]
         columns = [Column(*place, heatmap) for place, heatmap in zip(places, done.heatmaps, strict=True)]
         return columns, done.probabilities
 
-    def _explain_keys(
-        self, kept: Collected, images: NDArray[Any]
-    ) -> tuple[list[Column], NDArray[np.float32] | None]:
+    def _explain_keys(self, kept: Collected, images: NDArray[Any]) -> tuple[list[Column], NDArray[np.float32] | None]:
         probabilities = None if self.pred_key is None else probabilities_of(kept[self.pred_key], self.pred_key)
         count = kept.count
         ids = np.full(count, -1) if probabilities is None else probabilities.argmax(1)

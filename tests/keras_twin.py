@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 TORCH_HEAD = "_swish"
 KERAS_HEAD = "head_relu6"
 
+
 def pretrained_keras() -> tf.keras.Model:
     """Build the network of `pretrained_torch` as a functional Keras model with the same weights.
 
@@ -78,9 +79,7 @@ class _KerasTwin:
         padding = getattr(conv.static_padding, "padding", None)
         if padding is not None:
             left, right, top, bottom = padding
-            pad = layers.ZeroPadding2D(
-                ((top, bottom), (left, right)), name=_keras_name(f"{name}.static_padding")
-            )
+            pad = layers.ZeroPadding2D(((top, bottom), (left, right)), name=_keras_name(f"{name}.static_padding"))
             x = pad(x)
         options = {
             "strides": tuple(conv.stride),
@@ -101,9 +100,7 @@ class _KerasTwin:
 
         norm = self._network.get_submodule(name)
         # Torch's momentum is the share of the new batch, Keras's that of the old average.
-        layer = layers.BatchNormalization(
-            epsilon=norm.eps, momentum=1.0 - norm.momentum, name=_keras_name(name)
-        )
+        layer = layers.BatchNormalization(epsilon=norm.eps, momentum=1.0 - norm.momentum, name=_keras_name(name))
         weights = [norm.weight, norm.bias, norm.running_mean, norm.running_var]
         return self._with_weights(x, layer, [_numpy(weight) for weight in weights])
 

@@ -26,11 +26,11 @@ from fastestimator.trace.metric import Accuracy
 from fe_gradcam import GradCAM, explain_many
 from fe_gradcam.compose import Column, Explained, Look, compose_grid
 from fe_gradcam.export import write_png
-from fe_gradcam.render import draw_grid
+from fe_gradcam.grid import draw_grid
 from tutorials.real_data import CANVAS_SIZE, digit_canvases, photos, pretrained_torch, torch_input
 
 OUTPUT = Path("demo_output")
-EPOCHS = 5
+EPOCHS = 8
 DIGITS = {str(digit): digit for digit in range(10)}
 IMAGENET_NAMES = {285: "Egyptian cat", 967: "espresso", 665: "moped", 657: "missile", 985: "daisy"}
 

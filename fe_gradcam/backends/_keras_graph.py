@@ -22,9 +22,7 @@ _REARRANGING = frozenset(
 _MONOTONE = frozenset({"ClipByValue", "Exp", "Log", "StopGradient"})
 """Operations after which the same logits stand for the output."""
 
-ACTIVATIONS = frozenset(
-    {"Elu", "Gelu", "LeakyRelu", "Relu", "Relu6", "Selu", "Softplus", "Softsign", "Tanh"}
-)
+ACTIVATIONS = frozenset({"Elu", "Gelu", "LeakyRelu", "Relu", "Relu6", "Selu", "Softplus", "Softsign", "Tanh"})
 
 
 @contextmanager

@@ -31,15 +31,66 @@ _MONOTONE = frozenset({"exp", "log", "clamp", "clip", "clamp_min", "clamp_max", 
 """Functions after which the same logits stand for the output."""
 
 _REARRANGING = frozenset(
-    "view reshape flatten squeeze unsqueeze clone contiguous to float double half bfloat16 type type_as cpu cuda "
-    "__getitem__ permute transpose t movedim select narrow index_select chunk split unbind view_as reshape_as "
-    "unflatten".split()
+    [
+        "view",
+        "reshape",
+        "flatten",
+        "squeeze",
+        "unsqueeze",
+        "clone",
+        "contiguous",
+        "to",
+        "float",
+        "double",
+        "half",
+        "bfloat16",
+        "type",
+        "type_as",
+        "cpu",
+        "cuda",
+        "__getitem__",
+        "permute",
+        "transpose",
+        "t",
+        "movedim",
+        "select",
+        "narrow",
+        "index_select",
+        "chunk",
+        "split",
+        "unbind",
+        "view_as",
+        "reshape_as",
+        "unflatten",
+    ]
 )
 """Functions that are repeated on the logits, so that these keep the layout of the output."""
 
 ACTIVATIONS = frozenset(
-    "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu selu_ celu celu_ gelu silu mish hardswish hardtanh "
-    "hardtanh_ softplus prelu rrelu tanh tanh_".split()
+    [
+        "relu",
+        "relu_",
+        "relu6",
+        "leaky_relu",
+        "leaky_relu_",
+        "elu",
+        "elu_",
+        "selu",
+        "selu_",
+        "celu",
+        "celu_",
+        "gelu",
+        "silu",
+        "mish",
+        "hardswish",
+        "hardtanh",
+        "hardtanh_",
+        "softplus",
+        "prelu",
+        "rrelu",
+        "tanh",
+        "tanh_",
+    ]
 )
 
 

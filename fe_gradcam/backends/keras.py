@@ -310,7 +310,9 @@ class KerasBackend:
         """What a trace depends on besides the place and the targets."""
         signature = tuple((tuple(spec.shape), spec.dtype) for spec in specs)
         layers = self._model._flatten_layers()
-        weights = (weight for layer in layers for weight in chain(layer._trainable_weights, layer._non_trainable_weights))
+        weights = (
+            weight for layer in layers for weight in chain(layer._trainable_weights, layer._non_trainable_weights)
+        )
         return signature, tuple(map(id, weights))
 
     def _all_layers(self) -> list[Any]:

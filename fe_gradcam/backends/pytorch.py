@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, cast
@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointFunction
 
 from fe_gradcam.backends._torch_recorder import Head, Lister, Recorder
 from fe_gradcam.layers import check_map, default_layer, unknown_layer
@@ -185,7 +186,8 @@ class TorchBackend:
             leaves[:] = [leaf]
             return leaf.clone()  # what follows may write in place
 
-        output, recorder = observe(model, inputs, layer, take, whole_graph=whole_graph)
+        with _without_reentrant_checkpoints() if whole_graph else nullcontext():
+            output, recorder = observe(model, inputs, layer, take, whole_graph=whole_graph)
         leaf = leaves[0]
         if leaf.shape[0] != len(inputs[0]):
             raise ArgumentError(
@@ -430,6 +432,20 @@ def _uncompiled(model: nn.Module) -> Iterator[None]:
             parent._modules[name] = child
         for module, call in zip(compiled, calls, strict=True):
             module._compiled_call_impl = call
+
+
+@contextmanager
+def _without_reentrant_checkpoints() -> Iterator[None]:
+    """Reentrant checkpoints as plain calls: what they hold is cut off from the graph until they are run again."""
+
+    def call(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
+        return function(*args)
+
+    CheckpointFunction.apply = staticmethod(call)
+    try:
+        yield
+    finally:
+        del CheckpointFunction.apply
 
 
 def _names(model: nn.Module) -> dict[int, str]:

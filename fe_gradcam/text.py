@@ -1,0 +1,149 @@
+"""Text in any script as small coverage masks, in the font that matplotlib ships and those of the system.
+
+Pillow, which comes with matplotlib, shapes and draws it.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Weight = Literal["regular", "bold"]
+ELLIPSIS = "…"
+
+
+@lru_cache(maxsize=4096)
+def text_mask(text: str, size: int, weight: Weight = "regular") -> NDArray[np.uint8]:
+    """The coverage of a line of text, 0 to 255.
+
+    Characters that no font on the machine has are written as their code point, ``U+732B``.
+
+    Args:
+        text: One line; control characters count as spaces.
+        size: Height of the letters' body in pixels.
+        weight: ``"regular"`` or ``"bold"``.
+
+    Returns:
+        (height, width) uint8, read-only; the height depends on `size` alone.
+    """
+    from PIL import Image, ImageDraw
+
+    base = _font(_dejavu(weight), size)
+    ascent, descent = base.getmetrics()
+    runs = [(run, _font(path, run_size)) for run, path, run_size in _runs(text, size, weight)]
+    lengths = [font.getlength(run) for run, font in runs]
+    mask = Image.new("L", (max(1, int(np.ceil(sum(lengths))) + 1), ascent + descent))
+    pen, x = ImageDraw.Draw(mask), 0.0
+    for (run, font), length in zip(runs, lengths, strict=True):
+        pen.text((x, ascent), run, fill=255, font=font, anchor="ls")
+        x += length
+    array = np.array(mask, dtype=np.uint8)
+    array.setflags(write=False)
+    return array
+
+
+def fitted(text: str, width: int, size: int, weight: Weight = "regular") -> str:
+    """The text, or as much of its beginning as fits into `width` pixels before an ellipsis."""
+    text = " ".join(text.split())
+    if text_mask(text, size, weight).shape[1] <= width:
+        return text
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if text_mask(text[:middle].rstrip() + ELLIPSIS, size, weight).shape[1] <= width:
+            low = middle
+        else:
+            high = middle - 1
+    return text[:low].rstrip() + ELLIPSIS
+
+
+def wrapped(text: str, width: int, size: int, weight: Weight = "regular", most: int = 2) -> list[str]:
+    """The text in at most `most` lines of at most `width` pixels, the last one with an ellipsis where it must."""
+    lines: list[str] = []
+    words = text.split()
+    while words and len(lines) < most - 1:
+        taken = 1
+        while taken < len(words) and text_mask(" ".join(words[: taken + 1]), size, weight).shape[1] <= width:
+            taken += 1
+        line = " ".join(words[:taken])
+        if text_mask(line, size, weight).shape[1] > width:
+            break
+        lines.append(line)
+        words = words[taken:]
+    return [*lines, fitted(" ".join(words), width, size, weight)] if words or not lines else lines
+
+
+def _runs(text: str, size: int, weight: Weight) -> Iterator[tuple[str, Path, int]]:
+    """Pieces of the text that one font has: the piece, the font's file and its size."""
+    dejavu = _dejavu(weight)
+    run, run_font = "", dejavu
+    for character in text:
+        if unicodedata.category(character) in ("Cc", "Cs"):
+            character = " "
+        font = _font_with(character, dejavu, run_font)
+        if font is None:
+            if run:
+                yield run, run_font, size
+            yield f"U+{ord(character):04X} ", dejavu, max(7, round(0.7 * size))
+            run, run_font = "", dejavu
+            continue
+        if font != run_font and run:
+            yield run, run_font, size
+            run = ""
+        run, run_font = run + character, font
+    if run or not text:
+        yield run, run_font, size
+
+
+def _font_with(character: str, dejavu: Path, current: Path) -> Path | None:
+    """A font that has the character: the one in use, DejaVu, or one of the system."""
+    point = ord(character)
+    ignorable = unicodedata.category(character) in ("Cf", "Mn", "Zs")
+    for path in (current, dejavu):
+        if point in _covered(path):
+            return path
+    return current if ignorable else _system_font_with(point)
+
+
+@lru_cache(maxsize=4096)
+def _system_font_with(point: int) -> Path | None:
+    from matplotlib.font_manager import fontManager
+
+    entries = sorted(fontManager.ttflist, key=lambda entry: (entry.style != "normal", str(entry.weight) != "400"))
+    for entry in entries:
+        path = Path(entry.fname)
+        if "LastResort" not in path.name and path.exists() and point in _covered(path):
+            return path
+    return None
+
+
+@lru_cache(maxsize=256)
+def _covered(path: Path) -> frozenset[int]:
+    """The code points that a font has."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        return frozenset(FT2Font(str(path)).get_charmap())
+    except (OSError, RuntimeError):  # a broken font file of the system
+        return frozenset()
+
+
+@lru_cache(maxsize=256)
+def _font(path: Path, size: int) -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.truetype(str(path), size)
+
+
+@lru_cache(maxsize=2)
+def _dejavu(weight: Weight) -> Path:
+    from matplotlib import get_data_path
+
+    name = "DejaVuSans-Bold.ttf" if weight == "bold" else "DejaVuSans.ttf"
+    return Path(get_data_path()) / "fonts" / "ttf" / name

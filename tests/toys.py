@@ -1,0 +1,100 @@
+"""Networks with constant weights whose heatmaps were worked out by hand, in both frameworks.
+
+The image is 2 rows by 3 columns, one channel: x = [[0, 1, 2], [3, 4, 5]]. A 1x1 convolution and a ReLU make of it
+A_0 = relu(x) = x and A_1 = relu(2 - x) = [[2, 1, 0], [0, 0, 0]].
+
+``pooled``: the two means times W = [[3, 1], [-1, 2]]; scores 3 * 2.5 + 0.5 = 8 and -2.5 + 2 * 0.5 = -1.5.
+``flat``: score 0 is A_0[1, 2] - 6 A_1[0, 0] = 5 - 12 = -7; score 1 is 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+IMAGE = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
+HEAD = np.array([[3, 1], [-1, 2]], np.float32)
+FLAT_HEAD = np.zeros((2, 2, 2, 3), np.float32)  # class, channel, row, column
+FLAT_HEAD[0, 0, 1, 2] = 1
+FLAT_HEAD[0, 1, 0, 0] = -6
+
+Kind = Literal["pooled", "flat"]
+
+
+class TorchToy(nn.Module):
+    def __init__(self, kind: Kind, head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 1)
+        self.relu = nn.ReLU()
+        self.pool = nn.AdaptiveAvgPool2d(1) if kind == "pooled" else nn.Identity()
+        weights = HEAD if kind == "pooled" else FLAT_HEAD.reshape(2, -1)
+        self.fc = nn.Linear(weights.shape[1], 2)
+        self.head = nn.Identity() if head is None else head
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.tensor([1.0, -1.0]).reshape(2, 1, 1, 1))
+            self.conv.bias.copy_(torch.tensor([0.0, 2.0]))
+            self.fc.weight.copy_(torch.from_numpy(weights))
+            self.fc.bias.zero_()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.fc(self.pool(self.relu(self.conv(x))).flatten(1)))
+
+
+def torch_toy(kind: Kind, head: nn.Module | None = None) -> tuple[nn.Module, np.ndarray, str]:
+    """The network, its input and the name of the layer behind the ReLU."""
+    return TorchToy(kind, head), IMAGE[:, None], "relu"
+
+
+def keras_toy(kind: Kind, activation: str | None = None) -> tuple[Any, np.ndarray, str]:
+    """The network, its input and the name of the layer behind the ReLU."""
+    import tensorflow as tf
+
+    layers = tf.keras.layers
+    inputs = tf.keras.Input((2, 3, 1))
+    x = layers.ReLU(name="relu")(layers.Conv2D(2, 1, name="conv")(inputs))
+    x = layers.GlobalAveragePooling2D()(x) if kind == "pooled" else layers.Flatten()(x)
+    model = tf.keras.Model(inputs, layers.Dense(2, activation=activation, name="fc")(x))
+    model.get_layer("conv").set_weights(
+        [np.array([1, -1], np.float32).reshape(1, 1, 1, 2), np.array([0, 2], np.float32)]
+    )
+    weights = HEAD.T if kind == "pooled" else FLAT_HEAD.transpose(2, 3, 1, 0).reshape(-1, 2)
+    model.get_layer("fc").set_weights([weights, np.zeros(2, np.float32)])
+    return model, IMAGE[..., None], "relu"
+
+
+TOYS = {"torch": torch_toy, "keras": keras_toy}
+
+
+class SmallTorch(nn.Module):
+    """A small network with random weights, batch norm and a functional ReLU before its pooling."""
+
+    def __init__(self, channels: int = 3, classes: int = 5, softmax: bool = False) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 6, 3)
+        self.drop = nn.Dropout(0.3)
+        self.fc = nn.Linear(6, classes)
+        self.softmax = softmax
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.conv1(x)))
+        x = torch.relu(self.conv2(x)).mean((2, 3))
+        x = self.fc(self.drop(x))
+        return x.softmax(-1) if self.softmax else x
+
+
+def small_keras(channels: int = 3, classes: int = 5, softmax: bool = False, size: tuple[int, int] = (9, 12)) -> Any:
+    """The like of SmallTorch, functional."""
+    import tensorflow as tf
+
+    layers = tf.keras.layers
+    inputs = tf.keras.Input((*size, channels))
+    x = layers.Conv2D(8, 3, padding="same")(inputs)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.Conv2D(6, 3, activation="relu", name="conv2")(x)
+    x = layers.Dropout(0.3)(layers.GlobalAveragePooling2D()(x))
+    return tf.keras.Model(inputs, layers.Dense(classes, activation="softmax" if softmax else None)(x))
