@@ -81,7 +81,7 @@ def class_ids_of(values: Any, key: str) -> NDArray[np.int64]:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim == 2 and labels.dtype.kind in "biuf":
-        return labels.argmax(1).astype(np.int64)
+        return np.asarray(labels.argmax(1), np.int64)
     if labels.ndim == 1 and labels.dtype.kind in "biuf" and np.array_equal(labels, np.floor(labels)):
         return labels.astype(np.int64)
     raise ArgumentError(
@@ -106,11 +106,11 @@ def probabilities_of(predictions: Any, key: str) -> NDArray[np.float32]:
     inside = bool((table >= 0).all() and (table <= 1).all())
     if table.shape[1] == 1:
         positive = table if inside else 1 / (1 + np.exp(-np.clip(table, -500, 500)))
-        return np.concatenate([1 - positive, positive], 1).astype(np.float32)
+        return np.asarray(np.concatenate([1 - positive, positive], 1), np.float32)
     if not inside:
         table = np.exp(table - table.max(1, keepdims=True))
         table = table / table.sum(1, keepdims=True)
-    return table.astype(np.float32)
+    return np.asarray(table, np.float32)
 
 
 def names_by_id(label_mapping: Mapping[str, Any] | None) -> dict[int, str]:

@@ -19,7 +19,7 @@ from fe_gradcam.grid import Grid, draw_grid
 RASTER_SUFFIXES = (".png",)
 
 
-class HeatmapGrid(GridDisplay):  # type: ignore[misc]
+class HeatmapGrid(GridDisplay):
     """A grid of pictures and heatmaps.
 
     Args:
@@ -60,7 +60,7 @@ class HeatmapGrid(GridDisplay):  # type: ignore[misc]
         self.prepare().show(save_path=save_path, verbose=verbose, scale=scale, interactive=interactive)
 
 
-class RasterFigure(FigureFE):  # type: ignore[misc]
+class RasterFigure(FigureFE):
     """A plotly figure of one picture, which is not drawn anew to be saved or shown."""
 
     @classmethod

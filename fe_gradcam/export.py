@@ -21,7 +21,7 @@ FilePath: TypeAlias = "str | os.PathLike[str]"
 
 
 def encode_png(rgb: NDArray[np.uint8]) -> bytes:
-    """A picture as the bytes of a PNG file, lossless.
+    r"""A picture as the bytes of a PNG file, lossless.
 
     Args:
         rgb: (H, W, 3) uint8.
@@ -73,7 +73,7 @@ def write_arrays(path: FilePath, arrays: Mapping[str, ArrayLike]) -> None:
     The file appears under its name only once it is complete: it is written beside its place and then moved there,
     so a reader never meets half of it, and what an error interrupts leaves neither a file nor a change of the one
     that was there. It gets the permissions that any new file gets, or those of the file that it replaces. Arrays
-    are not compressed (five times faster for heatmaps); equal arrays make equal files.
+    are not compressed; equal arrays make equal files.
 
     Args:
         path: Ends in ``.npz``. Folders that are missing are made; a file that exists is replaced.
@@ -100,7 +100,7 @@ def write_arrays(path: FilePath, arrays: Mapping[str, ArrayLike]) -> None:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             for name, array in members.items():
                 with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
+                    np.lib.format.write_array(member, array, allow_pickle=False)  # type: ignore[no-untyped-call]
 
     _write_whole(target, write)
 
@@ -120,12 +120,12 @@ def _write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         place = Path(os.path.realpath(path))
         place.parent.mkdir(parents=True, exist_ok=True)
         beside = place.with_name(f".{secrets.token_hex(8)}.tmp")
-        with open(beside, "xb") as file:
+        with beside.open("xb") as file:
             temporary = beside
             write(file)
         if place.exists():
-            os.chmod(temporary, stat.S_IMODE(place.stat().st_mode))
-        os.replace(temporary, place)
+            temporary.chmod(stat.S_IMODE(place.stat().st_mode))
+        temporary.replace(place)
         temporary = None
     except OSError as error:
         reason = error.strerror or str(error)

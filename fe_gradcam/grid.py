@@ -149,7 +149,8 @@ def _check(grid: Grid, cell: int | None) -> None:
     for number, row in enumerate(grid.rows):
         if len(row.panels) != len(grid.titles):
             raise ArgumentError(
-                f"grid.rows[{number}] has {len(row.panels)} panels for {len(grid.titles)} titles; one for each is needed."
+                f"grid.rows[{number}] has {len(row.panels)} panels for {len(grid.titles)} titles; one for each is "
+                "needed."
             )
         for panel in row.panels:
             require_rgb("panel.rgb", panel.rgb)
@@ -195,7 +196,7 @@ def _draw_panel(canvas: Rgb, panel: Panel, x: int, y: int, side: int) -> None:
     picture = panel.rgb
     if shown != (width, height):
         way = cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST if factor >= 2 else cv2.INTER_CUBIC
-        picture = cv2.resize(panel.rgb, shown, interpolation=way)
+        picture = np.asarray(cv2.resize(panel.rgb, shown, interpolation=way), np.uint8)
     x, y = x + (side - shown[0]) // 2, y + (side - shown[1]) // 2
     canvas[y : y + shown[1], x : x + shown[0]] = picture
     if panel.note:

@@ -19,7 +19,7 @@ compat.apply()
 
 
 @traceable()
-class LayerGradientOp(ModelOp):  # type: ignore[misc]
+class LayerGradientOp(ModelOp):
     """A forward pass of a model that also puts out a layer's activations and gradients.
 
     It stands in a network where a ModelOp would stand. In train mode the gradients are those of the
@@ -69,7 +69,7 @@ class LayerGradientOp(ModelOp):  # type: ignore[misc]
         super().__init__(model=model, inputs=keys, outputs=list(outputs), mode=mode, ds_id=ds_id)
         self._target = target
         self._layer = layer
-        self._backend = backend_for(model)
+        self._backend: Any = backend_for(model)
         self._place: LayerRef | None = None if layer is None else self._backend.resolve(layer, None)
         self._state: dict[str, Any] = {}
 

@@ -281,7 +281,8 @@ def overlay(
         largest = float(np.abs(values).max()) if limit is None else limit
         values = 0.5 + 0.5 * (values / largest) if largest > 0 else np.full_like(values, 0.5)
         colours = colormap_lut(signed_colormap(colormap))
-        strength = np.abs(np.linspace(-1.0, 1.0, 256))
+        # 0 lies between the two middle levels; both are cold.
+        strength = (np.abs(np.arange(256) * 2.0 - 255.0) - 1.0) / 254.0
     else:
         colours = colormap_lut(colormap)
         strength = np.linspace(0.0, 1.0, 256)
@@ -289,4 +290,5 @@ def overlay(
     weight = np.ones(256) if alpha == 1.0 else 1.0 - (1.0 - alpha) ** (2.0 * strength)
     kept = (1.0 - weight).astype(np.float32)
     added = (weight[:, None] * colours + 0.5).astype(np.float32)
-    return (picture * kept[level][..., None] + added[level]).astype(np.uint8)
+    blended: Rgb = (picture * kept[level][..., None] + added[level]).astype(np.uint8)
+    return blended

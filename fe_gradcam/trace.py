@@ -64,7 +64,7 @@ MEAN_GRADIENT = CamMethod(
 
 
 @traceable()
-class GradCAM(Trace):  # type: ignore[misc]
+class GradCAM(Trace):
     """Heatmaps of what the network looks at, drawn at the end of each epoch.
 
     With `model` (the plain way) the trace keeps the first `n_samples` images of the epoch and
@@ -115,6 +115,9 @@ class GradCAM(Trace):  # type: ignore[misc]
         ArgumentError: An argument is not accepted.
         UnknownNameError: A method, layer, colormap or class name does not exist.
     """
+
+    mode: set[str]
+    ds_id: set[str]
 
     def __init__(
         self,
@@ -311,7 +314,7 @@ class GradCAM(Trace):  # type: ignore[misc]
                 images if len(images) > 1 else images[0],
                 methods=[method.name for method in self.methods],
                 layers=[self.layer],
-                targets=targets,  # type: ignore[arg-type]
+                targets=targets,
                 scaling=self.scaling,
                 batch_size=batch_size,
             )
@@ -334,9 +337,9 @@ class GradCAM(Trace):  # type: ignore[misc]
             images=images,
         )
         methods = [MEAN_GRADIENT] if self.activation_key is None else self.methods
-        size = images.shape[1:3] if self._channels_last else images.shape[2:4]
+        height, width = images.shape[1:3] if self._channels_last else images.shape[2:4]
         place = self.activation_key or str(self.grad_key)
-        maps = [heatmap_of(inputs, method, place, self.scaling, size) for method in methods]
+        maps = [heatmap_of(inputs, method, place, self.scaling, (height, width)) for method in methods]
         columns = [Column(method.name, "pred", heatmap) for method, heatmap in zip(methods, maps, strict=True)]
         return columns, probabilities
 
@@ -409,8 +412,8 @@ class GradCAM(Trace):  # type: ignore[misc]
     def _check_source(self) -> None:
         if self.model is not None and (self.grad_key is not None or self.activation_key is not None):
             raise ArgumentError(
-                "model and grads (or activations) are both given. Pass model=, and the trace takes the gradients itself, "
-                "or grads= and activations= with the keys that a LayerGradientOp writes."
+                "model and grads (or activations) are both given. Pass model=, and the trace takes the gradients "
+                "itself, or grads= and activations= with the keys that a LayerGradientOp writes."
             )
         if self.model is None and self.grad_key is None:
             raise ArgumentError(
@@ -434,8 +437,8 @@ class GradCAM(Trace):  # type: ignore[misc]
             raise ArgumentError("targets is empty; pass 'pred', 'label', a class id, a class name or a callable.")
         if self.model is None and given != ["pred"]:
             raise ArgumentError(
-                f"targets={targets!r} goes with model=: gradients under a key were taken of one target already. Pass it "
-                "to the LayerGradientOp as target=."
+                f"targets={targets!r} goes with model=: gradients under a key were taken of one target already. Pass "
+                "it to the LayerGradientOp as target=."
             )
         named = [self._named_target(target) for target in given]
         names: dict[str, int] = {}
@@ -452,7 +455,7 @@ class GradCAM(Trace):  # type: ignore[misc]
             if self.label_key is None:
                 raise ArgumentError("targets='label' needs labels= with the key of the true classes.")
             return "label", "label"
-        if isinstance(target, Integral) and not isinstance(target, bool) and target >= 0:
+        if isinstance(target, Integral) and not isinstance(target, bool) and int(target) >= 0:
             return self.names.get(int(target), str(int(target))), int(target)
         if isinstance(target, str):
             by_name = {name: class_id for class_id, name in self.names.items()}
@@ -465,8 +468,8 @@ class GradCAM(Trace):  # type: ignore[misc]
         if callable(target):
             return re.sub(r"\W+", "_", getattr(target, "__name__", type(target).__name__)).strip("_"), target
         raise ArgumentError(
-            f"targets={target!r} is not accepted. Accepted: 'pred', 'label', a class id, a class name of label_mapping, "
-            "a callable, or a list of these."
+            f"targets={target!r} is not accepted. Accepted: 'pred', 'label', a class id, a class name of "
+            "label_mapping, a callable, or a list of these."
         )
 
 
@@ -498,7 +501,7 @@ def _whole(name: str, value: Any, least: int) -> int:
 
 
 def _fraction(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
         raise ArgumentError(f"{name}={value!r} is not accepted. Accepted: a number from 0 to 1.")
     return float(value)
 

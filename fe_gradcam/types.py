@@ -19,7 +19,7 @@ Scaling: TypeAlias = Literal["scale_after_relu", "scale_before_relu", "none"]
 Score: TypeAlias = Literal["logit", "output"]
 """What is differentiated: the score before the softmax or sigmoid, or the output as it is."""
 
-Target: TypeAlias = "None | int | NDArray[np.integer[Any]] | Sequence[int] | Callable[[Any], Any]"
+Target: TypeAlias = "int | NDArray[np.integer[Any]] | Sequence[int] | Callable[[Any], Any] | None"
 """What is explained; see `fe_gradcam.explain`."""
 
 Layer: TypeAlias = Any

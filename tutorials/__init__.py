@@ -1,0 +1,1 @@
+"""Programs and notebooks to learn from."""

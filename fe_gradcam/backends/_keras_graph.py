@@ -46,14 +46,13 @@ def _heard(layer: Any, on_output: Callable[[Any, Any], None]) -> Callable[..., A
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def call(*args: Any, **kwargs: Any) -> Any:
-        if tf.executing_eagerly():
-            output = original(*args, **kwargs)
-        else:
-            output = _with_autograph(original)(*args, **kwargs)
+        function = original if tf.executing_eagerly() else _with_autograph(original)
+        output = function(*args, **kwargs)
         on_output(layer, output)
         return output
 
-    return call
+    heard: Callable[..., Any] = call
+    return heard
 
 
 def _with_autograph(function: Callable[..., Any]) -> Callable[..., Any]:

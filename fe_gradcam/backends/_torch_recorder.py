@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,67 +31,20 @@ _MONOTONE = frozenset({"exp", "log", "clamp", "clip", "clamp_min", "clamp_max", 
 """Functions after which the same logits stand for the output."""
 
 _REARRANGING = frozenset(
-    [
-        "view",
-        "reshape",
-        "flatten",
-        "squeeze",
-        "unsqueeze",
-        "clone",
-        "contiguous",
-        "to",
-        "float",
-        "double",
-        "half",
-        "bfloat16",
-        "type",
-        "type_as",
-        "cpu",
-        "cuda",
-        "__getitem__",
-        "permute",
-        "transpose",
-        "t",
-        "movedim",
-        "select",
-        "narrow",
-        "index_select",
-        "chunk",
-        "split",
-        "unbind",
-        "view_as",
-        "reshape_as",
-        "unflatten",
-    ]
-)
+    (
+        "view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "squeeze", "unsqueeze", "permute",
+        "transpose", "t", "movedim", "contiguous", "clone", "to", "float", "double", "half", "bfloat16", "type",
+        "type_as", "cpu", "cuda", "__getitem__", "select", "narrow", "index_select", "chunk", "split", "unbind",
+    )
+)  # fmt: skip
 """Functions that are repeated on the logits, so that these keep the layout of the output."""
 
 ACTIVATIONS = frozenset(
-    [
-        "relu",
-        "relu_",
-        "relu6",
-        "leaky_relu",
-        "leaky_relu_",
-        "elu",
-        "elu_",
-        "selu",
-        "selu_",
-        "celu",
-        "celu_",
-        "gelu",
-        "silu",
-        "mish",
-        "hardswish",
-        "hardtanh",
-        "hardtanh_",
-        "softplus",
-        "prelu",
-        "rrelu",
-        "tanh",
-        "tanh_",
-    ]
-)
+    (
+        "relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu", "selu_", "celu", "celu_", "gelu",
+        "silu", "mish", "hardswish", "hardtanh", "hardtanh_", "softplus", "prelu", "rrelu", "tanh", "tanh_",
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,13 +74,12 @@ class Recorder(TorchFunctionMode):
         self._take = take
         self._skip = skip
         self._awaited: Tensor | None = None
-        self._heads = WeakTensorKeyDictionary()
+        self._heads: MutableMapping[Tensor, Head] = WeakTensorKeyDictionary()
         self.reached = 0
 
     def head_of(self, output: Tensor) -> Head | None:
         """The head that `output` came out of, or None where no softmax or sigmoid led to it."""
-        head = self._heads.get(output)
-        return head if isinstance(head, Head) else None
+        return self._heads.get(output)
 
     @contextmanager
     def watching(self, module: nn.Module) -> Iterator[None]:
@@ -165,7 +117,7 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        first = args[0] if args else kwargs.get("input")
+        first: Any = args[0] if args else kwargs.get("input")
         before = first.clone() if name == "sigmoid_" else first
         out = func(*args, **kwargs)
         if self._awaited is not None and first is self._awaited and name in ACTIVATIONS:
@@ -188,7 +140,7 @@ class Recorder(TorchFunctionMode):
                 self._heads[out] = head
                 return
             logits = func(head.logits, *args[1:], **kwargs) if args else func(**{**kwargs, "input": head.logits})
-            pairs = zip(out, logits) if isinstance(out, (tuple, list)) else [(out, logits)]
+            pairs = zip(out, logits, strict=True) if isinstance(out, (tuple, list)) else [(out, logits)]
             for piece, its_logits in pairs:
                 if isinstance(piece, Tensor):
                     self._heads[piece] = Head(its_logits, head.kind)
@@ -203,7 +155,7 @@ class Lister(TorchFunctionMode):
         """Each module that returned a tensor, in the order in which they did, and the tensor's shape."""
         self.activations: dict[int, str] = {}
         """By position in `met`: the activation function that takes this output up directly."""
-        self._pending = WeakTensorKeyDictionary()
+        self._pending: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:

@@ -157,7 +157,7 @@ class KerasBackend:
         """
         eager = tf.executing_eagerly()
         outputs: list[Any] = []
-        inner = tf.GradientTape(watch_accessed_variables=False) if eager else nullcontext()
+        inner: Any = tf.GradientTape(watch_accessed_variables=False) if eager else nullcontext()
 
         def on_output(_: Any, output: Any) -> None:
             outputs.append(output)
@@ -227,7 +227,7 @@ class KerasBackend:
         """Builds the graph of a pass: the forward, the head and one gradient for each target."""
         place, output = self._place_and_output(inputs, layer)
         results: dict[str, Any] = {"activations": tf.cast(place, tf.float32)}
-        explained, n_classes = None, None
+        explained, n_classes = None, 0
         if isinstance(output, tf.Tensor) and _is_table(output):
             explained, table = self._class_scores(output, score)
             n_classes = table["logits"].shape[1]
@@ -358,8 +358,8 @@ def place_among(outputs: list[Any], layer: LayerRef) -> Any:
     """
     if not outputs:
         raise ArgumentError(
-            f"layer={layer.name!r} is not called in the model's forward pass, or cannot be observed there (a SavedModel "
-            "loaded without its class). Pass a layer that fe_gradcam.list_layers(model, images) shows."
+            f"layer={layer.name!r} is not called in the model's forward pass, or cannot be observed there (a "
+            "SavedModel loaded without its class). Pass a layer that fe_gradcam.list_layers(model, images) shows."
         )
     place = outputs[-1]
     if not isinstance(place, tf.Tensor):
@@ -435,7 +435,7 @@ def _described(output: Any) -> str:
 def _as_torch(tensor: Any) -> Tensor:
     """The tensor in host memory; shared, not copied, where it is there already."""
     if tensor.device.endswith("CPU:0") and tensor.dtype != tf.bool:
-        return torch.from_dlpack(tf.experimental.dlpack.to_dlpack(tensor))
+        return torch.utils.dlpack.from_dlpack(tf.experimental.dlpack.to_dlpack(tensor))
     return torch.from_numpy(tensor.numpy())
 
 

@@ -299,7 +299,7 @@ class TorchBackend:
         return tuple(inputs)
 
     def _name_of(self, layer: Layer) -> str:
-        named = dict(self._model.named_modules(remove_duplicate=False))
+        named: dict[str, nn.Module] = dict(self._model.named_modules(remove_duplicate=False))
         if isinstance(layer, nn.Module):
             wanted = unwrapped(layer)
             for name, module in named.items():
@@ -310,7 +310,7 @@ class TorchBackend:
                 if name in named:
                     return name
         elif isinstance(layer, int) and not isinstance(layer, bool):
-            names = [name for name, _ in self._model.named_modules()]
+            names: list[str] = [name for name, _ in self._model.named_modules()]
             if -len(names) <= layer < len(names):
                 return names[layer]
         raise unknown_layer(layer if isinstance(layer, (str, int)) else type(layer).__name__, list(named))
@@ -441,7 +441,7 @@ def _without_reentrant_checkpoints() -> Iterator[None]:
     def call(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
         return function(*args)
 
-    CheckpointFunction.apply = staticmethod(call)
+    CheckpointFunction.apply = staticmethod(call)  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -1,0 +1,600 @@
+"""The GradCAM trace in real trainings of both frameworks."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import cv2
+import fastestimator as fe
+import numpy as np
+import pytest
+import torch
+from fastestimator.dataset.numpy_dataset import NumpyDataset
+from fastestimator.op.tensorop.loss import CrossEntropy
+from fastestimator.op.tensorop.model import ModelOp, UpdateOp
+from fastestimator.trace.io import ImageSaver, ImageViewer, TensorBoard
+from fastestimator.trace.metric import Accuracy
+from fastestimator.trace.trace import Trace
+from numpy.testing import assert_allclose
+
+from fe_gradcam import (
+    ArgumentError,
+    CamWarning,
+    GradCAM,
+    LayerGradientOp,
+    UnknownNameError,
+    UnsupportedModelError,
+    explain,
+)
+from fe_gradcam.display import HeatmapGrid
+from tests.toys import SmallTorch, small_keras
+
+FRAMEWORKS = ["torch", "tf"]
+NAMES = {"猫": 0, "чашка": 1, "κύκλος": 2, "dog": 3, "plate": 4}
+COUNT = 12
+
+
+class Catch(Trace):
+    """Keeps what another trace wrote to the epoch data."""
+
+    def __init__(self, *keys: str, mode: Any = ("train", "eval", "test")) -> None:
+        super().__init__(inputs="*", mode=mode)
+        self.keys = keys
+        self.caught: list[dict[str, Any]] = []
+        self.logged: list[set[str]] = []
+
+    def on_epoch_end(self, data: Any) -> None:
+        found = {key: data[key] for key in self.keys if key in data}
+        self.caught.append({"mode": self.system.mode, "epoch": self.system.epoch_idx, **found})
+        self.logged.append(set(data.read_logs()))
+
+
+def build(framework: str, softmax: bool = True, name: str = "model") -> Any:
+    make = (lambda: SmallTorch(softmax=softmax)) if framework == "torch" else (lambda: small_keras(softmax=softmax))
+    return fe.build(make, optimizer_fn="adam", model_name=name)
+
+
+def dataset(framework: str, count: int = COUNT, seed: int = 0, **more: Any) -> NumpyDataset:
+    generator = np.random.default_rng(seed)
+    images = generator.normal(size=(count, 9, 12, 3)).astype(np.float32)
+    if framework == "torch":
+        images = images.transpose(0, 3, 1, 2)
+    return NumpyDataset(
+        {"x": images, "y": generator.integers(0, 5, count), "name": np.arange(100, 100 + count), **more}
+    )
+
+
+def ops(model: Any, keyed: bool = False, op_mode: Any = None) -> list[Any]:
+    forward = (
+        LayerGradientOp(model=model, inputs="x", outputs=("y_pred", "acts", "grads"), mode=op_mode)
+        if keyed
+        else ModelOp(model=model, inputs="x", outputs="y_pred")
+    )
+    loss = [CrossEntropy(inputs=("y_pred", "y"), outputs="ce"), UpdateOp(model=model, loss_name="ce")]
+    return [forward, *loss]
+
+
+def estimator(
+    framework: str,
+    model: Any,
+    traces: list[Any],
+    *,
+    keyed: bool = False,
+    epochs: int = 1,
+    batch_size: int = 5,
+    eval_data: Any = None,
+    **pipeline: Any,
+) -> fe.Estimator:
+    return fe.Estimator(
+        pipeline=fe.Pipeline(
+            train_data=pipeline.pop("train_data", dataset(framework, seed=1)),
+            eval_data=eval_data or dataset(framework),
+            batch_size=batch_size,
+            num_process=0,
+            **pipeline,
+        ),
+        network=fe.Network(ops=ops(model, keyed)),
+        epochs=epochs,
+        traces=traces,
+        log_steps=0,
+    )
+
+
+def gradcam(model: Any, **arguments: Any) -> GradCAM:
+    return GradCAM("x", **{"model": model, "labels": "y", "on_error": "raise", **arguments})
+
+
+# --- the main job ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_grid_results_and_files(framework: str, tmp_path: Path) -> None:
+    model = build(framework)
+    trace = gradcam(
+        model,
+        preds="y_pred",
+        label_mapping=NAMES,
+        n_samples=7,
+        methods=["grad_cam", "layer_cam"],
+        targets=["pred", "label", "dog"],
+        ids="name",
+        save_dir=tmp_path / "a" / "b",
+    )
+    catch = Catch("gradcam", "gradcam_results")
+    estimator(framework, model, [trace, catch], epochs=2).fit()
+
+    assert [(c["mode"], c["epoch"], "gradcam" in c) for c in catch.caught] == [
+        ("train", 1, False),
+        ("eval", 1, True),
+        ("train", 2, False),
+        ("eval", 2, True),
+    ]
+    assert not any(key.startswith("gradcam") for logged in catch.logged for key in logged)
+    last = catch.caught[-1]
+    grid, results = last["gradcam"], last["gradcam_results"]
+    assert isinstance(grid, HeatmapGrid)
+    assert isinstance(grid, fe.util.img_data.GridDisplay)
+    assert grid.batch_size == 7
+    assert len(grid.columns) == 1 + 2 * 3
+    assert len(results) == 7
+
+    data = dataset(framework)
+    images = np.stack([data[i]["x"] for i in range(7)])
+    labels = [int(data[i]["y"]) for i in range(7)]
+    expected = explain(model, images)  # the weights after the last epoch are those of the grid
+    for at, result in enumerate(results):
+        assert result["id"] == 100 + at
+        assert result["label"] == labels[at]
+        assert result["prediction"] == result["classification_class_ids"][0] == expected.class_ids[at]
+        assert result["classification_class_names"][0] == list(NAMES)[result["prediction"]]
+        assert_allclose(result["classification_confidences"][0], expected.confidences[at], rtol=1e-4)
+        assert sorted(result["classification_confidences"], reverse=True) == result["classification_confidences"]
+        assert (result["epoch"], result["mode"]) == (2, "eval")
+        heat = result["heatmap_grad_cam"][f"heatmap_image_class_{result['prediction']}"]
+        assert heat.dtype == np.float32
+        assert_allclose(heat, expected.values[at], atol=1e-4)
+        assert f"heatmap_image_class_{labels[at]}" in result["heatmap_layer_cam"]
+        assert "heatmap_image_class_3" in result["heatmap_grad_cam"]
+
+    written = sorted(path.name for path in (tmp_path / "a" / "b").iterdir())
+    assert written == [f"gradcam_eval_epoch_{n}.{kind}" for n in (1, 2) for kind in ("npz", "png")]
+    picture = cv2.imread(str(tmp_path / "a" / "b" / "gradcam_eval_epoch_2.png"))[..., ::-1]
+    assert np.array_equal(picture, grid.raster)
+    with np.load(tmp_path / "a" / "b" / "gradcam_eval_epoch_2.npz") as arrays:
+        assert_allclose(arrays["grad_cam.pred.values"], expected.values, atol=1e-4)
+        assert_allclose(arrays["labels"], labels)
+        assert arrays["layer_cam.dog.class_ids"].tolist() == [3] * 7
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("mode", ["eval", "train", "test"])
+def test_keyed_use_draws_the_same_heatmaps(framework: str, mode: str) -> None:
+    """In eval and test the keys hold what the route takes itself; in train those of the training forward."""
+    model = build(framework)
+    keyed = GradCAM("x", "grads", activations="acts", preds="y_pred", labels="y", mode=mode, on_error="raise")
+    catch = Catch("gradcam", "gradcam_results", mode=mode)
+    fitting = estimator(framework, model, [keyed, catch], keyed=True, test_data=dataset(framework))
+    fitting.test() if mode == "test" else fitting.fit()
+    results = catch.caught[0]["gradcam_results"]
+    assert len(results) == 5
+    data = dataset(framework)
+    images = np.stack([data[i]["x"] for i in range(5)])
+    heats = np.stack([r["heatmap_grad_cam"][f"heatmap_image_class_{r['prediction']}"] for r in results])
+    assert heats.shape == (5, 9, 12)
+    assert heats.max() == 1
+    if mode != "train":
+        expected = explain(model, images)
+        assert_allclose(heats, expected.values, atol=1e-4)
+        assert_allclose([r["classification_confidences"][0] for r in results], expected.confidences, rtol=1e-4)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("target", [2, "y"])
+def test_op_targets(framework: str, target: Any) -> None:
+    model = build(framework)
+    op = LayerGradientOp(model=model, inputs="x", outputs=("p", "a", "g"), target=target)
+    network = fe.Network(ops=[op])
+    data = dataset(framework)
+    batch = {"x": np.stack([data[i]["x"] for i in range(4)]), "y": np.array([data[i]["y"] for i in range(4)])}
+    result = network.transform(dict(batch), mode="eval")
+    activations, gradients = (np.asarray(result[key]) for key in ("a", "g"))
+    if framework == "tf":
+        activations, gradients = (np.moveaxis(array, -1, 1) for array in (activations, gradients))
+    expected = explain(model, batch["x"], target=batch["y"] if target == "y" else target).raw
+    weighted = (gradients.mean((2, 3), keepdims=True) * activations).sum(1)
+    assert_allclose(weighted, expected, atol=1e-5 * np.abs(expected).max() + 1e-7)
+
+
+def test_eager_fit_with_keys() -> None:
+    model = fe.build(
+        lambda: tf_sequential(),
+        optimizer_fn="adam",
+        model_name="eager",
+    )
+    keyed = GradCAM("x", "grads", activations="acts", preds="y_pred", on_error="raise")
+    catch = Catch("gradcam_results", mode="eval")
+    estimator("tf", model, [keyed, catch], keyed=True).fit(eager=True)
+    data = dataset("tf")
+    expected = explain(model, np.stack([data[i]["x"] for i in range(5)]))
+    for at, result in enumerate(catch.caught[0]["gradcam_results"]):
+        heat = result["heatmap_grad_cam"][f"heatmap_image_class_{expected.class_ids[at]}"]
+        assert_allclose(heat, expected.values[at], atol=1e-4)
+
+
+def tf_sequential() -> Any:
+    import tensorflow as tf
+
+    return tf.keras.Sequential(
+        [
+            tf.keras.layers.Conv2D(6, 3, activation="relu", input_shape=(9, 12, 3)),
+            tf.keras.layers.Flatten(),
+            tf.keras.layers.Dense(5, activation="softmax"),
+        ]
+    )
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_gradients_alone_are_drawn_as_the_host_does_and_said(framework: str) -> None:
+    model = build(framework)
+    with pytest.warns(CamWarning, match="no Grad-CAM"):
+        trace = GradCAM("x", "grads", 3, 4, "y", "y_pred", on_error="raise")
+    catch = Catch("gradcam_results", mode="eval")
+    estimator(framework, model, [trace, catch], keyed=True).fit()
+    assert len(catch.caught[0]["gradcam_results"]) == 4
+    assert "heatmap_mean_gradient" in catch.caught[0]["gradcam_results"][0]
+
+
+# --- training is left alone --------------------------------------------------------------------------
+
+
+def _weights_after_training(framework: str, traced: str) -> list[np.ndarray]:
+    fe.enable_deterministic(3)
+    model = build(framework)
+    traces: list[Any] = [Accuracy(true_key="y", pred_key="y_pred")]
+    if traced == "model":
+        traces.append(gradcam(model, mode=None, methods=["grad_cam", "layer_cam"], targets=["pred", "label"]))
+    if traced == "keys":
+        traces.append(GradCAM("x", "grads", activations="acts", preds="y_pred", mode=None, on_error="raise"))
+    estimator(framework, model, traces, keyed=traced == "keys", epochs=2).fit()
+    if framework == "torch":
+        return [tensor.detach().numpy().copy() for tensor in model.state_dict().values()]
+    return list(model.get_weights())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("traced", ["model", "keys"])
+def test_training_is_bit_for_bit_the_training_without_the_trace(framework: str, traced: str) -> None:
+    """Dropout and batch norm in the net, the trace in every mode, two epochs."""
+    before = _weights_after_training(framework, "no")
+    again = _weights_after_training(framework, "no")
+    for one, other in zip(before, again, strict=True):
+        assert np.array_equal(one, other), "the training itself is not repeatable, so this test could show nothing"
+    after = _weights_after_training(framework, traced)
+    for one, other in zip(before, after, strict=True):
+        assert np.array_equal(one, other)
+    untrained = build(framework)
+    start = (
+        [t.detach().numpy() for t in untrained.state_dict().values()]
+        if framework == "torch"
+        else untrained.get_weights()
+    )
+    assert any(not np.array_equal(one, other) for one, other in zip(start, after, strict=True))
+
+
+# --- which images, which epochs, which datasets -------------------------------------------------------
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize(("n_samples", "expected"), [(0, None), (3, 3), (100, COUNT), (None, COUNT)])
+def test_n_samples(framework: str, n_samples: int | None, expected: int | None) -> None:
+    model = build(framework)
+    catch = Catch("gradcam_results", mode="eval")
+    estimator(framework, model, [gradcam(model, n_samples=n_samples), catch]).fit()
+    found = catch.caught[0].get("gradcam_results")
+    assert (found is None and expected is None) or len(found) == expected
+
+
+def test_frequency_and_modes() -> None:
+    model = build("torch")
+    traces = [gradcam(model, frequency=2, mode=["train", "eval"]), Catch("gradcam")]
+    estimator("torch", model, traces, epochs=4).fit()
+    assert [(c["mode"], c["epoch"]) for c in traces[1].caught if "gradcam" in c] == [
+        (mode, epoch) for epoch in (2, 4) for mode in ("train", "eval")
+    ]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_several_datasets_are_kept_apart(framework: str, tmp_path: Path) -> None:
+    model = build(framework)
+    eval_data = {"day": dataset(framework, 4, seed=5), "night/shift": dataset(framework, 6, seed=6)}
+    catch = Catch(
+        "gradcam", "gradcam|day", "gradcam|night/shift", "gradcam_results", "gradcam_results|day", mode="eval"
+    )
+    trace = gradcam(model, save_dir=tmp_path)
+    fitting = estimator(framework, model, [trace, catch], eval_data=eval_data)
+    assert trace.get_outputs(["day"]) == ["gradcam", "gradcam_results", "gradcam|day", "gradcam_results|day"]
+    fitting.fit()
+    caught = catch.caught[0]
+    assert caught["gradcam|day"].batch_size == 4
+    assert caught["gradcam|night/shift"].batch_size == 5
+    assert caught["gradcam"].batch_size == 9
+    assert [r["ds_id"] for r in caught["gradcam_results"]] == ["day"] * 4 + ["night/shift"] * 5
+    assert len(caught["gradcam_results|day"]) == 4
+    assert sorted(p.name for p in tmp_path.glob("*.png")) == [
+        "gradcam_eval_epoch_1_day.png",
+        "gradcam_eval_epoch_1_night_shift.png",
+    ]
+
+
+def test_ds_id_restricts() -> None:
+    model = build("torch")
+    eval_data = {"day": dataset("torch", 4), "night": dataset("torch", 6)}
+    catch = Catch("gradcam", "gradcam_results", mode="eval")
+    estimator("torch", model, [gradcam(model, ds_id="night"), catch], eval_data=eval_data).fit()
+    assert {r["ds_id"] for r in catch.caught[0]["gradcam_results"]} == {"night"}
+
+
+def test_an_epoch_without_batches_writes_nothing_quietly() -> None:
+    model = build("torch")
+    trace = gradcam(model)
+    trace.system = fe.summary.system.System.__new__(fe.summary.system.System)
+    trace._system.traces, trace._system.mode, trace._system.epoch_idx = [], "eval", 1
+    data = fe.util.data.Data()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trace.on_epoch_begin(data)
+        trace.on_epoch_end(data)
+    assert "gradcam" not in data
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_one_hot_labels_display_key_and_missing_names(framework: str) -> None:
+    model = build(framework)
+    data = dataset(framework, photo=np.random.randint(0, 256, (COUNT, 30, 40, 3)).astype(np.uint8))
+    one_hot = NumpyDataset(
+        {
+            "x": np.stack([data[i]["x"] for i in range(COUNT)]),
+            "y": np.array([data[i]["y"] for i in range(COUNT)]),
+            "hot": np.eye(5, dtype=np.float32)[[data[i]["y"] for i in range(COUNT)]],
+            "column": np.array([data[i]["y"] for i in range(COUNT)])[:, None],
+            "photo": np.stack([data[i]["photo"] for i in range(COUNT)]),
+        }
+    )
+    mapping = {"first": [1, 0, 0, 0, 0], "second": np.array(1), "odd": {"no": "id"}}
+    catch = Catch("a", "b", "a_results", "b_results", mode="eval")
+    traces = [
+        gradcam(model, labels="hot", outputs="a", display="photo", label_mapping=mapping),
+        gradcam(model, labels="column", outputs="b", targets="label"),
+        catch,
+    ]
+    estimator(framework, model, traces, eval_data=one_hot).fit()
+    expected = [int(data[i]["y"]) for i in range(5)]
+    for key in ("a_results", "b_results"):
+        assert [r["label"] for r in catch.caught[0][key]] == expected
+    panel = catch.caught[0]["a"].grid.rows[0].panels[0].rgb
+    assert np.array_equal(panel, data[0]["photo"])
+    names = dict(
+        zip(
+            catch.caught[0]["a_results"][0]["classification_class_ids"],
+            catch.caught[0]["a_results"][0]["classification_class_names"],
+            strict=True,
+        )
+    )
+    assert (names[0], names[1], names[4]) == ("first", "second", "4")
+
+
+def test_two_inputs() -> None:
+    class Adding(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = SmallTorch()
+
+        def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+            return self.inside(left + right)
+
+    model = fe.build(Adding, optimizer_fn="adam", model_name="adding")
+    data = NumpyDataset(
+        {
+            "x": np.random.randn(6, 3, 9, 12).astype("f"),
+            "z": np.random.randn(6, 3, 9, 12).astype("f"),
+            "y": np.arange(6) % 5,
+        }
+    )
+    catch = Catch("gradcam_results", mode="eval")
+    trace = GradCAM(["x", "z"], model=model, on_error="raise")
+    fe.Estimator(
+        fe.Pipeline(train_data=data, eval_data=data, batch_size=3, num_process=0),
+        fe.Network([ModelOp(model, ["x", "z"], "p"), CrossEntropy(("p", "y"), "ce"), UpdateOp(model, "ce")]),
+        epochs=1, traces=[trace, catch], log_steps=0,
+    ).fit()  # fmt: skip
+    images = tuple(np.stack([data[i][key] for i in range(5)]) for key in ("x", "z"))
+    expected = explain(model, images)
+    heat = catch.caught[0]["gradcam_results"][0]["heatmap_grad_cam"]
+    assert_allclose(heat[f"heatmap_image_class_{expected.class_ids[0]}"], expected.values[0], atol=1e-5)
+
+
+# --- the host's tools --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_image_saver_viewer_and_tensorboard(framework: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    shown = []
+    monkeypatch.setattr("fe_gradcam.display.RasterFigure.show", lambda figure, **how: shown.append((figure, how)))
+    model = build(framework)
+    catch = Catch("gradcam", mode="eval")
+    traces = [
+        gradcam(model, mode="eval"),
+        ImageViewer(inputs="gradcam"),
+        TensorBoard(log_dir=str(tmp_path / "board"), update_freq="epoch", write_images="gradcam", write_graph=False),
+        catch,
+    ]
+    estimator(framework, model, traces).fit()
+    raster = catch.caught[0]["gradcam"].raster
+    assert len(shown) == 1
+    (events,) = (tmp_path / "board").glob("*/eval/events*")
+    accumulator = EventAccumulator(str(events), size_guidance={"images": 0}).Reload()
+    encoded = accumulator.Images("gradcam")[0].encoded_image_string
+    decoded = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert np.array_equal(decoded, raster)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_image_saver_saves_the_raster(framework: str, tmp_path: Path) -> None:
+    model = build(framework)
+    catch = Catch("gradcam", mode="eval")
+    traces = [gradcam(model), ImageSaver(inputs="gradcam", save_dir=str(tmp_path / "new")), catch]
+    estimator(framework, model, traces).fit()
+    saved = cv2.imread(str(tmp_path / "new" / "gradcam_eval_epoch_1.png"))[..., ::-1]
+    assert np.array_equal(saved, catch.caught[0]["gradcam"].raster)
+
+
+def test_the_display_in_other_forms(tmp_path: Path) -> None:
+    model = build("torch")
+    catch = Catch("gradcam", mode="eval")
+    estimator("torch", model, [gradcam(model), catch]).fit()
+    grid = catch.caught[0]["gradcam"]
+    grid.show(save_path=str(tmp_path / "grid.html"), verbose=False)
+    assert "data:image" in (tmp_path / "grid.html").read_text()
+    figure = grid.prepare()
+    assert figure.to_image(format="png")[:4] == b"\x89PNG"
+    height, width = grid.raster.shape[:2]
+    assert (figure.layout.height, figure.layout.width) == (height, width)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_test_mode_alone(framework: str) -> None:
+    model = build(framework)
+    catch = Catch("gradcam", mode="test")
+    fitting = estimator(framework, model, [gradcam(model), catch], test_data=dataset(framework, 4))
+    fitting.test()
+    assert catch.caught[0]["gradcam"].batch_size == 4
+
+
+# --- mistakes and failures ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"model": None}, ArgumentError, "model is not given, and neither is grads"),
+        ({"grads": "g"}, ArgumentError, "model and grads .* are both given"),
+        ({"model": "resnet"}, UnsupportedModelError, "model is a builtins.str"),
+        ({"methods": "gradcam"}, UnknownNameError, "did you mean 'grad_cam'"),
+        ({"layer": "conv9"}, UnknownNameError, "layer='conv9' is no layer of this model; did you mean"),
+        ({"scaling": "max"}, ArgumentError, "scaling='max' is not known"),
+        ({"colormap": "turbp"}, UnknownNameError, "turbo"),
+        ({"alpha": 1.5}, ArgumentError, "alpha=1.5 is not accepted"),
+        ({"n_samples": -1}, ArgumentError, "n_samples=-1 is not accepted"),
+        ({"n_components": 0}, ArgumentError, "n_components=0 is not accepted"),
+        ({"frequency": 0}, ArgumentError, "frequency=0 is not accepted"),
+        ({"on_error": "ignore"}, ArgumentError, "on_error='ignore' is not known"),
+        ({"targets": "dgo", "label_mapping": NAMES}, UnknownNameError, "did you mean 'dog'"),
+        ({"targets": "label", "labels": None}, ArgumentError, "targets='label' needs labels="),
+        ({"targets": []}, ArgumentError, "targets is empty"),
+        ({"targets": 1.5}, ArgumentError, "targets=1.5 is not accepted"),
+        ({"label_mapping": ["cat"]}, ArgumentError, "label_mapping is a list"),
+    ],
+)
+def test_mistakes_in_the_arguments_are_errors_at_once(change: dict[str, Any], error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        gradcam(build("torch"), **change) if "model" not in change else gradcam(**change)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_what_only_a_pass_can_show_is_an_error_before_the_first_epoch(framework: str) -> None:
+    model = build(framework)
+    trained = Catch()
+    layer = "fc" if framework == "torch" else -1
+    traces = [gradcam(model, layer=layer, on_error="warn"), trained]
+    with pytest.raises(ArgumentError, match="a map .* is needed"):
+        estimator(framework, model, traces).fit()
+    assert not trained.caught
+    with pytest.raises(ArgumentError, match="target=7 is not a class of this model"):
+        estimator(framework, model, [gradcam(model, targets=7, on_error="warn"), trained]).fit()
+    assert not trained.caught
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_without_warmup_mistakes_show_with_the_first_batch(framework: str) -> None:
+    model = build(framework)
+    trace = gradcam(model, labels="name", targets="label", on_error="warn")
+    with pytest.raises(ArgumentError, match="is not a class of this model"):
+        estimator(framework, model, [trace], epochs=1).fit(warmup=False)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("where", ["explained", "HeatmapGrid", "write_png"])
+@pytest.mark.parametrize("error", [ValueError, MemoryError])
+def test_a_later_failure_is_a_warning_and_the_training_goes_on(
+    framework: str, where: str, error: type, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = build(framework)
+    trace = gradcam(model, on_error="warn", save_dir=tmp_path)
+    catch = Catch("gradcam")
+
+    class Break(Trace):
+        def on_epoch_begin(self, data: Any) -> None:
+            def fail(*args: Any, **kwargs: Any) -> Any:
+                raise error("on request")
+
+            if self.system.epoch_idx == 1:
+                monkeypatch.setattr(f"fe_gradcam.trace.{where}", fail)
+            else:
+                monkeypatch.undo()
+
+    with pytest.warns(CamWarning, match="the training goes on") as caught:
+        estimator(framework, model, [Break(), trace, catch], epochs=2).fit()
+    assert any("on request" in str(w.message) and "Traceback" in str(w.message) for w in caught)
+    assert [c["epoch"] for c in catch.caught if c["mode"] == "eval"] == [1, 2]
+    assert "gradcam" in catch.caught[-1]
+
+
+def test_on_error_raise_lets_failures_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise ValueError("on request")
+
+    model = build("torch")
+    monkeypatch.setattr("fe_gradcam.trace.HeatmapGrid", fail)
+    with pytest.raises(ValueError, match="on request"):
+        estimator("torch", model, [gradcam(model)]).fit()
+
+
+def test_op_mistakes() -> None:
+    model = build("torch")
+    with pytest.raises(ArgumentError, match="three keys"):
+        LayerGradientOp(model=model, inputs="x", outputs=("p", "a"))
+    with pytest.raises(UnknownNameError, match="did you mean 'conv2'"):
+        LayerGradientOp(model=model, inputs="x", outputs=("p", "a", "g"), layer="conv22")
+
+
+def test_kept_rows_are_copies() -> None:
+    from fe_gradcam.collect import Collected
+
+    batch = {"x": torch.ones(4, 3)}
+    kept = Collected(["x"], 6)
+    kept.add(batch)
+    batch["x"].zero_()
+    kept.add({"x": torch.full((4, 3), 2.0)})
+    assert kept["x"].tolist() == [[1.0] * 3] * 4 + [[2.0] * 3] * 2
+    assert kept.full
+
+
+@pytest.mark.parametrize("scaling", ["scale_after_relu", "scale_before_relu", "none"])
+def test_shared_scale_makes_magnitudes_compare(scaling: str) -> None:
+    model = build("torch")
+    catch = Catch("gradcam_results", mode="eval")
+    estimator("torch", model, [gradcam(model, scaling=scaling, shared_scale=True, targets=[0]), catch]).fit()
+    data = dataset("torch")
+    raw = explain(model, np.stack([data[i]["x"] for i in range(5)]), target=0, scaling="none").values
+    heats = np.stack([r["heatmap_grad_cam"]["heatmap_image_class_0"] for r in catch.caught[0]["gradcam_results"]])
+    if scaling == "none":
+        assert_allclose(heats, raw, atol=1e-6)
+    else:
+        both = (raw > 1e-3 * raw.max()) & (heats > 1e-3)
+        ratio = heats[both] / raw[both]
+        assert np.median(np.abs(ratio / np.median(ratio) - 1)) < 1e-3  # one factor for all, away from the ReLU's edges
