@@ -71,7 +71,7 @@ def _batches_restart_their_sampler() -> bool:
             return 0
 
     counting = Counting()
-    batches = iter(BatchSampler(counting, batch_size=1, drop_last=False))  # type: ignore[arg-type]
+    batches = iter(BatchSampler(counting, batch_size=1, drop_last=False))
     next(batches)
     next(batches)
     return counting.asked > 1

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fe_gradcam.grid import Grid, Panel, Row
 from fe_gradcam.render import overlay, signed_colormap
 from fe_gradcam.results import heatmap_key, inference_entries
-from fe_gradcam.scaling import scale
+from fe_gradcam.scaling import upsample
 from fe_gradcam.types import Heatmap
 
 MOST_ROWS = 200
@@ -83,24 +83,29 @@ class Look:
 def with_shared_scale(parts: Sequence[Explained]) -> list[Explained]:
     """The same heatmaps scaled by the largest of them all, so that magnitudes compare."""
     maps = [column.heatmap for part in parts for column in part.columns]
-    if not maps or maps[0].scaling == "none":
+    if maps[0].scaling == "none":
         return list(parts)
-    largest = max(_magnitude(heatmap) for heatmap in maps)
-    rescaled = []
-    for part in parts:
-        columns = []
-        for column in part.columns:
-            heatmap = column.heatmap
-            positive = torch.from_numpy(heatmap.raw).clamp(min=0) / (largest or 1.0)
-            values = scale(positive, "none", (heatmap.values.shape[1], heatmap.values.shape[2])).numpy()
-            columns.append(replace(column, heatmap=replace(heatmap, values=values)))
-        rescaled.append(replace(part, columns=columns))
-    return rescaled
+    largest = max(_divisor(heatmap) for heatmap in maps) or 1.0
+    return [
+        replace(part, columns=[replace(c, heatmap=_divided(c.heatmap, largest)) for c in part.columns])
+        for part in parts
+    ]
 
 
-def _magnitude(heatmap: Heatmap) -> float:
-    raw = heatmap.raw if heatmap.scaling != "scale_after_relu" else np.maximum(heatmap.raw, 0)
-    return float(np.abs(raw).max())
+def _upsampled_evidence(heatmap: Heatmap) -> NDArray[np.float32]:
+    """The positive part of the signed maps at the size of the images, not scaled."""
+    positive = torch.from_numpy(heatmap.raw).clamp(min=0)
+    return upsample(positive, (heatmap.values.shape[1], heatmap.values.shape[2])).numpy()
+
+
+def _divisor(heatmap: Heatmap) -> float:
+    if heatmap.scaling == "scale_before_relu":
+        return float(np.abs(heatmap.raw).max())
+    return float(_upsampled_evidence(heatmap).max())
+
+
+def _divided(heatmap: Heatmap, divisor: float) -> Heatmap:
+    return replace(heatmap, values=_upsampled_evidence(heatmap) / np.float32(divisor))
 
 
 def compose_grid(parts: Sequence[Explained], names: Mapping[int, str], look: Look, title: str) -> Grid:

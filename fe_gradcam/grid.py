@@ -96,7 +96,7 @@ def draw_grid(grid: Grid, *, cell: int | None = None) -> Rgb:
     heads = [wrapped(title, side, HEAD_SIZE, "bold") for title in grid.titles]
     top = MARGIN + (TITLE_SIZE + 14 if grid.title else 0)
     rows_top = top + max(map(len, heads)) * LINE + 4
-    row_height = max(side, max(len(row.texts) for row in grid.rows) * LINE + 2 * FRAME)
+    row_height = max(side, max(len(_lines(row, text_width)) for row in grid.rows) * LINE + 2 * FRAME)
     bar_top = rows_top + len(grid.rows) * (row_height + GAP) + 4
     label_left, label_lines = _label_place(grid, width)
     bar_room = BAR_HEIGHT + 18 if label_left > MARGIN else BAR_HEIGHT + 22 + LINE * len(label_lines)
@@ -121,8 +121,7 @@ def draw_grid(grid: Grid, *, cell: int | None = None) -> Rgb:
         for column, panel in enumerate(row.panels):
             _draw_panel(canvas, panel, left + column * (side + GAP), y, side)
         if row.wrong:
-            right = left + columns * (side + GAP) - GAP
-            cv2.rectangle(canvas, (left - 2, y - 2), (right + 1, y + side + 1), RED, FRAME)
+            _draw_frame(canvas, left, y, left + columns * (side + GAP) - GAP, y + side)
     _draw_bar(canvas, grid, bar_top, label_left, label_lines)
     return canvas
 
@@ -144,8 +143,10 @@ def write(
 
 
 def _check(grid: Grid, cell: int | None) -> None:
-    if not grid.rows:
-        raise ArgumentError("grid has no rows; a grid of at least one image is needed.")
+    if not grid.rows or not grid.titles:
+        raise ArgumentError(
+            f"grid has {len(grid.rows)} rows and {len(grid.titles)} titles; at least one of each is needed."
+        )
     for number, row in enumerate(grid.rows):
         if len(row.panels) != len(grid.titles):
             raise ArgumentError(
@@ -177,16 +178,26 @@ def _line(role: str, text: str, wrong: bool) -> str:
 
 
 def _draw_texts(canvas: Rgb, row: Row, top: int, width: int) -> None:
-    for number, (role, text) in enumerate(row.texts):
+    for number, (line, weight, colour) in enumerate(_lines(row, width)):
+        write(canvas, (MARGIN, top + number * LINE), line, TEXT_SIZE, colour, weight)
+
+
+def _lines(row: Row, width: int) -> list[tuple[str, Weight, tuple[int, int, int]]]:
+    """The lines of a row's text cell with their look; long names take two, and a confidence is never cut off."""
+    lines: list[tuple[str, Weight, tuple[int, int, int]]] = []
+    for role, text in row.texts:
         wrong = row.wrong and role == "prediction"
         weight: Weight = "bold" if wrong or role == "label" else "regular"
         colour = RED if wrong else GREY if role in ("id", "note") else INK
         line = _line(role, text, row.wrong)
-        if role == "prediction" and text_mask(line, TEXT_SIZE, weight).shape[1] > width:
-            name, _, confidence = line.rpartition(" ")  # the confidence stays, whatever the length of the name
-            rest = text_mask(f" {confidence}", TEXT_SIZE, weight).shape[1]
-            line = f"{fitted(name, width - rest, TEXT_SIZE, weight)} {confidence}"
-        write(canvas, (MARGIN, top + number * LINE), fitted(line, width, TEXT_SIZE, weight), TEXT_SIZE, colour, weight)
+        pieces = [line]
+        if text_mask(line, TEXT_SIZE, weight).shape[1] > width:
+            name, _, confidence = line.rpartition(" ") if role == "prediction" else (line, "", "")
+            pieces = wrapped(name, width, TEXT_SIZE, weight)
+            if confidence:
+                pieces.append(confidence)
+        lines += [(piece, weight, colour) for piece in pieces]
+    return lines
 
 
 def _draw_panel(canvas: Rgb, panel: Panel, x: int, y: int, side: int) -> None:
@@ -201,6 +212,13 @@ def _draw_panel(canvas: Rgb, panel: Panel, x: int, y: int, side: int) -> None:
     canvas[y : y + shown[1], x : x + shown[0]] = picture
     if panel.note:
         _draw_note(canvas[y : y + shown[1], x : x + shown[0]], panel.note)
+
+
+def _draw_frame(canvas: Rgb, left: int, top: int, right: int, bottom: int) -> None:
+    """A frame around the place, outside of it."""
+    inside = canvas[top:bottom, left:right].copy()
+    canvas[top - FRAME : bottom + FRAME, left - FRAME : right + FRAME] = RED
+    canvas[top:bottom, left:right] = inside
 
 
 def _draw_note(place: NDArray[np.uint8], note: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ import torch
 from hypothesis import settings
 
 fe.fe_history_path = False
+gc.collect()
+gc.freeze()  # the host collects garbage after every epoch; the modules themselves need not be looked through each time
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("repeatable")
 

@@ -1,0 +1,199 @@
+"""The grid raster and its text: what a reader must be able to see in it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fe_gradcam import text
+from fe_gradcam.grid import RED, Grid, Panel, Row, draw_grid
+from fe_gradcam.render import colormap_lut
+from fe_gradcam.text import fitted, text_mask, wrapped
+from fe_gradcam.types import ArgumentError
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+
+def row(wrong: bool = False, note: str = "", name: str = "cat", panels: int = 2, picture: np.ndarray = PICTURE) -> Row:
+    texts = (("id", "a.png"), ("label", name), ("prediction", f"{name} 87%"))
+    return Row(texts, wrong, tuple(Panel(picture, note if at else "") for at in range(panels)))
+
+
+def grid(*rows: Row, titles: tuple[str, ...] = ("image", "grad_cam"), title: str = "eval, epoch 1") -> Grid:
+    return Grid(rows, titles, "turbo", "evidence for the class", (0.0, 1.0), title)
+
+
+def differing(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    assert one.shape == other.shape
+    return (one != other).any(2)
+
+
+def reds(picture: np.ndarray) -> np.ndarray:
+    return (picture == np.array(RED)).all(2)
+
+
+def test_pictures_stand_in_it_as_they_are() -> None:
+    """Enlarged by a whole number, pixel for pixel; 224 px 1:1."""
+    drawn = draw_grid(grid(row()))
+    factor = round(176 / 32)
+    enlarged = np.kron(PICTURE, np.ones((factor, factor, 1), np.uint8))
+    assert _contains(drawn, enlarged) == 2
+    large = np.random.default_rng(1).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    assert _contains(draw_grid(grid(row(picture=large))), large) == 2
+
+
+def test_a_frame_does_not_cover_the_picture() -> None:
+    large = np.random.default_rng(1).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    assert _contains(draw_grid(grid(row(wrong=True, picture=large), row(picture=large))), large) == 4
+
+
+def _contains(whole: np.ndarray, part: np.ndarray) -> int:
+    height, width = part.shape[:2]
+    corners = np.argwhere((whole[: whole.shape[0] - height + 1, : whole.shape[1] - width + 1] == part[0, 0]).all(2))
+    return sum(np.array_equal(whole[y : y + height, x : x + width], part) for y, x in corners)
+
+
+def test_a_wrong_prediction_is_seen_at_a_glance_in_colour_and_in_grey() -> None:
+    right, wrong = draw_grid(grid(row())), draw_grid(grid(row(wrong=True)))
+    assert reds(right).sum() == 0
+    assert reds(wrong).sum() > 1000
+    height = min(right.shape[0], wrong.shape[0])
+    grey = wrong[:height].mean(2)
+    assert (np.abs(grey[:, -200:] - right[:height].mean(2)[:, -200:]) > 80).sum() > 500  # the frame is dark too
+    assert _contains(wrong, _inked("✗", RED)) >= 1
+
+
+def _inked(letter: str, colour: tuple[int, int, int]) -> np.ndarray:
+    """The letter as it stands on white, cut to its ink."""
+    mask = text_mask(letter, 14, "bold")
+    share = mask[..., None].astype(np.float32) / 255
+    picture = (255 * (1 - share) + np.array(colour, np.float32) * share + 0.5).astype(np.uint8)
+    ys, xs = np.nonzero(mask)
+    return picture[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
+
+
+def test_a_note_is_written_over_its_panel_alone() -> None:
+    changed = differing(draw_grid(grid(row())), draw_grid(grid(row(note="no evidence"))))
+    xs = np.nonzero(changed)[1]
+    assert changed.sum() > 500
+    assert xs.min() > changed.shape[1] // 2
+    other = differing(draw_grid(grid(row(note="no evidence"))), draw_grid(grid(row(note="nothing found"))))
+    assert other.sum() > 50
+
+
+def test_the_colour_bar_runs_through_the_colormap_from_left_to_right() -> None:
+    drawn = draw_grid(grid(row()))
+    lut = colormap_lut("turbo")
+    rows = np.flatnonzero((drawn[:, 14] == lut[0]).all(1))
+    assert len(rows) == 12
+    assert (drawn[rows[0], 14 + 159] == lut[255]).all()
+    assert (drawn[rows[0], 14 + 80] == lut[128]).all()
+
+
+@pytest.mark.parametrize("part", ["label", "prediction", "id", "title", "column", "scale"])
+def test_every_text_is_drawn(part: str) -> None:
+    def with_text(word: str) -> np.ndarray:
+        texts = {"label": "cat", "prediction": "cat 87%", "id": "one", "title": "t", "column": "c", "scale": "s"}
+        texts[part] = word if part != "prediction" else f"{word} 87%"
+        roles = tuple((role, texts[role]) for role in ("id", "label", "prediction"))
+        panels = (Panel(PICTURE),)
+        return draw_grid(
+            Grid((Row(roles, False, panels),), (texts["column"],), "turbo", texts["scale"], (0.0, 1.0), texts["title"])
+        )
+
+    assert differing(with_text("dog"), with_text("god")).sum() > 20
+
+
+def test_names_are_never_run_over_the_pictures() -> None:
+    """However long: the row is higher then, and what does not fit ends in an ellipsis."""
+    short, long = draw_grid(grid(row(name="x" * 9))), draw_grid(grid(row(name="Lophophorus impejanus " * 8)))
+    assert long.shape[1] <= 14 + 190 + 12 + 2 * 198 - 6 + 14
+    assert _contains(long, np.kron(PICTURE, np.ones((6, 6, 1), np.uint8))) == 2
+    assert short.shape[1] <= long.shape[1]
+
+
+def test_the_confidence_stays_whatever_the_length_of_the_name() -> None:
+    one = Row((("prediction", "a very long name of a class indeed, and more 87%"),), False, (Panel(PICTURE),))
+    two = Row((("prediction", "a very long name of a class indeed, and more 13%"),), False, (Panel(PICTURE),))
+    pictures = [draw_grid(Grid((r,), ("image",), "turbo", "s", (0.0, 1.0))) for r in (one, two)]
+    assert differing(*pictures).sum() > 20
+
+
+@pytest.mark.parametrize("count", [1, 20, 120])
+@pytest.mark.parametrize("shape", [(28, 28), (9, 50), (700, 300), (1, 1)])
+def test_any_number_of_rows_and_any_size(count: int, shape: tuple[int, int]) -> None:
+    picture = np.full((*shape, 3), 90, np.uint8)
+    drawn = draw_grid(grid(*[row(picture=picture)] * count))
+    assert drawn.dtype == np.uint8
+    assert drawn.shape[0] > count * 20
+    assert drawn.shape[1] < 2000
+
+
+@pytest.mark.parametrize("texts", [(), (("label", ""),)])
+def test_without_texts_the_pictures_stand_at_the_left(texts: tuple) -> None:
+    bare = Row(texts, False, (Panel(PICTURE),))
+    assert draw_grid(Grid((bare,), ("image",), "turbo", "s", (0.0, 1.0))).shape[1] < 14 + 100 + 192 + 14
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(ArgumentError, match="grid has 0 rows and 2 titles"):
+        draw_grid(grid())
+    with pytest.raises(ArgumentError, match=r"grid\.rows\[0\] has 1 panels for 2 titles"):
+        draw_grid(grid(row(panels=1)))
+    with pytest.raises(ArgumentError, match="cell=3 is too small"):
+        draw_grid(grid(row()), cell=3)
+    with pytest.raises(ArgumentError, match=r"panel\.rgb has shape"):
+        draw_grid(grid(row(picture=PICTURE[..., 0])))
+
+
+# --- text --------------------------------------------------------------------------------------------
+
+SCRIPTS = ["cat", "κύκλος", "чашка", "قطة", "חתול", "猫", "犬", "고양이", "ขนม", "कुत्ता", "😀"]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_any_script_gives_ink_of_its_own(name: str) -> None:
+    masks = {other: text_mask(other, 14) for other in SCRIPTS}
+    assert masks[name].max() > 200
+    for other, mask in masks.items():
+        if other != name:
+            assert mask.shape != masks[name].shape or (mask != masks[name]).any(), (name, other)
+
+
+def test_what_no_font_has_is_written_as_its_code_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "_system_font_with", lambda point: None)
+    text.text_mask.cache_clear()
+    try:
+        assert [run for run, _, _ in text._runs("a猫", 14, "regular")] == ["a", "U+732B "]
+        assert text_mask("猫", 14).shape[1] > text_mask("a", 14).shape[1]
+        assert text_mask("猫", 14).shape != text_mask("犬犬", 14).shape
+    finally:
+        text.text_mask.cache_clear()
+
+
+def test_a_system_font_is_taken_where_it_has_the_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    bold = text._dejavu("bold")
+    monkeypatch.setattr(text, "_system_font_with", lambda point: bold)
+    assert [(run, path) for run, path, _ in text._runs("a猫b", 14, "regular")] == [
+        ("a", text._dejavu("regular")),
+        ("猫b", bold),
+    ]
+
+
+@pytest.mark.parametrize("word", ["", " ", "\n", "a\tb\x00c", "\ud800", "é", "e\u0301"])
+def test_odd_text_raises_nothing(word: str) -> None:
+    assert text_mask(word, 14).ndim == 2
+    assert isinstance(fitted(word, 50, 14), str)
+
+
+def test_fitted_and_wrapped_keep_within_the_width() -> None:
+    name = "Egyptian cat, seen from the left, asleep"
+    assert fitted("cat", 200, 14) == "cat"
+    short = fitted(name, 100, 14)
+    assert short.endswith("…")
+    assert name.startswith(short[:-1])
+    assert text_mask(short, 14).shape[1] <= 100
+    lines = wrapped(name, 120, 14, most=2)
+    assert len(lines) == 2
+    assert all(text_mask(line, 14).shape[1] <= 120 for line in lines)
+    assert wrapped("two words", 500, 14) == ["two words"]

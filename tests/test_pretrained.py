@@ -1,0 +1,83 @@
+"""A real ImageNet classifier on real photos, in both frameworks with the same weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fastestimator as fe
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from fe_gradcam import METHODS, explain
+
+pytestmark = pytest.mark.slow
+
+# Where the object is in the 224 px photo: left, top, right, bottom, read off the pictures by eye.
+OBJECTS = {"coffee": (35, 5, 195, 165), "rocket": (65, 60, 170, 215), "flower": (40, 40, 185, 195)}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("depth", ["head", "middle"])
+@pytest.mark.parametrize("target", [None, 281])
+def test_both_frameworks_agree(pretrained: dict[str, Any], method: str, depth: str, target: int | None) -> None:
+    layers = {"head": ("_swish", "head_relu6"), "middle": ("_blocks.10._bn2", "blocks.10._bn2")}[depth]
+    maps = []
+    for framework, layer in zip(("torch", "keras"), layers, strict=True):
+        model, images = pretrained[framework]
+        maps.append(explain(model, images, method=method, layer=layer, target=target))
+    one, other = maps
+    assert_allclose(other.class_ids, one.class_ids)
+    assert_allclose(other.scores, one.scores, atol=1e-4 * np.abs(one.scores).max())
+    assert_allclose(other.confidences, one.confidences, atol=1e-4)
+    for at in range(len(one)):
+        assert np.abs(one.raw[at] - other.raw[at]).max() <= 1e-4 * np.abs(one.raw[at]).max()
+    assert_allclose(other.values, one.values, atol=1e-3)
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_it_finds_the_class_and_looks_at_the_object(pretrained: dict[str, Any], framework: str) -> None:
+    model, images = pretrained[framework]
+    heatmap = explain(model, images)
+    for at, (name, class_id) in enumerate(zip(pretrained["names"], pretrained["class_ids"], strict=True)):
+        if class_id is not None:
+            assert heatmap.class_ids[at] == class_id, name
+        if name in OBJECTS:
+            left, top, right, bottom = OBJECTS[name]
+            heat = heatmap.values[at]
+            share = heat[top:bottom, left:right].sum() / heat.sum()
+            area = (right - left) * (bottom - top) / heat.size
+            assert share > 1.5 * area, (name, share, area)
+            y, x = np.unravel_index(heat.argmax(), heat.shape)
+            assert left <= x < right, name
+            assert top <= y < bottom, name
+
+
+def test_another_class_gives_another_map(pretrained: dict[str, Any]) -> None:
+    model, images = pretrained["torch"]
+    cat, espresso = (explain(model, images[:2], target=target, scaling="none").raw for target in (285, 967))
+    for one, other in zip(cat, espresso, strict=True):
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] < 0.9
+
+
+ARCHITECTURES = [
+    ("pytorch", "LeNet", {"input_shape": (1, 32, 24)}, (1, 32, 24)),
+    ("pytorch", "ResNet9", {"input_size": (3, 32, 32)}, (3, 32, 32)),
+    ("pytorch", "WideResidualNetwork", {"classes": 10}, (3, 32, 32)),
+    ("tensorflow", "LeNet", {"input_shape": (32, 24, 1)}, (32, 24, 1)),
+    ("tensorflow", "ResNet9", {"input_size": (32, 32, 3)}, (32, 32, 3)),
+    ("tensorflow", "WideResidualNetwork", {"input_shape": (32, 32, 3)}, (32, 32, 3)),
+]
+
+
+@pytest.mark.parametrize(("framework", "name", "arguments", "shape"), ARCHITECTURES)
+def test_the_hosts_classifiers_are_explained_before_their_softmax(
+    framework: str, name: str, arguments: dict[str, Any], shape: tuple[int, ...]
+) -> None:
+    model = getattr(getattr(fe.architecture, framework), name)(**arguments)
+    images = np.random.rand(3, *shape).astype(np.float32)
+    logit, output = explain(model, images), explain(model, images, score="output")
+    assert_allclose(output.scores, logit.confidences if name != "WideResidualNetwork" or framework == "tensorflow"
+                    else logit.scores, rtol=1e-4)  # fmt: skip
+    assert not logit.blank.all()
+    assert logit.raw.shape[1] > 1
