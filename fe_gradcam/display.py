@@ -13,10 +13,8 @@ from fastestimator.util.img_data import BatchDisplay, GridDisplay
 from numpy.typing import NDArray
 from plotly.graph_objects import Image
 
-from fe_gradcam.export import encode_png, write_png
+from fe_gradcam.export import encode_png, write_bytes, write_png
 from fe_gradcam.grid import Grid, draw_grid
-
-RASTER_SUFFIXES = (".png",)
 
 
 class HeatmapGrid(GridDisplay):
@@ -57,7 +55,13 @@ class HeatmapGrid(GridDisplay):
             scale: As in FastEstimator's displays; a raster is saved at its own size.
             interactive: Whether plotly shows it; by default a notebook gets the picture.
         """
-        self.prepare().show(save_path=save_path, verbose=verbose, scale=scale, interactive=interactive)
+        if save_path is not None and Path(save_path).suffix.lower() == ".png":
+            path = Path(save_path)
+            if verbose:
+                print(f"Saving to {path}")
+            write_png(path, self.raster)
+        else:
+            self.prepare().show(save_path=save_path, verbose=verbose, scale=scale, interactive=interactive)
 
 
 class RasterFigure(FigureFE):
@@ -73,7 +77,6 @@ class RasterFigure(FigureFE):
         figure.update_layout(width=width, height=height, margin={"l": 0, "r": 0, "t": 0, "b": 0})
         figure.update_xaxes(visible=False).update_yaxes(visible=False)
         figure.__dict__["_png"] = png
-        figure.__dict__["_picture"] = raster
         return figure
 
     def to_image(self, format: str | None = None, *args: Any, **kwargs: Any) -> bytes:
@@ -86,8 +89,8 @@ class RasterFigure(FigureFE):
 
     def write_image(self, file: Any, *args: Any, **kwargs: Any) -> None:
         """Writes the picture: a PNG as it is, another format through plotly."""
-        if isinstance(file, (str, os.PathLike)) and Path(file).suffix.lower() in RASTER_SUFFIXES:
-            write_png(file, self.__dict__["_picture"])
+        if isinstance(file, (str, os.PathLike)) and Path(file).suffix.lower() == ".png":
+            write_bytes(file, self.__dict__["_png"])
         else:
             super().write_image(file, *args, **kwargs)
 

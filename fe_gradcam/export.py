@@ -58,13 +58,20 @@ def write_png(path: FilePath, rgb: NDArray[np.uint8]) -> None:
         ArgumentError: The path does not end in ``.png``, or `rgb` is no such picture.
         OSError: The file cannot be written; the message names the path.
     """
-    target = _checked(path, ".png")
-    data = encode_png(rgb)
+    write_bytes(_checked(path, ".png"), encode_png(rgb))
+
+
+def write_bytes(path: FilePath, data: bytes) -> None:
+    """Writes bytes to a file, whole or not at all (see `write_arrays`).
+
+    Raises:
+        OSError: The file cannot be written; the message names the path.
+    """
 
     def write(file: IO[bytes]) -> None:
         file.write(data)
 
-    _write_whole(target, write)
+    _write_whole(Path(path), write)
 
 
 def write_arrays(path: FilePath, arrays: Mapping[str, ArrayLike]) -> None:
