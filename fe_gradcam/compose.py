@@ -17,6 +17,11 @@ from fe_gradcam.results import heatmap_key, inference_entries
 from fe_gradcam.scaling import upsample
 from fe_gradcam.types import Heatmap
 
+LEFT_TO_RIGHT = "\u200e"
+"""Keeps a number behind a name that is written from right to left."""
+
+TARGET_TITLES = {"pred": "inferred class", "label": "true class"}
+
 MOST_ROWS = 200
 """Rows drawn in one grid; beyond that a picture is of no use to a reader, and of harm to the memory."""
 
@@ -142,9 +147,10 @@ def compose_grid(parts: Sequence[Explained], names: Mapping[int, str], look: Loo
 def _title(column: Column, columns: Sequence[Column]) -> str:
     methods = {other.method for other in columns}
     targets = {other.target for other in columns}
-    if len(targets) == 1:
+    target = TARGET_TITLES.get(column.target, column.target)
+    if len(targets) == 1 and column.target == "pred":
         return column.method
-    return column.target if len(methods) == 1 else f"{column.method}: {column.target}"
+    return target if len(methods) == 1 and len(targets) > 1 else f"{column.method}: {target}"
 
 
 def _scale_label(scaling: str, shared: bool) -> str:
@@ -169,7 +175,8 @@ def _row(
     if part.predictions is not None and part.probabilities is not None:
         prediction = int(part.predictions[at])
         confidence = float(part.probabilities[at, prediction])
-        texts.append(("prediction", f"{names.get(prediction, str(prediction))} {confidence:.0%}"))
+        name = names.get(prediction, str(prediction))
+        texts.append(("prediction", f"{name}{LEFT_TO_RIGHT} {confidence:.0%}"))
         wrong = part.labels is not None and prediction != int(part.labels[at])
     picture = part.pictures[at]
     panels = [Panel(picture)]

@@ -578,6 +578,29 @@ def test_op_mistakes() -> None:
         LayerGradientOp(model=model, inputs="x", outputs=("p", "a", "g"), layer="conv22")
 
 
+def test_a_model_is_explained_on_the_device_of_its_network_and_brought_back() -> None:
+    """The host has it on the CPU at the end of an epoch; here the moves are recorded."""
+    moves = []
+
+    class Moving(SmallTorch):
+        def to(self, device: Any) -> Any:  # type: ignore[override]
+            moves.append(str(device))
+            return self
+
+    model = Moving()
+    trace = gradcam(model)
+    network = SimpleNamespace(device=torch.device("cuda", 0), target_type="torch")
+    trace.system = SimpleNamespace(traces=[trace], network=network)
+    trace._explain_model((np.zeros((1, 3, 9, 12), np.float32),), None, 1)
+    assert moves == ["cuda:0", "cpu"]
+    with pytest.raises(ArgumentError):
+        trace._explain_model((np.zeros((1, 3, 9), np.float32),), None, 1)
+    assert moves == ["cuda:0", "cpu"] * 2
+    network.device = torch.device("cpu")
+    trace._explain_model((np.zeros((1, 3, 9, 12), np.float32),), None, 1)
+    assert len(moves) == 4
+
+
 def test_kept_rows_are_copies() -> None:
     from fe_gradcam.collect import Collected
 

@@ -89,7 +89,7 @@ class KerasBackend:
             return layer
         if layer is None:
             known = _traces.setdefault(self._model, {})
-            key = ("default layer", *self._identity(self._specs(images)))
+            key = ("default layer", _signature(self._specs(images)), *map(id, self._model._flatten_layers()))
             if key not in known:
                 known[key] = default_layer(self.layers(images))
             found: LayerRef = known[key]
@@ -308,12 +308,11 @@ class KerasBackend:
 
     def _identity(self, specs: list[Any]) -> tuple[Any, ...]:
         """What a trace depends on besides the place and the targets."""
-        signature = tuple((tuple(spec.shape), spec.dtype) for spec in specs)
         layers = self._model._flatten_layers()
         weights = (
             weight for layer in layers for weight in chain(layer._trainable_weights, layer._non_trainable_weights)
         )
-        return signature, tuple(map(id, weights))
+        return _signature(specs), tuple(map(id, weights))
 
     def _all_layers(self) -> list[Any]:
         return list(self._model._flatten_layers(include_self=False, recursive=True))
@@ -392,6 +391,10 @@ def _gradient(scores: Any, place: Any, layer: LayerRef) -> Any:
 def _compiled(function: Callable[..., Any], specs: list[Any], *more: Any) -> Any:
     untouched = tf.autograph.experimental.do_not_convert(function)
     return tf.function(untouched, autograph=False).get_concrete_function(*specs, *more)
+
+
+def _signature(specs: list[Any]) -> tuple[Any, ...]:
+    return tuple((tuple(spec.shape), spec.dtype) for spec in specs)
 
 
 def _held(function: Any) -> Any:
