@@ -67,11 +67,12 @@ class LayerGradientOp(ModelOp):
         self._target_key = target if isinstance(target, str) else None
         keys = [*image_keys, target] if isinstance(target, str) else image_keys
         super().__init__(model=model, inputs=keys, outputs=list(outputs), mode=mode, ds_id=ds_id)
-        self._target = target
+        self.target = target
         self._layer = layer
         self._backend: Any = backend_for(model)
         self._place: LayerRef | None = None if layer is None else self._backend.resolve(layer, None)
         self._state: dict[str, Any] = {}
+        self.puts_out_probabilities: bool | None = None
 
     def build(self, framework: str, device: torch.device | None = None) -> None:
         """See ModelOp."""
@@ -82,7 +83,7 @@ class LayerGradientOp(ModelOp):
     def forward(self, data: list[Any], state: dict[str, Any]) -> list[Any]:
         """See ModelOp; returns predictions, activations and gradients."""
         images, more = data[: self._n_images], data[self._n_images :]
-        self._state = {**state, "target": more[0] if more else self._target}
+        self._state = {**state, "target": more[0] if more else self.target}
         try:
             result: list[Any] = super().forward(images[0] if self._n_images == 1 else images, state)
             return result
@@ -98,11 +99,10 @@ class LayerGradientOp(ModelOp):
             self.model.train(mode=training)
             if isinstance(target, torch.Tensor):
                 target = target.detach().cpu().reshape(-1).numpy()
-            output, activations, gradients = self._backend.run_inside(inputs, self._place, target)
+            passed = self._backend.run_inside(inputs, self._place, target)
         else:
-            output, activations, gradients = self._backend.run_inside(
-                inputs, self._place, target, tape=self._state["tape"], training=training
-            )
+            passed = self._backend.run_inside(inputs, self._place, target, tape=self._state["tape"], training=training)
+        output, activations, gradients, self.puts_out_probabilities = passed
         try:
             return [output, activations, gradients()]
         except Exception:

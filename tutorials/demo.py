@@ -26,7 +26,7 @@ from tutorials.digits import Framework, input_shape, train
 from tutorials.real_data import photos, pretrained_torch, torch_input
 
 OUTPUT = Path("demo_output")
-EPOCHS = 6
+EPOCHS = 10
 LENETS: dict[Framework, Any] = {"torch": TorchLeNet, "tf": KerasLeNet}
 METHODS = ("grad_cam", "hires_cam", "layer_cam")
 IMAGENET_NAMES = {285: "Egyptian cat", 967: "espresso", 665: "moped", 657: "missile", 985: "daisy"}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.autograph.core import ag_ctx
 from tensorflow.python.autograph.impl import api as autograph
 
-HeadKind = Literal["softmax", "sigmoid"]
+from fe_gradcam.backends._shared import HeadKind
 
 _HEADS: dict[str, HeadKind] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
 
@@ -85,11 +85,11 @@ def activation_behind(tensor: Any) -> Any | None:
     return None
 
 
-def head_of(output: Any) -> tuple[Any, HeadKind] | None:
-    """What went into the last softmax or sigmoid, in the layout of the output, and which of them it was."""
+def head_of(output: Any) -> tuple[Any, HeadKind, int] | None:
+    """What went into the last softmax or sigmoid, in the layout of the output; which it was; over how many classes."""
     if tf.executing_eagerly():  # eager tensors know no operation, but Keras' activations leave their input on them
         logits = getattr(output, "_keras_logits", None)
-        return None if logits is None else (logits, "softmax" if output.shape[-1] != 1 else "sigmoid")
+        return None if logits is None else (logits, "softmax" if output.shape[-1] != 1 else "sigmoid", output.shape[-1])
     repeated: list[tuple[Any, int]] = []
     tensor = output
     while tensor.op.type not in _HEADS:
@@ -100,9 +100,10 @@ def head_of(output: Any) -> tuple[Any, HeadKind] | None:
             return None
         tensor = operation.inputs[0]
     logits, kind = tensor.op.inputs[0], _HEADS[tensor.op.type]
+    classes = logits.shape[-1]
     for operation, index in reversed(repeated):
         logits = _repeated(operation, logits).outputs[index]
-    return logits, kind
+    return logits, kind, classes
 
 
 def _repeated(operation: Any, first_input: Any) -> Any:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from fe_gradcam.types import GradientError, LayerRef, UnsupportedModelError
-
-HeadKind = Literal["softmax", "sigmoid"]
+from fe_gradcam.backends._shared import HeadKind, no_tensor
+from fe_gradcam.types import GradientError, LayerRef
 
 _HEADS: dict[str, HeadKind] = {
     "softmax": "softmax",
@@ -49,10 +48,17 @@ ACTIVATIONS = frozenset(
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """The last softmax or sigmoid of a model: what went in, in the layout of the model's output."""
+    """The last softmax or sigmoid of a model.
+
+    Attributes:
+        logits: What went in, in the layout of the model's output.
+        kind: Which of the two it was.
+        classes: Over how many classes a softmax went; an output with fewer is no softmax of its logits.
+    """
 
     logits: Tensor
     kind: HeadKind
+    classes: int
 
 
 class Recorder(TorchFunctionMode):
@@ -94,10 +100,7 @@ class Recorder(TorchFunctionMode):
 
     def _on_output(self, module: nn.Module, args: Any, output: Any) -> Any:
         if not isinstance(output, Tensor):
-            raise UnsupportedModelError(
-                f"layer={self._place.name!r} returns a {type(output).__name__}, not a tensor. Pass layer= with a "
-                "layer inside it or behind it that returns the map alone."
-            )
+            raise no_tensor(self._place, output)
         if self._place.activated:
             self._awaited = output
             return output
@@ -131,7 +134,9 @@ class Recorder(TorchFunctionMode):
         self, func: Any, name: str, first: Tensor, out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         if name in _HEADS:
-            self._heads[out] = Head(first, _HEADS[name])
+            axis = kwargs.get("dim", args[1] if len(args) > 1 and isinstance(args[1], int) else -1)
+            classes = first.shape[-1 if axis is None else axis] if first.dim() else 1
+            self._heads[out] = Head(first, _HEADS[name], classes)
         elif name in _REARRANGING or name in _MONOTONE:
             head = self._heads.get(first)
             if head is None:
@@ -143,7 +148,7 @@ class Recorder(TorchFunctionMode):
             pairs = zip(out, logits, strict=True) if isinstance(out, (tuple, list)) else [(out, logits)]
             for piece, its_logits in pairs:
                 if isinstance(piece, Tensor):
-                    self._heads[piece] = Head(its_logits, head.kind)
+                    self._heads[piece] = Head(its_logits, head.kind, head.classes)
 
 
 class Lister(TorchFunctionMode):

@@ -3,43 +3,43 @@
 from __future__ import annotations
 
 import atexit
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from itertools import chain
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet, ref
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import tensorflow as tf
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fe_gradcam.backends._keras_graph import activation_behind, call_model, calls_of, depends_on, head_of
+from fe_gradcam.backends._shared import (
+    HALF_PRECISION_FACTOR,
+    STRETCH,
+    SUM_TOLERANCE,
+    HeadKind,
+    Reading,
+    as_tuple,
+    check_rows,
+    no_gradient,
+    no_scores,
+    no_table,
+    no_tensor,
+    not_called,
+    reading_of,
+    warn_of_probabilities,
+)
 from fe_gradcam.layers import check_map, default_layer, unknown_layer
 from fe_gradcam.targets import ResolvedTarget, check_class_ids, resolve_target
-from fe_gradcam.types import (
-    ArgumentError,
-    CamInputs,
-    CamWarning,
-    GradientError,
-    Images,
-    Layer,
-    LayerInfo,
-    LayerRef,
-    Score,
-    Target,
-    UnsupportedModelError,
-)
-
-HALF_PRECISION_FACTOR = 1024.0
-"""Scales the score of an fp16 model, so that small gradients do not fall below what fp16 can hold."""
+from fe_gradcam.types import CamInputs, Images, Layer, LayerInfo, LayerRef, Score, Target
 
 KEPT_TRACES = 32
 """Compiled functions kept per model; the oldest goes first."""
 
 _traces: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
-_told_of_probabilities: WeakSet[Any] = WeakSet()
 atexit.register(_traces.clear)  # TensorFlow cannot free its functions once the interpreter is shutting down
 
 
@@ -55,7 +55,7 @@ class KerasBackend:
 
     def image_size(self, images: Images) -> tuple[int, int]:
         """(H, W) of the first input, (N, H, W, C)."""
-        first = _as_tuple(images)[0]
+        first = as_tuple(images)[0]
         height, width = tuple(first.shape)[1:3]
         return int(height), int(width)
 
@@ -106,25 +106,28 @@ class KerasBackend:
             UnsupportedModelError: The output is no tensor of class scores, and a target is a class.
         """
         specs = self._specs(images)
-        inputs = [tf.cast(_tensor(part), spec.dtype) for part, spec in zip(_as_tuple(images), specs, strict=True)]
+        inputs = [tf.cast(_tensor(part), spec.dtype) for part, spec in zip(as_tuple(images), specs, strict=True)]
         count = int(inputs[0].shape[0])
         resolved = [resolve_target(target, count) for target in targets]
-        compiled = self._compiled_pass(specs, layer, resolved, gradients, score)
         ids = [np.full(count, -1) if target.class_ids is None else target.class_ids for target in resolved]
-        results = compiled(*inputs, tf.constant(np.stack(ids), tf.int64))
+        given = (*inputs, tf.constant(np.stack(ids), tf.int64))
+        known = _traces.setdefault(self._model, {})
+        reading: Reading = known.get("reading", "logits")
+        results = self._compiled_pass(specs, layer, resolved, gradients, score, reading)(*given)
+        if "headless" in results:
+            right = self._reading(inputs, results["headless"].numpy())
+            known["reading"] = right
+            if right != reading:
+                results = self._compiled_pass(specs, layer, resolved, gradients, score, right)(*given)
+            if right != "logits" and any(target.score is None for target in resolved):
+                warn_of_probabilities(self._model)
         activations = _channels_first(results["activations"])
-        if len(activations) != count:
-            raise ArgumentError(
-                f"layer={str(layer)!r} has an output of {len(activations)} rows for {count} images; one row per image "
-                "is needed. Pass another layer."
-            )
+        check_rows(layer, len(activations), count)
         logits = probabilities = None
         if "logits" in results:
             logits, probabilities = _as_torch(results["logits"]), _as_torch(results["probabilities"])
             for class_ids in ids:
                 check_class_ids(class_ids, logits.shape[1])
-            if score == "logit" and bool(results["are_probabilities"]):
-                self._warn_of_probabilities()
         return [
             CamInputs(
                 activations=activations,
@@ -141,7 +144,7 @@ class KerasBackend:
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def run_inside(
         self, inputs: Sequence[Any], layer: LayerRef, target: Target, *, tape: Any, training: bool
-    ) -> tuple[Any, Any, Callable[[], Any]]:
+    ) -> tuple[Any, Any, Callable[[], Any], bool]:
         """A pass that is part of somebody else's, eager or in their graph.
 
         Args:
@@ -152,8 +155,8 @@ class KerasBackend:
             training: As Keras has it.
 
         Returns:
-            The model's output, the activations (N, h, w, K), and a function that takes the
-            gradients (N, h, w, K).
+            The model's output, the activations (N, h, w, K), a function that takes the gradients
+            (N, h, w, K), and whether the output is probabilities.
         """
         eager = tf.executing_eagerly()
         outputs: list[Any] = []
@@ -169,25 +172,58 @@ class KerasBackend:
             if eager:
                 place = place_among(outputs, LayerRef(layer.name))
                 with tape.stop_recording() if tape else nullcontext():
-                    scores, _ = self._scores_inside(output, target)
+                    reading = self._reading_inside(inputs, output)
+                    scores = self._scores_inside(output, target, reading)
             else:
                 place = place_among(outputs, layer)
+                reading = self._reading_inside(inputs, output)
 
         def gradients() -> Any:
             with tape.stop_recording() if tape else nullcontext():
                 if not eager:
-                    return _gradient(self._scores_inside(output, target)[0], place, layer)
+                    return _gradient(self._scores_inside(output, target, reading), place, layer)
                 return tf.cast(inner.gradient(scores, place, unconnected_gradients="zero"), tf.float32)
 
-        return output, place, gradients
+        headed = isinstance(output, tf.Tensor) and head_for(output) is not None
+        return output, place, gradients, headed or reading != "logits"
 
-    def _scores_inside(self, output: Any, target: Target) -> tuple[Any, Any]:
+    def _scores_inside(self, output: Any, target: Target, reading: Reading) -> Any:
         if callable(target):
-            return target(output), None
-        explained, table = self._class_scores(output, "logit")
-        top = tf.argmax(table["logits"], 1)
-        ids = top if target is None else tf.broadcast_to(tf.cast(target, tf.int64), tf.shape(top))
-        return tf.gather(explained, ids, axis=1, batch_dims=1), ids
+            return target(output)
+        tables = self._class_scores(output, reading)
+        top = tf.argmax(tables["logits"], 1)
+        ids = top if target is None else tf.broadcast_to(tf.cast(tf.reshape(target, [-1]), tf.int64), tf.shape(top))
+        return tf.gather(tables["explained"], ids, axis=1, batch_dims=1)
+
+    def _reading(self, inputs: Sequence[Any], outputs: NDArray[Any]) -> Reading:
+        """How the outputs (N, C) of a model without a visible head are read."""
+
+        def stays_within() -> bool:
+            stretched = ([part * factor for part in inputs] for factor in (STRETCH, -STRETCH))
+            return all(_within_unit(self._outputs(images)) for images in stretched)
+
+        sums = np.abs(outputs.astype(np.float32).sum(1) - 1) < SUM_TOLERANCE
+        return reading_of(
+            self._model,
+            within=_within_unit(outputs),
+            sums_to_one=outputs.shape[1] > 1 and bool(sums.all()),
+            stays_within=stays_within,
+        )
+
+    def _reading_inside(self, inputs: Sequence[Any], output: Any) -> Reading:
+        """As `_reading`, where the images are symbols: asked of images made for it."""
+        if not isinstance(output, tf.Tensor) or not _is_table(output) or head_for(output) is not None:
+            return "logits"
+        with tf.init_scope():
+            made = [tf.ones([1, *part.shape[1:]], part.dtype) for part in inputs]
+            return self._reading(made, self._outputs(made))
+
+    def _outputs(self, inputs: Sequence[Any]) -> NDArray[Any]:
+        """The model's table of class scores, in inference."""
+        specs = [tf.TensorSpec(part.shape, part.dtype) for part in inputs]
+        forward = _compiled(lambda *given: _table(call_model(self._model, _packed(given), training=False)), specs)
+        outputs: NDArray[Any] = forward(*inputs).numpy()
+        return outputs
 
     def _compiled_pass(
         self,
@@ -196,17 +232,18 @@ class KerasBackend:
         targets: list[ResolvedTarget],
         gradients: bool,
         score: Score,
+        reading: Reading,
     ) -> Any:
         """The compiled pass, made once; it lives no longer than the model."""
         known = _traces.setdefault(self._model, {})
         callables = [target.score for target in targets]
-        key = ("pass", *self._identity(specs), layer, gradients, score, tuple(map(id, callables)))
+        key = ("pass", *self._identity(specs), layer, gradients, score, reading, tuple(map(id, callables)))
         kept = known.get(key)
         if kept is not None and all(_same(held, fn) for held, fn in zip(kept[1], callables, strict=True)):
             return kept[0]
         ids = tf.TensorSpec([len(targets), None], tf.int64)
         function = _compiled(
-            lambda *arguments: self._traced_pass(arguments[:-1], arguments[-1], layer, callables, gradients, score),
+            lambda *given: self._traced_pass(given[:-1], given[-1], layer, callables, gradients, score, reading),
             specs,
             ids,
         )
@@ -223,30 +260,25 @@ class KerasBackend:
         callables: list[Callable[[Any], Any] | None],
         gradients: bool,
         score: Score,
+        reading: Reading,
     ) -> dict[str, Any]:
         """Builds the graph of a pass: the forward, the head and one gradient for each target."""
         place, output = self._place_and_output(inputs, layer)
         results: dict[str, Any] = {"activations": tf.cast(place, tf.float32)}
         explained, n_classes = None, 0
         if isinstance(output, tf.Tensor) and _is_table(output):
-            explained, table = self._class_scores(output, score)
-            n_classes = table["logits"].shape[1]
-            results |= table
+            tables = self._class_scores(output, reading)
+            explained, n_classes = tables["explained" if score == "logit" else "outputs"], tables["logits"].shape[1]
+            results |= {name: tables[name] for name in ("logits", "probabilities", "headless") if name in tables}
         results |= {"scores": [], "class_ids": [], "gradients": []}
         for position, callable_target in enumerate(callables):
             if callable_target is not None:
                 scores, ids = callable_target(output), class_ids[position]
                 if not isinstance(scores, tf.Tensor) or scores.shape.rank != 1:
-                    came = scores.shape if isinstance(scores, tf.Tensor) else type(scores).__name__
-                    raise ArgumentError(
-                        f"target, a callable, returned {came}; a tensor of shape (N,), one score per image, is needed."
-                    )
+                    raise no_scores(scores.shape if isinstance(scores, tf.Tensor) else type(scores).__name__)
             else:
                 if explained is None:
-                    raise UnsupportedModelError(
-                        f"model returns {_described(output)}; a tensor (N, C) of class scores is needed. Pass "
-                        "target=lambda output: ... that picks one score per image out of it, or wrap the model."
-                    )
+                    raise no_table(_described(output))
                 wanted = class_ids[position]
                 ids = tf.where(wanted < 0, tf.argmax(results["logits"], 1), wanted)
                 scores = tf.gather(explained, tf.minimum(ids, n_classes - 1), axis=1, batch_dims=1)
@@ -263,44 +295,42 @@ class KerasBackend:
             output = call_model(self._model, _packed(inputs), training=False)
         return place_among(outputs, layer), output
 
-    def _class_scores(self, output: Any, score: Score) -> tuple[Any, dict[str, Any]]:
-        """What is explained, (N, C), and the tables of the inference; a single output makes two classes."""
-        found = head_of(output)
+    def _class_scores(self, output: Any, reading: Reading) -> dict[str, Any]:
+        """The tables of the inference, (N, C); a single output makes two classes.
+
+        Returns:
+            ``explained``: the logits in the model's own precision, or what stands in for them;
+            ``outputs``: as the model put them out; ``logits`` and ``probabilities``: float32;
+            ``headless``: the output as it is, where no softmax or sigmoid was found behind it.
+        """
+        found = head_for(output)
+        results = {} if found is not None else {"headless": _table(output)}
         outputs = _table(output)
         table, kind = (outputs, "softmax") if found is None else (_table(found[0]), found[1])
-        are_probabilities = tf.constant(False)
+        are_probabilities = found is not None or reading != "logits"
+        if found is None and reading != "logits":
+            tiny = np.finfo(table.dtype.as_numpy_dtype).tiny
+            kept = tf.math.log(tf.maximum(table, tiny))
+            if reading == "probabilities":
+                kind, kept = "sigmoid", kept - tf.math.log(tf.maximum(1 - table, tiny))
+            table = kept
         if table.shape[1] == 1:
             table, kind = tf.concat([-table, table], 1), "sigmoid"
-            outputs = tf.concat([-outputs if found is None else 1 - outputs, outputs], 1)
-        elif found is None:
-            sums = tf.reduce_sum(tf.cast(table, tf.float32), 1)
-            inside = tf.reduce_all((table >= 0) & (table <= 1))
-            are_probabilities = inside & tf.reduce_all(tf.abs(sums - 1) < 1e-3)
-            logarithm = tf.math.log(tf.maximum(table, np.finfo(table.dtype.as_numpy_dtype).tiny))
-            table = tf.where(are_probabilities, logarithm, table)
+            outputs = tf.concat([1 - outputs if are_probabilities else -outputs, outputs], 1)
         logits = tf.cast(table, tf.float32)
-        results = {
+        probabilities = tf.nn.softmax(logits) if kind == "softmax" else tf.nn.sigmoid(logits)
+        return results | {
+            "explained": table,
+            "outputs": outputs,
             "logits": logits,
-            "probabilities": tf.nn.softmax(logits) if kind == "softmax" else tf.nn.sigmoid(logits),
-            "are_probabilities": are_probabilities,
+            "probabilities": probabilities,
         }
-        return (outputs if score == "output" else table), results
-
-    def _warn_of_probabilities(self) -> None:
-        if self._model not in _told_of_probabilities:
-            _told_of_probabilities.add(self._model)
-            warnings.warn(
-                "The model's outputs are probabilities, and the softmax that made them was not found: log p is "
-                "explained in place of the logit. Pass a model that returns logits to be exact.",
-                CamWarning,
-                stacklevel=2,
-            )
 
     def _specs(self, images: Images) -> list[Any]:
         """The inputs' shapes, with any number of images, and dtypes as the model computes."""
         like = tf.as_dtype(self._model.compute_dtype or "float32")
         specs = []
-        for part in _as_tuple(images):
+        for part in as_tuple(images):
             of_torch = isinstance(part, Tensor)
             dtype = tf.as_dtype(str(part.dtype).removeprefix("torch.") if of_torch else part.dtype)
             specs.append(tf.TensorSpec([None, *part.shape[1:]], like if dtype.is_floating else dtype))
@@ -356,16 +386,10 @@ def place_among(outputs: list[Any], layer: LayerRef) -> Any:
         UnsupportedModelError: The layer returns something that is no tensor.
     """
     if not outputs:
-        raise ArgumentError(
-            f"layer={layer.name!r} is not called in the model's forward pass, or cannot be observed there (a "
-            "SavedModel loaded without its class). Pass a layer that fe_gradcam.list_layers(model, images) shows."
-        )
+        raise not_called(layer)
     place = outputs[-1]
     if not isinstance(place, tf.Tensor):
-        raise UnsupportedModelError(
-            f"layer={layer.name!r} returns a {type(place).__name__}, not a tensor. Pass layer= with a layer inside it "
-            "or behind it that returns the map alone."
-        )
+        raise no_tensor(layer, place)
     check_map(layer, tuple(place.shape[1:]))
     if layer.activated:
         behind = activation_behind(place)
@@ -380,11 +404,7 @@ def _gradient(scores: Any, place: Any, layer: LayerRef) -> Any:
     if gradient is not None:
         return tf.cast(gradient, tf.float32) / factor
     if depends_on(scores, place):
-        raise GradientError(
-            f"No gradient reaches layer={str(layer)!r}, though the score depends on it: the model stops it behind the "
-            "layer (tf.stop_gradient, an operation without a derivative). Pass layer= with a layer behind that place, "
-            "or a model without it."
-        )
+        raise no_gradient(layer, "tf.stop_gradient, an operation without a derivative")
     return tf.zeros_like(place, tf.float32)
 
 
@@ -410,13 +430,21 @@ def _tensor(part: Any) -> Any:
     return tf.convert_to_tensor(part.detach().cpu().numpy() if isinstance(part, Tensor) else part)
 
 
-def _as_tuple(images: Images) -> tuple[Any, ...]:
-    return tuple(images) if isinstance(images, (tuple, list)) else (images,)
-
-
 def _packed(inputs: tuple[Any, ...]) -> Any:
     """The inputs as a Keras model takes them: a tensor, or a list of several."""
     return inputs[0] if len(inputs) == 1 else list(inputs)
+
+
+def head_for(output: Any) -> tuple[Any, HeadKind] | None:
+    """The logits and the kind of the head that the output came out of, unless classes of its softmax are missing."""
+    found = head_of(output)
+    if found is None or (found[1] == "softmax" and _table(output).shape[1] != found[2]):
+        return None
+    return found[:2]
+
+
+def _within_unit(values: NDArray[Any]) -> bool:
+    return bool(((values >= 0) & (values <= 1)).all())
 
 
 def _is_table(output: Any) -> bool:

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
-from itertools import chain
-from typing import Any, cast
-from weakref import WeakKeyDictionary, WeakSet
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointFunction
 
-from fe_gradcam.backends._torch_recorder import Head, Lister, Recorder
+from fe_gradcam.backends._shared import (
+    HALF_PRECISION_FACTOR,
+    STRETCH,
+    as_tuple,
+    check_rows,
+    no_gradient,
+    not_called,
+    reading_of,
+    warn_of_probabilities,
+)
+from fe_gradcam.backends._torch_recorder import Lister, Recorder
+from fe_gradcam.backends._torch_scores import (
+    Forward,
+    as_table,
+    class_scores,
+    head_for,
+    sums_to_one,
+    target_scores,
+    within_unit,
+)
+from fe_gradcam.backends._torch_state import left_as_found, unwrapped, without_reentrant_checkpoints
 from fe_gradcam.layers import check_map, default_layer, unknown_layer
-from fe_gradcam.targets import ResolvedTarget, check_class_ids, resolve_target
+from fe_gradcam.targets import ResolvedTarget, resolve_target
 from fe_gradcam.types import (
-    ArgumentError,
     CamInputs,
-    CamWarning,
-    GradientError,
     Images,
     Layer,
     LayerInfo,
@@ -32,21 +44,8 @@ from fe_gradcam.types import (
     UnsupportedModelError,
 )
 
-HALF_PRECISION_FACTOR = 1024.0
-"""Scales the score of an fp16 model, so that small gradients do not fall below what fp16 can hold."""
-
 _default_layers: WeakKeyDictionary[nn.Module, dict[Any, LayerRef]] = WeakKeyDictionary()
 _times_reached: WeakKeyDictionary[nn.Module, dict[LayerRef, int]] = WeakKeyDictionary()
-_told_of_probabilities: WeakSet[nn.Module] = WeakSet()
-
-
-@dataclass(frozen=True, eq=False)
-class _Forward:
-    """One forward pass: the leaf at the place, the model's output and the head it came out of."""
-
-    leaf: Tensor
-    output: Any
-    head: Head | None
 
 
 class TorchBackend:
@@ -69,14 +68,14 @@ class TorchBackend:
 
     def image_size(self, images: Images) -> tuple[int, int]:
         """(H, W) of the first input, (N, C, H, W)."""
-        first = _as_tuple(images)[0]
+        first = as_tuple(images)[0]
         height, width = tuple(first.shape)[-2:]
         return int(height), int(width)
 
     def layers(self, images: Images) -> list[LayerInfo]:
         """The modules in the order in which a forward pass of `images` completes them."""
         lister = Lister()
-        with self._left_as_found() as model, torch.no_grad(), lister.watching(model):
+        with left_as_found(self._model) as model, torch.no_grad(), lister.watching(model):
             inputs = self._inputs(images, model)
             model(*inputs)
         names = _names(model)
@@ -94,7 +93,7 @@ class TorchBackend:
             return layer
         if layer is None:
             known = _default_layers.setdefault(self._model, {})
-            one_image = tuple(part[:1] for part in _as_tuple(images))
+            one_image = tuple(part[:1] for part in as_tuple(images))
             key = (tuple(map(id, self._model.modules())), tuple(tuple(part.shape) for part in one_image))
             if key not in known:
                 infos = self.layers(one_image)
@@ -113,15 +112,15 @@ class TorchBackend:
             GradientError: The score depends on the layer, and no gradient reaches it.
             UnsupportedModelError: The output is no tensor of class scores, and a target is a class.
         """
-        with self._left_as_found() as model, torch.no_grad():
+        with left_as_found(self._model) as model, torch.no_grad():
             inputs = self._inputs(images, model)
             resolved = [resolve_target(target, len(inputs[0])) for target in targets]
             forward = self._forward(model, inputs, layer, gradients, whole_graph=False)
-            scored = [self._score(forward, target, score) for target in resolved]
+            scored = [target_scores(forward, target, score) for target in resolved]
             if gradients and not all(scores.requires_grad for scores, _ in scored):
                 # a no_grad() of the model's own closed behind the layer, and took ours with it
                 forward = self._forward(model, inputs, layer, gradients, whole_graph=True)
-                scored = [self._score(forward, target, score) for target in resolved]
+                scored = [target_scores(forward, target, score) for target in resolved]
             results = []
             for position, (scores, class_ids) in enumerate(scored):
                 gradient = None
@@ -136,7 +135,7 @@ class TorchBackend:
 
     def run_inside(
         self, inputs: Sequence[Tensor], layer: LayerRef, target: Target
-    ) -> tuple[Tensor, Tensor, Callable[[], Tensor]]:
+    ) -> tuple[Tensor, Tensor, Callable[[], Tensor], bool]:
         """A pass that is part of somebody else's: modes and graph are theirs, and are kept.
 
         Args:
@@ -145,8 +144,9 @@ class TorchBackend:
             target: What is explained.
 
         Returns:
-            The model's output, the activations (N, K, h, w), and a function that takes the
-            gradients (N, K, h, w) from the graph, which it leaves to be used again.
+            The model's output, the activations (N, K, h, w), a function that takes the gradients
+            (N, K, h, w) from the graph, which it leaves to be used again, and whether the output is
+            probabilities.
         """
         keep_graph = torch.is_grad_enabled()
         leaves: list[Tensor] = []
@@ -161,21 +161,21 @@ class TorchBackend:
         with torch.set_grad_enabled(keep_graph), recorder.watching(self._model.get_submodule(layer.name)):
             output = self._model(*inputs)
         if not leaves:
-            raise _not_called(layer)
+            raise not_called(layer)
         check_map(layer, leaves[0].shape[1:])
-        head = recorder.head_of(output) if isinstance(output, Tensor) else None
-        forward = _Forward(leaves[0], output, head)
+        forward = self._read(leaves[0], output, recorder, inputs)
 
         def gradients() -> Tensor:
-            scores, _ = self._score(forward, resolve_target(target, len(inputs[0])), "logit")
+            scores, _ = target_scores(forward, resolve_target(target, len(inputs[0])), "logit")
             gradient = gradient_at(forward.leaf, scores, retain_graph=keep_graph)
             return torch.zeros_like(forward.leaf) if gradient is None else gradient
 
-        return (output if keep_graph else output.detach()), leaves[0].detach(), gradients
+        are_probabilities = forward.head is not None or forward.reading != "logits"
+        return (output if keep_graph else output.detach()), leaves[0].detach(), gradients, are_probabilities
 
     def _forward(
         self, model: nn.Module, inputs: tuple[Tensor, ...], layer: LayerRef, gradients: bool, whole_graph: bool
-    ) -> _Forward:
+    ) -> Forward:
         leaves: list[Tensor] = []
 
         def take(tensor: Tensor) -> Tensor:
@@ -186,72 +186,47 @@ class TorchBackend:
             leaves[:] = [leaf]
             return leaf.clone()  # what follows may write in place
 
-        with _without_reentrant_checkpoints() if whole_graph else nullcontext():
+        with without_reentrant_checkpoints() if whole_graph else nullcontext():
             output, recorder = observe(model, inputs, layer, take, whole_graph=whole_graph)
         leaf = leaves[0]
-        if leaf.shape[0] != len(inputs[0]):
-            raise ArgumentError(
-                f"layer={str(layer)!r} has an output of {leaf.shape[0]} rows for {len(inputs[0])} images; one row per "
-                "image is needed. Pass another layer."
-            )
+        check_rows(layer, len(leaf), len(inputs[0]))
         check_map(layer, leaf.shape[1:])
-        return _Forward(leaf, output, recorder.head_of(output) if isinstance(output, Tensor) else None)
+        return self._read(leaf, output, recorder, inputs)
 
-    def _score(self, forward: _Forward, target: ResolvedTarget, score: Score) -> tuple[Tensor, Tensor]:
-        """(N,) scores and the class ids of a target."""
-        count = len(forward.leaf)
-        with torch.enable_grad():
-            if target.score is not None:
-                scores = target.score(forward.output)
-                if not isinstance(scores, Tensor) or scores.shape != (count,):
-                    came = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-                    raise ArgumentError(
-                        f"target, a callable, returned {came}; a tensor of shape ({count},), one score per image, is "
-                        "needed."
-                    )
-                return scores, torch.full((count,), -1, device=scores.device)
-            table, _ = self._class_scores(forward, score)
-            ids = target.class_ids
-            check_class_ids(ids, table.shape[1])  # type: ignore[arg-type]
-            class_ids = torch.from_numpy(ids).to(table.device)
-            class_ids = torch.where(class_ids < 0, table.argmax(1), class_ids)
-            return table.gather(1, class_ids[:, None])[:, 0], class_ids
+    def _read(self, leaf: Tensor, output: Any, recorder: Recorder, inputs: Sequence[Tensor]) -> Forward:
+        """The pass with its head, or else with how its output is read."""
+        table = as_table(output, len(leaf))
+        if table is None:
+            return Forward(leaf, output, None)
+        head = head_for(output, recorder.head_of(output), len(leaf))
+        if head is not None:
+            return Forward(leaf, output, head)
+        reading = reading_of(
+            self._model,
+            within=within_unit(table),
+            sums_to_one=sums_to_one(table),
+            stays_within=lambda: self._stays_within(inputs),
+        )
+        return Forward(leaf, output, None, reading)
 
-    def _class_scores(self, forward: _Forward, score: Score) -> tuple[Tensor, Tensor]:
-        """What is explained and the probabilities, both (N, C); a single output makes two classes."""
-        output = forward.output
-        if not isinstance(output, Tensor):
-            raise UnsupportedModelError(
-                f"model returns a {type(output).__name__}, not a tensor (N, C) of class scores. Pass "
-                "target=lambda output: ... that picks one score per image out of it, or wrap the model."
-            )
-        head = forward.head
-        table, outputs = _table(output if head is None else head.logits), _table(output)
-        kind = head.kind if head is not None else "softmax"
-        if table.shape[1] == 1:
-            table, kind = torch.cat([-table, table], 1), "sigmoid"
-            outputs = torch.cat([1 - outputs if head is not None else -outputs, outputs], 1)
-        elif head is None and _are_probabilities(table):
-            if score == "logit" and self._model not in _told_of_probabilities:
-                _told_of_probabilities.add(self._model)
-                warnings.warn(
-                    "The model's outputs are probabilities, and the softmax that made them was not found: log p is "
-                    "explained in place of the logit. Pass a model that returns logits to be exact.",
-                    CamWarning,
-                    stacklevel=2,
-                )
-            table = table.clamp(min=torch.finfo(table.dtype).tiny).log()
-        detached = table.detach().float()
-        probabilities = detached.softmax(1) if kind == "softmax" else detached.sigmoid()
-        return (outputs if score == "output" else table), probabilities
+    def _stays_within(self, inputs: Sequence[Tensor]) -> bool:
+        """Whether the outputs lie in [0, 1] whatever the images."""
+        with left_as_found(self._model) as model, torch.no_grad():
+            for factor in (STRETCH, -STRETCH):
+                output = model(*(part * factor if part.is_floating_point() else part for part in inputs))
+                if not within_unit(output):
+                    return False
+        return True
 
     def _cam_inputs(
-        self, forward: _Forward, scores: Tensor, class_ids: Tensor, gradient: Tensor | None, images: Images
+        self, forward: Forward, scores: Tensor, class_ids: Tensor, gradient: Tensor | None, images: Images
     ) -> CamInputs:
         logits = probabilities = None
-        if isinstance(forward.output, Tensor) and _is_table(forward.output):
-            table, probabilities = self._class_scores(forward, "logit")
-            logits = table.detach().float()
+        if as_table(forward.output, len(forward.leaf)) is not None:
+            tables = class_scores(forward)
+            logits, probabilities = tables.logits.detach().float(), tables.probabilities
+            if forward.reading != "logits" and bool((class_ids >= 0).any()):
+                warn_of_probabilities(self._model)
         return CamInputs(
             activations=forward.leaf.detach().float(),
             gradients=gradient,
@@ -267,7 +242,7 @@ class TorchBackend:
         model: nn.Module,
         inputs: tuple[Tensor, ...],
         layer: LayerRef,
-        forward: _Forward,
+        forward: Forward,
         target: ResolvedTarget,
         score: Score,
     ) -> None:
@@ -278,20 +253,15 @@ class TorchBackend:
             return 1 - tensor
 
         output, recorder = observe(model, inputs, layer, disturb, whole_graph=False)
-        head = recorder.head_of(output) if isinstance(output, Tensor) else None
-        disturbed, _ = self._score(_Forward(place, output, head), target, score)
-        plain, _ = self._score(forward, target, score)
+        disturbed, _ = target_scores(self._read(place, output, recorder, inputs), target, score)
+        plain, _ = target_scores(forward, target, score)
         if not torch.equal(disturbed.detach(), plain.detach()):
-            raise GradientError(
-                f"No gradient reaches layer={str(layer)!r}, though the score depends on it: the model detaches what "
-                "comes behind (detach(), inference_mode(), .data, a NumPy step). Pass layer= with a layer behind that "
-                "place, or a model without it."
-            )
+            raise no_gradient(layer, "detach(), inference_mode(), .data, a NumPy step")
 
     def _inputs(self, images: Images, model: nn.Module) -> tuple[Tensor, ...]:
         like = next((p for p in model.parameters() if p.is_floating_point()), None)
         inputs = []
-        for part in _as_tuple(images):
+        for part in as_tuple(images):
             tensor = torch.as_tensor(part)
             if like is not None:
                 tensor = tensor.to(like.device, like.dtype if tensor.is_floating_point() else None)
@@ -314,20 +284,6 @@ class TorchBackend:
             if -len(names) <= layer < len(names):
                 return names[layer]
         raise unknown_layer(layer if isinstance(layer, (str, int)) else type(layer).__name__, list(named))
-
-    @contextmanager
-    def _left_as_found(self) -> Iterator[nn.Module]:
-        """The model in eval mode, uncompiled, fit for gradients; afterwards all is as it was."""
-        model = self._model
-        with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))
-            devices = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
-            stack.enter_context(torch.random.fork_rng(devices=sorted(devices, key=str)))
-            if any(tensor.is_inference() for tensor in chain(model.parameters(), model.buffers())):
-                model = copy.deepcopy(model)
-            stack.enter_context(_uncompiled(model))
-            stack.enter_context(_evaluating(model))
-            yield model
 
 
 def observe(
@@ -363,16 +319,9 @@ def observe(
         with torch.set_grad_enabled(whole_graph), recorder.watching(module):
             output = model(*inputs)
     if not recorder.reached:
-        raise _not_called(layer)
+        raise not_called(layer)
     times[layer] = recorder.reached
     return output, recorder
-
-
-def _not_called(layer: LayerRef) -> ArgumentError:
-    return ArgumentError(
-        f"layer={str(layer)!r} is not called in the model's forward pass, so it has no activations. Pass a layer that "
-        "fe_gradcam.list_layers(model, images) shows."
-    )
 
 
 def gradient_at(leaf: Tensor, scores: Tensor, *, retain_graph: bool) -> Tensor | None:
@@ -386,93 +335,6 @@ def gradient_at(leaf: Tensor, scores: Tensor, *, retain_graph: bool) -> Tensor |
     return None if gradient is None else gradient.detach().float() / factor
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside torch.compile, DataParallel and DistributedDataParallel."""
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = cast(nn.Module, model._orig_mod)
-        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        else:
-            return model
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module's training flag off. The flags are set directly: train() of a module may do more."""
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-@contextmanager
-def _uncompiled(model: nn.Module) -> Iterator[None]:
-    """Compiled submodules replaced by the originals, whose hooks are called."""
-    swapped = [
-        (parent, name, child)
-        for parent in list(model.modules())
-        for name, child in parent._modules.items()
-        if child is not None and hasattr(child, "_orig_mod")
-    ]
-    compiled = [module for module in model.modules() if getattr(module, "_compiled_call_impl", None) is not None]
-    calls = [module._compiled_call_impl for module in compiled]
-    try:
-        for parent, name, child in swapped:
-            parent._modules[name] = cast(nn.Module, child._orig_mod)
-        for module in compiled:
-            module._compiled_call_impl = None
-        yield
-    finally:
-        for parent, name, child in swapped:
-            parent._modules[name] = child
-        for module, call in zip(compiled, calls, strict=True):
-            module._compiled_call_impl = call
-
-
-@contextmanager
-def _without_reentrant_checkpoints() -> Iterator[None]:
-    """Reentrant checkpoints as plain calls: what they hold is cut off from the graph until they are run again."""
-
-    def call(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
-        return function(*args)
-
-    CheckpointFunction.apply = staticmethod(call)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del CheckpointFunction.apply
-
-
 def _names(model: nn.Module) -> dict[int, str]:
     """The first name of every module, by id."""
     return {id(module): name for name, module in model.named_modules()}
-
-
-def _as_tuple(images: Images) -> tuple[Any, ...]:
-    return tuple(images) if isinstance(images, (tuple, list)) else (images,)
-
-
-def _is_table(output: Tensor) -> bool:
-    """Whether an output is class scores: (N, C), (N,), or those with trailing axes of size 1."""
-    return output.dim() >= 1 and all(size == 1 for size in output.shape[2:])
-
-
-def _table(output: Tensor) -> Tensor:
-    """Class scores as (N, C)."""
-    if not _is_table(output):
-        raise UnsupportedModelError(
-            f"model returns a tensor of shape {tuple(output.shape)}; class scores (N, C) are needed. Pass "
-            "target=lambda output: ... that makes one score per image out of it."
-        )
-    return output.reshape(len(output), -1)
-
-
-def _are_probabilities(table: Tensor) -> bool:
-    """Whether every row lies in [0, 1] and sums to 1."""
-    rows = table.detach().float()
-    return bool((rows >= 0).all() and (rows <= 1).all() and ((rows.sum(1) - 1).abs() < 1e-3).all())

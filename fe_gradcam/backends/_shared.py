@@ -1,0 +1,120 @@
+"""What both backends say and do alike."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+from weakref import WeakKeyDictionary, WeakSet
+
+from fe_gradcam.types import (
+    ArgumentError,
+    CamWarning,
+    GradientError,
+    Images,
+    LayerRef,
+    UnsupportedModelError,
+)
+
+HALF_PRECISION_FACTOR = 1024.0
+"""Scales the score of an fp16 model, so that small gradients do not fall below what fp16 can hold."""
+
+SUM_TOLERANCE = 1e-3
+"""How far from 1 a row of probabilities may sum; fp16 comes to 5e-4 over a thousand classes."""
+
+STRETCH = 30.0
+"""By how much the images are scaled to see whether a model's outputs leave [0, 1]."""
+
+HeadKind = Literal["softmax", "sigmoid"]
+
+Reading = Literal["logits", "distribution", "probabilities"]
+"""How outputs are read where no softmax or sigmoid was found behind them: as logits, as rows of
+probabilities that sum to 1, or as probabilities each by itself."""
+
+_told_of_probabilities: WeakSet[Any] = WeakSet()
+_bounded: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def reading_of(model: Any, *, within: bool, sums_to_one: bool, stays_within: Callable[[], bool]) -> Reading:
+    """How the outputs of a model without a visible head are read.
+
+    Args:
+        model: Whose outputs they are; what is found out of it is kept.
+        within: Whether all outputs lie in [0, 1].
+        sums_to_one: Whether every row of several sums to 1.
+        stays_within: Whether they lie in [0, 1] for images far from any that the model knows; logits
+            that lie there by chance do not.
+    """
+    if not within:
+        return "logits"
+    if sums_to_one:
+        return "distribution"
+    if model not in _bounded:
+        _bounded[model] = stays_within()
+    return "probabilities" if _bounded[model] else "logits"
+
+
+def as_tuple(images: Images) -> tuple[Any, ...]:
+    """The inputs of a model, one or several."""
+    return tuple(images) if isinstance(images, (tuple, list)) else (images,)
+
+
+def warn_of_probabilities(model: Any) -> None:
+    """Says once per model that what stands in for the logit was made of the probability."""
+    if model not in _told_of_probabilities:
+        _told_of_probabilities.add(model)
+        warnings.warn(
+            "The model's outputs are probabilities, and the softmax or sigmoid that made them was not found: log p (of "
+            "probabilities that do not sum to 1, log p - log(1 - p)) is explained in place of the logit. Pass a model "
+            "that returns logits to be exact.",
+            CamWarning,
+            stacklevel=2,
+        )
+
+
+def check_rows(layer: LayerRef, rows: int, count: int) -> None:
+    """Raises ArgumentError unless the layer's output has one row per image."""
+    if rows != count:
+        raise ArgumentError(
+            f"layer={str(layer)!r} has an output of {rows} rows for {count} images; one row per image is needed. Pass "
+            "another layer."
+        )
+
+
+def not_called(layer: LayerRef) -> ArgumentError:
+    """The error for a place that the forward pass does not come by."""
+    return ArgumentError(
+        f"layer={str(layer)!r} is not called in the model's forward pass, or cannot be observed there, so it has no "
+        "activations. Pass a layer that fe_gradcam.list_layers(model, images) shows."
+    )
+
+
+def no_tensor(layer: LayerRef, output: Any) -> UnsupportedModelError:
+    """The error for a layer that returns something else."""
+    return UnsupportedModelError(
+        f"layer={layer.name!r} returns a {type(output).__name__}, not a tensor. Pass layer= with a layer inside it or "
+        "behind it that returns the map alone."
+    )
+
+
+def no_gradient(layer: LayerRef, ways: str) -> GradientError:
+    """The error for a score that depends on the layer while no gradient reaches it."""
+    return GradientError(
+        f"No gradient reaches layer={str(layer)!r}, though the score depends on it: the model stops it behind the "
+        f"layer ({ways}). Pass layer= with a layer behind that place, or a model without it."
+    )
+
+
+def no_scores(came: object) -> ArgumentError:
+    """The error for a callable target that returns something else than one score per image."""
+    return ArgumentError(
+        f"target, a callable, returned {came}; a tensor of shape (N,), one score per image, is needed."
+    )
+
+
+def no_table(described: str) -> UnsupportedModelError:
+    """The error for a model whose output is no table of class scores."""
+    return UnsupportedModelError(
+        f"model returns {described}; a tensor (N, C) of class scores is needed. Pass target=lambda output: ... that "
+        "makes one score per image out of it, or wrap the model."
+    )

@@ -1,0 +1,95 @@
+"""A PyTorch model made ready for one pass, and put back as it was."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import chain
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import CheckpointFunction
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside torch.compile, DataParallel and DistributedDataParallel."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = cast(nn.Module, model._orig_mod)
+        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        else:
+            return model
+
+
+@contextmanager
+def left_as_found(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in eval mode, uncompiled, fit for gradients; afterwards all is as it was.
+
+    Yields:
+        The model itself; a copy where its weights were made in inference mode and can take no part
+        in autograd.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        tensors = list(chain(model.parameters(), model.buffers()))
+        devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
+        stack.enter_context(torch.random.fork_rng(devices=sorted(devices, key=str)))
+        if any(tensor.is_inference() for tensor in tensors):
+            model = copy.deepcopy(model)
+        stack.enter_context(_uncompiled(model))
+        stack.enter_context(_evaluating(model))
+        yield model
+
+
+@contextmanager
+def without_reentrant_checkpoints() -> Iterator[None]:
+    """Reentrant checkpoints as plain calls: what they hold is cut off from the graph until they are run again."""
+
+    def call(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
+        return function(*args)
+
+    CheckpointFunction.apply = staticmethod(call)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del CheckpointFunction.apply
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module's training flag off. The flags are set directly: train() of a module may do more."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _uncompiled(model: nn.Module) -> Iterator[None]:
+    """Compiled submodules replaced by the originals, whose hooks are called."""
+    swapped = [
+        (parent, name, child)
+        for parent in list(model.modules())
+        for name, child in parent._modules.items()
+        if child is not None and hasattr(child, "_orig_mod")
+    ]
+    compiled = [module for module in model.modules() if getattr(module, "_compiled_call_impl", None) is not None]
+    calls = [module._compiled_call_impl for module in compiled]
+    try:
+        for parent, name, child in swapped:
+            parent._modules[name] = cast(nn.Module, child._orig_mod)
+        for module in compiled:
+            module._compiled_call_impl = None
+        yield
+    finally:
+        for parent, name, child in swapped:
+            parent._modules[name] = child
+        for module, call in zip(compiled, calls, strict=True):
+            module._compiled_call_impl = call
