@@ -72,28 +72,32 @@ def host_copy(value: Any, rows: int) -> Any:
 
 
 def class_ids_of(values: Any, key: str) -> NDArray[np.int64]:
-    """Class ids (N,) from labels (N,), (N, 1) or one-hot (N, C).
+    """Class ids (N,) from labels (N,), (N, 1) or rows (N, C) that are one-hot or sum to 1; negative where unlabelled.
 
     Raises:
-        ArgumentError: They are none of these.
+        ArgumentError: They are none of these, such as multi-hot rows.
     """
     labels = np.asarray(values)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim == 2 and labels.dtype.kind in "biuf":
+    if labels.ndim == 2 and labels.dtype.kind in "biuf" and np.allclose(labels.sum(1), 1, atol=1e-3):
         return np.asarray(labels.argmax(1), np.int64)
     if labels.ndim == 1 and labels.dtype.kind in "biuf" and np.array_equal(labels, np.floor(labels)):
         return labels.astype(np.int64)
     raise ArgumentError(
         f"labels={key!r} holds an array of shape {labels.shape} and dtype {labels.dtype}; class ids (N,) or (N, 1), or "
-        "one-hot rows (N, C), are needed."
+        "one-hot rows (N, C), are needed. Several true classes per image cannot be shown: leave labels= out there."
     )
 
 
-def probabilities_of(predictions: Any, key: str) -> NDArray[np.float32]:
+def probabilities_of(predictions: Any, key: str, are_probabilities: bool | None = None) -> NDArray[np.float32]:
     """Probabilities (N, C) from predictions: (N, C), or of a single output (N,) or (N, 1) for two classes.
 
-    Rows that are probabilities already are kept; others are taken as logits.
+    Args:
+        predictions: What a model put out.
+        key: Where they stood, for errors.
+        are_probabilities: Whether they are probabilities, or else logits. None, where it is not known:
+            they are if they lie in [0, 1] and, of several classes, every row sums to 1.
 
     Raises:
         ArgumentError: They have another shape.
@@ -104,6 +108,10 @@ def probabilities_of(predictions: Any, key: str) -> NDArray[np.float32]:
     if table.ndim != 2:
         raise ArgumentError(f"preds={key!r} holds an array of shape {table.shape}; (N, C) or (N, 1) is needed.")
     inside = bool((table >= 0).all() and (table <= 1).all())
+    if are_probabilities is not None:
+        inside = inside and are_probabilities  # of a log-softmax they are logarithms, which serve as logits
+    elif table.shape[1] > 1:
+        inside = inside and np.allclose(table.sum(1), 1, atol=1e-3)
     if table.shape[1] == 1:
         positive = table if inside else 1 / (1 + np.exp(-np.clip(table, -500, 500)))
         return np.asarray(np.concatenate([1 - positive, positive], 1), np.float32)

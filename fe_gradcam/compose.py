@@ -132,6 +132,7 @@ def compose_grid(parts: Sequence[Explained], names: Mapping[int, str], look: Loo
     rows = [_row(part, at, names, look, limit, name_dataset=several) for part in parts for at in range(len(part))][
         :MOST_ROWS
     ]
+    title = f"{title}, layer {columns[0].heatmap.layer}"
     if total > MOST_ROWS:
         title = f"{title}: the first {MOST_ROWS} of {total} images"
     return Grid(
@@ -154,7 +155,7 @@ def _title(column: Column, columns: Sequence[Column]) -> str:
 
 
 def _scale_label(scaling: str, shared: bool) -> str:
-    reach = "one scale for the grid" if shared else "each image by itself"
+    reach = "one scale for the grid" if shared else "each map by itself"
     if scaling == "none":
         return f"evidence against (negative) and for (positive), {reach} (scaling: none)"
     return f"evidence for the class, {reach} (scaling: {scaling})"
@@ -171,17 +172,20 @@ def _row(
     wrong = False
     if part.labels is not None:
         label = int(part.labels[at])
-        texts.append(("label", names.get(label, str(label))))
+        texts.append(("label", names.get(label, str(label)) if label >= 0 else "not labelled"))
     if part.predictions is not None and part.probabilities is not None:
         prediction = int(part.predictions[at])
         confidence = float(part.probabilities[at, prediction])
         name = names.get(prediction, str(prediction))
         texts.append(("prediction", f"{name}{LEFT_TO_RIGHT} {confidence:.0%}"))
-        wrong = part.labels is not None and prediction != int(part.labels[at])
+        wrong = part.labels is not None and 0 <= int(part.labels[at]) != prediction
     picture = part.pictures[at]
     panels = [Panel(picture)]
     for column in part.columns:
-        panels.append(_panel(picture, column.heatmap, at, look, limit))
+        unlabelled = column.target == "label" and column.heatmap.class_ids[at] < 0
+        panels.append(
+            Panel(picture, note="not labelled") if unlabelled else _panel(picture, column.heatmap, at, look, limit)
+        )
     return Row(texts=tuple(texts), wrong=wrong, panels=tuple(panels))
 
 
@@ -203,7 +207,8 @@ def compose_results(
 
     The keys: ``classification_class_ids``, ``classification_class_names`` and
     ``classification_confidences`` (by falling confidence), ``heatmap_{method}`` with one float32
-    array (H, W) per target, ``label``, ``prediction``, ``id``, ``epoch``, ``mode``, ``ds_id``.
+    array (H, W) per target, ``layer``, ``scaling``, ``label``, ``prediction``, ``id``, ``epoch``,
+    ``mode``, ``ds_id``.
     """
     results = []
     for part in parts:
@@ -213,6 +218,8 @@ def compose_results(
             for column in part.columns:
                 key = heatmap_key(int(column.heatmap.class_ids[at]), column.target)
                 result.setdefault(f"heatmap_{column.method}", {})[key] = column.heatmap.values[at]
+            heatmap = part.columns[0].heatmap
+            result |= {"layer": heatmap.layer, "scaling": heatmap.scaling}
             result["label"] = None if part.labels is None else int(part.labels[at])
             result["prediction"] = None if part.predictions is None else int(part.predictions[at])
             result["id"] = None if part.ids is None else part.ids[at]
@@ -226,9 +233,12 @@ def compose_arrays(part: Explained, epoch: int, mode: str) -> dict[str, NDArray[
 
     For each method and target ``{method}.{target}.values`` (N, H, W), ``.raw`` (N, h, w),
     ``.class_ids``, ``.scores``, ``.confidences`` and ``.blank`` (N,); then ``probabilities`` (N, C),
-    ``predictions``, ``labels`` and ``ids`` (N,) where they are known, ``epoch`` and ``mode``.
+    ``predictions``, ``labels`` and ``ids`` (N,) where they are known, ``epoch``, ``mode``, ``layer``
+    and ``scaling``.
     """
-    arrays: dict[str, NDArray[Any]] = {"epoch": np.array(epoch), "mode": np.array(mode)}
+    heatmap = part.columns[0].heatmap
+    said = {"epoch": epoch, "mode": mode, "layer": heatmap.layer, "scaling": heatmap.scaling}
+    arrays: dict[str, NDArray[Any]] = {name: np.array(value) for name, value in said.items()}
     for column in part.columns:
         for name in ("values", "raw", "class_ids", "scores", "confidences", "blank"):
             arrays[f"{column.method}.{column.target}.{name}"] = getattr(column.heatmap, name)

@@ -36,6 +36,11 @@ class LayerGradientOp(ModelOp):
         mode: What mode(s) to execute this Op in, as for every FastEstimator op.
         ds_id: What dataset id(s) to execute this Op in, as for every FastEstimator op.
 
+    Attributes:
+        target: As given.
+        puts_out_probabilities: Whether the predictions are probabilities, or else logits; None before
+            the first pass.
+
     Raises:
         ArgumentError: `outputs` is not three keys.
         UnknownNameError: The model has no such layer.
@@ -89,6 +94,11 @@ class LayerGradientOp(ModelOp):
             return result
         finally:
             self._state = {}
+
+    @property
+    def place(self) -> str:
+        """The explained layer, once it is known."""
+        return str(self._place)
 
     def _forward_pass(self, data: Any, training: bool) -> list[Any]:
         inputs = [data] if self._n_images == 1 else list(data)

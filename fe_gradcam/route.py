@@ -31,6 +31,9 @@ from fe_gradcam.types import (
     Target,
 )
 
+ROUNDING = 2.0**-22
+"""Two units in the last place of float32, relative to the sum of the terms' magnitudes."""
+
 SCORES: tuple[Score, ...] = ("logit", "output")
 
 
@@ -218,13 +221,15 @@ def heatmap_of(
             stacklevel=2,
         )
         raw = torch.where(finite.reshape(-1, *[1] * (raw.dim() - 1)), raw, raw.new_zeros(()))
+    blank = raw.flatten(1).amax(1) <= _rounding(inputs)
+    evidence = raw if scaling == "none" else torch.where(blank[:, None, None], raw.clamp(max=0), raw)
     return Heatmap(
-        values=numpy32(scale(raw, scaling, size)),
+        values=numpy32(scale(evidence, scaling, size)),
         raw=numpy32(raw),
         class_ids=inputs.class_ids.cpu().numpy().astype(np.int64),
         scores=numpy32(inputs.scores),
         confidences=_confidences(inputs),
-        blank=(raw.flatten(1).amax(1) <= 0).cpu().numpy(),
+        blank=blank.cpu().numpy(),
         method=method.name,
         layer=str(layer),
         scaling=scaling,
@@ -234,6 +239,19 @@ def heatmap_of(
 def numpy32(tensor: Tensor) -> NDArray[np.float32]:
     """A tensor as a float32 array on the CPU."""
     return tensor.detach().float().cpu().numpy()
+
+
+def _rounding(inputs: CamInputs) -> Tensor:
+    """(N,) how large a sum over channels may come out of float32 where it is zero: no evidence is below that.
+
+    A map of that size is what is left of terms that cancel, and scaled to [0, 1] it would look like any other.
+    """
+    if inputs.gradients is None:
+        return torch.zeros_like(inputs.scores)
+    gradients = inputs.gradients.abs()
+    weights = gradients.maximum(gradients.mean((2, 3), keepdim=True))
+    largest = (inputs.activations.abs() * weights).sum(1).flatten(1).amax(1)
+    return ROUNDING * largest.where(largest.isfinite(), largest.new_zeros(()))
 
 
 def _confidences(inputs: CamInputs) -> NDArray[np.float32]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from numbers import Integral, Real
-from pathlib import Path
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -22,7 +20,7 @@ from fastestimator.util.data import Data
 from fastestimator.util.traceability_util import traceable
 from numpy.typing import ArrayLike, NDArray
 
-from fe_gradcam import compat
+from fe_gradcam import arguments, compat
 from fe_gradcam.backends import backend_for
 from fe_gradcam.collect import Collected, class_ids_of, names_by_id, probabilities_of
 from fe_gradcam.compose import (
@@ -37,7 +35,7 @@ from fe_gradcam.compose import (
 from fe_gradcam.display import HeatmapGrid
 from fe_gradcam.export import write_arrays, write_png
 from fe_gradcam.methods import CamMethod, get_method
-from fe_gradcam.names import nearest
+from fe_gradcam.op import LayerGradientOp
 from fe_gradcam.render import colormap_lut, to_rgb
 from fe_gradcam.route import explained, heatmap_of
 from fe_gradcam.scaling import check_scaling
@@ -50,7 +48,6 @@ from fe_gradcam.types import (
     Needs,
     Scaling,
     Target,
-    UnknownNameError,
 )
 
 compat.apply()
@@ -149,30 +146,37 @@ class GradCAM(Trace):
         shared_scale: bool = False,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
-        self.image_keys = [images] if isinstance(images, str) else list(images)
-        self.grad_key = grads
-        self.activation_key = activations
-        self.n_components = _whole("n_components", n_components, least=1)
-        self.n_samples = None if n_samples is None else _whole("n_samples", n_samples, least=0)
-        self.label_key = labels
-        self.pred_key = preds
-        self.display_key = display
-        self.id_key = ids
-        self.frequency = _whole("frequency", frequency, least=1)
+        several = list(images) if isinstance(images, (list, tuple)) and images else [images]
+        self.image_keys = [arguments.key("images", image, optional=False) for image in several]
+        self.grad_key = arguments.key("grads", grads)
+        self.activation_key = arguments.key("activations", activations)
+        self.n_components = arguments.whole("n_components", n_components, 1)
+        if n_samples is not None:
+            n_samples = arguments.whole("n_samples", n_samples, 0, none=", or None for all")
+        self.n_samples = n_samples
+        self.label_key = arguments.key("labels", labels)
+        self.pred_key = arguments.key("preds", preds)
+        self.display_key = arguments.key("display", display)
+        self.id_key = arguments.key("ids", ids)
+        arguments.key("outputs", outputs, optional=False)
+        self.frequency = arguments.whole("frequency", frequency, 1)
         self.model = model
-        self.names = names_by_id(_mapping(label_mapping))
+        self.names = names_by_id(arguments.mapping(label_mapping))
         self.scaling = scaling
-        self.mean, self.std = mean, std
+        self.mean, self.std = arguments.per_channel("mean", mean), arguments.per_channel("std", std)
         self.on_error = on_error
-        self.save_dir = None if save_dir is None else Path(save_dir).expanduser().resolve()
+        self.save_dir = arguments.folder(save_dir)
         check_scaling(scaling)
         colormap_lut(colormap)
-        self.look = Look(colormap, _fraction("alpha", alpha), bool(shared_scale))
+        self.look = Look(colormap, arguments.fraction("alpha", alpha), bool(shared_scale))
         if on_error not in ("warn", "raise"):
             raise ArgumentError(f"on_error={on_error!r} is not known. Accepted: 'warn', 'raise'.")
         self._check_source()
         self.methods = [get_method(name) for name in ([methods] if isinstance(methods, str) else methods)]
-        self.targets = self._named_targets(targets)
+        if not self.methods:
+            raise ArgumentError(f"methods={methods!r} is empty; at least one method is needed.")
+        has_model, has_labels = model is not None, labels is not None
+        self.targets = arguments.named_targets(targets, self.names, labels=has_labels, model=has_model)
         self.layer = None if layer is None else backend_for(model).resolve(layer, None)
         keys = [*self.image_keys, grads, activations, labels, preds, display, ids]
         self._keys = list(dict.fromkeys(key for key in keys if key is not None))
@@ -180,7 +184,7 @@ class GradCAM(Trace):
         super().__init__(inputs=self._keys, outputs=[outputs, f"{outputs}_results"], mode=mode, ds_id=ds_id)
         self._modes, self._ds_ids = set(self.mode), set(self.ds_id)
         self._reset()
-        self._checked = False
+        self._model_checked = self._batch_checked = False
 
     # --- the host's hooks ------------------------------------------------------------------------
 
@@ -200,6 +204,16 @@ class GradCAM(Trace):
                     self.mode = set(self.mode) | set(other.mode or ALL_MODES)
                 if self._ds_ids and not other.ds_id:
                     self.ds_id = set()
+        twins = [other for other in system.traces if isinstance(other, GradCAM) and other.outputs == self.outputs]
+        if len(twins) > 1 and any(self._shares_an_epoch_with(twin) for twin in twins):
+            raise ArgumentError(
+                f"outputs={self.outputs[0]!r} is the key of {len(twins)} GradCAM traces, which would overwrite each "
+                "other. Give each an outputs= of its own."
+            )
+
+    def _shares_an_epoch_with(self, other: GradCAM) -> bool:
+        same_mode = not self._modes or not other._modes or self._modes & other._modes
+        return other is not self and bool(same_mode) and self._ds_ids == other._ds_ids
 
     def get_outputs(self, ds_ids: str | list[str] | None) -> list[str]:
         """The keys written: each output, and each with every dataset's id."""
@@ -208,13 +222,17 @@ class GradCAM(Trace):
 
     def on_begin(self, data: Data) -> None:
         """Explains a dummy image where the model's input is known, so that mistakes show at once."""
-        self._checked = False
+        self._model_checked = self._batch_checked = False
+        if self.save_dir is not None:
+            arguments.make_folder(self.save_dir)
         dummy = None if self.model is None else _dummy_inputs(self.model)
         if dummy is not None and len(dummy) == len(self.image_keys):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", CamWarning)
                 self._explain_model(dummy, np.zeros(1, np.int64), batch_size=1)
-            self._checked = True
+            if self.display_key is None:
+                self._pictures(dummy[0])
+            self._model_checked = True
 
     def on_epoch_begin(self, data: Data) -> None:
         """Starts anew."""
@@ -227,7 +245,7 @@ class GradCAM(Trace):
         collected = self._collected.setdefault(self.system.ds_id, Collected(self._keys, self.n_samples))
         if collected.full:
             return
-        if not self._checked:
+        if not self._batch_checked:
             self._check_first(data)
         with self._forgiven("keep the images of a batch"):
             collected.add(data)
@@ -259,29 +277,34 @@ class GradCAM(Trace):
         return bool(get_current_items([asked], run_modes=system.mode, ds_id=ds_id))
 
     def _check_first(self, data: Mapping[str, Any]) -> None:
-        """Explains one image of the first batch: a wrong argument is an error here, and no warning later."""
+        """One image of the first batch: a wrong argument is an error here, and no warning at every epoch's end."""
         one = Collected(self._keys, 1)
         try:
             one.add(data)
-            self._explain(one, self.system.ds_id)
+            if self._model_checked:
+                self._labels(one)
+                self._pictures(one[self.display_key or self.image_keys[0]])
+            else:
+                self._explain(one, self.system.ds_id)
         except CamError:
             raise
         except Exception:
             with self._forgiven("explain the first image"):
                 raise
-        self._checked = True
+        self._batch_checked = True
 
     @contextmanager
     def _forgiven(self, what: str) -> Iterator[None]:
         """A failure inside is a warning, and the trace rests until the next epoch."""
         try:
             yield
-        except Exception:
+        except Exception as error:
             if self.on_error == "raise":
                 raise
             self._failed = True
             warnings.warn(
-                f"GradCAM ({self.outputs[0]!r}) could not {what}; the training goes on.\n{traceback.format_exc()}",
+                f"GradCAM ({self.outputs[0]!r}) could not {what}; the training goes on. {type(error).__name__}: {error}\n"
+                f"{traceback.format_exc()}",
                 CamWarning,
                 stacklevel=3,
             )
@@ -289,14 +312,14 @@ class GradCAM(Trace):
     # --- explaining ------------------------------------------------------------------------------
 
     def _explain(self, kept: Collected, ds_id: str) -> Explained:
-        labels = None if self.label_key is None else class_ids_of(kept[self.label_key], self.label_key)
+        labels = self._labels(kept)
         images = tuple(np.asarray(kept[key]) for key in self.image_keys)
         if self.model is not None:
             columns, probabilities = self._explain_model(images, labels, kept.largest_batch)
         else:
-            columns, probabilities = self._explain_keys(kept, images[0])
+            columns, probabilities = self._explain_keys(kept, images[0], labels)
         return Explained(
-            pictures=self._pictures(kept),
+            pictures=self._pictures(kept[self.display_key or self.image_keys[0]]),
             columns=columns,
             probabilities=probabilities,
             labels=labels,
@@ -304,10 +327,14 @@ class GradCAM(Trace):
             ds_id=ds_id,
         )
 
+    def _labels(self, kept: Collected) -> NDArray[np.int64] | None:
+        return None if self.label_key is None else class_ids_of(kept[self.label_key], self.label_key)
+
     def _explain_model(
         self, images: tuple[NDArray[Any], ...], labels: NDArray[np.int64] | None, batch_size: int
     ) -> tuple[list[Column], NDArray[np.float32] | None]:
-        targets = [labels if target == "label" else target for _, target in self.targets]
+        known = None if labels is None else np.maximum(labels, 0)
+        targets = [known if isinstance(target, str) else target for _, target in self.targets]
         with self._on_network_device():
             done = explained(
                 self.model,
@@ -320,28 +347,58 @@ class GradCAM(Trace):
             )
         places = [(method.name, name) for method in self.methods for name, _ in self.targets]
         columns = [Column(*place, heatmap) for place, heatmap in zip(places, done.heatmaps, strict=True)]
-        return columns, done.probabilities
+        return [_unlabelled_left_out(column, labels) for column in columns], done.probabilities
 
-    def _explain_keys(self, kept: Collected, images: NDArray[Any]) -> tuple[list[Column], NDArray[np.float32] | None]:
-        probabilities = None if self.pred_key is None else probabilities_of(kept[self.pred_key], self.pred_key)
-        count = kept.count
-        ids = np.full(count, -1) if probabilities is None else probabilities.argmax(1)
+    def _explain_keys(
+        self, kept: Collected, images: NDArray[Any], labels: NDArray[np.int64] | None
+    ) -> tuple[list[Column], NDArray[np.float32] | None]:
+        op = self._gradient_op()
+        probabilities = None
+        if self.pred_key is not None:
+            known = None if op is None or self.pred_key not in op.outputs else op.puts_out_probabilities
+            probabilities = probabilities_of(kept[self.pred_key], self.pred_key, known)
+        target, class_ids = self._keyed_target(op, probabilities, labels, kept.count)
         gradients = self._map_of(kept, self.grad_key)
-        activations = gradients if self.activation_key is None else self._map_of(kept, self.activation_key)
+        alone = self.activation_key is None
         inputs = CamInputs(
-            activations=activations,
-            gradients=gradients,
-            scores=torch.full((count,), torch.nan),
-            class_ids=torch.from_numpy(ids.astype(np.int64)),
+            activations=gradients if alone else self._map_of(kept, self.activation_key),
+            gradients=None if alone else gradients,
+            scores=torch.full((kept.count,), torch.nan),
+            class_ids=torch.from_numpy(class_ids),
             probabilities=None if probabilities is None else torch.from_numpy(probabilities),
             images=images,
         )
-        methods = [MEAN_GRADIENT] if self.activation_key is None else self.methods
+        methods = [MEAN_GRADIENT] if alone else self.methods
         height, width = images.shape[1:3] if self._channels_last else images.shape[2:4]
-        place = self.activation_key or str(self.grad_key)
+        place = (self.activation_key or str(self.grad_key)) if op is None else op.place
         maps = [heatmap_of(inputs, method, place, self.scaling, (height, width)) for method in methods]
-        columns = [Column(method.name, "pred", heatmap) for method, heatmap in zip(methods, maps, strict=True)]
+        columns = [Column(method.name, target, heatmap) for method, heatmap in zip(methods, maps, strict=True)]
         return columns, probabilities
+
+    def _gradient_op(self) -> LayerGradientOp | None:
+        """The op of the network that writes our gradients, or None where another does."""
+        for op in get_current_items(self.system.network.ops, run_modes=self.system.mode):
+            if isinstance(op, LayerGradientOp) and self.grad_key in op.outputs:
+                return op
+        return None
+
+    def _keyed_target(
+        self,
+        op: LayerGradientOp | None,
+        probabilities: NDArray[np.float32] | None,
+        labels: NDArray[np.int64] | None,
+        count: int,
+    ) -> tuple[str, NDArray[np.int64]]:
+        """What the gradients under a key were taken of: its name and the class ids, -1 where they are not known."""
+        unknown = np.full(count, -1, np.int64)
+        if op is None:
+            return str(self.grad_key), unknown
+        if op.target is None:
+            return "pred", unknown if probabilities is None else probabilities.argmax(1).astype(np.int64)
+        if isinstance(op.target, str):
+            return ("label", labels) if op.target == self.label_key and labels is not None else (op.target, unknown)
+        name, target = arguments.named_target(op.target, self.names, labels=False)
+        return name, np.full(count, target, np.int64) if isinstance(target, int) else unknown
 
     def _map_of(self, kept: Collected, key: str | None) -> torch.Tensor:
         values = np.asarray(kept[str(key)])
@@ -353,8 +410,8 @@ class GradCAM(Trace):
         maps = torch.from_numpy(values).float()
         return maps.movedim(-1, 1) if self._channels_last else maps
 
-    def _pictures(self, kept: Collected) -> NDArray[np.uint8]:
-        images = np.asarray(kept[self.display_key or self.image_keys[0]])
+    def _pictures(self, given: Any) -> NDArray[np.uint8]:
+        images = np.asarray(given)
         channels_first = not self._channels_last
         if images.ndim == 4:
             fits = [images.shape[axis] in (1, 3) for axis in (1, 3)]
@@ -402,8 +459,8 @@ class GradCAM(Trace):
         data.write_without_log(results_key, compose_results(parts, self.names, epoch, mode))
         if self.save_dir is not None:
             for part in parts:
-                suffix = f"_{re.sub(r'[^A-Za-z0-9_.-]', '_', part.ds_id)}" if len(parts) > 1 else ""
-                path = self.save_dir / f"{key}_{mode}_epoch_{epoch}{suffix}"
+                suffix = f"_{part.ds_id}" if len(parts) > 1 else ""
+                path = self.save_dir / arguments.file_name(f"{key}_{mode}_epoch_{epoch}{suffix}")
                 write_png(path.with_name(path.name + ".png"), grids[part.ds_id].raster)
                 write_arrays(path.with_name(path.name + ".npz"), compose_arrays(part, epoch, mode))
 
@@ -431,46 +488,24 @@ class GradCAM(Trace):
                 stacklevel=3,
             )
 
-    def _named_targets(self, targets: Any) -> list[tuple[str, Any]]:
-        given = list(targets) if isinstance(targets, (list, tuple)) else [targets]
-        if not given:
-            raise ArgumentError("targets is empty; pass 'pred', 'label', a class id, a class name or a callable.")
-        if self.model is None and given != ["pred"]:
-            raise ArgumentError(
-                f"targets={targets!r} goes with model=: gradients under a key were taken of one target already. Pass "
-                "it to the LayerGradientOp as target=."
-            )
-        named = [self._named_target(target) for target in given]
-        names: dict[str, int] = {}
-        unique = []
-        for name, target in named:
-            names[name] = names.get(name, 0) + 1
-            unique.append((name if names[name] == 1 else f"{name} {names[name]}", target))
-        return unique
 
-    def _named_target(self, target: Any) -> tuple[str, Any]:
-        if target is None or (isinstance(target, str) and target == "pred"):
-            return "pred", None
-        if isinstance(target, str) and target == "label":
-            if self.label_key is None:
-                raise ArgumentError("targets='label' needs labels= with the key of the true classes.")
-            return "label", "label"
-        if isinstance(target, Integral) and not isinstance(target, bool) and int(target) >= 0:
-            return self.names.get(int(target), str(int(target))), int(target)
-        if isinstance(target, str):
-            by_name = {name: class_id for class_id, name in self.names.items()}
-            if target in by_name:
-                return target, by_name[target]
-            raise UnknownNameError(
-                f"targets={target!r} is neither 'pred' nor 'label' nor a class of label_mapping"
-                f"{nearest(target, by_name)} Classes: {', '.join(by_name) or 'none, as label_mapping is not given'}."
-            )
-        if callable(target):
-            return re.sub(r"\W+", "_", getattr(target, "__name__", type(target).__name__)).strip("_"), target
-        raise ArgumentError(
-            f"targets={target!r} is not accepted. Accepted: 'pred', 'label', a class id, a class name of "
-            "label_mapping, a callable, or a list of these."
-        )
+def _unlabelled_left_out(column: Column, labels: NDArray[np.int64] | None) -> Column:
+    """The column of the true classes, with nothing shown where an image has none."""
+    if column.target != "label" or labels is None or (labels >= 0).all():
+        return column
+    heatmap, lacks = column.heatmap, labels < 0
+    empty = lacks[:, None, None]
+    return replace(
+        column,
+        heatmap=replace(
+            heatmap,
+            values=np.where(empty, np.float32(0), heatmap.values),
+            raw=np.where(empty, np.float32(0), heatmap.raw),
+            class_ids=np.where(lacks, -1, heatmap.class_ids),
+            confidences=np.where(lacks, np.float32(np.nan), heatmap.confidences),
+            blank=heatmap.blank | lacks,
+        ),
+    )
 
 
 def _dummy_inputs(model: Any) -> tuple[NDArray[Any], ...] | None:
@@ -492,23 +527,3 @@ def _dummy_inputs(model: Any) -> tuple[NDArray[Any], ...] | None:
     if any(shape is None or None in shape[1:] for shape in shapes):
         return None
     return tuple(np.ones((1, *shape[1:]), np.float32) for shape in shapes)
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ArgumentError(f"{name}={value!r} is not accepted. Accepted: an integer from {least}.")
-    return int(value)
-
-
-def _fraction(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
-        raise ArgumentError(f"{name}={value!r} is not accepted. Accepted: a number from 0 to 1.")
-    return float(value)
-
-
-def _mapping(label_mapping: Any) -> Mapping[str, Any] | None:
-    if label_mapping is not None and not isinstance(label_mapping, Mapping):
-        raise ArgumentError(
-            f"label_mapping is a {type(label_mapping).__name__}. Accepted: a dict {{class name: class id}}, or None."
-        )
-    return label_mapping

@@ -144,7 +144,8 @@ class Heatmap:
         class_ids: (N,) int64, -1 where the target is no class.
         scores: (N,) float32, what was differentiated: by default the logit of the class.
         confidences: (N,) float32, probability of the class in [0, 1], NaN where the target is none.
-        blank: (N,) bool, True where the signed map has no positive value (or was not finite).
+        blank: (N,) bool, True where the signed map has no positive value beyond rounding, or was not
+            finite; the ReLU scalings are zero there.
         method: Name of the method.
         layer: Name of the layer.
         scaling: Name of the scaling.

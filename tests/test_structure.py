@@ -22,7 +22,10 @@ ROOMS = [
     "targets",
     "layers",
     "scaling",
+    "backends._shared",
     "backends._torch_recorder",
+    "backends._torch_scores",
+    "backends._torch_state",
     "backends._keras_graph",
     "backends.pytorch",
     "backends.keras",
@@ -38,6 +41,7 @@ ROOMS = [
     "collect",
     "compose",
     "op",
+    "arguments",
     "trace",
 ]
 HOST = {"compat", "display", "op", "trace"}

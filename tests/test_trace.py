@@ -342,7 +342,7 @@ def test_ds_id_restricts() -> None:
 def test_an_epoch_without_batches_writes_nothing_quietly() -> None:
     model = build("torch")
     trace = gradcam(model)
-    trace.system = SimpleNamespace(traces=[trace], mode="eval", epoch_idx=1)
+    trace.system = SimpleNamespace(traces=[trace], mode="eval", epoch_idx=1, network=None)
     data = fe.util.data.Data()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -111,8 +112,9 @@ def target_scores(forward: Forward, target: ResolvedTarget, score: Score) -> tup
             return scores, torch.full((count,), -1, device=scores.device)
         tables = class_scores(forward)
         table = tables.logits if score == "logit" else tables.outputs
-        check_class_ids(target.class_ids, table.shape[1])
-        class_ids = torch.from_numpy(target.class_ids).to(table.device)
+        wanted = np.asarray(target.class_ids)
+        check_class_ids(wanted, table.shape[1])
+        class_ids = torch.from_numpy(wanted).to(table.device)
         class_ids = torch.where(class_ids < 0, table.argmax(1), class_ids)
         return table.gather(1, class_ids[:, None])[:, 0], class_ids
 
