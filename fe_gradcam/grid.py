@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.render import Rgb, colormap_lut, require_rgb
-from fe_gradcam.text import Weight, fitted, text_mask, wrapped
+from fe_gradcam.text import ELLIPSIS, Weight, fitted, text_mask, wrapped
 from fe_gradcam.types import ArgumentError
 
 INK, GREY, RED, WHITE = (26, 26, 26), (110, 110, 110), (200, 16, 32), (255, 255, 255)
@@ -90,13 +90,14 @@ def draw_grid(grid: Grid, *, cell: int | None = None) -> Rgb:
     _check(grid, cell)
     side = cell or _cell_side(grid)
     text_width = _text_width(grid)
+    cell_width, cell_height = _cell(grid, side)
     columns = len(grid.titles)
     left = MARGIN + (text_width + 2 * GAP if text_width else 0)
-    width = left + columns * (side + GAP) - GAP + MARGIN
-    heads = [wrapped(title, side, HEAD_SIZE, "bold") for title in grid.titles]
+    width = left + columns * (cell_width + GAP) - GAP + MARGIN
+    heads = [wrapped(title, cell_width, HEAD_SIZE, "bold") for title in grid.titles]
     top = MARGIN + (TITLE_SIZE + 14 if grid.title else 0)
     rows_top = top + max(map(len, heads)) * LINE + 4
-    row_height = max(side, max(len(_lines(row, text_width)) for row in grid.rows) * LINE + 2 * FRAME)
+    row_height = max(cell_height, max(len(_lines(row, text_width)) for row in grid.rows) * LINE + 2 * FRAME)
     bar_top = rows_top + len(grid.rows) * (row_height + GAP) + 4
     label_left, label_lines = _label_place(grid, width)
     bar_room = BAR_HEIGHT + 18 if label_left > MARGIN else BAR_HEIGHT + 22 + LINE * len(label_lines)
@@ -114,14 +115,14 @@ def draw_grid(grid: Grid, *, cell: int | None = None) -> Rgb:
         )
     for column, lines in enumerate(heads):
         for number, line in enumerate(lines):
-            write(canvas, (left + column * (side + GAP), top + number * LINE), line, HEAD_SIZE, INK, "bold")
+            write(canvas, (left + column * (cell_width + GAP), top + number * LINE), line, HEAD_SIZE, INK, "bold")
     for number, row in enumerate(grid.rows):
         y = rows_top + number * (row_height + GAP)
         _draw_texts(canvas, row, y, text_width)
         for column, panel in enumerate(row.panels):
-            _draw_panel(canvas, panel, left + column * (side + GAP), y, side)
+            _draw_panel(canvas, panel, (left + column * (cell_width + GAP), y), (cell_width, cell_height), side)
         if row.wrong:
-            _draw_frame(canvas, left, y, left + columns * (side + GAP) - GAP, y + side)
+            _draw_frame(canvas, left, y, left + columns * (cell_width + GAP) - GAP, y + cell_height)
     _draw_bar(canvas, grid, bar_top, label_left, label_lines)
     return canvas
 
@@ -193,22 +194,46 @@ def _lines(row: Row, width: int) -> list[tuple[str, Weight, tuple[int, int, int]
         pieces = [line]
         if text_mask(line, TEXT_SIZE, weight).shape[1] > width:
             name, _, confidence = line.rpartition(" ") if role == "prediction" else (line, "", "")
-            pieces = wrapped(name, width, TEXT_SIZE, weight)
+            pieces = [_middle_cut(name, width)] if role == "id" else wrapped(name, width, TEXT_SIZE, weight)
             if confidence:
                 pieces.append(confidence)
         lines += [(piece, weight, colour) for piece in pieces]
     return lines
 
 
-def _draw_panel(canvas: Rgb, panel: Panel, x: int, y: int, side: int) -> None:
+def _middle_cut(name: str, width: int) -> str:
+    """A file's name without its middle: the end tells it from its neighbours."""
+    kept = len(name)
+    while kept > 2 and text_mask(_without_middle(name, kept), TEXT_SIZE).shape[1] > width:
+        kept -= 1
+    return _without_middle(name, kept)
+
+
+def _without_middle(name: str, kept: int) -> str:
+    head = kept // 3
+    return f"{name[:head]}{ELLIPSIS}{name[len(name) - (kept - head) :]}"
+
+
+def _cell(grid: Grid, side: int) -> tuple[int, int]:
+    """Width and height that hold every panel once its longer side is `side`."""
+    shown = [_shown(panel, side) for row in grid.rows for panel in row.panels]
+    return max(width for width, _ in shown), max(height for _, height in shown)
+
+
+def _shown(panel: Panel, side: int) -> tuple[int, int]:
     height, width = panel.rgb.shape[:2]
     factor = side / max(height, width)
-    shown = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def _draw_panel(canvas: Rgb, panel: Panel, corner: tuple[int, int], cell: tuple[int, int], side: int) -> None:
+    height, width = panel.rgb.shape[:2]
+    factor, shown = side / max(height, width), _shown(panel, side)
     picture = panel.rgb
     if shown != (width, height):
         way = cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST if factor >= 2 else cv2.INTER_CUBIC
         picture = np.asarray(cv2.resize(panel.rgb, shown, interpolation=way), np.uint8)
-    x, y = x + (side - shown[0]) // 2, y + (side - shown[1]) // 2
+    x, y = corner[0] + (cell[0] - shown[0]) // 2, corner[1] + (cell[1] - shown[1]) // 2
     canvas[y : y + shown[1], x : x + shown[0]] = picture
     if panel.note:
         _draw_note(canvas[y : y + shown[1], x : x + shown[0]], panel.note)

@@ -303,8 +303,8 @@ class GradCAM(Trace):
                 raise
             self._failed = True
             warnings.warn(
-                f"GradCAM ({self.outputs[0]!r}) could not {what}; the training goes on. {type(error).__name__}: {error}\n"
-                f"{traceback.format_exc()}",
+                f"GradCAM ({self.outputs[0]!r}) could not {what}; the training goes on. "
+                f"{type(error).__name__}: {error}\n{traceback.format_exc()}",
                 CamWarning,
                 stacklevel=3,
             )

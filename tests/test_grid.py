@@ -129,6 +129,21 @@ def test_any_number_of_rows_and_any_size(count: int, shape: tuple[int, int]) -> 
     assert drawn.shape[1] < 2000
 
 
+def test_the_end_of_a_long_file_name_is_kept() -> None:
+    def named(name: str) -> np.ndarray:
+        return draw_grid(Grid((Row((("id", name),), False, (Panel(PICTURE),)),), ("image",), "turbo", "s", (0.0, 1.0)))
+
+    long = "a_long_folder_name/of_a_patient/with_many_scans/slice_"
+    assert differing(named(f"{long}0041.png"), named(f"{long}0042.png")).sum() > 5
+
+
+def test_cells_have_the_shape_of_the_pictures() -> None:
+    flat = np.full((50, 200, 3), 90, np.uint8)
+    drawn = draw_grid(grid(row(picture=flat, wrong=True)))
+    assert drawn.shape[0] < 260
+    assert _contains(drawn, flat) == 2
+
+
 @pytest.mark.parametrize("texts", [(), (("label", ""),)])
 def test_without_texts_the_pictures_stand_at_the_left(texts: tuple) -> None:
     bare = Row(texts, False, (Panel(PICTURE),))

@@ -402,3 +402,48 @@ def test_a_model_is_freed_after_it_was_explained() -> None:
     del model
     gc.collect()
     assert alive() is None
+
+
+# --- outputs without a visible head ------------------------------------------------------------------
+
+
+def pooled(classes: int, function: Callable[[Any], Any], bias: Any = 0.0) -> Any:
+    """A convolution, its maps averaged, and a function behind them."""
+    inputs = tf.keras.Input((8, 8, 1))
+    conv = layers.Conv2D(classes, 3, name="conv", bias_initializer=lambda shape, dtype=None: tf.zeros(shape) + bias)
+    return tf.keras.Model(inputs, function(layers.GlobalAveragePooling2D()(conv(inputs))))
+
+
+@pytest.mark.parametrize(
+    "function", [lambda z: 1 / (1 + tf.exp(-z)), lambda z: tf.reduce_mean(tf.sigmoid(tf.tile(z, [1, 3])), 1, True)]
+)
+def test_a_single_probability_of_unknown_making_is_read_as_one(function: Callable[[Any], Any]) -> None:
+    model, images = pooled(1, function, -3.0), np.random.rand(6, 8, 8, 1).astype(np.float32)
+    p = model(images).numpy()[:, 0]
+    assert (p < 0.5).all()
+    with pytest.warns(CamWarning, match="probabilities"):
+        heatmap = explain(model, images, layer="conv")
+    assert (heatmap.class_ids == 0).all()
+    assert_allclose(heatmap.confidences, 1 - p, rtol=1e-4)
+    assert_allclose(heatmap.scores, np.log((1 - p) / p), rtol=1e-3)
+
+
+def test_single_logits_that_lie_in_0_to_1_by_chance_stay_logits() -> None:
+    images = np.random.rand(4, 8, 8, 1).astype(np.float32)
+    model = pooled(1, lambda z: z)
+    model.get_layer("conv").bias.assign_add([0.3 - float(tf.reduce_mean(model(images)))])
+    logits = model(images).numpy()[:, 0]
+    assert ((logits > 0) & (logits < 1)).all()
+    assert_allclose(explain(model, images, layer="conv").confidences, 1 / (1 + np.exp(-logits)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("pick", [lambda p: p[:, 1], lambda p: p[:, 1:], lambda p: tf.gather(p, [1], axis=1)])
+def test_one_column_of_a_softmax_is_no_logit_of_its_own(pick: Callable[[Any], Any]) -> None:
+    model = pooled(2, lambda z: pick(tf.nn.softmax(z)), [3.0, 2.0])
+    images = np.random.rand(5, 8, 8, 1).astype(np.float32)
+    maps, p = model.get_layer("conv")(images).numpy(), model(images).numpy().reshape(-1)
+    assert (p < 0.5).all()
+    with pytest.warns(CamWarning, match="probabilities"):
+        heatmap = explain(model, images, layer="conv", target=1, scaling="none")
+    assert_allclose(heatmap.confidences, p, rtol=1e-4)
+    assert_allclose(heatmap.raw, (maps[..., 1] - maps[..., 0]) / 36, atol=1e-5)

@@ -591,3 +591,87 @@ def test_a_model_is_freed_after_it_was_explained() -> None:
     del model
     gc.collect()
     assert alive() is None
+
+
+# --- outputs without a visible head ------------------------------------------------------------------
+
+
+class Pooled(nn.Module):
+    """A convolution, its maps averaged, and a function behind them."""
+
+    def __init__(self, classes: int, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(1, classes, 3), function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(self.conv(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "function", [lambda z: 1 / (1 + torch.exp(-z)), lambda z: torch.sigmoid(z.repeat(1, 3)).mean(1, keepdim=True)]
+)
+def test_a_single_probability_of_unknown_making_is_read_as_one(function: Callable[[Any], Any]) -> None:
+    model, images = Pooled(1, function), torch.rand(6, 1, 8, 8)
+    with torch.no_grad():
+        model.conv.bias.fill_(-3)
+        p = model(images)[:, 0]
+    assert (p < 0.5).all()
+    with pytest.warns(CamWarning, match="probabilities"):
+        heatmap = explain(model, images, layer="conv")
+    assert (heatmap.class_ids == 0).all()
+    assert_allclose(heatmap.confidences, 1 - p, rtol=1e-4)
+    assert_allclose(heatmap.scores, torch.log((1 - p) / p), rtol=1e-3)
+
+
+def test_single_logits_that_lie_in_0_to_1_by_chance_stay_logits() -> None:
+    model, images = Pooled(1, lambda z: z), torch.rand(4, 1, 8, 8)
+    with torch.no_grad():
+        model.conv.bias += 0.3 - model(images).mean()
+        logits = model(images)[:, 0]
+    assert ((logits > 0) & (logits < 1)).all()
+    heatmap = explain(model, images, layer="conv")
+    assert_allclose(heatmap.confidences, logits.sigmoid(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("pick", [lambda p: p[:, 1], lambda p: p[:, 1:], lambda p: p.select(1, 1)])
+def test_one_column_of_a_softmax_is_no_logit_of_its_own(pick: Callable[[Any], Any]) -> None:
+    model, images = Pooled(2, lambda z: pick(z.softmax(1))), torch.rand(5, 1, 8, 8)
+    with torch.no_grad():
+        model.conv.bias.copy_(torch.tensor([3.0, 2.0]))
+        logits, p = model.conv(images).mean((2, 3)), model(images).reshape(-1)
+    assert (p < 0.5).all()
+    with pytest.warns(CamWarning, match="probabilities"):
+        heatmap = explain(model, images, layer="conv", target=1, scaling="none")
+    assert_allclose(heatmap.confidences, p, rtol=1e-4)
+    assert_allclose(heatmap.scores, logits[:, 1] - logits[:, 0], rtol=1e-3)
+    with torch.no_grad():  # the gradient of z1 - z0 under an average over 36 places
+        maps = model.conv(images)
+    assert_allclose(heatmap.raw, (maps[:, 1] - maps[:, 0]) / 36, atol=1e-5)
+
+
+def test_a_squeezed_output_is_understood_for_one_image_and_refused_where_it_hides_rows() -> None:
+    single = Pooled(1, lambda z: z.squeeze())
+    images = torch.rand(4, 1, 8, 8)
+    together = explain(single, images, layer="conv")
+    alone = [explain(single, images[at : at + 1], layer="conv") for at in range(4)]
+    assert_allclose([one.scores[0] for one in alone], together.scores, rtol=1e-5)
+    several = explain(Pooled(4, lambda z: z.squeeze()), images[:1], layer="conv")
+    assert several.class_ids.shape == (1,)
+    with pytest.raises(UnsupportedModelError, match=r"shape \(16,\) for 4 images"):
+        explain(Pooled(4, lambda z: z.flatten()), images, layer="conv")
+
+
+def test_rounding_is_no_evidence() -> None:
+    """Terms that cancel leave 1e-10 of nothing, which scaled to [0, 1] would look like a finding."""
+    model = nn.Sequential(nn.Conv2d(1, 64, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 2))
+    with torch.no_grad():
+        model[0].weight.fill_(1)
+        model[0].bias.zero_()
+        model[3].weight.copy_(torch.randn(2, 64))
+        model[3].weight -= model[3].weight.double().mean(1, keepdim=True).float()
+    image = 1 + 0.1 * torch.rand(1, 1, 6, 6)
+    for target in (0, 1):
+        heatmap = explain(model, image, layer="0", target=target)
+        assert np.abs(heatmap.raw).max() > 0
+        assert heatmap.blank.all()
+        assert not heatmap.values.any()

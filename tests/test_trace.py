@@ -625,3 +625,119 @@ def test_shared_scale_makes_magnitudes_compare(scaling: str) -> None:
     divisor = {"none": 1, "scale_after_relu": expected.max(), "scale_before_relu": np.abs(raw).max()}[scaling]
     heats = np.stack([r["heatmap_grad_cam"]["heatmap_image_class_0"] for r in catch.caught[0]["gradcam_results"]])
     assert_allclose(heats, expected / divisor, atol=1e-5 * np.abs(expected / divisor).max())
+
+
+# --- what a reader must not be misled by ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize(("target", "column"), [("y", "label"), (2, "dog")])
+def test_keyed_heatmaps_go_by_the_class_that_they_are_of(
+    framework: str, target: Any, column: str, tmp_path: Path
+) -> None:
+    model = build(framework)
+    op = LayerGradientOp(model=model, inputs="x", outputs=("y_pred", "acts", "grads"), target=target)
+    loss = [CrossEntropy(inputs=("y_pred", "y"), outputs="ce"), UpdateOp(model=model, loss_name="ce")]
+    trace = GradCAM("x", "grads", activations="acts", preds="y_pred", labels="y", label_mapping={"dog": 2},
+                    save_dir=tmp_path, on_error="raise")  # fmt: skip
+    data = dataset(framework)
+    fe.Estimator(
+        fe.Pipeline(train_data=data, eval_data=data, batch_size=5, num_process=0),
+        fe.Network([op, *loss]), epochs=1, traces=[trace], log_steps=0,
+    ).fit()  # fmt: skip
+    labels = [int(data[i]["y"]) for i in range(5)]
+    images = np.stack([data[i]["x"] for i in range(5)])
+    wanted = labels if target == "y" else target
+    expected = explain(model, images, target=wanted)
+    with np.load(tmp_path / "gradcam_eval_epoch_1.npz") as arrays:
+        assert_allclose(arrays[f"grad_cam.{column}.values"], expected.values, atol=1e-4)
+        assert_allclose(arrays[f"grad_cam.{column}.class_ids"], expected.class_ids)
+        assert_allclose(arrays[f"grad_cam.{column}.confidences"], expected.confidences, rtol=1e-3)
+
+
+def test_keyed_single_logits_are_read_as_the_network_means_them() -> None:
+    class Single(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 1, 3)
+            torch.nn.init.zeros_(self.conv.weight)
+            torch.nn.init.constant_(self.conv.bias, 0.3)
+            with torch.no_grad():
+                self.conv.weight[0, 0, 1, 1] = 0.01
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x).mean((2, 3))
+
+    model = fe.build(Single, optimizer_fn="adam", model_name="single")
+    op = LayerGradientOp(model=model, inputs="x", outputs=("p", "a", "g"), layer="conv")
+    catch = Catch("gradcam_results", mode="test")
+    trace = GradCAM("x", "g", activations="a", preds="p", on_error="raise")
+    data = dataset("torch")
+    pipeline = fe.Pipeline(test_data=data, batch_size=5, num_process=0)
+    fe.Estimator(pipeline, fe.Network([op]), epochs=1, traces=[trace, catch], log_steps=0).test()
+    for result in catch.caught[0]["gradcam_results"]:
+        assert result["prediction"] == 1
+        assert_allclose(result["classification_confidences"][0], 1 / (1 + np.exp(-0.3)), atol=0.01)
+
+
+def test_several_true_classes_are_refused_and_not_read_as_one() -> None:
+    model = build("torch")
+    hot = dataset("torch", hot=np.tile(np.array([0, 1, 1, 0, 0], np.float32), (COUNT, 1)))
+    with pytest.raises(ArgumentError, match="Several true classes per image cannot be shown"):
+        estimator("torch", model, [gradcam(model, labels="hot", on_error="warn")], eval_data=hot).fit()
+
+
+def test_an_image_without_a_label_loses_its_own_panel_alone() -> None:
+    model = build("torch")
+    some = dataset("torch", some=np.array([1, -1, 2, 0, 3] + [0] * (COUNT - 5)))
+    catch = Catch("gradcam", "gradcam_results", mode="eval")
+    trace = gradcam(model, labels="some", targets=["pred", "label"])
+    estimator("torch", model, [trace, catch], eval_data=some).fit()
+    rows = catch.caught[0]["gradcam"].grid.rows
+    assert [row.panels[2].note == "not labelled" for row in rows] == [False, True, False, False, False]
+    assert dict(rows[1].texts)["label"] == "not labelled"
+    assert not rows[1].wrong
+    assert catch.caught[0]["gradcam_results"][0]["heatmap_grad_cam"]["heatmap_image_class_1"].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean": [1.0, 2.0]}, "mean"),
+        ({"display": "y"}, "images has"),
+        ({"labels": "x"}, "labels='x' holds an array of shape"),
+        ({"save_dir": __file__}, "no folder that can be written to"),
+    ],
+)
+def test_pictures_and_labels_are_checked_early_too(change: dict[str, Any], message: str) -> None:
+    model = build("torch")
+    with pytest.raises(ArgumentError, match=message):
+        estimator("torch", model, [gradcam(model, on_error="warn", **change)]).fit()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"std": 0}, "std=0 is not accepted"),
+        ({"mean": "x"}, "mean='x' is not accepted"),
+        ({"display": 3}, "display=3 is not accepted"),
+        ({"outputs": None}, "outputs=None is not accepted"),
+        ({"methods": []}, r"methods=\[\] is empty"),
+        ({"save_dir": 5}, "save_dir=5 is not accepted"),
+        ({"n_samples": -1}, "or None for all"),
+    ],
+)
+def test_more_mistakes_are_errors_at_once(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        gradcam(build("torch"), **change)
+
+
+def test_two_traces_that_would_overwrite_each_other_are_refused() -> None:
+    model = build("torch")
+    with pytest.raises(ArgumentError, match="would overwrite each other"):
+        estimator("torch", model, [gradcam(model, layer="conv1"), gradcam(model, layer="conv2")]).fit()
+    catch = Catch("one", "two", mode="eval")
+    traces = [gradcam(model, layer="conv1", outputs="one"), gradcam(model, layer="conv2", outputs="two"), catch]
+    estimator("torch", model, traces).fit()
+    assert catch.caught[0]["one"].grid.title.endswith("layer conv1")
+    assert catch.caught[0]["two"].grid.title.endswith("layer conv2")
