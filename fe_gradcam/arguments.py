@@ -90,12 +90,15 @@ def file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", text)
 
 
-def named_targets(targets: Any, names: Mapping[int, str], *, labels: bool, model: bool) -> list[tuple[str, Any]]:
+def named_targets(
+    targets: Any, names: Mapping[int, str], ids: Mapping[str, int], *, labels: bool, model: bool
+) -> list[tuple[str, Any]]:
     """The targets with the names that they go by.
 
     Args:
         targets: As the trace takes them.
         names: Names of classes by id.
+        ids: Ids of classes by name.
         labels: Whether the true classes are known.
         model: Whether there is a model to ask.
 
@@ -112,13 +115,13 @@ def named_targets(targets: Any, names: Mapping[int, str], *, labels: bool, model
         )
     counts: dict[str, int] = {}
     unique = []
-    for name, target in (named_target(target, names, labels=labels) for target in given):
+    for name, target in (named_target(target, names, ids, labels=labels) for target in given):
         counts[name] = counts.get(name, 0) + 1
         unique.append((name if counts[name] == 1 else f"{name} {counts[name]}", target))
     return unique
 
 
-def named_target(target: Any, names: Mapping[int, str], *, labels: bool) -> tuple[str, Any]:
+def named_target(target: Any, names: Mapping[int, str], ids: Mapping[str, int], *, labels: bool) -> tuple[str, Any]:
     """One target with its name."""
     if target is None or (isinstance(target, str) and target == "pred"):
         return "pred", None
@@ -129,12 +132,11 @@ def named_target(target: Any, names: Mapping[int, str], *, labels: bool) -> tupl
     if isinstance(target, Integral) and not isinstance(target, bool) and int(target) >= 0:
         return names.get(int(target), str(int(target))), int(target)
     if isinstance(target, str):
-        by_name = {name: class_id for class_id, name in names.items()}
-        if target in by_name:
-            return target, by_name[target]
+        if target in ids:
+            return target, ids[target]
         raise UnknownNameError(
-            f"targets={target!r} is neither 'pred' nor 'label' nor a class of label_mapping{nearest(target, by_name)} "
-            f"Classes: {', '.join(by_name) or 'none, as label_mapping is not given'}."
+            f"targets={target!r} is neither 'pred' nor 'label' nor a class of label_mapping{nearest(target, ids)} "
+            f"Classes: {', '.join(ids) or 'none, as label_mapping is not given'}."
         )
     if callable(target):
         return re.sub(r"\W+", "_", getattr(target, "__name__", type(target).__name__)).strip("_"), target

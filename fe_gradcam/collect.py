@@ -121,18 +121,25 @@ def probabilities_of(predictions: Any, key: str, are_probabilities: bool | None 
     return np.asarray(table, np.float32)
 
 
-def names_by_id(label_mapping: Mapping[str, Any] | None) -> dict[int, str]:
-    """The class names of a label mapping {class name: value}, by class id.
+def ids_by_name(label_mapping: Mapping[str, Any] | None) -> dict[str, int]:
+    """The class ids of a label mapping {class name: value}, by name.
 
     A value is a class id or a one-hot row; entries of another kind name no class.
     """
-    names: dict[int, str] = {}
+    ids: dict[str, int] = {}
     for name, value in (label_mapping or {}).items():
         try:
             array = np.asarray(value)
         except ValueError:
             continue
         if array.dtype.kind in "biuf" and array.size:
-            class_id = int(array.reshape(-1)[0]) if array.size == 1 else int(array.argmax())
-            names[class_id] = str(name)
+            ids[str(name)] = int(array.reshape(-1)[0]) if array.size == 1 else int(array.argmax())
+    return ids
+
+
+def names_by_id(ids: Mapping[str, int]) -> dict[int, str]:
+    """The class names by id; of several names of one class the first."""
+    names: dict[int, str] = {}
+    for name, class_id in ids.items():
+        names.setdefault(class_id, name)
     return names

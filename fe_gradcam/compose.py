@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import cv2
@@ -129,9 +130,8 @@ def compose_grid(parts: Sequence[Explained], names: Mapping[int, str], look: Loo
         limit = max(float(np.abs(c.heatmap.values).max()) for part in parts for c in part.columns)
     total = sum(len(part) for part in parts)
     several = len(parts) > 1
-    rows = [_row(part, at, names, look, limit, name_dataset=several) for part in parts for at in range(len(part))][
-        :MOST_ROWS
-    ]
+    places = islice(((part, at) for part in parts for at in range(len(part))), MOST_ROWS)
+    rows = [_row(part, at, names, look, limit, name_dataset=several) for part, at in places]
     title = f"{title}, layer {columns[0].heatmap.layer}"
     if total > MOST_ROWS:
         title = f"{title}: the first {MOST_ROWS} of {total} images"

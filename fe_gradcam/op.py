@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from fastestimator.op.tensorop.model import ModelOp
 from fastestimator.util.traceability_util import traceable
@@ -109,6 +110,7 @@ class LayerGradientOp(ModelOp):
             self.model.train(mode=training)
             if isinstance(target, torch.Tensor):
                 target = target.detach().cpu().reshape(-1).numpy()
+                target = np.where(target < 0, 0, target)
             passed = self._backend.run_inside(inputs, self._place, target)
         else:
             passed = self._backend.run_inside(inputs, self._place, target, tape=self._state["tape"], training=training)

@@ -1,28 +1,20 @@
-"""Pictures: colormap, overlay and the grid raster, as plain arrays.
-
-Text is drawn with Pillow, which comes with matplotlib, in DejaVu Sans, which matplotlib ships. Nothing here
-needs a display, a framework, or a figure of matplotlib's.
-"""
+"""Pictures as plain arrays: colormaps, images as networks take them, heat laid over them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fe_gradcam.types import ArgumentError, UnknownNameError
 
-if TYPE_CHECKING:
-    pass
-
 Rgb: TypeAlias = NDArray[np.uint8]
 """A picture, (H, W, 3), red first, 0 to 255."""
 
-Colour: TypeAlias = tuple[int, int, int]
 
 _DIVERGING = frozenset(
     [
@@ -43,10 +35,6 @@ _DIVERGING = frozenset(
         "vanimo",
     ]
 )
-_INK: Colour = (26, 26, 26)
-_GREY: Colour = (96, 96, 96)
-_RED: Colour = (192, 16, 28)
-_WHITE: Colour = (255, 255, 255)
 
 
 def require_rgb(name: str, picture: Any) -> Rgb:

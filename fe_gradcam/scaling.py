@@ -48,7 +48,7 @@ def scale(raw: Tensor, scaling: Scaling, size: tuple[int, int]) -> Tensor:
     """
     check_scaling(scaling)
     if scaling == "none":
-        return upsample(raw, size)
+        return upsample(raw, size).clone()
     if scaling == "scale_before_relu":
         return upsample((raw / _largest(raw.abs())).clamp(min=0), size)
     heat = upsample(raw.clamp(min=0), size)

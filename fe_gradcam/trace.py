@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fe_gradcam import arguments, compat
 from fe_gradcam.backends import backend_for
-from fe_gradcam.collect import Collected, class_ids_of, names_by_id, probabilities_of
+from fe_gradcam.collect import Collected, class_ids_of, ids_by_name, names_by_id, probabilities_of
 from fe_gradcam.compose import (
     Column,
     Explained,
@@ -161,7 +161,8 @@ class GradCAM(Trace):
         arguments.key("outputs", outputs, optional=False)
         self.frequency = arguments.whole("frequency", frequency, 1)
         self.model = model
-        self.names = names_by_id(arguments.mapping(label_mapping))
+        class_ids = ids_by_name(arguments.mapping(label_mapping))
+        self.names = names_by_id(class_ids)
         self.scaling = scaling
         self.mean, self.std = arguments.per_channel("mean", mean), arguments.per_channel("std", std)
         self.on_error = on_error
@@ -176,7 +177,9 @@ class GradCAM(Trace):
         if not self.methods:
             raise ArgumentError(f"methods={methods!r} is empty; at least one method is needed.")
         has_model, has_labels = model is not None, labels is not None
-        self.targets = arguments.named_targets(targets, self.names, labels=has_labels, model=has_model)
+        self.targets = arguments.named_targets(targets, self.names, class_ids, labels=has_labels, model=has_model)
+        if layer is not None and model is None:
+            raise ArgumentError("layer goes with model=; of gradients under a key, pass it to the LayerGradientOp.")
         self.layer = None if layer is None else backend_for(model).resolve(layer, None)
         keys = [*self.image_keys, grads, activations, labels, preds, display, ids]
         self._keys = list(dict.fromkeys(key for key in keys if key is not None))
@@ -227,12 +230,17 @@ class GradCAM(Trace):
             arguments.make_folder(self.save_dir)
         dummy = None if self.model is None else _dummy_inputs(self.model)
         if dummy is not None and len(dummy) == len(self.image_keys):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", CamWarning)
+            try:
                 self._explain_model(dummy, np.zeros(1, np.int64), batch_size=1)
-            if self.display_key is None:
-                self._pictures(dummy[0])
-            self._model_checked = True
+                if self.display_key is None:
+                    self._pictures(dummy[0])
+            except CamError:
+                raise
+            except Exception:  # what a picture of ones does to a model says little
+                with self._forgiven("explain a dummy image"):
+                    raise
+            else:
+                self._model_checked = True
 
     def on_epoch_begin(self, data: Data) -> None:
         """Starts anew."""
@@ -397,7 +405,7 @@ class GradCAM(Trace):
             return "pred", unknown if probabilities is None else probabilities.argmax(1).astype(np.int64)
         if isinstance(op.target, str):
             return ("label", labels) if op.target == self.label_key and labels is not None else (op.target, unknown)
-        name, target = arguments.named_target(op.target, self.names, labels=False)
+        name, target = arguments.named_target(op.target, self.names, {}, labels=False)
         return name, np.full(count, target, np.int64) if isinstance(target, int) else unknown
 
     def _map_of(self, kept: Collected, key: str | None) -> torch.Tensor:
@@ -513,7 +521,7 @@ def _dummy_inputs(model: Any) -> tuple[NDArray[Any], ...] | None:
     spec = getattr(model, "fe_input_spec", None)
     if spec is not None:
         dummy = spec.get_dummy_input()
-        parts = dummy if isinstance(dummy, (list, tuple)) else [dummy]
+        parts = list(dummy) if isinstance(dummy, (list, tuple)) else [dummy]
         if all(isinstance(part, torch.Tensor) for part in parts):
             return tuple(part[:1].cpu().numpy() for part in parts)
         return None
@@ -524,6 +532,6 @@ def _dummy_inputs(model: Any) -> tuple[NDArray[Any], ...] | None:
     except AttributeError:
         return None
     shapes = shapes if isinstance(shapes, list) else [shapes]
-    if any(shape is None or None in shape[1:] for shape in shapes):
+    if not all(isinstance(shape, tuple) and None not in shape[1:] for shape in shapes):
         return None
     return tuple(np.ones((1, *shape[1:]), np.float32) for shape in shapes)

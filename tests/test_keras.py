@@ -151,13 +151,37 @@ def test_one_compiled_function_serves_all_class_targets() -> None:
     assert dict(backend._traces[model]) == traces
 
 
-def test_new_weights_are_seen_and_new_variables_too() -> None:
-    model, images = small_keras(), np.random.randn(2, 9, 12, 3).astype(np.float32)
+class Parts(tf.keras.Model):
+    """Subclassed, with parts that can be replaced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.pool, self.fc = layers.Conv2D(4, 3), layers.GlobalAveragePooling2D(), layers.Dense(3)
+
+    def call(self, x: Any) -> Any:
+        return self.fc(self.pool(self.conv(x)))
+
+
+@pytest.mark.parametrize("change", ["weights", "pool", "fc"])
+def test_a_changed_model_is_explained_as_it_is_now(change: str) -> None:
+    model, images = Parts(), np.random.randn(2, 9, 12, 3).astype(np.float32)
+    model(images)
     before = explain(model, images, target=0)
-    model.set_weights([weight + 0.1 for weight in model.get_weights()])
+    if change == "weights":
+        model.set_weights([weight + 0.1 for weight in model.get_weights()])
+    elif change == "pool":
+        model.pool = layers.GlobalMaxPooling2D()
+    else:
+        model.fc = layers.Dense(3)
     after = explain(model, images, target=0)
-    assert_allclose(after.scores, model(images).numpy()[:, 0], rtol=1e-5)
+    assert_allclose(after.scores, model(images).numpy()[:, 0], rtol=1e-4)
     assert np.abs(after.scores - before.scores).max() > 1e-3
+
+
+def test_logit_and_output_have_traces_of_their_own() -> None:
+    model, image, layer = keras_toy("pooled", "softmax")
+    scores = [explain(model, image, layer=layer, target=0, score=score).scores[0] for score in ("logit", "output")]
+    assert_allclose(scores, [8, 1 / (1 + np.exp(-9.5))], rtol=1e-5)
 
 
 def test_it_outlives_clear_session() -> None:
@@ -271,17 +295,17 @@ def test_mixed_precision() -> None:
 
 
 def test_small_gradients_survive_half_precision() -> None:
-    """A gradient of 1e-8 is below what fp16 can hold."""
+    """A gradient of 2**-26 is below the smallest that fp16 can hold, 2**-24."""
     tf.keras.mixed_precision.set_global_policy("mixed_float16")
     try:
         inputs = tf.keras.Input((8, 8, 1))
         x = layers.Conv2D(1, 1, name="conv", kernel_initializer="ones")(inputs)
-        dense = layers.Dense(2, kernel_initializer=tf.keras.initializers.Constant(2.0**-18))
+        dense = layers.Dense(2, kernel_initializer=tf.keras.initializers.Constant(2.0**-20))
         model = tf.keras.Model(inputs, dense(layers.GlobalAveragePooling2D()(x)))
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
     raw = explain(model, np.ones((1, 8, 8, 1), np.float32), layer="conv", target=0, scaling="none").raw
-    assert_allclose(raw, 2.0**-24, rtol=1e-2)  # 2**-18 / 64
+    assert_allclose(raw, 2.0**-26, rtol=1e-2)  # 2**-20 / 64
 
 
 def test_two_inputs() -> None:

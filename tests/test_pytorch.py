@@ -418,14 +418,14 @@ def test_other_precisions(dtype: torch.dtype) -> None:
 
 
 def test_small_gradients_survive_half_precision() -> None:
-    """A gradient of 1e-8 is below what fp16 can hold."""
+    """A gradient of 2**-26 is below the smallest that fp16 can hold, 2**-24."""
     model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2))
     with torch.no_grad():
         model[0].weight.fill_(1)
         model[0].bias.fill_(0)
-        model[3].weight.fill_(2.0**-18)
+        model[3].weight.fill_(2.0**-20)
     raw = explain(model.half(), torch.ones(1, 1, 8, 8), layer="0", target=0, scaling="none").raw
-    assert_allclose(raw, 2.0**-24, rtol=1e-2)  # 2**-18 / 64
+    assert_allclose(raw, 2.0**-26, rtol=1e-2)  # 2**-20 / 64
 
 
 def test_two_inputs() -> None:
@@ -675,3 +675,149 @@ def test_rounding_is_no_evidence() -> None:
         assert np.abs(heatmap.raw).max() > 0
         assert heatmap.blank.all()
         assert not heatmap.values.any()
+
+
+# --- models that write where they should not ------------------------------------------------------------
+
+
+def _in_place_function(x: torch.Tensor) -> torch.Tensor:
+    x.relu_()
+    return x
+
+
+def _in_place_by_argument(x: torch.Tensor) -> torch.Tensor:
+    nn.functional.relu(x, inplace=True)
+    return x
+
+
+def _in_place_module(x: torch.Tensor) -> torch.Tensor:
+    nn.ReLU(inplace=True)(x)
+    return x
+
+
+@pytest.mark.parametrize("activate", [_in_place_function, _in_place_by_argument, _in_place_module])
+@pytest.mark.parametrize("layer", [None, "conv"])
+def test_an_in_place_activation_whose_result_is_dropped(activate: Callable[[Any], Any], layer: str | None) -> None:
+    class Net(nn.Module):
+        def __init__(self, activation: Callable[[Any], Any]) -> None:
+            super().__init__()
+            torch.manual_seed(2)
+            self.conv, self.fc, self.activation = nn.Conv2d(1, 4, 3), nn.Linear(4, 3), activation
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.activation(self.conv(x)).mean((2, 3)))
+
+    image = torch.randn(2, 1, 8, 8)
+    expected = explain(Net(torch.relu), image, layer=layer, target=1).raw
+    assert expected.any()
+    assert_allclose(explain(Net(activate), image, layer=layer, target=1).raw, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("as_array", [True, False])
+def test_a_model_that_writes_to_its_input_does_not_reach_the_callers(as_array: bool) -> None:
+    class Normalising(SmallTorch):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x -= 0.5
+            x /= 0.25
+            return super().forward(x)
+
+    torch.manual_seed(4)
+    model, images = Normalising(), torch.rand(3, 3, 9, 12)
+    plain = SmallTorch()
+    plain.load_state_dict(model.state_dict())
+    expected = explain(plain, (images - 0.5) / 0.25, target=1).raw
+    given = images.numpy().copy() if as_array else images.clone()
+    for _ in range(2):
+        assert_allclose(explain(model, given, target=1).raw, expected, atol=1e-6)
+    assert np.array_equal(np.asarray(given), images.numpy())
+
+
+def test_images_with_negative_strides() -> None:
+    model, images = SmallTorch(), np.random.rand(2, 3, 9, 12).astype(np.float32)
+    assert_allclose(explain(model, images[:, ::-1]).raw, explain(model, images[:, ::-1].copy()).raw)
+
+
+def test_buffers_and_flags_that_a_forward_writes_are_put_back() -> None:
+    class Counting(SmallTorch):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("passes", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.passes += 1
+            self.norm.train()
+            return super().forward(x)
+
+    model, images = Counting().eval(), torch.randn(4, 3, 9, 12)
+    before = _state(model)
+    explain(model, images)
+    _assert_same(before, _state(model))
+
+
+def test_a_compiled_block_with_layers_inside() -> None:
+    images = torch.rand(2, 1, 8, 8)
+    model = nn.Sequential(
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    default, inner = explain(model, images, target=0), explain(model, images, layer="0.0", target=0)
+    conv = model[0][0]
+    model[0] = torch.compile(model[0])
+    assert_allclose(explain(model, images, target=0).raw, default.raw)
+    for layer in ("0.0", "0._orig_mod.0", conv):
+        assert_allclose(explain(model, images, layer=layer, target=0).raw, inner.raw)
+    assert "0.0" in [info.name for info in list_layers(model, images)]
+    model[0] = model[0]._orig_mod
+    model.compile()
+    assert_allclose(explain(model, images, layer="0.0", target=0).raw, inner.raw)
+    assert model._compiled_call_impl is not None
+
+
+def test_an_attention_whose_steps_its_input_does_not_allow() -> None:
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            maps = self.conv(x).flatten(2)
+            weights = maps.transpose(1, 2).softmax(1).view(len(x), -1)
+            return self.fc((maps * weights.view(len(x), -1, 4).transpose(1, 2)).sum(2))
+
+    model, image = Attending(), torch.rand(2, 1, 8, 8)
+    with torch.no_grad():
+        assert_allclose(explain(model, image, layer="conv").scores, model(image).max(1).values, atol=1e-6)
+
+
+def test_a_softmax_that_is_written_to_is_no_head() -> None:
+    def first_class_off(z: torch.Tensor) -> torch.Tensor:
+        p = z.softmax(-1).clone()
+        p[:, 0] = 0
+        return p
+
+    model, image, layer = torch_toy("pooled", Apply(first_class_off))
+    assert explain(model, image, layer=layer).class_ids[0] == 1
+
+
+def test_one_image_of_nan_changes_nothing_for_the_others() -> None:
+    class Normalising(SmallTorch):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            positive = super().forward(x).exp()
+            return positive / positive.sum(1, keepdim=True)
+
+    model, images = Normalising(), torch.randn(3, 3, 9, 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CamWarning)
+        alone = explain(model, images[:2], layer="conv1")
+        images[2] = torch.nan
+        together = explain(model, images, layer="conv1")
+    assert_allclose(together.scores[:2], alone.scores, rtol=1e-5)
+    assert_allclose(together.confidences[:2], alone.confidences, rtol=1e-5)
+
+
+def test_large_gradients_of_half_precision_do_not_overflow() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[0].weight.fill_(1)
+        model[2].weight.fill_(100)
+    raw = explain(model.half(), torch.ones(1, 1, 2, 2), layer="0", target=0, scaling="none", method="hires_cam").raw
+    assert_allclose(raw, 100 * (1 + float(model[0].bias)), rtol=1e-2)

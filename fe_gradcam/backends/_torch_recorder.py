@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,6 +62,23 @@ class Head:
     classes: int
 
 
+@dataclass(frozen=True, eq=False)
+class _Link:
+    """How a tensor came out of another: as a head, or by a step that keeps the head behind it.
+
+    Attributes:
+        parent: The other tensor.
+        version: Of the tensor; another one later tells that it was written to.
+        head: The softmax or sigmoid that it is the output of, or None.
+        repeat: Does the step to the logits; None where the same logits stand for the result.
+    """
+
+    parent: Tensor
+    version: int
+    head: Head | None = None
+    repeat: Callable[[Tensor], Tensor] | None = None
+
+
 class Recorder(TorchFunctionMode):
     """A function mode under which a model is called once.
 
@@ -80,12 +98,25 @@ class Recorder(TorchFunctionMode):
         self._take = take
         self._skip = skip
         self._awaited: Tensor | None = None
-        self._heads: MutableMapping[Tensor, Head] = WeakTensorKeyDictionary()
+        self._links: MutableMapping[Tensor, _Link] = WeakTensorKeyDictionary()
         self.reached = 0
 
     def head_of(self, output: Tensor) -> Head | None:
-        """The head that `output` came out of, or None where no softmax or sigmoid led to it."""
-        return self._heads.get(output)
+        """The head that `output` came out of, or None where no softmax or sigmoid led to it unchanged."""
+        link = self._links.get(output)
+        if link is None or link.version != output._version:
+            return None
+        if link.head is not None:
+            return link.head
+        head = self.head_of(link.parent)
+        if head is None or link.repeat is None:
+            return head
+        try:
+            with torch.enable_grad():
+                logits = link.repeat(head.logits.contiguous())
+        except RuntimeError:  # a step that the logits do not allow
+            return None
+        return Head(logits, head.kind, head.classes)
 
     @contextmanager
     def watching(self, module: nn.Module) -> Iterator[None]:
@@ -104,16 +135,19 @@ class Recorder(TorchFunctionMode):
         if self._place.activated:
             self._awaited = output
             return output
-        return self._taken(output)
+        return self._taken(output, in_place=any(output is each for each in args))
 
-    def _taken(self, tensor: Tensor) -> Tensor:
+    def _taken(self, tensor: Tensor, *, in_place: bool) -> Tensor:
         if tensor.is_inference():
             raise GradientError(
                 f"layer={str(self._place)!r} runs under torch.inference_mode() of the model's own, where no gradient "
                 "can be taken. Use torch.no_grad() in the model's forward instead."
             )
         self.reached += 1
-        return self._take(tensor) if self.reached > self._skip else tensor
+        if self.reached <= self._skip:
+            return tensor
+        # Behind an in-place step the model may go on with the tensor that it has, and drop what is returned.
+        return tensor.copy_(self._take(tensor.clone())) if in_place else self._take(tensor)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -125,30 +159,36 @@ class Recorder(TorchFunctionMode):
         out = func(*args, **kwargs)
         if self._awaited is not None and first is self._awaited and name in ACTIVATIONS:
             self._awaited = None
-            out = self._taken(out)
+            out = self._taken(out, in_place=out is first)
         if isinstance(first, Tensor):
-            self._follow_head(func, name, before, out, args, kwargs)
+            self._follow(func, name, before, out, args, kwargs)
         return out
 
-    def _follow_head(
+    def _follow(
         self, func: Any, name: str, first: Tensor, out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         if name in _HEADS:
             axis = kwargs.get("dim", args[1] if len(args) > 1 and isinstance(args[1], int) else -1)
             classes = first.shape[-1 if axis is None else axis] if first.dim() else 1
-            self._heads[out] = Head(first, _HEADS[name], classes)
-        elif name in _REARRANGING or name in _MONOTONE:
-            head = self._heads.get(first)
-            if head is None:
-                return
-            if name in _MONOTONE:
-                self._heads[out] = head
-                return
-            logits = func(head.logits, *args[1:], **kwargs) if args else func(**{**kwargs, "input": head.logits})
-            pairs = zip(out, logits, strict=True) if isinstance(out, (tuple, list)) else [(out, logits)]
-            for piece, its_logits in pairs:
-                if isinstance(piece, Tensor):
-                    self._heads[piece] = Head(its_logits, head.kind, head.classes)
+            head = Head(first, _HEADS[name], classes)
+            self._links[out] = _Link(first, out._version, head=head)
+            return
+        if first not in self._links or (name not in _MONOTONE and name not in _REARRANGING):
+            return
+        pieces = out if isinstance(out, (tuple, list)) else [out]
+        for index, piece in enumerate(pieces):
+            if isinstance(piece, Tensor) and piece is not first:
+                repeat = None
+                if name in _REARRANGING:
+                    repeat = partial(_repeated, func, args[1:], kwargs, index if pieces is out else None)
+                self._links[piece] = _Link(first, piece._version, repeat=repeat)
+
+
+def _repeated(func: Any, more: tuple[Any, ...], kwargs: dict[str, Any], index: int | None, logits: Tensor) -> Tensor:
+    """A rearranging step with the logits in the place of what it rearranged."""
+    result = func(logits, *more, **{name: value for name, value in kwargs.items() if name != "input"})
+    piece: Tensor = result if index is None else result[index]
+    return piece
 
 
 class Lister(TorchFunctionMode):
@@ -165,17 +205,12 @@ class Lister(TorchFunctionMode):
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
         """Active as a function mode, with a hook on every module of the model that takes hooks."""
-        handles = [
-            module.register_forward_hook(self._on_output)
-            for module in model.modules()
-            if not isinstance(module, torch.jit.ScriptModule)
-        ]
-        try:
-            with self:
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        with ExitStack() as stack:
+            for module in model.modules():
+                if not isinstance(module, torch.jit.ScriptModule):
+                    stack.callback(module.register_forward_hook(self._on_output).remove)
+            stack.enter_context(self)
+            yield
 
     def _on_output(self, module: nn.Module, args: Any, output: Any) -> None:
         if isinstance(output, Tensor):

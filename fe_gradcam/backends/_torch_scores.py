@@ -120,12 +120,14 @@ def target_scores(forward: Forward, target: ResolvedTarget, score: Score) -> tup
 
 
 def within_unit(table: Tensor) -> bool:
-    """Whether all values lie in [0, 1]."""
-    values = table.detach()
+    """Whether all values of the finite rows lie in [0, 1]."""
+    values = table.detach().reshape(len(table), -1)
+    values = values[values.isfinite().all(1)]
     return bool(((values >= 0) & (values <= 1)).all())
 
 
 def sums_to_one(table: Tensor) -> bool:
-    """Whether there are several columns, and every row sums to 1."""
+    """Whether there are several columns, and every finite row sums to 1."""
     sums = table.detach().float().sum(1)
+    sums = sums[sums.isfinite()]
     return table.shape[1] > 1 and bool(((sums - 1).abs() < SUM_TOLERANCE).all())

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
 
@@ -39,8 +39,9 @@ def left_as_found(model: nn.Module) -> Iterator[nn.Module]:
         stack.enter_context(torch.random.fork_rng(devices=sorted(devices, key=str)))
         if any(tensor.is_inference() for tensor in tensors):
             model = copy.deepcopy(model)
-        stack.enter_context(_uncompiled(model))
+        stack.enter_context(uncompiled(model))
         stack.enter_context(_evaluating(model))
+        stack.enter_context(_with_its_buffers(model))
         yield model
 
 
@@ -61,18 +62,50 @@ def without_reentrant_checkpoints() -> Iterator[None]:
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """Every module's training flag off. The flags are set directly: train() of a module may do more."""
-    training = [module for module in model.modules() if module.training]
+    before = [(module, module.training) for module in model.modules()]
     try:
-        for module in training:
-            module.training = False
+        for module, training in before:
+            if training:
+                module.training = False
         yield
     finally:
-        for module in training:
-            module.training = True
+        for module, training in before:
+            if module.training != training:
+                module.training = training
 
 
 @contextmanager
-def _uncompiled(model: nn.Module) -> Iterator[None]:
+def _with_its_buffers(model: nn.Module) -> Iterator[None]:
+    """The buffers that a forward pass writes to even in inference put back."""
+    places = [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for _, _, buffer in places:
+        groups.setdefault((buffer.dtype, buffer.device), []).append(buffer)
+    before = [(group, _in_one_piece(group)) for group in groups.values()]
+    try:
+        yield
+    finally:
+        for module, name, buffer in places:
+            module._buffers[name] = buffer
+        for group, values in before:
+            if not torch.equal(_in_one_piece(group), values):
+                with torch.no_grad():
+                    for buffer, its in zip(group, values.split([each.numel() for each in group]), strict=True):
+                        buffer.copy_(its.view_as(buffer))
+
+
+def _in_one_piece(tensors: list[Tensor]) -> Tensor:
+    """A copy of all values: one step, where a copy of each of hundreds of small tensors takes milliseconds."""
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+
+
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
     """Compiled submodules replaced by the originals, whose hooks are called."""
     swapped = [
         (parent, name, child)

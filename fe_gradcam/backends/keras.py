@@ -119,7 +119,8 @@ class KerasBackend:
             known["reading"] = right
             if right != reading:
                 results = self._compiled_pass(specs, layer, resolved, gradients, score, right)(*given)
-            if right != "logits" and any(target.score is None for target in resolved):
+            by_class = any(target.score is None for target in resolved)
+            if right != "logits" and score == "logit" and by_class:
                 warn_of_probabilities(self._model)
         activations = _channels_first(results["activations"])
         check_rows(layer, len(activations), count)
@@ -193,7 +194,10 @@ class KerasBackend:
         tables = self._class_scores(output, reading)
         top = tf.argmax(tables["logits"], 1)
         ids = top if target is None else tf.broadcast_to(tf.cast(tf.reshape(target, [-1]), tf.int64), tf.shape(top))
-        return tf.gather(tables["explained"], ids, axis=1, batch_dims=1)
+        count = tables["explained"].shape[1]
+        known = (ids >= 0) & (ids < count)  # an image without a class has no gradient
+        scores = tf.gather(tables["explained"], tf.clip_by_value(ids, 0, count - 1), axis=1, batch_dims=1)
+        return tf.where(known, scores, tf.zeros_like(scores))
 
     def _reading(self, inputs: Sequence[Any], outputs: NDArray[Any]) -> Reading:
         """How the outputs (N, C) of a model without a visible head are read."""
@@ -202,6 +206,7 @@ class KerasBackend:
             stretched = ([part * factor for part in inputs] for factor in (STRETCH, -STRETCH))
             return all(_within_unit(self._outputs(images)) for images in stretched)
 
+        outputs = outputs[np.isfinite(outputs).all(1)]
         sums = np.abs(outputs.astype(np.float32).sum(1) - 1) < SUM_TOLERANCE
         return reading_of(
             self._model,
@@ -338,11 +343,11 @@ class KerasBackend:
 
     def _identity(self, specs: list[Any]) -> tuple[Any, ...]:
         """What a trace depends on besides the place and the targets."""
-        layers = self._model._flatten_layers()
+        layers = list(self._model._flatten_layers())
         weights = (
             weight for layer in layers for weight in chain(layer._trainable_weights, layer._non_trainable_weights)
         )
-        return _signature(specs), tuple(map(id, weights))
+        return _signature(specs), tuple(map(id, layers)), tuple(map(id, weights))
 
     def _all_layers(self) -> list[Any]:
         return list(self._model._flatten_layers(include_self=False, recursive=True))
@@ -418,8 +423,11 @@ def _signature(specs: list[Any]) -> tuple[Any, ...]:
 
 
 def _held(function: Any) -> Any:
-    """A reference that does not keep a callable target, and what it may hold of the model, alive."""
-    return None if function is None else ref(function)
+    """A reference that does not keep a callable target, and what it may hold of the model, alive where it can."""
+    try:
+        return None if function is None else ref(function)
+    except TypeError:
+        return lambda: function
 
 
 def _same(held: Any, function: Any) -> bool:

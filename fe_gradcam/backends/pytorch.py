@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +31,12 @@ from fe_gradcam.backends._torch_scores import (
     target_scores,
     within_unit,
 )
-from fe_gradcam.backends._torch_state import left_as_found, unwrapped, without_reentrant_checkpoints
+from fe_gradcam.backends._torch_state import (
+    left_as_found,
+    uncompiled,
+    unwrapped,
+    without_reentrant_checkpoints,
+)
 from fe_gradcam.layers import check_map, default_layer, unknown_layer
 from fe_gradcam.targets import ResolvedTarget, resolve_target
 from fe_gradcam.types import (
@@ -76,9 +82,8 @@ class TorchBackend:
         """The modules in the order in which a forward pass of `images` completes them."""
         lister = Lister()
         with left_as_found(self._model) as model, torch.no_grad(), lister.watching(model):
-            inputs = self._inputs(images, model)
-            model(*inputs)
-        names = _names(model)
+            model(*(part.clone() for part in self._inputs(images, model)))
+            names = _names(model)
         infos = []
         for position, (module, shape) in enumerate(lister.met):
             name = names[id(module)]
@@ -131,6 +136,9 @@ class TorchBackend:
                         self._refuse_if_detached(model, inputs, layer, forward, resolved[position], score)
                         gradient = torch.zeros_like(forward.leaf, dtype=torch.float32)
                 results.append(self._cam_inputs(forward, scores, class_ids, gradient, images))
+            by_class = any(target.score is None for target in resolved)
+            if forward.reading != "logits" and score == "logit" and by_class:
+                warn_of_probabilities(self._model)
             return results
 
     def run_inside(
@@ -157,18 +165,23 @@ class TorchBackend:
             leaves[:] = [leaf]
             return leaf.clone()  # what follows may write in place
 
-        recorder = Recorder(layer, take)
-        with torch.set_grad_enabled(keep_graph), recorder.watching(self._model.get_submodule(layer.name)):
-            output = self._model(*inputs)
-        if not leaves:
-            raise not_called(layer)
+        for whole_graph in (True,) if keep_graph else (False, True):  # the second for a no_grad() of the model's own
+            recorder = Recorder(layer, take)
+            with torch.set_grad_enabled(whole_graph), recorder.watching(self._model.get_submodule(layer.name)):
+                output = self._model(*inputs)
+            if not leaves:
+                raise not_called(layer)
+            if isinstance(output, Tensor) and output.requires_grad:
+                break
         check_map(layer, leaves[0].shape[1:])
         forward = self._read(leaves[0], output, recorder, inputs)
 
         def gradients() -> Tensor:
             scores, _ = target_scores(forward, resolve_target(target, len(inputs[0])), "logit")
             gradient = gradient_at(forward.leaf, scores, retain_graph=keep_graph)
-            return torch.zeros_like(forward.leaf) if gradient is None else gradient
+            if gradient is None:
+                raise no_gradient(layer, "detach(), inference_mode(), .data, a NumPy step")
+            return gradient
 
         are_probabilities = forward.head is not None or forward.reading != "logits"
         return (output if keep_graph else output.detach()), leaves[0].detach(), gradients, are_probabilities
@@ -225,8 +238,6 @@ class TorchBackend:
         if as_table(forward.output, len(forward.leaf)) is not None:
             tables = class_scores(forward)
             logits, probabilities = tables.logits.detach().float(), tables.probabilities
-            if forward.reading != "logits" and bool((class_ids >= 0).any()):
-                warn_of_probabilities(self._model)
         return CamInputs(
             activations=forward.leaf.detach().float(),
             gradients=gradient,
@@ -262,21 +273,28 @@ class TorchBackend:
         like = next((p for p in model.parameters() if p.is_floating_point()), None)
         inputs = []
         for part in as_tuple(images):
-            tensor = torch.as_tensor(part)
+            tensor = torch.as_tensor(np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part)
             if like is not None:
                 tensor = tensor.to(like.device, like.dtype if tensor.is_floating_point() else None)
             inputs.append(tensor.clone() if tensor.is_inference() else tensor.detach())
         return tuple(inputs)
 
     def _name_of(self, layer: Layer) -> str:
+        if isinstance(layer, nn.Module):
+            layer = unwrapped(layer)
+        elif isinstance(layer, str):
+            layer = layer.replace("_orig_mod.", "")
+        with uncompiled(self._model):
+            return self._plain_name_of(layer)
+
+    def _plain_name_of(self, layer: Layer) -> str:
         named: dict[str, nn.Module] = dict(self._model.named_modules(remove_duplicate=False))
         if isinstance(layer, nn.Module):
-            wanted = unwrapped(layer)
             for name, module in named.items():
-                if unwrapped(module) is wanted:
+                if module is layer:
                     return name
         elif isinstance(layer, str):
-            for name in (layer, layer.removeprefix("module."), layer.removeprefix("_orig_mod.")):
+            for name in (layer, layer.removeprefix("module.")):
                 if name in named:
                     return name
         elif isinstance(layer, int) and not isinstance(layer, bool):
@@ -313,11 +331,11 @@ def observe(
     module = model.get_submodule(layer.name)
     recorder = Recorder(layer, take, skip=times.get(layer, 1) - 1)
     with torch.set_grad_enabled(whole_graph), recorder.watching(module):
-        output = model(*inputs)
+        output = model(*(part.clone() for part in inputs))  # some write to what they get
     if 0 < recorder.reached < times.get(layer, 1):  # called fewer times than before: nothing was taken
         recorder = Recorder(layer, take, skip=recorder.reached - 1)
         with torch.set_grad_enabled(whole_graph), recorder.watching(module):
-            output = model(*inputs)
+            output = model(*(part.clone() for part in inputs))
     if not recorder.reached:
         raise not_called(layer)
     times[layer] = recorder.reached
@@ -328,11 +346,18 @@ def gradient_at(leaf: Tensor, scores: Tensor, *, retain_graph: bool) -> Tensor |
     """∂(Σ scores)/∂leaf in float32, or None where the scores were not computed from the leaf."""
     if not scores.requires_grad:
         return None
-    factor = HALF_PRECISION_FACTOR if leaf.dtype == torch.float16 else 1.0
-    (gradient,) = torch.autograd.grad(
-        scores, leaf, torch.full_like(scores, factor), retain_graph=retain_graph, allow_unused=True
-    )
-    return None if gradient is None else gradient.detach().float() / factor
+    factors = (HALF_PRECISION_FACTOR, 1.0) if leaf.dtype == torch.float16 else (1.0,)
+    for factor in factors:
+        keep = retain_graph or factor != factors[-1]
+        (gradient,) = torch.autograd.grad(
+            scores, leaf, torch.full_like(scores, factor), retain_graph=keep, allow_unused=True
+        )
+        if gradient is None:
+            return None
+        gradient = gradient.detach().float() / factor
+        if bool(gradient.isfinite().all()):
+            break
+    return gradient
 
 
 def _names(model: nn.Module) -> dict[int, str]:

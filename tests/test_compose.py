@@ -1,0 +1,119 @@
+"""From heatmaps to the grid: what is said of each image, and how it is drawn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from fe_gradcam.compose import MOST_ROWS, Column, Explained, Look, compose_arrays, compose_grid, compose_results
+from fe_gradcam.render import overlay
+from fe_gradcam.types import Heatmap, Scaling
+
+NAMES = {0: "cat", 1: "dog"}
+
+
+def heatmap(count: int = 3, scaling: Scaling = "scale_after_relu", blank: tuple[int, ...] = ()) -> Heatmap:
+    values = np.linspace(0, 1, count * 64, dtype=np.float32).reshape(count, 8, 8)
+    for at in blank:
+        values[at] = 0
+    return Heatmap(
+        values=values,
+        raw=values[:, ::4, ::4],
+        class_ids=np.ones(count, np.int64),
+        scores=np.ones(count, np.float32),
+        confidences=np.full(count, 0.9, np.float32),
+        blank=np.isin(np.arange(count), blank),
+        method="grad_cam",
+        layer="conv3",
+        scaling=scaling,
+    )
+
+
+def part(count: int = 3, **change: object) -> Explained:
+    pictures = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    probabilities = np.tile(np.array([[0.1, 0.9]], np.float32), (count, 1))
+    labels = np.arange(count) % 2
+    given = {"columns": [Column("grad_cam", "pred", heatmap(count))], "labels": labels, "ids": None, **change}
+    return Explained(pictures=pictures, probabilities=probabilities, **given)  # type: ignore[arg-type]
+
+
+def test_a_row_says_what_is_true_what_was_inferred_and_whether_that_is_wrong() -> None:
+    grid = compose_grid([part()], NAMES, Look(), "eval, epoch 1")
+    assert [row.wrong for row in grid.rows] == [True, False, True]
+    texts = dict(grid.rows[0].texts)
+    assert texts["label"] == "cat"
+    assert texts["prediction"].startswith("dog")
+    assert texts["prediction"].endswith(" 90%")
+    assert grid.title == "eval, epoch 1, layer conv3"
+    assert grid.titles == ("image", "grad_cam")
+
+
+def test_without_labels_nothing_is_wrong() -> None:
+    assert not any(row.wrong for row in compose_grid([part(labels=None)], NAMES, Look(), "t").rows)
+
+
+@pytest.mark.parametrize("look", [Look(), Look("viridis", 0.9)])
+def test_the_panels_are_the_picture_and_the_overlay(look: Look) -> None:
+    explained = part()
+    grid = compose_grid([explained], NAMES, look, "t")
+    heat = explained.columns[0].heatmap.values
+    for at, row in enumerate(grid.rows):
+        assert np.array_equal(row.panels[0].rgb, explained.pictures[at])
+        expected = overlay(explained.pictures[at], heat[at], colormap=look.colormap, alpha=look.alpha)
+        assert np.array_equal(row.panels[1].rgb, expected)
+    assert grid.colormap == look.colormap
+
+
+def test_a_blank_map_is_said_and_not_drawn() -> None:
+    explained = part(columns=[Column("grad_cam", "pred", heatmap(blank=(1,)))])
+    rows = compose_grid([explained], NAMES, Look(), "t").rows
+    assert [row.panels[1].note for row in rows] == ["", "no evidence", ""]
+    assert np.array_equal(rows[1].panels[1].rgb, explained.pictures[1])
+
+
+@pytest.mark.parametrize(("scaling", "expected"), [("scale_after_relu", (0.0, 1.0)), ("none", (-1.0, 1.0))])
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_colour_bar_says_the_scaling_and_its_reach(scaling: Scaling, expected: tuple, shared: bool) -> None:
+    explained = part(columns=[Column("grad_cam", "pred", heatmap(scaling=scaling))])
+    grid = compose_grid([explained], NAMES, Look(shared_scale=shared), "t")
+    assert scaling in grid.scale_label
+    assert ("one scale for the grid" in grid.scale_label) == shared
+    assert ("each map by itself" in grid.scale_label) != shared
+    assert grid.scale_range == expected
+
+
+def test_columns_are_told_apart() -> None:
+    def titles(*places: tuple[str, str]) -> tuple[str, ...]:
+        columns = [Column(method, target, heatmap()) for method, target in places]
+        return compose_grid([part(columns=columns)], NAMES, Look(), "t").titles[1:]
+
+    assert titles(("a", "pred"), ("b", "pred")) == ("a", "b")
+    assert titles(("a", "pred"), ("a", "label"), ("a", "dog")) == ("inferred class", "true class", "dog")
+    assert titles(("a", "pred"), ("b", "label")) == ("a: inferred class", "b: true class")
+    assert titles(("a", "label")) == ("a: true class",)
+
+
+def test_no_more_rows_are_drawn_than_a_reader_can_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr("fe_gradcam.compose.overlay", lambda picture, heat, **how: drawn.append(1) or picture)
+    grid = compose_grid([part(MOST_ROWS + 50)], NAMES, Look(), "t")
+    assert len(grid.rows) == MOST_ROWS == len(drawn)
+    assert f"the first {MOST_ROWS} of {MOST_ROWS + 50} images" in grid.title
+
+
+def test_datasets_are_named_where_there_are_several() -> None:
+    parts = [replace(part(2), ds_id="day"), replace(part(1), ds_id="night")]
+    rows = compose_grid(parts, NAMES, Look(), "t").rows
+    assert [dict(row.texts)["note"] for row in rows] == ["day", "day", "night"]
+
+
+def test_results_and_arrays_name_the_layer_and_the_scaling() -> None:
+    (result, *_), arrays = compose_results([part()], NAMES, 3, "eval"), compose_arrays(part(), 3, "eval")
+    assert (result["layer"], result["scaling"], result["epoch"]) == ("conv3", "scale_after_relu", 3)
+    assert result["classification_class_ids"] == [1, 0]
+    assert result["classification_class_names"] == ["dog", "cat"]
+    assert_allclose(result["classification_confidences"], [0.9, 0.1])
+    assert (str(arrays["layer"]), str(arrays["scaling"])) == ("conv3", "scale_after_relu")
