@@ -284,7 +284,7 @@ class TorchBackend:
             layer = unwrapped(layer)
         elif isinstance(layer, str):
             layer = layer.replace("_orig_mod.", "")
-        with uncompiled(self._model):
+        with uncompiled(list(self._model.modules())):
             return self._plain_name_of(layer)
 
     def _plain_name_of(self, layer: Layer) -> str:
