@@ -116,7 +116,7 @@ def uncompiled(modules: list[nn.Module]) -> Iterator[None]:
         (parent, name, child)
         for parent in modules
         for name, child in parent._modules.items()
-        if child is not None and hasattr(child, "_orig_mod")
+        if child is not None and "_orig_mod" in child._modules
     ]
     compiled = [module for module in modules if getattr(module, "_compiled_call_impl", None) is not None]
     calls = [module._compiled_call_impl for module in compiled]
