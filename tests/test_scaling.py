@@ -83,3 +83,8 @@ def test_the_map_is_left_as_it_was() -> None:
 def test_unknown_scaling() -> None:
     with pytest.raises(ArgumentError, match=r"scaling='scale_after' is not known; did you mean 'scale_after_relu'"):
         scale(MAP, "scale_after", (2, 2))
+
+
+def test_before_relu_too_the_relu_comes_before_the_upsampling() -> None:
+    raw = torch.tensor([[[-4.0, 4.0]]])
+    assert_allclose(scale(raw, "scale_before_relu", (1, 4))[0, 0], [0, 0.25, 0.75, 1])

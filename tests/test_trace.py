@@ -739,3 +739,29 @@ def test_two_traces_that_would_overwrite_each_other_are_refused() -> None:
     estimator("torch", model, traces).fit()
     assert catch.caught[0]["one"].grid.title.endswith("layer conv1")
     assert catch.caught[0]["two"].grid.title.endswith("layer conv2")
+
+
+def test_another_trace_that_reads_the_grid_in_train_gets_it_from_eval_alone() -> None:
+    class Reader(Trace):
+        def __init__(self) -> None:
+            super().__init__(inputs="gradcam", mode=None)
+            self.found: list[str] = []
+
+        def on_epoch_end(self, data: Any) -> None:
+            if "gradcam" in data:
+                self.found.append(self.system.mode)
+
+    model = build("torch")
+    reader = Reader()
+    estimator("torch", model, [gradcam(model, mode="eval"), reader], epochs=2).fit()
+    assert reader.found == ["eval", "eval"]
+
+
+def test_mean_and_std_undo_the_normalisation_of_the_picture() -> None:
+    model = build("torch")
+    catch = Catch("gradcam", mode="eval")
+    estimator("torch", model, [gradcam(model, mean=[0.5, 0.4, 0.3], std=0.1), catch]).fit()
+    image = dataset("torch")[0]["x"].transpose(1, 2, 0)
+    expected = np.clip(image * 0.1 + [0.5, 0.4, 0.3], 0, 1) * 255
+    shown = catch.caught[0]["gradcam"].grid.rows[0].panels[0].rgb
+    assert_allclose(shown, expected, atol=1)
