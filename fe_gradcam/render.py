@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fe_gradcam.names import nearest
 from fe_gradcam.types import ArgumentError, UnknownNameError
 
 Rgb: TypeAlias = NDArray[np.uint8]
@@ -53,13 +52,6 @@ def require_rgb(name: str, picture: Any) -> Rgb:
     return picture
 
 
-def _nearest(name: str, accepted: Sequence[str], count: int = 4) -> str:
-    lowered: dict[str, str] = {}
-    for entry in accepted:
-        lowered.setdefault(entry.lower(), entry)
-    return ", ".join(lowered[match] for match in get_close_matches(name.lower(), list(lowered), count, 0.4))
-
-
 # --- colormaps -------------------------------------------------------------------------------------------------
 
 
@@ -88,10 +80,9 @@ def colormap_lut(name: str) -> Rgb:
     from matplotlib import colormaps
 
     if name not in colormaps:
-        nearest = _nearest(name, list(colormaps)) or "turbo, viridis, inferno, jet"
         raise UnknownNameError(
-            f"colormap={name!r} is no colormap of matplotlib; nearest: {nearest} "
-            "(all of them: list(matplotlib.colormaps))"
+            f"colormap={name!r} is no colormap of matplotlib{nearest(name, colormaps, 4)} "
+            "Accepted: any of list(matplotlib.colormaps)."
         )
     lut: Rgb = np.array(colormaps[name](np.linspace(0.0, 1.0, 256), bytes=True)[:, :3], dtype=np.uint8)
     lut.setflags(write=False)
