@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fe_gradcam.methods import METHODS
     from fe_gradcam.op import LayerGradientOp
+    from fe_gradcam.operator import gen_dl_model_heatmap
     from fe_gradcam.route import explain, explain_many, list_layers
+    from fe_gradcam.targets import Contrast, OutputValue, Rank, Segmentation, top_k
     from fe_gradcam.trace import GradCAM
     from fe_gradcam.types import (
         ArgumentError,
@@ -28,6 +30,12 @@ _ROOMS = {
     "list_layers": "route",
     "METHODS": "methods",
     "LayerGradientOp": "op",
+    "gen_dl_model_heatmap": "operator",
+    "Contrast": "targets",
+    "OutputValue": "targets",
+    "Rank": "targets",
+    "Segmentation": "targets",
+    "top_k": "targets",
     "GradCAM": "trace",
     "ArgumentError": "types",
     "CamError": "types",
@@ -43,15 +51,21 @@ __all__ = [
     "ArgumentError",
     "CamError",
     "CamWarning",
+    "Contrast",
     "GradCAM",
     "GradientError",
     "Heatmap",
     "LayerGradientOp",
+    "OutputValue",
+    "Rank",
+    "Segmentation",
     "UnknownNameError",
     "UnsupportedModelError",
     "explain",
     "explain_many",
+    "gen_dl_model_heatmap",
     "list_layers",
+    "top_k",
 ]
 
 

@@ -1,29 +1,209 @@
-"""Which layer is explained: the policy, over the layers that a backend lists."""
+"""Which layer is explained, and how its output becomes a map: policy over the layers that a backend lists."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import ceil, isqrt
+from typing import TYPE_CHECKING, Any
 
 from fe_gradcam.names import nearest
-from fe_gradcam.types import ArgumentError, LayerInfo, LayerRef, UnknownNameError
+from fe_gradcam.types import ArgumentError, LayerInfo, LayerRef, Reshape, UnknownNameError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MOST_EXTRA_TOKENS = 9
+"""Class, distillation and register tokens in front of the tokens of the image: at the most 1 + 8 are in use."""
+
+HALVINGS = 5
+"""How many times the grid of a transformer's patches may have been halved on the way (Swin: 3)."""
 
 
-def default_layer(infos: Sequence[LayerInfo]) -> LayerRef:
+# --- outputs that are no maps yet ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """How tokens (N, T, K) make up a map (N, K, h, w): the last h * w of them, row by row.
+
+    Attributes:
+        grid: (h, w).
+        extra: How many tokens stand in front of those of the image.
+    """
+
+    grid: tuple[int, ...]
+    extra: int
+
+
+def token_grid(count: int, maps: Iterable[Sequence[int]], size: Sequence[int]) -> Tokens | None:
+    """Recognises the grid of `count` tokens, or None.
+
+    The grid is that of a map which the network made on the way (of its patches), halved some times or
+    not at all; where it made none, one of the image's own proportions whose patches fill the image. Of
+    several the one with the fewest extra tokens.
+
+    Args:
+        count: T.
+        maps: The sizes (h, w) of the maps that the network made.
+        size: (H, W) of the images.
+    """
+    found = []
+    for grid in dict.fromkeys(tuple(one) for one in maps):
+        for halvings in range(HALVINGS + 1):
+            smaller = tuple(ceil(side / 2**halvings) for side in grid)
+            found.append((count - _product(smaller), smaller))
+    if len(size) == 2 and not found:
+        for extra in range(min(MOST_EXTRA_TOKENS + 1, count)):
+            height = isqrt((count - extra) * size[0] // size[1])
+            if height and (count - extra) % height == 0:
+                width = (count - extra) // height
+                if size[0] % height == 0 and size[1] % width == 0 and size[0] // height == size[1] // width:
+                    found.append((extra, (height, width)))
+    fitting = [(extra, grid) for extra, grid in found if 0 <= extra <= MOST_EXTRA_TOKENS and extra < _product(grid)]
+    if not fitting:
+        return None
+    extra, grid = min(fitting, key=lambda one: one[0])
+    return Tokens(grid, extra) if _product(grid) > 1 else None
+
+
+def channels_last(shape: Sequence[int], size: Sequence[int]) -> bool:
+    """Whether a layer of a network with channels first puts out (h, w, K) for one image.
+
+    Args:
+        shape: Of its output for one image.
+        size: (H, W) of the images.
+
+    It does where the first axes are in proportion to the image, and the last are not.
+    """
+    if len(shape) != len(size) + 1:
+        return False
+    return _in_proportion(shape[:-1], size) and not _in_proportion(shape[1:], size)
+
+
+def _in_proportion(sides: Sequence[int], size: Sequence[int]) -> bool:
+    """Whether a map of these sides is the image in smaller: each side of it within one of the same share."""
+    shares = [side / whole for side, whole in zip(sides, size, strict=True)]
+    share = max(shares)
+    return share <= 1 and all(abs(side - whole * share) <= 1 for side, whole in zip(sides, size, strict=True))
+
+
+def as_map(
+    tensor: Tensor,
+    layer: object,
+    size: Sequence[int],
+    tokens: Callable[[int], Tokens | None],
+    reshape: Reshape | None,
+    *,
+    channels_first: bool,
+) -> Tensor:
+    """A layer's output, or the gradients of it, as (N, K, *S).
+
+    Args:
+        tensor: (N, K, *S) or (N, *S, K); (N, T, K) of tokens.
+        layer: Its name, for errors.
+        size: (H, W) of the images.
+        tokens: The grid of so many tokens.
+        reshape: The user's own; None recognises tokens and channels last.
+        channels_first: Whether the framework has channels first; some transformers have them last even so.
+
+    Raises:
+        ArgumentError: It is no map, and cannot be made one.
+    """
+    if reshape is not None:
+        made = reshape(tensor)
+        if getattr(made, "ndim", 0) < 4 or len(made) != len(tensor):
+            raise ArgumentError(
+                f"reshape made a {type(made).__name__} of shape {tuple(getattr(made, 'shape', ()))} from the output "
+                f"{tuple(tensor.shape)} of layer={str(layer)!r}; a map (N, K, h, w) for the same N is needed."
+            )
+        return made
+    shape = tuple(tensor.shape[1:])
+    if len(shape) == 2 and shape[1] > 1:
+        found = tokens(shape[0])
+        if found is not None:
+            return tensor[:, found.extra :].movedim(-1, 1).unflatten(2, found.grid)
+    if len(shape) not in (3, 4):
+        raise no_map(layer, shape)
+    return tensor if channels_first and not channels_last(shape, size) else tensor.movedim(-1, 1)
+
+
+def no_map(layer: object, shape: Sequence[int]) -> ArgumentError:
+    """The error for a layer whose output has no places."""
+    tokens = " If these are tokens of the image, pass reshape= that makes (N, K, h, w) of them." * (len(shape) == 2)
+    return ArgumentError(
+        f"layer={str(layer)!r} has an output of shape {tuple(shape)} per image; a map (K, h, w) is needed. Pass a "
+        f"layer before the places are pooled or flattened; fe_gradcam.list_layers(model, images) shows them.{tokens}"
+    )
+
+
+# --- which layer -----------------------------------------------------------------------------------------
+
+
+def default_layer(infos: Sequence[LayerInfo], reaches: Callable[[LayerRef], bool]) -> LayerRef:
     """The last output larger than 1x1, behind the activation function that directly takes it up.
+
+    Where that is one of tokens, the last normalisation layer whose image tokens the score still depends
+    on, or the last layer at all: behind its last attention a transformer that reads its class token
+    alone looks at no place any more.
 
     Args:
         infos: The layers in the order of execution.
+        reaches: Whether the score depends on the places of a layer's output.
 
     Raises:
         ArgumentError: No layer has an output that is a map.
     """
-    for info in reversed(infos):
-        if info.spatial:
-            return LayerRef(info.name, activated=info.activation is not None)
-    raise ArgumentError(
-        "layer=None finds no layer whose output is a map (K, h, w) larger than 1x1, so there is nothing to draw a "
-        "heatmap from. Pass layer= with the name of a layer that keeps the image's places."
-    )
+    spatial = [info for info in reversed(infos) if info.spatial]
+    if not spatial:
+        raise ArgumentError(
+            "layer=None finds no layer whose output is a map (K, h, w) larger than 1x1, so there is nothing to draw a "
+            "heatmap from. Pass layer= with the name of a layer that keeps the image's places."
+        )
+    last = spatial[0]
+    if last.tokens is None:
+        return LayerRef(last.name, "output" if last.activation is None else "activation")
+    of_tokens = [info for info in spatial if info.tokens is not None]
+    normalised = [info for info in of_tokens if "norm" in info.kind.lower()]
+    for info in [*normalised, *of_tokens]:
+        if reaches(LayerRef(info.name)):
+            return LayerRef(info.name)
+    return LayerRef(last.name)
+
+
+def convolution_layer(infos: Sequence[LayerInfo], name: str | None, conv_only: bool) -> LayerRef:
+    """The place that HALCON's operator explains.
+
+    Args:
+        infos: The layers in the order of execution.
+        name: Of a convolution; None takes the last whose output is larger than 1x1.
+        conv_only: Whether the convolution's own output is meant, or else the ReLU behind it.
+
+    Raises:
+        ArgumentError: The network has no such convolution, the layer is none, or no ReLU follows it.
+    """
+    convolutions = [info for info in infos if info.convolution and info.spatial]
+    names = list(dict.fromkeys(info.name for info in convolutions))
+    if not convolutions:
+        raise ArgumentError(
+            "target_conv_layer: the model has no convolution layer whose output is larger than 1x1. "
+            "fe_gradcam.explain takes any layer."
+        )
+    chosen = [info for info in convolutions if name is None or info.name == name]
+    if not chosen:
+        raise ArgumentError(
+            f"target_conv_layer={name!r} is no convolution layer with an output larger than 1x1. Accepted: "
+            f"{', '.join(names)}. (fe_gradcam.explain takes any layer.)"
+        )
+    if conv_only:
+        return LayerRef(chosen[-1].name, "convolution")
+    if not chosen[-1].relu:
+        followed = list(dict.fromkeys(info.name for info in convolutions if info.relu))
+        raise ArgumentError(
+            f"use_conv_only='false': no ReLU follows the convolution {chosen[-1].name!r}, directly or behind its batch "
+            f"normalisation. Pass 'true', or target_conv_layer with one that has one: {', '.join(followed) or 'none'}."
+        )
+    return LayerRef(chosen[-1].name, "relu")
 
 
 def unknown_layer(layer: object, names: Sequence[str]) -> UnknownNameError:
@@ -34,10 +214,8 @@ def unknown_layer(layer: object, names: Sequence[str]) -> UnknownNameError:
     )
 
 
-def check_map(layer: object, shape: Sequence[int]) -> None:
-    """Raises ArgumentError unless a layer's output for one image, (K, *S), is a map."""
-    if len(shape) != 3:
-        raise ArgumentError(
-            f"layer={str(layer)!r} has an output of shape {tuple(shape)} per image; a map (K, h, w) is needed. Pass a "
-            "layer before the places are pooled or flattened; fe_gradcam.list_layers(model, images) shows them."
-        )
+def _product(sides: Sequence[Any]) -> int:
+    whole = 1
+    for side in sides:
+        whole *= int(side)
+    return whole

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,19 +13,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fe_gradcam.backends import backend_for
+from fe_gradcam.backends._shared import Backend, as_tuple, picture_of
 from fe_gradcam.methods import CamMethod, get_method
-from fe_gradcam.scaling import check_scaling, scale
+from fe_gradcam.outputs import ModelOutput
+from fe_gradcam.scaling import check_fuse, check_scaling, fuse_maps, scale
 from fe_gradcam.targets import resolve_target
 from fe_gradcam.types import (
     ArgumentError,
     CamInputs,
     CamWarning,
+    ClassNames,
+    Fuse,
     Heatmap,
     Images,
     Layer,
     LayerInfo,
     LayerRef,
     Needs,
+    Reshape,
     Scaling,
     Score,
     Target,
@@ -48,6 +53,10 @@ def explain(
     score: Score = "logit",
     batch_size: int | None = None,
     seed: int = 0,
+    class_names: ClassNames | None = None,
+    model_output: ModelOutput = None,
+    reshape: Reshape | None = None,
+    fuse: Fuse = "mean",
 ) -> Heatmap:
     """Heatmaps of what a model looks at.
 
@@ -57,30 +66,42 @@ def explain(
     Args:
         model: A torch.nn.Module or a tf.keras.Model.
         images: A batch in the model's own layout and normalisation: (N, C, H, W) for PyTorch,
-            (N, H, W, C) for Keras; NumPy or the framework's tensor. A tuple for several inputs.
+            (N, H, W, C) for Keras; of volumes (N, C, D, H, W) or (N, D, H, W, C). NumPy or the
+            framework's tensor. A tuple for several inputs: the first with an image's axes is explained.
         method: Name of a CAM method; `fe_gradcam.METHODS` holds them.
         layer: The layer whose output is explained: its name, its index (in ``named_modules()``;
             for Keras in the flattened layers, as FastEstimator's ``intermediate_layers``), or the
             module or Keras layer itself. None: the last output larger than 1x1, behind the
-            activation function that directly takes it up.
-        target: What is explained. None: the class each image is inferred as; an int: that class;
-            an integer array (N,): one class per image; a callable: gets the model's output and
-            returns (N,) scores, in the framework's tensors.
+            activation function that directly takes it up; of a transformer the last normalisation
+            layer whose tokens of the image the score depends on. A list of layers: one map fused of
+            theirs.
+        target: What is explained. None: the class each image is inferred as; an int: that class; a
+            name of `class_names`; an integer array (N,): one class per image; `Rank`, `Contrast`,
+            `OutputValue` or `Segmentation`; a callable: gets the model's output and returns (N,)
+            scores, in the framework's tensors.
         scaling: ``"scale_after_relu"``, ``"scale_before_relu"`` or ``"none"``; see
             `fe_gradcam.scaling.scale`.
         score: ``"logit"``: the class score before the softmax or sigmoid, found automatically;
             ``"output"``: the model's output as it is.
         batch_size: Images per pass; None takes all at once.
         seed: For the methods that draw random numbers; the global streams are not touched.
+        class_names: Names of the classes, in the order of their ids or {id: name}.
+        model_output: Of a model that returns several outputs (a tuple, a dict, a dataclass, a Keras model
+            with several): the name or position of the one that holds the scores. None takes the one called
+            "logits" or "out", or the only one of a fitting shape.
+        reshape: Makes a map (N, K, h, w) of the layer's output as a torch tensor, where tokens are not
+            recognised; it may move, split and leave out, and the gradients go the same way.
+        fuse: ``"mean"`` or ``"max"``: how several layers become one map; see
+            `fe_gradcam.scaling.fuse_maps`.
 
     Returns:
-        A Heatmap with values of shape (N, H, W).
+        A Heatmap with values of shape (N, H, W), of volumes (N, D, H, W).
 
     Raises:
         ArgumentError: An argument is not accepted; a ValueError.
-        UnknownNameError: No such method or layer; a KeyError.
-        UnsupportedModelError: The model cannot be observed, or its output is no tensor of class
-            scores; a TypeError.
+        UnknownNameError: No such method, layer, class or output; a KeyError.
+        UnsupportedModelError: The model cannot be observed, or its output does not plainly hold what the
+            target asks for; a TypeError.
         GradientError: The score depends on the layer, and no gradient reaches it; a RuntimeError.
 
     Example:
@@ -101,6 +122,10 @@ def explain(
         score=score,
         batch_size=batch_size,
         seed=seed,
+        class_names=class_names,
+        model_output=model_output,
+        reshape=reshape,
+        fuse=fuse,
     )
     return heatmap
 
@@ -116,6 +141,10 @@ def explain_many(
     score: Score = "logit",
     batch_size: int | None = None,
     seed: int = 0,
+    class_names: ClassNames | None = None,
+    model_output: ModelOutput = None,
+    reshape: Reshape | None = None,
+    fuse: Fuse = "mean",
 ) -> list[Heatmap]:
     """Heatmaps for several methods, layers and targets; one forward pass per layer serves them all.
 
@@ -123,12 +152,16 @@ def explain_many(
         model: See `explain`, as for the other arguments.
         images: See `explain`.
         methods: Names of methods.
-        layers: Layers, each as `explain` takes it.
-        targets: Targets, each as `explain` takes it.
+        layers: Layers, each as `explain` takes it; a list among them is fused.
+        targets: Targets, each as `explain` takes it; ``targets=top_k(3)`` for the three highest classes.
         scaling: See `explain`.
         score: See `explain`.
         batch_size: See `explain`.
         seed: See `explain`.
+        class_names: See `explain`.
+        model_output: See `explain`.
+        reshape: See `explain`.
+        fuse: See `explain`.
 
     Returns:
         One Heatmap for each combination: methods outermost, then layers, targets innermost.
@@ -136,17 +169,39 @@ def explain_many(
     Raises:
         ArgumentError, UnknownNameError, UnsupportedModelError, GradientError: As `explain`.
     """
-    return explained(model, images, methods, layers, targets, scaling, score, batch_size, seed).heatmaps
+    return explained(
+        model,
+        images,
+        methods=methods,
+        layers=layers,
+        targets=targets,
+        scaling=scaling,
+        score=score,
+        batch_size=batch_size,
+        seed=seed,
+        class_names=class_names,
+        model_output=model_output,
+        reshape=reshape,
+        fuse=fuse,
+    ).heatmaps
 
 
 def list_layers(model: Any, images: Images) -> list[LayerInfo]:
     """The layers that a forward pass of `images` completes, in that order, with their shapes.
 
+    The one where ``layer=None`` explains says so (`LayerInfo.default`).
+
     Args:
         model: A torch.nn.Module or a tf.keras.Model.
         images: A batch as the model takes it; one image is enough.
     """
-    return backend_for(model).layers(images)
+    backend = backend_for(model)
+    infos = backend.layers(images)
+    if any(info.spatial for info in infos):
+        name = backend.resolve(None, images).name
+        last = max(at for at, info in enumerate(infos) if info.name == name)
+        infos[last] = replace(infos[last], default=True)
+    return infos
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +220,7 @@ class Explanation:
 def explained(
     model: Any,
     images: Images,
+    *,
     methods: Sequence[str],
     layers: Sequence[Layer],
     targets: Sequence[Target],
@@ -172,10 +228,15 @@ def explained(
     score: Score = "logit",
     batch_size: int | None = None,
     seed: int = 0,
+    class_names: ClassNames | None = None,
+    model_output: ModelOutput = None,
+    reshape: Reshape | None = None,
+    fuse: Fuse = "mean",
 ) -> Explanation:
     """The heatmaps of `explain_many`, and the inference that came with them."""
     rules = [get_method(name) for name in methods]
     check_scaling(scaling)
+    check_fuse(fuse)
     if score not in SCORES:
         raise ArgumentError(f"score={score!r} is not known. Accepted: {', '.join(SCORES)}.")
     for name, given in (("methods", methods), ("layers", layers), ("targets", targets)):
@@ -183,34 +244,66 @@ def explained(
             raise ArgumentError(f"{name} is empty; at least one is needed.")
     count = _count(images)
     step = _step(batch_size, count)
-    for target in targets:
-        resolve_target(target, count)
-    backend = backend_for(model)
-    refs = [backend.resolve(layer, images) for layer in layers]
+    resolved = [resolve_target(target, count, class_names) for target in targets]
+    backend = backend_for(model, model_output, reshape)
+    places = [_places(backend, layer, images) for layer in layers]
     size = backend.image_size(images)
     gradients = any(Needs.GRADIENTS in rule.needs for rule in rules)
     parts: dict[tuple[int, int, int], list[Heatmap]] = {}
     probabilities: list[NDArray[np.float32]] = []
     for start in range(0, count, step):
         rows = slice(start, start + step)
-        chunk = _rows(images, rows)
-        chunk_targets = [_target_rows(target, rows) for target in targets]
-        for at_layer, ref in enumerate(refs):
-            passed = backend.run(chunk, ref, chunk_targets, gradients=gradients, score=score)
+        chunk, chunk_targets = _rows(images, rows), [target.rows(rows) for target in resolved]
+        for at_layer, refs in enumerate(places):
+            passes = [backend.run(chunk, ref, chunk_targets, gradients=gradients, score=score) for ref in refs]
             if at_layer == 0:
-                probabilities += [numpy32(p) for p in (passed[0].probabilities,) if p is not None]
+                probabilities += [numpy32(p) for p in (passes[0][0].probabilities,) if p is not None]
             for at_method, rule in enumerate(rules):
-                for at_target, inputs in enumerate(passed):
-                    heatmap = heatmap_of(inputs, rule, ref, scaling, size)
+                for at_target, inputs in enumerate(zip(*passes, strict=True)):
+                    heatmap = heatmap_of(inputs, rule, refs, scaling, size, fuse)
                     parts.setdefault((at_method, at_layer, at_target), []).append(heatmap)
     heatmaps = [_joined(parts[place]) for place in sorted(parts)]
     return Explanation(heatmaps, np.concatenate(probabilities) if probabilities else None)
 
 
 def heatmap_of(
-    inputs: CamInputs, method: CamMethod, layer: LayerRef | str, scaling: Scaling, size: tuple[int, int]
+    inputs: Sequence[CamInputs],
+    method: CamMethod,
+    layers: Sequence[LayerRef | str],
+    scaling: Scaling,
+    size: Sequence[int],
+    fuse: Fuse = "mean",
 ) -> Heatmap:
-    """The second half of the route: from what a pass yielded to the Heatmap at `size` (H, W)."""
+    """The second half of the route: from what the passes yielded, one for each layer, to the Heatmap at `size`."""
+    signed = [_signed_map(one, method, layer, size) for one, layer in zip(inputs, layers, strict=True)]
+    (raw, blank), name = signed[0], str(layers[0])
+    if len(signed) > 1:
+        name = f"{fuse}({', '.join(map(str, layers))})"
+        raw = fuse_maps([_without(one, nothing) for one, nothing in signed], fuse, size)
+        blank = raw.flatten(1).amax(1) <= 0
+    first = inputs[0]
+    return Heatmap(
+        values=numpy32(scale(raw if scaling == "none" else _without(raw, blank), scaling, size)),
+        raw=numpy32(raw),
+        class_ids=first.class_ids.cpu().numpy().astype(np.int64),
+        scores=numpy32(first.scores),
+        confidences=_confidences(first),
+        blank=blank.cpu().numpy(),
+        method=method.name,
+        layer=name,
+        scaling=scaling,
+    )
+
+
+def _signed_map(
+    inputs: CamInputs, method: CamMethod, layer: LayerRef | str, size: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """The signed map (N, h, w) of one layer, finite, and which images (N,) have no evidence in it."""
+    if inputs.activations.dim() != len(size) + 2:
+        raise ArgumentError(
+            f"layer={str(layer)!r} has a map with {inputs.activations.dim() - 2} axes, and the images have "
+            f"{len(size)}: pass a layer that keeps all of them."
+        )
     raw = method.rule(inputs).float()
     finite = raw.flatten(1).isfinite().all(1)
     if not bool(finite.all()):
@@ -221,19 +314,12 @@ def heatmap_of(
             stacklevel=2,
         )
         raw = torch.where(finite.reshape(-1, *[1] * (raw.dim() - 1)), raw, raw.new_zeros(()))
-    blank = raw.flatten(1).amax(1) <= _rounding(inputs)
-    evidence = raw if scaling == "none" else torch.where(blank[:, None, None], raw.clamp(max=0), raw)
-    return Heatmap(
-        values=numpy32(scale(evidence, scaling, size)),
-        raw=numpy32(raw),
-        class_ids=inputs.class_ids.cpu().numpy().astype(np.int64),
-        scores=numpy32(inputs.scores),
-        confidences=_confidences(inputs),
-        blank=blank.cpu().numpy(),
-        method=method.name,
-        layer=str(layer),
-        scaling=scaling,
-    )
+    return raw, raw.flatten(1).amax(1) <= _rounding(inputs)
+
+
+def _without(raw: Tensor, blank: Tensor) -> Tensor:
+    """The maps without the positive values of those that are blank, which are rounding."""
+    return torch.where(blank.reshape(-1, *[1] * (raw.dim() - 1)), raw.clamp(max=0), raw)
 
 
 def numpy32(tensor: Tensor) -> NDArray[np.float32]:
@@ -249,9 +335,18 @@ def _rounding(inputs: CamInputs) -> Tensor:
     if inputs.gradients is None:
         return torch.zeros_like(inputs.scores)
     gradients = inputs.gradients.abs()
-    weights = gradients.maximum(gradients.mean((2, 3), keepdim=True))
+    weights = gradients.maximum(gradients.mean(tuple(range(2, gradients.dim())), keepdim=True))
     largest = (inputs.activations.abs() * weights).sum(1).flatten(1).amax(1)
     return ROUNDING * largest.where(largest.isfinite(), largest.new_zeros(()))
+
+
+def _places(backend: Backend, layer: Layer, images: Images) -> list[LayerRef]:
+    """The places that one entry of `layers` names: one, or several to be fused."""
+    if not isinstance(layer, (list, tuple)):
+        return [backend.resolve(layer, images)]
+    if not layer:
+        raise ArgumentError("layer is an empty list. Accepted: a layer, or a list of at least one.")
+    return [backend.resolve(one, images) for one in layer]
 
 
 def _confidences(inputs: CamInputs) -> NDArray[np.float32]:
@@ -263,21 +358,22 @@ def _confidences(inputs: CamInputs) -> NDArray[np.float32]:
 
 
 def _count(images: Images) -> int:
-    parts = images if isinstance(images, (tuple, list)) else (images,)
+    parts = as_tuple(images)
     shapes = [tuple(getattr(part, "shape", ())) for part in parts]
     if not shapes or any(len(shape) < 1 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
         raise ArgumentError(
             f"images holds shapes {shapes}; an array (N, C, H, W) or (N, H, W, C) as the model takes it is needed, or "
             "a tuple of arrays with the same N for a model with several inputs."
         )
-    if len(shapes[0]) != 4:
+    shape = tuple(picture_of(images).shape)
+    if len(shape) not in (4, 5):
         raise ArgumentError(
-            f"images has shape {shapes[0]}; (N, C, H, W) for PyTorch or (N, H, W, C) for Keras is needed. Add the "
-            "batch axis to a single image: images[None]."
+            f"images has shape {shape}; (N, C, H, W) for PyTorch or (N, H, W, C) for Keras is needed, of volumes "
+            "with a depth before H. Add the batch axis to a single image: images[None]."
         )
-    if shapes[0][0] == 0:
+    if shape[0] == 0:
         raise ArgumentError("images is empty; at least one image is needed.")
-    return int(shapes[0][0])
+    return int(shape[0])
 
 
 def _step(batch_size: int | None, count: int) -> int:
@@ -292,12 +388,6 @@ def _rows(images: Images, rows: slice) -> Images:
     if isinstance(images, (tuple, list)):
         return tuple(part[rows] for part in images)
     return images[rows]
-
-
-def _target_rows(target: Target, rows: slice) -> Target:
-    if target is None or callable(target) or np.ndim(target) == 0:
-        return target
-    return np.asarray(target)[rows]
 
 
 def _joined(parts: list[Heatmap]) -> Heatmap:

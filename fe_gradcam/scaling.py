@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, get_args
 
+import torch
 import torch.nn.functional as F
 
 from fe_gradcam.names import nearest
-from fe_gradcam.types import ArgumentError, Scaling
+from fe_gradcam.types import ArgumentError, Fuse, Scaling
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
+
+FUSES: tuple[Fuse, ...] = get_args(Fuse)
+
+_LINEAR = {2: "bilinear", 3: "trilinear"}
+"""Interpolation by the number of the image's axes."""
 
 
 def check_scaling(scaling: object) -> None:
@@ -23,14 +30,40 @@ def check_scaling(scaling: object) -> None:
         )
 
 
-def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (N, h, w) at `size` (H, W): bilinear, half-pixel centres, borders repeated."""
+def check_fuse(fuse: object) -> None:
+    """Raises ArgumentError where `fuse` is none of FUSES."""
+    if fuse not in FUSES:
+        raise ArgumentError(f"fuse={fuse!r} is not known. Accepted: {', '.join(FUSES)}.")
+
+
+def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps (N, h, w) at `size` (H, W): bilinear, half-pixel centres, borders repeated; volumes trilinear."""
     if tuple(maps.shape[1:]) == tuple(size):
         return maps
-    return F.interpolate(maps.unsqueeze(1), size=size, mode="bilinear", align_corners=False).squeeze(1)
+    mode = _LINEAR[len(size)]
+    return F.interpolate(maps.unsqueeze(1), size=tuple(size), mode=mode, align_corners=False).squeeze(1)
 
 
-def scale(raw: Tensor, scaling: Scaling, size: tuple[int, int]) -> Tensor:
+def fuse_maps(maps: Sequence[Tensor], fuse: Fuse, size: Sequence[int]) -> Tensor:
+    """One signed map of those of several layers.
+
+    Each is divided by its largest magnitude, so that no layer drowns another, and upsampled; then their
+    mean or, place by place, the largest is taken.
+
+    Args:
+        maps: Finite signed maps, each (N, h, w) at the size of its layer.
+        fuse: One of FUSES.
+        size: (H, W) of the result.
+
+    Returns:
+        (N, H, W), within [-1, 1].
+    """
+    check_fuse(fuse)
+    layers = torch.stack([upsample(one / _largest(one.abs()), size) for one in maps])
+    return layers.mean(0) if fuse == "mean" else layers.amax(0)
+
+
+def scale(raw: Tensor, scaling: Scaling, size: Sequence[int]) -> Tensor:
     """The heatmaps of signed maps, each image by itself.
 
     ``scale_after_relu``: ReLU at the size of the layer, upsampled, divided by the maximum: the
@@ -39,9 +72,9 @@ def scale(raw: Tensor, scaling: Scaling, size: tuple[int, int]) -> Tensor:
     evidence for it stays well below 1. ``none``: upsampled, signed, as it is.
 
     Args:
-        raw: Finite signed maps, (N, h, w).
+        raw: Finite signed maps, (N, h, w), of volumes (N, d, h, w).
         scaling: One of SCALINGS.
-        size: (H, W) of the heatmaps.
+        size: (H, W) of the heatmaps, of volumes (D, H, W).
 
     Returns:
         (N, H, W), within [0, 1] for the two ReLU scalings.
@@ -57,5 +90,5 @@ def scale(raw: Tensor, scaling: Scaling, size: tuple[int, int]) -> Tensor:
 
 def _largest(maps: Tensor) -> Tensor:
     """The maximum of each map, (N, 1, 1); 1 where that is 0, so that a map of zeros stays one."""
-    largest = maps.flatten(1).amax(1)[:, None, None]
+    largest = maps.amax(tuple(range(1, maps.dim())), keepdim=True)
     return largest.where(largest > 0, largest.new_ones(()))

@@ -379,7 +379,7 @@ class GradCAM(Trace):
         methods = [MEAN_GRADIENT] if alone else self.methods
         height, width = images.shape[1:3] if self._channels_last else images.shape[2:4]
         place = (self.activation_key or str(self.grad_key)) if op is None else op.place
-        maps = [heatmap_of(inputs, method, place, self.scaling, (height, width)) for method in methods]
+        maps = [heatmap_of([inputs], method, [place], self.scaling, (height, width)) for method in methods]
         columns = [Column(method.name, target, heatmap) for method, heatmap in zip(methods, maps, strict=True)]
         return columns, probabilities
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Flag, auto
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
@@ -19,15 +19,26 @@ Scaling: TypeAlias = Literal["scale_after_relu", "scale_before_relu", "none"]
 Score: TypeAlias = Literal["logit", "output"]
 """What is differentiated: the score before the softmax or sigmoid, or the output as it is."""
 
-Target: TypeAlias = "int | NDArray[np.integer[Any]] | Sequence[int] | Callable[[Any], Any] | None"
+Target: TypeAlias = "int | str | NDArray[np.integer[Any]] | Sequence[int] | TargetSpec | Callable[[Any], Any] | None"
 """What is explained; see `fe_gradcam.explain`."""
 
 Layer: TypeAlias = Any
-"""A layer's name, its index, the module or Keras layer itself, or None for the default."""
+"""A layer's name, its index, the module or Keras layer itself, or None for the default; a list of
+these for a map fused from several."""
+
+Fuse: TypeAlias = Literal["mean", "max"]
+"""How the maps of several layers become one; see `fe_gradcam.scaling.fuse_maps`."""
 
 Images: TypeAlias = Any
-"""An array or tensor in the model's own layout, (N, C, H, W) or (N, H, W, C), or a tuple of them
-for a model with several inputs."""
+"""An array or tensor in the model's own layout, (N, C, H, W) or (N, H, W, C), of volumes
+(N, C, D, H, W) or (N, D, H, W, C); a tuple of them for a model with several inputs."""
+
+ClassNames: TypeAlias = "Sequence[str] | Mapping[int, str]"
+"""Names of classes: in the order of the ids, or by id."""
+
+Reshape: TypeAlias = "Callable[[Tensor], Tensor]"
+"""Makes a layer's output, as the layer puts it out, a map (N, K, h, w). It may move, split and leave
+out, and nothing else: the gradients go the same way."""
 
 
 class CamError(Exception):
@@ -65,6 +76,15 @@ class Needs(Flag):
     PROBE = auto()
 
 
+class TargetSpec:
+    """A target that says more than a class id: see `fe_gradcam.targets`."""
+
+    @property
+    def name(self) -> str:
+        """What it is called under a heatmap."""
+        return type(self).__name__
+
+
 @dataclass(frozen=True, eq=False)
 class LayerInfo:
     """A layer as one forward pass met it.
@@ -72,10 +92,15 @@ class LayerInfo:
     Attributes:
         name: Its path in the model.
         kind: Its class.
-        shape: Of its output for one image, channels first: (K, *S).
+        shape: Of its output for one image, channels first: (K, *S). Of tokens that were recognised,
+            the map that they make up.
         spatial: Whether the output is a map larger than 1x1.
         activation: The activation function that takes the output up directly and is no layer of
             its own (a functional ReLU), or None.
+        tokens: How many tokens the output has, of a transformer; None where it is a map as it is.
+        convolution: Whether the layer is a convolution.
+        relu: Whether a ReLU follows, directly or behind a batch normalisation, or is fused into it.
+        default: Whether this is where `layer=None` explains.
     """
 
     name: str
@@ -83,6 +108,16 @@ class LayerInfo:
     shape: tuple[int, ...]
     spatial: bool
     activation: str | None = None
+    tokens: int | None = None
+    convolution: bool = False
+    relu: bool = False
+    default: bool = False
+
+
+Place: TypeAlias = Literal["output", "activation", "convolution", "relu"]
+"""Where at a layer: its output; behind the activation function that directly takes this up; what its
+convolution puts out, before an activation fused into the layer; behind the ReLU that follows,
+directly or behind a batch normalisation, or is fused into it."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +126,14 @@ class LayerRef:
 
     Attributes:
         name: The layer's path in the model.
-        activated: Whether the place is behind the functional activation that follows the layer.
+        place: Where at the layer.
     """
 
     name: str
-    activated: bool = False
+    place: Place = "output"
 
     def __str__(self) -> str:
-        return f"{self.name} + activation" if self.activated else self.name
+        return f"{self.name} + {self.place}" if self.place in ("activation", "relu") else self.name
 
 
 class Probe(Protocol):
@@ -138,16 +173,19 @@ class Heatmap:
     """Heatmaps of N images, by one method, for one layer and one target per image.
 
     Attributes:
-        values: (N, H, W) float32 at the size of the images. Within [0, 1] for the two ReLU
-            scalings, where 0 means no evidence; signed and unbounded for ``scaling="none"``.
-        raw: (N, h, w) float32 at the size of the layer: the signed map of the method.
+        values: (N, H, W) float32 at the size of the images, of volumes (N, D, H, W). Within [0, 1]
+            for the two ReLU scalings, where 0 means no evidence; signed and unbounded for
+            ``scaling="none"``.
+        raw: (N, h, w) float32 at the size of the layer, of volumes (N, d, h, w): the signed map of the
+            method. Of several layers the fused map, at the size of the images.
         class_ids: (N,) int64, -1 where the target is no class.
         scores: (N,) float32, what was differentiated: by default the logit of the class.
         confidences: (N,) float32, probability of the class in [0, 1], NaN where the target is none.
         blank: (N,) bool, True where the signed map has no positive value beyond rounding, or was not
             finite; the ReLU scalings are zero there.
         method: Name of the method.
-        layer: Name of the layer.
+        layer: Name of the layer, with `` + activation`` or `` + relu`` where the place is behind that; of
+            several ``mean(a, b)`` or ``max(a, b)``.
         scaling: Name of the scaling.
     """
 
@@ -163,25 +201,3 @@ class Heatmap:
 
     def __len__(self) -> int:
         return len(self.values)
-
-
-class Backend(Protocol):
-    """A model of one framework, made ready to be explained."""
-
-    def layers(self, images: Images) -> list[LayerInfo]:
-        """The layers in the order in which a forward pass of `images` completes them."""
-
-    def image_size(self, images: Images) -> tuple[int, int]:
-        """(H, W) of the images, of the first input where there are several."""
-
-    def resolve(self, layer: Layer, images: Images) -> LayerRef:
-        """The place that `layer` names; None chooses the default.
-
-        Raises:
-            UnknownNameError: There is no such layer.
-        """
-
-    def run(
-        self, images: Images, layer: LayerRef, targets: Sequence[Target], *, gradients: bool, score: Score
-    ) -> list[CamInputs]:
-        """One forward pass, and one backward pass for each target where `gradients` are asked for."""

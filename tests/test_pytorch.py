@@ -479,10 +479,10 @@ def test_mistakes_are_named(change: dict[str, Any], message: str) -> None:
 def test_an_output_that_is_no_table_is_named() -> None:
     class Dict(SmallTorch):
         def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:  # type: ignore[override]
-            return {"classes": super().forward(x)}
+            return {"classes": super().forward(x), "other": super().forward(x)}
 
     model, images = Dict(), torch.randn(2, 3, 9, 12)
-    with pytest.raises(UnsupportedModelError, match="model returns a dict"):
+    with pytest.raises(UnsupportedModelError, match=r"returns a dict of \{classes: \(2, 5\), other: \(2, 5\)\}"):
         explain(model, images, layer="conv1")
     by_callable = explain(model, images, layer="conv1", target=lambda output: output["classes"][:, 1])
     assert not by_callable.blank.all()
@@ -657,7 +657,7 @@ def test_a_squeezed_output_is_understood_for_one_image_and_refused_where_it_hide
     assert_allclose([one.scores[0] for one in alone], together.scores, rtol=1e-5)
     several = explain(Pooled(4, lambda z: z.squeeze()), images[:1], layer="conv")
     assert several.class_ids.shape == (1,)
-    with pytest.raises(UnsupportedModelError, match=r"shape \(16,\) for 4 images"):
+    with pytest.raises(UnsupportedModelError, match=r"shape \(16,\) for 4 image\(s\)"):
         explain(Pooled(4, lambda z: z.flatten()), images, layer="conv")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 from tensorflow.python.autograph.core import ag_ctx
@@ -22,33 +22,63 @@ _REARRANGING = frozenset(
 _MONOTONE = frozenset({"ClipByValue", "Exp", "Log", "StopGradient"})
 """Operations after which the same logits stand for the output."""
 
+RELUS = frozenset({"LeakyRelu", "Relu", "Relu6"})
+"""The rectifiers among the activations."""
+
 ACTIVATIONS = frozenset({"Elu", "Gelu", "LeakyRelu", "Relu", "Relu6", "Selu", "Softplus", "Softsign", "Tanh"})
 
 
+Call: TypeAlias = tuple[Any, Any, Any]
+"""A layer, the first thing that it was called with, and what it put out."""
+
+
 @contextmanager
-def calls_of(layers: list[Any], on_output: Callable[[Any, Any], None]) -> Iterator[None]:
-    """While active, `on_output(layer, output)` hears of every call of the layers as it completes."""
-    before = [(layer, layer.__dict__.get("call")) for layer in layers]
+def calls_of(layers: list[Any], on_output: Callable[[Any, Any, Any], None]) -> Iterator[None]:
+    """While active, `on_output(layer, first input, output)` hears of every call of the layers as it completes."""
+    with _replaced([(layer, "call", _heard(layer, on_output)) for layer in layers]):
+        yield
+
+
+@contextmanager
+def unactivated(layer: Any, outputs: list[Any]) -> Iterator[None]:
+    """While active, what goes into the activation fused into the layer is added to `outputs`."""
+    original = getattr(layer, "activation", None)
+
+    def activation(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs.append(tensor)
+        return original(tensor, *args, **kwargs)
+
+    with _replaced([(layer, "activation", activation)] if callable(original) else []):
+        yield
+
+
+@contextmanager
+def _replaced(attributes: list[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Attributes of objects replaced, past any __setattr__ of theirs, and put back."""
+    before = [(owner, name, owner.__dict__.get(name, _ABSENT)) for owner, name, _ in attributes]
     try:
-        for layer in layers:
-            layer.__dict__["call"] = _heard(layer, on_output)
+        for owner, name, value in attributes:
+            owner.__dict__[name] = value
         yield
     finally:
-        for layer, call in before:
-            if call is None:
-                layer.__dict__.pop("call", None)
+        for owner, name, value in before:
+            if value is _ABSENT:
+                owner.__dict__.pop(name, None)
             else:
-                layer.__dict__["call"] = call
+                owner.__dict__[name] = value
 
 
-def _heard(layer: Any, on_output: Callable[[Any, Any], None]) -> Callable[..., Any]:
+_ABSENT = object()
+
+
+def _heard(layer: Any, on_output: Callable[[Any, Any, Any], None]) -> Callable[..., Any]:
     original = layer.call
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def call(*args: Any, **kwargs: Any) -> Any:
         function = original if tf.executing_eagerly() else _with_autograph(original)
         output = function(*args, **kwargs)
-        on_output(layer, output)
+        on_output(layer, args[0] if args else None, output)
         return output
 
     heard: Callable[..., Any] = call
@@ -81,6 +111,28 @@ def activation_behind(tensor: Any) -> Any | None:
     """The output of the activation function that takes the tensor up directly, or None."""
     for operation in tensor.consumers():
         if operation.type in ACTIVATIONS and operation.inputs[0] is tensor:
+            return operation.outputs[0]
+    return None
+
+
+def relu_behind(tensor: Any, calls: list[Call]) -> Any | None:
+    """The output of the ReLU that made the tensor, or takes it up directly or behind its batch normalisation, or None.
+
+    Args:
+        tensor: What a convolution layer put out.
+        calls: All calls of the pass, in their order.
+    """
+    if tensor.op.type in RELUS:
+        return tensor
+    for layer, given, output in calls:
+        if given is not tensor:
+            continue
+        if isinstance(layer, tf.keras.layers.BatchNormalization):
+            tensor = output
+        elif isinstance(layer, (tf.keras.layers.ReLU, tf.keras.layers.LeakyReLU, tf.keras.layers.PReLU)):
+            return output
+    for operation in tensor.consumers():
+        if operation.type in RELUS:
             return operation.outputs[0]
     return None
 

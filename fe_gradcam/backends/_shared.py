@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
+from fe_gradcam.targets import ResolvedTarget
 from fe_gradcam.types import (
     ArgumentError,
+    CamInputs,
     CamWarning,
     GradientError,
     Images,
+    Layer,
+    LayerInfo,
     LayerRef,
+    Score,
     UnsupportedModelError,
 )
 
@@ -57,6 +62,12 @@ def reading_of(model: Any, *, within: bool, sums_to_one: bool, stays_within: Cal
 def as_tuple(images: Images) -> tuple[Any, ...]:
     """The inputs of a model, one or several."""
     return tuple(images) if isinstance(images, (tuple, list)) else (images,)
+
+
+def picture_of(images: Images) -> Any:
+    """The input that is drawn on: the first with two axes of space or more, or else the first."""
+    parts = as_tuple(images)
+    return next((part for part in parts if len(part.shape) >= 4), parts[0])
 
 
 def warn_of_probabilities(model: Any) -> None:
@@ -112,9 +123,46 @@ def no_scores(came: object) -> ArgumentError:
     )
 
 
-def no_table(described: str) -> UnsupportedModelError:
-    """The error for a model whose output is no table of class scores."""
+def no_table(described: str, count: int) -> UnsupportedModelError:
+    """The error for a model whose output does not plainly hold a table of class scores."""
     return UnsupportedModelError(
-        f"model returns {described}; a tensor (N, C) of class scores is needed. Pass target=lambda output: ... that "
-        "makes one score per image out of it, or wrap the model."
+        f"model returns {described} for {count} image(s); one tensor (N, C) of class scores is needed. Where the "
+        "output has several parts, pass model_output= with the name or position of the one that holds them; of a "
+        "segmentation pass target=Segmentation(class_id); else target=lambda output: ... that makes one score of it for "
+        "each image."
     )
+
+
+def no_segmentation(described: str) -> UnsupportedModelError:
+    """The error for a model whose output does not plainly hold scores of every pixel."""
+    return UnsupportedModelError(
+        f"target=Segmentation needs the class scores of every pixel, (N, C, h, w) or on Keras (N, h, w, C), and model "
+        f"returns {described}. Where the output has several parts, pass model_output= with the name or position of one."
+    )
+
+
+class Backend(Protocol):
+    """A model of one framework, made ready to be explained."""
+
+    def layers(self, images: Images) -> list[LayerInfo]:
+        """The layers in the order in which a forward pass of `images` completes them."""
+
+    def image_size(self, images: Images) -> tuple[int, ...]:
+        """(H, W) of the images, of volumes (D, H, W); of the first input that is one where there are several."""
+
+    def resolve(self, layer: Layer, images: Images) -> LayerRef:
+        """The place that `layer` names; None chooses the default.
+
+        Raises:
+            UnknownNameError: There is no such layer.
+        """
+
+    def run(
+        self, images: Images, layer: LayerRef, targets: Sequence[ResolvedTarget], *, gradients: bool, score: Score
+    ) -> list[CamInputs]:
+        """One forward pass of `images`, and one backward pass for each target where `gradients` are asked for.
+
+        Raises:
+            GradientError: The score depends on the layer, and no gradient reaches it.
+            UnsupportedModelError: The output does not plainly hold what a target asks for.
+        """

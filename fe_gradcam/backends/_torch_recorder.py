@@ -39,6 +39,11 @@ _REARRANGING = frozenset(
 )  # fmt: skip
 """Functions that are repeated on the logits, so that these keep the layout of the output."""
 
+CONVOLUTIONS = frozenset(f"conv{transposed}{axes}d" for transposed in ("", "_transpose") for axes in (1, 2, 3))
+
+RELUS = frozenset({"relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "prelu", "rrelu", "hardtanh", "hardtanh_"})
+"""The rectifiers among the activations; ReLU6 is a hardtanh in PyTorch."""
+
 ACTIVATIONS = frozenset(
     (
         "relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu", "selu_", "celu", "celu_", "gelu",
@@ -98,6 +103,7 @@ class Recorder(TorchFunctionMode):
         self._take = take
         self._skip = skip
         self._awaited: Tensor | None = None
+        self._inside = False
         self._links: MutableMapping[Tensor, _Link] = WeakTensorKeyDictionary()
         self.reached = 0
 
@@ -120,22 +126,33 @@ class Recorder(TorchFunctionMode):
 
     @contextmanager
     def watching(self, module: nn.Module) -> Iterator[None]:
-        """Active as a function mode, with its hook on the module of the place."""
-        handle = module.register_forward_hook(self._on_output)
+        """Active as a function mode, with its hooks on the module of the place."""
+        handles = [module.register_forward_hook(self._on_output)]
+        if self._place.place in ("convolution", "relu"):
+            handles.append(module.register_forward_pre_hook(self._on_input))
         try:
             with self:
                 yield
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
             self._awaited = None
 
+    def _on_input(self, module: nn.Module, args: Any) -> None:
+        self._inside = True
+
     def _on_output(self, module: nn.Module, args: Any, output: Any) -> Any:
-        if not isinstance(output, Tensor):
+        self._inside = False
+        if self._place.place in ("convolution", "relu"):
+            return output  # the convolution itself was met as a function, inside
+        first = output[0] if isinstance(output, tuple) and output else output  # a transformer's block
+        if not isinstance(first, Tensor):
             raise no_tensor(self._place, output)
-        if self._place.activated:
-            self._awaited = output
+        if self._place.place == "activation":
+            self._awaited = first
             return output
-        return self._taken(output, in_place=any(output is each for each in args))
+        taken = self._taken(first, in_place=any(first is each for each in args))
+        return taken if first is output else _with_first(output, taken)
 
     def _taken(self, tensor: Tensor, *, in_place: bool) -> Tensor:
         if tensor.is_inference():
@@ -157,9 +174,17 @@ class Recorder(TorchFunctionMode):
         first: Any = args[0] if args else kwargs.get("input")
         before = first.clone() if name == "sigmoid_" else first
         out = func(*args, **kwargs)
-        if self._awaited is not None and first is self._awaited and name in ACTIVATIONS:
-            self._awaited = None
-            out = self._taken(out, in_place=out is first)
+        if self._inside and name in CONVOLUTIONS:
+            if self._place.place == "convolution":
+                out = self._taken(out, in_place=False)
+            else:
+                self._awaited = out
+        elif self._awaited is not None and first is self._awaited:
+            if name in (RELUS if self._place.place == "relu" else ACTIVATIONS):
+                self._awaited = None
+                out = self._taken(out, in_place=out is first)
+            elif name == "batch_norm" and self._place.place == "relu":
+                self._awaited = out
         if isinstance(first, Tensor):
             self._follow(func, name, before, out, args, kwargs)
         return out
@@ -191,31 +216,51 @@ def _repeated(func: Any, more: tuple[Any, ...], kwargs: dict[str, Any], index: i
     return piece
 
 
+def _with_first(output: tuple[Any, ...], first: Tensor) -> tuple[Any, ...]:
+    """The same tuple, named or not, with another first element."""
+    if hasattr(output, "_replace"):
+        replaced: tuple[Any, ...] = output._replace(**{output._fields[0]: first})
+        return replaced
+    return (first, *output[1:])
+
+
 class Lister(TorchFunctionMode):
     """A function mode under which a model is called once to see which layers it has."""
 
     def __init__(self) -> None:
         super().__init__()
         self.met: list[tuple[nn.Module, tuple[int, ...]]] = []
-        """Each module that returned a tensor, in the order in which they did, and the tensor's shape."""
+        """Each module that returned a tensor, or a tuple that begins with one, in the order in which they did, and
+        the tensor's shape."""
         self.activations: dict[int, str] = {}
         """By position in `met`: the activation function that takes this output up directly."""
+        self.names: dict[nn.Module, str] = {}
+        self.rectified: set[nn.Module] = set()
+        """The modules whose convolution a ReLU follows, directly or behind a batch normalisation."""
         self._pending: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
+        self._convolved: MutableMapping[Tensor, nn.Module] = WeakTensorKeyDictionary()
+        self._inside: list[nn.Module] = []
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
-        """Active as a function mode, with a hook on every module of the model that takes hooks."""
+        """Active as a function mode, with hooks on every module of the model that takes hooks."""
         with ExitStack() as stack:
             for module in model.modules():
                 if not isinstance(module, torch.jit.ScriptModule):
+                    stack.callback(module.register_forward_pre_hook(self._on_input).remove)
                     stack.callback(module.register_forward_hook(self._on_output).remove)
             stack.enter_context(self)
             yield
 
+    def _on_input(self, module: nn.Module, args: Any) -> None:
+        self._inside.append(module)
+
     def _on_output(self, module: nn.Module, args: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            self._pending[output] = len(self.met)
-            self.met.append((module, tuple(output.shape)))
+        self._inside.pop()
+        first = output[0] if isinstance(output, tuple) and output else output
+        if isinstance(first, Tensor):
+            self._pending[first] = len(self.met)
+            self.met.append((module, tuple(first.shape)))
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -227,4 +272,12 @@ class Lister(TorchFunctionMode):
             position = self._pending.get(first)
             if position is not None:
                 self.activations.setdefault(position, name)
-        return func(*args, **kwargs)
+        source = self._convolved.get(first) if isinstance(first, Tensor) else None
+        out = func(*args, **kwargs)
+        if name in CONVOLUTIONS and self._inside:
+            self._convolved[out] = self._inside[-1]
+        elif source is not None and name == "batch_norm":
+            self._convolved[out] = source
+        elif source is not None and name in RELUS:
+            self.rectified.add(source)
+        return out

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fe_gradcam.backends._shared import SUM_TOLERANCE, HeadKind, Reading, no_scores, no_table
+from fe_gradcam.backends._shared import SUM_TOLERANCE, HeadKind, Reading, no_scores, no_segmentation, no_table
 from fe_gradcam.backends._torch_recorder import Head
-from fe_gradcam.targets import ResolvedTarget, check_class_ids
+from fe_gradcam.outputs import described
+from fe_gradcam.targets import CallableTarget, ClassTarget, RegionTarget, ResolvedTarget, ValueTarget
 from fe_gradcam.types import Score
 
 
@@ -20,16 +21,23 @@ class Forward:
     """One forward pass.
 
     Attributes:
-        leaf: (N, K, h, w) at the explained place, where autograd begins.
+        leaf: (N, ...) at the explained place, where autograd begins.
         output: Of the model.
-        head: The softmax or sigmoid that the output came out of, or None.
-        reading: How the output is read where there is no head.
+        picked: What of it holds the scores, or None where nothing plainly does.
+        head: The softmax or sigmoid that the scores came out of, or None.
+        reading: How they are read where there is no head.
     """
 
     leaf: Tensor
     output: Any
-    head: Head | None
+    picked: Tensor | None
+    head: Head | None = None
     reading: Reading = "logits"
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the scores are a table (N, C)."""
+        return self.picked is not None and as_table(self.picked, len(self.leaf)) is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,26 +68,35 @@ def as_table(output: Any, count: int) -> Tensor | None:
     return output.reshape(1, -1) if count == 1 and output.dim() < 2 else None
 
 
-def head_for(output: Any, head: Head | None, count: int) -> Head | None:
-    """The head, unless classes of its softmax are missing from the output."""
+def is_segmentation(output: Any, count: int) -> bool:
+    """Whether it can be the class scores of every pixel, (N, C, h, w) or of volumes (N, C, d, h, w)."""
+    return isinstance(output, Tensor) and output.dim() in (4, 5) and len(output) == count
+
+
+def as_rows(output: Tensor, count: int) -> Tensor:
+    """A table as it is; of a segmentation the table of its pixels, (N * pixels, C)."""
     table = as_table(output, count)
-    if head is None or table is None or (head.kind == "softmax" and table.shape[1] != head.classes):
+    return output.movedim(1, -1).reshape(-1, output.shape[1]) if table is None else table
+
+
+def head_for(output: Tensor, head: Head | None, count: int) -> Head | None:
+    """The head, unless classes of its softmax are missing from the output."""
+    if head is None or (head.kind == "softmax" and as_rows(output, count).shape[1] != head.classes):
         return None
     return head
 
 
 def class_scores(forward: Forward) -> ClassScores:
-    """The tables of a pass.
+    """The tables of a pass, of a segmentation those of its pixels.
 
     Raises:
         UnsupportedModelError: The output is no table of class scores.
     """
-    output, head, count = forward.output, forward.head, len(forward.leaf)
-    outputs = as_table(output, count)
-    if outputs is None:
-        shape = f"a tensor of shape {tuple(output.shape)} for {count} images" if isinstance(output, Tensor) else None
-        raise no_table(shape or f"a {type(output).__name__}")
-    logits = outputs if head is None else head.logits.reshape(count, -1)
+    head, count = forward.head, len(forward.leaf)
+    if forward.picked is None:
+        raise no_table(described(forward.output, is_tensor), count)
+    outputs = as_rows(forward.picked, count)
+    logits = outputs if head is None else as_rows(head.logits, count).reshape(outputs.shape)
     kind: HeadKind = "softmax" if head is None else head.kind
     are_probabilities = head is not None or forward.reading != "logits"
     if head is None and forward.reading != "logits":
@@ -97,26 +114,71 @@ def class_scores(forward: Forward) -> ClassScores:
 
 
 def target_scores(forward: Forward, target: ResolvedTarget, score: Score) -> tuple[Tensor, Tensor]:
-    """(N,) scores and the class ids (N,) of a target.
+    """(N,) scores and the class ids (N,) of a target, -1 where it is no class.
 
     Raises:
         ArgumentError: A class that the model does not have, or a callable that returns no scores.
-        UnsupportedModelError: The output is no table of class scores, and the target is a class.
+        UnsupportedModelError: The output does not hold what the target asks for.
     """
     count = len(forward.leaf)
+    no_class = torch.full((count,), -1, device=forward.leaf.device)
     with torch.enable_grad():
-        if target.score is not None:
+        if isinstance(target, CallableTarget):
             scores = target.score(forward.output)
             if not isinstance(scores, Tensor) or scores.shape != (count,):
                 raise no_scores(tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__)
-            return scores, torch.full((count,), -1, device=scores.device)
+            return scores, no_class
+        if isinstance(target, RegionTarget):
+            return _region_score(forward, target, score), no_class
+        if forward.picked is None or not forward.is_table:
+            raise no_table(described(forward.output, is_tensor), count)
+        if isinstance(target, ValueTarget):
+            table = as_rows(forward.picked, count)
+            target.check(table.shape[1])
+            return target.sign * table[:, target.index], no_class
         tables = class_scores(forward)
         table = tables.logits if score == "logit" else tables.outputs
-        wanted = np.asarray(target.class_ids)
-        check_class_ids(wanted, table.shape[1])
-        class_ids = torch.from_numpy(wanted).to(table.device)
-        class_ids = torch.where(class_ids < 0, table.argmax(1), class_ids)
-        return table.gather(1, class_ids[:, None])[:, 0], class_ids
+        target.check(table.shape[1])
+        class_ids = _class_ids(table.detach(), target)
+        chosen = table.gather(1, class_ids)
+        if target.is_class:
+            return chosen[:, 0], class_ids[:, 0]
+        return (chosen * chosen.new_tensor(target.weights)).sum(1), no_class
+
+
+def _class_ids(table: Tensor, target: ClassTarget) -> Tensor:
+    """(N, M) class ids of scores (N, C), with the places in the order resolved."""
+    wanted = torch.from_numpy(np.asarray(target.class_ids)).to(table.device)
+    if not target.ranked:
+        top = table.argmax(1, keepdim=True)
+        return torch.where(wanted < 0, top, wanted)
+    order = table.argsort(1, descending=True, stable=True)
+    first = torch.where(wanted[:, :1] < 0, order.gather(1, (-1 - wanted[:, :1]).clamp(min=0)), wanted[:, :1])
+    place_of_first = (order == first).int().argmax(1, keepdim=True)
+    place = (-1 - wanted[:, 1:]).clamp(min=0)
+    place = (place + (place >= place_of_first)).clamp(max=table.shape[1] - 1)
+    others = torch.where(wanted[:, 1:] < 0, order.gather(1, place), wanted[:, 1:])
+    return torch.cat([first, others], 1)
+
+
+def _region_score(forward: Forward, target: RegionTarget, score: Score) -> Tensor:
+    count = len(forward.leaf)
+    if forward.picked is None or not is_segmentation(forward.picked, count):
+        raise no_segmentation(described(forward.output, is_tensor))
+    tables = class_scores(forward)
+    table = tables.logits if score == "logit" else tables.outputs
+    target.check(tuple(forward.picked.shape[2:]), table.shape[1])
+    of_class = table[:, target.class_id].reshape(count, -1)
+    if target.mask is None:
+        counts = table.detach().argmax(1).reshape(count, -1) == target.class_id
+    else:
+        counts = torch.from_numpy(np.ascontiguousarray(target.mask)).to(table.device).reshape(count, -1)
+    return (of_class.float() * counts).sum(1)
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether it is a PyTorch tensor."""
+    return isinstance(value, Tensor)
 
 
 def within_unit(table: Tensor) -> bool:

@@ -15,7 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fe_gradcam.backends._keras_graph import activation_behind, call_model, calls_of, depends_on, head_of
+from fe_gradcam.backends._keras_graph import (
+    Call,
+    activation_behind,
+    call_model,
+    calls_of,
+    depends_on,
+    head_of,
+    relu_behind,
+    unactivated,
+)
 from fe_gradcam.backends._shared import (
     HALF_PRECISION_FACTOR,
     STRETCH,
@@ -26,15 +35,28 @@ from fe_gradcam.backends._shared import (
     check_rows,
     no_gradient,
     no_scores,
+    no_segmentation,
     no_table,
     no_tensor,
     not_called,
+    picture_of,
     reading_of,
     warn_of_probabilities,
 )
-from fe_gradcam.layers import check_map, default_layer, unknown_layer
-from fe_gradcam.targets import ResolvedTarget, check_class_ids, resolve_target
-from fe_gradcam.types import CamInputs, Images, Layer, LayerInfo, LayerRef, Score, Target
+from fe_gradcam.layers import Tokens, as_map, default_layer, no_map, token_grid, unknown_layer
+from fe_gradcam.outputs import ModelOutput, described, pick
+from fe_gradcam.targets import CallableTarget, ClassTarget, RegionTarget, ResolvedTarget, ValueTarget, resolve_target
+from fe_gradcam.types import (
+    CamInputs,
+    Images,
+    Layer,
+    LayerInfo,
+    LayerRef,
+    Reshape,
+    Score,
+    Target,
+    UnsupportedModelError,
+)
 
 KEPT_TRACES = 32
 """Compiled functions kept per model; the oldest goes first."""
@@ -43,45 +65,91 @@ _traces: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
 atexit.register(_traces.clear)  # TensorFlow cannot free its functions once the interpreter is shutting down
 
 
+_CONVOLUTIONS = (
+    tf.keras.layers.Conv1D,
+    tf.keras.layers.Conv2D,
+    tf.keras.layers.Conv3D,
+    tf.keras.layers.DepthwiseConv1D,
+    tf.keras.layers.DepthwiseConv2D,
+    tf.keras.layers.SeparableConv1D,
+    tf.keras.layers.SeparableConv2D,
+)
+
+
 class KerasBackend:
     """A Keras model, ready to be explained.
 
     Args:
         model: Functional, sequential or subclassed, with channels last.
+        model_output: Which of its outputs holds the scores; None where that is plain.
+        reshape: How a layer's output becomes a map; None recognises it.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, model_output: ModelOutput = None, reshape: Reshape | None = None) -> None:
         self._model = model
+        self._model_output = model_output
+        self._reshape = reshape
 
-    def image_size(self, images: Images) -> tuple[int, int]:
-        """(H, W) of the first input, (N, H, W, C)."""
-        first = as_tuple(images)[0]
-        height, width = tuple(first.shape)[1:3]
-        return int(height), int(width)
+    def image_size(self, images: Images) -> tuple[int, ...]:
+        """(H, W) of the images, (N, H, W, C), or (D, H, W) of volumes."""
+        return tuple(int(side) for side in picture_of(images).shape[1:-1])
 
     def layers(self, images: Images) -> list[LayerInfo]:
         """The layers in the order in which a forward pass of `images` completes them; nothing is computed."""
         names = {id(layer): name for name, layer in self._named_layers().items()}
+        size = self.image_size(images)
         infos: list[LayerInfo] = []
 
         def trace(*inputs: Any) -> Any:
-            outputs: list[tuple[Any, Any]] = []
-            with calls_of(self._all_layers(), lambda layer, output: outputs.append((layer, output))):
+            calls: list[Call] = []
+            with calls_of(self._all_layers(), lambda *call: calls.append(call)):
                 result = call_model(self._model, _packed(inputs), training=False)
-            for layer, output in outputs:
-                if not isinstance(output, tf.Tensor):
-                    continue
-                channels_last = tuple(output.shape[1:])
-                shape = channels_last[-1:] + channels_last[:-1]
-                spatial = len(shape) == 3 and (shape[1] or 2) * (shape[2] or 2) > 1
-                behind = activation_behind(output)
-                activation = None if behind is None else behind.op.type.lower()
-                infos.append(LayerInfo(names[id(layer)], type(layer).__name__, shape, spatial, activation))
+            met = [(layer, first) for layer, _, output in calls if isinstance(first := _first(output), tf.Tensor)]
+            grid = self._grid(images, _maps_of(met, size))
+            tokens = {shape[1] for _, first in met if _is_tokens(shape := tuple(first.shape)) and grid(shape[1])}
+            for layer, first in met:
+                shape, of_tokens = tuple(first.shape), None
+                if _is_tokens(shape) and shape[1] in tokens:
+                    of_tokens = shape[1]
+                    found = grid(shape[1])
+                    own = (shape[2], *(found.grid if found else ()))
+                else:
+                    own = shape[-1:] + shape[1:-1]
+                attention = len(shape) == 4 and shape[2] == shape[3] and shape[2] in tokens
+                spatial = len(own) == len(size) + 1 and any(side != 1 for side in own[1:]) and not attention
+                behind = activation_behind(first)
+                infos.append(
+                    LayerInfo(
+                        names[id(layer)],
+                        type(layer).__name__,
+                        own,
+                        spatial,
+                        activation=None if behind is None else behind.op.type.lower(),
+                        tokens=of_tokens,
+                        convolution=isinstance(layer, _CONVOLUTIONS),
+                        relu=isinstance(layer, _CONVOLUTIONS) and relu_behind(first, calls) is not None,
+                    )
+                )
             return result
 
         with tf.init_scope():
             _compiled(trace, self._specs(images))
         return infos
+
+    def _grid(self, images: Images, maps: list[tuple[int, ...]] | None = None) -> Callable[[int], Tokens | None]:
+        """Recognises tokens by the maps that the model's convolutions make, looked up once per image size."""
+        size = self.image_size(images)
+
+        def grid(count: int) -> Tokens | None:
+            known = _traces.setdefault(self._model, {})
+            if ("maps", size) not in known:
+                if maps is None:
+                    self.layers(images)  # keeps them
+                else:
+                    known["maps", size] = maps
+            return token_grid(count, known.get(("maps", size), []), size)
+
+        return grid
 
     def resolve(self, layer: Layer, images: Images) -> LayerRef:
         """The place that `layer` names; None chooses the default, once per model and image size."""
@@ -91,55 +159,64 @@ class KerasBackend:
             known = _traces.setdefault(self._model, {})
             key = ("default layer", _signature(self._specs(images)), *map(id, self._model._flatten_layers()))
             if key not in known:
-                known[key] = default_layer(self.layers(images))
+                one_image = tuple(part[:1] for part in as_tuple(images))
+                known[key] = default_layer(self.layers(one_image), lambda ref: self._reaches(ref, one_image))
             found: LayerRef = known[key]
             return found
         return LayerRef(self._name_of(layer))
 
-    def run(
-        self, images: Images, layer: LayerRef, targets: Sequence[Target], *, gradients: bool, score: Score
-    ) -> list[CamInputs]:
-        """One forward pass of `images`, and one backward pass for each target.
+    def _reaches(self, layer: LayerRef, images: Images) -> bool:
+        """Whether the score of the inferred class depends on the places of a layer's output."""
+        target = resolve_target(None, len(as_tuple(images)[0]))
+        try:
+            (inputs,) = self.run(images, layer, [target], gradients=True, score="logit")
+        except UnsupportedModelError:  # no classes: a target of another kind will be asked for
+            return True
+        return inputs.gradients is not None and bool((inputs.gradients != 0).any())
 
-        Raises:
-            GradientError: The score depends on the layer, and no gradient reaches it.
-            UnsupportedModelError: The output is no tensor of class scores, and a target is a class.
-        """
+    def run(
+        self, images: Images, layer: LayerRef, targets: Sequence[ResolvedTarget], *, gradients: bool, score: Score
+    ) -> list[CamInputs]:
+        """See Backend."""
         specs = self._specs(images)
         inputs = [tf.cast(_tensor(part), spec.dtype) for part, spec in zip(as_tuple(images), specs, strict=True)]
         count = int(inputs[0].shape[0])
-        resolved = [resolve_target(target, count) for target in targets]
-        ids = [np.full(count, -1) if target.class_ids is None else target.class_ids for target in resolved]
-        given = (*inputs, tf.constant(np.stack(ids), tf.int64))
+        given = (*inputs, *(tf.constant(array) for target in targets for array in target.arrays))
         known = _traces.setdefault(self._model, {})
-        reading: Reading = known.get("reading", "logits")
-        results = self._compiled_pass(specs, layer, resolved, gradients, score, reading)(*given)
+        reading: Reading = known.get(("reading", self._model_output), "logits")
+        results = self._compiled_pass(specs, layer, targets, gradients, score, reading)(*given)
         if "headless" in results:
-            right = self._reading(inputs, results["headless"].numpy())
-            known["reading"] = right
+            of_pixels = any(isinstance(target, RegionTarget) for target in targets)
+            right = self._reading(inputs, results["headless"].numpy(), of_pixels)
+            known["reading", self._model_output] = right
             if right != reading:
-                results = self._compiled_pass(specs, layer, resolved, gradients, score, right)(*given)
-            by_class = any(target.score is None for target in resolved)
+                results = self._compiled_pass(specs, layer, targets, gradients, score, right)(*given)
+            by_class = any(isinstance(target, (ClassTarget, RegionTarget)) for target in targets)
             if right != "logits" and score == "logit" and by_class:
                 warn_of_probabilities(self._model)
-        activations = _channels_first(results["activations"])
-        check_rows(layer, len(activations), count)
+        check_rows(layer, int(results["activations"].shape[0]), count)
         logits = probabilities = None
-        if "logits" in results:
+        if "logits" in results and not all(isinstance(target, ValueTarget) for target in targets):
             logits, probabilities = _as_torch(results["logits"]), _as_torch(results["probabilities"])
-            for class_ids in ids:
-                check_class_ids(class_ids, logits.shape[1])
+            for target in targets:
+                if isinstance(target, ClassTarget):
+                    target.check(logits.shape[1])
+
+        def as_its_map(tensor: Any) -> Tensor:
+            size = self.image_size(images)
+            return as_map(_as_torch(tensor), layer, size, self._grid(images), self._reshape, channels_first=False)
+
         return [
             CamInputs(
-                activations=activations,
-                gradients=_channels_first(results["gradients"][position]) if gradients else None,
+                activations=as_its_map(results["activations"]),
+                gradients=as_its_map(results["gradients"][position]) if gradients else None,
                 scores=_as_torch(results["scores"][position]),
                 class_ids=_as_torch(results["class_ids"][position]),
                 logits=logits,
                 probabilities=probabilities,
                 images=images,
             )
-            for position in range(len(resolved))
+            for position in range(len(targets))
         ]
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
@@ -163,13 +240,15 @@ class KerasBackend:
         outputs: list[Any] = []
         inner: Any = tf.GradientTape(watch_accessed_variables=False) if eager else nullcontext()
 
-        def on_output(_: Any, output: Any) -> None:
-            outputs.append(output)
+        def on_output(_: Any, __: Any, output: Any) -> None:
+            outputs.append(_first(output))
             if eager:
-                inner.watch(output)
+                inner.watch(outputs[-1])
 
         with calls_of([self._named_layers()[layer.name]], on_output), inner:
             output = call_model(self._model, _packed(tuple(inputs)), training=training)
+            if outputs and isinstance(outputs[-1], tf.Tensor) and outputs[-1].shape.rank not in (4, 5):
+                raise no_map(layer, tuple(outputs[-1].shape[1:]))
             if eager:
                 place = place_among(outputs, LayerRef(layer.name))
                 with tape.stop_recording() if tape else nullcontext():
@@ -199,12 +278,12 @@ class KerasBackend:
         scores = tf.gather(tables["explained"], tf.clip_by_value(ids, 0, count - 1), axis=1, batch_dims=1)
         return tf.where(known, scores, tf.zeros_like(scores))
 
-    def _reading(self, inputs: Sequence[Any], outputs: NDArray[Any]) -> Reading:
+    def _reading(self, inputs: Sequence[Any], outputs: NDArray[Any], of_pixels: bool = False) -> Reading:
         """How the outputs (N, C) of a model without a visible head are read."""
 
         def stays_within() -> bool:
             stretched = ([part * factor for part in inputs] for factor in (STRETCH, -STRETCH))
-            return all(_within_unit(self._outputs(images)) for images in stretched)
+            return all(_within_unit(self._outputs(images, of_pixels)) for images in stretched)
 
         outputs = outputs[np.isfinite(outputs).all(1)]
         sums = np.abs(outputs.astype(np.float32).sum(1) - 1) < SUM_TOLERANCE
@@ -217,40 +296,52 @@ class KerasBackend:
 
     def _reading_inside(self, inputs: Sequence[Any], output: Any) -> Reading:
         """As `_reading`, where the images are symbols: asked of images made for it."""
-        if not isinstance(output, tf.Tensor) or not _is_table(output) or head_for(output) is not None:
+        if not _is_table(output) or head_for(output) is not None:
             return "logits"
         with tf.init_scope():
             made = [tf.ones([1, *part.shape[1:]], part.dtype) for part in inputs]
             return self._reading(made, self._outputs(made))
 
-    def _outputs(self, inputs: Sequence[Any]) -> NDArray[Any]:
+    def _outputs(self, inputs: Sequence[Any], of_pixels: bool = False) -> NDArray[Any]:
         """The model's table of class scores, in inference."""
         specs = [tf.TensorSpec(part.shape, part.dtype) for part in inputs]
-        forward = _compiled(lambda *given: _table(call_model(self._model, _packed(given), training=False)), specs)
-        outputs: NDArray[Any] = forward(*inputs).numpy()
+
+        def scores(*given: Any) -> Any:
+            return _rows(self._picked(call_model(self._model, _packed(given), training=False), of_pixels))
+
+        outputs: NDArray[Any] = _compiled(scores, specs)(*inputs).numpy()
         return outputs
+
+    def _picked(self, output: Any, of_pixels: bool) -> Any | None:
+        """What of the output holds scores: a table, or those of every pixel."""
+        fits = _is_segmentation if of_pixels else _is_table
+        names = getattr(self._model, "output_names", None)
+        picked = pick(output, self._model_output, is_tensor=_is_tensor, fits=fits, names=names)
+        return picked if picked is not None and (_is_table(picked) or _is_segmentation(picked)) else None
 
     def _compiled_pass(
         self,
         specs: list[Any],
         layer: LayerRef,
-        targets: list[ResolvedTarget],
+        targets: Sequence[ResolvedTarget],
         gradients: bool,
         score: Score,
         reading: Reading,
     ) -> Any:
         """The compiled pass, made once; it lives no longer than the model."""
         known = _traces.setdefault(self._model, {})
-        callables = [target.score for target in targets]
-        key = ("pass", *self._identity(specs), layer, gradients, score, reading, tuple(map(id, callables)))
+        callables = [target.score if isinstance(target, CallableTarget) else None for target in targets]
+        more = [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for target in targets for array in target.arrays]
+        asked = (self._model_output, tuple(target.signature for target in targets), _signature(more))
+        key = ("pass", *self._identity(specs), layer, gradients, score, reading, asked)
         kept = known.get(key)
         if kept is not None and all(_same(held, fn) for held, fn in zip(kept[1], callables, strict=True)):
             return kept[0]
-        ids = tf.TensorSpec([len(targets), None], tf.int64)
         function = _compiled(
-            lambda *given: self._traced_pass(given[:-1], given[-1], layer, callables, gradients, score, reading),
-            specs,
-            ids,
+            lambda *given: self._traced_pass(
+                given[: len(specs)], given[len(specs) :], layer, targets, gradients, score, reading
+            ),
+            [*specs, *more],
         )
         while len(known) >= KEPT_TRACES:
             del known[next(iter(known))]
@@ -260,9 +351,9 @@ class KerasBackend:
     def _traced_pass(
         self,
         inputs: tuple[Any, ...],
-        class_ids: Any,
+        arrays: tuple[Any, ...],
         layer: LayerRef,
-        callables: list[Callable[[Any], Any] | None],
+        targets: Sequence[ResolvedTarget],
         gradients: bool,
         score: Score,
         reading: Reading,
@@ -270,48 +361,69 @@ class KerasBackend:
         """Builds the graph of a pass: the forward, the head and one gradient for each target."""
         place, output = self._place_and_output(inputs, layer)
         results: dict[str, Any] = {"activations": tf.cast(place, tf.float32)}
-        explained, n_classes = None, 0
-        if isinstance(output, tf.Tensor) and _is_table(output):
-            tables = self._class_scores(output, reading)
-            explained, n_classes = tables["explained" if score == "logit" else "outputs"], tables["logits"].shape[1]
-            results |= {name: tables[name] for name in ("logits", "probabilities", "headless") if name in tables}
+        picked = self._picked(output, any(isinstance(target, RegionTarget) for target in targets))
+        tables: dict[str, Any] = {}
+        if picked is not None:
+            tables = self._class_scores(picked, reading)
+            wanted = ("logits", "probabilities", "headless") if _is_table(picked) else ("headless",)
+            results |= {name: tables[name] for name in wanted if name in tables}
         results |= {"scores": [], "class_ids": [], "gradients": []}
-        for position, callable_target in enumerate(callables):
-            if callable_target is not None:
-                scores, ids = callable_target(output), class_ids[position]
+        table = tables.get("explained" if score == "logit" else "outputs")
+        remaining = list(arrays)
+        for target in targets:
+            of_target = [remaining.pop(0) for _ in target.arrays]
+            ids = tf.fill([tf.shape(inputs[0])[0]], tf.constant(-1, tf.int64))
+            if isinstance(target, CallableTarget):
+                scores = target.score(output)
                 if not isinstance(scores, tf.Tensor) or scores.shape.rank != 1:
                     raise no_scores(scores.shape if isinstance(scores, tf.Tensor) else type(scores).__name__)
+            elif isinstance(target, RegionTarget):
+                if picked is None or not _is_segmentation(picked):
+                    raise no_segmentation(self._described(output))
+                scores = _region_score(picked, table, target, of_target)
+            elif picked is None or not _is_table(picked):
+                raise no_table(self._described(output), 1)
+            elif isinstance(target, ValueTarget):
+                rows = _rows(picked)
+                target.check(rows.shape[1])
+                scores = target.sign * rows[:, target.index]
             else:
-                if explained is None:
-                    raise no_table(_described(output))
-                wanted = class_ids[position]
-                ids = tf.where(wanted < 0, tf.argmax(results["logits"], 1), wanted)
-                scores = tf.gather(explained, tf.minimum(ids, n_classes - 1), axis=1, batch_dims=1)
+                chosen = _class_ids(tables["logits"] if score == "logit" else table, of_target[0], target.ranked)
+                scores = tf.gather(table, tf.clip_by_value(chosen, 0, table.shape[1] - 1), axis=1, batch_dims=1)
+                scores = tf.reduce_sum(scores * tf.constant(target.weights, scores.dtype), 1)
+                ids = chosen[:, 0] if target.is_class else ids
             results["scores"].append(tf.cast(scores, tf.float32))
             results["class_ids"].append(ids)
             if gradients:
                 results["gradients"].append(_gradient(scores, place, layer))
         return results
 
+    def _described(self, output: Any) -> str:
+        return described(output, _is_tensor, getattr(self._model, "output_names", None))
+
     def _place_and_output(self, inputs: tuple[Any, ...], layer: LayerRef) -> tuple[Any, Any]:
         keras_layer = self._named_layers()[layer.name]
-        outputs: list[Any] = []
-        with calls_of([keras_layer], lambda _, output: outputs.append(output)):
+        calls: list[Call] = []
+        inner: list[Any] = []
+        heard = self._all_layers() if layer.place == "relu" else [keras_layer]
+        before = unactivated(keras_layer, inner) if layer.place == "convolution" else nullcontext()
+        with calls_of(heard, lambda *call: calls.append(call)), before:
             output = call_model(self._model, _packed(inputs), training=False)
-        return place_among(outputs, layer), output
+        outputs = inner or [_first(its_output) for its_layer, _, its_output in calls if its_layer is keras_layer]
+        return place_among(outputs, layer, calls), output
 
-    def _class_scores(self, output: Any, reading: Reading) -> dict[str, Any]:
-        """The tables of the inference, (N, C); a single output makes two classes.
+    def _class_scores(self, picked: Any, reading: Reading) -> dict[str, Any]:
+        """The tables of the inference, (N, C), of a segmentation those of its pixels; one output makes two classes.
 
         Returns:
             ``explained``: the logits in the model's own precision, or what stands in for them;
             ``outputs``: as the model put them out; ``logits`` and ``probabilities``: float32;
             ``headless``: the output as it is, where no softmax or sigmoid was found behind it.
         """
-        found = head_for(output)
-        results = {} if found is not None else {"headless": _table(output)}
-        outputs = _table(output)
-        table, kind = (outputs, "softmax") if found is None else (_table(found[0]), found[1])
+        found = head_for(picked)
+        outputs = _rows(picked)
+        results = {} if found is not None else {"headless": outputs}
+        table, kind = (outputs, "softmax") if found is None else (_rows(found[0]), found[1])
         are_probabilities = found is not None or reading != "logits"
         if found is None and reading != "logits":
             tiny = np.finfo(table.dtype.as_numpy_dtype).tiny
@@ -383,11 +495,16 @@ def named_layers(model: Any) -> dict[str, Any]:
     return named
 
 
-def place_among(outputs: list[Any], layer: LayerRef) -> Any:
+def place_among(outputs: list[Any], layer: LayerRef, calls: Sequence[Call] = ()) -> Any:
     """The explained tensor among what a layer put out in one pass: the last call counts.
 
+    Args:
+        outputs: Of the layer.
+        layer: The place.
+        calls: All calls of the pass, where the place is behind the ReLU that follows.
+
     Raises:
-        ArgumentError: The layer was not called, or its output is no map.
+        ArgumentError: The layer was not called.
         UnsupportedModelError: The layer returns something that is no tensor.
     """
     if not outputs:
@@ -395,11 +512,42 @@ def place_among(outputs: list[Any], layer: LayerRef) -> Any:
     place = outputs[-1]
     if not isinstance(place, tf.Tensor):
         raise no_tensor(layer, place)
-    check_map(layer, tuple(place.shape[1:]))
-    if layer.activated:
+    if layer.place == "activation":
         behind = activation_behind(place)
-        place = place if behind is None else behind
+        return place if behind is None else behind
+    if layer.place == "relu":
+        behind = relu_behind(place, list(calls))
+        if behind is None:
+            raise not_called(layer)
+        return behind
     return place
+
+
+def _class_ids(table: Any, wanted: Any, ranked: bool) -> Any:
+    """(N, M) class ids of scores (N, C), with the places in the order resolved; see ClassTarget."""
+    if not ranked:
+        return tf.where(wanted < 0, tf.argmax(table, 1)[:, None], wanted)
+    order = tf.cast(tf.argsort(table, 1, "DESCENDING", stable=True), tf.int64)
+    last = table.shape[1] - 1
+    place = tf.clip_by_value(-1 - wanted[:, :1], 0, last)
+    first = tf.where(wanted[:, :1] < 0, tf.gather(order, place, axis=1, batch_dims=1), wanted[:, :1])
+    place_of_first = tf.argmax(tf.cast(order == first, tf.int32), 1)[:, None]
+    place = tf.maximum(-1 - wanted[:, 1:], 0)
+    place = tf.minimum(place + tf.cast(place >= place_of_first, tf.int64), last)
+    others = tf.where(wanted[:, 1:] < 0, tf.gather(order, place, axis=1, batch_dims=1), wanted[:, 1:])
+    return tf.concat([first, others], 1)
+
+
+def _region_score(picked: Any, table: Any, target: RegionTarget, arrays: list[Any]) -> Any:
+    """(N,) the scores of a class summed over the pixels of the mask, or over its own."""
+    target.check(tuple(picked.shape[1:-1]), table.shape[1])
+    pixels = tf.reduce_prod(tf.shape(picked)[1:-1])
+    of_class = tf.reshape(tf.cast(table[:, target.class_id], tf.float32), [-1, pixels])
+    if arrays:
+        counts = tf.reshape(arrays[0], [-1, pixels])
+    else:
+        counts = tf.reshape(tf.cast(tf.argmax(table, 1) == target.class_id, tf.float32), [-1, pixels])
+    return tf.reduce_sum(of_class * tf.stop_gradient(counts), 1)
 
 
 def _gradient(scores: Any, place: Any, layer: LayerRef) -> Any:
@@ -443,10 +591,10 @@ def _packed(inputs: tuple[Any, ...]) -> Any:
     return inputs[0] if len(inputs) == 1 else list(inputs)
 
 
-def head_for(output: Any) -> tuple[Any, HeadKind] | None:
-    """The logits and the kind of the head that the output came out of, unless classes of its softmax are missing."""
-    found = head_of(output)
-    if found is None or (found[1] == "softmax" and _table(output).shape[1] != found[2]):
+def head_for(picked: Any) -> tuple[Any, HeadKind] | None:
+    """The logits and the kind of the head that the scores came out of, unless classes of its softmax are missing."""
+    found = head_of(picked)
+    if found is None or (found[1] == "softmax" and _rows(picked).shape[1] != found[2]):
         return None
     return found[:2]
 
@@ -455,20 +603,43 @@ def _within_unit(values: NDArray[Any]) -> bool:
     return bool(((values >= 0) & (values <= 1)).all())
 
 
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, tf.Tensor)
+
+
+def _is_tokens(shape: tuple[int | None, ...]) -> bool:
+    return len(shape) == 3 and None not in shape[1:] and shape[2] != 1
+
+
 def _is_table(output: Any) -> bool:
-    rank = output.shape.rank
-    return rank is not None and rank >= 1 and all(size == 1 for size in output.shape[2:])
+    """Whether it can be class scores (N, C): of one axis besides the images', or with others of size 1."""
+    if not isinstance(output, tf.Tensor) or not output.shape.rank:
+        return False
+    return sum(size != 1 for size in output.shape[1:]) <= 1
 
 
-def _table(output: Any) -> Any:
-    """Class scores as (N, C)."""
-    return tf.reshape(output, [-1, 1 if output.shape.rank == 1 else output.shape[1]])
+def _is_segmentation(output: Any) -> bool:
+    """Whether it can be the class scores of every pixel, (N, h, w, C) or of volumes (N, d, h, w, C)."""
+    return isinstance(output, tf.Tensor) and output.shape.rank in (4, 5)
 
 
-def _described(output: Any) -> str:
-    if isinstance(output, tf.Tensor):
-        return f"a tensor of shape {tuple(output.shape)}"
-    return f"a {type(output).__name__}"
+def _rows(output: Any) -> Any:
+    """Class scores as (N, C); of a segmentation the table of its pixels, (N * pixels, C)."""
+    if _is_table(output):
+        sizes = [size for size in output.shape[1:] if size != 1]
+        return tf.reshape(output, [-1, sizes[0] if sizes else 1])
+    return tf.reshape(output, [-1, output.shape[-1]])
+
+
+def _first(output: Any) -> Any:
+    """A layer's output, or the first of several, as a transformer's block returns it."""
+    return output[0] if isinstance(output, (tuple, list)) and output else output
+
+
+def _maps_of(met: list[tuple[Any, Any]], size: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The sizes of the maps that convolutions put out."""
+    shapes = [tuple(first.shape[1:-1]) for layer, first in met if isinstance(layer, _CONVOLUTIONS)]
+    return [shape for shape in shapes if len(shape) == len(size) and None not in shape]
 
 
 def _as_torch(tensor: Any) -> Tensor:
@@ -476,7 +647,3 @@ def _as_torch(tensor: Any) -> Tensor:
     if tensor.device.endswith("CPU:0") and tensor.dtype != tf.bool:
         return torch.utils.dlpack.from_dlpack(tf.experimental.dlpack.to_dlpack(tensor))
     return torch.from_numpy(tensor.numpy())
-
-
-def _channels_first(tensor: Any) -> Tensor:
-    return torch.movedim(_as_torch(tensor), -1, 1)

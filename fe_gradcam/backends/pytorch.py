@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,15 +19,19 @@ from fe_gradcam.backends._shared import (
     check_rows,
     no_gradient,
     not_called,
+    picture_of,
     reading_of,
     warn_of_probabilities,
 )
 from fe_gradcam.backends._torch_recorder import Lister, Recorder
 from fe_gradcam.backends._torch_scores import (
     Forward,
+    as_rows,
     as_table,
     class_scores,
     head_for,
+    is_segmentation,
+    is_tensor,
     sums_to_one,
     target_scores,
     within_unit,
@@ -37,20 +42,23 @@ from fe_gradcam.backends._torch_state import (
     unwrapped,
     without_reentrant_checkpoints,
 )
-from fe_gradcam.layers import check_map, default_layer, unknown_layer
-from fe_gradcam.targets import ResolvedTarget, resolve_target
+from fe_gradcam.layers import Tokens, as_map, default_layer, token_grid, unknown_layer
+from fe_gradcam.outputs import ModelOutput, pick
+from fe_gradcam.targets import ClassTarget, RegionTarget, ResolvedTarget, ValueTarget, resolve_target
 from fe_gradcam.types import (
     CamInputs,
     Images,
     Layer,
     LayerInfo,
     LayerRef,
+    Reshape,
     Score,
     Target,
     UnsupportedModelError,
 )
 
 _default_layers: WeakKeyDictionary[nn.Module, dict[Any, LayerRef]] = WeakKeyDictionary()
+_maps_made: WeakKeyDictionary[nn.Module, dict[Any, list[tuple[int, ...]]]] = WeakKeyDictionary()
 _times_reached: WeakKeyDictionary[nn.Module, dict[LayerRef, int]] = WeakKeyDictionary()
 
 
@@ -59,38 +67,77 @@ class TorchBackend:
 
     Args:
         model: Any module; of DataParallel and torch.compile the module inside is used.
+        model_output: Which of its outputs holds the scores; None where that is plain.
+        reshape: How a layer's output becomes a map; None recognises it.
 
     Raises:
         UnsupportedModelError: A scripted module, which takes no hooks.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, model_output: ModelOutput = None, reshape: Reshape | None = None) -> None:
         self._model = unwrapped(model)
+        self._model_output = model_output
+        self._reshape = reshape
         if isinstance(self._model, torch.jit.ScriptModule):
             raise UnsupportedModelError(
                 "model is a scripted module (torch.jit), whose layers cannot be observed. Pass the nn.Module that it "
                 "was scripted from, with the same weights (load_state_dict)."
             )
 
-    def image_size(self, images: Images) -> tuple[int, int]:
-        """(H, W) of the first input, (N, C, H, W)."""
-        first = as_tuple(images)[0]
-        height, width = tuple(first.shape)[-2:]
-        return int(height), int(width)
+    def image_size(self, images: Images) -> tuple[int, ...]:
+        """(H, W) of the images, (N, C, H, W), or (D, H, W) of volumes."""
+        return tuple(int(side) for side in picture_of(images).shape[2:])
 
     def layers(self, images: Images) -> list[LayerInfo]:
         """The modules in the order in which a forward pass of `images` completes them."""
+        lister = self._listed(images)
+        count, size = len(as_tuple(images)[0]), self.image_size(images)
+        grid = self._grid(images, lister)
+        tokens = {shape[1] for _, shape in lister.met if len(shape) == 3 and shape[2] > 1 and grid(shape[1])}
+        infos = []
+        for position, (module, shape) in enumerate(lister.met):
+            own, of_tokens = shape[1:], None
+            attention = len(own) == 3 and own[1] == own[2] and own[1] in tokens
+            if len(shape) == 3 and shape[1] in tokens:
+                of_tokens = shape[1]
+            if self._reshape is None and (of_tokens or len(own) == len(size) + 1):
+                own = tuple(self._as_map(torch.empty(shape, device="meta"), "", images, grid).shape[1:])
+            spatial = len(own) == len(size) + 1 and max(own[1:]) > 1 and shape[0] == count and not attention
+            infos.append(
+                LayerInfo(
+                    lister.names[module],
+                    type(module).__name__,
+                    own,
+                    spatial,
+                    activation=lister.activations.get(position),
+                    tokens=of_tokens,
+                    convolution=_is_convolution(module),
+                    relu=module in lister.rectified,
+                )
+            )
+        return infos
+
+    def _listed(self, images: Images) -> Lister:
         lister = Lister()
         with left_as_found(self._model) as model, torch.no_grad(), lister.watching(model):
             model(*(part.clone() for part in self._inputs(images, model)))
-            names = _names(model)
-        infos = []
-        for position, (module, shape) in enumerate(lister.met):
-            name = names[id(module)]
-            spatial = len(shape) == 4 and shape[2] * shape[3] > 1
-            kind = type(module).__name__
-            infos.append(LayerInfo(name, kind, shape[1:], spatial, lister.activations.get(position)))
-        return infos
+            lister.names = {module: name for name, module in model.named_modules()}
+        return lister
+
+    def _grid(self, images: Images, lister: Lister | None = None) -> Callable[[int], Tokens | None]:
+        """Recognises tokens by the maps that the model's convolutions make, looked up once per image size."""
+        size = self.image_size(images)
+
+        def grid(count: int) -> Tokens | None:
+            known = _maps_made.setdefault(self._model, {})
+            if size not in known:
+                met = (lister or self._listed(tuple(part[:1] for part in as_tuple(images)))).met
+                known[size] = [
+                    shape[2:] for module, shape in met if _is_convolution(module) and len(shape) == len(size) + 2
+                ]
+            return token_grid(count, known[size], size)
+
+        return grid
 
     def resolve(self, layer: Layer, images: Images) -> LayerRef:
         """The place that `layer` names; None chooses the default, once per model and image size."""
@@ -102,30 +149,35 @@ class TorchBackend:
             key = (tuple(map(id, self._model.modules())), tuple(tuple(part.shape) for part in one_image))
             if key not in known:
                 infos = self.layers(one_image)
-                known[key] = default_layer(infos)
+                known[key] = default_layer(infos, lambda ref: self._reaches(ref, one_image))
                 times = sum(info.name == known[key].name for info in infos)
                 _times_reached.setdefault(self._model, {})[known[key]] = times
             return known[key]
         return LayerRef(self._name_of(layer))
 
-    def run(
-        self, images: Images, layer: LayerRef, targets: Sequence[Target], *, gradients: bool, score: Score
-    ) -> list[CamInputs]:
-        """One forward pass of `images`, and one backward pass for each target.
+    def _reaches(self, layer: LayerRef, images: Images) -> bool:
+        """Whether the score of the inferred class depends on the places of a layer's output."""
+        target = resolve_target(None, len(as_tuple(images)[0]))
+        try:
+            (inputs,) = self.run(images, layer, [target], gradients=True, score="logit")
+        except UnsupportedModelError:  # no classes: a target of another kind will be asked for
+            return True
+        return inputs.gradients is not None and bool((inputs.gradients != 0).any())
 
-        Raises:
-            GradientError: The score depends on the layer, and no gradient reaches it.
-            UnsupportedModelError: The output is no tensor of class scores, and a target is a class.
-        """
+    def run(
+        self, images: Images, layer: LayerRef, targets: Sequence[ResolvedTarget], *, gradients: bool, score: Score
+    ) -> list[CamInputs]:
+        """See Backend."""
         with left_as_found(self._model) as model, torch.no_grad():
             inputs = self._inputs(images, model)
-            resolved = [resolve_target(target, len(inputs[0])) for target in targets]
-            forward = self._forward(model, inputs, layer, gradients, whole_graph=False)
-            scored = [target_scores(forward, target, score) for target in resolved]
+            of_pixels = any(isinstance(target, RegionTarget) for target in targets)
+            forward = self._forward(model, inputs, layer, gradients, of_pixels, whole_graph=False)
+            scored = [target_scores(forward, target, score) for target in targets]
             if gradients and not all(scores.requires_grad for scores, _ in scored):
                 # a no_grad() of the model's own closed behind the layer, and took ours with it
-                forward = self._forward(model, inputs, layer, gradients, whole_graph=True)
-                scored = [target_scores(forward, target, score) for target in resolved]
+                forward = self._forward(model, inputs, layer, gradients, of_pixels, whole_graph=True)
+                scored = [target_scores(forward, target, score) for target in targets]
+            classes = forward.is_table and not all(isinstance(target, ValueTarget) for target in targets)
             results = []
             for position, (scores, class_ids) in enumerate(scored):
                 gradient = None
@@ -133,10 +185,10 @@ class TorchBackend:
                     more_to_come = position + 1 < len(scored)
                     gradient = gradient_at(forward.leaf, scores, retain_graph=more_to_come)
                     if gradient is None:
-                        self._refuse_if_detached(model, inputs, layer, forward, resolved[position], score)
+                        self._refuse_if_detached(model, inputs, layer, forward, targets[position], score)
                         gradient = torch.zeros_like(forward.leaf, dtype=torch.float32)
-                results.append(self._cam_inputs(forward, scores, class_ids, gradient, images))
-            by_class = any(target.score is None for target in resolved)
+                results.append(self._cam_inputs(forward, scores, class_ids, gradient, images, layer, classes))
+            by_class = any(isinstance(target, (ClassTarget, RegionTarget)) for target in targets)
             if forward.reading != "logits" and score == "logit" and by_class:
                 warn_of_probabilities(self._model)
             return results
@@ -155,6 +207,9 @@ class TorchBackend:
             The model's output, the activations (N, K, h, w), a function that takes the gradients
             (N, K, h, w) from the graph, which it leaves to be used again, and whether the output is
             probabilities.
+
+        Raises:
+            UnsupportedModelError: The model does not return one tensor.
         """
         keep_graph = torch.is_grad_enabled()
         leaves: list[Tensor] = []
@@ -173,21 +228,28 @@ class TorchBackend:
                 raise not_called(layer)
             if isinstance(output, Tensor) and output.requires_grad:
                 break
-        check_map(layer, leaves[0].shape[1:])
-        forward = self._read(leaves[0], output, recorder, inputs)
+        to_map = partial(self._as_map, layer=layer, images=tuple(inputs))
+        activations = to_map(leaves[0].detach())
+        forward = self._read(leaves[0], output, recorder, inputs, of_pixels=False)
 
         def gradients() -> Tensor:
             scores, _ = target_scores(forward, resolve_target(target, len(inputs[0])), "logit")
             gradient = gradient_at(forward.leaf, scores, retain_graph=keep_graph)
             if gradient is None:
                 raise no_gradient(layer, "detach(), inference_mode(), .data, a NumPy step")
-            return gradient
+            return to_map(gradient)
 
         are_probabilities = forward.head is not None or forward.reading != "logits"
-        return (output if keep_graph else output.detach()), leaves[0].detach(), gradients, are_probabilities
+        return (output if keep_graph else output.detach()), activations, gradients, are_probabilities
 
     def _forward(
-        self, model: nn.Module, inputs: tuple[Tensor, ...], layer: LayerRef, gradients: bool, whole_graph: bool
+        self,
+        model: nn.Module,
+        inputs: tuple[Tensor, ...],
+        layer: LayerRef,
+        gradients: bool,
+        of_pixels: bool,
+        whole_graph: bool,
     ) -> Forward:
         leaves: list[Tensor] = []
 
@@ -203,44 +265,74 @@ class TorchBackend:
             output, recorder = observe(model, inputs, layer, take, whole_graph=whole_graph)
         leaf = leaves[0]
         check_rows(layer, len(leaf), len(inputs[0]))
-        check_map(layer, leaf.shape[1:])
-        return self._read(leaf, output, recorder, inputs)
+        return self._read(leaf, output, recorder, inputs, of_pixels)
 
-    def _read(self, leaf: Tensor, output: Any, recorder: Recorder, inputs: Sequence[Tensor]) -> Forward:
-        """The pass with its head, or else with how its output is read."""
-        table = as_table(output, len(leaf))
-        if table is None:
+    def _read(
+        self, leaf: Tensor, output: Any, recorder: Recorder, inputs: Sequence[Tensor], of_pixels: bool
+    ) -> Forward:
+        """The pass with the scores that its output holds, their head, or else how they are read."""
+        picked = self._picked(output, len(leaf), of_pixels)
+        if picked is None:
             return Forward(leaf, output, None)
-        head = head_for(output, recorder.head_of(output), len(leaf))
+        head = head_for(picked, recorder.head_of(picked), len(leaf))
         if head is not None:
-            return Forward(leaf, output, head)
+            return Forward(leaf, output, picked, head)
+        rows = as_rows(picked, len(leaf))
         reading = reading_of(
             self._model,
-            within=within_unit(table),
-            sums_to_one=sums_to_one(table),
-            stays_within=lambda: self._stays_within(inputs),
+            within=within_unit(rows),
+            sums_to_one=sums_to_one(rows),
+            stays_within=lambda: self._stays_within(inputs, of_pixels),
         )
-        return Forward(leaf, output, None, reading)
+        return Forward(leaf, output, picked, None, reading)
 
-    def _stays_within(self, inputs: Sequence[Tensor]) -> bool:
-        """Whether the outputs lie in [0, 1] whatever the images."""
+    def _picked(self, output: Any, count: int, of_pixels: bool) -> Tensor | None:
+        """What of the output holds scores: a table, or those of every pixel."""
+
+        def is_table(part: Any) -> bool:
+            return as_table(part, count) is not None
+
+        def is_pixels(part: Any) -> bool:
+            return is_segmentation(part, count)
+
+        fits = is_pixels if of_pixels else is_table
+        picked = pick(output, self._model_output, is_tensor=is_tensor, fits=fits)
+        return picked if picked is not None and (is_table(picked) or is_pixels(picked)) else None
+
+    def _stays_within(self, inputs: Sequence[Tensor], of_pixels: bool) -> bool:
+        """Whether the scores lie in [0, 1] whatever the images."""
         with left_as_found(self._model) as model, torch.no_grad():
             for factor in (STRETCH, -STRETCH):
                 output = model(*(part * factor if part.is_floating_point() else part for part in inputs))
-                if not within_unit(output):
+                picked = self._picked(output, len(inputs[0]), of_pixels)
+                if picked is None or not within_unit(picked):
                     return False
         return True
 
+    def _as_map(
+        self, tensor: Tensor, layer: object, images: Images, grid: Callable[[int], Tokens | None] | None = None
+    ) -> Tensor:
+        """The output of the layer, or its gradients, as (N, K, *S)."""
+        size = self.image_size(images)
+        return as_map(tensor, layer, size, grid or self._grid(images), self._reshape, channels_first=True)
+
     def _cam_inputs(
-        self, forward: Forward, scores: Tensor, class_ids: Tensor, gradient: Tensor | None, images: Images
+        self,
+        forward: Forward,
+        scores: Tensor,
+        class_ids: Tensor,
+        gradient: Tensor | None,
+        images: Images,
+        layer: LayerRef,
+        classes: bool,
     ) -> CamInputs:
         logits = probabilities = None
-        if as_table(forward.output, len(forward.leaf)) is not None:
+        if classes:
             tables = class_scores(forward)
             logits, probabilities = tables.logits.detach().float(), tables.probabilities
         return CamInputs(
-            activations=forward.leaf.detach().float(),
-            gradients=gradient,
+            activations=self._as_map(forward.leaf.detach(), layer, images).float(),
+            gradients=None if gradient is None else self._as_map(gradient, layer, images),
             scores=scores.detach().float(),
             class_ids=class_ids,
             logits=logits,
@@ -264,7 +356,8 @@ class TorchBackend:
             return 1 - tensor
 
         output, recorder = observe(model, inputs, layer, disturb, whole_graph=False)
-        disturbed, _ = target_scores(self._read(place, output, recorder, inputs), target, score)
+        of_pixels = isinstance(target, RegionTarget)
+        disturbed, _ = target_scores(self._read(place, output, recorder, inputs, of_pixels), target, score)
         plain, _ = target_scores(forward, target, score)
         if not torch.equal(disturbed.detach(), plain.detach()):
             raise no_gradient(layer, "detach(), inference_mode(), .data, a NumPy step")
@@ -360,6 +453,5 @@ def gradient_at(leaf: Tensor, scores: Tensor, *, retain_graph: bool) -> Tensor |
     return gradient
 
 
-def _names(model: nn.Module) -> dict[int, str]:
-    """The first name of every module, by id."""
-    return {id(module): name for name, module in model.named_modules()}
+def _is_convolution(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.conv._ConvNd)
