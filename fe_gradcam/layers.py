@@ -13,8 +13,8 @@ from fe_gradcam.types import ArgumentError, LayerInfo, LayerRef, Reshape, Unknow
 if TYPE_CHECKING:
     from torch import Tensor
 
-MOST_EXTRA_TOKENS = 9
-"""Class, distillation and register tokens in front of the tokens of the image: at the most 1 + 8 are in use."""
+EXTRA_TOKENS = (0, 1, 2, 5, 9)
+"""Tokens in front of those of the image: a class token, one for distillation beside it, or four or eight registers."""
 
 HALVINGS = 5
 """How many times the grid of a transformer's patches may have been halved on the way (Swin: 3)."""
@@ -54,13 +54,13 @@ def token_grid(count: int, maps: Iterable[Sequence[int]], size: Sequence[int]) -
             smaller = tuple(ceil(side / 2**halvings) for side in grid)
             found.append((count - _product(smaller), smaller))
     if len(size) == 2 and not found:
-        for extra in range(min(MOST_EXTRA_TOKENS + 1, count)):
-            height = isqrt((count - extra) * size[0] // size[1])
+        for extra in EXTRA_TOKENS:
+            height = isqrt(max(count - extra, 0) * size[0] // size[1])
             if height and (count - extra) % height == 0:
                 width = (count - extra) // height
                 if size[0] % height == 0 and size[1] % width == 0 and size[0] // height == size[1] // width:
                     found.append((extra, (height, width)))
-    fitting = [(extra, grid) for extra, grid in found if 0 <= extra <= MOST_EXTRA_TOKENS and extra < _product(grid)]
+    fitting = [(extra, grid) for extra, grid in found if extra in EXTRA_TOKENS and extra < _product(grid)]
     if not fitting:
         return None
     extra, grid = min(fitting, key=lambda one: one[0])

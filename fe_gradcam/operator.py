@@ -175,8 +175,8 @@ def _image(sample: Any, at: int) -> tuple[Any, ...]:
     arrays = tuple(part if hasattr(part, "shape") else np.asarray(part) for part in parts)
     if not arrays or len(max((array.shape for array in arrays), key=len)) not in (3, 4):
         raise ArgumentError(
-            f"dl_sample[{at}]['image'] has shape {[tuple(array.shape) for array in arrays]}; one image without the axis "
-            "of the batch is needed: (C, H, W) for PyTorch, (H, W, C) for Keras, of volumes with a depth before H."
+            f"dl_sample[{at}]['image'] has shape {[tuple(array.shape) for array in arrays]}; one image without the "
+            "axis of the batch is needed: (C, H, W) for PyTorch, (H, W, C) for Keras, of volumes with a depth before H."
         )
     return arrays
 

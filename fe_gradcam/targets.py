@@ -330,7 +330,9 @@ def class_id_of(given: int | str, names: ClassNames | None) -> int:
     """
     if not isinstance(given, str):
         return int(given)
-    ids = {name: class_id for class_id, name in reversed(names_by_id(names).items())}
+    ids: dict[str, int] = {}
+    for class_id, name in names_by_id(names).items():
+        ids.setdefault(name, class_id)
     if given not in ids:
         known = f"Classes: {', '.join(ids)}." if ids else "No names are known: pass class_names, or the id."
         raise UnknownNameError(f"target={given!r} is no class{nearest(given, ids)} {known}")

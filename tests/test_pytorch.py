@@ -479,7 +479,8 @@ def test_mistakes_are_named(change: dict[str, Any], message: str) -> None:
 def test_an_output_that_is_no_table_is_named() -> None:
     class Dict(SmallTorch):
         def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:  # type: ignore[override]
-            return {"classes": super().forward(x), "other": super().forward(x)}
+            classes = super().forward(x)
+            return {"classes": classes, "other": 2 * classes}
 
     model, images = Dict(), torch.randn(2, 3, 9, 12)
     with pytest.raises(UnsupportedModelError, match=r"returns a dict of \{classes: \(2, 5\), other: \(2, 5\)\}"):

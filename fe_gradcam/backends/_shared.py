@@ -27,7 +27,7 @@ HALF_PRECISION_FACTOR = 1024.0
 SUM_TOLERANCE = 1e-3
 """How far from 1 a row of probabilities may sum; fp16 comes to 5e-4 over a thousand classes."""
 
-STRETCH = 30.0
+STRETCHES = (30.0, -30.0, 1000.0, -1000.0)
 """By how much the images are scaled to see whether a model's outputs leave [0, 1]."""
 
 HeadKind = Literal["softmax", "sigmoid"]
@@ -128,8 +128,7 @@ def no_table(described: str, count: int) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"model returns {described} for {count} image(s); one tensor (N, C) of class scores is needed. Where the "
         "output has several parts, pass model_output= with the name or position of the one that holds them; of a "
-        "segmentation pass target=Segmentation(class_id); else target=lambda output: ... that makes one score of it for "
-        "each image."
+        "segmentation pass target=Segmentation(class_id); else a callable target= that makes one score per image of it."
     )
 
 

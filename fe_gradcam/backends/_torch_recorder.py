@@ -104,6 +104,7 @@ class Recorder(TorchFunctionMode):
         self._skip = skip
         self._awaited: Tensor | None = None
         self._inside = False
+        self._versions: dict[int, int] = {}
         self._links: MutableMapping[Tensor, _Link] = WeakTensorKeyDictionary()
         self.reached = 0
 
@@ -127,9 +128,10 @@ class Recorder(TorchFunctionMode):
     @contextmanager
     def watching(self, module: nn.Module) -> Iterator[None]:
         """Active as a function mode, with its hooks on the module of the place."""
-        handles = [module.register_forward_hook(self._on_output)]
-        if self._place.place in ("convolution", "relu"):
-            handles.append(module.register_forward_pre_hook(self._on_input))
+        handles = [
+            module.register_forward_pre_hook(self._on_input),
+            module.register_forward_hook(self._on_output),
+        ]
         try:
             with self:
                 yield
@@ -140,6 +142,7 @@ class Recorder(TorchFunctionMode):
 
     def _on_input(self, module: nn.Module, args: Any) -> None:
         self._inside = True
+        self._versions = {id(each): _version(each) for each in args if isinstance(each, Tensor)}
 
     def _on_output(self, module: nn.Module, args: Any, output: Any) -> Any:
         self._inside = False
@@ -151,7 +154,8 @@ class Recorder(TorchFunctionMode):
         if self._place.place == "activation":
             self._awaited = first
             return output
-        taken = self._taken(first, in_place=any(first is each for each in args))
+        written = self._versions.get(id(first), None) not in (None, _version(first))
+        taken = self._taken(first, in_place=written and any(first is each for each in args))
         return taken if first is output else _with_first(output, taken)
 
     def _taken(self, tensor: Tensor, *, in_place: bool) -> Tensor:
@@ -163,8 +167,13 @@ class Recorder(TorchFunctionMode):
         self.reached += 1
         if self.reached <= self._skip:
             return tensor
-        # Behind an in-place step the model may go on with the tensor that it has, and drop what is returned.
-        return tensor.copy_(self._take(tensor.clone())) if in_place else self._take(tensor)
+        if not in_place:
+            return self._take(tensor)
+        taken = self._take(tensor.clone())
+        try:  # the model may go on with the tensor that it has, and drop what is returned
+            return tensor.copy_(taken)
+        except RuntimeError:  # a view that was made without gradients
+            return taken
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -214,6 +223,11 @@ def _repeated(func: Any, more: tuple[Any, ...], kwargs: dict[str, Any], index: i
     result = func(logits, *more, **{name: value for name, value in kwargs.items() if name != "input"})
     piece: Tensor = result if index is None else result[index]
     return piece
+
+
+def _version(tensor: Tensor) -> int:
+    """How many times the tensor was written to; those of inference mode do not count."""
+    return -1 if tensor.is_inference() else tensor._version
 
 
 def _with_first(output: tuple[Any, ...], first: Tensor) -> tuple[Any, ...]:

@@ -152,7 +152,7 @@ def _class_ids(table: Tensor, target: ClassTarget) -> Tensor:
     if not target.ranked:
         top = table.argmax(1, keepdim=True)
         return torch.where(wanted < 0, top, wanted)
-    order = table.argsort(1, descending=True, stable=True)
+    order = torch.argsort(table, dim=1, descending=True, stable=True)
     first = torch.where(wanted[:, :1] < 0, order.gather(1, (-1 - wanted[:, :1]).clamp(min=0)), wanted[:, :1])
     place_of_first = (order == first).int().argmax(1, keepdim=True)
     place = (-1 - wanted[:, 1:]).clamp(min=0)

@@ -27,7 +27,7 @@ from fe_gradcam.backends._keras_graph import (
 )
 from fe_gradcam.backends._shared import (
     HALF_PRECISION_FACTOR,
-    STRETCH,
+    STRETCHES,
     SUM_TOLERANCE,
     HeadKind,
     Reading,
@@ -282,7 +282,7 @@ class KerasBackend:
         """How the outputs (N, C) of a model without a visible head are read."""
 
         def stays_within() -> bool:
-            stretched = ([part * factor for part in inputs] for factor in (STRETCH, -STRETCH))
+            stretched = ([part * factor for part in inputs] for factor in STRETCHES)
             return all(_within_unit(self._outputs(images, of_pixels)) for images in stretched)
 
         outputs = outputs[np.isfinite(outputs).all(1)]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fe_gradcam.backends._shared import (
     HALF_PRECISION_FACTOR,
-    STRETCH,
+    STRETCHES,
     as_tuple,
     check_rows,
     no_gradient,
@@ -302,7 +302,7 @@ class TorchBackend:
     def _stays_within(self, inputs: Sequence[Tensor], of_pixels: bool) -> bool:
         """Whether the scores lie in [0, 1] whatever the images."""
         with left_as_found(self._model) as model, torch.no_grad():
-            for factor in (STRETCH, -STRETCH):
+            for factor in STRETCHES:
                 output = model(*(part * factor if part.is_floating_point() else part for part in inputs))
                 picked = self._picked(output, len(inputs[0]), of_pixels)
                 if picked is None or not within_unit(picked):
