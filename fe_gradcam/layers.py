@@ -122,7 +122,8 @@ def as_map(
     if len(shape) == 2 and shape[1] > 1:
         found = tokens(shape[0])
         if found is not None:
-            return tensor[:, found.extra :].movedim(-1, 1).unflatten(2, found.grid)
+            of_image = tensor[:, found.extra :].movedim(-1, 1)
+            return of_image.reshape(*of_image.shape[:2], *found.grid)
     if len(shape) not in (3, 4):
         raise no_map(layer, shape)
     return tensor if channels_first and not channels_last(shape, size) else tensor.movedim(-1, 1)

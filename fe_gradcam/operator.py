@@ -171,7 +171,7 @@ def _image(sample: Any, at: int) -> tuple[Any, ...]:
         raise ArgumentError(
             f"dl_sample[{at}] has no key 'image'; its keys are: {', '.join(map(str, sample)) or 'none'}."
         )
-    parts = as_tuple(sample["image"])
+    parts = sample["image"] if isinstance(sample["image"], tuple) else (sample["image"],)
     arrays = tuple(part if hasattr(part, "shape") else np.asarray(part) for part in parts)
     if not arrays or len(max((array.shape for array in arrays), key=len)) not in (3, 4):
         raise ArgumentError(

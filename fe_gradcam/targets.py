@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,9 +92,9 @@ class Contrast(TargetSpec):
     def _others(self) -> tuple[int | str, ...]:
         if self.against is None:
             return ()
-        if isinstance(self.against, (str, Integral)):
+        if isinstance(self.against, (str, int)):
             return (self.against,)
-        return tuple(self.against)
+        return tuple(self.against) if isinstance(self.against, (Sequence, np.ndarray)) else (int(self.against),)
 
     @property
     def name(self) -> str:
@@ -347,8 +347,12 @@ def names_by_id(names: ClassNames | None) -> dict[int, str]:
     """
     if names is None:
         return {}
-    pairs = list(names.items()) if isinstance(names, Mapping) else list(enumerate(names))
-    if isinstance(names, str) or not all(_is_id(class_id) and isinstance(name, str) for class_id, name in pairs):
+    given: Any = names
+    pairs = list(given.items()) if isinstance(given, Mapping) else []
+    if isinstance(given, (Sequence, np.ndarray)):
+        pairs = [(at, str(name) if isinstance(name, np.str_) else name) for at, name in enumerate(given)]
+    known = isinstance(given, (Mapping, Sequence, np.ndarray)) and not isinstance(given, (str, bytes))
+    if not known or not all(_is_id(class_id) and isinstance(name, str) for class_id, name in pairs):
         raise ArgumentError(
             f"class_names={names!r} is not accepted. Accepted: a sequence of names in the order of the class ids, or a "
             "dict {class id: name}."
@@ -363,7 +367,7 @@ def target_name(target: Target, names: ClassNames | None = None) -> str:
     if isinstance(target, (str, TargetSpec)):
         return target if isinstance(target, str) else target.name
     if _is_id(target):
-        return names_by_id(names).get(int(target), str(int(target)))  # type: ignore[call-overload]
+        return names_by_id(names).get(int(target), str(int(target)))
     if callable(target):
         return getattr(target, "__name__", type(target).__name__)
     return "given classes"
@@ -404,10 +408,10 @@ def _as_ids(target: Any, count: int) -> NDArray[np.int64]:
     return ids.astype(np.int64)
 
 
-def _is_id(value: object) -> bool:
+def _is_id(value: object) -> TypeGuard[int]:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
 
 
 def _check_whole(name: str, value: object) -> None:
-    if not _is_id(value) or int(value) < 1:  # type: ignore[call-overload]
+    if not _is_id(value) or value < 1:
         raise ArgumentError(f"{name}={value!r} is not accepted. Accepted: an integer from 1.")

@@ -42,7 +42,7 @@ def calls_of(layers: list[Any], on_output: Callable[[Any, Any, Any], None]) -> I
 @contextmanager
 def unactivated(layer: Any, outputs: list[Any]) -> Iterator[None]:
     """While active, what goes into the activation fused into the layer is added to `outputs`."""
-    original = getattr(layer, "activation", None)
+    original: Any = getattr(layer, "activation", None)
 
     def activation(tensor: Any, *args: Any, **kwargs: Any) -> Any:
         outputs.append(tensor)

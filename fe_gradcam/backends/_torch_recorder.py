@@ -232,8 +232,9 @@ def _version(tensor: Tensor) -> int:
 
 def _with_first(output: tuple[Any, ...], first: Tensor) -> tuple[Any, ...]:
     """The same tuple, named or not, with another first element."""
-    if hasattr(output, "_replace"):
-        replaced: tuple[Any, ...] = output._replace(**{output._fields[0]: first})
+    named: Any = output
+    if hasattr(named, "_replace"):
+        replaced: tuple[Any, ...] = named._replace(**{named._fields[0]: first})
         return replaced
     return (first, *output[1:])
 

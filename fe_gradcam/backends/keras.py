@@ -381,7 +381,7 @@ class KerasBackend:
                 if picked is None or not _is_segmentation(picked):
                     raise no_segmentation(self._described(output))
                 scores = _region_score(picked, table, target, of_target)
-            elif picked is None or not _is_table(picked):
+            elif picked is None or table is None or not _is_table(picked):
                 raise no_table(self._described(output), 1)
             elif isinstance(target, ValueTarget):
                 rows = _rows(picked)
@@ -615,7 +615,7 @@ def _is_table(output: Any) -> bool:
     """Whether it can be class scores (N, C): of one axis besides the images', or with others of size 1."""
     if not isinstance(output, tf.Tensor) or not output.shape.rank:
         return False
-    return sum(size != 1 for size in output.shape[1:]) <= 1
+    return len([size for size in output.shape[1:] if size != 1]) <= 1
 
 
 def _is_segmentation(output: Any) -> bool:
