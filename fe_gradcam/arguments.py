@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from fe_gradcam.names import nearest
-from fe_gradcam.types import ArgumentError, UnknownNameError
+from fe_gradcam.targets import resolve_target
+from fe_gradcam.types import ArgumentError, TargetSpec, UnknownNameError
 
 
 def key(name: str, value: Any, *, optional: bool = True) -> Any:
@@ -129,6 +130,9 @@ def named_target(target: Any, names: Mapping[int, str], ids: Mapping[str, int], 
         if not labels:
             raise ArgumentError("targets='label' needs labels= with the key of the true classes.")
         return "label", "label"
+    if isinstance(target, TargetSpec):
+        resolve_target(target, 1, names)
+        return target.name, target
     if isinstance(target, Integral) and not isinstance(target, bool) and int(target) >= 0:
         return names.get(int(target), str(int(target))), int(target)
     if isinstance(target, str):
@@ -141,6 +145,6 @@ def named_target(target: Any, names: Mapping[int, str], ids: Mapping[str, int], 
     if callable(target):
         return re.sub(r"\W+", "_", getattr(target, "__name__", type(target).__name__)).strip("_"), target
     raise ArgumentError(
-        f"targets={target!r} is not accepted. Accepted: 'pred', 'label', a class id, a class name of label_mapping, a "
-        "callable, or a list of these."
+        f"targets={target!r} is not accepted. Accepted: 'pred', 'label', a class id, a class name of label_mapping, "
+        "Rank, Contrast, OutputValue, Segmentation, a callable, or a list of these."
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -135,7 +134,7 @@ def _result(done: Explanation, at: int, targets: Sequence[Target], settings: _Se
     result = inference_entries(probabilities, names)
     maps: dict[str, NDArray[np.float32]] = {}
     for target, heatmap in zip(targets, done.heatmaps, strict=True):
-        key = heatmap_key(int(heatmap.class_ids[at]), re.sub(r"\W+", "_", target_name(target, names)).strip("_"))
+        key = heatmap_key(int(heatmap.class_ids[at]), target_name(target, names))
         maps[_unused(key, maps) if heatmap.class_ids[at] < 0 else key] = heatmap.values[at].copy()
     return {**result, f"heatmap_{done.heatmaps[0].method}": maps}
 

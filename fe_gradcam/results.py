@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,4 +28,5 @@ def inference_entries(probabilities: NDArray[np.float32] | None, names: Mapping[
 
 def heatmap_key(class_id: int, target_name: str) -> str:
     """The key of a heatmap: by its class, or by the target's name where the target is no class."""
-    return f"heatmap_image_{target_name}" if class_id < 0 else f"heatmap_image_class_{class_id}"
+    plain_name = re.sub(r"\W+", "_", target_name).strip("_")
+    return f"heatmap_image_{plain_name}" if class_id < 0 else f"heatmap_image_class_{class_id}"

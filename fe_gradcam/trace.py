@@ -36,16 +36,19 @@ from fe_gradcam.display import HeatmapGrid
 from fe_gradcam.export import write_arrays, write_png
 from fe_gradcam.methods import CamMethod, get_method
 from fe_gradcam.op import LayerGradientOp
+from fe_gradcam.outputs import ModelOutput
 from fe_gradcam.render import colormap_lut, to_rgb
 from fe_gradcam.route import explained, heatmap_of
-from fe_gradcam.scaling import check_scaling
+from fe_gradcam.scaling import check_fuse, check_scaling
 from fe_gradcam.types import (
     ArgumentError,
     CamError,
     CamInputs,
     CamWarning,
+    Fuse,
     Layer,
     Needs,
+    Reshape,
     Scaling,
     Target,
 )
@@ -89,11 +92,11 @@ class GradCAM(Trace):
         ds_id: What dataset id(s) to run for, None for all, "!ds1" for all but one.
         model: The model to explain, of either framework.
         activations: Key of the activations that belong to `grads`.
-        layer: The layer to explain, as `fe_gradcam.explain` takes it.
+        layer: The layer to explain, as `fe_gradcam.explain` takes it; of a list the layers are fused.
         methods: One method or several, side by side: names of `fe_gradcam.METHODS`.
         targets: What is explained, one or several, side by side: "pred" (the inferred class), "label"
-            (the true class), a class id, a class name of `label_mapping`, or a callable as
-            `fe_gradcam.explain` takes it.
+            (the true class), a class id, a class name of `label_mapping`, or `Rank`, `Contrast`,
+            `OutputValue`, `Segmentation` or a callable as `fe_gradcam.explain` takes them.
         scaling: "scale_after_relu", "scale_before_relu" or "none"; see `fe_gradcam.scaling.scale`.
         colormap: Any colormap of matplotlib.
         alpha: Weight of the heat over the picture, 0 to 1.
@@ -105,6 +108,9 @@ class GradCAM(Trace):
         frequency: Run every so many epochs.
         save_dir: Folder for ``{outputs}_{mode}_epoch_{n}.png`` and ``.npz``, with ``_{ds_id}`` where
             there are several datasets. It is made where it does not exist.
+        model_output: Which of the model's outputs holds the scores, as `fe_gradcam.explain` takes it.
+        reshape: How the layer's output becomes a map, as `fe_gradcam.explain` takes it.
+        fuse: "mean" or "max": how several layers become one map; see `fe_gradcam.scaling.fuse_maps`.
         shared_scale: Whether all heatmaps of a grid have one scale, so that magnitudes compare.
         on_error: "warn", or "raise" to let failures through (in tests).
 
@@ -143,6 +149,9 @@ class GradCAM(Trace):
         ids: str | None = None,
         frequency: int = 1,
         save_dir: str | os.PathLike[str] | None = None,
+        model_output: ModelOutput = None,
+        reshape: Reshape | None = None,
+        fuse: Fuse = "mean",
         shared_scale: bool = False,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
@@ -167,7 +176,9 @@ class GradCAM(Trace):
         self.mean, self.std = arguments.per_channel("mean", mean), arguments.per_channel("std", std)
         self.on_error = on_error
         self.save_dir = arguments.folder(save_dir)
+        self.model_output, self.reshape, self.fuse = model_output, reshape, fuse
         check_scaling(scaling)
+        check_fuse(fuse)
         colormap_lut(colormap)
         self.look = Look(colormap, arguments.fraction("alpha", alpha), bool(shared_scale))
         if on_error not in ("warn", "raise"):
@@ -180,7 +191,7 @@ class GradCAM(Trace):
         self.targets = arguments.named_targets(targets, self.names, class_ids, labels=has_labels, model=has_model)
         if layer is not None and model is None:
             raise ArgumentError("layer goes with model=; of gradients under a key, pass it to the LayerGradientOp.")
-        self.layer = None if layer is None else backend_for(model).resolve(layer, None)
+        self.layer = _resolved(layer, model)
         keys = [*self.image_keys, grads, activations, labels, preds, display, ids]
         self._keys = list(dict.fromkeys(key for key in keys if key is not None))
         self._modes: set[str] = set()
@@ -341,6 +352,11 @@ class GradCAM(Trace):
     def _explain_model(
         self, images: tuple[NDArray[Any], ...], labels: NDArray[np.int64] | None, batch_size: int
     ) -> tuple[list[Column], NDArray[np.float32] | None]:
+        if images[0].ndim == 5:
+            raise ArgumentError(
+                f"images={self.image_keys[0]!r} holds volumes of shape {images[0].shape[1:]}, and a grid draws "
+                "pictures. Pass the volumes to fe_gradcam.explain, and draw slices of what it returns."
+            )
         known = None if labels is None else np.maximum(labels, 0)
         targets = [known if isinstance(target, str) else target for _, target in self.targets]
         with self._on_network_device():
@@ -352,6 +368,10 @@ class GradCAM(Trace):
                 targets=targets,
                 scaling=self.scaling,
                 batch_size=batch_size,
+                class_names=self.names,
+                model_output=self.model_output,
+                reshape=self.reshape,
+                fuse=self.fuse,
             )
         places = [(method.name, name) for method in self.methods for name, _ in self.targets]
         columns = [Column(*place, heatmap) for place, heatmap in zip(places, done.heatmaps, strict=True)]
@@ -495,6 +515,16 @@ class GradCAM(Trace):
                 CamWarning,
                 stacklevel=3,
             )
+
+
+def _resolved(layer: Layer, model: Any) -> Layer:
+    """The place that a layer names, or the places of several; None where the default is to be chosen."""
+    if layer is None:
+        return None
+    backend = backend_for(model)
+    if isinstance(layer, (list, tuple)) and layer:
+        return [backend.resolve(one, None) for one in layer]
+    return backend.resolve(layer, None)
 
 
 def _unlabelled_left_out(column: Column, labels: NDArray[np.int64] | None) -> Column:

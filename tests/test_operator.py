@@ -257,7 +257,7 @@ def test_a_relu_behind_a_sum_is_not_that_of_the_convolution() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.fc(self.relu(self.norm(self.conv(x)) + x).mean((2, 3)))
 
-    with pytest.raises(ArgumentError, match="no ReLU follows the convolution 'conv'.*: none"):
+    with pytest.raises(ArgumentError, match=r"no ReLU follows the convolution 'conv'.*: none"):
         gen_dl_model_heatmap(Residual().eval(), {"image": IMAGE}, gen_param={"use_conv_only": "false"})
 
 

@@ -24,11 +24,13 @@ from numpy.testing import assert_allclose
 from fe_gradcam import (
     ArgumentError,
     CamWarning,
+    Contrast,
     GradCAM,
     LayerGradientOp,
     UnknownNameError,
     UnsupportedModelError,
     explain,
+    top_k,
 )
 from fe_gradcam.display import HeatmapGrid
 from tests.toys import SmallTorch, small_keras
@@ -168,6 +170,78 @@ def test_grid_results_and_files(framework: str, tmp_path: Path) -> None:
         assert_allclose(arrays["grad_cam.pred.values"], expected.values, atol=1e-4)
         assert_allclose(arrays["labels"], labels)
         assert arrays["layer_cam.dog.class_ids"].tolist() == [3] * 7
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_contrasts_ranks_and_fused_layers(framework: str, tmp_path: Path) -> None:
+    model = build(framework)
+    layers = ["conv1", "conv2"] if framework == "torch" else [1, "conv2"]
+    trace = gradcam(
+        model,
+        label_mapping=NAMES,
+        n_samples=3,
+        targets=[Contrast("dog", "猫"), *top_k(2)],
+        layer=layers,
+        fuse="max",
+        save_dir=tmp_path,
+    )
+    catch = Catch("gradcam_results", mode="eval")
+    estimator(framework, model, [trace, catch]).fit()
+    (found,) = (each["gradcam_results"] for each in catch.caught)
+    data = dataset(framework)
+    images = np.stack([data[i]["x"] for i in range(3)])
+    expected = explain(model, images, layer=layers, target=Contrast(3, 0), fuse="max")
+    for at, result in enumerate(found):
+        heats = result["heatmap_grad_cam"]
+        first, second = result["classification_class_ids"][:2]
+        keys = {"heatmap_image_dog_against_猫", f"heatmap_image_class_{first}", f"heatmap_image_class_{second}"}
+        assert set(heats) == keys
+        assert_allclose(heats["heatmap_image_dog_against_猫"], expected.values[at], atol=1e-4)
+        assert result["layer"].startswith("max(conv")
+    with np.load(tmp_path / "gradcam_eval_epoch_1.npz") as arrays:
+        assert arrays["grad_cam.dog against 猫.class_ids"].tolist() == [-1] * 3
+        assert "grad_cam.top 2.values" in arrays
+
+
+def test_a_model_with_several_outputs() -> None:
+    class Both(SmallTorch):
+        def forward(self, x: torch.Tensor) -> Any:
+            scores = super().forward(x)
+            return scores, 2 * scores
+
+    model = fe.build(Both, optimizer_fn="adam", model_name="both")
+    first = gradcam(model, model_output=0, n_samples=2)
+    with pytest.raises(UnsupportedModelError, match=r"a tuple of \{0: .*, 1: .*\}.*pass model_output="):
+        fit_both(model, gradcam(model, n_samples=2))
+    (result, _) = fit_both(model, first)
+    expected = explain(model, np.stack([dataset("torch")[i]["x"] for i in range(2)]), model_output=0)
+    assert result["prediction"] == expected.class_ids[0]
+    assert_allclose(result["classification_confidences"][0], expected.confidences[0], rtol=1e-4)
+
+
+def fit_both(model: Any, trace: GradCAM) -> Any:
+    catch = Catch("gradcam_results", mode="eval")
+    estimator_ = estimator("torch", model, [trace, catch])
+    network = fe.Network(
+        ops=[
+            ModelOp(model=model, inputs="x", outputs=["y_pred", "doubled"]),
+            CrossEntropy(inputs=("y_pred", "y"), outputs="ce", from_logits=True),
+            UpdateOp(model=model, loss_name="ce"),
+        ]
+    )
+    fe.Estimator(estimator_.pipeline, network, epochs=1, traces=[trace, catch], log_steps=0).fit()
+    return catch.caught[-1]["gradcam_results"]
+
+
+def test_volumes_are_refused_early_with_what_to_do_instead() -> None:
+    def net() -> torch.nn.Module:
+        conv = torch.nn.Conv3d(1, 2, 2)
+        return torch.nn.Sequential(conv, torch.nn.AdaptiveAvgPool3d(1), torch.nn.Flatten(), torch.nn.Linear(2, 5))
+
+    model = fe.build(net, optimizer_fn="adam", model_name="volumes")
+    volumes = NumpyDataset({"x": np.ones((6, 1, 4, 5, 6), np.float32), "y": np.zeros(6, int)})
+    with pytest.raises(ArgumentError, match=r"holds volumes of shape \(1, 4, 5, 6\), and a grid draws pictures"):
+        estimator("torch", model, [gradcam(model)], train_data=volumes, eval_data=volumes).fit()
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
