@@ -246,6 +246,8 @@ def explained(
     step = _step(batch_size, count)
     resolved = [resolve_target(target, count, class_names) for target in targets]
     backend = backend_for(model, model_output, reshape)
+    if reshape is not None and any(layer is None for layer in layers):
+        raise ArgumentError("reshape is given without layer; pass layer= with the one whose output it makes a map of.")
     places = [_places(backend, layer, images) for layer in layers]
     size = backend.image_size(images)
     gradients = any(Needs.GRADIENTS in rule.needs for rule in rules)

@@ -340,3 +340,8 @@ def test_layers_say_what_they_are(framework: str) -> None:
     defaults = [info for info in infos if info.default]
     assert [info.name for info in defaults] == [convolutions[-1].name]
     assert all(isinstance(info, LayerInfo) for info in infos)
+
+
+def test_a_reshape_needs_its_layer() -> None:
+    with pytest.raises(ArgumentError, match="reshape is given without layer"):
+        explain(Tokenised("tokens"), wide(IMAGE)[None], reshape=lambda t: t)

@@ -17,19 +17,27 @@ from torch import Tensor
 
 from fe_gradcam.backends._keras_graph import (
     Call,
-    activation_behind,
     call_model,
     calls_of,
     depends_on,
-    head_of,
-    relu_behind,
     unactivated,
+)
+from fe_gradcam.backends._keras_layers import first_of, layer_infos, maps_of, name_of, named_layers, place_among
+from fe_gradcam.backends._keras_scores import (
+    class_ids_among,
+    class_scores,
+    head_for,
+    is_segmentation,
+    is_table,
+    is_tensor,
+    region_score,
+    rows_of,
+    within_unit,
 )
 from fe_gradcam.backends._shared import (
     HALF_PRECISION_FACTOR,
     STRETCHES,
     SUM_TOLERANCE,
-    HeadKind,
     Reading,
     as_tuple,
     check_rows,
@@ -37,13 +45,11 @@ from fe_gradcam.backends._shared import (
     no_scores,
     no_segmentation,
     no_table,
-    no_tensor,
-    not_called,
     picture_of,
     reading_of,
     warn_of_probabilities,
 )
-from fe_gradcam.layers import Tokens, as_map, default_layer, no_map, token_grid, unknown_layer
+from fe_gradcam.layers import Tokens, as_map, default_layer, no_map, token_grid
 from fe_gradcam.outputs import ModelOutput, described, pick
 from fe_gradcam.targets import CallableTarget, ClassTarget, RegionTarget, ResolvedTarget, ValueTarget, resolve_target
 from fe_gradcam.types import (
@@ -63,17 +69,6 @@ KEPT_TRACES = 32
 
 _traces: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
 atexit.register(_traces.clear)  # TensorFlow cannot free its functions once the interpreter is shutting down
-
-
-_CONVOLUTIONS = (
-    tf.keras.layers.Conv1D,
-    tf.keras.layers.Conv2D,
-    tf.keras.layers.Conv3D,
-    tf.keras.layers.DepthwiseConv1D,
-    tf.keras.layers.DepthwiseConv2D,
-    tf.keras.layers.SeparableConv1D,
-    tf.keras.layers.SeparableConv2D,
-)
 
 
 class KerasBackend:
@@ -96,7 +91,7 @@ class KerasBackend:
 
     def layers(self, images: Images) -> list[LayerInfo]:
         """The layers in the order in which a forward pass of `images` completes them; nothing is computed."""
-        names = {id(layer): name for name, layer in self._named_layers().items()}
+        names = {id(layer): name for name, layer in named_layers(self._model).items()}
         size = self.image_size(images)
         infos: list[LayerInfo] = []
 
@@ -104,32 +99,7 @@ class KerasBackend:
             calls: list[Call] = []
             with calls_of(self._all_layers(), lambda *call: calls.append(call)):
                 result = call_model(self._model, _packed(inputs), training=False)
-            met = [(layer, first) for layer, _, output in calls if isinstance(first := _first(output), tf.Tensor)]
-            grid = self._grid(images, _maps_of(met, size))
-            tokens = {shape[1] for _, first in met if _is_tokens(shape := tuple(first.shape)) and grid(shape[1])}
-            for layer, first in met:
-                shape, of_tokens = tuple(first.shape), None
-                if _is_tokens(shape) and shape[1] in tokens:
-                    of_tokens = shape[1]
-                    found = grid(shape[1])
-                    own = (shape[2], *(found.grid if found else ()))
-                else:
-                    own = shape[-1:] + shape[1:-1]
-                attention = len(shape) == 4 and shape[2] == shape[3] and shape[2] in tokens
-                spatial = len(own) == len(size) + 1 and any(side != 1 for side in own[1:]) and not attention
-                behind = activation_behind(first)
-                infos.append(
-                    LayerInfo(
-                        names[id(layer)],
-                        type(layer).__name__,
-                        own,
-                        spatial,
-                        activation=None if behind is None else behind.op.type.lower(),
-                        tokens=of_tokens,
-                        convolution=isinstance(layer, _CONVOLUTIONS),
-                        relu=isinstance(layer, _CONVOLUTIONS) and relu_behind(first, calls) is not None,
-                    )
-                )
+            infos.extend(layer_infos(calls, names, size, self._grid(images, maps_of(calls, size))))
             return result
 
         with tf.init_scope():
@@ -163,7 +133,7 @@ class KerasBackend:
                 known[key] = default_layer(self.layers(one_image), lambda ref: self._reaches(ref, one_image))
             found: LayerRef = known[key]
             return found
-        return LayerRef(self._name_of(layer))
+        return LayerRef(name_of(self._model, layer))
 
     def _reaches(self, layer: LayerRef, images: Images) -> bool:
         """Whether the score of the inferred class depends on the places of a layer's output."""
@@ -241,11 +211,11 @@ class KerasBackend:
         inner: Any = tf.GradientTape(watch_accessed_variables=False) if eager else nullcontext()
 
         def on_output(_: Any, __: Any, output: Any) -> None:
-            outputs.append(_first(output))
+            outputs.append(first_of(output))
             if eager:
                 inner.watch(outputs[-1])
 
-        with calls_of([self._named_layers()[layer.name]], on_output), inner:
+        with calls_of([named_layers(self._model)[layer.name]], on_output), inner:
             output = call_model(self._model, _packed(tuple(inputs)), training=training)
             if outputs and isinstance(outputs[-1], tf.Tensor) and outputs[-1].shape.rank not in (4, 5):
                 raise no_map(layer, tuple(outputs[-1].shape[1:]))
@@ -270,7 +240,7 @@ class KerasBackend:
     def _scores_inside(self, output: Any, target: Target, reading: Reading) -> Any:
         if callable(target):
             return target(output)
-        tables = self._class_scores(output, reading)
+        tables = class_scores(output, reading)
         top = tf.argmax(tables["logits"], 1)
         ids = top if target is None else tf.broadcast_to(tf.cast(tf.reshape(target, [-1]), tf.int64), tf.shape(top))
         count = tables["explained"].shape[1]
@@ -283,20 +253,20 @@ class KerasBackend:
 
         def stays_within() -> bool:
             stretched = ([part * factor for part in inputs] for factor in STRETCHES)
-            return all(_within_unit(self._outputs(images, of_pixels)) for images in stretched)
+            return all(within_unit(self._outputs(images, of_pixels)) for images in stretched)
 
         outputs = outputs[np.isfinite(outputs).all(1)]
         sums = np.abs(outputs.astype(np.float32).sum(1) - 1) < SUM_TOLERANCE
         return reading_of(
             self._model,
-            within=_within_unit(outputs),
+            within=within_unit(outputs),
             sums_to_one=outputs.shape[1] > 1 and bool(sums.all()),
             stays_within=stays_within,
         )
 
     def _reading_inside(self, inputs: Sequence[Any], output: Any) -> Reading:
         """As `_reading`, where the images are symbols: asked of images made for it."""
-        if not _is_table(output) or head_for(output) is not None:
+        if not is_table(output) or head_for(output) is not None:
             return "logits"
         with tf.init_scope():
             made = [tf.ones([1, *part.shape[1:]], part.dtype) for part in inputs]
@@ -307,17 +277,17 @@ class KerasBackend:
         specs = [tf.TensorSpec(part.shape, part.dtype) for part in inputs]
 
         def scores(*given: Any) -> Any:
-            return _rows(self._picked(call_model(self._model, _packed(given), training=False), of_pixels))
+            return rows_of(self._picked(call_model(self._model, _packed(given), training=False), of_pixels))
 
         outputs: NDArray[Any] = _compiled(scores, specs)(*inputs).numpy()
         return outputs
 
     def _picked(self, output: Any, of_pixels: bool) -> Any | None:
         """What of the output holds scores: a table, or those of every pixel."""
-        fits = _is_segmentation if of_pixels else _is_table
+        fits = is_segmentation if of_pixels else is_table
         names = getattr(self._model, "output_names", None)
-        picked = pick(output, self._model_output, is_tensor=_is_tensor, fits=fits, names=names)
-        return picked if picked is not None and (_is_table(picked) or _is_segmentation(picked)) else None
+        picked = pick(output, self._model_output, is_tensor=is_tensor, fits=fits, names=names)
+        return picked if picked is not None and (is_table(picked) or is_segmentation(picked)) else None
 
     def _compiled_pass(
         self,
@@ -364,8 +334,8 @@ class KerasBackend:
         picked = self._picked(output, any(isinstance(target, RegionTarget) for target in targets))
         tables: dict[str, Any] = {}
         if picked is not None:
-            tables = self._class_scores(picked, reading)
-            wanted = ("logits", "probabilities", "headless") if _is_table(picked) else ("headless",)
+            tables = class_scores(picked, reading)
+            wanted = ("logits", "probabilities", "headless") if is_table(picked) else ("headless",)
             results |= {name: tables[name] for name in wanted if name in tables}
         results |= {"scores": [], "class_ids": [], "gradients": []}
         table = tables.get("explained" if score == "logit" else "outputs")
@@ -378,17 +348,17 @@ class KerasBackend:
                 if not isinstance(scores, tf.Tensor) or scores.shape.rank != 1:
                     raise no_scores(scores.shape if isinstance(scores, tf.Tensor) else type(scores).__name__)
             elif isinstance(target, RegionTarget):
-                if picked is None or not _is_segmentation(picked):
+                if picked is None or not is_segmentation(picked):
                     raise no_segmentation(self._described(output))
-                scores = _region_score(picked, table, target, of_target)
-            elif picked is None or table is None or not _is_table(picked):
+                scores = region_score(picked, table, target, of_target)
+            elif picked is None or table is None or not is_table(picked):
                 raise no_table(self._described(output), 1)
             elif isinstance(target, ValueTarget):
-                rows = _rows(picked)
+                rows = rows_of(picked)
                 target.check(rows.shape[1])
                 scores = target.sign * rows[:, target.index]
             else:
-                chosen = _class_ids(tables["logits"] if score == "logit" else table, of_target[0], target.ranked)
+                chosen = class_ids_among(tables["logits"] if score == "logit" else table, of_target[0], target.ranked)
                 scores = tf.gather(table, tf.clip_by_value(chosen, 0, table.shape[1] - 1), axis=1, batch_dims=1)
                 scores = tf.reduce_sum(scores * tf.constant(target.weights, scores.dtype), 1)
                 ids = chosen[:, 0] if target.is_class else ids
@@ -399,49 +369,18 @@ class KerasBackend:
         return results
 
     def _described(self, output: Any) -> str:
-        return described(output, _is_tensor, getattr(self._model, "output_names", None))
+        return described(output, is_tensor, getattr(self._model, "output_names", None))
 
     def _place_and_output(self, inputs: tuple[Any, ...], layer: LayerRef) -> tuple[Any, Any]:
-        keras_layer = self._named_layers()[layer.name]
+        keras_layer = named_layers(self._model)[layer.name]
         calls: list[Call] = []
         inner: list[Any] = []
         heard = self._all_layers() if layer.place == "relu" else [keras_layer]
         before = unactivated(keras_layer, inner) if layer.place == "convolution" else nullcontext()
         with calls_of(heard, lambda *call: calls.append(call)), before:
             output = call_model(self._model, _packed(inputs), training=False)
-        outputs = inner or [_first(its_output) for its_layer, _, its_output in calls if its_layer is keras_layer]
+        outputs = inner or [first_of(its_output) for its_layer, _, its_output in calls if its_layer is keras_layer]
         return place_among(outputs, layer, calls), output
-
-    def _class_scores(self, picked: Any, reading: Reading) -> dict[str, Any]:
-        """The tables of the inference, (N, C), of a segmentation those of its pixels; one output makes two classes.
-
-        Returns:
-            ``explained``: the logits in the model's own precision, or what stands in for them;
-            ``outputs``: as the model put them out; ``logits`` and ``probabilities``: float32;
-            ``headless``: the output as it is, where no softmax or sigmoid was found behind it.
-        """
-        found = head_for(picked)
-        outputs = _rows(picked)
-        results = {} if found is not None else {"headless": outputs}
-        table, kind = (outputs, "softmax") if found is None else (_rows(found[0]), found[1])
-        are_probabilities = found is not None or reading != "logits"
-        if found is None and reading != "logits":
-            tiny = np.finfo(table.dtype.as_numpy_dtype).tiny
-            kept = tf.math.log(tf.maximum(table, tiny))
-            if reading == "probabilities":
-                kind, kept = "sigmoid", kept - tf.math.log(tf.maximum(1 - table, tiny))
-            table = kept
-        if table.shape[1] == 1:
-            table, kind = tf.concat([-table, table], 1), "sigmoid"
-            outputs = tf.concat([1 - outputs if are_probabilities else -outputs, outputs], 1)
-        logits = tf.cast(table, tf.float32)
-        probabilities = tf.nn.softmax(logits) if kind == "softmax" else tf.nn.sigmoid(logits)
-        return results | {
-            "explained": table,
-            "outputs": outputs,
-            "logits": logits,
-            "probabilities": probabilities,
-        }
 
     def _specs(self, images: Images) -> list[Any]:
         """The inputs' shapes, with any number of images, and dtypes as the model computes."""
@@ -463,91 +402,6 @@ class KerasBackend:
 
     def _all_layers(self) -> list[Any]:
         return list(self._model._flatten_layers(include_self=False, recursive=True))
-
-    def _named_layers(self) -> dict[str, Any]:
-        """The layers by name; where a nested model repeats a name, by its path."""
-        return named_layers(self._model)
-
-    def _name_of(self, layer: Layer) -> str:
-        named = self._named_layers()
-        if isinstance(layer, str) and layer in named:
-            return layer
-        if isinstance(layer, int) and not isinstance(layer, bool):
-            names = list(named)
-            if -len(names) <= layer < len(names):
-                return names[layer]
-        for name, its_layer in named.items():
-            if its_layer is layer:
-                return name
-        raise unknown_layer(layer if isinstance(layer, (str, int)) else type(layer).__name__, list(named))
-
-
-def named_layers(model: Any) -> dict[str, Any]:
-    """A Keras model's layers by name, in the order of FastEstimator's ``intermediate_layers``."""
-    layers = list(model._flatten_layers(include_self=False, recursive=True))
-    named: dict[str, Any] = {}
-    for layer in layers:
-        name, count = layer.name, 1
-        while name in named and named[name] is not layer:
-            count += 1
-            name = f"{layer.name}#{count}"
-        named[name] = layer
-    return named
-
-
-def place_among(outputs: list[Any], layer: LayerRef, calls: Sequence[Call] = ()) -> Any:
-    """The explained tensor among what a layer put out in one pass: the last call counts.
-
-    Args:
-        outputs: Of the layer.
-        layer: The place.
-        calls: All calls of the pass, where the place is behind the ReLU that follows.
-
-    Raises:
-        ArgumentError: The layer was not called.
-        UnsupportedModelError: The layer returns something that is no tensor.
-    """
-    if not outputs:
-        raise not_called(layer)
-    place = outputs[-1]
-    if not isinstance(place, tf.Tensor):
-        raise no_tensor(layer, place)
-    if layer.place == "activation":
-        behind = activation_behind(place)
-        return place if behind is None else behind
-    if layer.place == "relu":
-        behind = relu_behind(place, list(calls))
-        if behind is None:
-            raise not_called(layer)
-        return behind
-    return place
-
-
-def _class_ids(table: Any, wanted: Any, ranked: bool) -> Any:
-    """(N, M) class ids of scores (N, C), with the places in the order resolved; see ClassTarget."""
-    if not ranked:
-        return tf.where(wanted < 0, tf.argmax(table, 1)[:, None], wanted)
-    order = tf.cast(tf.argsort(table, 1, "DESCENDING", stable=True), tf.int64)
-    last = table.shape[1] - 1
-    place = tf.clip_by_value(-1 - wanted[:, :1], 0, last)
-    first = tf.where(wanted[:, :1] < 0, tf.gather(order, place, axis=1, batch_dims=1), wanted[:, :1])
-    place_of_first = tf.argmax(tf.cast(order == first, tf.int32), 1)[:, None]
-    place = tf.maximum(-1 - wanted[:, 1:], 0)
-    place = tf.minimum(place + tf.cast(place >= place_of_first, tf.int64), last)
-    others = tf.where(wanted[:, 1:] < 0, tf.gather(order, place, axis=1, batch_dims=1), wanted[:, 1:])
-    return tf.concat([first, others], 1)
-
-
-def _region_score(picked: Any, table: Any, target: RegionTarget, arrays: list[Any]) -> Any:
-    """(N,) the scores of a class summed over the pixels of the mask, or over its own."""
-    target.check(tuple(picked.shape[1:-1]), table.shape[1])
-    pixels = tf.reduce_prod(tf.shape(picked)[1:-1])
-    of_class = tf.reshape(tf.cast(table[:, target.class_id], tf.float32), [-1, pixels])
-    if arrays:
-        counts = tf.reshape(arrays[0], [-1, pixels])
-    else:
-        counts = tf.reshape(tf.cast(tf.argmax(table, 1) == target.class_id, tf.float32), [-1, pixels])
-    return tf.reduce_sum(of_class * tf.stop_gradient(counts), 1)
 
 
 def _gradient(scores: Any, place: Any, layer: LayerRef) -> Any:
@@ -589,57 +443,6 @@ def _tensor(part: Any) -> Any:
 def _packed(inputs: tuple[Any, ...]) -> Any:
     """The inputs as a Keras model takes them: a tensor, or a list of several."""
     return inputs[0] if len(inputs) == 1 else list(inputs)
-
-
-def head_for(picked: Any) -> tuple[Any, HeadKind] | None:
-    """The logits and the kind of the head that the scores came out of, unless classes of its softmax are missing."""
-    found = head_of(picked)
-    if found is None or (found[1] == "softmax" and _rows(picked).shape[1] != found[2]):
-        return None
-    return found[:2]
-
-
-def _within_unit(values: NDArray[Any]) -> bool:
-    return bool(((values >= 0) & (values <= 1)).all())
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, tf.Tensor)
-
-
-def _is_tokens(shape: tuple[int | None, ...]) -> bool:
-    return len(shape) == 3 and None not in shape[1:] and shape[2] != 1
-
-
-def _is_table(output: Any) -> bool:
-    """Whether it can be class scores (N, C): of one axis besides the images', or with others of size 1."""
-    if not isinstance(output, tf.Tensor) or not output.shape.rank:
-        return False
-    return len([size for size in output.shape[1:] if size != 1]) <= 1
-
-
-def _is_segmentation(output: Any) -> bool:
-    """Whether it can be the class scores of every pixel, (N, h, w, C) or of volumes (N, d, h, w, C)."""
-    return isinstance(output, tf.Tensor) and output.shape.rank in (4, 5)
-
-
-def _rows(output: Any) -> Any:
-    """Class scores as (N, C); of a segmentation the table of its pixels, (N * pixels, C)."""
-    if _is_table(output):
-        sizes = [size for size in output.shape[1:] if size != 1]
-        return tf.reshape(output, [-1, sizes[0] if sizes else 1])
-    return tf.reshape(output, [-1, output.shape[-1]])
-
-
-def _first(output: Any) -> Any:
-    """A layer's output, or the first of several, as a transformer's block returns it."""
-    return output[0] if isinstance(output, (tuple, list)) and output else output
-
-
-def _maps_of(met: list[tuple[Any, Any]], size: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The sizes of the maps that convolutions put out."""
-    shapes = [tuple(first.shape[1:-1]) for layer, first in met if isinstance(layer, _CONVOLUTIONS)]
-    return [shape for shape in shapes if len(shape) == len(size) and None not in shape]
 
 
 def _as_torch(tensor: Any) -> Tensor:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from fe_gradcam.backends._shared import (
-    HALF_PRECISION_FACTOR,
     STRETCHES,
     as_tuple,
     check_rows,
@@ -23,6 +22,8 @@ from fe_gradcam.backends._shared import (
     reading_of,
     warn_of_probabilities,
 )
+from fe_gradcam.backends._torch_layers import layer_infos, maps_of, name_of
+from fe_gradcam.backends._torch_passes import expect, gradient_at, observe
 from fe_gradcam.backends._torch_recorder import Lister, Recorder
 from fe_gradcam.backends._torch_scores import (
     Forward,
@@ -38,11 +39,10 @@ from fe_gradcam.backends._torch_scores import (
 )
 from fe_gradcam.backends._torch_state import (
     left_as_found,
-    uncompiled,
     unwrapped,
     without_reentrant_checkpoints,
 )
-from fe_gradcam.layers import Tokens, as_map, default_layer, token_grid, unknown_layer
+from fe_gradcam.layers import Tokens, as_map, default_layer, token_grid
 from fe_gradcam.outputs import ModelOutput, pick
 from fe_gradcam.targets import ClassTarget, RegionTarget, ResolvedTarget, ValueTarget, resolve_target
 from fe_gradcam.types import (
@@ -59,7 +59,6 @@ from fe_gradcam.types import (
 
 _default_layers: WeakKeyDictionary[nn.Module, dict[Any, LayerRef]] = WeakKeyDictionary()
 _maps_made: WeakKeyDictionary[nn.Module, dict[Any, list[tuple[int, ...]]]] = WeakKeyDictionary()
-_times_reached: WeakKeyDictionary[nn.Module, dict[LayerRef, int]] = WeakKeyDictionary()
 
 
 class TorchBackend:
@@ -91,31 +90,7 @@ class TorchBackend:
     def layers(self, images: Images) -> list[LayerInfo]:
         """The modules in the order in which a forward pass of `images` completes them."""
         lister = self._listed(images)
-        count, size = len(as_tuple(images)[0]), self.image_size(images)
-        grid = self._grid(images, lister)
-        tokens = {shape[1] for _, shape in lister.met if len(shape) == 3 and shape[2] > 1 and grid(shape[1])}
-        infos = []
-        for position, (module, shape) in enumerate(lister.met):
-            own, of_tokens = shape[1:], None
-            attention = len(own) == 3 and own[1] == own[2] and own[1] in tokens
-            if len(shape) == 3 and shape[1] in tokens:
-                of_tokens = shape[1]
-            if self._reshape is None and (of_tokens or len(own) == len(size) + 1):
-                own = tuple(self._as_map(torch.empty(shape, device="meta"), "", images, grid).shape[1:])
-            spatial = len(own) == len(size) + 1 and max(own[1:]) > 1 and shape[0] == count and not attention
-            infos.append(
-                LayerInfo(
-                    lister.names[module],
-                    type(module).__name__,
-                    own,
-                    spatial,
-                    activation=lister.activations.get(position),
-                    tokens=of_tokens,
-                    convolution=_is_convolution(module),
-                    relu=module in lister.rectified,
-                )
-            )
-        return infos
+        return layer_infos(lister, len(as_tuple(images)[0]), self.image_size(images), self._grid(images, lister))
 
     def _listed(self, images: Images) -> Lister:
         lister = Lister()
@@ -131,10 +106,7 @@ class TorchBackend:
         def grid(count: int) -> Tokens | None:
             known = _maps_made.setdefault(self._model, {})
             if size not in known:
-                met = (lister or self._listed(tuple(part[:1] for part in as_tuple(images)))).met
-                known[size] = [
-                    shape[2:] for module, shape in met if _is_convolution(module) and len(shape) == len(size) + 2
-                ]
+                known[size] = maps_of(lister or self._listed(tuple(part[:1] for part in as_tuple(images))), size)
             return token_grid(count, known[size], size)
 
         return grid
@@ -150,10 +122,9 @@ class TorchBackend:
             if key not in known:
                 infos = self.layers(one_image)
                 known[key] = default_layer(infos, lambda ref: self._reaches(ref, one_image))
-                times = sum(info.name == known[key].name for info in infos)
-                _times_reached.setdefault(self._model, {})[known[key]] = times
+                expect(self._model, known[key], sum(info.name == known[key].name for info in infos))
             return known[key]
-        return LayerRef(self._name_of(layer))
+        return LayerRef(name_of(self._model, layer))
 
     def _reaches(self, layer: LayerRef, images: Images) -> bool:
         """Whether the score of the inferred class depends on the places of a layer's output."""
@@ -309,12 +280,10 @@ class TorchBackend:
                     return False
         return True
 
-    def _as_map(
-        self, tensor: Tensor, layer: object, images: Images, grid: Callable[[int], Tokens | None] | None = None
-    ) -> Tensor:
+    def _as_map(self, tensor: Tensor, layer: LayerRef, images: Images) -> Tensor:
         """The output of the layer, or its gradients, as (N, K, *S)."""
         size = self.image_size(images)
-        return as_map(tensor, layer, size, grid or self._grid(images), self._reshape, channels_first=True)
+        return as_map(tensor, layer, size, self._grid(images), self._reshape, channels_first=True)
 
     def _cam_inputs(
         self,
@@ -371,87 +340,3 @@ class TorchBackend:
                 tensor = tensor.to(like.device, like.dtype if tensor.is_floating_point() else None)
             inputs.append(tensor.clone() if tensor.is_inference() else tensor.detach())
         return tuple(inputs)
-
-    def _name_of(self, layer: Layer) -> str:
-        if isinstance(layer, nn.Module):
-            layer = unwrapped(layer)
-        elif isinstance(layer, str):
-            layer = layer.replace("_orig_mod.", "")
-        with uncompiled(list(self._model.modules())):
-            return self._plain_name_of(layer)
-
-    def _plain_name_of(self, layer: Layer) -> str:
-        named: dict[str, nn.Module] = dict(self._model.named_modules(remove_duplicate=False))
-        if isinstance(layer, nn.Module):
-            for name, module in named.items():
-                if module is layer:
-                    return name
-        elif isinstance(layer, str):
-            for name in (layer, layer.removeprefix("module.")):
-                if name in named:
-                    return name
-        elif isinstance(layer, int) and not isinstance(layer, bool):
-            names: list[str] = [name for name, _ in self._model.named_modules()]
-            if -len(names) <= layer < len(names):
-                return names[layer]
-        raise unknown_layer(layer if isinstance(layer, (str, int)) else type(layer).__name__, list(named))
-
-
-def observe(
-    model: nn.Module,
-    inputs: Sequence[Tensor],
-    layer: LayerRef,
-    take: Callable[[Tensor], Tensor],
-    *,
-    whole_graph: bool,
-) -> tuple[Any, Recorder]:
-    """Calls the model once under a Recorder.
-
-    Args:
-        model: The module to call.
-        inputs: Its positional arguments.
-        layer: The place that `take` gets the tensor of.
-        take: See Recorder.
-        whole_graph: Whether autograd is on from the start.
-
-    Returns:
-        The model's output and the recorder.
-
-    Raises:
-        ArgumentError: The pass never came to the place.
-    """
-    times = _times_reached.setdefault(model, {})
-    module = model.get_submodule(layer.name)
-    recorder = Recorder(layer, take, skip=times.get(layer, 1) - 1)
-    with torch.set_grad_enabled(whole_graph), recorder.watching(module):
-        output = model(*(part.clone() for part in inputs))  # some write to what they get
-    if 0 < recorder.reached < times.get(layer, 1):  # called fewer times than before: nothing was taken
-        recorder = Recorder(layer, take, skip=recorder.reached - 1)
-        with torch.set_grad_enabled(whole_graph), recorder.watching(module):
-            output = model(*(part.clone() for part in inputs))
-    if not recorder.reached:
-        raise not_called(layer)
-    times[layer] = recorder.reached
-    return output, recorder
-
-
-def gradient_at(leaf: Tensor, scores: Tensor, *, retain_graph: bool) -> Tensor | None:
-    """∂(Σ scores)/∂leaf in float32, or None where the scores were not computed from the leaf."""
-    if not scores.requires_grad:
-        return None
-    factors = (HALF_PRECISION_FACTOR, 1.0) if leaf.dtype == torch.float16 else (1.0,)
-    for factor in factors:
-        keep = retain_graph or factor != factors[-1]
-        (gradient,) = torch.autograd.grad(
-            scores, leaf, torch.full_like(scores, factor), retain_graph=keep, allow_unused=True
-        )
-        if gradient is None:
-            return None
-        gradient = gradient.detach().float() / factor
-        if bool(gradient.isfinite().all()):
-            break
-    return gradient
-
-
-def _is_convolution(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.conv._ConvNd)

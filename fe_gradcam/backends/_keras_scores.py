@@ -1,0 +1,108 @@
+"""What is differentiated, out of what a Keras model put out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from fe_gradcam.backends._keras_graph import head_of
+from fe_gradcam.backends._shared import HeadKind, Reading
+from fe_gradcam.targets import RegionTarget
+
+
+def class_scores(picked: Any, reading: Reading) -> dict[str, Any]:
+    """The tables of the inference, (N, C), of a segmentation those of its pixels; one output makes two classes.
+
+    Returns:
+        ``explained``: the logits in the model's own precision, or what stands in for them;
+        ``outputs``: as the model put them out; ``logits`` and ``probabilities``: float32;
+        ``headless``: the output as it is, where no softmax or sigmoid was found behind it.
+    """
+    found = head_for(picked)
+    outputs = rows_of(picked)
+    results = {} if found is not None else {"headless": outputs}
+    table, kind = (outputs, "softmax") if found is None else (rows_of(found[0]), found[1])
+    are_probabilities = found is not None or reading != "logits"
+    if found is None and reading != "logits":
+        tiny = np.finfo(table.dtype.as_numpy_dtype).tiny
+        kept = tf.math.log(tf.maximum(table, tiny))
+        if reading == "probabilities":
+            kind, kept = "sigmoid", kept - tf.math.log(tf.maximum(1 - table, tiny))
+        table = kept
+    if table.shape[1] == 1:
+        table, kind = tf.concat([-table, table], 1), "sigmoid"
+        outputs = tf.concat([1 - outputs if are_probabilities else -outputs, outputs], 1)
+    logits = tf.cast(table, tf.float32)
+    probabilities = tf.nn.softmax(logits) if kind == "softmax" else tf.nn.sigmoid(logits)
+    return results | {
+        "explained": table,
+        "outputs": outputs,
+        "logits": logits,
+        "probabilities": probabilities,
+    }
+
+
+def class_ids_among(table: Any, wanted: Any, ranked: bool) -> Any:
+    """(N, M) class ids of scores (N, C), with the places in the order resolved; see ClassTarget."""
+    if not ranked:
+        return tf.where(wanted < 0, tf.argmax(table, 1)[:, None], wanted)
+    order = tf.cast(tf.argsort(table, 1, "DESCENDING", stable=True), tf.int64)
+    last = table.shape[1] - 1
+    place = tf.clip_by_value(-1 - wanted[:, :1], 0, last)
+    first = tf.where(wanted[:, :1] < 0, tf.gather(order, place, axis=1, batch_dims=1), wanted[:, :1])
+    place_of_first = tf.argmax(tf.cast(order == first, tf.int32), 1)[:, None]
+    place = tf.maximum(-1 - wanted[:, 1:], 0)
+    place = tf.minimum(place + tf.cast(place >= place_of_first, tf.int64), last)
+    others = tf.where(wanted[:, 1:] < 0, tf.gather(order, place, axis=1, batch_dims=1), wanted[:, 1:])
+    return tf.concat([first, others], 1)
+
+
+def region_score(picked: Any, table: Any, target: RegionTarget, arrays: list[Any]) -> Any:
+    """(N,) the scores of a class summed over the pixels of the mask, or over its own."""
+    target.check(tuple(picked.shape[1:-1]), table.shape[1])
+    pixels = tf.reduce_prod(tf.shape(picked)[1:-1])
+    of_class = tf.reshape(tf.cast(table[:, target.class_id], tf.float32), [-1, pixels])
+    if arrays:
+        counts = tf.reshape(arrays[0], [-1, pixels])
+    else:
+        counts = tf.reshape(tf.cast(tf.argmax(table, 1) == target.class_id, tf.float32), [-1, pixels])
+    return tf.reduce_sum(of_class * tf.stop_gradient(counts), 1)
+
+
+def head_for(picked: Any) -> tuple[Any, HeadKind] | None:
+    """The logits and the kind of the head that the scores came out of, unless classes of its softmax are missing."""
+    found = head_of(picked)
+    if found is None or (found[1] == "softmax" and rows_of(picked).shape[1] != found[2]):
+        return None
+    return found[:2]
+
+
+def within_unit(values: NDArray[Any]) -> bool:
+    return bool(((values >= 0) & (values <= 1)).all())
+
+
+def is_tensor(value: Any) -> bool:
+    return isinstance(value, tf.Tensor)
+
+
+def is_table(output: Any) -> bool:
+    """Whether it can be class scores (N, C): of one axis besides the images', or with others of size 1."""
+    if not isinstance(output, tf.Tensor) or not output.shape.rank:
+        return False
+    return len([size for size in output.shape[1:] if size != 1]) <= 1
+
+
+def is_segmentation(output: Any) -> bool:
+    """Whether it can be the class scores of every pixel, (N, h, w, C) or of volumes (N, d, h, w, C)."""
+    return isinstance(output, tf.Tensor) and output.shape.rank in (4, 5)
+
+
+def rows_of(output: Any) -> Any:
+    """Class scores as (N, C); of a segmentation the table of its pixels, (N * pixels, C)."""
+    if is_table(output):
+        sizes = [size for size in output.shape[1:] if size != 1]
+        return tf.reshape(output, [-1, sizes[0] if sizes else 1])
+    return tf.reshape(output, [-1, output.shape[-1]])
