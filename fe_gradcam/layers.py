@@ -24,6 +24,20 @@ HALVINGS = 5
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What one pass of a network showed about how its layers lay out their outputs.
+
+    Attributes:
+        maps: The sizes (h, w) of the maps that its convolutions put out.
+        channels_last: Whether a linear or normalisation layer worked along the last axis of a map, as in
+            transformers with channels last.
+    """
+
+    maps: tuple[tuple[int, ...], ...]
+    channels_last: bool = False
+
+
+@dataclass(frozen=True)
 class Tokens:
     """How tokens (N, T, K) make up a map (N, K, h, w): the last h * w of them, row by row.
 
@@ -68,13 +82,13 @@ def token_grid(count: int, maps: Iterable[Sequence[int]], size: Sequence[int]) -
 
 
 def channels_last(shape: Sequence[int], size: Sequence[int]) -> bool:
-    """Whether a layer of a network with channels first puts out (h, w, K) for one image.
+    """Whether a layer's output of this shape for one image can only be (h, w, K), where networks have either.
+
+    It can where the first axes are in proportion to the image, and the last are not.
 
     Args:
         shape: Of its output for one image.
         size: (H, W) of the images.
-
-    It does where the first axes are in proportion to the image, and the last are not.
     """
     if len(shape) != len(size) + 1:
         return False
@@ -82,17 +96,17 @@ def channels_last(shape: Sequence[int], size: Sequence[int]) -> bool:
 
 
 def _in_proportion(sides: Sequence[int], size: Sequence[int]) -> bool:
-    """Whether a map of these sides is the image in smaller: each side of it within one of the same share."""
-    shares = [side / whole for side, whole in zip(sides, size, strict=True)]
-    share = max(shares)
-    return share <= 1 and all(abs(side - whole * share) <= 1 for side, whole in zip(sides, size, strict=True))
+    """Whether a map of these sides is the image in smaller: some share of it that each side is within one of."""
+    least = max((side - 1) / whole for side, whole in zip(sides, size, strict=True))
+    most = min((side + 1) / whole for side, whole in zip(sides, size, strict=True))
+    return least <= most and all(side <= whole for side, whole in zip(sides, size, strict=True))
 
 
 def as_map(
     tensor: Tensor,
     layer: object,
     size: Sequence[int],
-    tokens: Callable[[int], Tokens | None],
+    seen: Callable[[], Seen],
     reshape: Reshape | None,
     *,
     channels_first: bool,
@@ -103,7 +117,7 @@ def as_map(
         tensor: (N, K, *S) or (N, *S, K); (N, T, K) of tokens.
         layer: Its name, for errors.
         size: (H, W) of the images.
-        tokens: The grid of so many tokens.
+        seen: What a pass of the network showed; asked only where it matters.
         reshape: The user's own; None recognises tokens and channels last.
         channels_first: Whether the framework has channels first; some transformers have them last even so.
 
@@ -120,13 +134,15 @@ def as_map(
         return made
     shape = tuple(tensor.shape[1:])
     if len(shape) == 2 and shape[1] > 1:
-        found = tokens(shape[0])
+        found = token_grid(shape[0], seen().maps, size)
         if found is not None:
             of_image = tensor[:, found.extra :].movedim(-1, 1)
             return of_image.reshape(*of_image.shape[:2], *found.grid)
     if len(shape) not in (3, 4):
         raise no_map(layer, shape)
-    return tensor if channels_first and not channels_last(shape, size) else tensor.movedim(-1, 1)
+    if channels_first and not (channels_last(shape, size) and seen().channels_last):
+        return tensor
+    return tensor.movedim(-1, 1)
 
 
 def no_map(layer: object, shape: Sequence[int]) -> ArgumentError:

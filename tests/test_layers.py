@@ -46,6 +46,7 @@ def test_token_grid(count: int, maps: list[Any], size: Any, expected: Tokens | N
         ((7, 9, 768), (224, 288), True),
         ((16, 16, 16), (64, 64), False),
         ((64, 30, 98), (32, 100), False),  # a map that is not quite in proportion stays what it is
+        ((64, 28, 13), (224, 100), False),  # rounded up at every halving
         ((512, 1, 25), (32, 100), False),  # pooled in height alone, as for text
         ((24, 1, 1), (224, 224), False),
         ((4, 4, 4, 32), (16, 16, 16), True),
@@ -67,7 +68,9 @@ class Tokenised(nn.Module):
         super().__init__()
         self.toy, _, _ = TOYS["torch"]("pooled")
         self.form = form
-        self.places = nn.Identity()
+        self.places = nn.Linear(2, 2, bias=False)  # the identity, along the last axis
+        with torch.no_grad():
+            self.places.weight.copy_(torch.eye(2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         maps = self.toy.relu(self.toy.conv(x))
@@ -116,6 +119,12 @@ def test_keras_tokens_give_the_map_that_they_make_up(form: str) -> None:
     assert_allclose(explain(model, image, layer="places").raw, expected.raw, atol=1e-6)
     by_hand = explain(model, image, layer="places", reshape=lambda t: t[:, -96:].movedim(-1, 1).unflatten(2, (8, 12)))
     assert_allclose(by_hand.raw, expected.raw, atol=1e-6)
+
+
+def test_a_convolutional_net_has_its_channels_first_whatever_their_number() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 10, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, 2))
+    assert channels_last((10, 30, 98), (32, 100))  # by its proportions alone it could be either
+    assert explain(net, torch.rand(1, 1, 32, 100), layer="0").raw.shape == (1, 30, 98)
 
 
 def test_a_reshape_of_the_users_own() -> None:

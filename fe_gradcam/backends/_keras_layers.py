@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from fe_gradcam.backends._keras_graph import Call, activation_behind, relu_behind
 from fe_gradcam.backends._shared import no_tensor, not_called
-from fe_gradcam.layers import Tokens, unknown_layer
+from fe_gradcam.layers import Seen, token_grid, unknown_layer
 from fe_gradcam.types import Layer, LayerInfo, LayerRef
 
 CONVOLUTIONS = (
@@ -23,20 +23,18 @@ CONVOLUTIONS = (
 )
 
 
-def layer_infos(
-    calls: list[Call], names: dict[int, str], size: tuple[int, ...], grid: Callable[[int], Tokens | None]
-) -> list[LayerInfo]:
+def layer_infos(calls: list[Call], names: dict[int, str], size: tuple[int, ...]) -> list[LayerInfo]:
     """What the calls of a traced pass show, in their order.
 
     Args:
         calls: Of all layers.
         names: Of the layers, by their ids.
         size: (H, W) of the images.
-        grid: The map that so many tokens make up.
     """
+    maps = seen_by(calls, size).maps
     met = [(layer, first) for layer, _, output in calls if isinstance(first := first_of(output), tf.Tensor)]
     counts = {shape[1] for _, first in met if is_tokens(shape := tuple(first.shape))}
-    tokens = {count: found for count in counts if (found := grid(count)) is not None}
+    tokens = {count: found for count in counts if (found := token_grid(count, maps, size)) is not None}
     infos = []
     for layer, first in met:
         shape = tuple(first.shape)
@@ -59,10 +57,10 @@ def layer_infos(
     return infos
 
 
-def maps_of(calls: list[Call], size: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The sizes of the maps that convolutions put out."""
+def seen_by(calls: list[Call], size: tuple[int, ...]) -> Seen:
+    """What the pass showed about the layout of the layers' outputs."""
     shapes = [tuple(first_of(output).shape[1:-1]) for layer, _, output in calls if isinstance(layer, CONVOLUTIONS)]
-    return [shape for shape in shapes if len(shape) == len(size) and None not in shape]
+    return Seen(tuple(shape for shape in shapes if len(shape) == len(size) and None not in shape))
 
 
 def named_layers(model: Any) -> dict[str, Any]:

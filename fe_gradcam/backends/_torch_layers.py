@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
 from fe_gradcam.backends._torch_recorder import Lister
 from fe_gradcam.backends._torch_state import uncompiled, unwrapped
-from fe_gradcam.layers import Tokens, as_map, unknown_layer
+from fe_gradcam.layers import Seen, as_map, token_grid, unknown_layer
 from fe_gradcam.types import Layer, LayerInfo
 
 
-def layer_infos(
-    lister: Lister, count: int, size: tuple[int, ...], grid: Callable[[int], Tokens | None]
-) -> list[LayerInfo]:
+def layer_infos(lister: Lister, count: int, size: tuple[int, ...]) -> list[LayerInfo]:
     """What a Lister met, in that order.
 
     Args:
         lister: After the pass.
         count: The number of images.
         size: (H, W) of the images.
-        grid: The map that so many tokens make up.
     """
-    tokens = {shape[1] for _, shape in lister.met if len(shape) == 3 and shape[2] > 1 and grid(shape[1])}
+    seen = seen_by(lister, size)
+    counts = {shape[1] for _, shape in lister.met if len(shape) == 3 and shape[2] > 1}
+    tokens = {each for each in counts if token_grid(each, seen.maps, size)}
     infos = []
     for position, (module, shape) in enumerate(lister.met):
         own = shape[1:]
@@ -32,7 +29,7 @@ def layer_infos(
         attention = len(own) == 3 and own[1] == own[2] and own[1] in tokens
         if of_tokens or len(own) == len(size) + 1:
             output = torch.empty(shape, device="meta")
-            own = tuple(as_map(output, "", size, grid, None, channels_first=True).shape[1:])
+            own = tuple(as_map(output, "", size, lambda: seen, None, channels_first=True).shape[1:])
         infos.append(
             LayerInfo(
                 lister.names[module],
@@ -48,9 +45,13 @@ def layer_infos(
     return infos
 
 
-def maps_of(lister: Lister, size: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The sizes of the maps that convolutions put out."""
-    return [shape[2:] for module, shape in lister.met if _is_convolution(module) and len(shape) == len(size) + 2]
+def seen_by(lister: Lister, size: tuple[int, ...]) -> Seen:
+    """What the pass showed about the layout of the layers' outputs."""
+    of_maps = [(module, shape) for module, shape in lister.met if len(shape) == len(size) + 2]
+    return Seen(
+        tuple(shape[2:] for module, shape in of_maps if _is_convolution(module)),
+        any(isinstance(module, (nn.Linear, nn.LayerNorm)) for module, _ in of_maps),
+    )
 
 
 def name_of(model: nn.Module, layer: Layer) -> str:

@@ -22,7 +22,7 @@ from fe_gradcam.backends._keras_graph import (
     depends_on,
     unactivated,
 )
-from fe_gradcam.backends._keras_layers import first_of, layer_infos, maps_of, name_of, named_layers, place_among
+from fe_gradcam.backends._keras_layers import first_of, layer_infos, name_of, named_layers, place_among, seen_by
 from fe_gradcam.backends._keras_scores import (
     class_ids_among,
     class_scores,
@@ -49,7 +49,7 @@ from fe_gradcam.backends._shared import (
     reading_of,
     warn_of_probabilities,
 )
-from fe_gradcam.layers import Tokens, as_map, default_layer, no_map, token_grid
+from fe_gradcam.layers import Seen, as_map, default_layer, no_map
 from fe_gradcam.outputs import ModelOutput, described, pick
 from fe_gradcam.targets import CallableTarget, ClassTarget, RegionTarget, ResolvedTarget, ValueTarget, resolve_target
 from fe_gradcam.types import (
@@ -99,27 +99,22 @@ class KerasBackend:
             calls: list[Call] = []
             with calls_of(self._all_layers(), lambda *call: calls.append(call)):
                 result = call_model(self._model, _packed(inputs), training=False)
-            infos.extend(layer_infos(calls, names, size, self._grid(images, maps_of(calls, size))))
+            infos.extend(layer_infos(calls, names, size))
+            _traces.setdefault(self._model, {})["seen", size] = seen_by(calls, size)
             return result
 
         with tf.init_scope():
             _compiled(trace, self._specs(images))
         return infos
 
-    def _grid(self, images: Images, maps: list[tuple[int, ...]] | None = None) -> Callable[[int], Tokens | None]:
-        """Recognises tokens by the maps that the model's convolutions make, looked up once per image size."""
-        size = self.image_size(images)
-
-        def grid(count: int) -> Tokens | None:
-            known = _traces.setdefault(self._model, {})
-            if ("maps", size) not in known:
-                if maps is None:
-                    self.layers(images)  # keeps them
-                else:
-                    known["maps", size] = maps
-            return token_grid(count, known.get(("maps", size), []), size)
-
-        return grid
+    def _seen(self, images: Images) -> Seen:
+        """What a pass shows about the layout of the layers' outputs, looked at once per image size."""
+        known = _traces.setdefault(self._model, {})
+        key = ("seen", self.image_size(images))
+        if key not in known:
+            self.layers(images)
+        seen: Seen = known[key]
+        return seen
 
     def resolve(self, layer: Layer, images: Images) -> LayerRef:
         """The place that `layer` names; None chooses the default, once per model and image size."""
@@ -174,7 +169,9 @@ class KerasBackend:
 
         def as_its_map(tensor: Any) -> Tensor:
             size = self.image_size(images)
-            return as_map(_as_torch(tensor), layer, size, self._grid(images), self._reshape, channels_first=False)
+            return as_map(
+                _as_torch(tensor), layer, size, lambda: self._seen(images), self._reshape, channels_first=False
+            )
 
         return [
             CamInputs(

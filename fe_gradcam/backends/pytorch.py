@@ -22,7 +22,7 @@ from fe_gradcam.backends._shared import (
     reading_of,
     warn_of_probabilities,
 )
-from fe_gradcam.backends._torch_layers import layer_infos, maps_of, name_of
+from fe_gradcam.backends._torch_layers import layer_infos, name_of, seen_by
 from fe_gradcam.backends._torch_passes import expect, gradient_at, observe
 from fe_gradcam.backends._torch_recorder import Lister, Recorder
 from fe_gradcam.backends._torch_scores import (
@@ -42,7 +42,7 @@ from fe_gradcam.backends._torch_state import (
     unwrapped,
     without_reentrant_checkpoints,
 )
-from fe_gradcam.layers import Tokens, as_map, default_layer, token_grid
+from fe_gradcam.layers import Seen, as_map, default_layer
 from fe_gradcam.outputs import ModelOutput, pick
 from fe_gradcam.targets import ClassTarget, RegionTarget, ResolvedTarget, ValueTarget, resolve_target
 from fe_gradcam.types import (
@@ -58,7 +58,7 @@ from fe_gradcam.types import (
 )
 
 _default_layers: WeakKeyDictionary[nn.Module, dict[Any, LayerRef]] = WeakKeyDictionary()
-_maps_made: WeakKeyDictionary[nn.Module, dict[Any, list[tuple[int, ...]]]] = WeakKeyDictionary()
+_seen: WeakKeyDictionary[nn.Module, dict[Any, Seen]] = WeakKeyDictionary()
 
 
 class TorchBackend:
@@ -89,8 +89,7 @@ class TorchBackend:
 
     def layers(self, images: Images) -> list[LayerInfo]:
         """The modules in the order in which a forward pass of `images` completes them."""
-        lister = self._listed(images)
-        return layer_infos(lister, len(as_tuple(images)[0]), self.image_size(images), self._grid(images, lister))
+        return layer_infos(self._listed(images), len(as_tuple(images)[0]), self.image_size(images))
 
     def _listed(self, images: Images) -> Lister:
         lister = Lister()
@@ -99,17 +98,12 @@ class TorchBackend:
             lister.names = {module: name for name, module in model.named_modules()}
         return lister
 
-    def _grid(self, images: Images, lister: Lister | None = None) -> Callable[[int], Tokens | None]:
-        """Recognises tokens by the maps that the model's convolutions make, looked up once per image size."""
-        size = self.image_size(images)
-
-        def grid(count: int) -> Tokens | None:
-            known = _maps_made.setdefault(self._model, {})
-            if size not in known:
-                known[size] = maps_of(lister or self._listed(tuple(part[:1] for part in as_tuple(images))), size)
-            return token_grid(count, known[size], size)
-
-        return grid
+    def _seen(self, images: Images) -> Seen:
+        """What a pass shows about the layout of the layers' outputs, looked at once per image size."""
+        size, known = self.image_size(images), _seen.setdefault(self._model, {})
+        if size not in known:
+            known[size] = seen_by(self._listed(tuple(part[:1] for part in as_tuple(images))), size)
+        return known[size]
 
     def resolve(self, layer: Layer, images: Images) -> LayerRef:
         """The place that `layer` names; None chooses the default, once per model and image size."""
@@ -283,7 +277,7 @@ class TorchBackend:
     def _as_map(self, tensor: Tensor, layer: LayerRef, images: Images) -> Tensor:
         """The output of the layer, or its gradients, as (N, K, *S)."""
         size = self.image_size(images)
-        return as_map(tensor, layer, size, self._grid(images), self._reshape, channels_first=True)
+        return as_map(tensor, layer, size, lambda: self._seen(images), self._reshape, channels_first=True)
 
     def _cam_inputs(
         self,
