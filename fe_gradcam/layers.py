@@ -157,12 +157,21 @@ def no_map(layer: object, shape: Sequence[int]) -> ArgumentError:
 # --- which layer -----------------------------------------------------------------------------------------
 
 
-def default_layer(infos: Sequence[LayerInfo], reaches: Callable[[LayerRef], bool]) -> LayerRef:
-    """The last output larger than 1x1, behind the activation function that directly takes it up.
+def only_pools(kind: str) -> bool:
+    """Whether a layer of this class computes nothing but a pooling, or nothing at all."""
+    return any(word in kind.lower() for word in ("pool", "dropout", "identity"))
 
-    Where that is one of tokens, the last normalisation layer whose image tokens the score still depends
-    on, or the last layer at all: behind its last attention a transformer that reads its class token
-    alone looks at no place any more.
+
+def default_layer(infos: Sequence[LayerInfo], reaches: Callable[[LayerRef], bool]) -> LayerRef:
+    """The last map larger than 1x1 before a pooling, behind the activation function that directly takes it up.
+
+    Chosen by measurement (benchmarks/default_layer.py): behind the activation function the heat of
+    grad_cam falls on the object more than at the convolution's own output, and a pooling behind that
+    makes the map coarser.
+
+    Of a transformer it is the last normalisation layer whose image tokens the score still depends on, or
+    the last layer at all: behind its last attention a transformer that reads its class token alone looks
+    at no place any more.
 
     Args:
         infos: The layers in the order of execution.
@@ -177,7 +186,7 @@ def default_layer(infos: Sequence[LayerInfo], reaches: Callable[[LayerRef], bool
             "layer=None finds no layer whose output is a map (K, h, w) larger than 1x1, so there is nothing to draw a "
             "heatmap from. Pass layer= with the name of a layer that keeps the image's places."
         )
-    last = spatial[0]
+    last = next((info for info in spatial if not info.pooled), spatial[0])
     if last.tokens is None:
         return LayerRef(last.name, "output" if last.activation is None else "activation")
     of_tokens = [info for info in spatial if info.tokens is not None]

@@ -71,9 +71,9 @@ def explain(
         method: Name of a CAM method; `fe_gradcam.METHODS` holds them.
         layer: The layer whose output is explained: its name, its index (in ``named_modules()``;
             for Keras in the flattened layers, as FastEstimator's ``intermediate_layers``), or the
-            module or Keras layer itself. None: the last output larger than 1x1, behind the
-            activation function that directly takes it up; of a transformer the last normalisation
-            layer whose tokens of the image the score depends on. A list of layers: one map fused of
+            module or Keras layer itself. None: the last map larger than 1x1 before a pooling, behind
+            the activation function that directly takes it up; of a transformer the last
+            normalisation layer whose tokens of the image the score depends on. A list of layers: one map fused of
             theirs.
         target: What is explained. None: the class each image is inferred as; an int: that class; a
             name of `class_names`; an integer array (N,): one class per image; `Rank`, `Contrast`,

@@ -327,16 +327,22 @@ def class_id_of(given: int | str, names: ClassNames | None) -> int:
 
     Raises:
         UnknownNameError: There is no class of that name.
+        ArgumentError: There are several.
     """
     if not isinstance(given, str):
         return int(given)
-    ids: dict[str, int] = {}
+    ids: dict[str, list[int]] = {}
     for class_id, name in names_by_id(names).items():
-        ids.setdefault(name, class_id)
+        ids.setdefault(name, []).append(class_id)
+    if len(ids.get(given, ())) > 1:
+        raise ArgumentError(
+            f"target={given!r} is the name of {len(ids[given])} classes: pass the id, one of "
+            f"{', '.join(map(str, ids[given]))}."
+        )
     if given not in ids:
         known = f"Classes: {', '.join(ids)}." if ids else "No names are known: pass class_names, or the id."
         raise UnknownNameError(f"target={given!r} is no class{nearest(given, ids)} {known}")
-    return ids[given]
+    return ids[given][0]
 
 
 def names_by_id(names: ClassNames | None) -> dict[int, str]:

@@ -100,6 +100,7 @@ class LayerInfo:
         tokens: How many tokens the output has, of a transformer; None where it is a map as it is.
         convolution: Whether the layer is a convolution.
         relu: Whether a ReLU follows, directly or behind a batch normalisation, or is fused into it.
+        pooled: Whether the layer only pools what it gets, or passes on what such a layer put out.
         default: Whether this is where `layer=None` explains.
     """
 
@@ -111,6 +112,7 @@ class LayerInfo:
     tokens: int | None = None
     convolution: bool = False
     relu: bool = False
+    pooled: bool = False
     default: bool = False
 
 

@@ -27,7 +27,11 @@ ROOMS = [
     "backends._torch_recorder",
     "backends._torch_scores",
     "backends._torch_state",
+    "backends._torch_layers",
+    "backends._torch_passes",
     "backends._keras_graph",
+    "backends._keras_layers",
+    "backends._keras_scores",
     "backends.pytorch",
     "backends.keras",
     "backends",
@@ -42,12 +46,20 @@ ROOMS = [
     "display",
     "collect",
     "compose",
+    "command",
+    "command.messages",
+    "command.photo",
+    "command.models",
+    "command.asked",
+    "command.run",
+    "cli",
     "op",
     "arguments",
     "trace",
 ]
 HOST = {"compat", "display", "op", "trace"}
-FRAMEWORK = {"tensorflow": {"backends._keras_graph", "backends.keras"}}
+KERAS_ROOMS = {f"backends.{room}" for room in ("_keras_graph", "_keras_layers", "_keras_scores", "keras")}
+FRAMEWORK = {"tensorflow": KERAS_ROOMS | {"command.models"}}
 
 
 def room_of(path: Path) -> str:

@@ -276,6 +276,12 @@ def test_a_specification_that_says_nothing_is_an_error(make: Any) -> None:
         make()
 
 
+def test_a_name_of_two_classes_is_no_target() -> None:
+    model, image, layer = TOYS["torch"]("pooled")
+    with pytest.raises(ArgumentError, match=r"'crane' is the name of 2 classes: pass the id, one of 0, 1"):
+        explain(model, image, layer=layer, target="crane", class_names=["crane", "crane"])
+
+
 def test_names_of_targets() -> None:
     assert target_name(3, {3: "cat"}) == "cat"
     assert target_name(4, {3: "cat"}) == "4"

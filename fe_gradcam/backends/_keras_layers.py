@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from fe_gradcam.backends._keras_graph import Call, activation_behind, relu_behind
 from fe_gradcam.backends._shared import no_tensor, not_called
-from fe_gradcam.layers import Seen, token_grid, unknown_layer
+from fe_gradcam.layers import Seen, only_pools, token_grid, unknown_layer
 from fe_gradcam.types import Layer, LayerInfo, LayerRef
 
 CONVOLUTIONS = (
@@ -35,7 +35,8 @@ def layer_infos(calls: list[Call], names: dict[int, str], size: tuple[int, ...])
     met = [(layer, first) for layer, _, output in calls if isinstance(first := first_of(output), tf.Tensor)]
     counts = {shape[1] for _, first in met if is_tokens(shape := tuple(first.shape))}
     tokens = {count: found for count in counts if (found := token_grid(count, maps, size)) is not None}
-    infos = []
+    infos: list[LayerInfo] = []
+    pooled: dict[int, bool] = {}
     for layer, first in met:
         shape = tuple(first.shape)
         of_tokens = shape[1] if is_tokens(shape) and shape[1] in tokens else None
@@ -52,8 +53,10 @@ def layer_infos(calls: list[Call], names: dict[int, str], size: tuple[int, ...])
                 tokens=of_tokens,
                 convolution=isinstance(layer, CONVOLUTIONS),
                 relu=isinstance(layer, CONVOLUTIONS) and relu_behind(first, calls) is not None,
+                pooled=only_pools(type(layer).__name__) or pooled.get(id(first), False),
             )
         )
+        pooled[id(first)] = infos[-1].pooled
     return infos
 
 

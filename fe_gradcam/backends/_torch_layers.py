@@ -7,7 +7,7 @@ from torch import nn
 
 from fe_gradcam.backends._torch_recorder import Lister
 from fe_gradcam.backends._torch_state import uncompiled, unwrapped
-from fe_gradcam.layers import Seen, as_map, token_grid, unknown_layer
+from fe_gradcam.layers import Seen, as_map, only_pools, token_grid, unknown_layer
 from fe_gradcam.types import Layer, LayerInfo
 
 
@@ -22,10 +22,11 @@ def layer_infos(lister: Lister, count: int, size: tuple[int, ...]) -> list[Layer
     seen = seen_by(lister, size)
     counts = {shape[1] for _, shape in lister.met if len(shape) == 3 and shape[2] > 1}
     tokens = {each for each in counts if token_grid(each, seen.maps, size)}
-    infos = []
+    infos: list[LayerInfo] = []
     for position, (module, shape) in enumerate(lister.met):
         own = shape[1:]
-        of_tokens = shape[1] if len(shape) == 3 and shape[1] in tokens else None
+        of_tokens = shape[1] if len(shape) == 3 and shape[2] > 1 and shape[1] in tokens else None
+        source = lister.same_as.get(position)
         attention = len(own) == 3 and own[1] == own[2] and own[1] in tokens
         if of_tokens or len(own) == len(size) + 1:
             output = torch.empty(shape, device="meta")
@@ -40,6 +41,7 @@ def layer_infos(lister: Lister, count: int, size: tuple[int, ...]) -> list[Layer
                 tokens=of_tokens,
                 convolution=_is_convolution(module),
                 relu=module in lister.rectified,
+                pooled=only_pools(type(module).__name__) or (source is not None and infos[source].pooled),
             )
         )
     return infos

@@ -250,6 +250,8 @@ class Lister(TorchFunctionMode):
         self.activations: dict[int, str] = {}
         """By position in `met`: the activation function that takes this output up directly."""
         self.names: dict[nn.Module, str] = {}
+        self.same_as: dict[int, int] = {}
+        """By position in `met`: where the same tensor was met before, inside a module that hands it on."""
         self.rectified: set[nn.Module] = set()
         """The modules whose convolution a ReLU follows, directly or behind a batch normalisation."""
         self._pending: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
@@ -274,6 +276,8 @@ class Lister(TorchFunctionMode):
         self._inside.pop()
         first = output[0] if isinstance(output, tuple) and output else output
         if isinstance(first, Tensor):
+            if first in self._pending:
+                self.same_as[len(self.met)] = self._pending[first]
             self._pending[first] = len(self.met)
             self.met.append((module, tuple(first.shape)))
 

@@ -1,0 +1,197 @@
+"""What a command asks for, checked: classes, targets, layers, the preparation of the images."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fe_gradcam.command.messages import refuse, say
+from fe_gradcam.command.models import Loaded, geometry_of
+
+if TYPE_CHECKING:
+    from fe_gradcam.command.photo import Preparation
+    from fe_gradcam.types import Target
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The arguments of "fe-gradcam explain", as its help describes them."""
+
+    model: str
+    images: tuple[Path, ...]
+    weights: Path | None
+    size: tuple[int, int] | None
+    channels: str | None
+    device: str | None
+    recursive: bool
+    fit: Any
+    value_range: Any
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    methods: tuple[str, ...]
+    layers: tuple[str, ...]
+    fuse: Any
+    classes: tuple[str, ...]
+    class_names: Path | None
+    scaling: Any
+    colormap: str
+    alpha: float
+    model_output: str | None
+    batch_size: int
+    output: Path
+    quiet: bool
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A target and what it is called.
+
+    Attributes:
+        target: As `fe_gradcam.explain` takes it.
+        label: Above the column of the grid.
+        slug: In names of files and arrays.
+    """
+
+    target: Target
+    label: str
+    slug: str
+
+
+def check(asked: Asked) -> None:
+    """What is wrong without looking at the model or the images."""
+    from fe_gradcam.methods import get_method
+    from fe_gradcam.render import colormap_lut
+    from fe_gradcam.scaling import check_fuse, check_scaling
+
+    for name in asked.methods:
+        get_method(name)
+    check_scaling(asked.scaling)
+    check_fuse(asked.fuse)
+    colormap_lut(asked.colormap)
+    if any(path.is_dir() and path.resolve() == asked.output.resolve() for path in asked.images):
+        refuse("--output", "this is a folder of IMAGES; the heatmaps would be taken for images the next time.")
+
+
+def read_class_names(path: Path | None) -> dict[int, str]:
+    """The names of the classes by id, out of a text file with a name per line or of JSON; none without a file."""
+    if path is None:
+        return {}
+    try:
+        text = path.read_text("utf-8-sig")
+        given = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
+    except ValueError as error:
+        refuse("--class-names", f"{str(path)!r} cannot be read: {error}", error)
+    if isinstance(given, dict):
+        return _named_ids(path, given)
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        refuse("--class-names", f"{str(path)!r} holds neither a list of names nor {{id: name}}.")
+    return {at: name.strip() for at, name in enumerate(given) if name.strip()}
+
+
+def _named_ids(path: Path, given: dict[str, Any]) -> dict[int, str]:
+    """{id: name}, of which {name: id} is taken too, as torchvision and Keras have it for folders."""
+    turned = {str(value): name for name, value in given.items() if type(value) is int}
+    pairs = turned if len(turned) == len(given) else given
+    if not all(key.isdecimal() and isinstance(name, str) for key, name in pairs.items()):
+        refuse("--class-names", f"{str(path)!r} holds neither a list of names nor {{id: name}}.")
+    return {int(key): name for key, name in pairs.items()}
+
+
+def wanted_targets(classes: Sequence[str], names: Mapping[int, str]) -> list[Wanted]:
+    """The targets that --class names, each once."""
+    from fe_gradcam.command.photo import unused
+
+    labels = dict(pair for text in classes for pair in _targets_of(text, names)) or {None: "pred"}
+    taken: set[str] = set()
+    return [Wanted(target, label, unused(file_slug(label), taken)) for target, label in labels.items()]
+
+
+def _targets_of(text: str, names: Mapping[int, str]) -> Iterator[tuple[Any, str]]:
+    from fe_gradcam.targets import Contrast, Rank, target_name, top_k
+
+    found = re.fullmatch(r"top(\d+)", text)
+    if found and text not in names.values():
+        ranks = top_k(int(found[1]))
+        yield from ((rank, rank.name) for rank in ranks if isinstance(rank, Rank))
+    elif (sides := _sides_of_contrast(text, names)) is not None:
+        of, against = (None if side is None else _class_id(side, names) for side in sides)
+        first = "top class" if of is None else target_name(of, names)
+        second = "its rival" if against is None else target_name(against, names)
+        yield Contrast(of, against), f"{first} against {second}"
+    else:
+        class_id = _class_id(text, names)
+        yield class_id, target_name(class_id, names)
+
+
+def _sides_of_contrast(text: str, names: Mapping[int, str]) -> tuple[str | None, str | None] | None:
+    """A and B of "A:B"; names may hold colons themselves."""
+    if ":" not in text or text in names.values():
+        return None
+    known = set(names.values())
+    pairs = [(text[:at], text[at + 1 :]) for at, letter in enumerate(text) if letter == ":"]
+    fitting = [pair for pair in pairs if all(not side or side.isdecimal() or side in known for side in pair)]
+    first, second = (fitting or pairs)[0]
+    return first or None, second or None
+
+
+def _class_id(text: str, names: Mapping[int, str]) -> int:
+    from fe_gradcam.targets import class_id_of
+
+    if text.isdecimal():
+        return int(text)
+    ids = [class_id for class_id, name in names.items() if name == text]
+    if len(ids) > 1:
+        refuse("--class", f"{text!r} is the name of several classes; pass an id: {', '.join(map(str, ids))}.")
+    return class_id_of(text, names)
+
+
+def file_slug(label: str) -> str:
+    """The label for the name of a file."""
+    return re.sub(r"[^\w.-]+", "_", label).strip("_.")[:60] or "class"
+
+
+def preparation_for(asked: Asked, loaded: Loaded) -> Preparation:
+    """How image files become what the model takes."""
+    from fe_gradcam.command.photo import Preparation
+
+    geometry = geometry_of(loaded, asked.size, asked.channels)
+    for name, numbers in (("--mean", asked.mean), ("--std", asked.std)):
+        if len(numbers) not in (1, geometry.channels):
+            refuse(
+                name, f"{len(numbers)} numbers for {geometry.channels} channel(s); one is needed, or one per channel."
+            )
+    _warn_of_range(asked, loaded)
+    return Preparation(geometry.size, geometry.channels, asked.fit, asked.value_range, asked.mean, asked.std)
+
+
+def _warn_of_range(asked: Asked, loaded: Loaded) -> None:
+    """Says so where pixels in [0, 1] are plainly not what the model takes: the heatmaps would look like any others."""
+    if asked.value_range != "unit":
+        return
+    if max(map(abs, asked.mean)) > 2 or max(map(abs, asked.std)) > 2:
+        say("Warning: --mean or --std is for pixels in [0, 255], and these are in [0, 1]: --value-range byte?")
+    if loaded.framework == "keras" and any(type(layer).__name__ == "Rescaling" for layer in loaded.model.layers):
+        say("Warning: the model scales its images itself, and may take pixels in [0, 255]: --value-range byte?")
+
+
+def layer_asked(loaded: Loaded, given: Sequence[str]) -> Any:
+    """One layer, a list of several, or None; a number is an index where no layer has it for a name."""
+    from fe_gradcam.backends import backend_for
+    from fe_gradcam.types import UnknownNameError
+
+    backend = backend_for(loaded.model)
+    found: list[str | int] = []
+    for text in given:
+        try:
+            backend.resolve(text, None)
+            found.append(text)
+        except UnknownNameError:
+            if not re.fullmatch(r"-?\d+", text):
+                raise
+            backend.resolve(int(text), None)
+            found.append(int(text))
+    return found if len(found) > 1 else found[0] if found else None
