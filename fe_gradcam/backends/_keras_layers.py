@@ -41,7 +41,7 @@ def layer_infos(calls: list[Call], names: dict[int, str], size: tuple[int, ...])
         shape = tuple(first.shape)
         of_tokens = shape[1] if is_tokens(shape) and shape[1] in tokens else None
         own = shape[-1:] + (shape[1:-1] if of_tokens is None else tokens[of_tokens].grid)
-        attention = len(shape) == 4 and shape[2] == shape[3] and shape[2] in tokens
+        attention = len(shape) == 4 and shape[2] == shape[3] and shape[2] in tokens and shape[1:3] not in maps
         behind = activation_behind(first)
         infos.append(
             LayerInfo(

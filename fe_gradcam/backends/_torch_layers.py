@@ -27,7 +27,7 @@ def layer_infos(lister: Lister, count: int, size: tuple[int, ...]) -> list[Layer
         own = shape[1:]
         of_tokens = shape[1] if len(shape) == 3 and shape[2] > 1 and shape[1] in tokens else None
         source = lister.same_as.get(position)
-        attention = len(own) == 3 and own[1] == own[2] and own[1] in tokens
+        attention = len(own) == 3 and own[1] == own[2] and own[1] in tokens and own[1:] not in seen.maps
         if of_tokens or len(own) == len(size) + 1:
             output = torch.empty(shape, device="meta")
             own = tuple(as_map(output, "", size, lambda: seen, None, channels_first=True).shape[1:])

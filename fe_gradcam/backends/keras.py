@@ -53,6 +53,7 @@ from fe_gradcam.layers import Seen, as_map, default_layer, no_map
 from fe_gradcam.outputs import ModelOutput, described, pick
 from fe_gradcam.targets import CallableTarget, ClassTarget, RegionTarget, ResolvedTarget, ValueTarget, resolve_target
 from fe_gradcam.types import (
+    CamError,
     CamInputs,
     Images,
     Layer,
@@ -137,6 +138,8 @@ class KerasBackend:
             (inputs,) = self.run(images, layer, [target], gradients=True, score="logit")
         except UnsupportedModelError:  # no classes: a target of another kind will be asked for
             return True
+        except CamError:
+            return False
         return inputs.gradients is not None and bool((inputs.gradients != 0).any())
 
     def run(

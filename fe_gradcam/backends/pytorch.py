@@ -46,6 +46,7 @@ from fe_gradcam.layers import Seen, as_map, default_layer
 from fe_gradcam.outputs import ModelOutput, pick
 from fe_gradcam.targets import ClassTarget, RegionTarget, ResolvedTarget, ValueTarget, resolve_target
 from fe_gradcam.types import (
+    CamError,
     CamInputs,
     Images,
     Layer,
@@ -127,6 +128,8 @@ class TorchBackend:
             (inputs,) = self.run(images, layer, [target], gradients=True, score="logit")
         except UnsupportedModelError:  # no classes: a target of another kind will be asked for
             return True
+        except CamError:
+            return False
         return inputs.gradients is not None and bool((inputs.gradients != 0).any())
 
     def run(
