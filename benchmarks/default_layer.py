@@ -2,9 +2,9 @@
 
 The candidates are the last convolution's own output ("conv"), the ReLU behind it ("conv + relu", the default) and the
 last output that is still a map ("last map"); behind a pooling that is the pooled map. They are compared on nets with
-several heads, trained on the digit canvases, and on photos with a pretrained ImageNet classifier. The measures: the localisation gain
-of `benchmarks.localisation`, and the deletion and insertion of Petsiuk 2018, arXiv:1806.07421. The heat of each
-candidate is compared on the same images, so that the intervals of the differences are those of pairs.
+several heads, trained on the digit canvases, and on photos with a pretrained ImageNet classifier. The measures: the
+localisation gain of `benchmarks.localisation`, and the deletion and insertion of Petsiuk 2018, arXiv:1806.07421. The
+heat of each candidate is compared on the same images, so that the intervals of the differences are those of pairs.
 """
 
 from __future__ import annotations
