@@ -70,7 +70,7 @@ def token_grid(count: int, maps: Iterable[Sequence[int]], size: Sequence[int]) -
         for halvings in range(HALVINGS + 1):
             smaller = tuple(ceil(side / 2**halvings) for side in grid)
             found.append((count - _product(smaller), smaller))
-    if len(size) == 2 and not found:
+    if len(size) == 2 and None not in size and not found:
         for extra in EXTRA_TOKENS:
             height = isqrt(max(count - extra, 0) * size[0] // size[1])
             if height and (count - extra) % height == 0:
@@ -189,7 +189,8 @@ def default_layer(infos: Sequence[LayerInfo], reaches: Callable[[LayerRef], bool
             "layer=None finds no layer whose output is a map (K, h, w) larger than 1x1, so there is nothing to draw a "
             "heatmap from. Pass layer= with the name of a layer that keeps the image's places."
         )
-    last = next((info for info in spatial if not info.pooled), spatial[0])
+    spatial.sort(key=lambda info: info.pooled)  # in their order otherwise
+    last = spatial[0]
     of_tokens = [info for info in spatial if info.tokens is not None]
     normalised = [info for info in of_tokens if "norm" in info.kind.lower()]
     first = [last] if last.tokens is None else []

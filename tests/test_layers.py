@@ -354,3 +354,61 @@ def test_layers_say_what_they_are(framework: str) -> None:
 def test_a_reshape_needs_its_layer() -> None:
     with pytest.raises(ArgumentError, match="reshape is given without layer"):
         explain(Tokenised("tokens"), wide(IMAGE)[None], reshape=lambda t: t)
+
+
+# --- the default -----------------------------------------------------------------------------------------
+
+
+class Branches(nn.Module):
+    """A net whose last map does not count for its score."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.pool, self.drop = nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.Dropout(0.5)
+        self.aside, self.fc = nn.Conv2d(4, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.drop(self.pool(torch.relu(self.first(x))))
+        self.aside(x)
+        return self.fc(x.mean((2, 3)))
+
+
+def test_the_default_is_a_map_that_the_score_depends_on() -> None:
+    heatmap = explain(Branches().eval(), torch.rand(2, 1, 12, 12))
+    assert heatmap.layer == "first + activation"
+    assert not heatmap.blank.all()
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_the_default_lies_before_a_last_pooling_and_what_hands_it_on(framework: str) -> None:
+    if framework == "torch":
+        features = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.5))
+        model: Any = nn.Sequential(features, nn.Flatten(), nn.Linear(4 * 5 * 5, 2)).eval()
+        images, expected = torch.rand(1, 1, 12, 12), "0.1"
+    else:
+        import tensorflow as tf
+
+        of = tf.keras.layers
+        inputs = tf.keras.Input((12, 12, 1))
+        pooled = of.MaxPool2D()(of.ReLU(name="rectified")(of.Conv2D(4, 3)(inputs)))
+        features = tf.keras.Model(inputs, of.Dropout(0.5)(pooled), name="features")
+        outer = tf.keras.Input((12, 12, 1))
+        model = tf.keras.Model(outer, of.Dense(2)(of.Flatten()(features(outer))))
+        images, expected = np.random.default_rng(0).random((1, 12, 12, 1)).astype(np.float32), "rectified"
+    assert explain(model, images).layer == expected
+
+
+def test_a_map_that_is_as_large_as_the_tokens_are_many_is_no_attention() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.down = nn.Conv2d(3, 8, 8, stride=8), nn.Conv2d(8, 8, 2, stride=2)
+            self.norm, self.last, self.fc = nn.LayerNorm(8), nn.Conv2d(8, 16, 3, padding=1), nn.Linear(16, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            tokens = self.norm(self.down(x).flatten(2).movedim(1, -1))  # four, and the map is 4 x 4
+            x = x + nn.functional.interpolate(tokens.movedim(1, -1).unflatten(2, (2, 2)), scale_factor=2)
+            return self.fc(self.last(x).mean((2, 3)))
+
+    assert explain(Mixed(), torch.rand(1, 3, 32, 32)).layer == "last"

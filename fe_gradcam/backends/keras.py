@@ -88,7 +88,7 @@ class KerasBackend:
 
     def image_size(self, images: Images) -> tuple[int, ...]:
         """(H, W) of the images, (N, H, W, C), or (D, H, W) of volumes."""
-        return tuple(int(side) for side in picture_of(images).shape[1:-1])
+        return tuple(picture_of(images).shape[1:-1])
 
     def layers(self, images: Images) -> list[LayerInfo]:
         """The layers in the order in which a forward pass of `images` completes them; nothing is computed."""
@@ -125,17 +125,19 @@ class KerasBackend:
             known = _traces.setdefault(self._model, {})
             key = ("default layer", _signature(self._specs(images)), *map(id, self._model._flatten_layers()))
             if key not in known:
-                one_image = tuple(part[:1] for part in as_tuple(images))
-                known[key] = default_layer(self.layers(one_image), lambda ref: self._reaches(ref, one_image))
+                one_image = tuple(_one_of(part) for part in as_tuple(images))
+                known[key] = default_layer(self.layers(images), lambda ref: self._reaches(ref, one_image))
             found: LayerRef = known[key]
             return found
         return LayerRef(name_of(self._model, layer))
 
     def _reaches(self, layer: LayerRef, images: Images) -> bool:
         """Whether the score of the inferred class depends on the places of a layer's output."""
-        target = resolve_target(None, len(as_tuple(images)[0]))
+        if any(part is None for part in images):
+            return True
         try:
-            (inputs,) = self.run(images, layer, [target], gradients=True, score="logit")
+            with tf.init_scope():
+                (inputs,) = self.run(images, layer, [resolve_target(None, 1)], gradients=True, score="logit")
         except UnsupportedModelError:  # no classes: a target of another kind will be asked for
             return True
         except CamError:
@@ -402,6 +404,15 @@ class KerasBackend:
 
     def _all_layers(self) -> list[Any]:
         return list(self._model._flatten_layers(include_self=False, recursive=True))
+
+
+def _one_of(part: Any) -> Any:
+    """The first image; noise in its place where images are symbols, or None where their size is not known."""
+    if not isinstance(part, tf.Tensor) or hasattr(part, "numpy"):
+        return part[:1]
+    if None in part.shape[1:]:
+        return None
+    return np.random.default_rng(0).random((1, *part.shape[1:])).astype(part.dtype.as_numpy_dtype)
 
 
 def _gradient(scores: Any, place: Any, layer: LayerRef) -> Any:
