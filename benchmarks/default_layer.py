@@ -371,7 +371,7 @@ def photo_tables() -> str:
     side, deviation = BLUR
     blurred = torch_input(np.stack([cv2.GaussianBlur(picture, (side, side), deviation) for picture in pictures]))
     model = pretrained_torch()
-    maps = explain_many(model, images, methods=list(METHODS), layers=("_conv_head", None))
+    maps = explain_many(model, images, methods=list(METHODS), layers=("_conv_head", "_swish"))
     ids = maps[0].class_ids
     net: Any = nn.Sequential(model, nn.Softmax(-1))
     net.to(memory_format=torch.channels_last)

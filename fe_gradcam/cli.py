@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -18,9 +18,6 @@ from fe_gradcam.command.asked import Asked
 from fe_gradcam.command.messages import plain_errors, plain_warnings
 from fe_gradcam.command.models import geometry_of, layer_table, load_model
 from fe_gradcam.command.run import explain_images
-
-if TYPE_CHECKING:
-    pass
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 EXTRA_TOKENS = (0, 1, 2, 5, 9)
 """Tokens in front of those of the image: a class token, one for distillation beside it, or four or eight registers."""
 
-MOST_TRIED = 24
+MOST_TRIED = 8
 """Layers asked whether the score depends on them, before the last map is taken as it is."""
 
 HALVINGS = 5
@@ -165,7 +165,9 @@ def only_pools(kind: str) -> bool:
     return any(word in kind.lower() for word in ("pool", "dropout", "identity"))
 
 
-def default_layer(infos: Sequence[LayerInfo], reaches: Callable[[LayerRef], bool]) -> LayerRef:
+def default_layer(
+    infos: Sequence[LayerInfo], reaches: Callable[[LayerRef], bool], *, of_pixels: bool
+) -> tuple[LayerRef, bool]:
     """The last map larger than 1x1 before a pooling, behind the activation function that directly takes it up.
 
     Chosen by measurement (benchmarks/default_layer.py): behind the activation function the heat of
@@ -179,10 +181,19 @@ def default_layer(infos: Sequence[LayerInfo], reaches: Callable[[LayerRef], bool
     Args:
         infos: The layers in the order of execution.
         reaches: Whether the score depends on the places of a layer's output.
+        of_pixels: Whether a segmentation is explained: then the last convolution makes the scores
+            themselves, and the default lies before it.
+
+    Returns:
+        The place, and whether the score depends on it now; if not, as with a head whose weights are all
+        zero, another weight of the model may tell more.
 
     Raises:
         ArgumentError: No layer has an output that is a map.
     """
+    if of_pixels:
+        last_convolution = max((at for at, info in enumerate(infos) if info.convolution), default=len(infos))
+        infos = infos[:last_convolution]
     spatial = [info for info in reversed(infos) if info.spatial]
     if not spatial:
         raise ArgumentError(
@@ -197,8 +208,8 @@ def default_layer(infos: Sequence[LayerInfo], reaches: Callable[[LayerRef], bool
     places = dict.fromkeys(_place_at(info) for info in [*first, *normalised, *of_tokens, *spatial])
     for place in list(places)[:MOST_TRIED]:
         if reaches(place):
-            return place
-    return _place_at(last)
+            return place, True
+    return _place_at(last), False
 
 
 def _place_at(info: LayerInfo) -> LayerRef:

@@ -14,7 +14,15 @@ from fastestimator.util.traceability_util import traceable
 
 from fe_gradcam import compat
 from fe_gradcam.backends import backend_for
-from fe_gradcam.types import ArgumentError, CamWarning, Layer, LayerRef, Target, UnsupportedModelError
+from fe_gradcam.types import (
+    ArgumentError,
+    CamWarning,
+    Layer,
+    LayerRef,
+    Target,
+    TargetSpec,
+    UnsupportedModelError,
+)
 
 compat.apply()
 
@@ -62,6 +70,11 @@ class LayerGradientOp(ModelOp):
             raise ArgumentError(
                 f"outputs={outputs!r} is not accepted. Accepted: three keys, for the predictions, the activations and "
                 "the gradients."
+            )
+        if isinstance(target, TargetSpec):
+            raise ArgumentError(
+                f"target={target!r} is not accepted here. Accepted: None, a class id, a key of the batch with class "
+                "ids, or a callable. GradCAM(images=..., model=model, targets=...) takes the others."
             )
         if isinstance(model, torch.nn.DataParallel):
             raise UnsupportedModelError(

@@ -106,17 +106,19 @@ def gen_dl_model_heatmap(
         resolve_target(target, 1, settings.class_names)
     several = not isinstance(dl_sample, Mapping)
     images = [_image(sample, at) for at, sample in enumerate(_samples(dl_sample))]
-    place = None
+    places: dict[Any, LayerRef] = {}
     results: list[dict[str, Any]] = [{} for _ in images]
     for rows in _of_one_size(images, settings.batch_size):
         batch = tuple(_stacked([images[row][part] for row in rows]) for part in range(len(images[rows[0]])))
         packed = batch if len(batch) > 1 else batch[0]
-        place = place or _place(dl_model, packed, settings)
+        size = tuple(tuple(part.shape[1:]) for part in batch)
+        if size not in places:  # which convolution is larger than 1x1 depends on it
+            places[size] = _place(dl_model, packed, settings)
         done = explained(
             dl_model,
             packed,
             methods=[heatmap_method],
-            layers=[place],
+            layers=[places[size]],
             targets=targets,
             scaling=settings.scaling,
             class_names=settings.class_names,

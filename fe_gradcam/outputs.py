@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, TypeAlias
 
 from fe_gradcam.names import nearest
@@ -64,7 +65,7 @@ def pick(
         if wanted in (None, 0):
             return output
         raise UnknownNameError(f"model_output={wanted!r} is no output of this model, which returns one tensor.")
-    entries = {name: part for name, part in entries_of(output, names).items() if part is not None}
+    entries = entries_of(output, names)
     if wanted is not None:
         return _named(entries, wanted, is_tensor)
     tensors = {name: part for name, part in entries.items() if is_tensor(part)}
@@ -77,7 +78,7 @@ def pick(
 
 def _named(entries: Mapping[str, Any], wanted: str | int, is_tensor: Callable[[Any], bool]) -> Any:
     known = list(entries)
-    is_position = isinstance(wanted, int) and not isinstance(wanted, bool)
+    is_position = isinstance(wanted, Integral) and not isinstance(wanted, bool)
     if is_position and -len(known) <= int(wanted) < len(known):
         wanted = known[int(wanted)]
     if wanted not in entries:

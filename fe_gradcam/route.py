@@ -17,7 +17,7 @@ from fe_gradcam.backends._shared import Backend, as_tuple, picture_of
 from fe_gradcam.methods import CamMethod, get_method
 from fe_gradcam.outputs import ModelOutput
 from fe_gradcam.scaling import check_fuse, check_scaling, fuse_maps, scale
-from fe_gradcam.targets import resolve_target
+from fe_gradcam.targets import TOP_CLASS, ClassTarget, RegionTarget, ResolvedTarget, resolve_target
 from fe_gradcam.types import (
     ArgumentError,
     CamInputs,
@@ -186,7 +186,7 @@ def explain_many(
     ).heatmaps
 
 
-def list_layers(model: Any, images: Images) -> list[LayerInfo]:
+def list_layers(model: Any, images: Images, *, model_output: ModelOutput = None) -> list[LayerInfo]:
     """The layers that a forward pass of `images` completes, in that order, with their shapes.
 
     The one where ``layer=None`` explains says so (`LayerInfo.default`).
@@ -194,8 +194,9 @@ def list_layers(model: Any, images: Images) -> list[LayerInfo]:
     Args:
         model: A torch.nn.Module or a tf.keras.Model.
         images: A batch as the model takes it; one image is enough.
+        model_output: See `explain`.
     """
-    backend = backend_for(model)
+    backend = backend_for(model, model_output)
     infos = backend.layers(images)
     if any(info.spatial for info in infos):
         name = backend.resolve(None, images).name
@@ -245,9 +246,9 @@ def explained(
     count = _count(images)
     step = _step(batch_size, count)
     resolved = [resolve_target(target, count, class_names) for target in targets]
-    backend = backend_for(model, model_output, reshape)
-    if reshape is not None and any(layer is None for layer in layers):
-        raise ArgumentError("reshape is given without layer; pass layer= with the one whose output it makes a map of.")
+    of_pixels = any(isinstance(target, RegionTarget) for target in resolved)
+    backend = backend_for(model, model_output, reshape, of_pixels=of_pixels)
+    check_reshape(reshape, layers)
     places = [_places(backend, layer, images) for layer in layers]
     size = backend.image_size(images)
     gradients = any(Needs.GRADIENTS in rule.needs for rule in rules)
@@ -259,13 +260,38 @@ def explained(
         for at_layer, refs in enumerate(places):
             passes = [backend.run(chunk, ref, chunk_targets, gradients=gradients, score=score) for ref in refs]
             if at_layer == 0:
+                for target, inputs in zip(chunk_targets, passes[0], strict=True):
+                    _warn_of_itself(target, inputs)
                 probabilities += [numpy32(p) for p in (passes[0][0].probabilities,) if p is not None]
             for at_method, rule in enumerate(rules):
-                for at_target, inputs in enumerate(zip(*passes, strict=True)):
-                    heatmap = heatmap_of(inputs, rule, refs, scaling, size, fuse)
+                for at_target, of_layers in enumerate(zip(*passes, strict=True)):
+                    heatmap = heatmap_of(of_layers, rule, refs, scaling, size, fuse)
                     parts.setdefault((at_method, at_layer, at_target), []).append(heatmap)
     heatmaps = [_joined(parts[place]) for place in sorted(parts)]
     return Explanation(heatmaps, np.concatenate(probabilities) if probabilities else None)
+
+
+def check_reshape(reshape: Reshape | None, layers: Sequence[Layer]) -> None:
+    """Raises ArgumentError where a reshape is given for a layer that is not."""
+    every = [one for layer in layers for one in (layer if isinstance(layer, (list, tuple)) else (layer,))]
+    if reshape is not None and any(layer is None for layer in every):
+        raise ArgumentError("reshape is given without layer; pass layer= with the one whose output it makes a map of.")
+
+
+def _warn_of_itself(target: ResolvedTarget, inputs: CamInputs) -> None:
+    """Says where the class that others are held against is one of these others."""
+    if not isinstance(target, ClassTarget) or target.is_class or inputs.logits is None:
+        return
+    ids = torch.from_numpy(target.class_ids).to(inputs.logits.device)
+    first = torch.where(ids[:, :1] == TOP_CLASS, inputs.logits.argmax(1, keepdim=True), ids[:, :1])
+    count = int((ids[:, 1:] == first).any(1).sum())
+    if count:
+        warnings.warn(
+            f"target holds a class against itself in {count} of {len(ids)} images, which are inferred as a class of "
+            "against: their heatmaps show nothing of it. Contrast(None, None) takes the closest rival of each.",
+            CamWarning,
+            stacklevel=2,
+        )
 
 
 def heatmap_of(

@@ -83,8 +83,11 @@ class Contrast(TargetSpec):
         number = isinstance(self.strength, Real) and not isinstance(self.strength, bool)
         if not number or not 0 <= self.strength < float("inf"):
             raise ArgumentError(f"strength={self.strength!r} is not accepted. Accepted: a number from 0.")
-        for one in (self.of, *self._others()):
-            if not isinstance(one, str) and one is not None and not _is_id(one):
+        others = self.against
+        if isinstance(others, (Sequence, np.ndarray)) and not isinstance(others, str):
+            object.__setattr__(self, "against", tuple(others))
+        for one in (*(() if self.of is None else (self.of,)), *self._others()):
+            if not isinstance(one, str) and not _is_id(one):
                 raise ArgumentError(f"Contrast: {one!r} is no class. Accepted: an id from 0, a name or None.")
         if self.against is not None and not self._others():
             raise ArgumentError("against is empty. Accepted: a class, several, or None for the highest rivals.")
@@ -92,9 +95,7 @@ class Contrast(TargetSpec):
     def _others(self) -> tuple[int | str, ...]:
         if self.against is None:
             return ()
-        if isinstance(self.against, (str, int)):
-            return (self.against,)
-        return tuple(self.against) if isinstance(self.against, (Sequence, np.ndarray)) else (int(self.against),)
+        return self.against if isinstance(self.against, tuple) else (self.against,)
 
     @property
     def name(self) -> str:
@@ -262,7 +263,9 @@ class RegionTarget:
                 f"Segmentation: class_id={self.class_id} is not a class of this model: it has {n_classes} classes, "
                 f"ids 0 to {n_classes - 1}."
             )
-        if self.mask is not None and self.mask.shape[1:] != shape:
+        sizes = () if self.mask is None else self.mask.shape[1:]
+        fits = len(sizes) == len(shape) and all(side in (None, own) for own, side in zip(sizes, shape, strict=True))
+        if self.mask is not None and not fits:
             raise ArgumentError(
                 f"Segmentation: mask has shape {self.mask.shape[1:]} per image; {shape}, the size of the model's "
                 "segmentation, is needed."
@@ -391,7 +394,12 @@ def _contrast(target: Contrast, count: int, names: ClassNames | None) -> ClassTa
 def _mask(given: Any, count: int) -> NDArray[np.float32] | None:
     if given is None:
         return None
-    mask = np.asarray(given)
+    if hasattr(given, "detach"):
+        given = given.detach().cpu()
+    try:
+        mask = np.asarray(given)
+    except ValueError:  # a ragged list
+        mask = np.empty(0, object)
     if mask.dtype.kind not in "biuf" or mask.ndim < 2 or not np.isfinite(mask).all():
         raise ArgumentError(
             f"mask has shape {mask.shape} and dtype {mask.dtype}. Accepted: bools or finite weights of shape (h, w) or "

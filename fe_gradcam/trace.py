@@ -38,7 +38,7 @@ from fe_gradcam.methods import CamMethod, get_method
 from fe_gradcam.op import LayerGradientOp
 from fe_gradcam.outputs import ModelOutput
 from fe_gradcam.render import colormap_lut, to_rgb
-from fe_gradcam.route import explained, heatmap_of
+from fe_gradcam.route import check_reshape, explained, heatmap_of
 from fe_gradcam.scaling import check_fuse, check_scaling
 from fe_gradcam.types import (
     ArgumentError,
@@ -191,6 +191,9 @@ class GradCAM(Trace):
         self.targets = arguments.named_targets(targets, self.names, class_ids, labels=has_labels, model=has_model)
         if layer is not None and model is None:
             raise ArgumentError("layer goes with model=; of gradients under a key, pass it to the LayerGradientOp.")
+        if model is None and (model_output is not None or reshape is not None):
+            raise ArgumentError("model_output and reshape go with model=; keys hold maps that were taken already.")
+        check_reshape(reshape, [layer])
         self.layer = _resolved(layer, model)
         keys = [*self.image_keys, grads, activations, labels, preds, display, ids]
         self._keys = list(dict.fromkeys(key for key in keys if key is not None))
@@ -523,7 +526,7 @@ def _resolved(layer: Layer, model: Any) -> Layer:
         return None
     backend = backend_for(model)
     if isinstance(layer, (list, tuple)) and layer:
-        return [backend.resolve(one, None) for one in layer]
+        return [None if one is None else backend.resolve(one, None) for one in layer]
     return backend.resolve(layer, None)
 
 

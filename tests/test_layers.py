@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from numpy.testing import assert_allclose
 from torch import nn
 
-from fe_gradcam import ArgumentError, UnknownNameError, explain, explain_many, list_layers
+from fe_gradcam import ArgumentError, Segmentation, UnknownNameError, explain, explain_many, list_layers
 from fe_gradcam.layers import Tokens, channels_last, token_grid
 from fe_gradcam.types import LayerInfo
 from tests.toys import IMAGE, TOYS, SmallTorch, small_keras
@@ -412,3 +413,95 @@ def test_a_map_that_is_as_large_as_the_tokens_are_many_is_no_attention() -> None
             return self.fc(self.last(x).mean((2, 3)))
 
     assert explain(Mixed(), torch.rand(1, 3, 32, 32)).layer == "last"
+
+
+def test_a_default_that_nothing_reaches_is_asked_for_anew() -> None:
+    model, images = ClassTokenNet().eval(), torch.randn(2, 3, 16, 24)
+    weight = model.fc.weight.detach().clone()
+    with torch.no_grad():
+        model.fc.weight.zero_()
+    assert explain(model, images).blank.all()
+    with torch.no_grad():
+        model.fc.weight.copy_(weight)
+    assert explain(model, images).layer == "norms.1"
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_the_default_of_one_output_is_not_that_of_another(framework: str) -> None:
+    if framework == "torch":
+
+        class TwoHeads(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.a, self.b = nn.Conv2d(1, 3, 3), nn.Conv2d(3, 2, 3)
+
+            def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+                x = torch.relu(self.a(x))
+                return {"early": x.mean((2, 3)), "late": self.b(x).mean((2, 3))}
+
+        model: Any = TwoHeads()
+        images = torch.rand(1, 1, 8, 8)
+    else:
+        import tensorflow as tf
+
+        of = tf.keras.layers
+        inputs = tf.keras.Input((8, 8, 1))
+        x = of.Conv2D(3, 3, activation="relu", name="a")(inputs)
+        late = of.GlobalAveragePooling2D(name="late")(of.Conv2D(2, 3, name="b")(x))
+        model = tf.keras.Model(inputs, [of.GlobalAveragePooling2D(name="early")(x), late])
+        images = np.random.default_rng(0).random((1, 8, 8, 1)).astype(np.float32)
+    assert explain(model, images, model_output="late").layer == "b"
+    early = explain(model, images, model_output="early")
+    assert early.layer.startswith("a")
+    assert [info.name for info in list_layers(model, images, model_output="early") if info.default] == ["a"]
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("softmax", [False, True])
+def test_the_default_of_a_segmentation_lies_before_what_makes_its_scores(framework: str, softmax: bool) -> None:
+    if framework == "torch":
+        head = [nn.Softmax(1)] if softmax else []
+        model: Any = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1), *head)
+        images, expected = torch.rand(1, 1, 8, 8), "1"
+    else:
+        import tensorflow as tf
+
+        of = tf.keras.layers
+        inputs = tf.keras.Input((8, 8, 1))
+        x = of.Conv2D(4, 3, activation="relu", name="features")(inputs)
+        model = tf.keras.Model(inputs, of.Conv2D(2, 1, activation="softmax" if softmax else None)(x))
+        images, expected = np.random.default_rng(0).random((1, 8, 8, 1)).astype(np.float32), "features"
+    assert explain(model, images, target=Segmentation(0)).layer == expected
+
+
+def test_the_default_is_looked_for_without_a_word() -> None:
+    class ByHand(SmallTorch):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            scores = super().forward(x).exp()
+            return scores / scores.sum(1, keepdim=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        explain(ByHand().eval(), torch.randn(2, 3, 9, 12), score="output")
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_step_in_place_is_not_what_it_was_given(in_place: bool) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.ReLU(in_place), nn.Flatten(), nn.Linear(18, 2))
+    assert explain(net, torch.rand(1, 1, 8, 8)).layer == "2"
+
+
+def test_attention_weights_are_no_map() -> None:
+    class Attending(ClassTokenNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = self.norms[1](self.patch(x).flatten(2).movedim(1, -1))
+            weights = self.weights((tokens @ tokens.mT)[:, None].softmax(-1))  # (N, 1, T, T)
+            return self.fc((weights[:, 0] @ tokens).mean(1))
+
+    infos = list_layers(Attending().eval(), torch.randn(1, 3, 16, 24))
+    assert [info.spatial for info in infos if info.name == "weights"] == [False]
+    assert [info.name for info in infos if info.default] == ["norms.1"]

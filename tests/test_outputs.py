@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
 from torch import nn
 
-from fe_gradcam import ArgumentError, UnknownNameError, UnsupportedModelError, explain, explain_many
+from fe_gradcam import ArgumentError, CamWarning, UnknownNameError, UnsupportedModelError, explain, explain_many
 from fe_gradcam.outputs import entries_of, pick
 from tests.toys import TOYS
 
@@ -104,6 +105,32 @@ def test_outputs_of_a_functional_keras_model_have_names() -> None:
     assert_allclose(explain(model, image, layer=layer, model_output="doubled").scores, 16, rtol=1e-6)
     with pytest.raises(UnsupportedModelError, match=r"\{fc: .*, doubled: .*\}"):
         explain(model, image, layer=layer)
+
+
+def test_positions_count_every_output() -> None:
+    model, image = Wrapped(lambda scores, maps: (None, scores, 2 * scores)), TOYS["torch"]("pooled")[1]
+    for position in (1, -2, np.int64(1)):
+        assert_allclose(explain(model, image, layer="toy.relu", model_output=position).scores, 8, rtol=1e-6)
+
+
+def test_a_loss_beside_the_scores_is_no_table_of_one_image() -> None:
+    model, image = Wrapped(lambda scores, maps: {"loss": scores.mean(), "scores": scores}), TOYS["torch"]("pooled")[1]
+    assert_allclose(explain(model, image, layer="toy.relu").scores, 8, rtol=1e-6)
+
+
+def test_each_output_is_read_by_itself() -> None:
+    def form(scores: Any, maps: Any) -> Any:
+        return {"bounded": torch.tanh(scores) / 2 + 0.5, "raw": scores / 20}
+
+    model, image = Wrapped(form), TOYS["torch"]("pooled")[1]
+    with pytest.warns(CamWarning, match="probabilities"):
+        explain(model, image, layer="toy.relu", model_output="bounded")
+    small = 0.1 * image  # its scores lie in [0, 1] by chance
+    scores = explain(model, small, layer="toy.relu", model_output="raw", target=0).scores
+    with torch.no_grad():
+        expected = model.toy(torch.from_numpy(small))[:, 0] / 20
+    assert 0 < expected < 1
+    assert_allclose(scores, expected, rtol=1e-5)
 
 
 def test_heads_are_found_behind_a_picked_output() -> None:

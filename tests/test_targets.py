@@ -12,6 +12,7 @@ from torch import nn
 
 from fe_gradcam import (
     ArgumentError,
+    CamWarning,
     Contrast,
     OutputValue,
     Rank,
@@ -179,6 +180,26 @@ def test_a_class_within_the_pixels_that_the_model_gives_to_it(framework: str) ->
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_every_image_has_its_own_mask_in_whatever_batches(framework: str) -> None:
+    model, image, layer = segmentation(framework)
+    masks = np.zeros((3, 2, 3), np.float32)
+    masks[0, 1, 2] = masks[1, 0, 0] = masks[2, 0, 1] = 1
+    images = np.repeat(image, 3, 0)
+    for batch_size in (None, 1, 2):
+        heatmap = explain(model, images, layer=layer, target=Segmentation(0, masks), batch_size=batch_size)
+        assert_allclose(heatmap.scores, [15, 2, 4], rtol=1e-5)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_class_held_against_itself_in_some_images_is_said(framework: str) -> None:
+    model, image, layer = TOYS[framework]("pooled")
+    images = np.concatenate([image, np.zeros_like(image)])  # inferred as 0 and as 1
+    with pytest.warns(CamWarning, match=r"against itself in 1 of 2 images"):
+        heatmap = explain(model, images, layer=layer, target=Contrast(None, 1))
+    assert heatmap.blank.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_class_without_pixels_has_no_evidence(framework: str) -> None:
     model, image, layer = segmentation(framework)
     heatmap = explain(model, image + 1, layer=layer, target=Segmentation(1))  # y_0 is the larger everywhere
@@ -262,6 +283,10 @@ def test_mistakes_are_named(framework: str, target: Any, error: type[Exception],
         lambda: Contrast(strength=float("nan")),
         lambda: Contrast(-2),
         lambda: Contrast(0, []),
+        lambda: Contrast(0, 1.5),  # type: ignore[arg-type]
+        lambda: Contrast(0, [None]),  # type: ignore[list-item]
+        lambda: Contrast(0, {1}),  # type: ignore[arg-type]
+        lambda: explain(TOYS["torch"]("pooled")[0], IMAGE[:, None], target=Segmentation(0, [[1], [1, 2]])),
         lambda: Contrast(rivals=0),
         lambda: OutputValue(-1),
         lambda: OutputValue(0, sign=2),

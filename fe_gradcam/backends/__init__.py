@@ -10,13 +10,16 @@ from fe_gradcam.outputs import ModelOutput
 from fe_gradcam.types import Reshape, UnsupportedModelError
 
 
-def backend_for(model: Any, model_output: ModelOutput = None, reshape: Reshape | None = None) -> Backend:
+def backend_for(
+    model: Any, model_output: ModelOutput = None, reshape: Reshape | None = None, *, of_pixels: bool = False
+) -> Backend:
     """The backend of the framework that `model` belongs to.
 
     Args:
         model: A torch.nn.Module or a tf.keras.Model.
         model_output: Which of its outputs holds the scores; None where that is plain.
         reshape: How a layer's output becomes a map; None recognises it.
+        of_pixels: Whether a segmentation is explained.
 
     Raises:
         UnsupportedModelError: It is neither a torch.nn.Module nor a tf.keras.Model.
@@ -25,12 +28,12 @@ def backend_for(model: Any, model_output: ModelOutput = None, reshape: Reshape |
     if torch is not None and isinstance(model, torch.nn.Module):
         from fe_gradcam.backends.pytorch import TorchBackend
 
-        return TorchBackend(model, model_output, reshape)
+        return TorchBackend(model, model_output, reshape, of_pixels)
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is not None and isinstance(model, tensorflow.keras.Model):
         from fe_gradcam.backends.keras import KerasBackend
 
-        return KerasBackend(model, model_output, reshape)
+        return KerasBackend(model, model_output, reshape, of_pixels)
     raise UnsupportedModelError(
         f"model is a {type(model).__module__}.{type(model).__qualname__}; a torch.nn.Module or a tf.keras.Model is "
         "needed, whose layers can be observed. (A SavedModel loaded without its class cannot: load it as the Keras "

@@ -53,11 +53,15 @@ def layer_infos(calls: list[Call], names: dict[int, str], size: tuple[int, ...])
                 tokens=of_tokens,
                 convolution=isinstance(layer, CONVOLUTIONS),
                 relu=isinstance(layer, CONVOLUTIONS) and relu_behind(first, calls) is not None,
-                pooled=only_pools(type(layer).__name__) or pooled.get(id(first), False),
+                pooled=_only_pools(layer) or pooled.get(id(first), False),
             )
         )
         pooled[id(first)] = infos[-1].pooled
     return infos
+
+
+def _only_pools(layer: Any) -> bool:
+    return only_pools(type(layer).__name__) and not any(layer._flatten_layers(include_self=False))
 
 
 def seen_by(calls: list[Call], size: tuple[int, ...]) -> Seen:

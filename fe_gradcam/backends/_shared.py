@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
-from fe_gradcam.targets import ResolvedTarget
+from fe_gradcam.targets import ResolvedTarget, resolve_target
 from fe_gradcam.types import (
     ArgumentError,
+    CamError,
     CamInputs,
     CamWarning,
     GradientError,
@@ -37,14 +38,15 @@ Reading = Literal["logits", "distribution", "probabilities"]
 probabilities that sum to 1, or as probabilities each by itself."""
 
 _told_of_probabilities: WeakSet[Any] = WeakSet()
-_bounded: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+_bounded: WeakKeyDictionary[Any, dict[Any, bool]] = WeakKeyDictionary()
 
 
-def reading_of(model: Any, *, within: bool, sums_to_one: bool, stays_within: Callable[[], bool]) -> Reading:
+def reading_of(model: Any, which: Any, *, within: bool, sums_to_one: bool, stays_within: Callable[[], bool]) -> Reading:
     """How the outputs of a model without a visible head are read.
 
     Args:
         model: Whose outputs they are; what is found out of it is kept.
+        which: Which of its outputs.
         within: Whether all outputs lie in [0, 1].
         sums_to_one: Whether every row of several sums to 1.
         stays_within: Whether they lie in [0, 1] for images far from any that the model knows; logits
@@ -54,9 +56,10 @@ def reading_of(model: Any, *, within: bool, sums_to_one: bool, stays_within: Cal
         return "logits"
     if sums_to_one:
         return "distribution"
-    if model not in _bounded:
-        _bounded[model] = stays_within()
-    return "probabilities" if _bounded[model] else "logits"
+    known = _bounded.setdefault(model, {})
+    if which not in known:
+        known[which] = stays_within()
+    return "probabilities" if known[which] else "logits"
 
 
 def as_tuple(images: Images) -> tuple[Any, ...]:
@@ -81,6 +84,18 @@ def warn_of_probabilities(model: Any) -> None:
             CamWarning,
             stacklevel=2,
         )
+
+
+def reaches(backend: Backend, layer: LayerRef, images: Images) -> bool:
+    """Whether the score of the inferred class depends on the places of a layer's output."""
+    target = resolve_target(None, len(as_tuple(images)[0]))
+    try:
+        (inputs,) = backend.run(images, layer, [target], gradients=True, score="logit")
+    except UnsupportedModelError:  # no classes: a target of another kind will be asked for
+        return True
+    except CamError:
+        return False
+    return inputs.gradients is not None and bool((inputs.gradients != 0).any())
 
 
 def check_rows(layer: LayerRef, rows: int, count: int) -> None:

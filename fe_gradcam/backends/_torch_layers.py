@@ -41,10 +41,14 @@ def layer_infos(lister: Lister, count: int, size: tuple[int, ...]) -> list[Layer
                 tokens=of_tokens,
                 convolution=_is_convolution(module),
                 relu=module in lister.rectified,
-                pooled=only_pools(type(module).__name__) or (source is not None and infos[source].pooled),
+                pooled=_only_pools(module) or (source is not None and infos[source].pooled),
             )
         )
     return infos
+
+
+def _only_pools(module: nn.Module) -> bool:
+    return not module._modules and only_pools(type(module).__name__)
 
 
 def seen_by(lister: Lister, size: tuple[int, ...]) -> Seen:

@@ -254,6 +254,7 @@ class Lister(TorchFunctionMode):
         """By position in `met`: where the same tensor was met before, inside a module that hands it on."""
         self.rectified: set[nn.Module] = set()
         """The modules whose convolution a ReLU follows, directly or behind a batch normalisation."""
+        self._versions: list[int] = []
         self._pending: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
         self._convolved: MutableMapping[Tensor, nn.Module] = WeakTensorKeyDictionary()
         self._inside: list[nn.Module] = []
@@ -276,8 +277,10 @@ class Lister(TorchFunctionMode):
         self._inside.pop()
         first = output[0] if isinstance(output, tuple) and output else output
         if isinstance(first, Tensor):
-            if first in self._pending:
-                self.same_as[len(self.met)] = self._pending[first]
+            earlier = self._pending.get(first)
+            if earlier is not None and self._versions[earlier] == _version(first):  # handed on, and not written to
+                self.same_as[len(self.met)] = earlier
+            self._versions.append(_version(first))
             self._pending[first] = len(self.met)
             self.met.append((module, tuple(first.shape)))
 

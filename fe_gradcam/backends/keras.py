@@ -46,14 +46,14 @@ from fe_gradcam.backends._shared import (
     no_segmentation,
     no_table,
     picture_of,
+    reaches,
     reading_of,
     warn_of_probabilities,
 )
 from fe_gradcam.layers import Seen, as_map, default_layer, no_map
 from fe_gradcam.outputs import ModelOutput, described, pick
-from fe_gradcam.targets import CallableTarget, ClassTarget, RegionTarget, ResolvedTarget, ValueTarget, resolve_target
+from fe_gradcam.targets import CallableTarget, ClassTarget, RegionTarget, ResolvedTarget, ValueTarget
 from fe_gradcam.types import (
-    CamError,
     CamInputs,
     Images,
     Layer,
@@ -62,7 +62,6 @@ from fe_gradcam.types import (
     Reshape,
     Score,
     Target,
-    UnsupportedModelError,
 )
 
 KEPT_TRACES = 32
@@ -79,12 +78,21 @@ class KerasBackend:
         model: Functional, sequential or subclassed, with channels last.
         model_output: Which of its outputs holds the scores; None where that is plain.
         reshape: How a layer's output becomes a map; None recognises it.
+        of_pixels: Whether a segmentation is explained.
     """
 
-    def __init__(self, model: Any, model_output: ModelOutput = None, reshape: Reshape | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        model_output: ModelOutput = None,
+        reshape: Reshape | None = None,
+        of_pixels: bool = False,
+    ) -> None:
         self._model = model
         self._model_output = model_output
         self._reshape = reshape
+        self._of_pixels = of_pixels
+        self._asking = False
 
     def image_size(self, images: Images) -> tuple[int, ...]:
         """(H, W) of the images, (N, H, W, C), or (D, H, W) of volumes."""
@@ -101,7 +109,7 @@ class KerasBackend:
             with calls_of(self._all_layers(), lambda *call: calls.append(call)):
                 result = call_model(self._model, _packed(inputs), training=False)
             infos.extend(layer_infos(calls, names, size))
-            _traces.setdefault(self._model, {})["seen", size] = seen_by(calls, size)
+            _traces.setdefault(self._model, {})[self._seen_key(size)] = seen_by(calls, size)
             return result
 
         with tf.init_scope():
@@ -111,11 +119,14 @@ class KerasBackend:
     def _seen(self, images: Images) -> Seen:
         """What a pass shows about the layout of the layers' outputs, looked at once per image size."""
         known = _traces.setdefault(self._model, {})
-        key = ("seen", self.image_size(images))
+        key = self._seen_key(self.image_size(images))
         if key not in known:
             self.layers(images)
         seen: Seen = known[key]
         return seen
+
+    def _seen_key(self, size: tuple[int, ...]) -> tuple[Any, ...]:
+        return ("seen", size, *map(id, self._model._flatten_layers()))
 
     def resolve(self, layer: Layer, images: Images) -> LayerRef:
         """The place that `layer` names; None chooses the default, once per model and image size."""
@@ -123,26 +134,29 @@ class KerasBackend:
             return layer
         if layer is None:
             known = _traces.setdefault(self._model, {})
-            key = ("default layer", _signature(self._specs(images)), *map(id, self._model._flatten_layers()))
-            if key not in known:
-                one_image = tuple(_one_of(part) for part in as_tuple(images))
-                known[key] = default_layer(self.layers(images), lambda ref: self._reaches(ref, one_image))
-            found: LayerRef = known[key]
-            return found
+            asked = (_signature(self._specs(images)), self._model_output, self._of_pixels)
+            key = ("default layer", asked, *map(id, self._model._flatten_layers()))
+            if key in known:
+                found: LayerRef = known[key]
+                return found
+            one_image = tuple(_one_of(part) for part in as_tuple(images))
+            place, certain = default_layer(
+                self.layers(images), lambda ref: self._reaches(ref, one_image), of_pixels=self._of_pixels
+            )
+            if certain:
+                known[key] = place
+            return place
         return LayerRef(name_of(self._model, layer))
 
     def _reaches(self, layer: LayerRef, images: Images) -> bool:
-        """Whether the score of the inferred class depends on the places of a layer's output."""
         if any(part is None for part in images):
             return True
+        self._asking = True
         try:
             with tf.init_scope():
-                (inputs,) = self.run(images, layer, [resolve_target(None, 1)], gradients=True, score="logit")
-        except UnsupportedModelError:  # no classes: a target of another kind will be asked for
-            return True
-        except CamError:
-            return False
-        return inputs.gradients is not None and bool((inputs.gradients != 0).any())
+                return reaches(self, layer, images)
+        finally:
+            self._asking = False
 
     def run(
         self, images: Images, layer: LayerRef, targets: Sequence[ResolvedTarget], *, gradients: bool, score: Score
@@ -162,7 +176,7 @@ class KerasBackend:
             if right != reading:
                 results = self._compiled_pass(specs, layer, targets, gradients, score, right)(*given)
             by_class = any(isinstance(target, (ClassTarget, RegionTarget)) for target in targets)
-            if right != "logits" and score == "logit" and by_class:
+            if right != "logits" and score == "logit" and by_class and not self._asking:
                 warn_of_probabilities(self._model)
         check_rows(layer, int(results["activations"].shape[0]), count)
         logits = probabilities = None
@@ -261,6 +275,7 @@ class KerasBackend:
         sums = np.abs(outputs.astype(np.float32).sum(1) - 1) < SUM_TOLERANCE
         return reading_of(
             self._model,
+            (self._model_output, of_pixels),
             within=within_unit(outputs),
             sums_to_one=outputs.shape[1] > 1 and bool(sums.all()),
             stays_within=stays_within,

@@ -19,6 +19,7 @@ from fe_gradcam.backends._shared import (
     no_gradient,
     not_called,
     picture_of,
+    reaches,
     reading_of,
     warn_of_probabilities,
 )
@@ -46,7 +47,6 @@ from fe_gradcam.layers import Seen, as_map, default_layer
 from fe_gradcam.outputs import ModelOutput, pick
 from fe_gradcam.targets import ClassTarget, RegionTarget, ResolvedTarget, ValueTarget, resolve_target
 from fe_gradcam.types import (
-    CamError,
     CamInputs,
     Images,
     Layer,
@@ -69,15 +69,24 @@ class TorchBackend:
         model: Any module; of DataParallel and torch.compile the module inside is used.
         model_output: Which of its outputs holds the scores; None where that is plain.
         reshape: How a layer's output becomes a map; None recognises it.
+        of_pixels: Whether a segmentation is explained.
 
     Raises:
         UnsupportedModelError: A scripted module, which takes no hooks.
     """
 
-    def __init__(self, model: nn.Module, model_output: ModelOutput = None, reshape: Reshape | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        model_output: ModelOutput = None,
+        reshape: Reshape | None = None,
+        of_pixels: bool = False,
+    ) -> None:
         self._model = unwrapped(model)
         self._model_output = model_output
         self._reshape = reshape
+        self._of_pixels = of_pixels
+        self._asking = False
         if isinstance(self._model, torch.jit.ScriptModule):
             raise UnsupportedModelError(
                 "model is a scripted module (torch.jit), whose layers cannot be observed. Pass the nn.Module that it "
@@ -102,9 +111,10 @@ class TorchBackend:
     def _seen(self, images: Images) -> Seen:
         """What a pass shows about the layout of the layers' outputs, looked at once per image size."""
         size, known = self.image_size(images), _seen.setdefault(self._model, {})
-        if size not in known:
-            known[size] = seen_by(self._listed(tuple(part[:1] for part in as_tuple(images))), size)
-        return known[size]
+        key = (size, *map(id, self._model.modules()))
+        if key not in known:
+            known[key] = seen_by(self._listed(tuple(part[:1] for part in as_tuple(images))), size)
+        return known[key]
 
     def resolve(self, layer: Layer, images: Images) -> LayerRef:
         """The place that `layer` names; None chooses the default, once per model and image size."""
@@ -113,24 +123,24 @@ class TorchBackend:
         if layer is None:
             known = _default_layers.setdefault(self._model, {})
             one_image = tuple(part[:1] for part in as_tuple(images))
-            key = (tuple(map(id, self._model.modules())), tuple(tuple(part.shape) for part in one_image))
-            if key not in known:
-                infos = self.layers(one_image)
-                known[key] = default_layer(infos, lambda ref: self._reaches(ref, one_image))
-                expect(self._model, known[key], sum(info.name == known[key].name for info in infos))
-            return known[key]
+            shapes = tuple(tuple(part.shape) for part in one_image)
+            key = (tuple(map(id, self._model.modules())), shapes, self._model_output, self._of_pixels)
+            if key in known:
+                return known[key]
+            infos = self.layers(one_image)
+            place, certain = default_layer(infos, lambda ref: self._reaches(ref, one_image), of_pixels=self._of_pixels)
+            expect(self._model, place, sum(info.name == place.name for info in infos))
+            if certain:
+                known[key] = place
+            return place
         return LayerRef(name_of(self._model, layer))
 
     def _reaches(self, layer: LayerRef, images: Images) -> bool:
-        """Whether the score of the inferred class depends on the places of a layer's output."""
-        target = resolve_target(None, len(as_tuple(images)[0]))
+        self._asking = True
         try:
-            (inputs,) = self.run(images, layer, [target], gradients=True, score="logit")
-        except UnsupportedModelError:  # no classes: a target of another kind will be asked for
-            return True
-        except CamError:
-            return False
-        return inputs.gradients is not None and bool((inputs.gradients != 0).any())
+            return reaches(self, layer, images)
+        finally:
+            self._asking = False
 
     def run(
         self, images: Images, layer: LayerRef, targets: Sequence[ResolvedTarget], *, gradients: bool, score: Score
@@ -157,7 +167,7 @@ class TorchBackend:
                         gradient = torch.zeros_like(forward.leaf, dtype=torch.float32)
                 results.append(self._cam_inputs(forward, scores, class_ids, gradient, images, layer, classes))
             by_class = any(isinstance(target, (ClassTarget, RegionTarget)) for target in targets)
-            if forward.reading != "logits" and score == "logit" and by_class:
+            if forward.reading != "logits" and score == "logit" and by_class and not self._asking:
                 warn_of_probabilities(self._model)
             return results
 
@@ -248,6 +258,7 @@ class TorchBackend:
         rows = as_rows(picked, len(leaf))
         reading = reading_of(
             self._model,
+            (self._model_output, of_pixels),
             within=within_unit(rows),
             sums_to_one=sums_to_one(rows),
             stays_within=lambda: self._stays_within(inputs, of_pixels),
@@ -263,8 +274,13 @@ class TorchBackend:
         def is_pixels(part: Any) -> bool:
             return is_segmentation(part, count)
 
-        fits = is_pixels if of_pixels else is_table
-        picked = pick(output, self._model_output, is_tensor=is_tensor, fits=fits)
+        def is_batch(part: Any) -> bool:
+            return is_table(part) and part.dim() > 1
+
+        picked = None
+        for fits in (is_pixels,) if of_pixels else (is_batch, is_table):  # of one image a loss looks like a table
+            if picked is None:
+                picked = pick(output, self._model_output, is_tensor=is_tensor, fits=fits)
         return picked if picked is not None and (is_table(picked) or is_pixels(picked)) else None
 
     def _stays_within(self, inputs: Sequence[Tensor], of_pixels: bool) -> bool:
