@@ -200,7 +200,8 @@ def default_layer(
             "layer=None finds no layer whose output is a map (K, h, w) larger than 1x1, so there is nothing to draw a "
             "heatmap from. Pass layer= with the name of a layer that keeps the image's places."
         )
-    spatial.sort(key=lambda info: info.pooled)  # in their order otherwise
+    # a map of one channel is an attention gate: its sign says nothing; in their order otherwise
+    spatial.sort(key=lambda info: info.pooled or info.shape[0] == 1)
     last = spatial[0]
     of_tokens = [info for info in spatial if info.tokens is not None]
     normalised = [info for info in of_tokens if "norm" in info.kind.lower()]

@@ -67,7 +67,8 @@ def explain(
         model: A torch.nn.Module or a tf.keras.Model.
         images: A batch in the model's own layout and normalisation: (N, C, H, W) for PyTorch,
             (N, H, W, C) for Keras; of volumes (N, C, D, H, W) or (N, D, H, W, C). NumPy or the
-            framework's tensor. A tuple for several inputs: the first with an image's axes is explained.
+            framework's tensor. A tuple for several inputs: the map is drawn on the first with an image's
+            axes; of a layer that is called several times, for several inputs too, the last call counts.
         method: Name of a CAM method; `fe_gradcam.METHODS` holds them.
         layer: The layer whose output is explained: its name, its index (in ``named_modules()``;
             for Keras in the flattened layers, as FastEstimator's ``intermediate_layers``), or the
@@ -235,14 +236,16 @@ def explained(
     fuse: Fuse = "mean",
 ) -> Explanation:
     """The heatmaps of `explain_many`, and the inference that came with them."""
+    for name, given in (("methods", methods), ("layers", layers), ("targets", targets)):
+        if isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
+            raise ArgumentError(f"{name}={given!r} is not accepted. Accepted: a list, of one or several.")
+        if not len(given):
+            raise ArgumentError(f"{name} is empty; at least one is needed.")
     rules = [get_method(name) for name in methods]
     check_scaling(scaling)
     check_fuse(fuse)
     if score not in SCORES:
         raise ArgumentError(f"score={score!r} is not known. Accepted: {', '.join(SCORES)}.")
-    for name, given in (("methods", methods), ("layers", layers), ("targets", targets)):
-        if not len(given):
-            raise ArgumentError(f"{name} is empty; at least one is needed.")
     count = _count(images)
     step = _step(batch_size, count)
     resolved = [resolve_target(target, count, class_names) for target in targets]
@@ -331,6 +334,13 @@ def _signed_map(
         raise ArgumentError(
             f"layer={str(layer)!r} has a map with {inputs.activations.dim() - 2} axes, and the images have "
             f"{len(size)}: pass a layer that keeps all of them."
+        )
+    if inputs.activations[0, 0].numel() == 1:
+        warnings.warn(
+            f"layer={str(layer)!r} has one place alone: its map says nothing about where. Pass a layer before the "
+            "places are pooled.",
+            CamWarning,
+            stacklevel=2,
         )
     raw = method.rule(inputs).float()
     finite = raw.flatten(1).isfinite().all(1)

@@ -22,7 +22,7 @@ TOP_CLASS = -1
 ACCEPTED = (
     "None (the inferred class), a class id, a class name (with class_names), an integer array of shape (N,) with one "
     "class id per image, one of Rank, Contrast, OutputValue and Segmentation, or a callable that gets the model's "
-    "output and returns one score per image"
+    "output and returns one score per image; several targets go to explain_many(targets=[...])"
 )
 
 
@@ -59,7 +59,8 @@ def top_k(count: int) -> list[Rank]:
 class Contrast(TargetSpec):
     """Why one class and not another: y_a - strength * mean of y_b over the classes it is held against.
 
-    With `strength` 1 and one class against, the score is the logarithm of the odds of the two. Against
+    With `strength` 1 and one class against, the score is the logarithm of the odds of the two (twice
+    that where a model has a single logit z, which makes the scores z and -z). Against
     several similar classes and with a strength below 1 it is the form of Finer-CAM (Zhang 2025,
     arXiv:2501.11309), which explains y_c - γ y_d, averaged over the classes d, by any CAM method. The
     paper takes as d the classes similar to c; here, where they are not named, they are those that score
@@ -136,8 +137,8 @@ class Segmentation(TargetSpec):
 
     Attributes:
         class_id: The class, an id or a name.
-        mask: (h, w) or (N, h, w) at the size of the segmentation, of volumes with a depth before h: what
-            counts, as bools or weights. None: the pixels that the model gives to the class; an image
+        mask: (h, w) or (N, h, w) at the size of the model's output, which may be smaller than the image,
+            of volumes with a depth before h: what counts, as bools or weights. None: the pixels that the model gives to the class; an image
             without any has no evidence.
     """
 

@@ -177,7 +177,7 @@ class Heatmap:
     Attributes:
         values: (N, H, W) float32 at the size of the images, of volumes (N, D, H, W). Within [0, 1]
             for the two ReLU scalings, where 0 means no evidence; signed and unbounded for
-            ``scaling="none"``.
+            ``scaling="none"``, save that fused maps of several layers lie in [-1, 1].
         raw: (N, h, w) float32 at the size of the layer, of volumes (N, d, h, w): the signed map of the
             method. Of several layers the fused map, at the size of the images.
         class_ids: (N,) int64, -1 where the target is no class.

@@ -11,7 +11,7 @@ import torch
 from numpy.testing import assert_allclose
 from torch import nn
 
-from fe_gradcam import ArgumentError, Segmentation, UnknownNameError, explain, explain_many, list_layers
+from fe_gradcam import ArgumentError, CamWarning, Segmentation, UnknownNameError, explain, explain_many, list_layers
 from fe_gradcam.layers import Tokens, channels_last, token_grid
 from fe_gradcam.types import LayerInfo
 from tests.toys import IMAGE, TOYS, SmallTorch, small_keras
@@ -505,3 +505,28 @@ def test_attention_weights_are_no_map() -> None:
     infos = list_layers(Attending().eval(), torch.randn(1, 3, 16, 24))
     assert [info.spatial for info in infos if info.name == "weights"] == [False]
     assert [info.name for info in infos if info.default] == ["norms.1"]
+
+
+def test_an_attention_gate_is_not_the_default() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.gate, self.fc = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 1, 1), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.conv(x)
+            return self.fc((x * self.gate(x).sigmoid()).mean((2, 3)))
+
+    assert explain(Gated(), torch.rand(1, 1, 8, 8)).layer == "conv"
+
+
+def test_a_map_of_one_place_says_so() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.warns(CamWarning, match=r"layer='1' has one place alone"):
+        explain(net, torch.rand(1, 1, 8, 8), layer="1")
+
+
+@pytest.mark.parametrize("name", ["methods", "layers", "targets"])
+def test_lists_are_lists(name: str) -> None:
+    with pytest.raises(ArgumentError, match=rf"{name}=.* is not accepted. Accepted: a list"):
+        explain_many(SmallTorch(), torch.randn(1, 3, 9, 12), **{name: "grad_cam" if name == "methods" else 1})
