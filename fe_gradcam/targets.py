@@ -138,8 +138,8 @@ class Segmentation(TargetSpec):
     Attributes:
         class_id: The class, an id or a name.
         mask: (h, w) or (N, h, w) at the size of the model's output, which may be smaller than the image,
-            of volumes with a depth before h: what counts, as bools or weights. None: the pixels that the model gives to the class; an image
-            without any has no evidence.
+            of volumes with a depth before h: what counts, as bools or weights. None: the pixels that the
+            model gives to the class; an image without any has no evidence.
     """
 
     class_id: int | str
