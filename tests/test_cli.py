@@ -615,7 +615,7 @@ def test_a_name_of_two_classes_is_refused(place: Path) -> None:
     message = refused(
         "explain", "nets:Colours", "squares.png", "--size", 16, "--class", "crane", "--class-names", "names.txt"
     )
-    assert "pass an id: 0, 1" in message
+    assert "pass the id, one of 0, 1" in message
 
 
 # --- other options -----------------------------------------------------------------------------------

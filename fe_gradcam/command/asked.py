@@ -141,12 +141,7 @@ def _sides_of_contrast(text: str, names: Mapping[int, str]) -> tuple[str | None,
 def _class_id(text: str, names: Mapping[int, str]) -> int:
     from fe_gradcam.targets import class_id_of
 
-    if text.isdecimal():
-        return int(text)
-    ids = [class_id for class_id, name in names.items() if name == text]
-    if len(ids) > 1:
-        refuse("--class", f"{text!r} is the name of several classes; pass an id: {', '.join(map(str, ids))}.")
-    return class_id_of(text, names)
+    return int(text) if text.isdecimal() else class_id_of(text, names)
 
 
 def file_slug(label: str) -> str:
