@@ -6,10 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fe_gradcam.methods import METHODS
+    from fe_gradcam.catalogue import METHODS
     from fe_gradcam.op import LayerGradientOp
     from fe_gradcam.operator import gen_dl_model_heatmap
     from fe_gradcam.route import explain, explain_many, list_layers
+    from fe_gradcam.smoothing import Augment
     from fe_gradcam.targets import Contrast, OutputValue, Rank, Segmentation, top_k
     from fe_gradcam.trace import GradCAM
     from fe_gradcam.types import (
@@ -28,9 +29,10 @@ _ROOMS = {
     "explain": "route",
     "explain_many": "route",
     "list_layers": "route",
-    "METHODS": "methods",
+    "METHODS": "catalogue",
     "LayerGradientOp": "op",
     "gen_dl_model_heatmap": "operator",
+    "Augment": "smoothing",
     "Contrast": "targets",
     "OutputValue": "targets",
     "Rank": "targets",
@@ -49,6 +51,7 @@ _ROOMS = {
 __all__ = [
     "METHODS",
     "ArgumentError",
+    "Augment",
     "CamError",
     "CamWarning",
     "Contrast",

@@ -49,7 +49,7 @@ class _MethodOption(click.Option):
     """An option whose help names the methods there are, which are imported for that alone."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        from fe_gradcam.methods import METHODS
+        from fe_gradcam.catalogue import METHODS
 
         record = super().get_help_record(ctx)
         return record and (record[0], record[1].replace("METHODS", ", ".join(METHODS)))
@@ -156,7 +156,8 @@ def _model_options(command: Command) -> Command:
     default=["grad_cam"],
     show_default=True,
     metavar="NAME",
-    help="How the heatmap is made; may be repeated. Accepted: METHODS.",
+    help="How the heatmap is made; may be repeated. With parameters: smooth_grad_cam_plus_plus:samples=8,noise=0.1; "
+    '"fe-gradcam methods" lists them. Accepted: METHODS.',
 )
 @click.option(
     "--layer",
@@ -172,6 +173,21 @@ def _model_options(command: Command) -> Command:
     show_default=True,
     metavar="[mean|max]",
     help="How the heatmaps of several layers become one.",
+)
+@click.option(
+    "--smooth",
+    multiple=True,
+    metavar="[augment|eigen]",
+    help="augment: the mean over flipped and scaled views of the image; eigen: what the channels of a map share; may "
+    "be repeated. Default: neither.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="For the methods that draw random numbers.",
 )
 @click.option(
     "--class",
@@ -217,7 +233,7 @@ def _model_options(command: Command) -> Command:
     default=8,
     show_default=True,
     metavar="N",
-    help="Images in one pass.",
+    help="Images in one pass; of the variants that a method makes of them 32.",
 )
 @click.option(
     "--output",
@@ -305,16 +321,19 @@ def layers(
 
 @main.command()
 def methods() -> None:
-    """List the methods: name, formula and paper.
+    """List the methods: name, formula, paper, passes and parameters.
 
     A is the layer's output and g its gradient, both with channels k and places; the sums are over channels.
     """
-    from fe_gradcam.methods import METHODS
+    from fe_gradcam.catalogue import METHODS
 
     width = max(map(len, METHODS))
     for name, method in METHODS.items():
         click.echo(f"{name:<{width}}  {method.summary}")
         click.echo(f"{'':<{width}}  {method.paper}")
+        click.echo(f"{'':<{width}}  {method.cost}")
+        for parameter in method.parameters.values():
+            click.echo(f"{'':<{width}}  {parameter.name}={parameter.default}: {parameter.accepted}")
 
 
 if __name__ == "__main__":

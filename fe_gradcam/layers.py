@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, isqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from fe_gradcam.names import nearest
 from fe_gradcam.types import ArgumentError, LayerInfo, LayerRef, Reshape, UnknownNameError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 EXTRA_TOKENS = (0, 1, 2, 5, 9)
 """Tokens in front of those of the image: a class token, one for distillation beside it, or four or eight registers."""
@@ -146,6 +146,21 @@ def as_map(
     if channels_first and not (channels_last(shape, size) and seen().channels_last):
         return tensor
     return tensor.movedim(-1, 1)
+
+
+def pulled_back(maps: Tensor, shape: tuple[int, ...], to_map: Callable[[Tensor], Tensor]) -> Tensor:
+    """Maps (N, K, *S) in the layout (N, *shape) that the layer puts out; zero where `to_map` leaves something out.
+
+    Args:
+        maps: In the layout that `to_map` makes.
+        shape: Of the layer's output for one image.
+        to_map: Moves, splits and leaves out, and nothing else: so its transpose, which autograd knows, leads back.
+    """
+    with torch.enable_grad():
+        leaf = torch.zeros(len(maps), *shape, device=maps.device, requires_grad=True)
+        made = to_map(leaf)
+    (back,) = torch.autograd.grad(made, leaf, maps)
+    return back
 
 
 def no_map(layer: object, shape: Sequence[int]) -> ArgumentError:

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from fe_gradcam.backends import backend_for
 from fe_gradcam.backends._shared import as_tuple
+from fe_gradcam.catalogue import CamMethod, get_method
 from fe_gradcam.layers import convolution_layer
-from fe_gradcam.methods import get_method
 from fe_gradcam.names import nearest
 from fe_gradcam.results import heatmap_key, inference_entries
-from fe_gradcam.route import Explanation, explained
+from fe_gradcam.route import Explanation, Settings, check_seed, explained
 from fe_gradcam.scaling import SCALINGS, check_scaling
+from fe_gradcam.smoothing import smoothing
 from fe_gradcam.targets import names_by_id, resolve_target, target_name
-from fe_gradcam.types import ArgumentError, Layer, LayerRef, Scaling, Target, UnknownNameError
+from fe_gradcam.types import ArgumentError, Layer, LayerRef, Method, Scaling, Target, UnknownNameError
 
 AT_ONCE = 16
 """Samples in one pass, where gen_param does not say."""
@@ -36,12 +37,14 @@ class _Settings:
     class_names: Any = None
     model_output: Any = None
     batch_size: int = AT_ONCE
+    seed: int = 0
+    smooth: Any = None
 
 
 def gen_dl_model_heatmap(
     dl_model: Any,
     dl_sample: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-    heatmap_method: str = "grad_cam",
+    heatmap_method: Method = "grad_cam",
     target_classes: Target | Sequence[Target] = (),
     gen_param: Mapping[str, Any] | None = None,
 ) -> Any:
@@ -55,7 +58,8 @@ def gen_dl_model_heatmap(
             without the axis of the batch: (C, H, W) for PyTorch, (H, W, C) for Keras; a tuple of arrays
             for a model with several inputs. Or a sequence of such dicts, whose images may differ in size.
             What else they hold is not looked at.
-        heatmap_method: Name of a CAM method; `fe_gradcam.METHODS` holds them.
+        heatmap_method: Name of a CAM method, `fe_gradcam.METHODS` holds them; or a pair of the name and its
+            parameters, as `fe_gradcam.explain` takes it.
         target_classes: A class id, a class name, any other target that `fe_gradcam.explain` takes for one
             image, or a sequence of these; empty for the class inferred with the highest confidence.
         gen_param: Settings by name, all of which may be left out:
@@ -75,7 +79,9 @@ def gen_dl_model_heatmap(
             ``model_output``: of a model with several outputs the one that holds the scores; see
             `fe_gradcam.explain`.
 
-            ``batch_size``: samples in one pass, 16 by default.
+            ``batch_size``: samples in one pass, 16 by default; of the variants that a method makes of them 32.
+
+            ``smooth``, ``seed``: as `fe_gradcam.explain` takes them.
 
             Values may be HALCON's strings or Python's own (True for ``"true"``, None for ``"none"``).
 
@@ -99,7 +105,7 @@ def gen_dl_model_heatmap(
         >>> sorted(result["heatmap_grad_cam"])
         ['heatmap_image_class_0', 'heatmap_image_class_1']
     """
-    get_method(heatmap_method)
+    method = get_method(heatmap_method)
     settings = _settings(gen_param)
     targets = _targets(target_classes)
     for target in targets:
@@ -114,22 +120,22 @@ def gen_dl_model_heatmap(
         size = tuple(tuple(part.shape[1:]) for part in batch)
         if size not in places:  # which convolution is larger than 1x1 depends on it
             places[size] = _place(dl_model, packed, settings)
-        done = explained(
-            dl_model,
-            packed,
-            methods=[heatmap_method],
-            layers=[places[size]],
-            targets=targets,
+        of_route = Settings(
             scaling=settings.scaling,
+            seed=settings.seed,
             class_names=settings.class_names,
             model_output=settings.model_output,
+            smooth=settings.smooth,
         )
+        done = explained(dl_model, packed, of_route, methods=[method], layers=[places[size]], targets=targets)
         for at, row in enumerate(rows):
-            results[row] = _result(done, at, targets, settings)
+            results[row] = _result(done, at, method, targets, settings)
     return results if several else results[0]
 
 
-def _result(done: Explanation, at: int, targets: Sequence[Target], settings: _Settings) -> dict[str, Any]:
+def _result(
+    done: Explanation, at: int, method: CamMethod, targets: Sequence[Target], settings: _Settings
+) -> dict[str, Any]:
     """The result of one sample, which shares no memory with others."""
     probabilities = None if done.probabilities is None else done.probabilities[at]
     names = names_by_id(settings.class_names)
@@ -138,7 +144,7 @@ def _result(done: Explanation, at: int, targets: Sequence[Target], settings: _Se
     for target, heatmap in zip(targets, done.heatmaps, strict=True):
         key = heatmap_key(int(heatmap.class_ids[at]), target_name(target, names))
         maps[_unused(key, maps) if heatmap.class_ids[at] < 0 else key] = heatmap.values[at].copy()
-    return {**result, f"heatmap_{done.heatmaps[0].method}": maps}
+    return {**result, f"heatmap_{method.name}": maps}
 
 
 def _unused(key: str, taken: Mapping[str, Any]) -> str:
@@ -257,6 +263,16 @@ def _batch_size(value: Any) -> int:
     return int(value)
 
 
+def _seed(value: Any) -> int:
+    check_seed(value)
+    return int(value)
+
+
+def _smooth(value: Any) -> Any:
+    smoothing(value)
+    return value
+
+
 _READERS: dict[str, Callable[[Any], Any]] = {
     "target_conv_layer": _as_it_is,
     "use_conv_only": _conv_only,
@@ -264,4 +280,6 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "class_names": _class_names,
     "model_output": _as_it_is,
     "batch_size": _batch_size,
+    "seed": _seed,
+    "smooth": _smooth,
 }

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from fe_gradcam.backends import backend_for
 from fe_gradcam.backends._shared import Backend, as_tuple, picture_of
-from fe_gradcam.methods import CamMethod, get_method
+from fe_gradcam.catalogue import CamMethod, get_method, is_pair
 from fe_gradcam.outputs import ModelOutput
+from fe_gradcam.probe import ModelProbe
 from fe_gradcam.scaling import check_fuse, check_scaling, fuse_maps, scale
+from fe_gradcam.smoothing import PLAIN, Smooth, View, eigen_smoothed, smoothing
 from fe_gradcam.targets import TOP_CLASS, ClassTarget, RegionTarget, ResolvedTarget, resolve_target
 from fe_gradcam.types import (
     ArgumentError,
@@ -29,6 +31,7 @@ from fe_gradcam.types import (
     Layer,
     LayerInfo,
     LayerRef,
+    Method,
     Needs,
     Reshape,
     Scaling,
@@ -39,6 +42,9 @@ from fe_gradcam.types import (
 ROUNDING = 2.0**-22
 """Two units in the last place of float32, relative to the sum of the terms' magnitudes."""
 
+WHOLE_MODEL = "whole model"
+"""What the layer is called where a method explains the model whatever the layer."""
+
 SCORES: tuple[Score, ...] = ("logit", "output")
 
 
@@ -46,7 +52,7 @@ def explain(
     model: Any,
     images: Images,
     *,
-    method: str = "grad_cam",
+    method: Method = "grad_cam",
     layer: Layer = None,
     target: Target = None,
     scaling: Scaling = "scale_after_relu",
@@ -57,6 +63,8 @@ def explain(
     model_output: ModelOutput = None,
     reshape: Reshape | None = None,
     fuse: Fuse = "mean",
+    smooth: Smooth | Sequence[Smooth] | None = None,
+    progress: bool = True,
 ) -> Heatmap:
     """Heatmaps of what a model looks at.
 
@@ -69,7 +77,8 @@ def explain(
             (N, H, W, C) for Keras; of volumes (N, C, D, H, W) or (N, D, H, W, C). NumPy or the
             framework's tensor. A tuple for several inputs: the map is drawn on the first with an image's
             axes; of a layer that is called several times, for several inputs too, the last call counts.
-        method: Name of a CAM method; `fe_gradcam.METHODS` holds them.
+        method: Name of a CAM method, `fe_gradcam.METHODS` holds them; or a pair of the name and its parameters,
+            ``("smooth_grad_cam_plus_plus", {"samples": 8})``.
         layer: The layer whose output is explained: its name, its index (in ``named_modules()``;
             for Keras in the flattened layers, as FastEstimator's ``intermediate_layers``), or the
             module or Keras layer itself. None: the last map larger than 1x1 before a pooling, behind
@@ -84,8 +93,10 @@ def explain(
             `fe_gradcam.scaling.scale`.
         score: ``"logit"``: the class score before the softmax or sigmoid, found automatically;
             ``"output"``: the model's output as it is.
-        batch_size: Images per pass; None takes all at once.
-        seed: For the methods that draw random numbers; the global streams are not touched.
+        batch_size: Images per pass; None takes all at once, and of the variants that a method makes of the images
+            32. The memory that a method takes is bounded by it, whatever the number of channels.
+        seed: For the methods that draw random numbers, for each image by itself; the global streams are not
+            touched.
         class_names: Names of the classes, in the order of their ids or {id: name}.
         model_output: Of a model that returns several outputs (a tuple, a dict, a dataclass, a Keras model
             with several): the name or position of the one that holds the scores. None takes the one called
@@ -94,6 +105,10 @@ def explain(
             recognised; it may move, split and leave out, and the gradients go the same way.
         fuse: ``"mean"`` or ``"max"``: how several layers become one map; see
             `fe_gradcam.scaling.fuse_maps`.
+        smooth: ``"augment"`` (or an `fe_gradcam.Augment`): the mean over flipped and scaled views of the image,
+            six passes; ``"eigen"``: the first principal component of a map's terms by channel; both as a tuple.
+        progress: Whether a bar shows how far it is, where a method takes longer than a few seconds and somebody
+            is looking at a terminal.
 
     Returns:
         A Heatmap with values of shape (N, H, W), of volumes (N, D, H, W).
@@ -127,6 +142,8 @@ def explain(
         model_output=model_output,
         reshape=reshape,
         fuse=fuse,
+        smooth=smooth,
+        progress=progress,
     )
     return heatmap
 
@@ -135,7 +152,7 @@ def explain_many(
     model: Any,
     images: Images,
     *,
-    methods: Sequence[str] = ("grad_cam",),
+    methods: Sequence[Method] = ("grad_cam",),
     layers: Sequence[Layer] = (None,),
     targets: Sequence[Target] = (None,),
     scaling: Scaling = "scale_after_relu",
@@ -146,13 +163,15 @@ def explain_many(
     model_output: ModelOutput = None,
     reshape: Reshape | None = None,
     fuse: Fuse = "mean",
+    smooth: Smooth | Sequence[Smooth] | None = None,
+    progress: bool = True,
 ) -> list[Heatmap]:
     """Heatmaps for several methods, layers and targets; one forward pass per layer serves them all.
 
     Args:
         model: See `explain`, as for the other arguments.
         images: See `explain`.
-        methods: Names of methods.
+        methods: Methods, each as `explain` takes it.
         layers: Layers, each as `explain` takes it; a list among them is fused.
         targets: Targets, each as `explain` takes it; ``targets=top_k(3)`` for the three highest classes.
         scaling: See `explain`.
@@ -163,6 +182,8 @@ def explain_many(
         model_output: See `explain`.
         reshape: See `explain`.
         fuse: See `explain`.
+        smooth: See `explain`.
+        progress: See `explain`.
 
     Returns:
         One Heatmap for each combination: methods outermost, then layers, targets innermost.
@@ -170,12 +191,7 @@ def explain_many(
     Raises:
         ArgumentError, UnknownNameError, UnsupportedModelError, GradientError: As `explain`.
     """
-    return explained(
-        model,
-        images,
-        methods=methods,
-        layers=layers,
-        targets=targets,
+    settings = Settings(
         scaling=scaling,
         score=score,
         batch_size=batch_size,
@@ -184,7 +200,10 @@ def explain_many(
         model_output=model_output,
         reshape=reshape,
         fuse=fuse,
-    ).heatmaps
+        smooth=smooth,
+        progress=progress,
+    )
+    return explained(model, images, settings, methods=methods, layers=layers, targets=targets).heatmaps
 
 
 def list_layers(model: Any, images: Images, *, model_output: ModelOutput = None) -> list[LayerInfo]:
@@ -219,59 +238,141 @@ class Explanation:
     probabilities: NDArray[np.float32] | None
 
 
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """What `explain` takes besides the model, the images, and what is asked of them; see there."""
+
+    scaling: Scaling = "scale_after_relu"
+    score: Score = "logit"
+    batch_size: int | None = None
+    seed: int = 0
+    class_names: ClassNames | None = None
+    model_output: ModelOutput = None
+    reshape: Reshape | None = None
+    fuse: Fuse = "mean"
+    smooth: Any = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_scaling(self.scaling)
+        check_fuse(self.fuse)
+        check_seed(self.seed)
+        smoothing(self.smooth)
+        if self.score not in SCORES:
+            raise ArgumentError(f"score={self.score!r} is not known. Accepted: {', '.join(SCORES)}.")
+
+
 def explained(
     model: Any,
     images: Images,
+    settings: Settings,
     *,
-    methods: Sequence[str],
+    methods: Sequence[Method | CamMethod],
     layers: Sequence[Layer],
     targets: Sequence[Target],
-    scaling: Scaling,
-    score: Score = "logit",
-    batch_size: int | None = None,
-    seed: int = 0,
-    class_names: ClassNames | None = None,
-    model_output: ModelOutput = None,
-    reshape: Reshape | None = None,
-    fuse: Fuse = "mean",
 ) -> Explanation:
     """The heatmaps of `explain_many`, and the inference that came with them."""
+    if is_pair(methods):
+        methods = [methods]  # type: ignore[list-item]
     for name, given in (("methods", methods), ("layers", layers), ("targets", targets)):
         if isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
             raise ArgumentError(f"{name}={given!r} is not accepted. Accepted: a list, of one or several.")
         if not len(given):
             raise ArgumentError(f"{name} is empty; at least one is needed.")
-    rules = [get_method(name) for name in methods]
-    check_scaling(scaling)
-    check_fuse(fuse)
-    if score not in SCORES:
-        raise ArgumentError(f"score={score!r} is not known. Accepted: {', '.join(SCORES)}.")
+    rules = [get_method(method) for method in methods]
     count = _count(images)
-    step = _step(batch_size, count)
-    resolved = [resolve_target(target, count, class_names) for target in targets]
+    step = _step(settings.batch_size, count)
+    resolved = [resolve_target(target, count, settings.class_names) for target in targets]
     of_pixels = any(isinstance(target, RegionTarget) for target in resolved)
-    backend = backend_for(model, model_output, reshape, of_pixels=of_pixels)
-    check_reshape(reshape, layers)
+    backend = backend_for(model, settings.model_output, settings.reshape, of_pixels=of_pixels)
+    check_reshape(settings.reshape, layers)
     places = [_places(backend, layer, images) for layer in layers]
     size = backend.image_size(images)
-    gradients = any(Needs.GRADIENTS in rule.needs for rule in rules)
     parts: dict[tuple[int, int, int], list[Heatmap]] = {}
     probabilities: list[NDArray[np.float32]] = []
     for start in range(0, count, step):
         rows = slice(start, start + step)
         chunk, chunk_targets = _rows(images, rows), [target.rows(rows) for target in resolved]
         for at_layer, refs in enumerate(places):
-            passes = [backend.run(chunk, ref, chunk_targets, gradients=gradients, score=score) for ref in refs]
+            passes = [_passes(backend, chunk, ref, chunk_targets, rules, settings) for ref in refs]
             if at_layer == 0:
-                for target, inputs in zip(chunk_targets, passes[0], strict=True):
-                    _warn_of_itself(target, inputs)
-                probabilities += [numpy32(p) for p in (passes[0][0].probabilities,) if p is not None]
+                for target, its in zip(chunk_targets, passes[0], strict=True):
+                    _warn_of_itself(target, its.plain)
+                probabilities += [numpy32(p) for p in (passes[0][0].plain.probabilities,) if p is not None]
             for at_method, rule in enumerate(rules):
                 for at_target, of_layers in enumerate(zip(*passes, strict=True)):
-                    heatmap = heatmap_of(of_layers, rule, refs, scaling, size, fuse)
+                    heatmap = heatmap_of(of_layers, rule, refs, size, settings)
                     parts.setdefault((at_method, at_layer, at_target), []).append(heatmap)
     heatmaps = [_joined(parts[place]) for place in sorted(parts)]
     return Explanation(heatmaps, np.concatenate(probabilities) if probabilities else None)
+
+
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """What the passes of one target at one layer yielded.
+
+    Attributes:
+        plain: That of the images as they are: scores and classes are reported from it.
+        views: Those that the map is the mean of, with the view of the images that each had.
+    """
+
+    plain: CamInputs
+    views: Sequence[tuple[View, CamInputs]]
+
+    @classmethod
+    def of(cls, inputs: CamInputs) -> Passes:
+        """Of one pass alone."""
+        return cls(inputs, [(PLAIN, inputs)])
+
+
+def _passes(
+    backend: Backend,
+    images: Images,
+    layer: LayerRef,
+    targets: Sequence[ResolvedTarget],
+    rules: Sequence[CamMethod],
+    settings: Settings,
+) -> list[Passes]:
+    """For each target, what the passes yield: one of the images as they are, and those of their other views."""
+    gradients = any(Needs.GRADIENTS in rule.needs for rule in rules)
+    asks = any(Needs.PROBE in rule.needs for rule in rules)
+    views, _ = smoothing(settings.smooth)
+
+    def passed(seen: Images, of: Sequence[ResolvedTarget]) -> list[CamInputs]:
+        results = backend.run(seen, layer, of, gradients=gradients, score=settings.score)
+        return [
+            replace(one, seed=settings.seed, probe=_probe(backend, seen, layer, one, settings) if asks else None)
+            for one in results
+        ]
+
+    plain = passed(images, targets)
+    pinned = [inputs.pinned for inputs in plain]  # what is explained stays what it is for the images themselves
+    by_view = [(view, plain if view.is_plain else passed(_seen_by(view, images, backend), pinned)) for view in views]
+    return [Passes(inputs, [(view, of[at]) for view, of in by_view]) for at, inputs in enumerate(plain)]
+
+
+def _probe(backend: Backend, images: Images, layer: LayerRef, first: CamInputs, settings: Settings) -> ModelProbe:
+    return ModelProbe(
+        backend,
+        images,
+        layer,
+        first,
+        score=settings.score,
+        batch_size=settings.batch_size,
+        progress=settings.progress,
+    )
+
+
+def _seen_by(view: View, images: Images, backend: Backend) -> Images:
+    """The inputs with the picture seen another way."""
+    picture = picture_of(images)
+    parts = []
+    for part in as_tuple(images):
+        if part is picture:
+            tensor = part.detach() if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+            part = view.of(tensor, channels_first=backend.channels_first)
+        parts.append(part)
+    return tuple(parts) if isinstance(images, (tuple, list)) else parts[0]
 
 
 def check_reshape(reshape: Reshape | None, layers: Sequence[Layer]) -> None:
@@ -298,38 +399,62 @@ def _warn_of_itself(target: ResolvedTarget, inputs: CamInputs) -> None:
 
 
 def heatmap_of(
-    inputs: Sequence[CamInputs],
+    passes: Sequence[Passes],
     method: CamMethod,
     layers: Sequence[LayerRef | str],
-    scaling: Scaling,
     size: Sequence[int],
-    fuse: Fuse = "mean",
+    settings: Settings,
 ) -> Heatmap:
-    """The second half of the route: from what the passes yielded, one for each layer, to the Heatmap at `size`."""
-    signed = [_signed_map(one, method, layer, size) for one, layer in zip(inputs, layers, strict=True)]
+    """The second half of the route: from what the passes yielded, for each layer, to the Heatmap at `size`."""
+    first = passes[0].plain
+    if Needs.ACTIVATIONS not in method.needs:
+        layers, passes = [WHOLE_MODEL], passes[:1]
+    signed = [_signed_map(one, method, layer, size, settings) for one, layer in zip(passes, layers, strict=True)]
     (raw, blank), name = signed[0], str(layers[0])
     if len(signed) > 1:
-        name = f"{fuse}({', '.join(map(str, layers))})"
-        raw = fuse_maps([_without(one, nothing) for one, nothing in signed], fuse, size)
+        name = f"{settings.fuse}({', '.join(map(str, layers))})"
+        raw = fuse_maps([_without(one, nothing) for one, nothing in signed], settings.fuse, size)
         blank = raw.flatten(1).amax(1) <= 0
-    first = inputs[0]
     return Heatmap(
-        values=numpy32(scale(raw if scaling == "none" else _without(raw, blank), scaling, size)),
+        values=numpy32(scale(raw if settings.scaling == "none" else _without(raw, blank), settings.scaling, size)),
         raw=numpy32(raw),
         class_ids=first.class_ids.cpu().numpy().astype(np.int64),
         scores=numpy32(first.scores),
         confidences=_confidences(first),
         blank=blank.cpu().numpy(),
-        method=method.name,
+        method=method.label,
         layer=name,
-        scaling=scaling,
+        scaling=settings.scaling,
     )
 
 
 def _signed_map(
-    inputs: CamInputs, method: CamMethod, layer: LayerRef | str, size: Sequence[int]
+    passes: Passes, method: CamMethod, layer: LayerRef | str, size: Sequence[int], settings: Settings
 ) -> tuple[Tensor, Tensor]:
     """The signed map (N, h, w) of one layer, finite, and which images (N,) have no evidence in it."""
+    if Needs.ACTIVATIONS in method.needs:
+        _check_places(passes.plain, layer, size)
+    _, eigen = smoothing(settings.smooth)
+    maps, roundings = [], []
+    for view, inputs in passes.views:
+        terms = method.terms(inputs).float()
+        roundings.append(_rounding(inputs, method, terms))
+        maps.append(view.back(eigen_smoothed(terms) if eigen else terms.sum(1)))
+    raw = torch.stack(maps).mean(0) if len(maps) > 1 else maps[0]
+    finite = raw.flatten(1).isfinite().all(1)
+    if not bool(finite.all()):
+        warnings.warn(
+            f"The activations or gradients of layer={str(layer)!r} hold NaN or infinite values for "
+            f"{int((~finite).sum())} of {len(raw)} images: their heatmaps are left blank.",
+            CamWarning,
+            stacklevel=2,
+        )
+        raw = torch.where(finite.reshape(-1, *[1] * (raw.dim() - 1)), raw, raw.new_zeros(()))
+    return raw, raw.flatten(1).amax(1) <= torch.stack(roundings).mean(0)
+
+
+def _check_places(inputs: CamInputs, layer: LayerRef | str, size: Sequence[int]) -> None:
+    """Raises ArgumentError where the layer has other axes than the images, and warns of a single place."""
     if inputs.activations.dim() != len(size) + 2:
         raise ArgumentError(
             f"layer={str(layer)!r} has a map with {inputs.activations.dim() - 2} axes, and the images have "
@@ -342,17 +467,6 @@ def _signed_map(
             CamWarning,
             stacklevel=2,
         )
-    raw = method.rule(inputs).float()
-    finite = raw.flatten(1).isfinite().all(1)
-    if not bool(finite.all()):
-        warnings.warn(
-            f"The activations or gradients of layer={str(layer)!r} hold NaN or infinite values for "
-            f"{int((~finite).sum())} of {len(raw)} images: their heatmaps are left blank.",
-            CamWarning,
-            stacklevel=2,
-        )
-        raw = torch.where(finite.reshape(-1, *[1] * (raw.dim() - 1)), raw, raw.new_zeros(()))
-    return raw, raw.flatten(1).amax(1) <= _rounding(inputs)
 
 
 def _without(raw: Tensor, blank: Tensor) -> Tensor:
@@ -365,17 +479,23 @@ def numpy32(tensor: Tensor) -> NDArray[np.float32]:
     return tensor.detach().float().cpu().numpy()
 
 
-def _rounding(inputs: CamInputs) -> Tensor:
+def _rounding(inputs: CamInputs, method: CamMethod, terms: Tensor) -> Tensor:
     """(N,) how large a sum over channels may come out of float32 where it is zero: no evidence is below that.
 
     A map of that size is what is left of terms that cancel, and scaled to [0, 1] it would look like any other.
     """
-    if inputs.gradients is None:
-        return torch.zeros_like(inputs.scores)
-    gradients = inputs.gradients.abs()
-    weights = gradients.maximum(gradients.mean(tuple(range(2, gradients.dim())), keepdim=True))
-    largest = (inputs.activations.abs() * weights).sum(1).flatten(1).amax(1)
+    largest = terms.abs().sum(1).flatten(1).amax(1)
+    if Needs.GRADIENTS in method.needs and inputs.gradients is not None:  # weights may be what is left of them
+        gradients = inputs.gradients.abs()
+        weights = gradients.maximum(gradients.mean(tuple(range(2, gradients.dim())), keepdim=True))
+        largest = largest.maximum((inputs.activations.abs() * weights).sum(1).flatten(1).amax(1))
     return ROUNDING * largest.where(largest.isfinite(), largest.new_zeros(()))
+
+
+def check_seed(seed: object) -> None:
+    """Raises ArgumentError where `seed` is no integer from 0."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ArgumentError(f"seed={seed!r} is not accepted. Accepted: an integer from 0.")
 
 
 def _places(backend: Backend, layer: Layer, images: Images) -> list[LayerRef]:

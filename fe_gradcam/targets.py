@@ -19,6 +19,9 @@ from fe_gradcam.types import ArgumentError, ClassNames, Target, TargetSpec, Unkn
 TOP_CLASS = -1
 """Stands for the class with the highest score, until the backend knows it; -1 - r for the r-th behind it."""
 
+Rows: TypeAlias = "slice | NDArray[np.int64]"
+"""Some of the images, in any order, also several times."""
+
 ACCEPTED = (
     "None (the inferred class), a class id, a class name (with class_names), an integer array of shape (N,) with one "
     "class id per image, one of Rank, Contrast, OutputValue and Segmentation, or a callable that gets the model's "
@@ -191,7 +194,7 @@ class ClassTarget:
         """What it needs of each image."""
         return (self.class_ids,)
 
-    def rows(self, rows: slice) -> ClassTarget:
+    def rows(self, rows: Rows) -> ClassTarget:
         """The same for some of the images."""
         return ClassTarget(self.class_ids[rows], self.weights)
 
@@ -208,8 +211,6 @@ class ClassTarget:
         wanted = max(int(-first.min()), int(1 - others.min()) if others.size else 0)
         if wanted > n_classes:
             raise ArgumentError(f"target asks for {wanted} different classes, and this model has {n_classes}.")
-        if ((others == first[:, None]) & (others >= 0)).any():
-            raise ArgumentError("target holds a class against itself; name another class in against.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +227,7 @@ class ValueTarget:
 
     arrays: tuple[NDArray[Any], ...] = ()
 
-    def rows(self, rows: slice) -> ValueTarget:
+    def rows(self, rows: Rows) -> ValueTarget:
         """See ClassTarget."""
         return self
 
@@ -253,7 +254,7 @@ class RegionTarget:
         """See ClassTarget."""
         return () if self.mask is None else (self.mask,)
 
-    def rows(self, rows: slice) -> RegionTarget:
+    def rows(self, rows: Rows) -> RegionTarget:
         """See ClassTarget."""
         return self if self.mask is None else RegionTarget(self.class_id, self.mask[rows])
 
@@ -286,7 +287,7 @@ class CallableTarget:
 
     arrays: tuple[NDArray[Any], ...] = ()
 
-    def rows(self, rows: slice) -> CallableTarget:
+    def rows(self, rows: Rows) -> CallableTarget:
         """See ClassTarget."""
         return self
 
@@ -386,6 +387,8 @@ def target_name(target: Target, names: ClassNames | None = None) -> str:
 def _contrast(target: Contrast, count: int, names: ClassNames | None) -> ClassTarget:
     first = TOP_CLASS if target.of is None else class_id_of(target.of, names)
     others = [class_id_of(one, names) for one in target._others()]
+    if first >= 0 and first in others:
+        raise ArgumentError("target holds a class against itself; name another class in against.")
     others = others or [TOP_CLASS - place for place in range(target.rivals)]
     row = np.array([first, *others], np.int64)
     weight = -float(target.strength) / len(others)

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fe_gradcam import arguments, compat
 from fe_gradcam.backends import backend_for
+from fe_gradcam.catalogue import CamMethod, get_method, is_pair
 from fe_gradcam.collect import Collected, class_ids_of, ids_by_name, names_by_id, probabilities_of
 from fe_gradcam.compose import (
     Column,
@@ -34,12 +35,11 @@ from fe_gradcam.compose import (
 )
 from fe_gradcam.display import HeatmapGrid
 from fe_gradcam.export import write_arrays, write_png
-from fe_gradcam.methods import CamMethod, get_method
 from fe_gradcam.op import LayerGradientOp
 from fe_gradcam.outputs import ModelOutput
 from fe_gradcam.render import colormap_lut, to_rgb
-from fe_gradcam.route import check_reshape, explained, heatmap_of
-from fe_gradcam.scaling import check_fuse, check_scaling
+from fe_gradcam.route import Passes, Settings, check_reshape, explained, heatmap_of
+from fe_gradcam.smoothing import Smooth
 from fe_gradcam.types import (
     ArgumentError,
     CamError,
@@ -47,6 +47,7 @@ from fe_gradcam.types import (
     CamWarning,
     Fuse,
     Layer,
+    Method,
     Needs,
     Reshape,
     Scaling,
@@ -58,7 +59,10 @@ compat.apply()
 ALL_MODES = frozenset({"train", "eval", "test", "infer"})
 
 MEAN_GRADIENT = CamMethod(
-    "mean_gradient", lambda inputs: inputs.activations.mean(1), "the map of FastEstimator's own GradCAM", Needs(0)
+    "mean_gradient",
+    lambda inputs: inputs.activations.mean(1),
+    "the map of FastEstimator's own GradCAM",
+    Needs.ACTIVATIONS,
 )
 """What is drawn of gradients alone: their mean over the channels, which is no Grad-CAM."""
 
@@ -79,7 +83,8 @@ class GradCAM(Trace):
         images: Key of the images, as the model takes them; several keys for a model with several
             inputs. The first is the picture, unless `display` names another.
         grads: Key of the gradients (N, K, h, w), or (N, h, w, K) on TensorFlow. Not with `model`.
-        n_components: How many principal components the eigen methods show; no other method has any.
+        n_components: How many principal components eigen_cam, eigen_grad_cam and kpca_cam show, side by side, unless
+            ``component`` is passed to them; no other method has any.
         n_samples: How many images, of each dataset, are explained every epoch; None for all, 0 for
             none.
         labels: Key of the true classes: ids (N,) or (N, 1), or one-hot (N, C).
@@ -93,7 +98,9 @@ class GradCAM(Trace):
         model: The model to explain, of either framework.
         activations: Key of the activations that belong to `grads`.
         layer: The layer to explain, as `fe_gradcam.explain` takes it; of a list the layers are fused.
-        methods: One method or several, side by side: names of `fe_gradcam.METHODS`.
+        methods: One method or several, side by side: names of `fe_gradcam.METHODS`, or pairs of a name and its
+            parameters as `fe_gradcam.explain` takes them. Methods that ask the model again (score_cam and the like)
+            need `model`, and take as long as `fe-gradcam methods` says.
         targets: What is explained, one or several, side by side: "pred" (the inferred class), "label"
             (the true class), a class id, a class name of `label_mapping`, or `Rank`, `Contrast`,
             `OutputValue`, `Segmentation` or a callable as `fe_gradcam.explain` takes them.
@@ -111,6 +118,8 @@ class GradCAM(Trace):
         model_output: Which of the model's outputs holds the scores, as `fe_gradcam.explain` takes it.
         reshape: How the layer's output becomes a map, as `fe_gradcam.explain` takes it.
         fuse: "mean" or "max": how several layers become one map; see `fe_gradcam.scaling.fuse_maps`.
+        smooth: "augment", "eigen" or both, as `fe_gradcam.explain` takes them.
+        seed: For the methods that draw random numbers; the global streams are not touched.
         shared_scale: Whether all heatmaps of a grid have one scale, so that magnitudes compare.
         on_error: "warn", or "raise" to let failures through (in tests).
 
@@ -138,7 +147,7 @@ class GradCAM(Trace):
         model: Any = None,
         activations: str | None = None,
         layer: Layer = None,
-        methods: str | Sequence[str] = "grad_cam",
+        methods: Method | Sequence[Method] = "grad_cam",
         targets: Target | str | Sequence[Target | str] = "pred",
         scaling: Scaling = "scale_after_relu",
         colormap: str = "turbo",
@@ -152,6 +161,8 @@ class GradCAM(Trace):
         model_output: ModelOutput = None,
         reshape: Reshape | None = None,
         fuse: Fuse = "mean",
+        smooth: Smooth | Sequence[Smooth] | None = None,
+        seed: int = 0,
         shared_scale: bool = False,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
@@ -172,21 +183,24 @@ class GradCAM(Trace):
         self.model = model
         class_ids = ids_by_name(arguments.mapping(label_mapping))
         self.names = names_by_id(class_ids)
-        self.scaling = scaling
         self.mean, self.std = arguments.per_channel("mean", mean), arguments.per_channel("std", std)
         self.on_error = on_error
         self.save_dir = arguments.folder(save_dir)
-        self.model_output, self.reshape, self.fuse = model_output, reshape, fuse
-        check_scaling(scaling)
-        check_fuse(fuse)
+        self.settings = Settings(
+            scaling=scaling,
+            seed=seed,
+            class_names=self.names,
+            model_output=model_output,
+            reshape=reshape,
+            fuse=fuse,
+            smooth=smooth,
+        )
         colormap_lut(colormap)
         self.look = Look(colormap, arguments.fraction("alpha", alpha), bool(shared_scale))
         if on_error not in ("warn", "raise"):
             raise ArgumentError(f"on_error={on_error!r} is not known. Accepted: 'warn', 'raise'.")
         self._check_source()
-        self.methods = [get_method(name) for name in ([methods] if isinstance(methods, str) else methods)]
-        if not self.methods:
-            raise ArgumentError(f"methods={methods!r} is empty; at least one method is needed.")
+        self.methods = self._methods(methods)
         has_model, has_labels = model is not None, labels is not None
         self.targets = arguments.named_targets(targets, self.names, class_ids, labels=has_labels, model=has_model)
         if layer is not None and model is None:
@@ -366,17 +380,12 @@ class GradCAM(Trace):
             done = explained(
                 self.model,
                 images if len(images) > 1 else images[0],
-                methods=[method.name for method in self.methods],
+                replace(self.settings, batch_size=batch_size),
+                methods=self.methods,
                 layers=[self.layer],
                 targets=targets,
-                scaling=self.scaling,
-                batch_size=batch_size,
-                class_names=self.names,
-                model_output=self.model_output,
-                reshape=self.reshape,
-                fuse=self.fuse,
             )
-        places = [(method.name, name) for method in self.methods for name, _ in self.targets]
+        places = [(method.label, name) for method in self.methods for name, _ in self.targets]
         columns = [Column(*place, heatmap) for place, heatmap in zip(places, done.heatmaps, strict=True)]
         return [_unlabelled_left_out(column, labels) for column in columns], done.probabilities
 
@@ -398,12 +407,14 @@ class GradCAM(Trace):
             class_ids=torch.from_numpy(class_ids),
             probabilities=None if probabilities is None else torch.from_numpy(probabilities),
             images=images,
+            seed=self.settings.seed,
         )
         methods = [MEAN_GRADIENT] if alone else self.methods
         height, width = images.shape[1:3] if self._channels_last else images.shape[2:4]
         place = (self.activation_key or str(self.grad_key)) if op is None else op.place
-        maps = [heatmap_of([inputs], method, [place], self.scaling, (height, width)) for method in methods]
-        columns = [Column(method.name, target, heatmap) for method, heatmap in zip(methods, maps, strict=True)]
+        passes, size = [Passes.of(inputs)], (height, width)
+        maps = [heatmap_of(passes, method, [place], size, self.settings) for method in methods]
+        columns = [Column(method.label, target, heatmap) for method, heatmap in zip(methods, maps, strict=True)]
         return columns, probabilities
 
     def _gradient_op(self) -> LayerGradientOp | None:
@@ -496,6 +507,30 @@ class GradCAM(Trace):
                 write_arrays(path.with_name(path.name + ".npz"), compose_arrays(part, epoch, mode))
 
     # --- arguments -------------------------------------------------------------------------------
+
+    def _methods(self, given: Any) -> list[CamMethod]:
+        """The methods asked for, those with components as often as components are shown."""
+        several = [given] if isinstance(given, str) or is_pair(given) else given
+        if not isinstance(several, (list, tuple)) or not several:
+            raise ArgumentError(
+                f"methods={given!r} is not accepted. Accepted: a name, a pair ('score_cam', {{parameter: value}}), or "
+                "a list of these, with at least one."
+            )
+        methods: list[CamMethod] = []
+        for method in map(get_method, several):
+            if self.model is None and Needs.PROBE in method.needs:
+                raise ArgumentError(
+                    f"methods: {method.name!r} asks the model again, and of gradients under a key there is none at "
+                    "hand. Pass model= instead of grads=."
+                )
+            expands = "component" in method.parameters and "component" not in method.given
+            methods.append(method)
+            if expands:
+                more = range(2, self.n_components + 1)
+                methods += [replace(method, given={**method.given, "component": number}) for number in more]
+        if len({method.label for method in methods}) < len(methods):
+            raise ArgumentError(f"methods={given!r} holds a method twice.")
+        return methods
 
     def _check_source(self) -> None:
         if self.model is not None and (self.grad_key is not None or self.activation_key is not None):

@@ -33,6 +33,9 @@ Images: TypeAlias = Any
 """An array or tensor in the model's own layout, (N, C, H, W) or (N, H, W, C), of volumes
 (N, C, D, H, W) or (N, D, H, W, C); a tuple of them for a model with several inputs."""
 
+Method: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
+"""The name of a CAM method, or a pair of the name and its parameters by name."""
+
 ClassNames: TypeAlias = "Sequence[str] | Mapping[int, str]"
 """Names of classes: in the order of the ids, or by id."""
 
@@ -69,11 +72,14 @@ class CamWarning(UserWarning):
 
 
 class Needs(Flag):
-    """What a CAM rule must be given besides the activations."""
+    """What a CAM rule must be given."""
 
-    ACTIVATIONS = 0
+    ACTIVATIONS = auto()
+    """The output of a layer. A method without it explains the whole model, whatever the layer."""
     GRADIENTS = auto()
+    """The gradients there."""
     PROBE = auto()
+    """The model, to be asked again."""
 
 
 class TargetSpec:
@@ -139,10 +145,61 @@ class LayerRef:
 
 
 class Probe(Protocol):
-    """Asks the model again, for the methods that need more than one pass."""
+    """Asks the model again, for the methods that need more than one pass.
 
-    def score(self, images: Tensor) -> Tensor:
-        """Scores (N,) of the target for other images (N, ...), in the model's own layout."""
+    What is explained stays what it was in the first pass: the class inferred there, for one. Rows say which
+    image each asked row belongs to, (B,) of ids into the images of the pass.
+
+    Attributes:
+        images: (N, C, *S) float32, channels first, the input that is drawn on.
+        at_once: How many rows it is to be asked at once.
+        row_by_row: Whether a row's score is its own, so that rows may be asked in any number and order; that of
+            a callable target may be made for the batch as it is.
+        progress: Whether a bar is to show how far a long run is.
+    """
+
+    images: Tensor
+    at_once: int
+    row_by_row: bool
+    progress: bool
+
+    def score(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Scores (B,) for other images, (B, C, *S)."""
+
+    def score_from(self, activations: Tensor, rows: Tensor) -> Tensor:
+        """Scores (B,) where the layer puts out `activations`, (B, K, *S), instead of its own."""
+
+    def gradients(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Gradients (B, K, *S) at the layer for other images, (B, C, *S)."""
+
+    def hvp(self, vectors: Tensor) -> Tensor:
+        """The Hessian of the score with respect to the activations times `vectors`, both (N, K, *S)."""
+
+    def bias_gradients(self) -> BiasGradients:
+        """What the input and each bias of the network contribute to the score."""
+
+    def attention_gradients(self) -> list[Tensor]:
+        """For each block of a transformer, (N, h, w): how the score of the tokens behind it depends on its attention.
+
+        The positive parts of the gradients, averaged over heads and queries, at the places of the image.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class BiasGradients:
+    """A score taken apart: of a network of piecewise linear layers the parts sum to it.
+
+    Attributes:
+        of_input: (N, C, *S), the input times the gradient there.
+        of_biases: For each layer with places, (N, K, *S): its biases times the gradients at its output.
+        elsewhere: (N,), the sum of the parts of layers without places.
+        scores: (N,).
+    """
+
+    of_input: Tensor
+    of_biases: list[Tensor]
+    elsewhere: Tensor
+    scores: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +214,10 @@ class CamInputs:
         logits: (N, C) float32, the class scores before softmax or sigmoid, or None.
         probabilities: (N, C) float32, or None where they are not known.
         images: The images as they were passed in.
+        seed: For the methods that draw random numbers.
         probe: Asks the model again, or None where there is no model at hand.
+        pinned: The target with what it came to for these images, such as the class inferred; see
+            `fe_gradcam.targets`.
     """
 
     activations: Tensor
@@ -167,7 +227,9 @@ class CamInputs:
     logits: Tensor | None = None
     probabilities: Tensor | None = None
     images: Images = None
+    seed: int = 0
     probe: Probe | None = None
+    pinned: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,9 +247,9 @@ class Heatmap:
         confidences: (N,) float32, probability of the class in [0, 1], NaN where the target is none.
         blank: (N,) bool, True where the signed map has no positive value beyond rounding, or was not
             finite; the ReLU scalings are zero there.
-        method: Name of the method.
+        method: Name of the method, followed by its parameters where some were given.
         layer: Name of the layer, with `` + activation`` or `` + relu`` where the place is behind that; of
-            several ``mean(a, b)`` or ``max(a, b)``.
+            several ``mean(a, b)`` or ``max(a, b)``; ``whole model`` where the method knows no layer.
         scaling: Name of the scaling.
     """
 

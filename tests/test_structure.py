@@ -18,23 +18,32 @@ ROOT = Path(fe_gradcam.__file__).parent
 ROOMS = [
     "types",
     "names",
+    "components",
+    "scaling",
+    "perturbed",
+    "registry",
     "methods",
+    "model_methods",
+    "catalogue",
+    "smoothing",
     "targets",
     "outputs",
     "layers",
-    "scaling",
     "backends._shared",
     "backends._torch_recorder",
     "backends._torch_scores",
     "backends._torch_state",
     "backends._torch_layers",
+    "backends._torch_attention",
     "backends._torch_passes",
     "backends._keras_graph",
     "backends._keras_layers",
     "backends._keras_scores",
+    "backends._keras_passes",
     "backends.pytorch",
     "backends.keras",
     "backends",
+    "probe",
     "route",
     "results",
     "operator",
@@ -58,7 +67,9 @@ ROOMS = [
     "trace",
 ]
 HOST = {"compat", "display", "op", "trace"}
-KERAS_ROOMS = {f"backends.{room}" for room in ("_keras_graph", "_keras_layers", "_keras_scores", "keras")}
+KERAS_ROOMS = {
+    f"backends.{room}" for room in ("_keras_graph", "_keras_layers", "_keras_passes", "_keras_scores", "keras")
+}
 FRAMEWORK = {"tensorflow": KERAS_ROOMS | {"command.models"}}
 
 

@@ -168,6 +168,15 @@ def _repeated(operation: Any, first_input: Any) -> Any:
     )
 
 
+def go_on_with(place: Any, other: Any) -> None:
+    """Lets all that takes `place` up in the graph that is being traced take `other` up, which may be made of it."""
+    for operation in place.consumers():
+        if operation is not other.op and not depends_on(other, operation.outputs[0] if operation.outputs else None):
+            for at, given in enumerate(operation.inputs):
+                if given is place:
+                    operation._update_input(at, other)
+
+
 def depends_on(tensor: Any, place: Any) -> bool:
     """Whether the tensor was computed from the place, in the graph that both are in."""
     seen: set[int] = set()

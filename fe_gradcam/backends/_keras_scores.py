@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +11,18 @@ from numpy.typing import NDArray
 from fe_gradcam.backends._keras_graph import head_of
 from fe_gradcam.backends._shared import HeadKind, Reading
 from fe_gradcam.targets import RegionTarget
+
+
+class Scored(NamedTuple):
+    """What a target comes to in a pass.
+
+    Attributes:
+        scores: (N,)
+        came_to: (N, M) class ids of a ClassTarget, the mask (N, *S) of a RegionTarget, or None.
+    """
+
+    scores: Any
+    came_to: Any = None
 
 
 def class_scores(picked: Any, reading: Reading) -> dict[str, Any]:
@@ -60,8 +72,8 @@ def class_ids_among(table: Any, wanted: Any, ranked: bool) -> Any:
     return tf.concat([first, others], 1)
 
 
-def region_score(picked: Any, table: Any, target: RegionTarget, arrays: list[Any]) -> Any:
-    """(N,) the scores of a class summed over the pixels of the mask, or over its own."""
+def region_score(picked: Any, table: Any, target: RegionTarget, arrays: list[Any]) -> tuple[Any, Any]:
+    """(N,) the scores of a class summed over the pixels of the mask, or over its own; and that mask (N, *S)."""
     target.check(tuple(picked.shape[1:-1]), table.shape[1])
     pixels = tf.reduce_prod(tf.shape(picked)[1:-1])
     of_class = tf.reshape(tf.cast(table[:, target.class_id], tf.float32), [-1, pixels])
@@ -69,7 +81,8 @@ def region_score(picked: Any, table: Any, target: RegionTarget, arrays: list[Any
         counts = tf.reshape(arrays[0], [-1, pixels])
     else:
         counts = tf.reshape(tf.cast(tf.argmax(table, 1) == target.class_id, tf.float32), [-1, pixels])
-    return tf.reduce_sum(of_class * tf.stop_gradient(counts), 1)
+    mask = tf.reshape(counts, tf.concat([[-1], tf.shape(picked)[1:-1]], 0))
+    return tf.reduce_sum(of_class * tf.stop_gradient(counts), 1), mask
 
 
 def head_for(picked: Any) -> tuple[Any, HeadKind] | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
 from fe_gradcam.targets import ResolvedTarget, resolve_target
 from fe_gradcam.types import (
     ArgumentError,
+    BiasGradients,
     CamError,
     CamInputs,
     CamWarning,
@@ -21,6 +22,9 @@ from fe_gradcam.types import (
     Score,
     UnsupportedModelError,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HALF_PRECISION_FACTOR = 1024.0
 """Scales the score of an fp16 model, so that small gradients do not fall below what fp16 can hold."""
@@ -147,6 +151,15 @@ def no_table(described: str, count: int) -> UnsupportedModelError:
     )
 
 
+def no_attention() -> UnsupportedModelError:
+    """The error for a model that is no vision transformer, or none whose blocks can be told apart."""
+    return UnsupportedModelError(
+        "method='le_grad' is defined for vision transformers, whose blocks each hold one attention over all tokens of "
+        "the image and hand on as many tokens; no such blocks were seen in this model. Use method='grad_cam', which is "
+        "defined for every network."
+    )
+
+
 def no_segmentation(described: str) -> UnsupportedModelError:
     """The error for a model whose output does not plainly hold scores of every pixel."""
     return UnsupportedModelError(
@@ -156,7 +169,13 @@ def no_segmentation(described: str) -> UnsupportedModelError:
 
 
 class Backend(Protocol):
-    """A model of one framework, made ready to be explained."""
+    """A model of one framework, made ready to be explained.
+
+    Attributes:
+        channels_first: Whether images are (N, C, *S), or else (N, *S, C).
+    """
+
+    channels_first: bool
 
     def layers(self, images: Images) -> list[LayerInfo]:
         """The layers in the order in which a forward pass of `images` completes them."""
@@ -176,7 +195,32 @@ class Backend(Protocol):
     ) -> list[CamInputs]:
         """One forward pass of `images`, and one backward pass for each target where `gradients` are asked for.
 
+        What comes back has no probe yet, and the seed is 0.
+
         Raises:
             GradientError: The score depends on the layer, and no gradient reaches it.
             UnsupportedModelError: The output does not plainly hold what a target asks for.
+        """
+
+    def changed_scores(
+        self, images: Images, layer: LayerRef, change: Tensor, target: ResolvedTarget, score: Score
+    ) -> Tensor:
+        """Scores (B,) of a pass in which `change`, (B, K, *S), is added to what the layer puts out.
+
+        There may be one image and several changes: then the network goes on with as many rows as there are changes.
+        """
+
+    def hvp(self, images: Images, layer: LayerRef, target: ResolvedTarget, vectors: Tensor, score: Score) -> Tensor:
+        """The Hessian of the score with respect to the layer's output times `vectors`, both (N, K, *S)."""
+
+    def bias_gradients(self, images: Images, layer: LayerRef, target: ResolvedTarget, score: Score) -> BiasGradients:
+        """See `fe_gradcam.types.Probe`; the layer says nothing here."""
+
+    def attention_gradients(
+        self, images: Images, layer: LayerRef, target: ResolvedTarget, score: Score
+    ) -> list[Tensor]:
+        """See `fe_gradcam.types.Probe`; the layer says nothing here.
+
+        Raises:
+            UnsupportedModelError: The network has no blocks of attention over the image's tokens.
         """

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fe_gradcam.backends._shared import HALF_PRECISION_FACTOR, not_called
-from fe_gradcam.backends._torch_recorder import Recorder
+from fe_gradcam.backends._torch_recorder import ACTIVATIONS, CONVOLUTIONS, Recorder
 from fe_gradcam.types import LayerRef
 
 _times_reached: WeakKeyDictionary[nn.Module, dict[LayerRef, int]] = WeakKeyDictionary()
@@ -75,3 +77,72 @@ def gradient_at(leaf: Tensor, scores: Tensor, *, retain_graph: bool) -> Tensor |
         if bool(gradient.isfinite().all()):
             break
     return gradient
+
+
+def hessian_product(leaf: Tensor, scores: Tensor, vectors: Tensor) -> Tensor | None:
+    """∂²(Σ scores)/∂leaf² times vectors in float32, or None where it is zero: nothing there is curved."""
+    factor = HALF_PRECISION_FACTOR if leaf.dtype == torch.float16 else 1.0
+    with torch.enable_grad():
+        weights = torch.full_like(scores, factor)
+        (gradient,) = torch.autograd.grad(scores, leaf, weights, create_graph=True, allow_unused=True)
+        if gradient is None or not gradient.requires_grad:
+            return None
+        along = (gradient * vectors.to(gradient)).sum()
+        (product,) = torch.autograd.grad(along, leaf, allow_unused=True)
+    return None if product is None else product.detach().float() / factor
+
+
+class BiasRecorder(TorchFunctionMode):
+    """A function mode that notes what layers add: biases, and what activation functions add to their tangents."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._met: list[tuple[Tensor, Tensor]] = []
+
+    def terms(self, leaves: Sequence[Tensor], scores: Tensor) -> list[Tensor]:
+        """The leaves, and then all that was added, each times the gradient of Σ scores there; float32."""
+        places = [*leaves, *(output for output, _ in self._met)]
+        values = [*leaves, *(bias for _, bias in self._met)]
+        if not scores.requires_grad:
+            return [torch.zeros_like(value, dtype=torch.float32) for value in values]
+        gradients = torch.autograd.grad(scores, places, torch.ones_like(scores), allow_unused=True)
+        return [
+            torch.zeros_like(place, dtype=torch.float32)
+            if gradient is None
+            else value.detach().float() * gradient.float()
+            for place, value, gradient in zip(places, values, gradients, strict=True)
+        ]
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        first: Any = args[0] if args else kwargs.get("input")
+        before = first.detach().clone() if name in CURVED else None  # it may be written over
+        out = func(*args, **kwargs)
+        if (name in AFFINE or name in CURVED) and out.requires_grad:
+            others = partial(func, **{key: value for key, value in kwargs.items() if key != "input"})
+            if before is None:
+                with torch.no_grad():
+                    self._met.append((out, others(torch.zeros_like(first), *args[1:])))
+            else:
+                self._met.append((out, _intercept(lambda given: others(given, *args[1:]), before)))
+            return out.clone()  # what follows may write in place
+        return out
+
+
+def _intercept(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    """Where the tangents of a function of each value by itself meet the axis."""
+    with torch.enable_grad():
+        leaf = at.requires_grad_(True)
+        out = function(leaf.clone())
+        (slope,) = torch.autograd.grad(out.sum(), leaf)
+    return (out - slope * at).detach()
+
+
+AFFINE = CONVOLUTIONS | {"linear", "batch_norm"}
+"""Functions that multiply their first input and add something: what they make of zeros is what they add."""
+
+CURVED = (ACTIVATIONS | {"sigmoid", "sigmoid_"}) - {"relu", "relu_"}
+"""Functions of each value by itself that are more than their slope times their input; a plain ReLU is not."""

@@ -156,7 +156,7 @@ class Recorder(TorchFunctionMode):
             return output
         written = self._versions.get(id(first), None) not in (None, _version(first))
         taken = self._taken(first, in_place=written and any(first is each for each in args))
-        return taken if first is output else _with_first(output, taken)
+        return taken if first is output else with_first(output, taken)
 
     def _taken(self, tensor: Tensor, *, in_place: bool) -> Tensor:
         if tensor.is_inference():
@@ -230,7 +230,7 @@ def _version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
-def _with_first(output: tuple[Any, ...], first: Tensor) -> tuple[Any, ...]:
+def with_first(output: tuple[Any, ...], first: Tensor) -> tuple[Any, ...]:
     """The same tuple, named or not, with another first element."""
     named: Any = output
     if hasattr(named, "_replace"):

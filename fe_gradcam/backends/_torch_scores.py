@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -113,8 +113,22 @@ def class_scores(forward: Forward) -> ClassScores:
     return ClassScores(logits, outputs, probabilities)
 
 
-def target_scores(forward: Forward, target: ResolvedTarget, score: Score) -> tuple[Tensor, Tensor]:
-    """(N,) scores and the class ids (N,) of a target, -1 where it is no class.
+class Scored(NamedTuple):
+    """What a target comes to in a pass.
+
+    Attributes:
+        scores: (N,)
+        class_ids: (N,), -1 where the target is no class.
+        pinned: The target with what it came to: the classes inferred, the pixels that are a class's own.
+    """
+
+    scores: Tensor
+    class_ids: Tensor
+    pinned: ResolvedTarget
+
+
+def target_scores(forward: Forward, target: ResolvedTarget, score: Score) -> Scored:
+    """The scores of a target.
 
     Raises:
         ArgumentError: A class that the model does not have, or a callable that returns no scores.
@@ -127,23 +141,25 @@ def target_scores(forward: Forward, target: ResolvedTarget, score: Score) -> tup
             scores = target.score(forward.output)
             if not isinstance(scores, Tensor) or scores.shape != (count,):
                 raise no_scores(tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__)
-            return scores, no_class
+            return Scored(scores, no_class, target)
         if isinstance(target, RegionTarget):
-            return _region_score(forward, target, score), no_class
+            scores, mask = _region_score(forward, target, score)
+            return Scored(scores, no_class, RegionTarget(target.class_id, mask.float().cpu().numpy()))
         if forward.picked is None or not forward.is_table:
             raise no_table(described(forward.output, is_tensor), count)
         if isinstance(target, ValueTarget):
             table = as_rows(forward.picked, count)
             target.check(table.shape[1])
-            return target.sign * table[:, target.index], no_class
+            return Scored(target.sign * table[:, target.index], no_class, target)
         tables = class_scores(forward)
         table = tables.logits if score == "logit" else tables.outputs
         target.check(table.shape[1])
         class_ids = _class_ids(table.detach(), target)
         chosen = table.gather(1, class_ids)
+        pinned = ClassTarget(class_ids.cpu().numpy(), target.weights)
         if target.is_class:
-            return chosen[:, 0], class_ids[:, 0]
-        return (chosen * chosen.new_tensor(target.weights)).sum(1), no_class
+            return Scored(chosen[:, 0], class_ids[:, 0], pinned)
+        return Scored((chosen * chosen.new_tensor(target.weights)).sum(1), no_class, pinned)
 
 
 def _class_ids(table: Tensor, target: ClassTarget) -> Tensor:
@@ -161,7 +177,8 @@ def _class_ids(table: Tensor, target: ClassTarget) -> Tensor:
     return torch.cat([first, others], 1)
 
 
-def _region_score(forward: Forward, target: RegionTarget, score: Score) -> Tensor:
+def _region_score(forward: Forward, target: RegionTarget, score: Score) -> tuple[Tensor, Tensor]:
+    """(N,) the scores, and the mask (N, *S) that they are summed over."""
     count = len(forward.leaf)
     if forward.picked is None or not is_segmentation(forward.picked, count):
         raise no_segmentation(described(forward.output, is_tensor))
@@ -173,7 +190,7 @@ def _region_score(forward: Forward, target: RegionTarget, score: Score) -> Tenso
         counts = table.detach().argmax(1).reshape(count, -1) == target.class_id
     else:
         counts = torch.from_numpy(np.ascontiguousarray(target.mask)).to(table.device).reshape(count, -1)
-    return (of_class.float() * counts).sum(1)
+    return (of_class.float() * counts).sum(1), counts.reshape(count, *forward.picked.shape[2:])
 
 
 def is_tensor(value: Any) -> bool:

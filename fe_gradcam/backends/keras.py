@@ -20,10 +20,13 @@ from fe_gradcam.backends._keras_graph import (
     call_model,
     calls_of,
     depends_on,
+    go_on_with,
     unactivated,
 )
 from fe_gradcam.backends._keras_layers import first_of, layer_infos, name_of, named_layers, place_among, seen_by
+from fe_gradcam.backends._keras_passes import bias_terms, hessian_product
 from fe_gradcam.backends._keras_scores import (
+    Scored,
     class_ids_among,
     class_scores,
     head_for,
@@ -50,10 +53,11 @@ from fe_gradcam.backends._shared import (
     reading_of,
     warn_of_probabilities,
 )
-from fe_gradcam.layers import Seen, as_map, default_layer, no_map
+from fe_gradcam.layers import Seen, as_map, default_layer, no_map, pulled_back
 from fe_gradcam.outputs import ModelOutput, described, pick
 from fe_gradcam.targets import CallableTarget, ClassTarget, RegionTarget, ResolvedTarget, ValueTarget
 from fe_gradcam.types import (
+    BiasGradients,
     CamInputs,
     Images,
     Layer,
@@ -62,6 +66,7 @@ from fe_gradcam.types import (
     Reshape,
     Score,
     Target,
+    UnsupportedModelError,
 )
 
 KEPT_TRACES = 32
@@ -81,6 +86,8 @@ class KerasBackend:
         of_pixels: Whether a segmentation is explained.
     """
 
+    channels_first = False
+
     def __init__(
         self,
         model: Any,
@@ -93,6 +100,7 @@ class KerasBackend:
         self._reshape = reshape
         self._of_pixels = of_pixels
         self._asking = False
+        self._raw_shapes: dict[LayerRef, tuple[int, ...]] = {}
 
     def image_size(self, images: Images) -> tuple[int, ...]:
         """(H, W) of the images, (N, H, W, C), or (D, H, W) of volumes."""
@@ -167,14 +175,21 @@ class KerasBackend:
         count = int(inputs[0].shape[0])
         given = (*inputs, *(tf.constant(array) for target in targets for array in target.arrays))
         known = _traces.setdefault(self._model, {})
-        reading: Reading = known.get(("reading", self._model_output), "logits")
-        results = self._compiled_pass(specs, layer, targets, gradients, score, reading)(*given)
+        reading = self._known_reading()
+
+        def compiled(reading: Reading) -> Any:
+            def trace(inputs: Any, arrays: Any, more: Any) -> Any:
+                return self._traced_pass(inputs, arrays, layer, targets, gradients, score, reading)
+
+            return self._compiled_pass(("pass", layer, gradients, score, reading), specs, targets, trace)
+
+        results = compiled(reading)(*given)
         if "headless" in results:
             of_pixels = any(isinstance(target, RegionTarget) for target in targets)
             right = self._reading(inputs, results["headless"].numpy(), of_pixels)
             known["reading", self._model_output] = right
             if right != reading:
-                results = self._compiled_pass(specs, layer, targets, gradients, score, right)(*given)
+                results = compiled(right)(*given)
             by_class = any(isinstance(target, (ClassTarget, RegionTarget)) for target in targets)
             if right != "logits" and score == "logit" and by_class and not self._asking:
                 warn_of_probabilities(self._model)
@@ -186,21 +201,17 @@ class KerasBackend:
                 if isinstance(target, ClassTarget):
                     target.check(logits.shape[1])
 
-        def as_its_map(tensor: Any) -> Tensor:
-            size = self.image_size(images)
-            return as_map(
-                _as_torch(tensor), layer, size, lambda: self._seen(images), self._reshape, channels_first=False
-            )
-
+        self._raw_shapes[layer] = tuple(results["activations"].shape[1:])
         return [
             CamInputs(
-                activations=as_its_map(results["activations"]),
-                gradients=as_its_map(results["gradients"][position]) if gradients else None,
+                activations=self._as_map(results["activations"], layer, images),
+                gradients=self._as_map(results["gradients"][position], layer, images) if gradients else None,
                 scores=_as_torch(results["scores"][position]),
                 class_ids=_as_torch(results["class_ids"][position]),
                 logits=logits,
                 probabilities=probabilities,
                 images=images,
+                pinned=_pinned(targets[position], results["pinned"][position]),
             )
             for position in range(len(targets))
         ]
@@ -306,29 +317,123 @@ class KerasBackend:
         picked = pick(output, self._model_output, is_tensor=is_tensor, fits=fits, names=names)
         return picked if picked is not None and (is_table(picked) or is_segmentation(picked)) else None
 
+    def changed_scores(
+        self, images: Images, layer: LayerRef, change: Tensor, target: ResolvedTarget, score: Score
+    ) -> Tensor:
+        """See Backend."""
+
+        def trace(inputs: Any, arrays: Any, more: Any) -> Any:
+            place, output = self._place_and_output(inputs, layer)
+            go_on_with(place, place + tf.cast(more[0], place.dtype))
+            return self._target_score(output, target, arrays, score, self._known_reading())
+
+        raw = tf.constant(self._pulled_back(change, layer, images).numpy())
+        return _as_torch(self._asked("changed", images, layer, target, score, trace, [raw]))
+
+    def hvp(self, images: Images, layer: LayerRef, target: ResolvedTarget, vectors: Tensor, score: Score) -> Tensor:
+        """See Backend."""
+
+        def trace(inputs: Any, arrays: Any, more: Any) -> Any:
+            place, output = self._place_and_output(inputs, layer)
+            scores = self._target_score(output, target, arrays, score, self._known_reading())
+            return hessian_product(scores, place, more[0])
+
+        raw = tf.constant(self._pulled_back(vectors, layer, images).numpy())
+        return self._as_map(self._asked("hvp", images, layer, target, score, trace, [raw]), layer, images)
+
+    def bias_gradients(self, images: Images, layer: LayerRef, target: ResolvedTarget, score: Score) -> BiasGradients:
+        """See Backend."""
+
+        def trace(inputs: Any, arrays: Any, more: Any) -> Any:
+            output = call_model(self._model, _packed(inputs), training=False)
+            scores = self._target_score(output, target, arrays, score, self._known_reading())
+            return scores, bias_terms(scores, [part for part in inputs if part.dtype.is_floating])
+
+        scores, terms = self._asked("biases", images, layer, target, score, trace, [])
+        maps = [_as_torch(term) for term in terms]
+        picture = next(at for at, term in enumerate(maps) if term.dim() == len(self.image_size(images)) + 2)
+        of_input = maps.pop(picture).movedim(-1, 1)
+        maps = [term.movedim(-1, 1) for term in maps]
+        with_places = [term for term in maps if term.dim() == of_input.dim() and term[0, 0].numel() > 1]
+        others = [term for term in maps if not any(term is one for one in with_places)]
+        elsewhere = sum((term.flatten(1).sum(1) for term in others), torch.zeros(len(of_input)))
+        return BiasGradients(of_input, with_places, elsewhere, _as_torch(scores))
+
+    def attention_gradients(
+        self, images: Images, layer: LayerRef, target: ResolvedTarget, score: Score
+    ) -> list[Tensor]:
+        """See Backend."""
+        raise UnsupportedModelError(
+            "method='le_grad' takes PyTorch models so far, whose blocks of attention can be told apart as modules. Use "
+            "method='grad_cam', which takes Keras transformers too."
+        )
+
+    def _pulled_back(self, maps: Tensor, layer: LayerRef, images: Images) -> Tensor:
+        """Maps (N, K, *S) in the layout that the layer puts out."""
+        size = self.image_size(images)
+        raw = self._raw_shapes[layer]
+        return pulled_back(
+            maps,
+            raw,
+            lambda zeros: as_map(zeros, layer, size, lambda: self._seen(images), self._reshape, channels_first=False),
+        )
+
+    def _as_map(self, tensor: Any, layer: LayerRef, images: Images) -> Tensor:
+        """The output of the layer, or its gradients, as (N, K, *S)."""
+        size = self.image_size(images)
+        return as_map(_as_torch(tensor), layer, size, lambda: self._seen(images), self._reshape, channels_first=False)
+
+    def _known_reading(self) -> Reading:
+        """How the outputs were read in the first pass."""
+        reading: Reading = _traces.setdefault(self._model, {}).get(("reading", self._model_output), "logits")
+        return reading
+
+    def _asked(
+        self,
+        what: str,
+        images: Images,
+        layer: LayerRef,
+        target: ResolvedTarget,
+        score: Score,
+        trace: Callable[[Any, Any, Any], Any],
+        more: Sequence[Any],
+    ) -> Any:
+        """What another pass yields, compiled once, of a model that was explained before."""
+        specs = self._specs(images)
+        inputs = [tf.cast(_tensor(part), spec.dtype) for part, spec in zip(as_tuple(images), specs, strict=True)]
+        arrays = [tf.constant(array) for array in target.arrays]
+        key = (what, layer, score, self._known_reading())
+        return self._compiled_pass(key, specs, [target], trace, more)(*inputs, *arrays, *more)
+
     def _compiled_pass(
         self,
+        what: tuple[Any, ...],
         specs: list[Any],
-        layer: LayerRef,
         targets: Sequence[ResolvedTarget],
-        gradients: bool,
-        score: Score,
-        reading: Reading,
+        trace: Callable[[Any, Any, Any], Any],
+        more: Sequence[Any] = (),
     ) -> Any:
-        """The compiled pass, made once; it lives no longer than the model."""
+        """A compiled pass, made once; it lives no longer than the model.
+
+        Args:
+            what: All that it depends on besides the inputs and targets.
+            specs: Of the model's inputs.
+            targets: What is explained.
+            trace: Gets the inputs, the targets' arrays and `more`, and builds the pass.
+            more: What else it takes, each with an axis of rows.
+        """
         known = _traces.setdefault(self._model, {})
         callables = [target.score if isinstance(target, CallableTarget) else None for target in targets]
-        more = [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for target in targets for array in target.arrays]
-        asked = (self._model_output, tuple(target.signature for target in targets), _signature(more))
-        key = ("pass", *self._identity(specs), layer, gradients, score, reading, asked)
+        of_targets = [array for target in targets for array in target.arrays]
+        others = [tf.TensorSpec([None, *array.shape[1:]], tf.as_dtype(array.dtype)) for array in (*of_targets, *more)]
+        asked = (self._model_output, tuple(target.signature for target in targets), _signature(others))
+        key = (*what, *self._identity(specs), asked)
         kept = known.get(key)
         if kept is not None and all(_same(held, fn) for held, fn in zip(kept[1], callables, strict=True)):
             return kept[0]
+        first, second = len(specs), len(specs) + len(of_targets)
         function = _compiled(
-            lambda *given: self._traced_pass(
-                given[: len(specs)], given[len(specs) :], layer, targets, gradients, score, reading
-            ),
-            [*specs, *more],
+            lambda *given: trace(given[:first], given[first:second], given[second:]), [*specs, *others]
         )
         while len(known) >= KEPT_TRACES:
             del known[next(iter(known))]
@@ -354,36 +459,56 @@ class KerasBackend:
             tables = class_scores(picked, reading)
             wanted = ("logits", "probabilities", "headless") if is_table(picked) else ("headless",)
             results |= {name: tables[name] for name in wanted if name in tables}
-        results |= {"scores": [], "class_ids": [], "gradients": []}
-        table = tables.get("explained" if score == "logit" else "outputs")
+        results |= {"scores": [], "class_ids": [], "gradients": [], "pinned": []}
         remaining = list(arrays)
         for target in targets:
             of_target = [remaining.pop(0) for _ in target.arrays]
-            ids = tf.fill([tf.shape(inputs[0])[0]], tf.constant(-1, tf.int64))
-            if isinstance(target, CallableTarget):
-                scores = target.score(output)
-                if not isinstance(scores, tf.Tensor) or scores.shape.rank != 1:
-                    raise no_scores(scores.shape if isinstance(scores, tf.Tensor) else type(scores).__name__)
-            elif isinstance(target, RegionTarget):
-                if picked is None or not is_segmentation(picked):
-                    raise no_segmentation(self._described(output))
-                scores = region_score(picked, table, target, of_target)
-            elif picked is None or table is None or not is_table(picked):
-                raise no_table(self._described(output), 1)
-            elif isinstance(target, ValueTarget):
-                rows = rows_of(picked)
-                target.check(rows.shape[1])
-                scores = target.sign * rows[:, target.index]
-            else:
-                chosen = class_ids_among(tables["logits"] if score == "logit" else table, of_target[0], target.ranked)
-                scores = tf.gather(table, tf.clip_by_value(chosen, 0, table.shape[1] - 1), axis=1, batch_dims=1)
-                scores = tf.reduce_sum(scores * tf.constant(target.weights, scores.dtype), 1)
-                ids = chosen[:, 0] if target.is_class else ids
-            results["scores"].append(tf.cast(scores, tf.float32))
-            results["class_ids"].append(ids)
+            scored = self._scored(output, picked, tables, target, of_target, score)
+            no_class = tf.fill([tf.shape(inputs[0])[0]], tf.constant(-1, tf.int64))
+            is_class = isinstance(target, ClassTarget) and target.is_class
+            results["scores"].append(tf.cast(scored.scores, tf.float32))
+            results["class_ids"].append(scored.came_to[:, 0] if is_class else no_class)
+            results["pinned"].append(no_class if scored.came_to is None else scored.came_to)
             if gradients:
-                results["gradients"].append(_gradient(scores, place, layer))
+                results["gradients"].append(_gradient(scored.scores, place, layer))
         return results
+
+    def _target_score(
+        self, output: Any, target: ResolvedTarget, arrays: Sequence[Any], score: Score, reading: Reading
+    ) -> Any:
+        """(N,) scores of one target, float32."""
+        picked = self._picked(output, isinstance(target, RegionTarget))
+        tables = {} if picked is None else class_scores(picked, reading)
+        return tf.cast(self._scored(output, picked, tables, target, list(arrays), score).scores, tf.float32)
+
+    def _scored(
+        self,
+        output: Any,
+        picked: Any | None,
+        tables: dict[str, Any],
+        target: ResolvedTarget,
+        arrays: list[Any],
+        score: Score,
+    ) -> Scored:
+        table = tables.get("explained" if score == "logit" else "outputs")
+        if isinstance(target, CallableTarget):
+            scores = target.score(output)
+            if not isinstance(scores, tf.Tensor) or scores.shape.rank != 1:
+                raise no_scores(scores.shape if isinstance(scores, tf.Tensor) else type(scores).__name__)
+            return Scored(scores)
+        if isinstance(target, RegionTarget):
+            if picked is None or not is_segmentation(picked):
+                raise no_segmentation(self._described(output))
+            return Scored(*region_score(picked, table, target, arrays))
+        if picked is None or table is None or not is_table(picked):
+            raise no_table(self._described(output), 1)
+        if isinstance(target, ValueTarget):
+            rows = rows_of(picked)
+            target.check(rows.shape[1])
+            return Scored(target.sign * rows[:, target.index])
+        chosen = class_ids_among(tables["logits"] if score == "logit" else table, arrays[0], target.ranked)
+        scores = tf.gather(table, tf.clip_by_value(chosen, 0, table.shape[1] - 1), axis=1, batch_dims=1)
+        return Scored(tf.reduce_sum(scores * tf.constant(target.weights, scores.dtype), 1), chosen)
 
     def _described(self, output: Any) -> str:
         return described(output, is_tensor, getattr(self._model, "output_names", None))
@@ -419,6 +544,13 @@ class KerasBackend:
 
     def _all_layers(self) -> list[Any]:
         return list(self._model._flatten_layers(include_self=False, recursive=True))
+
+
+def _pinned(target: ResolvedTarget, came_to: Any) -> ResolvedTarget:
+    """The target with what it came to: the classes inferred, the pixels that are a class's own."""
+    if isinstance(target, ClassTarget):
+        return ClassTarget(came_to.numpy(), target.weights)
+    return RegionTarget(target.class_id, came_to.numpy()) if isinstance(target, RegionTarget) else target
 
 
 def _one_of(part: Any) -> Any:

@@ -11,11 +11,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fe_gradcam.backends._shared import (
     STRETCHES,
     as_tuple,
     check_rows,
+    no_attention,
     no_gradient,
     not_called,
     picture_of,
@@ -23,11 +25,13 @@ from fe_gradcam.backends._shared import (
     reading_of,
     warn_of_probabilities,
 )
+from fe_gradcam.backends._torch_attention import BlockLister, ending_behind
 from fe_gradcam.backends._torch_layers import layer_infos, name_of, seen_by
-from fe_gradcam.backends._torch_passes import expect, gradient_at, observe
+from fe_gradcam.backends._torch_passes import BiasRecorder, expect, gradient_at, hessian_product, observe
 from fe_gradcam.backends._torch_recorder import Lister, Recorder
 from fe_gradcam.backends._torch_scores import (
     Forward,
+    Scored,
     as_rows,
     as_table,
     class_scores,
@@ -43,10 +47,11 @@ from fe_gradcam.backends._torch_state import (
     unwrapped,
     without_reentrant_checkpoints,
 )
-from fe_gradcam.layers import Seen, as_map, default_layer
+from fe_gradcam.layers import Seen, as_map, default_layer, pulled_back, token_grid
 from fe_gradcam.outputs import ModelOutput, pick
 from fe_gradcam.targets import ClassTarget, RegionTarget, ResolvedTarget, ValueTarget, resolve_target
 from fe_gradcam.types import (
+    BiasGradients,
     CamInputs,
     Images,
     Layer,
@@ -74,6 +79,8 @@ class TorchBackend:
     Raises:
         UnsupportedModelError: A scripted module, which takes no hooks.
     """
+
+    channels_first = True
 
     def __init__(
         self,
@@ -148,28 +155,115 @@ class TorchBackend:
         """See Backend."""
         with left_as_found(self._model) as model, torch.no_grad():
             inputs = self._inputs(images, model)
-            of_pixels = any(isinstance(target, RegionTarget) for target in targets)
-            forward = self._forward(model, inputs, layer, gradients, of_pixels, whole_graph=False)
-            scored = [target_scores(forward, target, score) for target in targets]
-            if gradients and not all(scores.requires_grad for scores, _ in scored):
-                # a no_grad() of the model's own closed behind the layer, and took ours with it
-                forward = self._forward(model, inputs, layer, gradients, of_pixels, whole_graph=True)
-                scored = [target_scores(forward, target, score) for target in targets]
+            forward, scored = self._scored(model, inputs, layer, targets, gradients, score)
             classes = forward.is_table and not all(isinstance(target, ValueTarget) for target in targets)
             results = []
-            for position, (scores, class_ids) in enumerate(scored):
+            for position, its in enumerate(scored):
                 gradient = None
                 if gradients:
                     more_to_come = position + 1 < len(scored)
-                    gradient = gradient_at(forward.leaf, scores, retain_graph=more_to_come)
+                    gradient = gradient_at(forward.leaf, its.scores, retain_graph=more_to_come)
                     if gradient is None:
                         self._refuse_if_detached(model, inputs, layer, forward, targets[position], score)
                         gradient = torch.zeros_like(forward.leaf, dtype=torch.float32)
-                results.append(self._cam_inputs(forward, scores, class_ids, gradient, images, layer, classes))
+                results.append(self._cam_inputs(forward, its, gradient, images, layer, classes))
             by_class = any(isinstance(target, (ClassTarget, RegionTarget)) for target in targets)
             if forward.reading != "logits" and score == "logit" and by_class and not self._asking:
                 warn_of_probabilities(self._model)
             return results
+
+    def _scored(
+        self,
+        model: nn.Module,
+        inputs: tuple[Tensor, ...],
+        layer: LayerRef,
+        targets: Sequence[ResolvedTarget],
+        gradients: bool,
+        score: Score,
+    ) -> tuple[Forward, list[Scored]]:
+        """One pass; a second where a no_grad() of the model's own closed behind the layer and took ours with it."""
+        of_pixels = any(isinstance(target, RegionTarget) for target in targets)
+        forward = self._forward(model, inputs, layer, gradients, of_pixels, whole_graph=False)
+        scored = [target_scores(forward, target, score) for target in targets]
+        if gradients and not all(its.scores.requires_grad for its in scored):
+            forward = self._forward(model, inputs, layer, gradients, of_pixels, whole_graph=True)
+            scored = [target_scores(forward, target, score) for target in targets]
+        return forward, scored
+
+    def changed_scores(
+        self, images: Images, layer: LayerRef, change: Tensor, target: ResolvedTarget, score: Score
+    ) -> Tensor:
+        """See Backend."""
+        changed: list[Tensor] = []
+
+        def take(tensor: Tensor) -> Tensor:
+            leaf = tensor.detach()
+            shape = tuple(leaf.shape[1:])
+            changed[:] = [leaf + pulled_back(change, shape, lambda zeros: self._as_map(zeros, layer, images)).to(leaf)]
+            return changed[0].clone()  # what follows may write in place
+
+        with left_as_found(self._model) as model, torch.no_grad():
+            inputs = self._inputs(images, model)
+            output, recorder = observe(model, inputs, layer, take, whole_graph=False)
+            forward = self._read(changed[0], output, recorder, inputs, isinstance(target, RegionTarget))
+            return target_scores(forward, target, score).scores.detach().float()
+
+    def hvp(self, images: Images, layer: LayerRef, target: ResolvedTarget, vectors: Tensor, score: Score) -> Tensor:
+        """See Backend."""
+        with left_as_found(self._model) as model, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            forward, (its,) = self._scored(model, self._inputs(images, model), layer, [target], True, score)
+            product, leaf = None, forward.leaf
+            if its.scores.requires_grad:
+                along = pulled_back(vectors, tuple(leaf.shape[1:]), lambda zeros: self._as_map(zeros, layer, images))
+                product = hessian_product(leaf, its.scores, along)
+            if product is None:
+                return torch.zeros_like(vectors)
+            return self._as_map(product, layer, images)
+
+    def bias_gradients(self, images: Images, layer: LayerRef, target: ResolvedTarget, score: Score) -> BiasGradients:
+        """See Backend."""
+        with left_as_found(self._model) as model, torch.no_grad():
+            inputs = self._inputs(images, model)
+            leaves = [part.requires_grad_(True) for part in inputs if part.is_floating_point()]
+            biases = BiasRecorder()
+            with biases, without_reentrant_checkpoints():
+                output, recorder = observe(model, inputs, layer, lambda tensor: tensor, whole_graph=True)
+            forward = self._read(inputs[0], output, recorder, inputs, isinstance(target, RegionTarget))
+            scores = target_scores(forward, target, score).scores
+            terms = biases.terms(leaves, scores)
+        picture = next(at for at, leaf in enumerate(leaves) if leaf.dim() == len(self.image_size(images)) + 2)
+        of_input = terms.pop(picture)
+        with_places = [term for term in terms if term.dim() == of_input.dim() and term[0, 0].numel() > 1]
+        others = [term for term in terms if not any(term is one for one in with_places)]
+        elsewhere = sum((term.flatten(1).sum(1) for term in others), torch.zeros_like(scores, dtype=torch.float32))
+        return BiasGradients(of_input, with_places, elsewhere, scores.detach().float())
+
+    def attention_gradients(
+        self, images: Images, layer: LayerRef, target: ResolvedTarget, score: Score
+    ) -> list[Tensor]:
+        """See Backend."""
+        maps = []
+        with left_as_found(self._model) as model, torch.no_grad():
+            inputs, lister = self._inputs(images, model), BlockLister()
+            with lister.watching(model):
+                model(*(part.clone() for part in inputs))
+            size = self.image_size(images)
+            grid = token_grid(lister.tokens[0], self._seen(images).maps, size) if lister.tokens else None
+            blocks = lister.blocks
+            if blocks is None or grid is None or len(set(lister.tokens)) > 1:
+                raise no_attention()
+            for place in range(len(blocks)):
+                attentions: list[Tensor] = []
+                with ending_behind(blocks, place, attentions), torch.no_grad():
+                    output, recorder = observe(model, inputs, layer, lambda tensor: tensor, whole_graph=False)
+                    of_pixels = isinstance(target, RegionTarget)
+                    forward = self._read(inputs[0], output, recorder, inputs, of_pixels)
+                    scores = target_scores(forward, target, score).scores
+                    gradient = gradient_at(attentions[0], scores, retain_graph=False)
+                of_heads = torch.zeros_like(attentions[0]) if gradient is None else gradient.clamp(min=0)
+                by_key = of_heads.reshape(len(inputs[0]), -1, *of_heads.shape[-2:]).mean((1, 2))
+                maps.append(by_key[:, grid.extra :].reshape(-1, *grid.grid).float())
+        return maps
 
     def run_inside(
         self, inputs: Sequence[Tensor], layer: LayerRef, target: Target
@@ -211,7 +305,7 @@ class TorchBackend:
         forward = self._read(leaves[0], output, recorder, inputs, of_pixels=False)
 
         def gradients() -> Tensor:
-            scores, _ = target_scores(forward, resolve_target(target, len(inputs[0])), "logit")
+            scores = target_scores(forward, resolve_target(target, len(inputs[0])), "logit").scores
             gradient = gradient_at(forward.leaf, scores, retain_graph=keep_graph)
             if gradient is None:
                 raise no_gradient(layer, "detach(), inference_mode(), .data, a NumPy step")
@@ -301,8 +395,7 @@ class TorchBackend:
     def _cam_inputs(
         self,
         forward: Forward,
-        scores: Tensor,
-        class_ids: Tensor,
+        scored: Scored,
         gradient: Tensor | None,
         images: Images,
         layer: LayerRef,
@@ -315,11 +408,12 @@ class TorchBackend:
         return CamInputs(
             activations=self._as_map(forward.leaf.detach(), layer, images).float(),
             gradients=None if gradient is None else self._as_map(gradient, layer, images),
-            scores=scores.detach().float(),
-            class_ids=class_ids,
+            scores=scored.scores.detach().float(),
+            class_ids=scored.class_ids,
             logits=logits,
             probabilities=probabilities,
             images=images,
+            pinned=scored.pinned,
         )
 
     def _refuse_if_detached(
@@ -339,8 +433,8 @@ class TorchBackend:
 
         output, recorder = observe(model, inputs, layer, disturb, whole_graph=False)
         of_pixels = isinstance(target, RegionTarget)
-        disturbed, _ = target_scores(self._read(place, output, recorder, inputs, of_pixels), target, score)
-        plain, _ = target_scores(forward, target, score)
+        disturbed = target_scores(self._read(place, output, recorder, inputs, of_pixels), target, score).scores
+        plain = target_scores(forward, target, score).scores
         if not torch.equal(disturbed.detach(), plain.detach()):
             raise no_gradient(layer, "detach(), inference_mode(), .data, a NumPy step")
 

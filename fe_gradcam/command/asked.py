@@ -13,6 +13,7 @@ from fe_gradcam.command.messages import refuse, say
 from fe_gradcam.command.models import Loaded, geometry_of
 
 if TYPE_CHECKING:
+    from fe_gradcam.catalogue import CamMethod
     from fe_gradcam.command.photo import Preparation
     from fe_gradcam.types import Target
 
@@ -35,6 +36,8 @@ class Asked:
     methods: tuple[str, ...]
     layers: tuple[str, ...]
     fuse: Any
+    smooth: tuple[Any, ...]
+    seed: int
     classes: tuple[str, ...]
     class_names: Path | None
     scaling: Any
@@ -63,17 +66,25 @@ class Wanted:
 
 def check(asked: Asked) -> None:
     """What is wrong without looking at the model or the images."""
-    from fe_gradcam.methods import get_method
     from fe_gradcam.render import colormap_lut
     from fe_gradcam.scaling import check_fuse, check_scaling
+    from fe_gradcam.smoothing import smoothing
 
-    for name in asked.methods:
-        get_method(name)
+    methods_asked(asked.methods)
+    smoothing(asked.smooth)
     check_scaling(asked.scaling)
     check_fuse(asked.fuse)
     colormap_lut(asked.colormap)
     if any(path.is_dir() and path.resolve() == asked.output.resolve() for path in asked.images):
         refuse("--output", "this is a folder of IMAGES; the heatmaps would be taken for images the next time.")
+
+
+def methods_asked(texts: Sequence[str]) -> list[CamMethod]:
+    """The methods that --method names, each once."""
+    from fe_gradcam.catalogue import get_method, parse_method
+
+    methods = [get_method(parse_method(text)) for text in texts]
+    return list({method.label: method for method in methods}.values())
 
 
 def read_class_names(path: Path | None) -> dict[int, str]:

@@ -21,6 +21,7 @@ from fe_gradcam.command.asked import (
     check,
     file_slug,
     layer_asked,
+    methods_asked,
     preparation_for,
     read_class_names,
     wanted_targets,
@@ -29,6 +30,7 @@ from fe_gradcam.command.messages import say
 from fe_gradcam.command.models import Loaded, load_model, model_errors
 
 if TYPE_CHECKING:
+    from fe_gradcam.catalogue import CamMethod
     from fe_gradcam.command.photo import Photo, Preparation
     from fe_gradcam.compose import Explained
     from fe_gradcam.route import Explanation
@@ -65,8 +67,9 @@ class _Plan:
     preparation: Preparation
     names: dict[int, str]
     wanted: list[Wanted]
-    methods: list[str]
+    methods: list[CamMethod]
     layer: Any
+    one_batch: bool
 
 
 def explain_images(asked: Asked) -> bool:
@@ -84,8 +87,9 @@ def explain_images(asked: Asked) -> bool:
         preparation_for(asked, loaded),
         names,
         wanted,
-        list(dict.fromkeys(asked.methods)),
+        methods_asked(asked.methods),
         layer_asked(loaded, asked.layers),
+        len(files) <= asked.batch_size,
     )
     asked.output.mkdir(parents=True, exist_ok=True)
     written = _Written()
@@ -102,7 +106,7 @@ def explain_images(asked: Asked) -> bool:
 def _explain_files(plan: _Plan, files: Sequence[Path], names: Sequence[str], written: _Written) -> None:
     """Batch by batch: no more images than that are held at a time, besides those of the grid."""
     called, size = dict(zip(files, names, strict=True)), plan.asked.batch_size
-    with _progress(len(files), plan.asked.quiet) as advance:
+    with _progress(len(files), plan.asked.quiet or plan.one_batch) as advance:
         for start in range(0, len(files), size):
             chunk = files[start : start + size]
             photos = _read(chunk, plan.preparation, written)
@@ -142,7 +146,8 @@ def _explain_batch(plan: _Plan, photos: Sequence[Photo], called: Sequence[str], 
     _warn_of_names(plan, done, first=not written.entries)
     whose = [(method, wanted) for method in plan.methods for wanted in plan.wanted]
     columns = [
-        Column(method, wanted.label, heatmap) for (method, wanted), heatmap in zip(whose, done.heatmaps, strict=True)
+        Column(method.label, wanted.label, heatmap)
+        for (method, wanted), heatmap in zip(whose, done.heatmaps, strict=True)
     ]
     part = Explained(pictures, columns, done.probabilities, None, list(called))
     for at, photo in enumerate(photos):
@@ -153,20 +158,26 @@ def _explain_batch(plan: _Plan, photos: Sequence[Photo], called: Sequence[str], 
 
 
 def _asked_of_the_model(plan: _Plan, images: Any) -> Explanation:
-    from fe_gradcam.route import explained
+    from fe_gradcam.route import Settings, explained
 
     output = plan.asked.model_output
     with model_errors(plan.loaded, images.shape):
-        return explained(
-            plan.loaded.model,
-            images,
-            methods=plan.methods,
-            layers=[plan.layer],
-            targets=[wanted.target for wanted in plan.wanted],
+        settings = Settings(
             scaling=plan.asked.scaling,
+            seed=plan.asked.seed,
             class_names=plan.names,
             model_output=int(output) if output is not None and output.isdecimal() else output,
             fuse=plan.asked.fuse,
+            smooth=plan.asked.smooth,
+            progress=plan.one_batch and not plan.asked.quiet,
+        )
+        return explained(
+            plan.loaded.model,
+            images,
+            settings,
+            methods=plan.methods,
+            layers=[plan.layer],
+            targets=[wanted.target for wanted in plan.wanted],
         )
 
 

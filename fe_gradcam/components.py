@@ -1,0 +1,78 @@
+"""Principal components of the maps of a layer: a place is a sample, a channel a feature."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def component_of(maps: Tensor, which: int, *, center: bool = False) -> Tensor:
+    """The maps of each image times their right singular vector number `which`.
+
+    Args:
+        maps: (N, K, *S).
+        which: From 1, by falling singular value. Where there are fewer, the result is zero.
+        center: Whether the mean over the places is taken off each channel first, as in a PCA.
+
+    Returns:
+        (N, *S), its sign chosen so that it agrees with Σ_k of the maps.
+    """
+    rows = maps.flatten(2).transpose(1, 2).double()  # (N, places, K)
+    if center:
+        rows = rows - rows.mean(1, keepdim=True)
+    largest = rows.abs().amax((1, 2), keepdim=True)
+    rows = rows / largest.where(largest > 0, 1)
+    finite = rows.isfinite().all(2).all(1)
+    rows = rows.where(finite[:, None, None], 0)  # a decomposition fails on NaN, and takes the other images with it
+    if which > min(rows.shape[1:]):
+        return torch.zeros_like(maps[:, 0])
+    of_places, values = _left(rows, which)
+    projected = of_places * values[:, None] * largest[:, :, 0]
+    return signed_like(projected.where(finite[:, None], torch.nan).reshape(maps[:, 0].shape), maps.sum(1)).float()
+
+
+def _left(rows: Tensor, which: int) -> tuple[Tensor, Tensor]:
+    """A left singular vector (N, places) and its value (N,), by way of the smaller of the two Gram matrices."""
+    by_place = rows.shape[1] <= rows.shape[2]
+    gram = rows @ rows.transpose(1, 2) if by_place else rows.transpose(1, 2) @ rows
+    values, vectors = torch.linalg.eigh(gram)
+    value, vector = values[:, -which].clamp(min=0).sqrt(), vectors[:, :, -which]
+    if by_place:
+        return vector, value
+    return (rows @ vector[:, :, None])[:, :, 0] / value.where(value > 0, 1)[:, None], value
+
+
+def kernel_component_of(maps: Tensor, which: int) -> Tensor:
+    """Kernel principal component number `which` over the places, of the sigmoid kernel tanh(x·y / K + 1).
+
+    The kernel matrix is centred in feature space, as a kernel PCA does.
+
+    Args:
+        maps: (N, K, *S).
+        which: From 1, by falling eigenvalue. Where that is not positive, the result is zero.
+
+    Returns:
+        (N, *S), its sign chosen as in `component_of`.
+    """
+    rows = maps.flatten(2).transpose(1, 2).double()
+    finite = rows.isfinite().all(2).all(1)
+    rows = rows.where(finite[:, None, None], 0)
+    if which > rows.shape[1]:
+        return torch.zeros_like(maps[:, 0])
+    kernel = torch.tanh(rows @ rows.transpose(1, 2) / rows.shape[2] + 1)
+    kernel = kernel - kernel.mean(1, keepdim=True) - kernel.mean(2, keepdim=True) + kernel.mean((1, 2), keepdim=True)
+    values, vectors = torch.linalg.eigh(kernel)
+    value = values[:, -which]
+    value = value.where(value > ROUNDING * rows.shape[1], 0)  # an eigenvalue of zero comes out as rounding
+    projected = (vectors[:, :, -which] * value.sqrt()[:, None]).where(finite[:, None], torch.nan)
+    return signed_like(projected.reshape(maps[:, 0].shape), maps.sum(1)).float()
+
+
+ROUNDING = 1e-14
+"""How large an eigenvalue that is zero may come out, relative to the number of places."""
+
+
+def signed_like(maps: Tensor, like: Tensor) -> Tensor:
+    """The maps (N, *S), each turned so that its inner product with the one of `like` is not negative."""
+    agreement = (maps * like).flatten(1).sum(1)
+    return maps * torch.where(agreement < 0, -1.0, 1.0).to(maps.dtype).reshape(-1, *[1] * (maps.dim() - 1))

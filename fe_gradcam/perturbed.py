@@ -1,0 +1,139 @@
+"""Asks a model about many variants of each image, a bounded number at once; and random numbers by image."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fe_gradcam.types import ArgumentError, CamInputs, Probe
+
+PATIENCE = 3.0
+"""Seconds before a progress bar appears."""
+
+SAME = 2.0**-19
+"""How far apart two scores that are the same may come out, relative to the largest at hand: the sums of a
+network are taken in another order for another number of rows."""
+
+Ask: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""Gets rows and variants, both (B,), and returns what the model says of them, (B, ...)."""
+
+
+def probe_of(inputs: CamInputs) -> Probe:
+    """The probe that a rule asks.
+
+    Raises:
+        ArgumentError: There is none.
+    """
+    if inputs.probe is None:
+        raise ArgumentError(
+            "inputs.probe is None, and this method asks the model again: pass the model (of the trace: model=) instead "
+            "of gradients under a key."
+        )
+    return inputs.probe
+
+
+def each_variant(
+    inputs: CamInputs, variants: int, ask: Ask, add: Callable[[Tensor, Tensor, Tensor], None], *, by_image: bool = False
+) -> None:
+    """Asks about every variant of every image, so many at once as the probe says.
+
+    Args:
+        inputs: What the rule was given.
+        variants: How many there are of each image.
+        ask: Makes a chunk's variants and asks the probe.
+        add: Gets rows, variants and the answers of a chunk.
+        by_image: Whether a chunk is to hold variants of one image alone, where that is possible.
+    """
+    probe, count, device = probe_of(inputs), len(inputs.activations), inputs.activations.device
+    by_image = by_image and probe.row_by_row
+    hidden = None if probe.progress else True  # None: where nobody is looking
+    with tqdm(total=count * variants, unit="pass", delay=PATIENCE, leave=False, disable=hidden) as bar:
+        for start, stop in _chunks(count, variants, probe, by_image=by_image):
+            pairs = torch.arange(start, stop, device=device)
+            rows, which = (pairs // variants, pairs % variants) if by_image else (pairs % count, pairs // count)
+            add(rows, which, ask(rows, which))
+            bar.update(stop - start)
+
+
+def scores_of(inputs: CamInputs, variants: int, ask: Ask, *, by_image: bool = False) -> Tensor:
+    """(N, variants) scores; see `each_variant`."""
+    scores = torch.zeros(len(inputs.activations), variants, device=inputs.activations.device)
+
+    def add(rows: Tensor, which: Tensor, answers: Tensor) -> None:
+        scores[rows, which] = answers
+
+    each_variant(inputs, variants, ask, add, by_image=by_image)
+    return scores
+
+
+def _chunks(count: int, variants: int, probe: Probe, *, by_image: bool) -> list[tuple[int, int]]:
+    """Where each chunk of the pairs begins and ends."""
+    if not probe.row_by_row:  # the target may know the batch as it is
+        return [(start, start + count) for start in range(0, count * variants, count)]
+    total, size = (variants, min(probe.at_once, variants)) if by_image else (count * variants, probe.at_once)
+    of_one = [(start, min(start + size, total)) for start in range(0, total, size)]
+    if not by_image:
+        return of_one
+    return [(row * variants + start, row * variants + stop) for row in range(count) for start, stop in of_one]
+
+
+def without_rounding(drops: Tensor, scores: Tensor, inputs: CamInputs) -> Tensor:
+    """Differences of scores (N, V), zero where they are no larger than two equal scores may come out apart.
+
+    Args:
+        drops: The differences.
+        scores: (N, V), one side of them.
+        inputs: What the rule was given; the other side are its scores.
+    """
+    largest = torch.maximum(scores.abs().amax(1), inputs.scores.abs())
+    if inputs.logits is not None:
+        largest = torch.maximum(largest, inputs.logits.abs().amax(1))
+    return drops.where(~(drops.abs() <= SAME * largest[:, None]), 0)
+
+
+class RandomNumbers:
+    """Random numbers that depend on the seed and on an image, and on no other image of the batch.
+
+    They are drawn on the CPU, so that they are the same on every device, and the global streams are not touched.
+
+    Args:
+        inputs: What the rule was given.
+    """
+
+    def __init__(self, inputs: CamInputs) -> None:
+        images = inputs.images
+        self._seed = int(inputs.seed)
+        count = len(inputs.activations)
+        self._sums = [0] * count if images is None else [_checksum(images, row) for row in range(count)]
+
+    def uniform(self, row: int, shape: tuple[int, ...], draw: int = 0) -> Tensor:
+        """Within [-1, 1)."""
+        return torch.rand(shape, generator=self._generator(row, draw)) * 2 - 1
+
+    def normal(self, rows: Tensor, draws: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """(B, *shape), standard normal, for each row and number of the draw."""
+        drawn = [
+            torch.randn(shape, generator=self._generator(row, draw))
+            for row, draw in zip(rows.tolist(), draws.tolist(), strict=True)
+        ]
+        return torch.stack(drawn).to(rows.device)
+
+    def _generator(self, row: int, draw: int) -> torch.Generator:
+        said = f"{self._seed} {self._sums[row]} {draw}".encode()
+        return torch.Generator().manual_seed(zlib.crc32(said) | zlib.adler32(said) << 32)
+
+
+def _checksum(images: Any, row: int) -> int:
+    parts = images if isinstance(images, (tuple, list)) else (images,)
+    total = 0
+    for part in parts:
+        one = part[row]
+        one = one.detach().cpu().numpy() if isinstance(one, Tensor) else np.asarray(one)
+        total = zlib.crc32(np.ascontiguousarray(one).tobytes(), total)
+    return total
