@@ -131,9 +131,7 @@ class RandomNumbers:
 
 def _checksum(images: Any, row: int) -> int:
     parts = images if isinstance(images, (tuple, list)) else (images,)
-    total = 0
-    for part in parts:
-        one = part[row]
-        one = one.detach().cpu().numpy() if isinstance(one, Tensor) else np.asarray(one)
-        total = zlib.crc32(np.ascontiguousarray(one).tobytes(), total)
-    return total
+    picture = max(parts, key=lambda part: len(part.shape))
+    one = picture[row]
+    one = one.detach().float().cpu().numpy() if isinstance(one, Tensor) else np.asarray(one, np.float32)
+    return zlib.crc32(np.ascontiguousarray(one).tobytes())

@@ -16,6 +16,9 @@ from fe_gradcam.types import BiasGradients, CamInputs, Images, LayerRef, Score
 AT_ONCE = 32
 """Rows asked at once, where no batch size is given."""
 
+TRIED = 3
+"""Rows with which it is tried whether the part behind the layer can be asked alone."""
+
 AGREES = 1e-3
 """How far, relative to the largest, the scores of the part behind the layer may be off those of the whole."""
 
@@ -59,7 +62,7 @@ class ModelProbe:
         self.at_once = AT_ONCE if batch_size is None else batch_size
         self.row_by_row = not isinstance(self._target, CallableTarget)
         self.progress = progress
-        self._behind_alone: bool | None = None if self.row_by_row else False
+        self._behind_alone: bool | None = None if self.row_by_row and self.at_once >= TRIED else False
 
     def score(self, images: Tensor, rows: Tensor) -> Tensor:
         """See Probe."""
@@ -105,7 +108,7 @@ class ModelProbe:
 
     def _goes_alone(self, row: Tensor) -> bool:
         """Whether the part behind the layer gives the same scores for several rows of one image, asked alone."""
-        rows = row.reshape(1).expand(3)
+        rows = row.reshape(1).expand(TRIED)
         activations = self._first.activations[row]
         change = torch.stack([torch.zeros_like(activations), -activations, activations.flip(0) - activations])
         whole = self._changed(rows, change, rows)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Annotated, Any, TypeAlias, get_args, get_origin, get_type_hints
 
+import numpy as np
 from torch import Tensor
 
 from fe_gradcam.names import nearest
@@ -35,6 +36,9 @@ Fraction: TypeAlias = Annotated[float, Within(0, 1)]
 Level: TypeAlias = Annotated[float, Within(0)]
 OptionalCount: TypeAlias = Annotated[int | None, Within(1)]
 Value: TypeAlias = float | None
+
+LARGEST = float(np.finfo(np.float64).max)
+"""The largest number there is."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,16 @@ class Parameter:
     def accepts(self, value: Any) -> bool:
         """Whether `value` is one of its values."""
         if value is None or self.kind is bool:
-            return self.optional if value is None else isinstance(value, bool)
+            return self.optional if value is None else isinstance(value, (bool, np.bool_))
         number = Integral if self.kind is int else Real
-        if isinstance(value, bool) or not isinstance(value, number) or abs(float(value)) == float("inf"):
+        if isinstance(value, bool) or not isinstance(value, number) or not abs(value) <= LARGEST:
             return False
-        bounds = self.within or Within(-float("inf"))
-        return bool(bounds.least <= float(value) <= (float("inf") if bounds.most is None else bounds.most))
+        bounds = self.within or Within(-LARGEST)
+        return bool(bounds.least <= value <= (LARGEST if bounds.most is None else bounds.most))
+
+    def plain(self, value: Any) -> Any:
+        """An accepted value with NumPy's integers, which overflow, as Python's own."""
+        return value if value is None or self.kind is float else self.kind(value)
 
 
 @dataclass(frozen=True)
@@ -174,7 +182,8 @@ def get_method(method: Method | CamMethod) -> CamMethod:
             raise ArgumentError(
                 f"method={name!r}: {parameter}={value!r} is not accepted. Accepted: {known[parameter].accepted}."
             )
-    return replace(METHODS[name], given=dict(given))
+    plain = {parameter: known[parameter].plain(value) for parameter, value in given.items()}
+    return replace(METHODS[name], given=plain)
 
 
 def is_pair(method: Any) -> bool:
@@ -191,18 +200,19 @@ def parse_method(text: str) -> Method:
     name, colon, rest = text.partition(":")
     if not colon:
         return name
+    refused = ArgumentError(
+        f"method={text!r} is not accepted. Accepted: a name, or a name with parameters, each once: "
+        "smooth_grad_cam_plus_plus:samples=8,noise=0.1"
+    )
     given: dict[str, Any] = {}
     for part in rest.split(","):
-        parameter, equals, value = part.partition("=")
+        parameter, _, value = (piece.strip() for piece in part.partition("="))
+        if parameter in given:
+            raise refused
         try:
-            given[parameter.strip()] = json.loads(_JSON.get(value.strip(), value))
-        except json.JSONDecodeError:
-            equals = ""
-        if not equals:
-            raise ArgumentError(
-                f"method={text!r} is not accepted. Accepted: a name, or a name with parameters: "
-                "smooth_grad_cam_plus_plus:samples=8,noise=0.1"
-            )
+            given[parameter] = json.loads(_JSON.get(value, value))
+        except json.JSONDecodeError:  # of no value too
+            raise refused from None
     return name, given
 
 

@@ -41,8 +41,9 @@ class Augment:
 
     def __post_init__(self) -> None:
         given: Any = self.flips
-        if isinstance(given, str) or not isinstance(given, Sequence) or any(flip not in FLIPS for flip in given):
-            raise ArgumentError(f"flips={given!r} is not accepted. Accepted: a tuple of {', '.join(FLIPS)}.")
+        known = isinstance(given, Sequence) and not isinstance(given, str)
+        if not known or any(list(FLIPS).count(flip) * given.count(flip) != 1 for flip in given):
+            raise ArgumentError(f"flips={given!r} is not accepted. Accepted: a tuple of {', '.join(FLIPS)}, each once.")
         numbers: Any = self.factors
         known = isinstance(numbers, Sequence) and not isinstance(numbers, str) and len(numbers)
         if not known or not all(isinstance(one, Real) and 0 < float(one) < float("inf") for one in numbers):
@@ -106,18 +107,15 @@ def smoothing(smooth: Any) -> tuple[list[View], bool]:
         ArgumentError: It is none of these.
     """
     given = [] if smooth is None else list(smooth) if isinstance(smooth, (tuple, list)) else [smooth]
-    views, eigen = [PLAIN], False
-    for one in given:
-        if one == "eigen":
-            eigen = True
-        elif one == "augment" or isinstance(one, Augment):
-            views = (Augment() if one == "augment" else one).views
-        else:
+    kinds = ["augment" if isinstance(one, Augment) else one for one in given]
+    for kind in kinds:
+        if kind not in SMOOTHS or kinds.count(kind) > 1:
             raise ArgumentError(
-                f"smooth={smooth!r} is not accepted{nearest(one, SMOOTHS)} Accepted: None, 'augment' or an Augment, "
+                f"smooth={smooth!r} is not accepted{nearest(kind, SMOOTHS)} Accepted: None, 'augment' or an Augment, "
                 "'eigen', or a tuple of both."
             )
-    return views, eigen
+    augments = [one if isinstance(one, Augment) else Augment() for one in given if one != "eigen"]
+    return augments[0].views if augments else [PLAIN], "eigen" in kinds
 
 
 def eigen_smoothed(terms: Tensor) -> Tensor:

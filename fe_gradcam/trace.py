@@ -39,7 +39,7 @@ from fe_gradcam.op import LayerGradientOp
 from fe_gradcam.outputs import ModelOutput
 from fe_gradcam.render import colormap_lut, to_rgb
 from fe_gradcam.route import Passes, Settings, check_reshape, explained, heatmap_of
-from fe_gradcam.smoothing import Smooth
+from fe_gradcam.smoothing import PLAIN, Smooth, smoothing
 from fe_gradcam.types import (
     ArgumentError,
     CamError,
@@ -207,6 +207,11 @@ class GradCAM(Trace):
             raise ArgumentError("layer goes with model=; of gradients under a key, pass it to the LayerGradientOp.")
         if model is None and (model_output is not None or reshape is not None):
             raise ArgumentError("model_output and reshape go with model=; keys hold maps that were taken already.")
+        if model is None and smoothing(smooth)[0] != [PLAIN]:
+            raise ArgumentError(
+                f"smooth={smooth!r} shows the model other views of the images, and of gradients under a key there is "
+                "no model at hand. Pass model= instead of grads=, or smooth='eigen'."
+            )
         check_reshape(reshape, [layer])
         self.layer = _resolved(layer, model)
         keys = [*self.image_keys, grads, activations, labels, preds, display, ids]

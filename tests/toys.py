@@ -98,3 +98,98 @@ def small_keras(channels: int = 3, classes: int = 5, softmax: bool = False, size
     x = layers.Conv2D(6, 3, activation="relu", name="conv2")(x)
     x = layers.Dropout(0.3)(layers.GlobalAveragePooling2D()(x))
     return tf.keras.Model(inputs, layers.Dense(classes, activation="softmax" if softmax else None)(x))
+
+
+class CurvedTorch(nn.Module):
+    """Two convolutions, an average over 2x2 places, and a head whose score is curved in the layer, by a tanh.
+
+    Args:
+        linear: Whether the layer is averaged over space before one linear layer instead.
+    """
+
+    def __init__(self, linear: bool = False, channels: int = 5, classes: int = 4) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3, padding=1)
+        self.conv2 = nn.Conv2d(6, channels, 3, padding=1)
+        self.linear = linear
+        self.hidden = nn.Linear(channels * 12, 7)
+        self.out = nn.Linear(channels if linear else 7, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.conv1(x))
+        x = torch.relu(self.conv2(x))
+        if self.linear:
+            return self.out(x.mean((2, 3)))
+        x = nn.functional.avg_pool2d(x, 2)
+        return self.out(torch.tanh(self.hidden(x.flatten(1))))
+
+
+def curved_keras(net: CurvedTorch) -> Any:
+    """The same in Keras, for images of 6 by 8 pixels, with the same weights."""
+    import tensorflow as tf
+
+    def numpy(tensor: torch.Tensor) -> np.ndarray:
+        return tensor.detach().numpy()
+
+    layers = tf.keras.layers
+    channels = net.conv2.out_channels
+    inputs = tf.keras.Input((6, 8, 3))
+    x = layers.Conv2D(6, 3, padding="same", activation="relu", name="conv1")(inputs)
+    x = layers.Conv2D(channels, 3, padding="same", activation="relu", name="conv2")(x)
+    if net.linear:
+        x = layers.GlobalAveragePooling2D()(x)
+    else:
+        x = layers.Flatten()(layers.AveragePooling2D(2)(x))
+        x = layers.Dense(7, activation="tanh", name="hidden")(x)
+    model = tf.keras.Model(inputs, layers.Dense(net.out.out_features, name="out")(x))
+    for name in ("conv1", "conv2"):
+        conv = getattr(net, name)
+        model.get_layer(name).set_weights([numpy(conv.weight).transpose(2, 3, 1, 0), numpy(conv.bias)])
+    model.get_layer("out").set_weights([numpy(net.out.weight).T, numpy(net.out.bias)])
+    if not net.linear:
+        weights = numpy(net.hidden.weight).reshape(7, channels, 3, 4).transpose(0, 2, 3, 1).reshape(7, -1)
+        model.get_layer("hidden").set_weights([weights.T, numpy(net.hidden.bias)])
+    return model
+
+
+def twins(linear: bool = False) -> dict[str, tuple[Any, np.ndarray, Any]]:
+    """For each framework the same network, the same three images, and the layer behind the second ReLU."""
+    torch.manual_seed(46)  # of several classes, linear or not
+    net = CurvedTorch(linear).eval()
+    images = np.random.default_rng(3).normal(size=(3, 6, 8, 3)).astype(np.float32)
+    return {
+        "torch": (net, np.ascontiguousarray(images.transpose(0, 3, 1, 2)), None),
+        "keras": (curved_keras(net), images, "conv2"),
+    }
+
+
+class FakeProbe:
+    """A probe of a made-up model, one that no layer of the images need explain: any score will do for the rules.
+
+    Args:
+        activations: (N, K, h, w).
+        gradients: The same shape.
+        images: (N, C, H, W).
+        at_once: See `fe_gradcam.types.Probe`.
+    """
+
+    def __init__(
+        self, activations: torch.Tensor, gradients: torch.Tensor, images: torch.Tensor, at_once: int = 7
+    ) -> None:
+        self.activations, self.of_layer, self.images = activations, gradients, images
+        self.at_once, self.row_by_row, self.progress = at_once, True, False
+
+    def base(self) -> torch.Tensor:
+        return self.score_from(self.activations, torch.arange(len(self.activations)))
+
+    def score(self, images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return torch.tanh((images * self.images[rows].cos()).flatten(1).mean(1)) + images.flatten(1).mean(1)
+
+    def score_from(self, activations: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return 3 + torch.tanh((activations * self.of_layer[rows]).flatten(1).sum(1) / 5)
+
+    def gradients(self, images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return self.of_layer[rows] * (1 + images.flatten(1).mean(1)).reshape(-1, *[1] * (self.of_layer.dim() - 1))
+
+    def hvp(self, vectors: torch.Tensor) -> torch.Tensor:
+        return vectors * self.of_layer.sin()

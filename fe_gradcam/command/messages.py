@@ -20,6 +20,7 @@ OPTIONS = {
     "method": "--method",
     "scaling": "--scaling",
     "fuse": "--fuse",
+    "smooth": "--smooth",
     "class_names": "--class-names",
     "model_output": "--model-output",
     "colormap": "--colormap",

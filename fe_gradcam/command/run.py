@@ -206,14 +206,17 @@ def _heatmap_rows(heatmap: Heatmap, rows: slice) -> Heatmap:
 
 def _write_image(plan: _Plan, photo: Photo, name: str, part: Explained) -> dict[str, Any]:
     """Writes the pictures and arrays of one image; returns its entry of results.json."""
+    from fe_gradcam.command.photo import unused
     from fe_gradcam.compose import compose_arrays
     from fe_gradcam.export import write_arrays, write_png
     from fe_gradcam.render import overlay
 
     folder, slugs = plan.asked.output, [wanted.slug for _ in plan.methods for wanted in plan.wanted]
+    taken: set[str] = set()
+    of_methods = [unused(file_slug(method.label), taken) for method in plan.methods]
+    files = [f"{name}.{of_method}.{wanted.slug}.png" for of_method in of_methods for wanted in plan.wanted]
     heatmaps = []
-    for column, slug in zip(part.columns, slugs, strict=True):
-        file = f"{name}.{file_slug(column.method)}.{slug}.png"
+    for column, file in zip(part.columns, files, strict=True):
         drawn = overlay(
             photo.picture,
             column.heatmap.values[0],
