@@ -176,8 +176,8 @@ def _model_options(command: Command) -> Command:
 )
 @click.option(
     "--smooth",
+    type=click.Choice(["augment", "eigen"]),
     multiple=True,
-    metavar="[augment|eigen]",
     help="augment: the mean over flipped and scaled views of the image; eigen: what the channels of a map share; may "
     "be repeated. Default: neither.",
 )

@@ -30,7 +30,8 @@ class Augment:
     Args:
         flips: Of ``"horizontal"`` (left and right change places) and ``"vertical"`` (top and bottom); an
             X-ray or a part in its fixture may have neither.
-        factors: What the values of the input are multiplied with, 1 among them or not.
+        factors: What the values of the input are multiplied with, 1 among them or not; integers are rounded, and
+            bytes end at 255.
 
     Raises:
         ArgumentError: Another flip, no factor, or one that is no finite number above 0.
@@ -46,7 +47,9 @@ class Augment:
             raise ArgumentError(f"flips={given!r} is not accepted. Accepted: a tuple of {', '.join(FLIPS)}, each once.")
         numbers: Any = self.factors
         known = isinstance(numbers, Sequence) and not isinstance(numbers, str) and len(numbers)
-        if not known or not all(isinstance(one, Real) and 0 < float(one) < float("inf") for one in numbers):
+        if not known or not all(
+            isinstance(one, Real) and not isinstance(one, bool) and 0 < float(one) < float("inf") for one in numbers
+        ):
             raise ArgumentError(f"factors={numbers!r} is not accepted. Accepted: a tuple of numbers above 0.")
 
     @property
@@ -82,7 +85,7 @@ class View:
     def of(self, images: Tensor, *, channels_first: bool) -> Tensor:
         """Images (N, C, *S) or (N, *S, C) seen that way."""
         turned = torch.flip(images, [axis if channels_first else axis - 1 for axis in self.axes])
-        return turned if self.factor == 1 else turned * self.factor
+        return turned if self.factor == 1 else _times(turned, self.factor)
 
     def back(self, maps: Tensor) -> Tensor:
         """Maps (..., *S) of such images, as they lie on the images themselves."""
@@ -90,6 +93,16 @@ class View:
 
 
 PLAIN = View()
+
+
+def _times(images: Tensor, factor: float) -> Tensor:
+    """The product in the dtype of the images, which a model may go by: of integers rounded, and within their range."""
+    product = images * factor
+    if images.dtype.is_floating_point or images.dtype == torch.bool:
+        return product
+    reach = torch.iinfo(images.dtype)
+    return product.round().clamp(reach.min, reach.max).to(images.dtype)
+
 
 Smooth: TypeAlias = "Literal['augment', 'eigen'] | Augment"
 """``"augment"``: test-time augmentation with the settings of `Augment`; ``"eigen"``: see `eigen_smoothed`."""

@@ -39,6 +39,7 @@ ROOMS = [
     "backends._keras_graph",
     "backends._keras_layers",
     "backends._keras_scores",
+    "backends._keras_attention",
     "backends._keras_passes",
     "backends.pytorch",
     "backends.keras",

@@ -83,17 +83,20 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 class BlockLister:
     """Finds the blocks: the outermost modules that hold one attention and hand on tokens of the shape they got.
 
+    Args:
+        count: The number of images.
+
     Attributes:
-        blocks: In their order; None where an attention lies in no such module, or a module is called twice.
         tokens: How many tokens each attention went over.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
+        self._count = count
         self.tokens: list[int] = []
         self._active: list[nn.Module] = []
         self._around: list[list[nn.Module]] = []
         self._calls: dict[nn.Module, int] = {}
-        self._keeps: set[nn.Module] = set()
+        self._keeps: dict[nn.Module, int] = {}
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
@@ -109,13 +112,15 @@ class BlockLister:
 
     @property
     def blocks(self) -> list[nn.Module] | None:
+        """In their order; None where an attention lies in no such module, or a module is called twice."""
         held: dict[nn.Module, int] = {}
         for modules in self._around:
             for module in modules:
                 held[module] = held.get(module, 0) + 1
         found = []
-        for modules in self._around:
-            fitting = [one for one in modules if held[one] == 1 and self._calls[one] == 1 and one in self._keeps]
+        for modules, tokens in zip(self._around, self.tokens, strict=True):
+            of_one = [one for one in modules if held[one] == 1 and self._calls[one] == 1]
+            fitting = [one for one in of_one if self._keeps.get(one) == tokens]  # not windows of them
             if not fitting:
                 return None
             found.append(fitting[0])
@@ -133,8 +138,9 @@ class BlockLister:
     def _on_output(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         self._active.pop()
         given, first = _first(args, kwargs), output[0] if isinstance(output, tuple) and output else output
-        if isinstance(first, Tensor) and given is not None and first.shape == given.shape and first.dim() == 3:
-            self._keeps.add(module)
+        kept = isinstance(first, Tensor) and given is not None and first.shape == given.shape and first.dim() == 3
+        if kept and len(first) == self._count:
+            self._keeps[module] = first.shape[1]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fe_gradcam.backends._keras_attention import attentions_in, by_key, ends_of_blocks
 from fe_gradcam.backends._keras_graph import (
     Call,
     call_model,
@@ -44,6 +45,7 @@ from fe_gradcam.backends._shared import (
     Reading,
     as_tuple,
     check_rows,
+    no_attention,
     no_gradient,
     no_scores,
     no_segmentation,
@@ -53,7 +55,7 @@ from fe_gradcam.backends._shared import (
     reading_of,
     warn_of_probabilities,
 )
-from fe_gradcam.layers import Seen, as_map, default_layer, no_map, pulled_back
+from fe_gradcam.layers import Seen, as_map, default_layer, no_map, pulled_back, token_grid
 from fe_gradcam.outputs import ModelOutput, described, pick
 from fe_gradcam.targets import CallableTarget, ClassTarget, RegionTarget, ResolvedTarget, ValueTarget
 from fe_gradcam.types import (
@@ -66,7 +68,6 @@ from fe_gradcam.types import (
     Reshape,
     Score,
     Target,
-    UnsupportedModelError,
 )
 
 KEPT_TRACES = 32
@@ -362,11 +363,29 @@ class KerasBackend:
     def attention_gradients(
         self, images: Images, layer: LayerRef, target: ResolvedTarget, score: Score
     ) -> list[Tensor]:
-        """See Backend."""
-        raise UnsupportedModelError(
-            "method='le_grad' takes PyTorch models so far, whose blocks of attention can be told apart as modules. Use "
-            "method='grad_cam', which takes Keras transformers too."
-        )
+        """See Backend. The classifier gets the tokens behind all blocks at once, as one batch."""
+        size, seen = self.image_size(images), self._seen(images)
+
+        def trace(inputs: Any, arrays: Any, more: Any) -> Any:
+            output = call_model(self._model, _packed(inputs), training=False)
+            picked = self._picked(output, isinstance(target, RegionTarget))
+            attentions = [] if picked is None else attentions_in(picked.graph, picked)
+            tokens = {attention.shape[2] for attention in attentions}
+            grid = token_grid(tokens.pop(), seen.maps, size) if len(tokens) == 1 else None
+            ends = None if grid is None else ends_of_blocks(attentions, picked)
+            if grid is None or ends is None:
+                raise no_attention()
+            count = tf.shape(inputs[0])[0]
+            go_on_with(ends[-1], tf.concat(ends, 0))
+            maps = []
+            for at, (attention, end) in enumerate(zip(attentions, ends, strict=True)):
+                own = tf.nest.map_structure(lambda part, at=at: part[at * count : (at + 1) * count], output)
+                scores = self._target_score(own, target, arrays, score, self._known_reading())
+                tokens_of = by_key(scores, attention, [other for other in ends if other is not end])
+                maps.append(tf.reshape(tokens_of[:, grid.extra :], [-1, *grid.grid]))
+            return maps
+
+        return [_as_torch(one) for one in self._asked("attentions", images, layer, target, score, trace, [])]
 
     def _pulled_back(self, maps: Tensor, layer: LayerRef, images: Images) -> Tensor:
         """Maps (N, K, *S) in the layout that the layer puts out."""

@@ -244,7 +244,8 @@ class TorchBackend:
         """See Backend."""
         maps = []
         with left_as_found(self._model) as model, torch.no_grad():
-            inputs, lister = self._inputs(images, model), BlockLister()
+            inputs = self._inputs(images, model)
+            lister = BlockLister(len(inputs[0]))
             with lister.watching(model):
                 model(*(part.clone() for part in inputs))
             size = self.image_size(images)
