@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fe_gradcam.catalogue import METHODS
 from fe_gradcam.grid import Grid, Panel, Row
 from fe_gradcam.render import overlay, signed_colormap
 from fe_gradcam.results import heatmap_key, inference_entries
+from fe_gradcam.route import WHOLE_MODEL
 from fe_gradcam.scaling import upsample
-from fe_gradcam.types import Heatmap
+from fe_gradcam.types import Heatmap, Needs
 
 LEFT_TO_RIGHT = "\u200e"
 """Keeps a number behind a name that is written from right to left."""
@@ -87,15 +89,23 @@ class Look:
 
 
 def with_shared_scale(parts: Sequence[Explained]) -> list[Explained]:
-    """The same heatmaps scaled by the largest of them all, so that magnitudes compare."""
-    maps = [column.heatmap for part in parts for column in part.columns]
-    if maps[0].scaling == "none":
+    """The same heatmaps scaled by the largest of their method, so that magnitudes compare."""
+    columns = [column for part in parts for column in part.columns]
+    if columns[0].heatmap.scaling == "none":
         return list(parts)
-    largest = max(_divisor(heatmap) for heatmap in maps) or 1.0
+    largest = _largest_by_method(columns, _divisor)
     return [
-        replace(part, columns=[replace(c, heatmap=_divided(c.heatmap, largest)) for c in part.columns])
+        replace(part, columns=[replace(c, heatmap=_divided(c.heatmap, largest[c.method])) for c in part.columns])
         for part in parts
     ]
+
+
+def _largest_by_method(columns: Sequence[Column], measure: Callable[[Heatmap], float]) -> dict[str, float]:
+    """Of each method the largest measure of its heatmaps, 1 where that is 0; two methods have no unit in common."""
+    found: dict[str, float] = {}
+    for column in columns:
+        found[column.method] = max(found.get(column.method, 0.0), measure(column.heatmap))
+    return {method: largest or 1.0 for method, largest in found.items()}
 
 
 def _upsampled_evidence(heatmap: Heatmap) -> NDArray[np.float32]:
@@ -125,22 +135,24 @@ def compose_grid(parts: Sequence[Explained], names: Mapping[int, str], look: Loo
     """
     columns = parts[0].columns
     signed = columns[0].heatmap.scaling == "none"
-    limit = None
+    limits: dict[str, float] = {}
     if signed and look.shared_scale:
-        limit = max(float(np.abs(c.heatmap.values).max()) for part in parts for c in part.columns)
+        every = [column for part in parts for column in part.columns]
+        limits = _largest_by_method(every, lambda heatmap: float(np.abs(heatmap.values).max()))
     total = sum(len(part) for part in parts)
     several = len(parts) > 1
     places = islice(((part, at) for part in parts for at in range(len(part))), MOST_ROWS)
-    rows = [_row(part, at, names, look, limit, name_dataset=several) for part, at in places]
-    title = f"{title}, layer {columns[0].heatmap.layer}"
+    rows = [_row(part, at, names, look, limits, name_dataset=several) for part, at in places]
+    title = f"{title}, layer {_layer(columns)}"
+    limit = next(iter(limits.values())) if len(limits) == 1 else 1.0
     if total > MOST_ROWS:
         title = f"{title}: the first {MOST_ROWS} of {total} images"
     return Grid(
         rows=tuple(rows),
         titles=("image", *(_title(column, columns) for column in columns)),
         colormap=signed_colormap(look.colormap) if signed else look.colormap,
-        scale_label=_scale_label(columns[0].heatmap.scaling, look.shared_scale),
-        scale_range=(-(limit or 1.0), limit or 1.0) if signed else (0.0, 1.0),
+        scale_label=_scale_label(columns, look.shared_scale),
+        scale_range=(-limit, limit) if signed else (0.0, 1.0),
         title=title,
     )
 
@@ -154,15 +166,34 @@ def _title(column: Column, columns: Sequence[Column]) -> str:
     return target if len(methods) == 1 and len(targets) > 1 else f"{column.method}: {target}"
 
 
-def _scale_label(scaling: str, shared: bool) -> str:
-    reach = "one scale for the grid" if shared else "each map by itself"
+def _layer(columns: Sequence[Column]) -> str:
+    """The layer that is explained; that of the methods that know one, where there are any."""
+    layers = [column.heatmap.layer for column in columns]
+    return next((layer for layer in layers if layer != WHOLE_MODEL), layers[0])
+
+
+def _scale_label(columns: Sequence[Column], shared: bool) -> str:
+    several = len({column.method for column in columns}) > 1
+    reach = f"one scale for {'each method' if several else 'the grid'}" if shared else "each map by itself"
+    scaling = columns[0].heatmap.scaling
+    blind = list(dict.fromkeys(column.method for column in columns if not _knows_the_target(column.method)))
+    sense = "evidence for the class"
     if scaling == "none":
-        return f"evidence against (negative) and for (positive), {reach} (scaling: none)"
-    return f"evidence for the class, {reach} (scaling: {scaling})"
+        sense = "evidence against (negative) and for (positive)"
+    if blind:
+        its = "what is active, whatever the class"
+        sense = its if len(blind) == len({c.method for c in columns}) else f"{sense}; {', '.join(blind)}: {its}"
+    return f"{sense}, {reach} (scaling: {scaling})"
+
+
+def _knows_the_target(label: str) -> bool:
+    """Whether a method's map depends on what is explained: it weighs by gradients, or asks the model."""
+    method = METHODS.get(label.partition("(")[0])
+    return method is None or bool(method.needs & (Needs.GRADIENTS | Needs.PROBE))
 
 
 def _row(
-    part: Explained, at: int, names: Mapping[int, str], look: Look, limit: float | None, *, name_dataset: bool
+    part: Explained, at: int, names: Mapping[int, str], look: Look, limits: Mapping[str, float], *, name_dataset: bool
 ) -> Row:
     texts: list[tuple[str, str]] = []
     if part.ids is not None:
@@ -184,7 +215,9 @@ def _row(
     for column in part.columns:
         unlabelled = column.target == "label" and column.heatmap.class_ids[at] < 0
         panels.append(
-            Panel(picture, note="not labelled") if unlabelled else _panel(picture, column.heatmap, at, look, limit)
+            Panel(picture, note="not labelled")
+            if unlabelled
+            else _panel(picture, column.heatmap, at, look, limits.get(column.method))
         )
     return Row(texts=tuple(texts), wrong=wrong, panels=tuple(panels))
 
@@ -218,8 +251,7 @@ def compose_results(
             for column in part.columns:
                 key = heatmap_key(int(column.heatmap.class_ids[at]), column.target)
                 result.setdefault(f"heatmap_{column.method}", {})[key] = column.heatmap.values[at]
-            heatmap = part.columns[0].heatmap
-            result |= {"layer": heatmap.layer, "scaling": heatmap.scaling}
+            result |= {"layer": _layer(part.columns), "scaling": part.columns[0].heatmap.scaling}
             result["label"] = None if part.labels is None else int(part.labels[at])
             result["prediction"] = None if part.predictions is None else int(part.predictions[at])
             result["id"] = None if part.ids is None else part.ids[at]
@@ -237,7 +269,7 @@ def compose_arrays(part: Explained, epoch: int, mode: str) -> dict[str, NDArray[
     and ``scaling``.
     """
     heatmap = part.columns[0].heatmap
-    said = {"epoch": epoch, "mode": mode, "layer": heatmap.layer, "scaling": heatmap.scaling}
+    said = {"epoch": epoch, "mode": mode, "layer": _layer(part.columns), "scaling": heatmap.scaling}
     arrays: dict[str, NDArray[Any]] = {name: np.array(value) for name, value in said.items()}
     for column in part.columns:
         for name in ("values", "raw", "class_ids", "scores", "confidences", "blank"):

@@ -120,7 +120,7 @@ class GradCAM(Trace):
         fuse: "mean" or "max": how several layers become one map; see `fe_gradcam.scaling.fuse_maps`.
         smooth: "augment", "eigen" or both, as `fe_gradcam.explain` takes them.
         seed: For the methods that draw random numbers; the global streams are not touched.
-        shared_scale: Whether all heatmaps of a grid have one scale, so that magnitudes compare.
+        shared_scale: Whether all heatmaps of a method have one scale in a grid, so that magnitudes compare.
         on_error: "warn", or "raise" to let failures through (in tests).
 
     Raises:

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from fe_gradcam.compose import MOST_ROWS, Column, Explained, Look, compose_arrays, compose_grid, compose_results
+from fe_gradcam.compose import (
+    MOST_ROWS,
+    Column,
+    Explained,
+    Look,
+    compose_arrays,
+    compose_grid,
+    compose_results,
+    with_shared_scale,
+)
 from fe_gradcam.render import overlay
 from fe_gradcam.types import Heatmap, Scaling
 
@@ -117,3 +126,57 @@ def test_results_and_arrays_name_the_layer_and_the_scaling() -> None:
     assert result["classification_class_names"] == ["dog", "cat"]
     assert_allclose(result["classification_confidences"], [0.9, 0.1])
     assert (str(arrays["layer"]), str(arrays["scaling"])) == ("conv3", "scale_after_relu")
+
+
+def test_the_legend_says_which_methods_know_no_class() -> None:
+    aware = Column("grad_cam", "pred", _heatmap_like("grad_cam"))
+    blind = Column("eigen_cam(component=2)", "pred", _heatmap_like("eigen_cam(component=2)"))
+    for columns, expected in (
+        ([aware], "evidence for the class, each map by itself (scaling: scale_after_relu)"),
+        ([blind], "what is active, whatever the class, each map by itself (scaling: scale_after_relu)"),
+        (
+            [aware, blind],
+            "evidence for the class; eigen_cam(component=2): what is active, whatever the class, "
+            "each map by itself (scaling: scale_after_relu)",
+        ),
+    ):
+        part = Explained(np.zeros((2, 4, 6, 3), np.uint8), columns, None, None, None)
+        assert compose_grid([part], {}, Look(), "").scale_label == expected
+
+
+def test_a_shared_scale_is_that_of_each_method() -> None:
+    """Two methods have no unit in common; one a thousand times larger must not make the other dark."""
+    small, large = _heatmap_like("grad_cam"), _heatmap_like("score_cam", 1000)
+    columns = [Column("grad_cam", "pred", small), Column("score_cam", "pred", large)]
+    part = Explained(np.zeros((2, 4, 6, 3), np.uint8), columns, None, None, None)
+    (scaled,) = with_shared_scale([part])
+    for column in scaled.columns:
+        assert column.heatmap.values.max() == pytest.approx(1)
+        assert column.heatmap.values[0].max() == pytest.approx(0.5)
+    assert "one scale for each method" in compose_grid([part], {}, Look(shared_scale=True), "").scale_label
+
+
+def test_the_title_names_the_layer_that_is_explained() -> None:
+    columns = [Column("occlusion", "pred", replace(_heatmap_like("occlusion"), layer="whole model"))]
+    columns += [Column("grad_cam", "pred", _heatmap_like("grad_cam"))]
+    part = Explained(np.zeros((2, 4, 6, 3), np.uint8), columns, None, None, None)
+    assert compose_grid([part], {}, Look(), "t").title == "t, layer conv3"
+    alone = replace(part, columns=columns[:1])
+    assert compose_grid([alone], {}, Look(), "t").title == "t, layer whole model"
+
+
+def _heatmap_like(method: str, size: float = 1) -> Heatmap:
+    """Two maps, the second twice as large as the first."""
+    raw = np.stack([np.full((4, 6), 0.5, np.float32), np.ones((4, 6), np.float32)]) * np.float32(size)
+    ones = np.ones(2, np.float32)
+    return Heatmap(
+        values=np.ones_like(raw),
+        raw=raw,
+        class_ids=np.zeros(2, np.int64),
+        scores=ones,
+        confidences=ones,
+        blank=np.zeros(2, bool),
+        method=method,
+        layer="conv3",
+        scaling="scale_after_relu",
+    )

@@ -68,9 +68,8 @@ ROOMS = [
     "trace",
 ]
 HOST = {"compat", "display", "op", "trace"}
-KERAS_ROOMS = {
-    f"backends.{room}" for room in ("_keras_graph", "_keras_layers", "_keras_passes", "_keras_scores", "keras")
-}
+KERAS_ROOMS = {f"backends._keras_{part}" for part in ("attention", "graph", "layers", "passes", "scores")}
+KERAS_ROOMS |= {"backends.keras"}
 FRAMEWORK = {"tensorflow": KERAS_ROOMS | {"command.models"}}
 
 
