@@ -66,6 +66,9 @@ TWO_DIGITS = 200
 """Canvases with two digits."""
 
 PHOTOS = 2
+AT_ONCE = 4
+"""Variants of the photos in one pass, of the methods that ask the model again."""
+
 PAIRS = 7
 ONCE = 5.0
 """Seconds a photo from which a method is timed once, and not in pairs."""
@@ -74,6 +77,9 @@ BY_SAMPLE = ("ss_cam", "is_cam")
 """Methods whose time is that of one sample times their number: each of them takes as long."""
 
 BATCH_SIZES = (8, 64)
+"""Of the memory."""
+
+TIMED_AT_ONCE = (4, 8)
 
 State = dict[str, Tensor]
 
@@ -289,7 +295,7 @@ def cost_row(name: str) -> tuple[str, str, str, str]:
     said = f" (1 sample × {factor})" if factor > 1 else ""
 
     def explaining() -> object:
-        return explain(photo_model(), photo_input(PHOTOS), method=method, progress=False)
+        return explain(photo_model(), photo_input(PHOTOS), method=method, batch_size=AT_ONCE, progress=False)
 
     try:
         first = seconds(explaining)
@@ -309,10 +315,21 @@ def print_cost() -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     base = float(np.median([seconds(lambda: plain(PHOTOS)) for _ in range(2 * PAIRS)][PAIRS:]))
     print(
-        f"EfficientNet-Lite0, {PHOTOS} photos of 224 px at once, {torch.get_num_threads()} threads; plain inference "
-        f"takes {base / PHOTOS:.3f} s a photo; ratios are medians of interleaved pairs [quartiles].\n"
+        f"EfficientNet-Lite0, {PHOTOS} photos of 224 px at once, batch_size={AT_ONCE}, "
+        f"{torch.get_num_threads()} threads; plain inference takes {base / PHOTOS:.3f} s a photo; ratios "
+        "are medians of interleaved pairs [quartiles].\n"
     )
     print(table(("method", "passes", "seconds a photo", "times plain inference"), map(cost_row, METHODS)), flush=True)
+    print("\nscore_cam of one photo, timed once for each number of passes at once.\n")
+    rows = ((str(size or "None, 32"), f"{score_cam_seconds(size):.0f}") for size in (*TIMED_AT_ONCE, None))
+    print(table(("batch_size", "seconds"), rows), flush=True)
+
+
+def score_cam_seconds(batch_size: int | None) -> float:
+    """How long it takes for one photo."""
+    return seconds(
+        lambda: explain(photo_model(), photo_input(1), method="score_cam", batch_size=batch_size, progress=False)
+    )
 
 
 def peak_rise(which: str, batch: int) -> float:

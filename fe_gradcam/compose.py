@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from fe_gradcam.catalogue import METHODS
 from fe_gradcam.grid import Grid, Panel, Row
+from fe_gradcam.heat import WHOLE_MODEL
 from fe_gradcam.render import overlay, signed_colormap
 from fe_gradcam.results import heatmap_key, inference_entries
-from fe_gradcam.route import WHOLE_MODEL
 from fe_gradcam.scaling import upsample
 from fe_gradcam.types import Heatmap, Needs
 

@@ -15,8 +15,9 @@ from fe_gradcam.catalogue import CamMethod, get_method
 from fe_gradcam.layers import convolution_layer
 from fe_gradcam.names import nearest
 from fe_gradcam.results import heatmap_key, inference_entries
-from fe_gradcam.route import Explanation, Settings, check_seed, explained
+from fe_gradcam.route import Explanation, explained
 from fe_gradcam.scaling import SCALINGS, check_scaling
+from fe_gradcam.settings import Settings, check_seed
 from fe_gradcam.smoothing import smoothing
 from fe_gradcam.targets import names_by_id, resolve_target, target_name
 from fe_gradcam.types import ArgumentError, Layer, LayerRef, Method, Scaling, Target, UnknownNameError

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fe_gradcam.backends._shared import Backend, as_tuple, picture_of
 from fe_gradcam.targets import CallableTarget, ResolvedTarget
-from fe_gradcam.types import BiasGradients, CamInputs, Images, LayerRef, Score
+from fe_gradcam.types import BiasGradients, CamError, CamInputs, GradientError, Images, LayerRef, Score
 
 AT_ONCE = 32
 """Rows asked at once, where no batch size is given."""
@@ -87,7 +87,15 @@ class ModelProbe:
 
     def hvp(self, vectors: Tensor) -> Tensor:
         """See Probe."""
-        return self._backend.hvp(self._given(), self._layer, self._target, vectors, self._score)
+        try:
+            return self._backend.hvp(self._given(), self._layer, self._target, vectors, self._score)
+        except (LookupError, NotImplementedError, RuntimeError) as error:
+            if isinstance(error, CamError) or not any(word in str(error).lower() for word in ("deriv", "gradient")):
+                raise
+            raise GradientError(
+                f"No second derivative is defined for an operation behind layer={str(self._layer)!r} ({error}). Use "
+                "method='grad_cam', which takes the first alone, or pass layer= with a layer behind that operation."
+            ) from error
 
     def bias_gradients(self) -> BiasGradients:
         """See Probe."""

@@ -69,7 +69,7 @@ class Parameter:
         """Whether `value` is one of its values."""
         if value is None or self.kind is bool:
             return self.optional if value is None else isinstance(value, (bool, np.bool_))
-        number = Integral if self.kind is int else Real
+        number: Any = Integral if self.kind is int else Real
         if isinstance(value, bool) or not isinstance(value, number) or not abs(value) <= LARGEST:
             return False
         bounds = self.within or Within(-LARGEST)

@@ -46,7 +46,7 @@ class Augment:
         if not known or any(list(FLIPS).count(flip) * given.count(flip) != 1 for flip in given):
             raise ArgumentError(f"flips={given!r} is not accepted. Accepted: a tuple of {', '.join(FLIPS)}, each once.")
         numbers: Any = self.factors
-        known = isinstance(numbers, Sequence) and not isinstance(numbers, str) and len(numbers)
+        known = isinstance(numbers, Sequence) and not isinstance(numbers, str) and len(numbers) > 0
         if not known or not all(
             isinstance(one, Real) and not isinstance(one, bool) and 0 < float(one) < float("inf") for one in numbers
         ):

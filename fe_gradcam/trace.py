@@ -35,10 +35,12 @@ from fe_gradcam.compose import (
 )
 from fe_gradcam.display import HeatmapGrid
 from fe_gradcam.export import write_arrays, write_png
+from fe_gradcam.heat import Passes, heatmap_of
 from fe_gradcam.op import LayerGradientOp
 from fe_gradcam.outputs import ModelOutput
 from fe_gradcam.render import colormap_lut, to_rgb
-from fe_gradcam.route import Passes, Settings, check_reshape, explained, heatmap_of
+from fe_gradcam.route import check_reshape, explained
+from fe_gradcam.settings import Settings
 from fe_gradcam.smoothing import PLAIN, Smooth, smoothing
 from fe_gradcam.types import (
     ArgumentError,

@@ -630,6 +630,64 @@ def test_layers_are_fused(place: Path) -> None:
     assert str(arrays["layer"]) == "max(conv, relu)"
 
 
+def test_methods_with_parameters(place: Path) -> None:
+    asked = ["is_cam", "is_cam:samples=2", "ss_cam: noise = 0.5, samples=3", "is_cam", "occlusion:fill=None,patch=4"]
+    arrays = heat_of(place, *(part for method in asked for part in ("--method", method)), "--class", 0)
+    import nets
+
+    expected = {
+        "is_cam": "is_cam",
+        "is_cam(samples=2)": ("is_cam", {"samples": 2}),
+        "ss_cam(noise=0.5, samples=3)": ("ss_cam", {"noise": 0.5, "samples": 3}),
+        "occlusion(fill=None, patch=4)": ("occlusion", {"patch": 4}),
+    }
+    (entry,) = results_of(place / "out")["images"]
+    assert [one["method"] for one in entry["heatmaps"]] == list(expected)
+    for label, method in expected.items():
+        heatmap = explain(nets.Colours(), as_input(squares()), method=method, target=0)
+        assert_allclose(arrays[f"{label}.0.values"], heatmap.values, atol=1e-5)
+    assert [one["overlay"] for one in entry["heatmaps"]] == [
+        "squares.is_cam.0.png",
+        "squares.is_cam_samples_2.0.png",
+        "squares.ss_cam_noise_0.5_samples_3.0.png",
+        "squares.occlusion_fill_None_patch_4.0.png",
+    ]
+    written = {path.name for path in (place / "out").iterdir()}
+    assert written == {one["overlay"] for one in entry["heatmaps"]} | {"grid.png", "results.json", "squares.npz"}
+
+
+def test_overlays_of_methods_whose_names_are_long_do_not_overwrite_each_other(place: Path) -> None:
+    methods = [f"smooth_grad_cam_plus_plus:samples=10,noise=0.123456789012345{at}" for at in (1, 6)]
+    heat_of(place, *(part for method in methods for part in ("--method", method)), "--class", 0, "--class", 1)
+    (entry,) = results_of(place / "out")["images"]
+    names = [one["overlay"] for one in entry["heatmaps"]]
+    assert len(set(names)) == 4
+    assert all((place / "out" / name).is_file() for name in names)
+    assert all(len(name) < 90 and set(name) <= set("abcdefghijklmnopqrstuvwxyz_.0123456789") for name in names)
+
+
+def test_smoothing_and_seed(place: Path) -> None:
+    picture = squares()
+    picture[:8, 8:] = 0, 204, 0  # against both classes; without it the two channels are one another's negative
+    Image.fromarray(picture).save(place / "squares.png")
+    raws, smooths = [], ((), ("eigen",), ("augment",), ("augment", "eigen"))
+    for smooth in smooths:
+        options = [part for one in smooth for part in ("--smooth", one)]
+        arrays = heat_of(place, "--method", "score_cam", "--class", "0:1", "--layer", "conv", *options)
+        raws.append(arrays["score_cam.0_against_1.raw"])
+    import nets
+
+    net, image = nets.Colours(), as_input(picture)
+    asked: dict[str, Any] = {"method": "score_cam", "target": Contrast(0, 1), "layer": "conv"}
+    for raw, smooth in zip(raws, smooths, strict=True):
+        assert_allclose(raw, explain(net, image, smooth=smooth, **asked).raw, atol=1e-6)
+    assert all(np.abs(one - raws[0]).max() > 1e-4 * np.abs(raws[0]).max() for one in raws[1:]), "each does something"
+    seeds = [heat_of(place, "--method", "random_cam", *more)["random_cam.pred.raw"] for more in ((), ("--seed", 7))]
+    for raw, seed in zip(seeds, (0, 7), strict=True):
+        assert_allclose(raw, explain(net, image, method="random_cam", seed=seed).raw, atol=1e-6)
+    assert np.abs(seeds[0] - seeds[1]).max() > 1e-3
+
+
 def test_a_signed_map_with_its_colours(place: Path) -> None:
     arrays = heat_of(place, "--scaling", "none", "--class", "0:1", "--alpha", 1, "--colormap", "bwr")
     assert arrays["grad_cam.0_against_1.values"].min() < 0
@@ -852,6 +910,17 @@ WRONG = {
     "no image": (["nets:Colours", "--size", "16"], "Missing argument 'IMAGES...'"),
     "image": (["nets:Colours", "gone.png", "--size", "16"], "'gone.png' does not exist"),
     "method": ([*COLOURS, "--method", "gradcam"], "--method 'gradcam' is not known; did you mean"),
+    "parameter": ([*COLOURS, "--method", "is_cam:sample=2"],
+                  "--method 'is_cam' has no parameter 'sample'; did you mean 'samples'? Accepted: samples."),
+    "value": ([*COLOURS, "--method", "is_cam:samples=0"],
+              "--method 'is_cam': samples=0 is not accepted. Accepted: an integer from 1."),
+    "no value": ([*COLOURS, "--method", "is_cam:samples"],
+                 "--method 'is_cam:samples' is not accepted. Accepted: a name, or a name with parameters"),
+    "smooth": ([*COLOURS, "--smooth", "augmant"], "'--smooth': 'augmant' is not one of 'augment', 'eigen'"),
+    "smoothed twice": ([*COLOURS, "--smooth", "eigen", "--smooth", "eigen"], "--smooth ('eigen', 'eigen') is not"),
+    "seed": ([*COLOURS, "--seed", "-1"], "'--seed'"),
+    "no linear head": (["nets:Fixed", "squares.png", "--size", "16", "--method", "cam"],
+                       "--method 'cam' needs a network whose score is a linear function"),
     "layer": ([*SIZED, "--layer", "con"], "--layer 'con' is no layer"),
     "index": ([*SIZED, "--layer", "9"], "--layer 9 is no layer"),
     "flat layer": ([*SIZED, "--layer", "fc"], "--layer 'fc' has an output"),
@@ -934,6 +1003,15 @@ def test_methods() -> None:
         assert name in said
         assert method.summary in said
         assert method.paper in said
+        assert method.cost in said
+    lines = [line.strip() for line in said.splitlines()]
+    of_method = lines[[line.split()[0] for line in lines].index("ss_cam") :][:5]
+    assert of_method[2:] == ["samples K forwards", "samples=8: an integer from 1", "noise=0.2: a number from 0"]
+    assert "patch=None: an integer from 1 or None" in lines
+    assert "center=False: True or False" in lines
+    assert len([line for line in lines if "=" in line.split(":")[0].split()[0]]) == sum(
+        len(method.parameters) for method in METHODS.values()
+    )
 
 
 def test_version() -> None:

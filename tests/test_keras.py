@@ -24,7 +24,7 @@ from fe_gradcam import (
     explain_many,
     list_layers,
 )
-from fe_gradcam.backends import keras as backend
+from fe_gradcam.backends._keras_compiled import TRACES
 from tests.toys import keras_toy, small_keras
 
 layers = tf.keras.layers
@@ -145,10 +145,10 @@ def test_one_compiled_function_serves_all_class_targets() -> None:
     """A new trace per call would cost 96 ms and leak."""
     model, images = small_keras(), np.random.randn(2, 9, 12, 3).astype(np.float32)
     explain(model, images)
-    traces = dict(backend._traces[model])
+    traces = dict(TRACES[model])
     for target in (0, 3, [1, 2], None):
         explain(model, images[:1] if target == 3 else images, target=target)
-    assert dict(backend._traces[model]) == traces
+    assert dict(TRACES[model]) == traces
 
 
 class Parts(tf.keras.Model):

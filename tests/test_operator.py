@@ -13,6 +13,7 @@ from torch import nn
 
 from fe_gradcam import (
     ArgumentError,
+    Augment,
     CamError,
     Contrast,
     UnknownNameError,
@@ -323,6 +324,52 @@ def test_no_samples_no_results() -> None:
     assert gen_dl_model_heatmap(model, []) == []
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_method_with_parameters(framework: str) -> None:
+    model, image, _ = TOYS[framework]("pooled")
+    asked = [("is_cam", {"samples": 1}), ["is_cam", {"samples": 5}], "score_cam", ("eigen_cam", {"center": True})]
+    heats = []
+    for method in asked:
+        name = method if isinstance(method, str) else method[0]
+        param = {"scaling": "none"}
+        result = gen_dl_model_heatmap(model, {"image": image[0]}, method, 0, param)
+        assert list(result)[3:] == [f"heatmap_{name}"]
+        heats.append(result[f"heatmap_{name}"]["heatmap_image_class_0"])
+        expected = explain(model, image, method=method, layer="conv", target=0, scaling="none")
+        assert_allclose(heats[-1], expected.values[0], atol=1e-6)
+    assert_allclose(heats[0], heats[2], atol=1e-5)  # of one sample, the whole mask
+    assert np.abs(heats[1] - heats[2]).max() > 1e-3
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_seed(framework: str) -> None:
+    model, image, _ = TOYS[framework]("pooled")
+
+    def heat(param: dict[str, Any]) -> np.ndarray:
+        result = gen_dl_model_heatmap(model, {"image": image[0]}, "random_cam", 0, {"scaling": "none", **param})
+        found: np.ndarray = result["heatmap_random_cam"]["heatmap_image_class_0"]
+        return found
+
+    assert_array_equal(heat({}), heat({"seed": 0}))
+    assert_array_equal(heat({"seed": np.int64(5)}), heat({"seed": 5}))
+    assert np.abs(heat({"seed": 5}) - heat({})).max() > 1e-3
+    expected = explain(model, image, method="random_cam", layer="conv", seed=5, scaling="none").values[0]
+    assert_allclose(heat({"seed": 5}), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("smooth", [None, "eigen", Augment((), (0.5,)), ["augment", "eigen"]], ids=str)
+def test_smoothing(framework: str, smooth: Any) -> None:
+    model, image, _ = TOYS[framework]("pooled")
+    param = {"smooth": smooth, "scaling": "none"}
+    result = gen_dl_model_heatmap(model, {"image": image[0]}, target_classes=0, gen_param=param)
+    heat = result["heatmap_grad_cam"]["heatmap_image_class_0"]
+    expected = explain(model, image, layer="conv", target=0, smooth=smooth, scaling="none").values[0]
+    assert_allclose(heat, expected, atol=1e-6)
+    assert (np.abs(heat - CONV_MAP).max() > 1e-3) == (smooth is not None)
+    assert_allclose(result["classification_confidences"][0], 1 / (1 + np.exp(-9.5)), rtol=1e-4)
+
+
 MISTAKES: list[tuple[dict[str, Any], type[CamError], str]] = [
     ({"dl_model": "net"}, UnsupportedModelError, r"model is a builtins\.str"),
     ({"dl_sample": 5}, ArgumentError, "dl_sample is a int. Accepted: a dict, or a sequence of dicts"),
@@ -347,6 +394,13 @@ MISTAKES: list[tuple[dict[str, Any], type[CamError], str]] = [
     ({"gen_param": {"target_conv_layer": "fc"}}, ArgumentError, "is no convolution layer.*Accepted: conv"),
     ({"gen_param": {"class_names": 3}}, ArgumentError, "class_names"),
     ({"gen_param": {"batch_size": 0}}, ArgumentError, "Accepted: an integer from 1"),
+    ({"gen_param": {"seed": -1}}, ArgumentError, "seed=-1 is not accepted. Accepted: an integer from 0"),
+    ({"gen_param": {"seed": True}}, ArgumentError, "seed=True is not accepted"),
+    ({"gen_param": {"smooth": "augmant"}}, ArgumentError, "smooth='augmant' is not accepted; did you mean 'augment'"),
+    ({"gen_param": {"smoth": "eigen"}}, UnknownNameError, "did you mean 'smooth'"),
+    ({"heatmap_method": ("is_cam", {"sample": 2})}, UnknownNameError, "no parameter 'sample'; did you mean 'samples'"),
+    ({"heatmap_method": ("is_cam", {"samples": 0})}, ArgumentError, "samples=0 is not accepted. Accepted: an integer"),
+    ({"heatmap_method": ("is_cam", "score_cam")}, ArgumentError, "Accepted: a name, or a pair"),
 ]
 
 

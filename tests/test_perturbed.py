@@ -418,12 +418,12 @@ def test_a_probability_model_without_a_visible_head_is_asked_alike() -> None:
 
 def test_keras_twin_of_the_probe_compiles_once() -> None:
     """Chunks of other sizes share a compiled pass."""
-    from fe_gradcam.backends.keras import _traces
+    from fe_gradcam.backends._keras_compiled import TRACES
 
     torch.manual_seed(0)
     model = curved_keras(CurvedTorch())
     images = np.random.randn(3, 6, 8, 3).astype(np.float32)
     explain(model, images, method="ablation_cam", layer="conv2", batch_size=2)
-    count = len(_traces[model])
+    count = len(TRACES[model])
     explain(model, images, method="ablation_cam", layer="conv2", batch_size=3)
-    assert len(_traces[model]) == count
+    assert len(TRACES[model]) == count

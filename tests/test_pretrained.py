@@ -10,6 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from fe_gradcam import METHODS, explain
+from fe_gradcam.types import Needs
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +18,14 @@ pytestmark = pytest.mark.slow
 OBJECTS = {"coffee": (35, 5, 195, 165), "rocket": (65, 60, 170, 215), "flower": (40, 40, 185, 195)}
 
 
-@pytest.mark.parametrize("method", METHODS)
+# Those of one pass; what the probe says is compared on small networks. The numbers of random_cam are drawn for an
+# image as it is passed in, in the layout of the framework.
+COMPARED = [name for name, method in METHODS.items() if Needs.PROBE not in method.needs and name != "random_cam"]
+PRECISION = {"xgrad_cam": 1e-3}
+"""Relative. It divides by sums over space that nearly cancel where a batch norm puts out both signs."""
+
+
+@pytest.mark.parametrize("method", COMPARED)
 @pytest.mark.parametrize("depth", ["head", "middle"])
 @pytest.mark.parametrize("target", [None, 281])
 def test_both_frameworks_agree(pretrained: dict[str, Any], method: str, depth: str, target: int | None) -> None:
@@ -31,8 +39,8 @@ def test_both_frameworks_agree(pretrained: dict[str, Any], method: str, depth: s
     assert_allclose(other.scores, one.scores, atol=1e-4 * np.abs(one.scores).max())
     assert_allclose(other.confidences, one.confidences, atol=1e-4)
     for at in range(len(one)):
-        assert np.abs(one.raw[at] - other.raw[at]).max() <= 1e-4 * np.abs(one.raw[at]).max()
-    assert_allclose(other.values, one.values, atol=1e-3)
+        assert np.abs(one.raw[at] - other.raw[at]).max() <= PRECISION.get(method, 1e-4) * np.abs(one.raw[at]).max()
+    assert_allclose(other.values, one.values, atol=10 * PRECISION.get(method, 1e-4))
 
 
 @pytest.mark.parametrize("framework", ["torch", "keras"])

@@ -28,6 +28,8 @@ ROOMS = [
     "smoothing",
     "targets",
     "outputs",
+    "settings",
+    "heat",
     "layers",
     "backends._shared",
     "backends._torch_recorder",
@@ -36,6 +38,7 @@ ROOMS = [
     "backends._torch_layers",
     "backends._torch_attention",
     "backends._torch_passes",
+    "backends._keras_compiled",
     "backends._keras_graph",
     "backends._keras_layers",
     "backends._keras_scores",
@@ -68,7 +71,7 @@ ROOMS = [
     "trace",
 ]
 HOST = {"compat", "display", "op", "trace"}
-KERAS_ROOMS = {f"backends._keras_{part}" for part in ("attention", "graph", "layers", "passes", "scores")}
+KERAS_ROOMS = {f"backends._keras_{part}" for part in ("attention", "compiled", "graph", "layers", "passes", "scores")}
 KERAS_ROOMS |= {"backends.keras"}
 FRAMEWORK = {"tensorflow": KERAS_ROOMS | {"command.models"}}
 

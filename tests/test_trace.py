@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,9 @@ from fastestimator.trace.trace import Trace
 from numpy.testing import assert_allclose
 
 from fe_gradcam import (
+    METHODS,
     ArgumentError,
+    Augment,
     CamWarning,
     Contrast,
     GradCAM,
@@ -33,7 +36,8 @@ from fe_gradcam import (
     top_k,
 )
 from fe_gradcam.display import HeatmapGrid
-from tests.toys import SmallTorch, small_keras
+from fe_gradcam.types import Needs
+from tests.toys import SmallTorch, TorchToy, keras_toy, small_keras
 
 FRAMEWORKS = ["torch", "tf"]
 NAMES = {"猫": 0, "чашка": 1, "κύκλος": 2, "dog": 3, "plate": 4}
@@ -560,6 +564,7 @@ def test_test_mode_alone(framework: str) -> None:
         ({"grads": "g"}, ArgumentError, "model and grads .* are both given"),
         ({"model": "resnet"}, UnsupportedModelError, "model is a builtins.str"),
         ({"methods": "gradcam"}, UnknownNameError, "did you mean 'grad_cam'"),
+        ({"methods": ("is_cam", {"sample": 2})}, UnknownNameError, "has no parameter 'sample'; did you mean 'samples'"),
         ({"layer": "conv9"}, UnknownNameError, "layer='conv9' is no layer of this model; did you mean"),
         ({"scaling": "max"}, ArgumentError, "scaling='max' is not known"),
         ({"colormap": "turbp"}, UnknownNameError, "turbo"),
@@ -794,7 +799,14 @@ def test_pictures_and_labels_are_checked_early_too(change: dict[str, Any], messa
         ({"mean": "x"}, "mean='x' is not accepted"),
         ({"display": 3}, "display=3 is not accepted"),
         ({"outputs": None}, "outputs=None is not accepted"),
-        ({"methods": []}, r"methods=\[\] is empty"),
+        ({"methods": []}, r"methods=\[\] is not accepted\. Accepted: a name, .* with at least one"),
+        ({"methods": ("is_cam", {"samples": 0})}, r"samples=0 is not accepted\. Accepted: an integer from 1"),
+        ({"methods": ["fem", ("is_cam", 3)]}, r"method=\('is_cam', 3\) is not accepted"),
+        ({"methods": ["fem", "grad_cam", "fem"]}, "holds a method twice"),
+        ({"methods": ["eigen_cam", ("eigen_cam", {"component": 2})]}, "holds a method twice"),
+        ({"smooth": "augmant"}, r"smooth='augmant' is not accepted; did you mean 'augment'"),
+        ({"seed": -1}, r"seed=-1 is not accepted\. Accepted: an integer from 0"),
+        ({"seed": 0.5}, "seed=0.5 is not accepted"),
         ({"save_dir": 5}, "save_dir=5 is not accepted"),
         ({"n_samples": -1}, "or None for all"),
     ],
@@ -839,3 +851,163 @@ def test_mean_and_std_undo_the_normalisation_of_the_picture() -> None:
     expected = np.clip(image * 0.1 + [0.5, 0.4, 0.3], 0, 1) * 255
     shown = catch.caught[0]["gradcam"].grid.rows[0].panels[0].rgb
     assert_allclose(shown, expected, atol=1)
+
+
+# --- methods with parameters, and those that ask the model again -------------------------------------
+
+
+def shown_images(framework: str, count: int) -> np.ndarray:
+    data = dataset(framework)
+    return np.stack([data[at]["x"] for at in range(count)])
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_methods_with_parameters_side_by_side(framework: str, tmp_path: Path) -> None:
+    model = build(framework)
+    several = ["grad_cam", "layer_cam", "score_cam", ("ss_cam", {"samples": 2, "noise": 0.5}), ["random_cam", {}]]
+    trace = gradcam(model, n_samples=2, methods=several, seed=3, save_dir=tmp_path)
+    catch = Catch("gradcam", "gradcam_results", mode="eval")
+    estimator(framework, model, [trace, catch]).fit()
+    labels = ["grad_cam", "layer_cam", "score_cam", "ss_cam(samples=2, noise=0.5)", "random_cam"]
+    (caught,) = catch.caught
+    assert caught["gradcam"].grid.titles == ("image", *labels)
+    results = caught["gradcam_results"]
+    images = shown_images(framework, 2)
+    with np.load(tmp_path / "gradcam_eval_epoch_1.npz") as arrays:
+        for label, method in zip(labels, several, strict=True):
+            expected = explain(model, images, method=method, seed=3)
+            assert_allclose(arrays[f"{label}.pred.values"], expected.values, atol=1e-4)
+            for at, result in enumerate(results):
+                heat = result[f"heatmap_{label}"][f"heatmap_image_class_{expected.class_ids[at]}"]
+                assert_allclose(heat, expected.values[at], atol=1e-4)
+    for result in results:
+        assert [key for key in result if key.startswith("heatmap")] == [f"heatmap_{label}" for label in labels]
+    other = explain(model, images, method="random_cam", seed=0)
+    assert np.abs(other.values[0] - next(iter(results[0]["heatmap_random_cam"].values()))).max() > 0.01
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_smoothing_of_the_trace_is_that_of_explain(framework: str) -> None:
+    model = build(framework)
+    smooth = (Augment(("vertical",), (1, 1.5)), "eigen")
+    catch = Catch("gradcam_results", mode="eval")
+    estimator(framework, model, [gradcam(model, n_samples=2, smooth=smooth, targets=[1, "label"]), catch]).fit()
+    images = shown_images(framework, 2)
+    expected = explain(model, images, target=1, smooth=smooth)
+    assert np.abs(expected.values - explain(model, images, target=1).values).max() > 0.01
+    for at, result in enumerate(catch.caught[0]["gradcam_results"]):
+        assert_allclose(result["heatmap_grad_cam"]["heatmap_image_class_1"], expected.values[at], atol=1e-4)
+
+
+def test_components_side_by_side() -> None:
+    model = build("torch")
+    methods = ["eigen_cam", ("kpca_cam", {"component": 2}), ("eigen_grad_cam", {"center": True}), "grad_cam"]
+    catch = Catch("gradcam", "gradcam_results", mode="eval")
+    estimator("torch", model, [gradcam(model, n_samples=1, n_components=2, methods=methods), catch]).fit()
+    asked = {
+        "eigen_cam": "eigen_cam",
+        "eigen_cam(component=2)": ("eigen_cam", {"component": 2}),
+        "kpca_cam(component=2)": ("kpca_cam", {"component": 2}),
+        "eigen_grad_cam(center=True)": ("eigen_grad_cam", {"center": True}),
+        "eigen_grad_cam(center=True, component=2)": ("eigen_grad_cam", {"center": True, "component": 2}),
+        "grad_cam": "grad_cam",
+    }
+    assert catch.caught[0]["gradcam"].grid.titles == ("image", *asked)
+    (result,) = catch.caught[0]["gradcam_results"]
+    for label, method in asked.items():
+        (heat,) = result[f"heatmap_{label}"].values()
+        assert_allclose(heat, explain(model, shown_images("torch", 1), method=method).values[0], atol=1e-4)
+
+
+def test_components_are_as_many_as_asked_for() -> None:
+    model = build("torch")
+    for count in (1, 3):
+        labels = [method.label for method in gradcam(model, methods="eigen_cam", n_components=count).methods]
+        assert labels == ["eigen_cam", "eigen_cam(component=2)", "eigen_cam(component=3)"][:count]
+    pair = gradcam(model, methods=("eigen_cam", {"component": 3}), n_components=5)
+    assert [method.label for method in pair.methods] == ["eigen_cam(component=3)"]
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if Needs.PROBE in method.needs])
+def test_methods_that_ask_the_model_are_refused_with_keys(method: str) -> None:
+    for methods in (method, [("eigen_cam", {"component": 1}), (method, {})]):
+        with pytest.raises(ArgumentError, match=rf"methods: '{method}' asks the model again.* Pass model= instead of"):
+            GradCAM("x", "grads", activations="acts", methods=methods)
+
+
+def test_augmentation_is_refused_with_keys_and_eigen_smoothing_is_not() -> None:
+    for smooth in ("augment", Augment(), ("eigen", "augment")):
+        with pytest.raises(ArgumentError, match=r"other views of the images.* Pass model=.*, or smooth='eigen'"):
+            GradCAM("x", "grads", activations="acts", smooth=smooth)
+    model = build("torch")
+    keyed = GradCAM("x", "grads", activations="acts", preds="y_pred", smooth="eigen", n_samples=2, on_error="raise")
+    catch = Catch("gradcam_results", mode="eval")
+    estimator("torch", model, [keyed, catch], keyed=True).fit()
+    expected = explain(model, shown_images("torch", 2), smooth="eigen").values
+    heats = [next(iter(result["heatmap_grad_cam"].values())) for result in catch.caught[0]["gradcam_results"]]
+    assert_allclose(heats, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("kind", ["pooled", "flat"])
+def test_cam_is_refused_before_the_first_epoch_where_the_head_does_not_pool(framework: str, kind: Any) -> None:
+    def toy() -> Any:
+        return TorchToy(kind, torch.nn.Softmax(-1)) if framework == "torch" else keras_toy(kind, "softmax")[0]
+
+    model = fe.build(toy, optimizer_fn="adam", model_name=f"toy_{kind}")
+    images = np.random.default_rng(0).normal(size=(6, 2, 3, 1)).astype(np.float32)
+    data = NumpyDataset({"x": images.transpose(0, 3, 1, 2) if framework == "torch" else images, "y": np.arange(6) % 2})
+    catch = Catch("gradcam_results", mode="eval")
+    trace = gradcam(model, methods=["cam", "grad_cam"], targets=0, on_error="warn" if kind == "flat" else "raise")
+    fitting = estimator(framework, model, [trace, catch], train_data=data, eval_data=data)
+    if kind == "flat":
+        with pytest.raises(UnsupportedModelError, match="method='cam' needs a network whose score is a linear"):
+            fitting.fit()
+        assert not catch.caught
+        return
+    fitting.fit()
+    for result in catch.caught[0]["gradcam_results"]:
+        heats = [result[f"heatmap_{method}"]["heatmap_image_class_0"] for method in ("cam", "grad_cam")]
+        assert_allclose(*heats, atol=1e-5)  # they are a constant apart, which the scaling divides out
+        assert heats[0].max() == 1
+
+
+def streams() -> list[Any]:
+    import tensorflow as tf
+    from tensorflow.python.eager import context
+
+    return [
+        torch.get_rng_state().tolist(),
+        [str(part) for part in np.random.get_state()],
+        random.getstate(),
+        tf.random.get_global_generator().state.numpy().tolist(),
+        context.context()._rng.getstate() if context.context()._rng is not None else None,
+    ]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_an_epoch_of_methods_with_random_numbers_leaves_the_global_streams(
+    framework: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, list[Any], list[Any]]] = []
+
+    def watched(name: str) -> Any:
+        hook = getattr(GradCAM, name)
+
+        def around(self: GradCAM, data: Any) -> None:
+            before = streams()
+            hook(self, data)
+            seen.append((name, before, streams()))
+
+        return around
+
+    for name in ("on_begin", "on_batch_end", "on_epoch_end"):
+        monkeypatch.setattr(GradCAM, name, watched(name))
+    model = build(framework)
+    methods = ["random_cam", ("smooth_grad_cam_plus_plus", {"samples": 2}), ("ss_cam", {"samples": 1})]
+    catch = Catch("gradcam", mode="eval")
+    estimator(framework, model, [gradcam(model, n_samples=2, methods=methods), catch]).fit()
+    assert "gradcam" in catch.caught[0]
+    assert {name for name, _, _ in seen} == {"on_begin", "on_batch_end", "on_epoch_end"}
+    for name, before, after in seen:
+        assert before == after, name

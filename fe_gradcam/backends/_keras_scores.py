@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,8 +10,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from fe_gradcam.backends._keras_graph import head_of
-from fe_gradcam.backends._shared import HeadKind, Reading
-from fe_gradcam.targets import RegionTarget
+from fe_gradcam.backends._shared import HeadKind, Reading, no_scores, no_segmentation, no_table
+from fe_gradcam.targets import CallableTarget, RegionTarget, ResolvedTarget, ValueTarget
+from fe_gradcam.types import Score
 
 
 class Scored(NamedTuple):
@@ -119,3 +121,44 @@ def rows_of(output: Any) -> Any:
         sizes = [size for size in output.shape[1:] if size != 1]
         return tf.reshape(output, [-1, sizes[0] if sizes else 1])
     return tf.reshape(output, [-1, output.shape[-1]])
+
+
+def scored(
+    output: Any,
+    picked: Any | None,
+    tables: dict[str, Any],
+    target: ResolvedTarget,
+    arrays: list[Any],
+    score: Score,
+    described: Callable[[Any], str],
+) -> Scored:
+    """What a target comes to.
+
+    Args:
+        output: Of the model.
+        picked: What of it holds scores, or None.
+        tables: Of `class_scores`, empty where there are none.
+        target: What is explained.
+        arrays: Of the target, as tensors.
+        score: What is differentiated.
+        described: Says what an output is, for errors.
+    """
+    table = tables.get("explained" if score == "logit" else "outputs")
+    if isinstance(target, CallableTarget):
+        scores = target.score(output)
+        if not isinstance(scores, tf.Tensor) or scores.shape.rank != 1:
+            raise no_scores(scores.shape if isinstance(scores, tf.Tensor) else type(scores).__name__)
+        return Scored(scores)
+    if isinstance(target, RegionTarget):
+        if picked is None or not is_segmentation(picked):
+            raise no_segmentation(described(output))
+        return Scored(*region_score(picked, table, target, arrays))
+    if picked is None or table is None or not is_table(picked):
+        raise no_table(described(output), 1)
+    if isinstance(target, ValueTarget):
+        rows = rows_of(picked)
+        target.check(rows.shape[1])
+        return Scored(target.sign * rows[:, target.index])
+    chosen = class_ids_among(tables["logits"] if score == "logit" else table, arrays[0], target.ranked)
+    scores = tf.gather(table, tf.clip_by_value(chosen, 0, table.shape[1] - 1), axis=1, batch_dims=1)
+    return Scored(tf.reduce_sum(scores * tf.constant(target.weights, scores.dtype), 1), chosen)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from itertools import chain
 from typing import Any
-from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fe_gradcam.backends._keras_attention import attentions_in, by_key, ends_of_blocks
+from fe_gradcam.backends._keras_compiled import (
+    as_torch,
+    compiled,
+    compiled_pass,
+    known_of,
+    packed,
+    signature,
+    tensor_of,
+)
 from fe_gradcam.backends._keras_graph import (
     Call,
     call_model,
@@ -27,15 +33,13 @@ from fe_gradcam.backends._keras_graph import (
 from fe_gradcam.backends._keras_layers import first_of, layer_infos, name_of, named_layers, place_among, seen_by
 from fe_gradcam.backends._keras_passes import bias_terms, hessian_product
 from fe_gradcam.backends._keras_scores import (
-    Scored,
-    class_ids_among,
     class_scores,
     head_for,
     is_segmentation,
     is_table,
     is_tensor,
-    region_score,
     rows_of,
+    scored,
     within_unit,
 )
 from fe_gradcam.backends._shared import (
@@ -47,9 +51,6 @@ from fe_gradcam.backends._shared import (
     check_rows,
     no_attention,
     no_gradient,
-    no_scores,
-    no_segmentation,
-    no_table,
     picture_of,
     reaches,
     reading_of,
@@ -57,7 +58,7 @@ from fe_gradcam.backends._shared import (
 )
 from fe_gradcam.layers import Seen, as_map, default_layer, no_map, pulled_back, token_grid
 from fe_gradcam.outputs import ModelOutput, described, pick
-from fe_gradcam.targets import CallableTarget, ClassTarget, RegionTarget, ResolvedTarget, ValueTarget
+from fe_gradcam.targets import ClassTarget, RegionTarget, ResolvedTarget, ValueTarget
 from fe_gradcam.types import (
     BiasGradients,
     CamInputs,
@@ -69,12 +70,6 @@ from fe_gradcam.types import (
     Score,
     Target,
 )
-
-KEPT_TRACES = 32
-"""Compiled functions kept per model; the oldest goes first."""
-
-_traces: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
-atexit.register(_traces.clear)  # TensorFlow cannot free its functions once the interpreter is shutting down
 
 
 class KerasBackend:
@@ -116,18 +111,18 @@ class KerasBackend:
         def trace(*inputs: Any) -> Any:
             calls: list[Call] = []
             with calls_of(self._all_layers(), lambda *call: calls.append(call)):
-                result = call_model(self._model, _packed(inputs), training=False)
+                result = call_model(self._model, packed(inputs), training=False)
             infos.extend(layer_infos(calls, names, size))
-            _traces.setdefault(self._model, {})[self._seen_key(size)] = seen_by(calls, size)
+            known_of(self._model)[self._seen_key(size)] = seen_by(calls, size)
             return result
 
         with tf.init_scope():
-            _compiled(trace, self._specs(images))
+            compiled(trace, self._specs(images))
         return infos
 
     def _seen(self, images: Images) -> Seen:
         """What a pass shows about the layout of the layers' outputs, looked at once per image size."""
-        known = _traces.setdefault(self._model, {})
+        known = known_of(self._model)
         key = self._seen_key(self.image_size(images))
         if key not in known:
             self.layers(images)
@@ -142,8 +137,8 @@ class KerasBackend:
         if isinstance(layer, LayerRef):
             return layer
         if layer is None:
-            known = _traces.setdefault(self._model, {})
-            asked = (_signature(self._specs(images)), self._model_output, self._of_pixels)
+            known = known_of(self._model)
+            asked = (signature(self._specs(images)), self._model_output, self._of_pixels)
             key = ("default layer", asked, *map(id, self._model._flatten_layers()))
             if key in known:
                 found: LayerRef = known[key]
@@ -172,32 +167,33 @@ class KerasBackend:
     ) -> list[CamInputs]:
         """See Backend."""
         specs = self._specs(images)
-        inputs = [tf.cast(_tensor(part), spec.dtype) for part, spec in zip(as_tuple(images), specs, strict=True)]
+        inputs = [tf.cast(tensor_of(part), spec.dtype) for part, spec in zip(as_tuple(images), specs, strict=True)]
         count = int(inputs[0].shape[0])
         given = (*inputs, *(tf.constant(array) for target in targets for array in target.arrays))
-        known = _traces.setdefault(self._model, {})
+        known = known_of(self._model)
         reading = self._known_reading()
 
-        def compiled(reading: Reading) -> Any:
+        def compiled_for(reading: Reading) -> Any:
             def trace(inputs: Any, arrays: Any, more: Any) -> Any:
                 return self._traced_pass(inputs, arrays, layer, targets, gradients, score, reading)
 
-            return self._compiled_pass(("pass", layer, gradients, score, reading), specs, targets, trace)
+            key = ("pass", layer, gradients, score, reading, self._model_output)
+            return compiled_pass(self._model, key, specs, targets, trace)
 
-        results = compiled(reading)(*given)
+        results = compiled_for(reading)(*given)
         if "headless" in results:
             of_pixels = any(isinstance(target, RegionTarget) for target in targets)
             right = self._reading(inputs, results["headless"].numpy(), of_pixels)
             known["reading", self._model_output] = right
             if right != reading:
-                results = compiled(right)(*given)
+                results = compiled_for(right)(*given)
             by_class = any(isinstance(target, (ClassTarget, RegionTarget)) for target in targets)
             if right != "logits" and score == "logit" and by_class and not self._asking:
                 warn_of_probabilities(self._model)
         check_rows(layer, int(results["activations"].shape[0]), count)
         logits = probabilities = None
         if "logits" in results and not all(isinstance(target, ValueTarget) for target in targets):
-            logits, probabilities = _as_torch(results["logits"]), _as_torch(results["probabilities"])
+            logits, probabilities = as_torch(results["logits"]), as_torch(results["probabilities"])
             for target in targets:
                 if isinstance(target, ClassTarget):
                     target.check(logits.shape[1])
@@ -207,8 +203,8 @@ class KerasBackend:
             CamInputs(
                 activations=self._as_map(results["activations"], layer, images),
                 gradients=self._as_map(results["gradients"][position], layer, images) if gradients else None,
-                scores=_as_torch(results["scores"][position]),
-                class_ids=_as_torch(results["class_ids"][position]),
+                scores=as_torch(results["scores"][position]),
+                class_ids=as_torch(results["class_ids"][position]),
                 logits=logits,
                 probabilities=probabilities,
                 images=images,
@@ -244,7 +240,7 @@ class KerasBackend:
                 inner.watch(outputs[-1])
 
         with calls_of([named_layers(self._model)[layer.name]], on_output), inner:
-            output = call_model(self._model, _packed(tuple(inputs)), training=training)
+            output = call_model(self._model, packed(tuple(inputs)), training=training)
             if outputs and isinstance(outputs[-1], tf.Tensor) and outputs[-1].shape.rank not in (4, 5):
                 raise no_map(layer, tuple(outputs[-1].shape[1:]))
             if eager:
@@ -306,9 +302,9 @@ class KerasBackend:
         specs = [tf.TensorSpec(part.shape, part.dtype) for part in inputs]
 
         def scores(*given: Any) -> Any:
-            return rows_of(self._picked(call_model(self._model, _packed(given), training=False), of_pixels))
+            return rows_of(self._picked(call_model(self._model, packed(given), training=False), of_pixels))
 
-        outputs: NDArray[Any] = _compiled(scores, specs)(*inputs).numpy()
+        outputs: NDArray[Any] = compiled(scores, specs)(*inputs).numpy()
         return outputs
 
     def _picked(self, output: Any, of_pixels: bool) -> Any | None:
@@ -329,7 +325,7 @@ class KerasBackend:
             return self._target_score(output, target, arrays, score, self._known_reading())
 
         raw = tf.constant(self._pulled_back(change, layer, images).numpy())
-        return _as_torch(self._asked("changed", images, layer, target, score, trace, [raw]))
+        return as_torch(self._asked("changed", images, layer, target, score, trace, [raw]))
 
     def hvp(self, images: Images, layer: LayerRef, target: ResolvedTarget, vectors: Tensor, score: Score) -> Tensor:
         """See Backend."""
@@ -346,19 +342,19 @@ class KerasBackend:
         """See Backend."""
 
         def trace(inputs: Any, arrays: Any, more: Any) -> Any:
-            output = call_model(self._model, _packed(inputs), training=False)
+            output = call_model(self._model, packed(inputs), training=False)
             scores = self._target_score(output, target, arrays, score, self._known_reading())
             return scores, bias_terms(scores, [part for part in inputs if part.dtype.is_floating])
 
         scores, terms = self._asked("biases", images, layer, target, score, trace, [])
-        maps = [_as_torch(term) for term in terms]
+        maps = [as_torch(term) for term in terms]
         picture = next(at for at, term in enumerate(maps) if term.dim() == len(self.image_size(images)) + 2)
         of_input = maps.pop(picture).movedim(-1, 1)
         maps = [term.movedim(-1, 1) for term in maps]
         with_places = [term for term in maps if term.dim() == of_input.dim() and term[0, 0].numel() > 1]
         others = [term for term in maps if not any(term is one for one in with_places)]
         elsewhere = sum((term.flatten(1).sum(1) for term in others), torch.zeros(len(of_input)))
-        return BiasGradients(of_input, with_places, elsewhere, _as_torch(scores))
+        return BiasGradients(of_input, with_places, elsewhere, as_torch(scores))
 
     def attention_gradients(
         self, images: Images, layer: LayerRef, target: ResolvedTarget, score: Score
@@ -367,7 +363,7 @@ class KerasBackend:
         size, seen = self.image_size(images), self._seen(images)
 
         def trace(inputs: Any, arrays: Any, more: Any) -> Any:
-            output = call_model(self._model, _packed(inputs), training=False)
+            output = call_model(self._model, packed(inputs), training=False)
             picked = self._picked(output, isinstance(target, RegionTarget))
             attentions = [] if picked is None else attentions_in(picked.graph, picked)
             tokens = {attention.shape[2] for attention in attentions}
@@ -385,7 +381,7 @@ class KerasBackend:
                 maps.append(tf.reshape(tokens_of[:, grid.extra :], [-1, *grid.grid]))
             return maps
 
-        return [_as_torch(one) for one in self._asked("attentions", images, layer, target, score, trace, [])]
+        return [as_torch(one) for one in self._asked("attentions", images, layer, target, score, trace, [])]
 
     def _pulled_back(self, maps: Tensor, layer: LayerRef, images: Images) -> Tensor:
         """Maps (N, K, *S) in the layout that the layer puts out."""
@@ -400,11 +396,11 @@ class KerasBackend:
     def _as_map(self, tensor: Any, layer: LayerRef, images: Images) -> Tensor:
         """The output of the layer, or its gradients, as (N, K, *S)."""
         size = self.image_size(images)
-        return as_map(_as_torch(tensor), layer, size, lambda: self._seen(images), self._reshape, channels_first=False)
+        return as_map(as_torch(tensor), layer, size, lambda: self._seen(images), self._reshape, channels_first=False)
 
     def _known_reading(self) -> Reading:
         """How the outputs were read in the first pass."""
-        reading: Reading = _traces.setdefault(self._model, {}).get(("reading", self._model_output), "logits")
+        reading: Reading = known_of(self._model).get(("reading", self._model_output), "logits")
         return reading
 
     def _asked(
@@ -419,45 +415,10 @@ class KerasBackend:
     ) -> Any:
         """What another pass yields, compiled once, of a model that was explained before."""
         specs = self._specs(images)
-        inputs = [tf.cast(_tensor(part), spec.dtype) for part, spec in zip(as_tuple(images), specs, strict=True)]
+        inputs = [tf.cast(tensor_of(part), spec.dtype) for part, spec in zip(as_tuple(images), specs, strict=True)]
         arrays = [tf.constant(array) for array in target.arrays]
-        key = (what, layer, score, self._known_reading())
-        return self._compiled_pass(key, specs, [target], trace, more)(*inputs, *arrays, *more)
-
-    def _compiled_pass(
-        self,
-        what: tuple[Any, ...],
-        specs: list[Any],
-        targets: Sequence[ResolvedTarget],
-        trace: Callable[[Any, Any, Any], Any],
-        more: Sequence[Any] = (),
-    ) -> Any:
-        """A compiled pass, made once; it lives no longer than the model.
-
-        Args:
-            what: All that it depends on besides the inputs and targets.
-            specs: Of the model's inputs.
-            targets: What is explained.
-            trace: Gets the inputs, the targets' arrays and `more`, and builds the pass.
-            more: What else it takes, each with an axis of rows.
-        """
-        known = _traces.setdefault(self._model, {})
-        callables = [target.score if isinstance(target, CallableTarget) else None for target in targets]
-        of_targets = [array for target in targets for array in target.arrays]
-        others = [tf.TensorSpec([None, *array.shape[1:]], tf.as_dtype(array.dtype)) for array in (*of_targets, *more)]
-        asked = (self._model_output, tuple(target.signature for target in targets), _signature(others))
-        key = (*what, *self._identity(specs), asked)
-        kept = known.get(key)
-        if kept is not None and all(_same(held, fn) for held, fn in zip(kept[1], callables, strict=True)):
-            return kept[0]
-        first, second = len(specs), len(specs) + len(of_targets)
-        function = _compiled(
-            lambda *given: trace(given[:first], given[first:second], given[second:]), [*specs, *others]
-        )
-        while len(known) >= KEPT_TRACES:
-            del known[next(iter(known))]
-        known[key] = (function, [_held(fn) for fn in callables])
-        return function
+        key = (what, layer, score, self._known_reading(), self._model_output)
+        return compiled_pass(self._model, key, specs, [target], trace, more)(*inputs, *arrays, *more)
 
     def _traced_pass(
         self,
@@ -482,14 +443,14 @@ class KerasBackend:
         remaining = list(arrays)
         for target in targets:
             of_target = [remaining.pop(0) for _ in target.arrays]
-            scored = self._scored(output, picked, tables, target, of_target, score)
+            its = scored(output, picked, tables, target, of_target, score, self._described)
             no_class = tf.fill([tf.shape(inputs[0])[0]], tf.constant(-1, tf.int64))
             is_class = isinstance(target, ClassTarget) and target.is_class
-            results["scores"].append(tf.cast(scored.scores, tf.float32))
-            results["class_ids"].append(scored.came_to[:, 0] if is_class else no_class)
-            results["pinned"].append(no_class if scored.came_to is None else scored.came_to)
+            results["scores"].append(tf.cast(its.scores, tf.float32))
+            results["class_ids"].append(its.came_to[:, 0] if is_class else no_class)
+            results["pinned"].append(no_class if its.came_to is None else its.came_to)
             if gradients:
-                results["gradients"].append(_gradient(scored.scores, place, layer))
+                results["gradients"].append(_gradient(its.scores, place, layer))
         return results
 
     def _target_score(
@@ -498,36 +459,7 @@ class KerasBackend:
         """(N,) scores of one target, float32."""
         picked = self._picked(output, isinstance(target, RegionTarget))
         tables = {} if picked is None else class_scores(picked, reading)
-        return tf.cast(self._scored(output, picked, tables, target, list(arrays), score).scores, tf.float32)
-
-    def _scored(
-        self,
-        output: Any,
-        picked: Any | None,
-        tables: dict[str, Any],
-        target: ResolvedTarget,
-        arrays: list[Any],
-        score: Score,
-    ) -> Scored:
-        table = tables.get("explained" if score == "logit" else "outputs")
-        if isinstance(target, CallableTarget):
-            scores = target.score(output)
-            if not isinstance(scores, tf.Tensor) or scores.shape.rank != 1:
-                raise no_scores(scores.shape if isinstance(scores, tf.Tensor) else type(scores).__name__)
-            return Scored(scores)
-        if isinstance(target, RegionTarget):
-            if picked is None or not is_segmentation(picked):
-                raise no_segmentation(self._described(output))
-            return Scored(*region_score(picked, table, target, arrays))
-        if picked is None or table is None or not is_table(picked):
-            raise no_table(self._described(output), 1)
-        if isinstance(target, ValueTarget):
-            rows = rows_of(picked)
-            target.check(rows.shape[1])
-            return Scored(target.sign * rows[:, target.index])
-        chosen = class_ids_among(tables["logits"] if score == "logit" else table, arrays[0], target.ranked)
-        scores = tf.gather(table, tf.clip_by_value(chosen, 0, table.shape[1] - 1), axis=1, batch_dims=1)
-        return Scored(tf.reduce_sum(scores * tf.constant(target.weights, scores.dtype), 1), chosen)
+        return tf.cast(scored(output, picked, tables, target, list(arrays), score, self._described).scores, tf.float32)
 
     def _described(self, output: Any) -> str:
         return described(output, is_tensor, getattr(self._model, "output_names", None))
@@ -539,7 +471,7 @@ class KerasBackend:
         heard = self._all_layers() if layer.place == "relu" else [keras_layer]
         before = unactivated(keras_layer, inner) if layer.place == "convolution" else nullcontext()
         with calls_of(heard, lambda *call: calls.append(call)), before:
-            output = call_model(self._model, _packed(inputs), training=False)
+            output = call_model(self._model, packed(inputs), training=False)
         outputs = inner or [first_of(its_output) for its_layer, _, its_output in calls if its_layer is keras_layer]
         return place_among(outputs, layer, calls), output
 
@@ -552,14 +484,6 @@ class KerasBackend:
             dtype = tf.as_dtype(str(part.dtype).removeprefix("torch.") if of_torch else part.dtype)
             specs.append(tf.TensorSpec([None, *part.shape[1:]], like if dtype.is_floating else dtype))
         return specs
-
-    def _identity(self, specs: list[Any]) -> tuple[Any, ...]:
-        """What a trace depends on besides the place and the targets."""
-        layers = list(self._model._flatten_layers())
-        weights = (
-            weight for layer in layers for weight in chain(layer._trainable_weights, layer._non_trainable_weights)
-        )
-        return _signature(specs), tuple(map(id, layers)), tuple(map(id, weights))
 
     def _all_layers(self) -> list[Any]:
         return list(self._model._flatten_layers(include_self=False, recursive=True))
@@ -590,40 +514,3 @@ def _gradient(scores: Any, place: Any, layer: LayerRef) -> Any:
     if depends_on(scores, place):
         raise no_gradient(layer, "tf.stop_gradient, an operation without a derivative")
     return tf.zeros_like(place, tf.float32)
-
-
-def _compiled(function: Callable[..., Any], specs: list[Any], *more: Any) -> Any:
-    untouched = tf.autograph.experimental.do_not_convert(function)
-    return tf.function(untouched, autograph=False).get_concrete_function(*specs, *more)
-
-
-def _signature(specs: list[Any]) -> tuple[Any, ...]:
-    return tuple((tuple(spec.shape), spec.dtype) for spec in specs)
-
-
-def _held(function: Any) -> Any:
-    """A reference that does not keep a callable target, and what it may hold of the model, alive where it can."""
-    try:
-        return None if function is None else ref(function)
-    except TypeError:
-        return lambda: function
-
-
-def _same(held: Any, function: Any) -> bool:
-    return function is None if held is None else held() is function
-
-
-def _tensor(part: Any) -> Any:
-    return tf.convert_to_tensor(part.detach().cpu().numpy() if isinstance(part, Tensor) else part)
-
-
-def _packed(inputs: tuple[Any, ...]) -> Any:
-    """The inputs as a Keras model takes them: a tensor, or a list of several."""
-    return inputs[0] if len(inputs) == 1 else list(inputs)
-
-
-def _as_torch(tensor: Any) -> Tensor:
-    """The tensor in host memory; shared, not copied, where it is there already."""
-    if tensor.device.endswith("CPU:0") and tensor.dtype != tf.bool:
-        return torch.utils.dlpack.from_dlpack(tf.experimental.dlpack.to_dlpack(tensor))
-    return torch.from_numpy(tensor.numpy())

@@ -158,7 +158,8 @@ def _explain_batch(plan: _Plan, photos: Sequence[Photo], called: Sequence[str], 
 
 
 def _asked_of_the_model(plan: _Plan, images: Any) -> Explanation:
-    from fe_gradcam.route import Settings, explained
+    from fe_gradcam.route import explained
+    from fe_gradcam.settings import Settings
 
     output = plan.asked.model_output
     with model_errors(plan.loaded, images.shape):
