@@ -298,7 +298,10 @@ def _passes(
 
     plain = passed(images, targets)
     pinned = [inputs.pinned for inputs in plain]  # what is explained stays what it is for the images themselves
-    by_view = [(view, plain if view.is_plain else passed(_seen_by(view, images, backend), pinned)) for view in views]
+    by_view = [
+        (view, plain if view.is_plain else passed(_seen_by(view, images, backend), _turned(pinned, view)))
+        for view in views
+    ]
     return [Passes(inputs, [(view, of[at]) for view, of in by_view]) for at, inputs in enumerate(plain)]
 
 
@@ -312,6 +315,16 @@ def _probe(backend: Backend, images: Images, layer: LayerRef, first: CamInputs, 
         batch_size=settings.batch_size,
         progress=settings.progress,
     )
+
+
+def _turned(targets: Sequence[ResolvedTarget], view: View) -> list[ResolvedTarget]:
+    """The targets of a view: where the image is turned round, so are the pixels of a region."""
+    return [
+        RegionTarget(target.class_id, np.ascontiguousarray(np.flip(target.mask, view.axes)))
+        if isinstance(target, RegionTarget) and target.mask is not None
+        else target
+        for target in targets
+    ]
 
 
 def _seen_by(view: View, images: Images, backend: Backend) -> Images:

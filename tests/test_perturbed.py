@@ -13,7 +13,7 @@ import torch
 from numpy.testing import assert_allclose
 from torch import nn
 
-from fe_gradcam import METHODS, Contrast, OutputValue, Rank, Segmentation, UnsupportedModelError, explain
+from fe_gradcam import METHODS, Augment, Contrast, OutputValue, Rank, Segmentation, UnsupportedModelError, explain
 from fe_gradcam.backends import backend_for
 from fe_gradcam.probe import ModelProbe
 from fe_gradcam.targets import resolve_target
@@ -427,3 +427,29 @@ def test_keras_twin_of_the_probe_compiles_once() -> None:
     count = len(TRACES[model])
     explain(model, images, method="ablation_cam", layer="conv2", batch_size=3)
     assert len(TRACES[model]) == count
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_a_region_is_mirrored_with_the_image(framework: str) -> None:
+    """A pointwise network sees each place by itself: mirrored views must give the very map of the plain one."""
+    mask = np.zeros((4, 6), np.float32)
+    mask[1:3, 0:2] = 1
+    if framework == "torch":
+        model: Any = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Tanh(), nn.Conv2d(3, 2, 1))
+        images: Any = np.random.randn(2, 1, 4, 6).astype(np.float32)
+        layer = "1"
+    else:
+        import tensorflow as tf
+
+        layers = tf.keras.layers
+        model = tf.keras.Sequential(
+            [layers.InputLayer((4, 6, 1)), layers.Conv2D(3, 1, activation="tanh", name="first"), layers.Conv2D(2, 1)]
+        )
+        images, layer = np.random.randn(2, 4, 6, 1).astype(np.float32), "first"
+    flips = Augment(flips=("horizontal", "vertical"), factors=(1.0,))
+    for method in ("hires_cam", "ablation_cam"):
+        plain = explain(model, images, method=method, layer=layer, target=Segmentation(1, mask=mask))
+        mirrored = explain(model, images, method=method, layer=layer, target=Segmentation(1, mask=mask), smooth=flips)
+        if method == "hires_cam":
+            assert not plain.raw[:, 3].any(), "the region is not what is explained"
+        assert_allclose(mirrored.raw, plain.raw, atol=1e-5 * np.abs(plain.raw).max())
