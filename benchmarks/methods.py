@@ -80,6 +80,7 @@ BATCH_SIZES = (8, 64)
 """Of the memory."""
 
 TIMED_AT_ONCE = (4, 8)
+TIMED_BY_SIZE = ("score_cam", "ablation_cam")
 
 State = dict[str, Tensor]
 
@@ -320,16 +321,17 @@ def print_cost() -> None:
         "are medians of interleaved pairs [quartiles].\n"
     )
     print(table(("method", "passes", "seconds a photo", "times plain inference"), map(cost_row, METHODS)), flush=True)
-    print("\nscore_cam of one photo, timed once for each number of passes at once.\n")
-    rows = ((str(size or "None, 32"), f"{score_cam_seconds(size):.0f}") for size in (*TIMED_AT_ONCE, None))
-    print(table(("batch_size", "seconds"), rows), flush=True)
-
-
-def score_cam_seconds(batch_size: int | None) -> float:
-    """How long it takes for one photo."""
-    return seconds(
-        lambda: explain(photo_model(), photo_input(1), method="score_cam", batch_size=batch_size, progress=False)
+    print("\nSeconds for one photo, timed once, by the number of passes at once.\n")
+    rows = (
+        (str(size or "None, 32"), *(f"{seconds_of_one(name, size):.0f}" for name in TIMED_BY_SIZE))
+        for size in (*TIMED_AT_ONCE, None)
     )
+    print(table(("batch_size", *TIMED_BY_SIZE), rows), flush=True)
+
+
+def seconds_of_one(name: str, batch_size: int | None) -> float:
+    """How long a method takes for one photo."""
+    return seconds(lambda: explain(photo_model(), photo_input(1), method=name, batch_size=batch_size, progress=False))
 
 
 def peak_rise(which: str, batch: int) -> float:

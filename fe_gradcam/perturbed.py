@@ -59,6 +59,8 @@ def each_variant(
             rows, which = (pairs // variants, pairs % variants) if by_image else (pairs % count, pairs // count)
             add(rows, which, ask(rows, which))
             bar.update(stop - start)
+            if probe.trial:
+                break
 
 
 def scores_of(inputs: CamInputs, variants: int, ask: Ask, *, by_image: bool = False) -> Tensor:
@@ -97,6 +99,14 @@ def without_rounding(drops: Tensor, scores: Tensor, inputs: CamInputs) -> Tensor
     return drops.where(~(drops.abs() <= SAME * largest[:, None]), 0)
 
 
+def in_dtype(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Images in a dtype that a model may go by: of integers rounded, and within their range."""
+    if dtype.is_floating_point or dtype == torch.bool:
+        return images.to(dtype)
+    reach = torch.iinfo(dtype)
+    return images.round().clamp(reach.min, reach.max).to(dtype)
+
+
 class RandomNumbers:
     """Random numbers that depend on the seed and on an image, and on no other image of the batch.
 
@@ -130,8 +140,10 @@ class RandomNumbers:
 
 
 def _checksum(images: Any, row: int) -> int:
+    """Of the values of the picture, whatever their order: frameworks differ in where the channels stand."""
     parts = images if isinstance(images, (tuple, list)) else (images,)
     picture = max(parts, key=lambda part: len(part.shape))
     one = picture[row]
     one = one.detach().float().cpu().numpy() if isinstance(one, Tensor) else np.asarray(one, np.float32)
-    return zlib.crc32(np.ascontiguousarray(one).tobytes())
+    bits = np.ascontiguousarray(one).reshape(-1).view(np.uint32)
+    return int(bits.sum(dtype=np.uint64)) ^ int(np.bitwise_xor.reduce(bits)) << 64

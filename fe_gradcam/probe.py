@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from fe_gradcam.backends._shared import Backend, as_tuple, picture_of
+from fe_gradcam.perturbed import in_dtype
+from fe_gradcam.settings import Settings
 from fe_gradcam.targets import CallableTarget, ResolvedTarget
-from fe_gradcam.types import BiasGradients, CamError, CamInputs, GradientError, Images, LayerRef, Score
+from fe_gradcam.types import BiasGradients, CamError, CamInputs, GradientError, Images, LayerRef
 
 AT_ONCE = 32
 """Rows asked at once, where no batch size is given."""
@@ -31,9 +33,7 @@ class ModelProbe:
         images: Of the first pass.
         layer: The explained place.
         first: What the first pass yielded.
-        score: What is differentiated.
-        batch_size: How many rows are asked at once; None for AT_ONCE.
-        progress: See Probe.
+        settings: What was asked for.
     """
 
     def __init__(
@@ -42,26 +42,24 @@ class ModelProbe:
         images: Images,
         layer: LayerRef,
         first: CamInputs,
-        *,
-        score: Score,
-        batch_size: int | None,
-        progress: bool,
+        settings: Settings,
     ) -> None:
         self._backend = backend
         self._layer = layer
         self._first = first
         self._target: ResolvedTarget = first.pinned
-        self._score = score
+        self._score = settings.score
         self._device = first.activations.device
         parts = as_tuple(images)
         picture = picture_of(images)
         self._at = next(at for at, part in enumerate(parts) if part is picture)
         self._parts = [_as_torch(part) for part in parts]
+        self._dtype = self._parts[self._at].dtype
         of_picture = self._parts[self._at].to(self._device).float()
         self.images: Tensor = of_picture if backend.channels_first else of_picture.movedim(-1, 1)
-        self.at_once = AT_ONCE if batch_size is None else batch_size
+        self.at_once = AT_ONCE if settings.batch_size is None else settings.batch_size
         self.row_by_row = not isinstance(self._target, CallableTarget)
-        self.progress = progress
+        self.progress, self.trial = settings.progress, settings.trial
         self._behind_alone: bool | None = None if self.row_by_row and self.at_once >= TRIED else False
 
     def score(self, images: Tensor, rows: Tensor) -> Tensor:
@@ -131,7 +129,7 @@ class ModelProbe:
 
     def _rows(self, images: Tensor, rows: Tensor) -> Images:
         """The model's inputs: the picture is `images`, the others are those of the rows."""
-        picture = images if self._backend.channels_first else images.movedim(1, -1)
+        picture = in_dtype(images if self._backend.channels_first else images.movedim(1, -1), self._dtype)
         parts: Sequence[Any] = [
             picture if at == self._at else part[rows.to(part.device)] for at, part in enumerate(self._parts)
         ]

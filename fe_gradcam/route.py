@@ -292,7 +292,7 @@ def _passes(
     def passed(seen: Images, of: Sequence[ResolvedTarget]) -> list[CamInputs]:
         results = backend.run(seen, layer, of, gradients=gradients, score=settings.score)
         return [
-            replace(one, seed=settings.seed, probe=_probe(backend, seen, layer, one, settings) if asks else None)
+            replace(one, seed=settings.seed, probe=ModelProbe(backend, seen, layer, one, settings) if asks else None)
             for one in results
         ]
 
@@ -303,18 +303,6 @@ def _passes(
         for view in views
     ]
     return [Passes(inputs, [(view, of[at]) for view, of in by_view]) for at, inputs in enumerate(plain)]
-
-
-def _probe(backend: Backend, images: Images, layer: LayerRef, first: CamInputs, settings: Settings) -> ModelProbe:
-    return ModelProbe(
-        backend,
-        images,
-        layer,
-        first,
-        score=settings.score,
-        batch_size=settings.batch_size,
-        progress=settings.progress,
-    )
 
 
 def _turned(targets: Sequence[ResolvedTarget], view: View) -> list[ResolvedTarget]:

@@ -29,6 +29,8 @@ class Settings:
     fuse: Fuse = "mean"
     smooth: Any = None
     progress: bool = True
+    trial: bool = False
+    """Whether heatmaps are made to see whether they can be: of many variants of an image, the first few."""
 
     def __post_init__(self) -> None:
         check_scaling(self.scaling)

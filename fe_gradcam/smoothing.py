@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fe_gradcam.components import component_of, signed_like
 from fe_gradcam.names import nearest
+from fe_gradcam.perturbed import in_dtype
 from fe_gradcam.types import ArgumentError
 
 Flip: TypeAlias = Literal["horizontal", "vertical"]
@@ -85,7 +86,7 @@ class View:
     def of(self, images: Tensor, *, channels_first: bool) -> Tensor:
         """Images (N, C, *S) or (N, *S, C) seen that way."""
         turned = torch.flip(images, [axis if channels_first else axis - 1 for axis in self.axes])
-        return turned if self.factor == 1 else _times(turned, self.factor)
+        return turned if self.factor == 1 else in_dtype(turned * self.factor, images.dtype)
 
     def back(self, maps: Tensor) -> Tensor:
         """Maps (..., *S) of such images, as they lie on the images themselves."""
@@ -93,15 +94,6 @@ class View:
 
 
 PLAIN = View()
-
-
-def _times(images: Tensor, factor: float) -> Tensor:
-    """The product in the dtype of the images, which a model may go by: of integers rounded, and within their range."""
-    product = images * factor
-    if images.dtype.is_floating_point or images.dtype == torch.bool:
-        return product
-    reach = torch.iinfo(images.dtype)
-    return product.round().clamp(reach.min, reach.max).to(images.dtype)
 
 
 Smooth: TypeAlias = "Literal['augment', 'eigen'] | Augment"

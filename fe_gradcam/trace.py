@@ -266,7 +266,7 @@ class GradCAM(Trace):
         dummy = None if self.model is None else _dummy_inputs(self.model)
         if dummy is not None and len(dummy) == len(self.image_keys):
             try:
-                self._explain_model(dummy, np.zeros(1, np.int64), batch_size=1)
+                self._explain_model(dummy, np.zeros(1, np.int64), batch_size=1, trial=True)
                 if self.display_key is None:
                     self._pictures(dummy[0])
             except CamError:
@@ -328,7 +328,7 @@ class GradCAM(Trace):
                 self._labels(one)
                 self._pictures(one[self.display_key or self.image_keys[0]])
             else:
-                self._explain(one, self.system.ds_id)
+                self._explain(one, self.system.ds_id, trial=True)
         except CamError:
             raise
         except Exception:
@@ -354,11 +354,11 @@ class GradCAM(Trace):
 
     # --- explaining ------------------------------------------------------------------------------
 
-    def _explain(self, kept: Collected, ds_id: str) -> Explained:
+    def _explain(self, kept: Collected, ds_id: str, *, trial: bool = False) -> Explained:
         labels = self._labels(kept)
         images = tuple(np.asarray(kept[key]) for key in self.image_keys)
         if self.model is not None:
-            columns, probabilities = self._explain_model(images, labels, kept.largest_batch)
+            columns, probabilities = self._explain_model(images, labels, kept.largest_batch, trial=trial)
         else:
             columns, probabilities = self._explain_keys(kept, images[0], labels)
         return Explained(
@@ -374,7 +374,7 @@ class GradCAM(Trace):
         return None if self.label_key is None else class_ids_of(kept[self.label_key], self.label_key)
 
     def _explain_model(
-        self, images: tuple[NDArray[Any], ...], labels: NDArray[np.int64] | None, batch_size: int
+        self, images: tuple[NDArray[Any], ...], labels: NDArray[np.int64] | None, batch_size: int, *, trial: bool
     ) -> tuple[list[Column], NDArray[np.float32] | None]:
         if images[0].ndim == 5:
             raise ArgumentError(
@@ -387,7 +387,7 @@ class GradCAM(Trace):
             done = explained(
                 self.model,
                 images if len(images) > 1 else images[0],
-                replace(self.settings, batch_size=batch_size),
+                replace(self.settings, batch_size=batch_size, trial=trial),
                 methods=self.methods,
                 layers=[self.layer],
                 targets=targets,

@@ -156,12 +156,14 @@ class Probe(Protocol):
         row_by_row: Whether a row's score is its own, so that rows may be asked in any number and order; that of
             a callable target may be made for the batch as it is.
         progress: Whether a bar is to show how far a long run is.
+        trial: Whether all is to be tried once, and of many variants the first few are enough.
     """
 
     images: Tensor
     at_once: int
     row_by_row: bool
     progress: bool
+    trial: bool
 
     def score(self, images: Tensor, rows: Tensor) -> Tensor:
         """Scores (B,) for other images, (B, C, *S)."""

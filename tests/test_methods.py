@@ -347,14 +347,6 @@ def test_both_frameworks_agree(method: str) -> None:
     for framework, (model, images, layer) in twins().items():
         heatmap = explain(model, images, method=method, layer=layer, target=1, seed=3, batch_size=2)
         raws[framework] = heatmap.raw
-    if method in ("random_cam", "ss_cam"):  # an image has other bytes with its channels first
-        assert raws["torch"].shape == raws["keras"].shape
-        return
-    if method == "smooth_grad_cam_plus_plus":
-        raws = {
-            framework: explain(model, images, method=(method, {"noise": 0}), layer=layer, target=1).raw
-            for framework, (model, images, layer) in twins().items()
-        }
     assert_allclose(raws["keras"], raws["torch"], atol=1e-4 * np.abs(raws["torch"]).max())
 
 

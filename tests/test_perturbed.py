@@ -16,6 +16,7 @@ from torch import nn
 from fe_gradcam import METHODS, Augment, Contrast, OutputValue, Rank, Segmentation, UnsupportedModelError, explain
 from fe_gradcam.backends import backend_for
 from fe_gradcam.probe import ModelProbe
+from fe_gradcam.settings import Settings
 from fe_gradcam.targets import resolve_target
 from fe_gradcam.types import Needs
 from tests.toys import CurvedTorch, SmallTorch, curved_keras, small_keras, twins
@@ -341,7 +342,7 @@ def test_the_parts_of_full_grad_sum_to_the_score(framework: str) -> None:
     target = resolve_target(1, 3)
     ref = backend.resolve(layer, images)
     (first,) = backend.run(images, ref, [target], gradients=True, score="logit")
-    probe = ModelProbe(backend, images, ref, first, score="logit", batch_size=None, progress=False)
+    probe = ModelProbe(backend, images, ref, first, Settings())
     parts = probe.bias_gradients()
     total = parts.elsewhere + sum(term.flatten(1).sum(1) for term in (parts.of_input, *parts.of_biases))
     assert_allclose(total, parts.scores, rtol=1e-4, atol=1e-5)
@@ -453,3 +454,88 @@ def test_a_region_is_mirrored_with_the_image(framework: str) -> None:
         if method == "hires_cam":
             assert not plain.raw[:, 3].any(), "the region is not what is explained"
         assert_allclose(mirrored.raw, plain.raw, atol=1e-5 * np.abs(plain.raw).max())
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("method", [*PERTURBING, "smooth_grad_cam_plus_plus"])
+def test_bytes_stay_bytes(framework: str, method: str) -> None:
+    """A network that takes bytes goes by their dtype: what is asked of it later must be bytes too."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 6, 8, 3), np.uint8)
+    net = CurvedTorch()
+    nn.init.constant_(net.out.bias, 3.0)  # beyond what could be probabilities
+    if framework == "torch":
+
+        class OfBytes(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.net = net
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.net(x.float() / 255 if x.dtype == torch.uint8 else x)
+
+        model: Any = OfBytes()
+        inside, layer = model.net, "net.conv2"
+        images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    else:
+        import tensorflow as tf
+
+        inputs = tf.keras.Input((6, 8, 3), dtype="uint8")
+        inside = curved_keras(net)
+        model = tf.keras.Model(inputs, inside(tf.keras.layers.Rescaling(1 / 255)(inputs)))
+        images, layer = pixels, "conv2"
+    settings: dict[str, Any] = {"target": 1, "method": (method, {"noise": 0} if "smooth" in method else {})}
+    if method == "ss_cam":
+        settings["method"] = (method, {"noise": 0, "samples": 1})
+    found = explain(model, images, layer=layer, **settings)
+    expected = explain(inside, images.astype(np.float32) / 255, layer="conv2", **settings)
+    largest = np.abs(expected.raw).max()
+    assert_allclose(found.raw, expected.raw, atol=2e-2 * largest)  # bytes are rounded under a mask
+
+
+def test_a_trial_asks_few_variants() -> None:
+    """The trace tries its arguments before the training: not with every channel of a wide layer."""
+    from fe_gradcam.route import explained
+
+    model = Counting()
+    settings = Settings(batch_size=2, trial=True)
+    for method in PERTURBING:
+        model.rows.clear()
+        done = explained(model, torch.randn(1, 3, 9, 9), settings, methods=[method], layers=["relu"], targets=[None])
+        assert done.heatmaps[0].values.shape == (1, 9, 9)
+        assert len(model.rows) <= 6
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_logits_of_bytes_that_lie_within_one_by_chance_are_logits(framework: str) -> None:
+    """Bytes cannot be scaled without end, but far enough to see that outputs of 0.1 are no probabilities."""
+    if framework == "torch":
+
+        class OfBytes(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv, self.fc = nn.Conv2d(1, 2, 1), nn.Linear(2, 3)
+                nn.init.constant_(self.conv.weight, 1.0)
+                nn.init.constant_(self.conv.bias, 0.0)
+                nn.init.constant_(self.fc.weight, 0.02)
+                nn.init.constant_(self.fc.bias, 0.1)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.fc(self.conv(x.float()).mean((2, 3)))
+
+        model: Any = OfBytes()
+        images: Any = np.full((2, 1, 4, 4), 3, np.uint8)
+    else:
+        import tensorflow as tf
+
+        layers, fill = tf.keras.layers, tf.keras.initializers.Constant
+        inputs = tf.keras.Input((4, 4, 1), dtype="uint8")
+        maps = layers.Conv2D(2, 1, kernel_initializer="ones")(tf.keras.layers.Rescaling(1.0)(inputs))
+        pooled = layers.GlobalAveragePooling2D()(maps)
+        model = tf.keras.Model(
+            inputs, layers.Dense(3, kernel_initializer=fill(0.02), bias_initializer=fill(0.1))(pooled)
+        )
+        images = np.full((2, 4, 4, 1), 3, np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        heatmap = explain(model, images, target=0)
+    assert_allclose(heatmap.scores, 0.1 + 0.02 * 3 * 2, rtol=1e-5)  # the output itself, and not log p

@@ -177,7 +177,7 @@ class FakeProbe:
         self, activations: torch.Tensor, gradients: torch.Tensor, images: torch.Tensor, at_once: int = 7
     ) -> None:
         self.activations, self.of_layer, self.images = activations, gradients, images
-        self.at_once, self.row_by_row, self.progress = at_once, True, False
+        self.at_once, self.row_by_row, self.progress, self.trial = at_once, True, False, False
 
     def base(self) -> torch.Tensor:
         return self.score_from(self.activations, torch.arange(len(self.activations)))

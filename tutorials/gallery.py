@@ -1,7 +1,7 @@
 """Every method on real photos with a pretrained ImageNet classifier, in one picture.
 
-``python -m tutorials.gallery`` writes gallery.png and a smaller gallery.jpg; most of its minutes go to the methods that ask
-the model about every channel of the layer.
+``python -m tutorials.gallery`` writes gallery.png and a smaller gallery.jpg; most of its minutes go to the methods
+that ask the model about every channel of the layer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHOWN = ("chelsea", "coffee", "motorcycle", "flower")
 CELL = 164
 """Side of a picture in pixels: with seven methods beside the photo and its names the width stays below 1,600."""
 
-JPEG_WIDTH, JPEG_QUALITY = 1280, 75
+JPEG_WIDTH, JPEG_QUALITY = 1280, 70
 """Of the picture that is small enough for a page."""
 
 AT_ONCE = 4

@@ -33,7 +33,7 @@ SUM_TOLERANCE = 1e-3
 """How far from 1 a row of probabilities may sum; fp16 comes to 5e-4 over a thousand classes."""
 
 STRETCHES = (30.0, -30.0, 1000.0, -1000.0)
-"""By how much the images are scaled to see whether a model's outputs leave [0, 1]."""
+"""By how much the images are scaled to see whether a model's outputs leave [0, 1]; bytes stay within their range."""
 
 HeadKind = Literal["softmax", "sigmoid"]
 

@@ -276,7 +276,7 @@ class KerasBackend:
         """How the outputs (N, C) of a model without a visible head are read."""
 
         def stays_within() -> bool:
-            stretched = ([part * factor for part in inputs] for factor in STRETCHES)
+            stretched = ([_stretched(part, factor) for part in inputs] for factor in STRETCHES)
             return all(within_unit(self._outputs(images, of_pixels)) for images in stretched)
 
         outputs = outputs[np.isfinite(outputs).all(1)]
@@ -494,6 +494,13 @@ def _pinned(target: ResolvedTarget, came_to: Any) -> ResolvedTarget:
     if isinstance(target, ClassTarget):
         return ClassTarget(came_to.numpy(), target.weights)
     return RegionTarget(target.class_id, came_to.numpy()) if isinstance(target, RegionTarget) else target
+
+
+def _stretched(part: Any, factor: float) -> Any:
+    """Images far from any that a model knows; what is no image, such as ids of words, as it is."""
+    if part.dtype.is_floating:
+        return part * factor
+    return tf.saturate_cast(tf.cast(part, tf.float32) * factor, part.dtype) if part.shape.rank >= 4 else part
 
 
 def _one_of(part: Any) -> Any:

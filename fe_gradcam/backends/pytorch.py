@@ -49,6 +49,7 @@ from fe_gradcam.backends._torch_state import (
 )
 from fe_gradcam.layers import Seen, as_map, default_layer, pulled_back, token_grid
 from fe_gradcam.outputs import ModelOutput, pick
+from fe_gradcam.perturbed import in_dtype
 from fe_gradcam.targets import ClassTarget, RegionTarget, ResolvedTarget, ValueTarget, resolve_target
 from fe_gradcam.types import (
     BiasGradients,
@@ -382,7 +383,7 @@ class TorchBackend:
         """Whether the scores lie in [0, 1] whatever the images."""
         with left_as_found(self._model) as model, torch.no_grad():
             for factor in STRETCHES:
-                output = model(*(part * factor if part.is_floating_point() else part for part in inputs))
+                output = model(*(_stretched(part, factor) for part in inputs))
                 picked = self._picked(output, len(inputs[0]), of_pixels)
                 if picked is None or not within_unit(picked):
                     return False
@@ -448,3 +449,10 @@ class TorchBackend:
                 tensor = tensor.to(like.device, like.dtype if tensor.is_floating_point() else None)
             inputs.append(tensor.clone() if tensor.is_inference() else tensor.detach())
         return tuple(inputs)
+
+
+def _stretched(part: Tensor, factor: float) -> Tensor:
+    """Images far from any that a model knows; what is no image, such as ids of words, as it is."""
+    if part.is_floating_point():
+        return part * factor
+    return in_dtype(part.float() * factor, part.dtype) if part.dim() >= 4 else part
