@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
+
+from fe_gradcam.types import ArgumentError, CamWarning
 
 
 def component_of(maps: Tensor, which: int, *, center: bool = False) -> Tensor:
@@ -25,7 +29,7 @@ def component_of(maps: Tensor, which: int, *, center: bool = False) -> Tensor:
     finite = rows.isfinite().all(2).all(1)
     rows = rows.where(finite[:, None, None], 0)  # a decomposition fails on NaN, and takes the other images with it
     if which > min(rows.shape[1:]):
-        return torch.zeros_like(maps[:, 0])
+        return _none_left(maps, which, min(rows.shape[1:]))
     of_places, values = _left(rows, which)
     projected = of_places * values[:, None] * largest[:, :, 0]
     return signed_like(projected.where(finite[:, None], torch.nan).reshape(maps[:, 0].shape), maps.sum(1)).float()
@@ -54,11 +58,17 @@ def kernel_component_of(maps: Tensor, which: int) -> Tensor:
     Returns:
         (N, *S), its sign chosen as in `component_of`.
     """
+    places = maps[0, 0].numel()
+    if places > MOST_PLACES:
+        raise ArgumentError(
+            f"kpca_cam needs a matrix of all pairs of places, and the layer has {places} of them; at most "
+            f"{MOST_PLACES} are accepted. Pass a later layer=, or method='eigen_cam'."
+        )
     rows = maps.flatten(2).transpose(1, 2).double()
     finite = rows.isfinite().all(2).all(1)
     rows = rows.where(finite[:, None, None], 0)
     if which > rows.shape[1]:
-        return torch.zeros_like(maps[:, 0])
+        return _none_left(maps, which, rows.shape[1])
     kernel = torch.tanh(rows @ rows.transpose(1, 2) / rows.shape[2] + 1)
     kernel = kernel - kernel.mean(1, keepdim=True) - kernel.mean(2, keepdim=True) + kernel.mean((1, 2), keepdim=True)
     values, vectors = torch.linalg.eigh(kernel)
@@ -67,6 +77,19 @@ def kernel_component_of(maps: Tensor, which: int) -> Tensor:
     projected = (vectors[:, :, -which] * value.sqrt()[:, None]).where(finite[:, None], torch.nan)
     return signed_like(projected.reshape(maps[:, 0].shape), maps.sum(1)).float()
 
+
+def _none_left(maps: Tensor, which: int, there_are: int) -> Tensor:
+    warnings.warn(
+        f"component={which} is asked for, and this layer has {there_are} (the smaller of its channels and places): the "
+        "map is zero.",
+        CamWarning,
+        stacklevel=2,
+    )
+    return torch.zeros_like(maps[:, 0])
+
+
+MOST_PLACES = 64 * 64
+"""Places of which `kernel_component_of` takes all pairs: 128 MiB in double precision."""
 
 ROUNDING = 1e-14
 """How large an eigenvalue that is zero may come out, relative to the number of places."""

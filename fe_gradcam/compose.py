@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fe_gradcam.catalogue import METHODS
+from fe_gradcam.catalogue import METHODS, OF_TARGET
 from fe_gradcam.grid import Grid, Panel, Row
 from fe_gradcam.heat import WHOLE_MODEL
 from fe_gradcam.render import overlay, signed_colormap
 from fe_gradcam.results import heatmap_key, inference_entries
 from fe_gradcam.scaling import upsample
-from fe_gradcam.types import Heatmap, Needs
+from fe_gradcam.types import Heatmap
 
 LEFT_TO_RIGHT = "\u200e"
 """Keeps a number behind a name that is written from right to left."""
@@ -143,7 +143,7 @@ def compose_grid(parts: Sequence[Explained], names: Mapping[int, str], look: Loo
     several = len(parts) > 1
     places = islice(((part, at) for part in parts for at in range(len(part))), MOST_ROWS)
     rows = [_row(part, at, names, look, limits, name_dataset=several) for part, at in places]
-    title = f"{title}, layer {_layer(columns)}"
+    title = f"{title}, {_where(columns)}"
     limit = next(iter(limits.values())) if len(limits) == 1 else 1.0
     if total > MOST_ROWS:
         title = f"{title}: the first {MOST_ROWS} of {total} images"
@@ -172,24 +172,31 @@ def _layer(columns: Sequence[Column]) -> str:
     return next((layer for layer in layers if layer != WHOLE_MODEL), layers[0])
 
 
+def _where(columns: Sequence[Column]) -> str:
+    layer, smooth = _layer(columns), columns[0].heatmap.smooth
+    said = f"the {layer}" if layer == WHOLE_MODEL else f"layer {layer}"
+    return f"{said}, smoothed ({smooth})" if smooth else said
+
+
 def _scale_label(columns: Sequence[Column], shared: bool) -> str:
     several = len({column.method for column in columns}) > 1
     reach = f"one scale for {'each method' if several else 'the grid'}" if shared else "each map by itself"
     scaling = columns[0].heatmap.scaling
-    blind = list(dict.fromkeys(column.method for column in columns if not _knows_the_target(column.method)))
-    sense = "evidence for the class"
-    if scaling == "none":
-        sense = "evidence against (negative) and for (positive)"
-    if blind:
-        its = "what is active, whatever the class"
-        sense = its if len(blind) == len({c.method for c in columns}) else f"{sense}; {', '.join(blind)}: {its}"
+    meant: dict[str, list[str]] = {}
+    for method in dict.fromkeys(column.method for column in columns):
+        meant.setdefault(_shows(method, scaling), []).append(method)
+    of_target = _shows("", scaling)
+    said = [of_target] if of_target in meant else []
+    said += [f"{', '.join(methods)}: {sense}" for sense, methods in meant.items() if sense != of_target]
+    sense = next(iter(meant)) if len(meant) == 1 else "; ".join(said)
     return f"{sense}, {reach} (scaling: {scaling})"
 
 
-def _knows_the_target(label: str) -> bool:
-    """Whether a method's map depends on what is explained: it weighs by gradients, or asks the model."""
+def _shows(label: str, scaling: str) -> str:
+    """What the heat of a method means; of one that the catalogue does not have, that of the most."""
     method = METHODS.get(label.partition("(")[0])
-    return method is None or bool(method.needs & (Needs.GRADIENTS | Needs.PROBE))
+    shows = OF_TARGET if method is None else method.shows
+    return "evidence against (negative) and for (positive)" if shows == OF_TARGET and scaling == "none" else shows
 
 
 def _row(
@@ -240,7 +247,7 @@ def compose_results(
 
     The keys: ``classification_class_ids``, ``classification_class_names`` and
     ``classification_confidences`` (by falling confidence), ``heatmap_{method}`` with one float32
-    array (H, W) per target, ``layer``, ``scaling``, ``label``, ``prediction``, ``id``, ``epoch``,
+    array (H, W) per target, ``layer``, ``scaling``, ``smooth``, ``label``, ``prediction``, ``id``, ``epoch``,
     ``mode``, ``ds_id``.
     """
     results = []
@@ -252,6 +259,7 @@ def compose_results(
                 key = heatmap_key(int(column.heatmap.class_ids[at]), column.target)
                 result.setdefault(f"heatmap_{column.method}", {})[key] = column.heatmap.values[at]
             result |= {"layer": _layer(part.columns), "scaling": part.columns[0].heatmap.scaling}
+            result["smooth"] = part.columns[0].heatmap.smooth
             result["label"] = None if part.labels is None else int(part.labels[at])
             result["prediction"] = None if part.predictions is None else int(part.predictions[at])
             result["id"] = None if part.ids is None else part.ids[at]
@@ -265,11 +273,17 @@ def compose_arrays(part: Explained, epoch: int, mode: str) -> dict[str, NDArray[
 
     For each method and target ``{method}.{target}.values`` (N, H, W), ``.raw`` (N, h, w),
     ``.class_ids``, ``.scores``, ``.confidences`` and ``.blank`` (N,); then ``probabilities`` (N, C),
-    ``predictions``, ``labels`` and ``ids`` (N,) where they are known, ``epoch``, ``mode``, ``layer``
-    and ``scaling``.
+    ``predictions``, ``labels`` and ``ids`` (N,) where they are known, ``epoch``, ``mode``, ``layer``,
+    ``scaling`` and ``smooth``.
     """
     heatmap = part.columns[0].heatmap
-    said = {"epoch": epoch, "mode": mode, "layer": _layer(part.columns), "scaling": heatmap.scaling}
+    said = {
+        "epoch": epoch,
+        "mode": mode,
+        "layer": _layer(part.columns),
+        "scaling": heatmap.scaling,
+        "smooth": heatmap.smooth,
+    }
     arrays: dict[str, NDArray[Any]] = {name: np.array(value) for name, value in said.items()}
     for column in part.columns:
         for name in ("values", "raw", "class_ids", "scores", "confidences", "blank"):

@@ -24,6 +24,10 @@ FRAME = 3
 CAPTIONS = {"label": "true", "prediction": "inferred"}
 
 
+HEAD_LINES = 5
+"""Lines of a column's title: a method with its parameters, and a target."""
+
+
 @dataclass(frozen=True, eq=False)
 class Panel:
     """One picture of a row.
@@ -94,7 +98,7 @@ def draw_grid(grid: Grid, *, cell: int | None = None) -> Rgb:
     columns = len(grid.titles)
     left = MARGIN + (text_width + 2 * GAP if text_width else 0)
     width = left + columns * (cell_width + GAP) - GAP + MARGIN
-    heads = [wrapped(title, cell_width, HEAD_SIZE, "bold") for title in grid.titles]
+    heads = [wrapped(title, cell_width, HEAD_SIZE, "bold", most=HEAD_LINES) for title in grid.titles]
     top = MARGIN + (TITLE_SIZE + 14 if grid.title else 0)
     rows_top = top + max(map(len, heads)) * LINE + 4
     row_height = max(cell_height, max(len(_lines(row, text_width)) for row in grid.rows) * LINE + 2 * FRAME)

@@ -69,6 +69,7 @@ def heatmap_of(
         method=method.label,
         layer=name,
         scaling=settings.scaling,
+        smooth=settings.smoothed,
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fe_gradcam.components import component_of, kernel_component_of
 from fe_gradcam.perturbed import RandomNumbers, each_variant, probe_of, scores_of, without_rounding
-from fe_gradcam.registry import Count, Level, OptionalCount, Value, cam_method
+from fe_gradcam.registry import AT_RANDOM, OF_NO_TARGET, Count, Level, OptionalCount, Value, cam_method
 from fe_gradcam.scaling import upsample
 from fe_gradcam.types import ArgumentError, CamInputs, Needs, UnsupportedModelError
 
@@ -170,8 +170,8 @@ def cam(inputs: CamInputs) -> Tensor:
         raise UnsupportedModelError(
             "method='cam' needs a network whose score is a linear function of the layer's maps averaged over space "
             "(global average pooling, then one linear layer), and that of this model is none at this layer. Use "
-            "method='grad_cam', which equals it there and is defined for every head; or pass layer= with the map that "
-            "is averaged."
+            "method='grad_cam', which is defined for every head (under such a one the two are equal), or pass layer= "
+            "with the map that is averaged, where there is one."
         )
     return weights * maps
 
@@ -179,7 +179,9 @@ def cam(inputs: CamInputs) -> Tensor:
 # --- principal components ----------------------------------------------------------------------------------
 
 
-@cam_method("eigen_cam", paper="Muhammad 2020, arXiv:2008.00299", needs=Needs.ACTIVATIONS, cost="1 forward")
+@cam_method(
+    "eigen_cam", paper="Muhammad 2020, arXiv:2008.00299", needs=Needs.ACTIVATIONS, cost="1 forward", shows=OF_NO_TARGET
+)
 def eigen_cam(inputs: CamInputs, *, component: Count = 1, center: bool = False) -> Tensor:
     """First principal component of A: (hw, K) times its first right singular vector. Knows no class.
 
@@ -205,7 +207,9 @@ def eigen_grad_cam(inputs: CamInputs, *, component: Count = 1, center: bool = Fa
     return component_of(_gradients(inputs) * inputs.activations, component, center=center)
 
 
-@cam_method("kpca_cam", paper="Karmani 2024, arXiv:2410.00267", needs=Needs.ACTIVATIONS, cost="1 forward")
+@cam_method(
+    "kpca_cam", paper="Karmani 2024, arXiv:2410.00267", needs=Needs.ACTIVATIONS, cost="1 forward", shows=OF_NO_TARGET
+)
 def kpca_cam(inputs: CamInputs, *, component: Count = 1) -> Tensor:
     """First kernel principal component of A over places, sigmoid kernel tanh(x·y / K + 1). Knows no class.
 
@@ -219,7 +223,11 @@ def kpca_cam(inputs: CamInputs, *, component: Count = 1) -> Tensor:
 
 
 @cam_method(
-    "fem", paper="Fuad 2020, IPTA, doi:10.1109/IPTA50016.2020.9286629", needs=Needs.ACTIVATIONS, cost="1 forward"
+    "fem",
+    paper="Fuad 2020, IPTA, doi:10.1109/IPTA50016.2020.9286629",
+    needs=Needs.ACTIVATIONS,
+    cost="1 forward",
+    shows=OF_NO_TARGET,
 )
 def fem(inputs: CamInputs) -> Tensor:
     """Σ_k mean(A_k) 1[A_k ≥ μ_k + 2 σ_k], population σ: where a channel is far above its mean. Knows no class."""
@@ -379,6 +387,10 @@ def occlusion(
         raise ArgumentError(f"stride={stride} is larger than patch={patch}: places would be left out. Pass a smaller.")
     starts = [sorted({*range(0, whole - side, stride), whole - side}) for whole, side in zip(size, sides, strict=True)]
     corners = list(product(*starts))
+    if len(corners) == 1:
+        raise ArgumentError(
+            f"patch={patch} covers the whole image of {size}, so no place is told from another. Pass less."
+        )
     cover = images.flatten(2).mean(2) if fill is None else images.new_full(images.shape[:2], fill)
 
     def area(corner: tuple[int, ...]) -> tuple[slice[Any, Any, None], ...]:
@@ -405,6 +417,7 @@ def occlusion(
     paper="the baseline that a method must beat, without a paper",
     needs=Needs.ACTIVATIONS,
     cost="1 forward",
+    shows=AT_RANDOM,
 )
 def random_cam(inputs: CamInputs) -> Tensor:
     """Σ_k u_k A_k with u uniform within [-1, 1): what activations alone look like, whatever the score."""

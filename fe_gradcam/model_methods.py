@@ -6,15 +6,24 @@ import torch
 from torch import Tensor
 
 from fe_gradcam.perturbed import probe_of
-from fe_gradcam.registry import cam_method
+from fe_gradcam.registry import UNSIGNED, cam_method
 from fe_gradcam.scaling import upsample
 from fe_gradcam.types import CamInputs, Needs, UnsupportedModelError
 
-COMPLETE = 2e-2
-"""How far, relative to the sum of their magnitudes, the parts of a score may be off the score."""
+COMPLETE = 1e-3
+"""How far, relative to the score, its parts may be off it."""
+
+ROUNDINGS = 256
+"""Besides, so many times the spacing of the model's numbers, relative to the root of the parts' sum of squares."""
 
 
-@cam_method("full_grad", paper="Srinivas 2019, arXiv:1905.00780", needs=Needs.PROBE, cost="1 forward, 1 backward")
+@cam_method(
+    "full_grad",
+    paper="Srinivas 2019, arXiv:1905.00780",
+    needs=Needs.PROBE,
+    cost="1 forward, 1 backward",
+    shows=UNSIGNED,
+)
 def full_grad(inputs: CamInputs) -> Tensor:
     """ψ(g_x ⊙ x) + Σ over layers and channels of ψ(bias · gradient), ψ = upsampled, rescaled magnitude.
 
@@ -27,11 +36,12 @@ def full_grad(inputs: CamInputs) -> Tensor:
         UnsupportedModelError: The parts do not sum to the score: the network has other layers.
     """
     parts = probe_of(inputs).bias_gradients()
-    summed, magnitude = parts.elsewhere.clone(), parts.elsewhere.abs()
+    summed, squares = parts.elsewhere.double(), parts.elsewhere.double() ** 2
     for terms in (parts.of_input, *parts.of_biases):
-        summed = summed + terms.flatten(1).sum(1)
-        magnitude = magnitude + terms.flatten(1).abs().sum(1)
-    if bool(((summed - parts.scores).abs() > COMPLETE * magnitude.maximum(parts.scores.abs())).any()):
+        summed = summed + terms.double().flatten(1).sum(1)
+        squares = squares + (terms.double() ** 2).flatten(1).sum(1)
+    tolerance = COMPLETE * parts.scores.abs() + ROUNDINGS * parts.precision * squares.sqrt()
+    if bool(((summed - parts.scores).abs() > tolerance).any()):
         raise UnsupportedModelError(
             "method='full_grad' is defined for networks of piecewise linear layers (convolutions, linear layers, batch "
             "normalisation, ReLU, pooling), whose input and bias gradients sum to the score; here they do not "
@@ -51,7 +61,13 @@ def _rescaled(terms: Tensor, size: tuple[int, ...]) -> Tensor:
     return upsample(unit.sum(1), size)  # upsampling is linear: the sum may go first
 
 
-@cam_method("le_grad", paper="Bousselham 2024, arXiv:2404.03214", needs=Needs.PROBE, cost="a pass per attention block")
+@cam_method(
+    "le_grad",
+    paper="Bousselham 2024, arXiv:2404.03214",
+    needs=Needs.PROBE,
+    cost="a pass per attention block",
+    shows=UNSIGNED,
+)
 def le_grad(inputs: CamInputs) -> Tensor:
     """Mean over the blocks of a ViT of relu(∂ s / ∂ attention), averaged over heads and queries.
 

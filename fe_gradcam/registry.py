@@ -80,6 +80,12 @@ class Parameter:
         return value if value is None or self.kind is float else self.kind(value)
 
 
+OF_TARGET = "evidence for the class"
+OF_NO_TARGET = "what is active, whatever the class"
+UNSIGNED = "how much the class depends on a place, for or against"
+AT_RANDOM = "random weights, the baseline"
+
+
 @dataclass(frozen=True)
 class CamMethod:
     """A method: a rule, with the parameters that it was asked for with.
@@ -90,6 +96,7 @@ class CamMethod:
         paper: Its source.
         needs: What it must be given.
         cost: Forward and backward passes for each image, in words.
+        shows: What the heat of its maps means, for a legend.
         given: Parameters that were passed, by name; the others have their defaults.
     """
 
@@ -98,6 +105,7 @@ class CamMethod:
     paper: str
     needs: Needs
     cost: str = ""
+    shows: str = OF_TARGET
     given: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -142,11 +150,12 @@ def cam_method(
     paper: str,
     needs: Needs = Needs.ACTIVATIONS | Needs.GRADIENTS,
     cost: str = "1 forward, 1 backward",
+    shows: str = OF_TARGET,
 ) -> Callable[[Rule], Rule]:
     """Registers a rule under a name; its keyword-only arguments become the method's parameters."""
 
     def register(rule: Rule) -> Rule:
-        METHODS[name] = CamMethod(name, rule, paper, needs, cost)
+        METHODS[name] = CamMethod(name, rule, paper, needs, cost, shows)
         return rule
 
     return register
@@ -167,7 +176,8 @@ def get_method(method: Method | CamMethod) -> CamMethod:
         name, given = name
     if not isinstance(name, str):
         raise ArgumentError(
-            f"method={method!r} is not accepted. Accepted: a name, or a pair ('score_cam', {{parameter: value}})."
+            f"method={method!r} is not accepted. Accepted: a name, or a pair ('score_cam', {{parameter: value}}); "
+            "several go to explain_many(methods=[...])."
         )
     if name not in METHODS:
         raise UnknownNameError(f"method={name!r} is not known{nearest(name, METHODS)} Accepted: {', '.join(METHODS)}.")

@@ -20,7 +20,7 @@ from fe_gradcam.outputs import ModelOutput
 from fe_gradcam.probe import ModelProbe
 from fe_gradcam.settings import Settings
 from fe_gradcam.smoothing import Smooth, View, smoothing
-from fe_gradcam.targets import TOP_CLASS, ClassTarget, RegionTarget, ResolvedTarget, resolve_target
+from fe_gradcam.targets import TOP_CLASS, ClassTarget, RegionTarget, ResolvedTarget, resolve_target, target_name
 from fe_gradcam.types import (
     ArgumentError,
     CamInputs,
@@ -241,7 +241,7 @@ def explained(
     targets: Sequence[Target],
 ) -> Explanation:
     """The heatmaps of `explain_many`, and the inference that came with them."""
-    if is_pair(methods):
+    if is_pair(methods) or isinstance(methods, str):
         methods = [methods]  # type: ignore[list-item]
     for name, given in (("methods", methods), ("layers", layers), ("targets", targets)):
         if isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
@@ -272,7 +272,8 @@ def explained(
                 for at_target, of_layers in enumerate(zip(*passes, strict=True)):
                     heatmap = heatmap_of(of_layers, rule, refs, size, settings)
                     parts.setdefault((at_method, at_layer, at_target), []).append(heatmap)
-    heatmaps = [_joined(parts[place]) for place in sorted(parts)]
+    called = [target_name(target, settings.class_names) for target in targets]
+    heatmaps = [replace(_joined(parts[place]), target=called[place[2]]) for place in sorted(parts)]
     return Explanation(heatmaps, np.concatenate(probabilities) if probabilities else None)
 
 
@@ -397,14 +398,5 @@ def _joined(parts: list[Heatmap]) -> Heatmap:
     first = parts[0]
     if len(parts) == 1:
         return first
-    return Heatmap(
-        values=np.concatenate([part.values for part in parts]),
-        raw=np.concatenate([part.raw for part in parts]),
-        class_ids=np.concatenate([part.class_ids for part in parts]),
-        scores=np.concatenate([part.scores for part in parts]),
-        confidences=np.concatenate([part.confidences for part in parts]),
-        blank=np.concatenate([part.blank for part in parts]),
-        method=first.method,
-        layer=first.layer,
-        scaling=first.scaling,
-    )
+    names = ("values", "raw", "class_ids", "scores", "confidences", "blank")
+    return replace(first, **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})

@@ -40,6 +40,12 @@ class Settings:
         if self.score not in SCORES:
             raise ArgumentError(f"score={self.score!r} is not known. Accepted: {', '.join(SCORES)}.")
 
+    @property
+    def smoothed(self) -> str:
+        """How maps are smoothed, in words; empty where they are not."""
+        views, eigen = smoothing(self.smooth)
+        return ", ".join(["augment"] * (len(views) > 1 or not views[0].is_plain) + ["eigen"] * eigen)
+
 
 def check_seed(seed: object) -> None:
     """Raises ArgumentError where `seed` is no integer from 0."""

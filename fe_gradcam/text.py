@@ -5,8 +5,9 @@ Pillow, which comes with matplotlib, shapes and draws it.
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -64,19 +65,41 @@ def fitted(text: str, width: int, size: int, weight: Weight = "regular") -> str:
 
 
 def wrapped(text: str, width: int, size: int, weight: Weight = "regular", most: int = 2) -> list[str]:
-    """The text in at most `most` lines of at most `width` pixels, the last one with an ellipsis where it must."""
+    """The text in at most `most` lines of at most `width` pixels, the last one with an ellipsis where it must.
+
+    A word that is too long is broken behind an underscore, a bracket or a comma, where it has one.
+    """
     lines: list[str] = []
-    words = text.split()
+    words = [word for whole in text.split() for word in _broken(whole, width, size, weight)]
     while words and len(lines) < most - 1:
         taken = 1
-        while taken < len(words) and text_mask(" ".join(words[: taken + 1]), size, weight).shape[1] <= width:
+        while taken < len(words) and _width(_together(words[: taken + 1]), size, weight) <= width:
             taken += 1
-        line = " ".join(words[:taken])
-        if text_mask(line, size, weight).shape[1] > width:
+        line = _together(words[:taken])
+        if _width(line, size, weight) > width:
             break
         lines.append(line)
         words = words[taken:]
-    return [*lines, fitted(" ".join(words), width, size, weight)] if words or not lines else lines
+    return [*lines, fitted(_together(words), width, size, weight)] if words or not lines else lines
+
+
+def _broken(word: str, width: int, size: int, weight: Weight) -> list[str]:
+    """The word, or its pieces where it is too long; a piece that the next follows without a space ends with a mark."""
+    if _width(word, size, weight) <= width:
+        return [word]
+    pieces = [piece for piece in re.split(r"(?<=[_(,])", word) if piece]
+    return [*(piece + _NO_SPACE for piece in pieces[:-1]), *pieces[-1:]]
+
+
+def _together(words: Sequence[str]) -> str:
+    return " ".join(words).replace(f"{_NO_SPACE} ", "").replace(_NO_SPACE, "")
+
+
+def _width(line: str, size: int, weight: Weight) -> int:
+    return int(text_mask(line.replace(_NO_SPACE, ""), size, weight).shape[1])
+
+
+_NO_SPACE = "\x00"
 
 
 def _runs(text: str, size: int, weight: Weight) -> Iterator[tuple[str, Path, int]]:

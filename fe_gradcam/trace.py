@@ -122,6 +122,7 @@ class GradCAM(Trace):
         fuse: "mean" or "max": how several layers become one map; see `fe_gradcam.scaling.fuse_maps`.
         smooth: "augment", "eigen" or both, as `fe_gradcam.explain` takes them.
         seed: For the methods that draw random numbers; the global streams are not touched.
+        batch_size: Rows asked at once by methods that ask the model again; None: as many as the largest batch had.
         shared_scale: Whether all heatmaps of a method have one scale in a grid, so that magnitudes compare.
         on_error: "warn", or "raise" to let failures through (in tests).
 
@@ -165,6 +166,7 @@ class GradCAM(Trace):
         fuse: Fuse = "mean",
         smooth: Smooth | Sequence[Smooth] | None = None,
         seed: int = 0,
+        batch_size: int | None = None,
         shared_scale: bool = False,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
@@ -191,6 +193,7 @@ class GradCAM(Trace):
         self.settings = Settings(
             scaling=scaling,
             seed=seed,
+            batch_size=None if batch_size is None else arguments.whole("batch_size", batch_size, 1),
             class_names=self.names,
             model_output=model_output,
             reshape=reshape,
@@ -387,7 +390,7 @@ class GradCAM(Trace):
             done = explained(
                 self.model,
                 images if len(images) > 1 else images[0],
-                replace(self.settings, batch_size=batch_size, trial=trial),
+                replace(self.settings, batch_size=self.settings.batch_size or batch_size, trial=trial),
                 methods=self.methods,
                 layers=[self.layer],
                 targets=targets,

@@ -196,12 +196,14 @@ class BiasGradients:
         of_biases: For each layer with places, (N, K, *S): its biases times the gradients at its output.
         elsewhere: (N,), the sum of the parts of layers without places.
         scores: (N,).
+        precision: The spacing of the model's numbers at 1.
     """
 
     of_input: Tensor
     of_biases: list[Tensor]
     elsewhere: Tensor
     scores: Tensor
+    precision: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,6 +252,8 @@ class Heatmap:
         blank: (N,) bool, True where the signed map has no positive value beyond rounding, or was not
             finite; the ReLU scalings are zero there.
         method: Name of the method, followed by its parameters where some were given.
+        target: What is explained: ``"pred"`` for the inferred class, a class by its name or id, or the target's name.
+        smooth: How it was smoothed, as ``"augment, eigen"``; empty where it was not.
         layer: Name of the layer, with `` + activation`` or `` + relu`` where the place is behind that; of
             several ``mean(a, b)`` or ``max(a, b)``; ``whole model`` where the method knows no layer.
         scaling: Name of the scaling.
@@ -264,6 +268,12 @@ class Heatmap:
     method: str
     layer: str
     scaling: Scaling
+    target: str = "pred"
+    smooth: str = ""
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def __repr__(self) -> str:
+        said = (f"{name}={getattr(self, name)!r}" for name in ("method", "target", "layer", "scaling", "smooth"))
+        return f"Heatmap({', '.join(said)}, values={self.values.shape}, raw={self.raw.shape})"

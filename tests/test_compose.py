@@ -162,7 +162,7 @@ def test_the_title_names_the_layer_that_is_explained() -> None:
     part = Explained(np.zeros((2, 4, 6, 3), np.uint8), columns, None, None, None)
     assert compose_grid([part], {}, Look(), "t").title == "t, layer conv3"
     alone = replace(part, columns=columns[:1])
-    assert compose_grid([alone], {}, Look(), "t").title == "t, layer whole model"
+    assert compose_grid([alone], {}, Look(), "t").title == "t, the whole model"
 
 
 def _heatmap_like(method: str, size: float = 1) -> Heatmap:

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 
 from fe_gradcam import METHODS, UnknownNameError, UnsupportedModelError, explain, explain_many
 from fe_gradcam.registry import get_method
-from fe_gradcam.types import ArgumentError, CamInputs, Needs
+from fe_gradcam.types import ArgumentError, CamInputs, CamWarning, Needs
 from tests.toys import HEAD, IMAGE, TOYS, FakeProbe, SmallTorch, TorchToy, small_keras, twins
 
 ON_INPUTS = [
@@ -463,10 +463,17 @@ def test_eigen_cam_of_a_rank_one_layer_is_that_map(seed: int, k: int) -> None:
     assert_allclose(METHODS["eigen_cam"](inputs)[0], of_places * of_channels.norm(), atol=1e-5)
 
 
-def test_more_components_than_there_are_give_a_zero_map() -> None:
+def test_more_components_than_there_are_give_a_zero_map_and_a_warning() -> None:
     inputs = _inputs(0, 2, 3, 1, 2)
     for method in ("eigen_cam", "eigen_grad_cam", "kpca_cam"):
-        assert not get_method((method, {"component": 4}))(inputs).any()
+        with pytest.warns(CamWarning, match=r"component=4 is asked for, and this layer has 2"):
+            assert not get_method((method, {"component": 4}))(inputs).any()
+
+
+def test_kpca_cam_refuses_more_places_than_it_can_pair() -> None:
+    inputs = CamInputs(torch.zeros(1, 2, 65, 64), None, torch.zeros(1), torch.zeros(1))
+    with pytest.raises(ArgumentError, match=r"4160 of them; at most 4096.*eigen_cam"):
+        METHODS["kpca_cam"](inputs)
 
 
 def test_shapley_cam_of_a_square_is_half_of_grad_cam() -> None:
@@ -542,7 +549,9 @@ def test_occlusion_covers_every_place_and_refuses_gaps() -> None:
     with pytest.raises(ArgumentError, match=r"stride=3 is larger than patch=2"):
         explain(model, image, method=("occlusion", {"patch": 2, "stride": 3}))
     wide = 5 * np.random.rand(2, 1, 7, 11).astype(np.float32)
-    for patch, stride in ((4, 3), (5, 5), (99, 1), (1, 1)):
+    with pytest.raises(ArgumentError, match=r"patch=99 covers the whole image of \(7, 11\)"):
+        explain(model, wide, method=("occlusion", {"patch": 99}), layer="relu")
+    for patch, stride in ((4, 3), (5, 5), (8, 1), (1, 1)):
         heatmap = explain(model, wide, method=("occlusion", {"patch": patch, "stride": stride}), target=0, layer="relu")
         assert np.isfinite(heatmap.raw).all()
         assert (heatmap.raw != 0).all(), "a place was never covered"

@@ -387,6 +387,28 @@ def test_full_grad_takes_batch_norm_and_refuses_attention_to_channels(framework:
         explain(gated, images, method="full_grad", layer="conv2")
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("strength", [1, 4])
+def test_full_grad_refuses_attention(seed: int, strength: float) -> None:
+    torch.manual_seed(seed)
+
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+            for parameter in self.attention.parameters():
+                parameter.data *= strength
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = torch.relu(self.conv(x)).flatten(2).transpose(1, 2)
+            return self.fc(self.attention(tokens, tokens, tokens, need_weights=False)[0].mean(1))
+
+    model, images = Attends().eval(), torch.randn(2, 3, 9, 9)
+    with pytest.raises(UnsupportedModelError, match="full_grad"):
+        explain(model, images, method="full_grad", layer="conv")
+
+
 def test_a_probability_model_without_a_visible_head_is_asked_alike() -> None:
     """Rows under a mask are read as the image itself was: log p, and not one as logits and one as probabilities."""
 

@@ -354,7 +354,9 @@ class KerasBackend:
         with_places = [term for term in maps if term.dim() == of_input.dim() and term[0, 0].numel() > 1]
         others = [term for term in maps if not any(term is one for one in with_places)]
         elsewhere = sum((term.flatten(1).sum(1) for term in others), torch.zeros(len(of_input)))
-        return BiasGradients(of_input, with_places, elsewhere, as_torch(scores))
+        compute = tf.as_dtype(self._model.compute_dtype or "float32").as_numpy_dtype
+        precision = float(tf.experimental.numpy.finfo(compute).eps)
+        return BiasGradients(of_input, with_places, elsewhere, as_torch(scores), precision)
 
     def attention_gradients(
         self, images: Images, layer: LayerRef, target: ResolvedTarget, score: Score

@@ -237,7 +237,8 @@ class TorchBackend:
         with_places = [term for term in terms if term.dim() == of_input.dim() and term[0, 0].numel() > 1]
         others = [term for term in terms if not any(term is one for one in with_places)]
         elsewhere = sum((term.flatten(1).sum(1) for term in others), torch.zeros_like(scores, dtype=torch.float32))
-        return BiasGradients(of_input, with_places, elsewhere, scores.detach().float())
+        precision = torch.finfo(leaves[picture].dtype).eps
+        return BiasGradients(of_input, with_places, elsewhere, scores.detach().float(), precision)
 
     def attention_gradients(
         self, images: Images, layer: LayerRef, target: ResolvedTarget, score: Score
