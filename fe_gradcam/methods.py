@@ -24,8 +24,14 @@ from fe_gradcam.types import ArgumentError, CamInputs, Needs, UnsupportedModelEr
 NEARLY_ZERO = 1e-6
 """A denominator below this is taken as zero, and so is its term."""
 
-AFFINE = 1e-2
-"""How far, relative to its size, a score may be off what a linear head of the spatial means gives."""
+AFFINE = 1e-3
+"""How far, relative to the change, a changed score may be off what a linear head of the spatial means gives."""
+
+FLAT = 1e-2
+"""How far the gradients of a channel may differ over space, relative to the largest, and count as the same."""
+
+ROUNDINGS = 64
+"""Besides, so many times the spacing of the model's numbers, relative to the size of what is summed."""
 
 PATCHES_PER_SIDE = 8
 """How many patches of `occlusion` fit beside each other on the shorter side, where no size is given."""
@@ -144,7 +150,7 @@ def shapley_cam(inputs: CamInputs) -> Tensor:
     "cam",
     paper="Zhou 2016, arXiv:1512.04150",
     needs=Needs.ACTIVATIONS | Needs.GRADIENTS | Needs.PROBE,
-    cost="2 forwards, 1 backward",
+    cost="8 forwards, 1 backward",
 )
 def cam(inputs: CamInputs) -> Tensor:
     """Σ_k w_k A_k, w the classifier's own weights; for nets that average the layer over space before a linear head.
@@ -158,14 +164,10 @@ def cam(inputs: CamInputs) -> Tensor:
     gradients, maps = _gradients(inputs), inputs.activations
     places = maps[0, 0].numel()
     weights = _over_space(gradients, "sum")
-    flat = (gradients - weights / places).abs().flatten(1).amax(1) <= AFFINE * gradients.abs().flatten(1).amax(1)
-    rows = torch.arange(len(maps), device=maps.device)
-    other = _shuffled(maps, inputs) * 2 + maps
-    predicted = inputs.scores + (gradients * (other - maps)).flatten(1).sum(1)
-    asked = probe_of(inputs).score_from(other, rows)
-    scale = (gradients * other).abs().flatten(1).sum(1) + inputs.scores.abs()
-    off = (asked - predicted).abs() > AFFINE * scale
-    wrong = (~flat | off) & gradients.flatten(1).isfinite().all(1)
+    flat = (gradients - weights / places).abs().flatten(1).amax(1) <= FLAT * gradients.abs().flatten(1).amax(1)
+    wrong = ~flat & gradients.flatten(1).isfinite().all(1)
+    for other in _trials(maps, inputs):
+        wrong = wrong | _is_bent(inputs, gradients, other)
     if bool(wrong.any()):
         raise UnsupportedModelError(
             "method='cam' needs a network whose score is a linear function of the layer's maps averaged over space "
@@ -174,6 +176,25 @@ def cam(inputs: CamInputs) -> Tensor:
             "with the map that is averaged, where there is one."
         )
     return weights * maps
+
+
+def _trials(maps: Tensor, inputs: CamInputs) -> list[Tensor]:
+    """Other activations to hold a head against: none, the opposite, places in disorder, channels made more or less."""
+    numbers, rows = RandomNumbers(inputs), range(len(maps))
+    channels = [torch.stack([numbers.uniform(row, maps.shape[1:2], draw) for row in rows]) for draw in (1, 2, 3)]
+    factors = [_as_weights(one.to(maps.device), inputs) * 3 for one in channels]
+    return [maps * 0, -maps, _shuffled(maps, inputs) * 2 + maps, *(maps * factor for factor in factors)]
+
+
+def _is_bent(inputs: CamInputs, gradients: Tensor, other: Tensor) -> Tensor:
+    """(N,) whether the score of other activations is not what its gradient predicts."""
+    probe, maps = probe_of(inputs), inputs.activations
+    terms = (gradients * (other - maps)).flatten(1).double()
+    asked = probe.score_from(other, torch.arange(len(maps), device=maps.device))
+    moved = (asked - inputs.scores).abs()
+    rounding = asked.abs() + inputs.scores.abs() + (terms**2).sum(1).sqrt()
+    off = (asked - inputs.scores - terms.sum(1)).abs()
+    return off > AFFINE * moved + ROUNDINGS * probe.precision * rounding
 
 
 # --- principal components ----------------------------------------------------------------------------------
@@ -267,7 +288,9 @@ def _mask_weights(inputs: CamInputs, samples: int, vary: object = None) -> Tenso
     flat = maps.flatten(2)
     constant = flat.amax(2) - flat.amin(2) <= NEARLY_ZERO * flat.abs().amax(2)
     tells = without_rounding(means - means.mean(1, keepdim=True), means, inputs)
-    says_nothing = (tells == 0).all(1) & torch.tensor(channels > 1, device=maps.device) | constant.all(1)
+    if channels == 1:
+        tells = without_rounding(inputs.scores[:, None] - means, means, inputs)
+    says_nothing = (tells == 0).all(1) | constant.all(1)
     weights = means.where(~constant, -torch.inf).softmax(1)
     return weights.where(~says_nothing[:, None], 0)
 

@@ -17,6 +17,10 @@ ROUNDINGS = 256
 """Besides, so many times the spacing of the model's numbers, relative to the root of the parts' sum of squares."""
 
 
+CONSTANT = 1e-5
+"""A term whose range is below this, relative to its size, is the same everywhere."""
+
+
 @cam_method(
     "full_grad",
     paper="Srinivas 2019, arXiv:1905.00780",
@@ -57,7 +61,8 @@ def _rescaled(terms: Tensor, size: tuple[int, ...]) -> Tensor:
     flat = terms.abs().flatten(2)
     least = flat.amin(2, keepdim=True)
     spread = flat.amax(2, keepdim=True) - least
-    unit = ((flat - least) / spread.where(spread != 0, 1)).reshape(terms.shape)
+    tells = spread > CONSTANT * flat.amax(2, keepdim=True)  # what is less is rounding
+    unit = ((flat - least) / spread.where(tells, 1)).where(tells, 0).reshape(terms.shape)
     return upsample(unit.sum(1), size)  # upsampling is linear: the sum may go first
 
 

@@ -377,7 +377,12 @@ class GradCAM(Trace):
         return None if self.label_key is None else class_ids_of(kept[self.label_key], self.label_key)
 
     def _explain_model(
-        self, images: tuple[NDArray[Any], ...], labels: NDArray[np.int64] | None, batch_size: int, *, trial: bool
+        self,
+        images: tuple[NDArray[Any], ...],
+        labels: NDArray[np.int64] | None,
+        batch_size: int,
+        *,
+        trial: bool = False,
     ) -> tuple[list[Column], NDArray[np.float32] | None]:
         if images[0].ndim == 5:
             raise ArgumentError(

@@ -156,6 +156,7 @@ class Probe(Protocol):
         row_by_row: Whether a row's score is its own, so that rows may be asked in any number and order; that of
             a callable target may be made for the batch as it is.
         progress: Whether a bar is to show how far a long run is.
+        precision: The spacing of the model's numbers at 1.
         trial: Whether all is to be tried once, and of many variants the first few are enough.
     """
 
@@ -163,6 +164,7 @@ class Probe(Protocol):
     at_once: int
     row_by_row: bool
     progress: bool
+    precision: float
     trial: bool
 
     def score(self, images: Tensor, rows: Tensor) -> Tensor:

@@ -12,6 +12,9 @@ from numpy.testing import assert_allclose
 from torch import nn
 
 from fe_gradcam import UnsupportedModelError, explain
+from fe_gradcam.backends import backend_for
+from fe_gradcam.backends._torch_attention import AttentionMode
+from fe_gradcam.targets import resolve_target
 
 WIDTH, GRID = 8, (3, 4)
 
@@ -268,3 +271,134 @@ def test_keras_refuses_what_has_no_blocks_of_attention() -> None:
 
     with pytest.raises(UnsupportedModelError, match=r"le_grad.*vision transformers.*Use method='grad_cam'"):
         explain(small_keras(), np.random.rand(1, 9, 12, 3).astype(np.float32), method="le_grad")
+
+
+@pytest.mark.parametrize("kind", ["plain", "bool mask", "float mask", "causal", "grouped", "scaled"])
+def test_the_fused_attention_is_taken_apart_as_torch_computes_it(kind: str) -> None:
+    query, key, value = torch.randn(2, 4, 5, 6), torch.randn(2, 4, 5, 6), torch.randn(2, 4, 5, 6)
+    settings: dict[str, Any] = {
+        "plain": {},
+        "bool mask": {"attn_mask": torch.rand(5, 5) > 0.4},
+        "float mask": {"attn_mask": torch.randn(5, 5)},
+        "causal": {"is_causal": True},
+        "grouped": {"enable_gqa": True},
+        "scaled": {"scale": 0.7},
+    }[kind]
+    if kind == "bool mask":
+        settings["attn_mask"].fill_diagonal_(True)
+    if kind == "grouped":
+        key, value = key[:, :2], value[:, :2]
+    expected = F.scaled_dot_product_attention(query, key, value, **settings)
+    seen: list[torch.Tensor] = []
+
+    def found(attention: torch.Tensor) -> torch.Tensor:
+        seen.append(attention)
+        return attention
+
+    with AttentionMode(found):
+        taken = F.scaled_dot_product_attention(query, key, value, **settings)
+    assert_allclose(taken, expected, atol=1e-5)
+    assert seen[0].shape == (2, 4, 5, 5)
+    assert_allclose(seen[0].sum(-1), np.ones((2, 4, 5)), atol=1e-5)
+
+
+def test_blocks_in_a_module_of_their_own() -> None:
+    """An encoder gets tokens and hands on tokens too, and yet is no block: it holds three."""
+
+    class Nested(Transformer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.Sequential(*self.blocks)
+            del self.blocks
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.norm(self.encoder(self.tokens(x)))[:, 0])
+
+    images = torch.randn(2, 3, 12, 16)
+    heatmap = explain(Nested().eval(), images, method="le_grad", target=3)
+    expected = by_autograd(images, 3)
+    assert_allclose(heatmap.raw, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_scores_behind_a_block_that_lie_within_one_by_chance_are_logits_all_the_same() -> None:
+    """Whether outputs are probabilities is told from the network as it is, and not from one that ends early."""
+    images = torch.randn(1, 3, 12, 16)
+
+    class Logits(Transformer):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = self.tokens(x)
+            for block in self.blocks:
+                tokens = block(tokens)
+            return self.head(self.norm(tokens)[:, 0])
+
+    net = Logits().eval()
+    with torch.no_grad():  # the whole network's outputs leave [0, 1]; those behind the first block lie within
+        early = net.head(net.norm(net.blocks[0](net.tokens(images)))[:, 0])
+        late = net(images)
+        net.head.weight *= 0.1
+        net.head.bias.copy_(0.5 - 0.1 * (early[0] - net.head.bias))
+        assert ((net.head(net.norm(net.blocks[0](net.tokens(images)))[:, 0])) <= 1).all()
+        net.head.bias[3] += 3 if late[0, 3] > early[0, 3] else -3
+    backend = backend_for(net)
+    place = backend.resolve("blocks.2.norm1", images)
+    target = resolve_target(1, 1)
+    (first,) = backend.run(images, place, [target], gradients=False, score="logit")
+    maps = backend.attention_gradients(images, place, first.pinned, "logit")
+    tokens = net.tokens(images)
+    for block, found in zip(net.blocks, maps, strict=True):
+        apart = Block("kept").eval()
+        apart.load_state_dict(block.state_dict())
+        apart(tokens)
+        apart.attention.given = apart.attention.kept.detach().requires_grad_(True)
+        after = apart(tokens)
+        score = net.head(net.norm(after)[:, 0])[:, 1].sum()
+        (gradient,) = torch.autograd.grad(score, apart.attention.given)
+        assert_allclose(found[0], gradient.clamp(min=0).mean((1, 2))[0, 1:].reshape(*GRID), atol=1e-6)
+        tokens = after.detach()
+    assert_allclose(
+        explain(net, images, target=1, layer="blocks.2.norm1").scores, net(images)[:, 1].detach(), rtol=1e-5
+    )
+
+
+def test_reshape_says_where_the_tokens_of_the_image_are() -> None:
+    """Registers behind the image's tokens are not told from them: reshape leaves them out, here as everywhere."""
+
+    class Behind(Transformer):
+        def tokens(self, x: torch.Tensor) -> torch.Tensor:
+            return super().tokens(x).roll(-1, 1)  # the class token comes last
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = self.tokens(x)
+            for block in self.blocks:
+                tokens = block(tokens)
+            return self.head(self.norm(tokens)[:, -1])
+
+    images = torch.randn(2, 3, 12, 16)
+
+    def of_image(tokens: torch.Tensor) -> torch.Tensor:
+        return tokens[:, :12].transpose(1, 2).reshape(len(tokens), -1, *GRID)
+
+    heatmap = explain(Behind().eval(), images, method="le_grad", target=3, layer="norm", reshape=of_image)
+    expected = by_autograd(images, 3)
+    assert_allclose(heatmap.raw, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_keras_refuses_a_head_that_goes_by_the_number_of_images() -> None:
+    import tensorflow as tf
+
+    class Counts(tf.keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = keras_transformer()
+            self.body = tf.keras.Model(self.inside.input, self.inside.layers[-3].input)
+
+        def call(self, x: Any) -> Any:
+            tokens = tf.reshape(self.body(x), (tf.shape(x)[0], -1, WIDTH))
+            return self.inside.layers[-1](self.inside.layers[-2](tf.reduce_mean(tokens, 1)))
+
+    model = Counts()
+    images = np.random.randn(1, 12, 16, 3).astype(np.float32)
+    model(images)
+    for count in (1, 2):
+        with pytest.raises(UnsupportedModelError, match=r"le_grad.*number of images"):
+            explain(model, np.repeat(images, count, 0), method="le_grad", target=3)

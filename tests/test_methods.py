@@ -417,6 +417,19 @@ def test_cam_refuses_what_is_linear_at_the_image_alone() -> None:
         explain(Bent("pooled"), IMAGE[:, None], method="cam", layer="relu", target=0)
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("bend", [torch.nn.ReLU, torch.nn.Tanh, torch.nn.SiLU, torch.nn.Hardswish])
+def test_cam_refuses_a_hidden_layer_behind_the_pooling(bend: type[torch.nn.Module], seed: int) -> None:
+    torch.manual_seed(seed)
+    parts = [torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    bent = torch.nn.Sequential(*parts, torch.nn.Linear(32, 16), bend(), torch.nn.Linear(16, 4))
+    images = torch.randn(2, 3, 9, 9)
+    with pytest.raises(UnsupportedModelError, match="method='cam'"):
+        explain(bent, images, method="cam")
+    straight = torch.nn.Sequential(*parts, torch.nn.Dropout(), torch.nn.Linear(32, 16), torch.nn.Linear(16, 4))
+    assert explain(straight, images, method="cam").raw.any()
+
+
 @given(shape=SHAPES)
 def test_layer_cam_is_hires_cam_for_positive_gradients(shape: tuple[int, int, int, int, int]) -> None:
     inputs = _inputs(*shape)

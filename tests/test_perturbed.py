@@ -18,7 +18,7 @@ from fe_gradcam.backends import backend_for
 from fe_gradcam.probe import ModelProbe
 from fe_gradcam.settings import Settings
 from fe_gradcam.targets import resolve_target
-from fe_gradcam.types import Needs
+from fe_gradcam.types import ArgumentError, Needs
 from tests.toys import CurvedTorch, SmallTorch, curved_keras, small_keras, twins
 
 ASKING = [name for name, method in METHODS.items() if Needs.PROBE in method.needs]
@@ -561,3 +561,94 @@ def test_logits_of_bytes_that_lie_within_one_by_chance_are_logits(framework: str
         warnings.simplefilter("error")
         heatmap = explain(model, images, target=0)
     assert_allclose(heatmap.scores, 0.1 + 0.02 * 3 * 2, rtol=1e-5)  # the output itself, and not log p
+
+
+def test_a_linear_layer_over_channels_that_come_last_is_a_pointwise_convolution() -> None:
+    """The same function written two ways has one map of full_grad: the axis of the channels is not guessed."""
+
+    class Written(nn.Module):
+        def __init__(self, linear: bool) -> None:
+            super().__init__()
+            torch.manual_seed(5)
+            self.conv, self.point, self.fc = nn.Conv2d(3, 6, 3), nn.Linear(6, 5), nn.Linear(5, 2)
+            self.linear = linear
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.conv(x)
+            if self.linear:
+                x = nn.functional.relu6(self.point(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+            else:
+                x = nn.functional.relu6(nn.functional.conv2d(x, self.point.weight[:, :, None, None], self.point.bias))
+            return self.fc(x.mean((2, 3)))
+
+    images = torch.randn(2, 3, 9, 11)
+    maps = [explain(Written(linear), images, method="full_grad", layer="conv").raw for linear in (True, False)]
+    assert_allclose(maps[0], maps[1], atol=1e-4 * maps[1].max())
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_full_grad_takes_a_relu6_and_refuses_bytes(framework: str) -> None:
+    if framework == "torch":
+        model: Any = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.ReLU6(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+        )
+        nn.init.constant_(model[0].bias, 6.0)  # half of the values lie beyond
+        images: Any = torch.randn(2, 1, 9, 9) * 3
+        whole = images.to(torch.uint8)
+    else:
+        import tensorflow as tf
+
+        layers = tf.keras.layers
+        first = layers.Conv2D(4, 3, bias_initializer=tf.keras.initializers.Constant(6.0))
+        parts = [
+            layers.InputLayer((9, 9, 1)),
+            first,
+            layers.ReLU(6.0),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(2),
+        ]
+        model = tf.keras.Sequential(parts)
+        images = np.random.randn(2, 9, 9, 1).astype(np.float32) * 3
+        whole = images.astype(np.uint8)
+    assert explain(model, images, method="full_grad").raw.any()
+    if framework == "torch":
+        model = nn.Sequential(Floats(), *model)
+    with pytest.raises(ArgumentError, match=r"full_grad.*Pass them as floats"):
+        explain(model, whole, method="full_grad")
+
+
+class Floats(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.float()
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_ablation_where_the_layer_is_the_output(framework: str) -> None:
+    """Of a segmentation the last layer is what the scores are read from: its own channel is all there is."""
+    if framework == "torch":
+        model: Any = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Conv2d(3, 2, 1))
+        images: Any = torch.randn(2, 1, 4, 5)
+        layer, maps = "2", model(images)[:, 1].detach().numpy()
+    else:
+        import tensorflow as tf
+
+        layers = tf.keras.layers
+        parts = [layers.InputLayer((4, 5, 1)), layers.Conv2D(3, 1, activation="relu"), layers.Conv2D(2, 1, name="last")]
+        model = tf.keras.Sequential(parts)
+        images, layer = np.random.randn(2, 4, 5, 1).astype(np.float32), "last"
+        maps = model(images).numpy()[..., 1]
+    mask = np.ones((4, 5), np.float32)
+    heatmap = explain(model, images, method="ablation_cam", layer=layer, target=Segmentation(1, mask=mask))
+    expected = np.sign(maps.sum((1, 2)))[:, None, None] * maps
+    assert_allclose(heatmap.raw, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_ablation_with_a_bad_image_first_or_last(bad: int) -> None:
+    model, images = Counting(), torch.randn(2, 3, 9, 9)
+    good = explain(model, images, method="ablation_cam", layer="relu")
+    images[bad, 0, 4, 4] = torch.nan
+    with pytest.warns(UserWarning, match="NaN"):
+        heatmap = explain(model, images, method="ablation_cam", layer="relu")
+    assert heatmap.blank[bad]
+    assert_allclose(heatmap.raw[1 - bad], good.raw[1 - bad], atol=1e-5 * np.abs(good.raw).max())

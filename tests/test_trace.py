@@ -894,7 +894,8 @@ def test_smoothing_of_the_trace_is_that_of_explain(framework: str) -> None:
     estimator(framework, model, [gradcam(model, n_samples=2, smooth=smooth, targets=[1, "label"]), catch]).fit()
     images = shown_images(framework, 2)
     expected = explain(model, images, target=1, smooth=smooth)
-    assert np.abs(expected.values - explain(model, images, target=1).values).max() > 0.01
+    plain = explain(model, images, target=1)
+    assert np.abs(expected.raw - plain.raw).max() > 1e-3 * np.abs(plain.raw).max()
     for at, result in enumerate(catch.caught[0]["gradcam_results"]):
         assert_allclose(result["heatmap_grad_cam"]["heatmap_image_class_1"], expected.values[at], atol=1e-4)
 
@@ -973,14 +974,12 @@ def test_cam_is_refused_before_the_first_epoch_where_the_head_does_not_pool(fram
 
 
 def streams() -> list[Any]:
-    import tensorflow as tf
     from tensorflow.python.eager import context
 
     return [
         torch.get_rng_state().tolist(),
         [str(part) for part in np.random.get_state()],
         random.getstate(),
-        tf.random.get_global_generator().state.numpy().tolist(),
         context.context()._rng.getstate() if context.context()._rng is not None else None,
     ]
 

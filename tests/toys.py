@@ -178,6 +178,7 @@ class FakeProbe:
     ) -> None:
         self.activations, self.of_layer, self.images = activations, gradients, images
         self.at_once, self.row_by_row, self.progress, self.trial = at_once, True, False, False
+        self.precision = 2.0**-23
 
     def base(self) -> torch.Tensor:
         return self.score_from(self.activations, torch.arange(len(self.activations)))

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from fe_gradcam import METHODS, CamError, Heatmap, explain
 from fe_gradcam.compose import Column, Explained, Look, compose_grid
 from fe_gradcam.export import write_bytes, write_png
-from fe_gradcam.grid import HEAD_SIZE, draw_grid
-from fe_gradcam.text import text_mask
+from fe_gradcam.grid import draw_grid
 from fe_gradcam.types import Method
 from tutorials.demo import IMAGENET_NAMES, OUTPUT
 from tutorials.real_data import photos, pretrained_torch, torch_input
@@ -106,21 +105,13 @@ def gallery() -> NDArray[np.uint8]:
         probabilities[np.arange(len(rows)), maps[0].class_ids] = maps[0].confidences
         part = Explained(
             pictures=(255 * pictures + 0.5).astype(np.uint8),
-            columns=[Column(in_lines(heatmap.method), "pred", heatmap) for heatmap in maps],
+            columns=[Column(heatmap.method, "pred", heatmap) for heatmap in maps],
             probabilities=probabilities,
             labels=np.array([class_ids[row] for row in rows]),
             ids=SHOWN,
         )
         drawn.append(draw_grid(compose_grid([part], IMAGENET_NAMES, Look(), title), cell=CELL))
     return stacked(drawn)
-
-
-def in_lines(name: str) -> str:
-    """A method's name with a space where it has to be broken: a grid breaks its titles at spaces alone."""
-    ends = [at + 1 for at, letter in enumerate(name) if letter == "_"]
-    fitting = [end for end in (*ends, len(name)) if text_mask(name[:end], HEAD_SIZE, "bold").shape[1] <= CELL]
-    end = fitting[-1] if fitting else len(name)
-    return f"{name[:end]} {name[end:]}".rstrip()
 
 
 def stacked(pictures: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:

@@ -31,7 +31,7 @@ def bias_terms(scores: Any, inputs: list[Any]) -> list[Any]:
         given = [tensor.ref() in from_input for tensor in operation.inputs]
         if not any(given):
             continue
-        from_input |= {output.ref() for output in operation.outputs}
+        from_input |= {output.ref() for output in operation.outputs if output.dtype.is_floating}
         added = _added(operation, given)
         if added is not None:
             places.append(operation.outputs[0])

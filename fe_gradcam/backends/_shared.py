@@ -151,12 +151,29 @@ def no_table(described: str, count: int) -> UnsupportedModelError:
     )
 
 
+def no_slope(images: Sequence[Any]) -> ArgumentError:
+    """The error for images that no gradient can be taken of."""
+    kinds = ", ".join(str(part.dtype) for part in images)
+    return ArgumentError(
+        f"images are of dtype {kinds}, and method='full_grad' needs the gradient of the score by the image, which "
+        "integers do not have. Pass them as floats, or use another method."
+    )
+
+
 def no_attention() -> UnsupportedModelError:
     """The error for a model that is no vision transformer, or none whose blocks can be told apart."""
     return UnsupportedModelError(
         "method='le_grad' is defined for vision transformers, whose blocks each hold one attention over all tokens of "
         "the image and hand on as many tokens; no such blocks were seen in this model. Use method='grad_cam', which is "
         "defined for every network."
+    )
+
+
+def counts_its_images() -> UnsupportedModelError:
+    """The error for a model behind whose blocks the tokens of several blocks cannot be asked as one batch."""
+    return UnsupportedModelError(
+        "method='le_grad' asks the classifier about the tokens behind all blocks as one batch, and this model gives "
+        "another score then: behind its blocks it goes by the number of images in front. Use method='grad_cam'."
     )
 
 
@@ -173,9 +190,13 @@ class Backend(Protocol):
 
     Attributes:
         channels_first: Whether images are (N, C, *S), or else (N, *S, C).
+        precision: The spacing of the model's numbers at 1.
     """
 
     channels_first: bool
+
+    @property
+    def precision(self) -> float: ...
 
     def layers(self, images: Images) -> list[LayerInfo]:
         """The layers in the order in which a forward pass of `images` completes them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from fe_gradcam.backends._shared import HALF_PRECISION_FACTOR, not_called
 from fe_gradcam.backends._torch_recorder import ACTIVATIONS, CONVOLUTIONS, Recorder
@@ -98,20 +99,23 @@ class BiasRecorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._met: list[tuple[Tensor, Tensor]] = []
+        self._channels_last: MutableMapping[Tensor, bool] = WeakTensorKeyDictionary()
 
     def terms(self, leaves: Sequence[Tensor], scores: Tensor) -> list[Tensor]:
-        """The leaves, and then all that was added, each times the gradient of Σ scores there; float32."""
+        """The leaves, and then all that was added, each times the gradient of Σ scores there; channels first."""
         places = [*leaves, *(output for output, _ in self._met)]
         values = [*leaves, *(bias for _, bias in self._met)]
         if not scores.requires_grad:
             return [torch.zeros_like(value, dtype=torch.float32) for value in values]
         gradients = torch.autograd.grad(scores, places, torch.ones_like(scores), allow_unused=True)
-        return [
+        terms = [
             torch.zeros_like(place, dtype=torch.float32)
             if gradient is None
             else value.detach().float() * gradient.float()
             for place, value, gradient in zip(places, values, gradients, strict=True)
         ]
+        last = [place in self._channels_last for place in places]
+        return [term.movedim(-1, 1) if turned else term for term, turned in zip(terms, last, strict=True)]
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -128,7 +132,10 @@ class BiasRecorder(TorchFunctionMode):
                     self._met.append((out, others(torch.zeros_like(first), *args[1:])))
             else:
                 self._met.append((out, _intercept(lambda given: others(given, *args[1:]), before)))
-            return out.clone()  # what follows may write in place
+            goes_on: Tensor = out.clone()  # what follows may write in place
+            if name == "linear" or first in self._channels_last:
+                self._channels_last[out] = self._channels_last[goes_on] = True
+            return goes_on
         return out
 
 

@@ -49,8 +49,10 @@ from fe_gradcam.backends._shared import (
     Reading,
     as_tuple,
     check_rows,
+    counts_its_images,
     no_attention,
     no_gradient,
+    no_slope,
     picture_of,
     reaches,
     reading_of,
@@ -70,6 +72,9 @@ from fe_gradcam.types import (
     Score,
     Target,
 )
+
+AGREES = 1e-3
+"""How far a score may be off the same one of a larger batch."""
 
 
 class KerasBackend:
@@ -97,6 +102,12 @@ class KerasBackend:
         self._of_pixels = of_pixels
         self._asking = False
         self._raw_shapes: dict[LayerRef, tuple[int, ...]] = {}
+
+    @property
+    def precision(self) -> float:
+        """The spacing of the model's numbers at 1."""
+        compute = tf.as_dtype(self._model.compute_dtype or "float32").as_numpy_dtype
+        return float(tf.experimental.numpy.finfo(compute).eps)
 
     def image_size(self, images: Images) -> tuple[int, ...]:
         """(H, W) of the images, (N, H, W, C), or (D, H, W) of volumes."""
@@ -321,7 +332,9 @@ class KerasBackend:
 
         def trace(inputs: Any, arrays: Any, more: Any) -> Any:
             place, output = self._place_and_output(inputs, layer)
-            go_on_with(place, place + tf.cast(more[0], place.dtype))
+            changed = place + tf.cast(more[0], place.dtype)
+            go_on_with(place, changed)
+            output = tf.nest.map_structure(lambda part: changed if part is place else part, output)
             return self._target_score(output, target, arrays, score, self._known_reading())
 
         raw = tf.constant(self._pulled_back(change, layer, images).numpy())
@@ -346,6 +359,8 @@ class KerasBackend:
             scores = self._target_score(output, target, arrays, score, self._known_reading())
             return scores, bias_terms(scores, [part for part in inputs if part.dtype.is_floating])
 
+        if not tf.as_dtype(self._specs(picture_of(images))[0].dtype).is_floating:
+            raise no_slope([picture_of(images)])
         scores, terms = self._asked("biases", images, layer, target, score, trace, [])
         maps = [as_torch(term) for term in terms]
         picture = next(at for at, term in enumerate(maps) if term.dim() == len(self.image_size(images)) + 2)
@@ -354,9 +369,7 @@ class KerasBackend:
         with_places = [term for term in maps if term.dim() == of_input.dim() and term[0, 0].numel() > 1]
         others = [term for term in maps if not any(term is one for one in with_places)]
         elsewhere = sum((term.flatten(1).sum(1) for term in others), torch.zeros(len(of_input)))
-        compute = tf.as_dtype(self._model.compute_dtype or "float32").as_numpy_dtype
-        precision = float(tf.experimental.numpy.finfo(compute).eps)
-        return BiasGradients(of_input, with_places, elsewhere, as_torch(scores), precision)
+        return BiasGradients(of_input, with_places, elsewhere, as_torch(scores), self.precision)
 
     def attention_gradients(
         self, images: Images, layer: LayerRef, target: ResolvedTarget, score: Score
@@ -369,21 +382,29 @@ class KerasBackend:
             picked = self._picked(output, isinstance(target, RegionTarget))
             attentions = [] if picked is None else attentions_in(picked.graph, picked)
             tokens = {attention.shape[2] for attention in attentions}
-            grid = token_grid(tokens.pop(), seen.maps, size) if len(tokens) == 1 else None
-            ends = None if grid is None else ends_of_blocks(attentions, picked)
-            if grid is None or ends is None:
+            known = len(tokens) == 1 and (self._reshape or token_grid(tokens.pop(), seen.maps, size))
+            ends = ends_of_blocks(attentions, picked) if known else None
+            if ends is None:
                 raise no_attention()
             count = tf.shape(inputs[0])[0]
             go_on_with(ends[-1], tf.concat(ends, 0))
-            maps = []
+            maps, scores = [], None
             for at, (attention, end) in enumerate(zip(attentions, ends, strict=True)):
                 own = tf.nest.map_structure(lambda part, at=at: part[at * count : (at + 1) * count], output)
                 scores = self._target_score(own, target, arrays, score, self._known_reading())
                 tokens_of = by_key(scores, attention, [other for other in ends if other is not end])
-                maps.append(tf.reshape(tokens_of[:, grid.extra :], [-1, *grid.grid]))
-            return maps
+                maps.append(tf.stack([tokens_of, tokens_of], 2))
+            return maps, scores
 
-        return [as_torch(one) for one in self._asked("attentions", images, layer, target, score, trace, [])]
+        try:
+            maps, behind_all = self._asked("attentions", images, layer, target, score, trace, [])
+        except tf.errors.InvalidArgumentError as error:
+            raise counts_its_images() from error
+        (plain,) = self.run(images, layer, [target], gradients=False, score=score)
+        of_all, of_plain = behind_all.numpy(), plain.scores.numpy()
+        if of_all.shape != of_plain.shape or not np.allclose(of_all, of_plain, AGREES, AGREES, equal_nan=True):
+            raise counts_its_images()
+        return [self._as_map(one, layer, images)[:, 0] for one in maps]
 
     def _pulled_back(self, maps: Tensor, layer: LayerRef, images: Images) -> Tensor:
         """Maps (N, K, *S) in the layout that the layer puts out."""

@@ -15,10 +15,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fe_gradcam.backends._shared import (
     STRETCHES,
+    Reading,
     as_tuple,
     check_rows,
     no_attention,
     no_gradient,
+    no_slope,
     not_called,
     picture_of,
     reaches,
@@ -95,11 +97,18 @@ class TorchBackend:
         self._reshape = reshape
         self._of_pixels = of_pixels
         self._asking = False
+        self._readings: dict[bool, Reading] = {}
         if isinstance(self._model, torch.jit.ScriptModule):
             raise UnsupportedModelError(
                 "model is a scripted module (torch.jit), whose layers cannot be observed. Pass the nn.Module that it "
                 "was scripted from, with the same weights (load_state_dict)."
             )
+
+    @property
+    def precision(self) -> float:
+        """The spacing of the model's numbers at 1."""
+        floats = (each.dtype for each in self._model.parameters() if each.is_floating_point())
+        return float(torch.finfo(next(floats, torch.float32)).eps)
 
     def image_size(self, images: Images) -> tuple[int, ...]:
         """(H, W) of the images, (N, C, H, W), or (D, H, W) of volumes."""
@@ -226,19 +235,22 @@ class TorchBackend:
         with left_as_found(self._model) as model, torch.no_grad():
             inputs = self._inputs(images, model)
             leaves = [part.requires_grad_(True) for part in inputs if part.is_floating_point()]
+            picture = next(
+                (at for at, leaf in enumerate(leaves) if leaf.dim() == len(self.image_size(images)) + 2), None
+            )
+            if picture is None:
+                raise no_slope(inputs)
             biases = BiasRecorder()
             with biases, without_reentrant_checkpoints():
                 output, recorder = observe(model, inputs, layer, lambda tensor: tensor, whole_graph=True)
             forward = self._read(inputs[0], output, recorder, inputs, isinstance(target, RegionTarget))
             scores = target_scores(forward, target, score).scores
             terms = biases.terms(leaves, scores)
-        picture = next(at for at, leaf in enumerate(leaves) if leaf.dim() == len(self.image_size(images)) + 2)
         of_input = terms.pop(picture)
         with_places = [term for term in terms if term.dim() == of_input.dim() and term[0, 0].numel() > 1]
         others = [term for term in terms if not any(term is one for one in with_places)]
         elsewhere = sum((term.flatten(1).sum(1) for term in others), torch.zeros_like(scores, dtype=torch.float32))
-        precision = torch.finfo(leaves[picture].dtype).eps
-        return BiasGradients(of_input, with_places, elsewhere, scores.detach().float(), precision)
+        return BiasGradients(of_input, with_places, elsewhere, scores.detach().float(), self.precision)
 
     def attention_gradients(
         self, images: Images, layer: LayerRef, target: ResolvedTarget, score: Score
@@ -251,9 +263,9 @@ class TorchBackend:
             with lister.watching(model):
                 model(*(part.clone() for part in inputs))
             size = self.image_size(images)
-            grid = token_grid(lister.tokens[0], self._seen(images).maps, size) if lister.tokens else None
+            of_image = self._reshape or (lister.tokens and token_grid(lister.tokens[0], self._seen(images).maps, size))
             blocks = lister.blocks
-            if blocks is None or grid is None or len(set(lister.tokens)) > 1:
+            if blocks is None or not of_image or len(set(lister.tokens)) > 1:
                 raise no_attention()
             for place in range(len(blocks)):
                 attentions: list[Tensor] = []
@@ -264,8 +276,8 @@ class TorchBackend:
                     scores = target_scores(forward, target, score).scores
                     gradient = gradient_at(attentions[0], scores, retain_graph=False)
                 of_heads = torch.zeros_like(attentions[0]) if gradient is None else gradient.clamp(min=0)
-                by_key = of_heads.reshape(len(inputs[0]), -1, *of_heads.shape[-2:]).mean((1, 2))
-                maps.append(by_key[:, grid.extra :].reshape(-1, *grid.grid).float())
+                by_key = of_heads.reshape(len(inputs[0]), -1, *of_heads.shape[-2:]).mean((1, 2)).float()
+                maps.append(self._as_map(by_key[:, :, None].expand(-1, -1, 2), layer, images)[:, 0])
         return maps
 
     def run_inside(
@@ -353,14 +365,15 @@ class TorchBackend:
         if head is not None:
             return Forward(leaf, output, picked, head)
         rows = as_rows(picked, len(leaf))
-        reading = reading_of(
-            self._model,
-            (self._model_output, of_pixels),
-            within=within_unit(rows),
-            sums_to_one=sums_to_one(rows),
-            stays_within=lambda: self._stays_within(inputs, of_pixels),
-        )
-        return Forward(leaf, output, picked, None, reading)
+        if of_pixels not in self._readings:  # of the first images as they are; later ones may be anything
+            self._readings[of_pixels] = reading_of(
+                self._model,
+                (self._model_output, of_pixels),
+                within=within_unit(rows),
+                sums_to_one=sums_to_one(rows),
+                stays_within=lambda: self._stays_within(inputs, of_pixels),
+            )
+        return Forward(leaf, output, picked, None, self._readings[of_pixels])
 
     def _picked(self, output: Any, count: int, of_pixels: bool) -> Tensor | None:
         """What of the output holds scores: a table, or those of every pixel."""
