@@ -71,7 +71,7 @@ AT_ONCE = 4
 
 PAIRS = 7
 ONCE = 5.0
-"""Seconds a photo from which a method is timed once, and not in pairs."""
+"""Seconds a photo from which a method is timed twice, and not in pairs."""
 
 BY_SAMPLE = ("ss_cam", "is_cam")
 """Methods whose time is that of one sample times their number: each of them takes as long."""
@@ -323,7 +323,7 @@ def print_cost() -> None:
     )
     rows = (cost_row(name, base) for name in METHODS)
     print(table(("method", "passes", "times plain inference", "seconds a photo"), rows), flush=True)
-    print("\nSeconds for one photo, timed once, by the number of passes at once.\n")
+    print("\nSeconds for one photo, the faster of two, by the number of passes at once.\n")
     by_size = (
         (str(size or "None, 32"), *(f"{seconds_of_one(name, size):.0f}" for name in TIMED_BY_SIZE))
         for size in (*TIMED_AT_ONCE, None)
@@ -332,8 +332,12 @@ def print_cost() -> None:
 
 
 def seconds_of_one(name: str, batch_size: int | None) -> float:
-    """How long a method takes for one photo."""
-    return seconds(lambda: explain(photo_model(), photo_input(1), method=name, batch_size=batch_size, progress=False))
+    """How long a method takes for one photo, the faster of two."""
+
+    def explaining() -> object:
+        return explain(photo_model(), photo_input(1), method=name, batch_size=batch_size, progress=False)
+
+    return min(seconds(explaining), seconds(explaining))
 
 
 def peak_rise(which: str, batch: int) -> float:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fe_gradcam import METHODS, Augment, Contrast, OutputValue, Rank, Segmentation, UnsupportedModelError, explain
 from fe_gradcam.backends import backend_for
@@ -60,12 +61,26 @@ def test_without_a_batch_size_it_asks_thirty_two_at_once() -> None:
     assert sum(rows for rows, _ in model.rows[1:]) == 5 * 10
 
 
-def test_ablation_runs_the_front_once_for_many_channels() -> None:
-    """One image in front, as many rows behind as channels are set to zero."""
-    model = Counting()
-    explain(model, torch.randn(2, 3, 9, 9), method="ablation_cam", layer="relu", batch_size=10)
-    assert model.rows.count((1, 10)) == 2
-    assert max(rows for rows, _ in model.rows) <= 3  # of the two images at first, and of the trial
+class Convolved(TorchDispatchMode):
+    """Notes how many rows each convolution is computed for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "convolution" in str(func):
+            self.rows.append(len(args[0]))
+        return func(*args, **(kwargs or {}))
+
+
+def test_ablation_computes_the_front_once_for_many_channels() -> None:
+    """Of two images with ten channels: both at first, each in a trial of three rows, each once alone."""
+    model, counted = Counting(), Convolved()
+    with counted:
+        explain(model, torch.randn(2, 3, 9, 9), method="ablation_cam", layer="relu", batch_size=5)
+    assert sorted(counted.rows) == [1, 1, 2, 3]
+    assert model.rows.count((5, 5)) == 4  # all the same the model sees as many rows as are asked for
 
 
 class Skips(nn.Module):
@@ -87,12 +102,15 @@ class Skips(nn.Module):
             maps = maps + before
         elif self.how == "viewed":
             maps = torch.relu(maps).view(len(x), 4, -1)[..., None]
+        elif self.how == "written to before":
+            before.mul_(2)
+            maps = maps + before
         elif self.how == "in place":
             maps = maps.relu_()
         return self.fc(torch.tanh(maps).mean((2, 3)))
 
 
-@pytest.mark.parametrize("how", ["added", "concatenated", "viewed", "in place"])
+@pytest.mark.parametrize("how", ["added", "concatenated", "viewed", "in place", "written to before"])
 def test_ablation_by_hand_whatever_leads_past_the_layer(how: str) -> None:
     model, images = Skips(how).eval(), torch.randn(3, 3, 5, 6)
     heatmap = explain(model, images, method="ablation_cam", layer="layer", target=1, batch_size=3)

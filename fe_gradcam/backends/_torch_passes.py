@@ -93,6 +93,42 @@ def hessian_product(leaf: Tensor, scores: Tensor, vectors: Tensor) -> Tensor | N
     return None if product is None else product.detach().float() / factor
 
 
+class Front(TorchFunctionMode):
+    """What lies before a place, computed for one image, and handed out for as many rows as are asked for.
+
+    A function mode: while it records, it keeps what every function puts out; after that the functions are not
+    computed, but each puts out as many rows of what was kept. Once the place is reached, `left` is set, and all is
+    computed again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: list[Any] = []
+        self._at = 0
+        self._rows: int | None = None
+        self.left = False
+
+    def again(self, rows: int) -> Front:
+        """The same, ready to be handed out for so many rows."""
+        self._rows, self._at, self.left = rows, 0, False
+        return self
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if self.left:
+            return func(*args, **(kwargs or {}))
+        if self._rows is None:
+            out = func(*args, **(kwargs or {}))
+            self._kept.append(out.clone() if isinstance(out, Tensor) else None)  # what follows may write in place
+            return out
+        kept = self._kept[self._at] if self._at < len(self._kept) else None  # a mode must not raise: it is in exits too
+        self._at += 1
+        if isinstance(kept, Tensor) and kept.dim() and len(kept) == 1:
+            return kept.expand(self._rows, *kept.shape[1:])
+        return func(*args, **(kwargs or {}))
+
+
 class BiasRecorder(TorchFunctionMode):
     """A function mode that notes what layers add: biases, and what activation functions add to their tangents."""
 

@@ -29,7 +29,7 @@ from fe_gradcam.backends._shared import (
 )
 from fe_gradcam.backends._torch_attention import BlockLister, ending_behind
 from fe_gradcam.backends._torch_layers import layer_infos, name_of, seen_by
-from fe_gradcam.backends._torch_passes import BiasRecorder, expect, gradient_at, hessian_product, observe
+from fe_gradcam.backends._torch_passes import BiasRecorder, Front, expect, gradient_at, hessian_product, observe
 from fe_gradcam.backends._torch_recorder import Lister, Recorder
 from fe_gradcam.backends._torch_scores import (
     Forward,
@@ -98,6 +98,7 @@ class TorchBackend:
         self._of_pixels = of_pixels
         self._asking = False
         self._readings: dict[bool, Reading] = {}
+        self._kept_front: tuple[Front, LayerRef, tuple[Tensor, ...]] | None = None
         if isinstance(self._model, torch.jit.ScriptModule):
             raise UnsupportedModelError(
                 "model is a scripted module (torch.jit), whose layers cannot be observed. Pass the nn.Module that it "
@@ -205,8 +206,11 @@ class TorchBackend:
     ) -> Tensor:
         """See Backend."""
         changed: list[Tensor] = []
+        front: Front | None = None
 
         def take(tensor: Tensor) -> Tensor:
+            if front is not None:
+                front.left = True
             leaf = tensor.detach()
             shape = tuple(leaf.shape[1:])
             changed[:] = [leaf + pulled_back(change, shape, lambda zeros: self._as_map(zeros, layer, images)).to(leaf)]
@@ -214,9 +218,30 @@ class TorchBackend:
 
         with left_as_found(self._model) as model, torch.no_grad():
             inputs = self._inputs(images, model)
-            output, recorder = observe(model, inputs, layer, take, whole_graph=False)
+            if len(inputs[0]) == 1 < len(change):
+                front = self._front(model, inputs, layer).again(len(change))
+                inputs = tuple(part.expand(len(change), *part.shape[1:]) for part in inputs)
+            with nullcontext() if front is None else front:
+                output, recorder = observe(model, inputs, layer, take, whole_graph=False)
             forward = self._read(changed[0], output, recorder, inputs, isinstance(target, RegionTarget))
             return target_scores(forward, target, score).scores.detach().float()
+
+    def _front(self, model: nn.Module, inputs: tuple[Tensor, ...], layer: LayerRef) -> Front:
+        """What lies before the layer, computed once for an image."""
+        if self._kept_front is not None:
+            kept, its_layer, its_inputs = self._kept_front
+            if its_layer == layer and all(map(torch.equal, its_inputs, inputs)):
+                return kept
+        front = Front()
+
+        def take(tensor: Tensor) -> Tensor:
+            front.left = True
+            return tensor.clone()  # another object, or a function on it would be taken for the place once more
+
+        with front:
+            observe(model, inputs, layer, take, whole_graph=False)
+        self._kept_front = (front, layer, inputs)
+        return front
 
     def hvp(self, images: Images, layer: LayerRef, target: ResolvedTarget, vectors: Tensor, score: Score) -> Tensor:
         """See Backend."""
@@ -242,7 +267,7 @@ class TorchBackend:
                 raise no_slope(inputs)
             biases = BiasRecorder()
             with biases, without_reentrant_checkpoints():
-                output, recorder = observe(model, inputs, layer, lambda tensor: tensor, whole_graph=True)
+                output, recorder = observe(model, inputs, layer, torch.clone, whole_graph=True)
             forward = self._read(inputs[0], output, recorder, inputs, isinstance(target, RegionTarget))
             scores = target_scores(forward, target, score).scores
             terms = biases.terms(leaves, scores)
@@ -270,7 +295,7 @@ class TorchBackend:
             for place in range(len(blocks)):
                 attentions: list[Tensor] = []
                 with ending_behind(blocks, place, attentions), torch.no_grad():
-                    output, recorder = observe(model, inputs, layer, lambda tensor: tensor, whole_graph=False)
+                    output, recorder = observe(model, inputs, layer, torch.clone, whole_graph=False)
                     of_pixels = isinstance(target, RegionTarget)
                     forward = self._read(inputs[0], output, recorder, inputs, of_pixels)
                     scores = target_scores(forward, target, score).scores
