@@ -290,6 +290,11 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def in_seconds(number: float) -> str:
+    """The number with two digits, or as many as it has before the point."""
+    return f"{number:.2g}" if number < 10 else f"{number:.0f}"
+
+
 def cost_row(name: str, base: float) -> tuple[str, str, str, str]:
     """The method, its passes in words, the ratio to plain inference, and what it makes of the `base` seconds."""
     factor = int(METHODS[name].parameters["samples"].default) if name in BY_SAMPLE else 1
@@ -309,7 +314,7 @@ def cost_row(name: str, base: float) -> tuple[str, str, str, str]:
     else:
         ratio = compared(explaining, lambda: plain(PHOTOS), PAIRS if first < 1 else 3)
         median, spread = ratio.median, f"{ratio.median:.3g} [{ratio.low:.3g}, {ratio.high:.3g}]"
-    return name, METHODS[name].cost, spread, f"{median * base / PHOTOS:.2g}"
+    return name, METHODS[name].cost, spread, in_seconds(median * base / PHOTOS)
 
 
 def print_cost() -> None:
@@ -325,7 +330,7 @@ def print_cost() -> None:
     print(table(("method", "passes", "times plain inference", "seconds a photo"), rows), flush=True)
     print("\nSeconds for one photo, timed once, by the number of passes at once.\n")
     by_size = (
-        (str(size or "None, 32"), *(f"{seconds_of_one(name, size):.2g}" for name in TIMED_BY_SIZE))
+        (str(size or "None, 32"), *(in_seconds(seconds_of_one(name, size)) for name in TIMED_BY_SIZE))
         for size in (*TIMED_AT_ONCE, None)
     )
     print(table(("batch_size", *TIMED_BY_SIZE), by_size), flush=True)
