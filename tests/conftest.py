@@ -20,7 +20,7 @@ from hypothesis import settings
 fe.fe_history_path = False
 gc.collect()
 gc.freeze()  # the host collects garbage after every epoch; the modules themselves need not be looked through each time
-settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=30)
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=15)
 settings.load_profile("repeatable")
 
 

@@ -102,8 +102,9 @@ def test_heatmaps_are_finite_in_range_of_the_expected_layer_and_class(case: Case
     assert list(explained.inferred) == methods_of(case.entry)
     for method, heatmap in explained.inferred.items():
         found = shortfalls(case.entry, case.model, case.images, case.plain, heatmap)
-        if method == "fem" and np.prod(case.entry.map) < 10 and heatmap.raw.max() <= 0:
-            # of few places none is 2 σ above a mean, but of channels whose mean is negative
+        rare = method == "fem" and np.prod(case.entry.map) < 10
+        if (rare or method == "random_cam") and heatmap.raw.max() <= 0:
+            # of few places none is 2 σ above a mean, but of channels whose mean is negative; random weights may be any
             found = [each for each in found if not each.startswith("blank")]
         assert found == [], method
 
