@@ -32,8 +32,8 @@ from fastestimator.architecture.pytorch import LeNet
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.localisation import EPOCHS, WIDTHS, gain
-from fe_gradcam import METHODS, Heatmap, explain_many
+from benchmarks.localisation import EPOCHS, ONE_PASS, WIDTHS, gain
+from fe_gradcam import Heatmap, explain_many
 from tutorials.digits import TRAINED, Framework, input_shape, train
 from tutorials.real_data import digit_canvases, photos, pretrained_torch, torch_input
 
@@ -342,7 +342,7 @@ def canvas_tables(framework: Framework, head: str, seed: int) -> str:
     images = canvases.images.reshape(-1, *input_shape(framework)).astype(np.float32) / 255
     last = 3 if head == LENET else len(WIDTHS)
     places = (f"conv{last}", f"relu{last}", "pool" if "2x2" in head else f"relu{last}")
-    maps = explain_many(model, images, methods=list(METHODS), layers=places, batch_size=100)
+    maps = explain_many(model, images, methods=ONE_PASS, layers=places, batch_size=100)
     ids = maps[0].class_ids
     if framework == "torch":
         model = model.eval().to(memory_format=torch.channels_last)
@@ -371,7 +371,7 @@ def photo_tables() -> str:
     side, deviation = BLUR
     blurred = torch_input(np.stack([cv2.GaussianBlur(picture, (side, side), deviation) for picture in pictures]))
     model = pretrained_torch()
-    maps = explain_many(model, images, methods=list(METHODS), layers=("_conv_head", "_swish"))
+    maps = explain_many(model, images, methods=ONE_PASS, layers=("_conv_head", "_swish"))
     ids = maps[0].class_ids
     net: Any = nn.Sequential(model, nn.Softmax(-1))
     net.to(memory_format=torch.channels_last)
