@@ -9,8 +9,9 @@ here with the decorator `cam_method`; its keyword-only arguments are the method'
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -32,6 +33,9 @@ FLAT = 1e-2
 
 ROUNDINGS = 64
 """Besides, so many times the spacing of the model's numbers, relative to the size of what is summed."""
+
+Vary: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Gets masks (B, *S) within [0, 1], rows and variants, both (B,), and returns other masks."""
 
 PATCHES_PER_SIDE = 8
 """How many patches of `occlusion` fit beside each other on the shorter side, where no size is given."""
@@ -255,23 +259,21 @@ def fem(inputs: CamInputs) -> Tensor:
     maps = inputs.activations
     mean = _over_space(maps, "mean")
     deviation = _over_space((maps - mean) ** 2, "mean").sqrt()
-    far = (
-        maps - mean >= 2 * deviation - NEARLY_ZERO * mean.abs()
-    )  # all of a constant channel, whatever its mean rounds to
-    rare = far.to(maps.dtype)
+    rounding = NEARLY_ZERO * mean.abs()  # so that a constant channel lies at its mean everywhere
+    rare = (maps - mean >= 2 * deviation - rounding).to(maps.dtype)
     return torch.where(mean.isfinite(), mean * rare, mean)
 
 
 # --- weights from asking the model again -------------------------------------------------------------------
 
 
-def _mask_weights(inputs: CamInputs, samples: int, vary: object = None) -> Tensor:
+def _mask_weights(inputs: CamInputs, samples: int, vary: Vary | None = None) -> Tensor:
     """(N, K) softmax over the channels of the scores of the image under each channel's mask, (N, K).
 
     Args:
         inputs: What one pass yields.
         samples: How many masks are made of each channel, whose scores are averaged.
-        vary: Gets masks (B, *S) within [0, 1], rows and the number of the sample; None leaves them.
+        vary: What becomes of the masks; None leaves them.
     """
     probe, maps = probe_of(inputs), inputs.activations
     channels = maps.shape[1]
@@ -279,7 +281,7 @@ def _mask_weights(inputs: CamInputs, samples: int, vary: object = None) -> Tenso
 
     def ask(rows: Tensor, which: Tensor) -> Tensor:
         masks = _unit(upsample(maps[rows, which % channels], size))
-        if callable(vary):
+        if vary is not None:
             masks = vary(masks, rows, which)
         return probe.score(probe.images[rows] * masks[:, None], rows)
 

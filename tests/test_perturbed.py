@@ -670,3 +670,14 @@ def test_ablation_with_a_bad_image_first_or_last(bad: int) -> None:
         heatmap = explain(model, images, method="ablation_cam", layer="relu")
     assert heatmap.blank[bad]
     assert_allclose(heatmap.raw[1 - bad], good.raw[1 - bad], atol=1e-5 * np.abs(good.raw).max())
+
+
+def test_images_of_nan_alone_do_not_say_how_the_next_are_read() -> None:
+    """Rows that are not finite look like probabilities: none of them leaves [0, 1]. What follows is read by itself."""
+    model, images = Counting(), torch.randn(2, 3, 9, 9)
+    good = explain(model, images[1:], method="ablation_cam", layer="relu", target=1)
+    images[0] = torch.nan
+    with pytest.warns(UserWarning, match="NaN"):
+        both = explain(model, images, method="ablation_cam", layer="relu", target=1, batch_size=1)
+    assert_allclose(both.scores[1], good.scores[0], rtol=1e-6)
+    assert_allclose(both.raw[1], good.raw[0], atol=1e-5 * np.abs(good.raw).max())

@@ -223,7 +223,7 @@ class TorchBackend:
                 inputs = tuple(part.expand(len(change), *part.shape[1:]) for part in inputs)
             with nullcontext() if front is None else front:
                 output, recorder = observe(model, inputs, layer, take, whole_graph=False)
-            forward = self._read(changed[0], output, recorder, inputs, isinstance(target, RegionTarget))
+            forward = self._read(changed[0], output, recorder, inputs, isinstance(target, RegionTarget), altered=True)
             return target_scores(forward, target, score).scores.detach().float()
 
     def _front(self, model: nn.Module, inputs: tuple[Tensor, ...], layer: LayerRef) -> Front:
@@ -297,7 +297,7 @@ class TorchBackend:
                 with ending_behind(blocks, place, attentions), torch.no_grad():
                     output, recorder = observe(model, inputs, layer, torch.clone, whole_graph=False)
                     of_pixels = isinstance(target, RegionTarget)
-                    forward = self._read(inputs[0], output, recorder, inputs, of_pixels)
+                    forward = self._read(inputs[0], output, recorder, inputs, of_pixels, altered=True)
                     scores = target_scores(forward, target, score).scores
                     gradient = gradient_at(attentions[0], scores, retain_graph=False)
                 of_heads = torch.zeros_like(attentions[0]) if gradient is None else gradient.clamp(min=0)
@@ -380,9 +380,18 @@ class TorchBackend:
         return self._read(leaf, output, recorder, inputs, of_pixels)
 
     def _read(
-        self, leaf: Tensor, output: Any, recorder: Recorder, inputs: Sequence[Tensor], of_pixels: bool
+        self,
+        leaf: Tensor,
+        output: Any,
+        recorder: Recorder,
+        inputs: Sequence[Tensor],
+        of_pixels: bool,
+        altered: bool = False,
     ) -> Forward:
-        """The pass with the scores that its output holds, their head, or else how they are read."""
+        """The pass with the scores that its output holds, their head, or else how they are read.
+
+        What an altered network puts out says nothing of the network: it is read as in the last pass of its own.
+        """
         picked = self._picked(output, len(leaf), of_pixels)
         if picked is None:
             return Forward(leaf, output, None)
@@ -390,7 +399,7 @@ class TorchBackend:
         if head is not None:
             return Forward(leaf, output, picked, head)
         rows = as_rows(picked, len(leaf))
-        if of_pixels not in self._readings:  # of the first images as they are; later ones may be anything
+        if not altered or of_pixels not in self._readings:
             self._readings[of_pixels] = reading_of(
                 self._model,
                 (self._model_output, of_pixels),
