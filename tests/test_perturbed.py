@@ -681,3 +681,25 @@ def test_images_of_nan_alone_do_not_say_how_the_next_are_read() -> None:
         both = explain(model, images, method="ablation_cam", layer="relu", target=1, batch_size=1)
     assert_allclose(both.scores[1], good.scores[0], rtol=1e-6)
     assert_allclose(both.raw[1], good.raw[0], atol=1e-5 * np.abs(good.raw).max())
+
+
+@pytest.mark.parametrize("method", ["cam", "ablation_cam", "shapley_cam", "full_grad"])
+def test_weights_made_in_inference_mode_behind_a_module_that_is_called_twice(method: str) -> None:
+    """Such a model is copied for a pass: how often its layer is called must be known of the copy too."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 8, 3, stride=2)
+            self.relu, self.fc = nn.ReLU(), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.relu(self.second(self.relu(self.first(x)))).mean((2, 3)))
+
+    plain, images = Twice(), torch.randn(2, 3, 13, 13)
+    with torch.inference_mode():
+        inferring = Twice()
+        inferring.load_state_dict(plain.state_dict())
+    expected = explain(plain, images, method=method, layer="relu")
+    found = explain(inferring, images, method=method, layer="relu")
+    assert_allclose(found.raw, expected.raw, atol=1e-5 * np.abs(expected.raw).max())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,6 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from fe_gradcam.backends._shared import HALF_PRECISION_FACTOR, not_called
 from fe_gradcam.backends._torch_recorder import ACTIVATIONS, CONVOLUTIONS, Recorder
+from fe_gradcam.backends._torch_state import left_as_found
 from fe_gradcam.types import LayerRef
 
 _times_reached: WeakKeyDictionary[nn.Module, dict[LayerRef, int]] = WeakKeyDictionary()
@@ -22,6 +24,14 @@ _times_reached: WeakKeyDictionary[nn.Module, dict[LayerRef, int]] = WeakKeyDicti
 def expect(model: nn.Module, layer: LayerRef, times: int) -> None:
     """Notes how many times a pass comes by a place."""
     _times_reached.setdefault(model, {})[layer] = times
+
+
+@contextmanager
+def made_ready(model: nn.Module) -> Iterator[nn.Module]:
+    """See `left_as_found`; what is known of the model is known of a copy of it too."""
+    with left_as_found(model) as ready:
+        _times_reached[ready] = _times_reached.setdefault(model, {})
+        yield ready
 
 
 def observe(

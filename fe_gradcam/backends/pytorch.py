@@ -29,7 +29,15 @@ from fe_gradcam.backends._shared import (
 )
 from fe_gradcam.backends._torch_attention import BlockLister, ending_behind
 from fe_gradcam.backends._torch_layers import layer_infos, name_of, seen_by
-from fe_gradcam.backends._torch_passes import BiasRecorder, Front, expect, gradient_at, hessian_product, observe
+from fe_gradcam.backends._torch_passes import (
+    BiasRecorder,
+    Front,
+    expect,
+    gradient_at,
+    hessian_product,
+    made_ready,
+    observe,
+)
 from fe_gradcam.backends._torch_recorder import Lister, Recorder
 from fe_gradcam.backends._torch_scores import (
     Forward,
@@ -45,7 +53,6 @@ from fe_gradcam.backends._torch_scores import (
     within_unit,
 )
 from fe_gradcam.backends._torch_state import (
-    left_as_found,
     unwrapped,
     without_reentrant_checkpoints,
 )
@@ -121,7 +128,7 @@ class TorchBackend:
 
     def _listed(self, images: Images) -> Lister:
         lister = Lister()
-        with left_as_found(self._model) as model, torch.no_grad(), lister.watching(model):
+        with made_ready(self._model) as model, torch.no_grad(), lister.watching(model):
             model(*(part.clone() for part in self._inputs(images, model)))
             lister.names = {module: name for name, module in model.named_modules()}
         return lister
@@ -164,7 +171,7 @@ class TorchBackend:
         self, images: Images, layer: LayerRef, targets: Sequence[ResolvedTarget], *, gradients: bool, score: Score
     ) -> list[CamInputs]:
         """See Backend."""
-        with left_as_found(self._model) as model, torch.no_grad():
+        with made_ready(self._model) as model, torch.no_grad():
             inputs = self._inputs(images, model)
             forward, scored = self._scored(model, inputs, layer, targets, gradients, score)
             classes = forward.is_table and not all(isinstance(target, ValueTarget) for target in targets)
@@ -216,7 +223,7 @@ class TorchBackend:
             changed[:] = [leaf + pulled_back(change, shape, lambda zeros: self._as_map(zeros, layer, images)).to(leaf)]
             return changed[0].clone()  # what follows may write in place
 
-        with left_as_found(self._model) as model, torch.no_grad():
+        with made_ready(self._model) as model, torch.no_grad():
             inputs = self._inputs(images, model)
             if len(inputs[0]) == 1 < len(change):
                 front = self._front(model, inputs, layer).again(len(change))
@@ -245,7 +252,7 @@ class TorchBackend:
 
     def hvp(self, images: Images, layer: LayerRef, target: ResolvedTarget, vectors: Tensor, score: Score) -> Tensor:
         """See Backend."""
-        with left_as_found(self._model) as model, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        with made_ready(self._model) as model, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             forward, (its,) = self._scored(model, self._inputs(images, model), layer, [target], True, score)
             product, leaf = None, forward.leaf
             if its.scores.requires_grad:
@@ -257,7 +264,7 @@ class TorchBackend:
 
     def bias_gradients(self, images: Images, layer: LayerRef, target: ResolvedTarget, score: Score) -> BiasGradients:
         """See Backend."""
-        with left_as_found(self._model) as model, torch.no_grad():
+        with made_ready(self._model) as model, torch.no_grad():
             inputs = self._inputs(images, model)
             leaves = [part.requires_grad_(True) for part in inputs if part.is_floating_point()]
             picture = next(
@@ -282,7 +289,7 @@ class TorchBackend:
     ) -> list[Tensor]:
         """See Backend."""
         maps = []
-        with left_as_found(self._model) as model, torch.no_grad():
+        with made_ready(self._model) as model, torch.no_grad():
             inputs = self._inputs(images, model)
             lister = BlockLister(len(inputs[0]))
             with lister.watching(model):
@@ -429,7 +436,7 @@ class TorchBackend:
 
     def _stays_within(self, inputs: Sequence[Tensor], of_pixels: bool) -> bool:
         """Whether the scores lie in [0, 1] whatever the images."""
-        with left_as_found(self._model) as model, torch.no_grad():
+        with made_ready(self._model) as model, torch.no_grad():
             for factor in STRETCHES:
                 output = model(*(_stretched(part, factor) for part in inputs))
                 picked = self._picked(output, len(inputs[0]), of_pixels)
