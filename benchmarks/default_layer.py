@@ -25,7 +25,6 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("FE_NUM_THREADS", "1")  # FastEstimator sets the threads of both frameworks: one a process
 
-import cv2
 import numpy as np
 import torch
 from fastestimator.architecture.pytorch import LeNet
@@ -34,14 +33,12 @@ from torch import Tensor, nn
 
 from benchmarks.localisation import EPOCHS, ONE_PASS, WIDTHS, gain
 from fe_gradcam import Heatmap, explain_many
+from fe_gradcam.imputation import Make, blurred, falling, filled, replaced
 from tutorials.digits import TRAINED, Framework, input_shape, train
 from tutorials.real_data import digit_canvases, photos, pretrained_torch, torch_input
 
 STEPS = 32
 RESAMPLES = 2000
-BLUR = (11, 5.0)
-"""Side in pixels and standard deviation of the Gaussian kernel of RISE's insertion."""
-
 CANDIDATES = ("conv", "conv + relu", "last map")
 MEASURES = ("gain", "deletion", "insertion")
 POOLINGS: dict[str, Callable[[], nn.Module]] = {
@@ -58,67 +55,6 @@ Values = NDArray[np.float64]
 """One number per image, (N,); NaN where there is none."""
 
 
-def falling(heat: NDArray[np.float32], seed: int = 0) -> NDArray[np.int64]:
-    """The place of each pixel in the order of falling heat: 0 is the hottest.
-
-    Pixels of equal heat come in random order. By index the large areas of zero heat would be taken row by row.
-
-    Args:
-        heat: (N, H, W), finite.
-        seed: Of the random order; the same seed gives every heat of this shape the same order of ties.
-
-    Returns:
-        (N, H, W), each image a permutation of the integers below H * W.
-    """
-    flat = heat.reshape(len(heat), -1)
-    ties = np.random.default_rng(seed).random(flat.shape)
-    order = np.lexsort((ties, -flat), axis=-1)
-    places = np.empty(flat.shape, np.int64)
-    np.put_along_axis(places, order, np.arange(flat.shape[1])[None], axis=1)
-    return places.reshape(heat.shape)
-
-
-def replaced(
-    probabilities: Probabilities,
-    images: Tensor,
-    replacements: Tensor,
-    heat: NDArray[np.float32],
-    class_ids: NDArray[np.int64],
-    steps: int = STEPS,
-    seed: int = 0,
-) -> Values:
-    """The mean probability of a class while an image's pixels are replaced, the hottest first.
-
-    p(f) is the probability of the class for the image in which the share f of the pixels, those with the most heat,
-    are taken from the replacement, all channels of a pixel at once. The result is the integral of p over f from 0 to
-    1, by the trapezium rule on the steps + 1 fractions k / steps; the number of pixels is rounded.
-
-    Args:
-        probabilities: The model; called without gradients with up to steps + 1 versions of one image. A version that
-            is the same as the one before is not passed again.
-        images: (N, C, H, W), what is replaced.
-        replacements: (N, C, H, W), what it is replaced by.
-        heat: (N, H, W).
-        class_ids: (N,), the class of each image.
-        steps: How many.
-        seed: Of the random order of pixels of equal heat.
-
-    Returns:
-        (N,) within [0, 1].
-    """
-    places = torch.from_numpy(falling(heat, seed))
-    counts = (torch.arange(steps + 1) * (heat[0].size / steps)).round()[:, None, None, None]
-    areas = []
-    with torch.inference_mode():
-        for image, replacement, place, class_id in zip(images, replacements, places, class_ids, strict=True):
-            versions = torch.where(place < counts, replacement, image)
-            new = torch.ones(steps + 1, dtype=torch.bool)
-            new[1:] = (versions[1:] != versions[:-1]).flatten(1).any(1)
-            curve = probabilities(versions[new])[:, int(class_id)][new.cumsum(0) - 1]
-            areas.append(float(torch.trapezoid(curve.double(), dx=1 / steps)))
-    return np.array(areas)
-
-
 def deletion(
     probabilities: Probabilities,
     images: Tensor,
@@ -131,8 +67,31 @@ def deletion(
     """The area under the deletion curve of Petsiuk 2018: `replaced` from the images to the baseline.
 
     Low where the heat is on what the model needs: the class is gone with the first pixels.
+
+    Args:
+        probabilities: The model; called without gradients with up to steps + 1 versions of images.
+        images: (N, C, H, W).
+        baseline: (N, C, H, W), what the pixels become.
+        heat: (N, H, W).
+        class_ids: (N,), the class of each image.
+        steps: How many.
+        seed: Of the random order of pixels of equal heat; the same for every heat of this shape.
+
+    Returns:
+        (N,) within [0, 1].
     """
-    return replaced(probabilities, images, baseline, heat, class_ids, steps, seed)
+    ids = torch.from_numpy(class_ids)
+
+    def ask(rows: Tensor, make: Make) -> Tensor:
+        answers = torch.zeros(len(rows))
+        with torch.inference_mode():
+            for start in range(0, len(rows), steps + 1):
+                at = torch.arange(start, min(start + steps + 1, len(rows)))
+                answers[at] = probabilities(make(at)).gather(1, ids[rows[at], None])[:, 0]
+        return answers
+
+    ties = np.random.default_rng(seed).random((len(heat), heat[0].size))
+    return replaced(ask, images, baseline, torch.from_numpy(falling(heat, ties)), steps).numpy()
 
 
 def insertion(
@@ -146,9 +105,9 @@ def insertion(
 ) -> Values:
     """The area under the insertion curve of Petsiuk 2018: `replaced` from the baseline to the images.
 
-    High where the heat is on what the model needs: the class is there with the first pixels.
+    High where the heat is on what the model needs: the class is there with the first pixels. Otherwise as `deletion`.
     """
-    return replaced(probabilities, baseline, images, heat, class_ids, steps, seed)
+    return deletion(probabilities, baseline, images, heat, class_ids, steps, seed)
 
 
 def check() -> None:
@@ -365,11 +324,9 @@ def canvas_tables(framework: Framework, head: str, seed: int) -> str:
 
 def photo_tables() -> str:
     """The tables of the photos: deletion to a photo's mean colour, insertion into the blurred photo."""
-    pictures = photos()[0]
-    images = torch_input(pictures)
-    grey = images.mean((2, 3), keepdim=True).expand_as(images)
-    side, deviation = BLUR
-    blurred = torch_input(np.stack([cv2.GaussianBlur(picture, (side, side), deviation) for picture in pictures]))
+    images = torch_input(photos()[0])
+    grey = filled(images, "mean")
+    blurry = blurred(images)
     model = pretrained_torch()
     maps = explain_many(model, images, methods=ONE_PASS, layers=("_conv_head", "_swish"))
     ids = maps[0].class_ids
@@ -379,11 +336,11 @@ def photo_tables() -> str:
     def measure(heat: NDArray[np.float32]) -> dict[str, Values]:
         return {
             "deletion": deletion(net, images, grey, heat, ids),
-            "insertion": insertion(net, images, blurred, heat, ids),
+            "insertion": insertion(net, images, blurry, heat, ids),
         }
 
     with torch.inference_mode():
-        confidences = [float(net(x)[range(len(ids)), ids].mean()) for x in (images, grey, blurred)]
+        confidences = [float(net(x)[range(len(ids)), ids].mean()) for x in (images, grey, blurry)]
     title = "torch, EfficientNet-Lite0: confidence {:.3f}, in the mean colour {:.3f}, in the blurred photo {:.3f}"
     table = rows(maps, (CANDIDATES[0], CANDIDATES[-1]), measure)
     return tables(f"{title.format(*confidences)}, {len(ids)} photos", table)

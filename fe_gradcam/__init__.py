@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fe_gradcam.catalogue import METHODS
+    from fe_gradcam.faithfulness import METRICS, measure
     from fe_gradcam.op import LayerGradientOp
     from fe_gradcam.operator import gen_dl_model_heatmap
     from fe_gradcam.route import explain, explain_many, list_layers
@@ -30,6 +31,8 @@ _ROOMS = {
     "explain_many": "route",
     "list_layers": "route",
     "METHODS": "catalogue",
+    "METRICS": "faithfulness",
+    "measure": "faithfulness",
     "LayerGradientOp": "op",
     "gen_dl_model_heatmap": "operator",
     "Augment": "smoothing",
@@ -50,6 +53,7 @@ _ROOMS = {
 
 __all__ = [
     "METHODS",
+    "METRICS",
     "ArgumentError",
     "Augment",
     "CamError",
@@ -68,6 +72,7 @@ __all__ = [
     "explain_many",
     "gen_dl_model_heatmap",
     "list_layers",
+    "measure",
     "top_k",
 ]
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fe_gradcam.backends import backend_for
+from fe_gradcam.catalogue import CamMethod, get_method, is_pair
 from fe_gradcam.names import nearest
+from fe_gradcam.smoothing import PLAIN, smoothing
 from fe_gradcam.targets import resolve_target
-from fe_gradcam.types import ArgumentError, TargetSpec, UnknownNameError
+from fe_gradcam.types import ArgumentError, CamWarning, Needs, TargetSpec, UnknownNameError
 
 
 def key(name: str, value: Any, *, optional: bool = True) -> Any:
@@ -148,3 +153,77 @@ def named_target(target: Any, names: Mapping[int, str], ids: Mapping[str, int], 
         f"targets={target!r} is not accepted. Accepted: 'pred', 'label', a class id, a class name of label_mapping, "
         "Rank, Contrast, OutputValue, Segmentation, a callable, or a list of these."
     )
+
+
+def methods_of(given: Any, n_components: int, *, model: bool) -> list[CamMethod]:
+    """The methods asked for, those with components as often as components are shown.
+
+    Args:
+        given: As the trace takes them.
+        n_components: How many components are shown.
+        model: Whether there is a model to ask.
+    """
+    several = [given] if isinstance(given, str) or is_pair(given) else given
+    if not isinstance(several, (list, tuple)) or not several:
+        raise ArgumentError(
+            f"methods={given!r} is not accepted. Accepted: a name, a pair ('score_cam', {{parameter: value}}), or "
+            "a list of these, with at least one."
+        )
+    methods: list[CamMethod] = []
+    for method in map(get_method, several):
+        if not model and Needs.PROBE in method.needs:
+            raise ArgumentError(
+                f"methods: {method.name!r} asks the model again, and of gradients under a key there is none at "
+                "hand. Pass model= instead of grads=."
+            )
+        expands = "component" in method.parameters and "component" not in method.given
+        methods.append(method)
+        if expands:
+            more = range(2, n_components + 1)
+            methods += [replace(method, given={**method.given, "component": number}) for number in more]
+    if len({method.label for method in methods}) < len(methods):
+        raise ArgumentError(f"methods={given!r} holds a method twice.")
+    return methods
+
+
+def check_source(model: Any, grads: str | None, activations: str | None) -> None:
+    """Raises ArgumentError unless there is one place that gradients come from, and warns of gradients alone."""
+    if model is not None and (grads is not None or activations is not None):
+        raise ArgumentError(
+            "model and grads (or activations) are both given. Pass model=, and the trace takes the gradients "
+            "itself, or grads= and activations= with the keys that a LayerGradientOp writes."
+        )
+    if model is None and grads is None:
+        raise ArgumentError(
+            "model is not given, and neither is grads. Pass model= with the model to explain; or grads= and "
+            "activations= with the keys that a LayerGradientOp writes."
+        )
+    if model is not None:
+        backend_for(model)
+    elif activations is None:
+        warnings.warn(
+            "GradCAM is given grads without activations: it draws the gradients averaged over the channels, as "
+            "FastEstimator's own trace does. That is no Grad-CAM, and is flat under global average pooling. Pass "
+            "activations= (LayerGradientOp puts both out) or model=.",
+            CamWarning,
+            stacklevel=4,
+        )
+
+
+def check_keyed(*, layer: Any, model_output: Any, reshape: Any, smooth: Any, track: Any, atlas: Any) -> None:
+    """Raises ArgumentError where gradients under a key are given what needs a model."""
+    if layer is not None:
+        raise ArgumentError("layer goes with model=; of gradients under a key, pass it to the LayerGradientOp.")
+    if model_output is not None or reshape is not None:
+        raise ArgumentError("model_output and reshape go with model=; keys hold maps that were taken already.")
+    if smoothing(smooth)[0] != [PLAIN]:
+        raise ArgumentError(
+            f"smooth={smooth!r} shows the model other views of the images, and of gradients under a key there is "
+            "no model at hand. Pass model= instead of grads=, or smooth='eigen'."
+        )
+    for name, value in (("track", track), ("atlas", atlas)):
+        if value:
+            raise ArgumentError(
+                f"{name}={value!r} explains images with the model, and of gradients under a key there is none at hand. "
+                "Pass model= instead of grads=."
+            )

@@ -1,74 +1,30 @@
-"""What the trace keeps of an epoch: the chosen rows of the batches, on the CPU, and no more."""
+"""What the values of a batch say, whatever their framework and form: rows, class ids, probabilities, names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fe_gradcam.faithfulness import masks_of_boxes
 from fe_gradcam.types import ArgumentError
 
 
-@dataclass(eq=False)
-class Collected:
-    """The first rows of an epoch under some keys of the batch.
-
-    Args:
-        keys: Which keys are kept.
-        limit: How many rows are kept at the most; None keeps all.
-    """
-
-    keys: Sequence[str]
-    limit: int | None
-    count: int = 0
-    largest_batch: int = 1
-    _parts: dict[str, list[Any]] = field(default_factory=dict)
-
-    @property
-    def full(self) -> bool:
-        """Whether no further row is wanted."""
-        return self.limit is not None and self.count >= self.limit
-
-    def add(self, batch: Mapping[str, Any]) -> None:
-        """Keeps copies of the rows that are still wanted.
-
-        Raises:
-            ArgumentError: The keys hold different numbers of rows.
-        """
-        if self.full:
-            return
-        sizes = {key: len(batch[key]) for key in self.keys}
-        if len(set(sizes.values())) != 1:
-            raise ArgumentError(f"The keys of one batch hold different numbers of rows: {sizes}.")
-        size = sizes[self.keys[0]]
-        wanted = size if self.limit is None else min(size, self.limit - self.count)
-        for key in self.keys:
-            self._parts.setdefault(key, []).append(host_copy(batch[key], wanted))
-        self.count += wanted
-        self.largest_batch = max(self.largest_batch, size)
-
-    def __getitem__(self, key: str) -> Any:
-        """All kept rows of a key: an array, or a list where the batches held lists."""
-        parts = self._parts[key]
-        if isinstance(parts[0], np.ndarray):
-            return np.concatenate(parts)
-        return [row for part in parts for row in part]
-
-
-def host_copy(value: Any, rows: int) -> Any:
-    """The first rows of a tensor as a NumPy array of its own; of a list, a list."""
-    if isinstance(value, torch.Tensor):
-        kept = value[:rows].detach().cpu()
+def host_rows(value: Any, rows: slice | None = None) -> Any:
+    """Rows of a tensor, all of them by default, as a NumPy array of its own; of a list, a list."""
+    chosen = value[rows or slice(None)]
+    if isinstance(chosen, torch.Tensor):
+        kept = chosen.detach().cpu()
         return (kept.float() if kept.dtype == torch.bfloat16 else kept).numpy().copy()
-    if hasattr(value, "numpy"):
-        return np.array(value[:rows].numpy())
-    if isinstance(value, np.ndarray):
-        return value[:rows].copy()
-    return list(value[:rows])
+    if hasattr(chosen, "numpy"):
+        return np.array(chosen.numpy())
+    if isinstance(chosen, np.ndarray):
+        return chosen.copy()
+    return list(chosen)
 
 
 def class_ids_of(values: Any, key: str) -> NDArray[np.int64]:
@@ -119,6 +75,56 @@ def probabilities_of(predictions: Any, key: str, are_probabilities: bool | None 
         table = np.exp(table - table.max(1, keepdims=True))
         table = table / table.sum(1, keepdims=True)
     return np.asarray(table, np.float32)
+
+
+def are_probabilities(predictions: Any, known: NDArray[np.float32]) -> bool | None:
+    """Whether predictions are probabilities, or else logits, held against the probabilities (N, C) of the same images.
+
+    None, where a row of several classes is neither, and its sum is to tell.
+    """
+    table = np.asarray(predictions, np.float64).reshape(len(known), -1)
+    if table.shape[1] > 1:
+        return True if table.shape == known.shape and np.allclose(table, known, atol=0.02) else None
+    if (table < 0).any() or (table > 1).any():
+        return False
+    of_logits = 1 / (1 + np.exp(-table[:, 0]))
+    return bool(np.abs(table[:, 0] - known[:, 1]).sum() <= np.abs(of_logits - known[:, 1]).sum())
+
+
+def object_places(masks: Any, boxes: Any, size: tuple[int, int]) -> NDArray[np.bool_] | None:
+    """Where the object of each image is, (N, H, W), from masks, boxes or both; None where neither is given.
+
+    Args:
+        masks: (N, h, w), or with one channel in front or behind; stretched to `size` where they have another. Of
+            integers what is not 0 is the object, of floats what is 0.5 and more.
+        boxes: (N, 4) or (N, M, 4): left, top, width and height in pixels; what stands behind these is not read.
+        size: Of the images, (H, W).
+
+    Raises:
+        ArgumentError: They have another shape.
+    """
+    found = []
+    if masks is not None:
+        found.append(_of_masks(np.asarray(masks), size))
+    if boxes is not None:
+        table = np.asarray(boxes, np.float64)
+        found.append(masks_of_boxes(table[:, None] if table.ndim == 2 else table, size))
+    return None if not found else found[0] if len(found) == 1 else found[0] & found[1]
+
+
+def _of_masks(masks: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+    if masks.ndim == 4 and 1 in (masks.shape[1], masks.shape[3]):
+        masks = masks[:, 0] if masks.shape[1] == 1 else masks[..., 0]
+    if masks.ndim != 3 or masks.dtype.kind not in "buif":
+        raise ArgumentError(
+            f"masks hold an array of shape {masks.shape} and dtype {masks.dtype}; (N, H, W), or with one channel, is "
+            "needed."
+        )
+    inside = (masks >= 0.5 if masks.dtype.kind == "f" else masks != 0).astype(np.uint8)
+    if inside.shape[1:] != tuple(size):
+        stretched = [cv2.resize(one, (size[1], size[0]), interpolation=cv2.INTER_NEAREST) for one in inside]
+        inside = np.stack(stretched)
+    return np.asarray(inside > 0)
 
 
 def ids_by_name(label_mapping: Mapping[str, Any] | None) -> dict[str, int]:

@@ -1,14 +1,17 @@
-"""FastEstimator 1.7 on a newer PyTorch than it was written for: what its data loader needs, and no more."""
+"""FastEstimator 1.7 on a newer PyTorch and Python than it was written for: what it needs, and no more."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastestimator.dataset.dataloader import InfiniteSampler
-from torch.utils.data import BatchSampler, Sampler
+from fastestimator.summary.system import System
+from fastestimator.util import traceability_util
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 
 class _TolerantSampler(Sampler[Any]):
@@ -32,12 +35,16 @@ class _Underway:
 
 
 def apply() -> list[str]:
-    """Lets FastEstimator's data loader work with the torch that is installed.
+    """Lets FastEstimator train with the torch, and RestoreWizard save with the Python, that are installed.
 
     Two things went wrong since torch 2.3, which FastEstimator 1.7 was made for. Its sampler passes
     an argument on that Sampler no longer takes, and no training starts. And BatchSampler now asks
     for the sampler's iterator once per batch, which sets FastEstimator's sampler back: each epoch
     would be its first batch again and again, without a word.
+
+    A third went wrong with Python 3.11, where every object has a `__getstate__`: FastEstimator gives
+    its classes one of its own only where there is none yet. RestoreWizard then saves all that a trace
+    or an op holds, the whole training among it, and fails as it saves or as it restores.
 
     Returns:
         What is mended, now or before; empty where all works as it is.
@@ -54,6 +61,11 @@ def apply() -> list[str]:
     elif _batches_restart_their_sampler():
         InfiniteSampler.__iter__ = _without_restart(InfiniteSampler.__iter__)
         mended.append("restart")
+    if hasattr(System.save_state, "__wrapped__"):
+        mended.append("state")
+    elif _traceable_classes_lack_a_state():
+        System.save_state = _with_states(System.save_state)
+        mended.append("state")
     return mended
 
 
@@ -83,3 +95,60 @@ def _without_restart(start: Any) -> Any:
         return _Underway(start(self))
 
     return __iter__
+
+
+def _traceable_classes_lack_a_state() -> bool:
+    """Whether a class that FastEstimator makes traceable is left without what RestoreWizard asks it for."""
+    traced = traceability_util.traceable()(type("Traced", (), {}))
+    return getattr(traced, "__getstate__", None) is not traceability_util.__getstate__
+
+
+def _with_states(save: Any) -> Any:
+    @functools.wraps(save)
+    def save_state(self: Any, save_dir: str) -> None:
+        with _states_as_meant():
+            save(self, save_dir)
+
+    return save_state
+
+
+@contextmanager
+def _states_as_meant() -> Iterator[None]:
+    """What Python 3.10 has: traceable classes with the host's `__getstate__`, and other data sources without a state.
+
+    For a while only: a copy of data, in a worker process too, is made with `__getstate__` and must not be empty.
+    """
+    states: dict[type, Any] = {
+        kind: traceability_util.__getstate__
+        for kind in _all_kinds()
+        if vars(kind).get("__setstate__") is traceability_util.__setstate__ and _has_no_state_of_its_own(kind)
+    }
+    for kind in (Dataset, DataLoader, traceability_util.tf.data.Dataset):
+        if _has_no_state_of_its_own(kind):
+            states[kind] = _nothing
+    for kind, state in states.items():
+        kind.__getstate__ = state  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for kind in states:
+            del kind.__getstate__  # type: ignore[attr-defined]
+
+
+def _all_kinds() -> set[type]:
+    """Every class there is, also those made since the last time."""
+    known: set[type] = {object}
+    unseen: list[type] = [object]
+    while unseen:
+        fresh: set[type] = set(type.__subclasses__(unseen.pop())) - known
+        known |= fresh
+        unseen += fresh
+    return known
+
+
+def _has_no_state_of_its_own(kind: type) -> bool:
+    return getattr(kind, "__getstate__", None) is getattr(object, "__getstate__", None)
+
+
+def _nothing(self: Any) -> dict[str, Any]:
+    return {}

@@ -24,6 +24,7 @@ LEFT_TO_RIGHT = "\u200e"
 """Keeps a number behind a name that is written from right to left."""
 
 TARGET_TITLES = {"pred": "inferred class", "label": "true class"}
+WHERE_WRONG = "true class, where another was inferred"
 
 MOST_ROWS = 200
 """Rows drawn in one grid; beyond that a picture is of no use to a reader, and of harm to the memory."""
@@ -37,11 +38,13 @@ class Column:
         method: The method's name.
         target: The target's name.
         heatmap: Of N images.
+        shown: (N,) which of them are drawn, or None for all.
     """
 
     method: str
     target: str
     heatmap: Heatmap
+    shown: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +58,8 @@ class Explained:
         labels: (N,) class ids, or None.
         ids: N names of the images, or None.
         ds_id: The dataset, "" where there is one alone.
+        positions: (N,) places of the images in the order of the epoch, or None.
+        places: (N, H, W) where the object is in each picture, or None.
     """
 
     pictures: NDArray[np.uint8]
@@ -63,6 +68,8 @@ class Explained:
     labels: NDArray[np.int64] | None
     ids: Sequence[Any] | None
     ds_id: str = ""
+    positions: NDArray[np.int64] | None = None
+    places: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -124,7 +131,9 @@ def _divided(heatmap: Heatmap, divisor: float) -> Heatmap:
     return replace(heatmap, values=_upsampled_evidence(heatmap) / np.float32(divisor))
 
 
-def compose_grid(parts: Sequence[Explained], names: Mapping[int, str], look: Look, title: str) -> Grid:
+def compose_grid(
+    parts: Sequence[Explained], names: Mapping[int, str], look: Look, title: str, *, numbered: bool = False
+) -> Grid:
     """The grid of one or several datasets.
 
     Args:
@@ -132,7 +141,9 @@ def compose_grid(parts: Sequence[Explained], names: Mapping[int, str], look: Loo
         names: Names of classes by id.
         look: How it is drawn.
         title: What stands above it.
+        numbered: Whether images without ids are called by their places in the order of the epoch.
     """
+    parts = _drawn(parts)
     columns = parts[0].columns
     signed = columns[0].heatmap.scaling == "none"
     limits: dict[str, float] = {}
@@ -142,7 +153,7 @@ def compose_grid(parts: Sequence[Explained], names: Mapping[int, str], look: Loo
     total = sum(len(part) for part in parts)
     several = len(parts) > 1
     places = islice(((part, at) for part in parts for at in range(len(part))), MOST_ROWS)
-    rows = [_row(part, at, names, look, limits, name_dataset=several) for part, at in places]
+    rows = [_row(part, at, names, look, limits, name_dataset=several, numbered=numbered) for part, at in places]
     title = f"{title}, {_where(columns)}"
     limit = next(iter(limits.values())) if len(limits) == 1 else 1.0
     if total > MOST_ROWS:
@@ -157,10 +168,20 @@ def compose_grid(parts: Sequence[Explained], names: Mapping[int, str], look: Loo
     )
 
 
+def _drawn(parts: Sequence[Explained]) -> list[Explained]:
+    """The datasets without the columns in which nothing is drawn."""
+    drawn = [at for at in range(len(parts[0].columns)) if any(_is_drawn(part.columns[at]) for part in parts)]
+    return [replace(part, columns=[part.columns[at] for at in drawn]) for part in parts]
+
+
+def _is_drawn(column: Column) -> bool:
+    return column.shown is None or bool(column.shown.any())
+
+
 def _title(column: Column, columns: Sequence[Column]) -> str:
     methods = {other.method for other in columns}
     targets = {other.target for other in columns}
-    target = TARGET_TITLES.get(column.target, column.target)
+    target = TARGET_TITLES.get(column.target, column.target) if column.shown is None else WHERE_WRONG
     if len(targets) == 1 and column.target == "pred":
         return column.method
     return target if len(methods) == 1 and len(targets) > 1 else f"{column.method}: {target}"
@@ -200,11 +221,20 @@ def _shows(label: str, scaling: str) -> str:
 
 
 def _row(
-    part: Explained, at: int, names: Mapping[int, str], look: Look, limits: Mapping[str, float], *, name_dataset: bool
+    part: Explained,
+    at: int,
+    names: Mapping[int, str],
+    look: Look,
+    limits: Mapping[str, float],
+    *,
+    name_dataset: bool,
+    numbered: bool,
 ) -> Row:
     texts: list[tuple[str, str]] = []
     if part.ids is not None:
         texts.append(("id", as_text(part.ids[at])))
+    elif numbered and part.positions is not None:
+        texts.append(("id", f"#{part.positions[at]}"))
     if name_dataset and part.ds_id:
         texts.append(("note", part.ds_id))
     wrong = False
@@ -220,12 +250,18 @@ def _row(
     picture = part.pictures[at]
     panels = [Panel(picture)]
     for column in part.columns:
-        unlabelled = column.target == "label" and column.heatmap.class_ids[at] < 0
-        panels.append(
-            Panel(picture, note="not labelled")
-            if unlabelled
-            else _panel(picture, column.heatmap, at, look, limits.get(column.method))
-        )
+        if column.shown is not None and not column.shown[at]:
+            panels.append(Panel(np.full_like(picture, 255)))
+        elif column.target == "label" and column.heatmap.class_ids[at] < 0:
+            panels.append(Panel(picture, note="not labelled"))
+        else:
+            panels.append(_panel(picture, column.heatmap, at, look, limits.get(column.method)))
+    if part.places is not None:
+        shown = [column.shown is None or bool(column.shown[at]) for column in part.columns]
+        panels = [
+            replace(panel, outline=part.places[at]) if drawn else panel
+            for panel, drawn in zip(panels, [True, *shown], strict=True)
+        ]
     return Row(texts=tuple(texts), wrong=wrong, panels=tuple(panels))
 
 
@@ -247,8 +283,8 @@ def compose_results(
 
     The keys: ``classification_class_ids``, ``classification_class_names`` and
     ``classification_confidences`` (by falling confidence), ``heatmap_{method}`` with one float32
-    array (H, W) per target, ``layer``, ``scaling``, ``smooth``, ``label``, ``prediction``, ``id``, ``epoch``,
-    ``mode``, ``ds_id``.
+    array (H, W) per target, ``layer``, ``scaling``, ``smooth``, ``label``, ``prediction``, ``id``,
+    ``position`` (in the order of the epoch), ``epoch``, ``mode``, ``ds_id``.
     """
     results = []
     for part in parts:
@@ -263,6 +299,7 @@ def compose_results(
             result["label"] = None if part.labels is None else int(part.labels[at])
             result["prediction"] = None if part.predictions is None else int(part.predictions[at])
             result["id"] = None if part.ids is None else part.ids[at]
+            result["position"] = None if part.positions is None else int(part.positions[at])
             result |= {"epoch": epoch, "mode": mode, "ds_id": part.ds_id}
             results.append(result)
     return results
@@ -273,7 +310,7 @@ def compose_arrays(part: Explained, epoch: int, mode: str) -> dict[str, NDArray[
 
     For each method and target ``{method}.{target}.values`` (N, H, W), ``.raw`` (N, h, w),
     ``.class_ids``, ``.scores``, ``.confidences`` and ``.blank`` (N,); then ``probabilities`` (N, C),
-    ``predictions``, ``labels`` and ``ids`` (N,) where they are known, ``epoch``, ``mode``, ``layer``,
+    ``predictions``, ``labels``, ``positions`` and ``ids`` (N,) where they are known, ``epoch``, ``mode``, ``layer``,
     ``scaling`` and ``smooth``.
     """
     heatmap = part.columns[0].heatmap
@@ -290,6 +327,8 @@ def compose_arrays(part: Explained, epoch: int, mode: str) -> dict[str, NDArray[
             arrays[f"{column.method}.{column.target}.{name}"] = getattr(column.heatmap, name)
     known = {"probabilities": part.probabilities, "predictions": part.predictions, "labels": part.labels}
     arrays |= {name: array for name, array in known.items() if array is not None}
+    if part.positions is not None:
+        arrays["positions"] = part.positions
     if part.ids is not None:
         arrays["ids"] = np.array([as_text(name) for name in part.ids])
     return arrays

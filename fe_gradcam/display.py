@@ -22,10 +22,11 @@ class HeatmapGrid(GridDisplay):
 
     Args:
         grid: What is drawn.
+        cell: See `fe_gradcam.grid.draw_grid`.
     """
 
-    def __init__(self, grid: Grid) -> None:
-        self.grid = grid
+    def __init__(self, grid: Grid, cell: int | None = None) -> None:
+        self.grid, self.cell = grid, cell
         self._raster: NDArray[np.uint8] | None = None
         columns = [
             BatchDisplay(image=[row.panels[at].rgb for row in grid.rows], title=title)
@@ -37,7 +38,7 @@ class HeatmapGrid(GridDisplay):
     def raster(self) -> NDArray[np.uint8]:
         """The picture, (H, W, 3) uint8 RGB, drawn when first asked for."""
         if self._raster is None:
-            self._raster = draw_grid(self.grid)
+            self._raster = draw_grid(self.grid, cell=self.cell)
         return self._raster
 
     def prepare(self) -> FigureFE:

@@ -35,10 +35,14 @@ class Panel:
     Attributes:
         rgb: (H, W, 3) uint8.
         note: Written on a dark band over the picture, such as "no evidence".
+        outline: (H, W) bool: the border of these places is drawn; any size, stretched over the picture.
+        framed: Whether a frame is drawn within the picture's edges.
     """
 
     rgb: Rgb
     note: str = ""
+    outline: NDArray[np.bool_] | None = None
+    framed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +50,7 @@ class Row:
     """What is shown of one image.
 
     Attributes:
-        texts: Pairs of a role ("id", "label", "prediction" or "note") and its text.
+        texts: Pairs of a role ("id", "label", "prediction", "class", "note" or "warning") and its text.
         wrong: Whether the prediction is: then the row is framed and its prediction crossed.
         panels: The pictures, one for each title of the grid.
     """
@@ -192,8 +196,8 @@ def _lines(row: Row, width: int) -> list[tuple[str, Weight, tuple[int, int, int]
     lines: list[tuple[str, Weight, tuple[int, int, int]]] = []
     for role, text in row.texts:
         wrong = row.wrong and role == "prediction"
-        weight: Weight = "bold" if wrong or role == "label" else "regular"
-        colour = RED if wrong else GREY if role in ("id", "note") else INK
+        weight: Weight = "bold" if wrong or role in ("label", "class") else "regular"
+        colour = RED if wrong or role == "warning" else GREY if role in ("id", "note") else INK
         line = _line(role, text, row.wrong)
         pieces = [line]
         if text_mask(line, TEXT_SIZE, weight).shape[1] > width:
@@ -238,9 +242,27 @@ def _draw_panel(canvas: Rgb, panel: Panel, corner: tuple[int, int], cell: tuple[
         way = cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST if factor >= 2 else cv2.INTER_CUBIC
         picture = np.asarray(cv2.resize(panel.rgb, shown, interpolation=way), np.uint8)
     x, y = corner[0] + (cell[0] - shown[0]) // 2, corner[1] + (cell[1] - shown[1]) // 2
-    canvas[y : y + shown[1], x : x + shown[0]] = picture
+    place = canvas[y : y + shown[1], x : x + shown[0]]
+    place[:] = picture
+    if panel.outline is not None:
+        _draw_outline(place, panel.outline)
     if panel.note:
-        _draw_note(canvas[y : y + shown[1], x : x + shown[0]], panel.note)
+        _draw_note(place, panel.note)
+    if panel.framed:
+        inside = place[FRAME:-FRAME, FRAME:-FRAME].copy()
+        place[:] = RED
+        place[FRAME:-FRAME, FRAME:-FRAME] = inside
+
+
+def _draw_outline(place: NDArray[np.uint8], outline: NDArray[np.bool_]) -> None:
+    """The border of a place: white between dark, so that it is seen on any picture."""
+    height, width = place.shape[:2]
+    mask = np.asarray(cv2.resize(outline.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
+    grown = cv2.dilate(np.pad(mask, 2), np.ones((3, 3), np.uint8))
+    line = (grown - np.pad(mask, 2)).astype(np.uint8)
+    around = cv2.dilate(line, np.ones((3, 3), np.uint8))[2:-2, 2:-2] > 0
+    place[around] = INK
+    place[line[2:-2, 2:-2] > 0] = WHITE
 
 
 def _draw_frame(canvas: Rgb, left: int, top: int, right: int, bottom: int) -> None:

@@ -7,12 +7,11 @@ import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
-import torch
 from fastestimator.schedule.schedule import get_current_items
 from fastestimator.summary.system import System
 from fastestimator.trace.trace import Trace
@@ -21,11 +20,17 @@ from fastestimator.util.traceability_util import traceable
 from numpy.typing import ArrayLike, NDArray
 
 from fe_gradcam import arguments, compat
-from fe_gradcam.backends import backend_for
-from fe_gradcam.catalogue import CamMethod, get_method, is_pair
-from fe_gradcam.collect import Collected, class_ids_of, ids_by_name, names_by_id, probabilities_of
+from fe_gradcam.atlas import Atlas, atlas_grid
+from fe_gradcam.collect import (
+    are_probabilities,
+    class_ids_of,
+    host_rows,
+    ids_by_name,
+    names_by_id,
+    object_places,
+    probabilities_of,
+)
 from fe_gradcam.compose import (
-    Column,
     Explained,
     Look,
     compose_arrays,
@@ -35,22 +40,25 @@ from fe_gradcam.compose import (
 )
 from fe_gradcam.display import HeatmapGrid
 from fe_gradcam.export import write_arrays, write_png
-from fe_gradcam.heat import Passes, heatmap_of
-from fe_gradcam.op import LayerGradientOp
+from fe_gradcam.faithfulness import MetricSpec, summary
+from fe_gradcam.follow import CELL, Follower
+from fe_gradcam.grid import Grid
+from fe_gradcam.measures import measures_of
 from fe_gradcam.outputs import ModelOutput
 from fe_gradcam.render import colormap_lut, to_rgb
-from fe_gradcam.route import check_reshape, explained
+from fe_gradcam.route import check_reshape
+from fe_gradcam.select import Chosen, Rows, Select, Selection, selection_of
 from fe_gradcam.settings import Settings
-from fe_gradcam.smoothing import PLAIN, Smooth, smoothing
+from fe_gradcam.shortcut import Alarm
+from fe_gradcam.smoothing import Smooth
+from fe_gradcam.sources import KeyedSource, ModelSource, dummy_inputs, resolved
 from fe_gradcam.types import (
     ArgumentError,
     CamError,
-    CamInputs,
     CamWarning,
     Fuse,
     Layer,
     Method,
-    Needs,
     Reshape,
     Scaling,
     Target,
@@ -58,15 +66,10 @@ from fe_gradcam.types import (
 
 compat.apply()
 
-ALL_MODES = frozenset({"train", "eval", "test", "infer"})
+ATLAS_SIZE = 128
+"""Images that the atlas is made of, where no number is given."""
 
-MEAN_GRADIENT = CamMethod(
-    "mean_gradient",
-    lambda inputs: inputs.activations.mean(1),
-    "the map of FastEstimator's own GradCAM",
-    Needs.ACTIVATIONS,
-)
-"""What is drawn of gradients alone: their mean over the channels, which is no Grad-CAM."""
+ALL_MODES = frozenset({"train", "eval", "test", "infer"})
 
 
 @traceable()
@@ -124,6 +127,28 @@ class GradCAM(Trace):
         seed: For the methods that draw random numbers; the global streams are not touched.
         batch_size: Rows asked at once by methods that ask the model again; None: as many as the largest batch had.
         shared_scale: Whether all heatmaps of a method have one scale in a grid, so that magnitudes compare.
+        select: Which images are explained. "first"; "random"; "misclassified" (a random choice of the mistakes);
+            "confident_mistakes", the most confident first; "least_confident"; "best" and "worst", by the probability of
+            the true class; "best_and_worst" of each class; or positions in the order of the epoch, ``[0, 7, 12]``, and
+            then n_samples says nothing. What is random is drawn from `seed`, and the same in every epoch whose images
+            come in the same order. Predictions under `preds` choose, with the weights that the model had when it made
+            them; what is shown is inferred anew at the end of the epoch.
+        per_class: So many images of each class, instead of `n_samples` in all: of each true class, or of each inferred
+            one where `labels` is not given.
+        track: Whether the images chosen in the first epoch are followed through all epochs. Then a filmstrip (rows
+            images, columns epochs) stands under ``f"{outputs}_film"`` and in ``{outputs}_{mode}_film.png``. Needs
+            `model`.
+        masks: Key of masks (N, H, W), of one channel too, nonzero where the object is: outlined, and what metrics of
+            place are measured against.
+        boxes: Key of boxes (N, 4) or (N, M, 4): left, top, width and height in pixels of the images; what stands behind
+            these four is not read. Used as `masks` are.
+        metrics: Names of `fe_gradcam.METRICS`, or pairs of a name and its parameters: measured on the explained
+            images, of the first target, and logged as ``{outputs}_{metric}``, with ``_{method}`` where there are
+            several. With `track` also "drift" (1 - rank correlation with the epoch before) and "overlap" (of the
+            hottest fifth with that of the epoch before, intersection over union).
+        atlas: Whether the mean heat of each class is drawn, under ``f"{outputs}_atlas"`` and beside the grids, and a
+            warning given where the net seems to tell a class by a fixed place; see `fe_gradcam.shortcut`. A number
+            says of how many images, chosen at random, as many of each class as there are; True of 128. Needs `model`.
         on_error: "warn", or "raise" to let failures through (in tests).
 
     Raises:
@@ -168,27 +193,28 @@ class GradCAM(Trace):
         seed: int = 0,
         batch_size: int | None = None,
         shared_scale: bool = False,
+        select: Select = "first",
+        per_class: int | None = None,
+        track: bool = False,
+        masks: str | None = None,
+        boxes: str | None = None,
+        metrics: MetricSpec | Sequence[MetricSpec] = (),
+        atlas: bool | int = False,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         several = list(images) if isinstance(images, (list, tuple)) and images else [images]
         self.image_keys = [arguments.key("images", image, optional=False) for image in several]
-        self.grad_key = arguments.key("grads", grads)
-        self.activation_key = arguments.key("activations", activations)
-        self.n_components = arguments.whole("n_components", n_components, 1)
+        self.label_key, self.pred_key = arguments.key("labels", labels), arguments.key("preds", preds)
+        self.display_key, self.id_key = arguments.key("display", display), arguments.key("ids", ids)
+        self.mask_key, self.box_key = arguments.key("masks", masks), arguments.key("boxes", boxes)
+        arguments.key("outputs", outputs, optional=False)
         if n_samples is not None:
             n_samples = arguments.whole("n_samples", n_samples, 0, none=", or None for all")
-        self.n_samples = n_samples
-        self.label_key = arguments.key("labels", labels)
-        self.pred_key = arguments.key("preds", preds)
-        self.display_key = arguments.key("display", display)
-        self.id_key = arguments.key("ids", ids)
-        arguments.key("outputs", outputs, optional=False)
         self.frequency = arguments.whole("frequency", frequency, 1)
         self.model = model
         class_ids = ids_by_name(arguments.mapping(label_mapping))
         self.names = names_by_id(class_ids)
         self.mean, self.std = arguments.per_channel("mean", mean), arguments.per_channel("std", std)
-        self.on_error = on_error
         self.save_dir = arguments.folder(save_dir)
         self.settings = Settings(
             scaling=scaling,
@@ -204,26 +230,43 @@ class GradCAM(Trace):
         self.look = Look(colormap, arguments.fraction("alpha", alpha), bool(shared_scale))
         if on_error not in ("warn", "raise"):
             raise ArgumentError(f"on_error={on_error!r} is not known. Accepted: 'warn', 'raise'.")
-        self._check_source()
-        self.methods = self._methods(methods)
-        has_model, has_labels = model is not None, labels is not None
-        self.targets = arguments.named_targets(targets, self.names, class_ids, labels=has_labels, model=has_model)
-        if layer is not None and model is None:
-            raise ArgumentError("layer goes with model=; of gradients under a key, pass it to the LayerGradientOp.")
-        if model is None and (model_output is not None or reshape is not None):
-            raise ArgumentError("model_output and reshape go with model=; keys hold maps that were taken already.")
-        if model is None and smoothing(smooth)[0] != [PLAIN]:
-            raise ArgumentError(
-                f"smooth={smooth!r} shows the model other views of the images, and of gradients under a key there is "
-                "no model at hand. Pass model= instead of grads=, or smooth='eigen'."
+        self.on_error = on_error
+        arguments.check_source(model, arguments.key("grads", grads), arguments.key("activations", activations))
+        if model is None:
+            arguments.check_keyed(
+                layer=layer, model_output=model_output, reshape=reshape, smooth=smooth, track=track, atlas=atlas
             )
         check_reshape(reshape, [layer])
-        self.layer = _resolved(layer, model)
-        keys = [*self.image_keys, grads, activations, labels, preds, display, ids]
+        n_components = arguments.whole("n_components", n_components, 1)
+        rules = arguments.methods_of(methods, n_components, model=model is not None)
+        known = {"model": model, "labels": labels, "preds": preds, "places": masks or boxes, "track": track or None}
+        given = {name for name, value in known.items() if value is not None}
+        self.selection = selection_of(select, n_samples, per_class, seed, given)
+        self.atlas_size = arguments.whole("atlas", ATLAS_SIZE if atlas is True else int(atlas), 0)
+        named = arguments.named_targets(
+            targets, self.names, class_ids, labels="labels" in given, model="model" in given
+        )
+        self.source: ModelSource | KeyedSource
+        if model is None:
+            self.source = KeyedSource(
+                self.image_keys[0], str(grads), activations, preds, labels, rules, self.names, self.settings
+            )
+        else:
+            self.source = ModelSource(model, self.image_keys, resolved(layer, model), rules, named, self.settings)
+        self.measures = measures_of(metrics, outputs, [method.label for method in rules], given)
+        self.follower = Follower() if track else None
+        keys = [*self.image_keys, grads, activations, labels, preds, display, ids, masks, boxes]
         self._keys = list(dict.fromkeys(key for key in keys if key is not None))
         self._modes: set[str] = set()
-        super().__init__(inputs=self._keys, outputs=[outputs, f"{outputs}_results"], mode=mode, ds_id=ds_id)
+        of_atlas = [f"{outputs}_fixed_place", f"{outputs}_shortcuts"] if self.atlas_size else []
+        self._logged = [*self.measures.keys, *of_atlas]
+        written = [outputs, f"{outputs}_results", *self._logged]
+        written += [f"{outputs}_film"] if track else []
+        written += [f"{outputs}_atlas", f"{outputs}_alarms"] if self.atlas_size else []
+        super().__init__(inputs=self._keys, outputs=written, mode=mode, ds_id=ds_id)
         self._modes, self._ds_ids = set(self.mode), set(self.ds_id)
+        self._preds_are_probabilities: bool | None = None
+        self._read: set[str] = set()
         self._reset()
         self._model_checked = self._batch_checked = False
 
@@ -240,36 +283,54 @@ class GradCAM(Trace):
         # stops the host's warmup: for the host we are there too, and run where we were asked to.
         self._system = system
         for other in get_current_items(system.traces):
-            if other is not self and set(self.outputs) & set(other.inputs):
+            read = {key for key in other.inputs if key.partition("|")[0] in self.outputs}
+            if other is not self and read:
+                self._read |= read
                 if self._modes:
                     self.mode = set(self.mode) | set(other.mode or ALL_MODES)
                 if self._ds_ids and not other.ds_id:
                     self.ds_id = set()
-        twins = [other for other in system.traces if isinstance(other, GradCAM) and other.outputs == self.outputs]
+        twins = [
+            other for other in system.traces if isinstance(other, GradCAM) and set(other.outputs) & set(self.outputs)
+        ]
         if len(twins) > 1 and any(self._shares_an_epoch_with(twin) for twin in twins):
             raise ArgumentError(
                 f"outputs={self.outputs[0]!r} is the key of {len(twins)} GradCAM traces, which would overwrite each "
                 "other. Give each an outputs= of its own."
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a RestoreWizard saves of the trace: the images that are followed, and their filmstrips."""
+        return {"follower": None if self.follower is None else self.follower.state()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes up what was saved; what does not fit is left, with a warning."""
+        if self.follower is not None and state.get("follower") is not None:
+            with self._forgiven("go on with the filmstrip of the training that is resumed"):
+                self.follower.restore(state["follower"])
+
     def _shares_an_epoch_with(self, other: GradCAM) -> bool:
         same_mode = not self._modes or not other._modes or self._modes & other._modes
         return other is not self and bool(same_mode) and self._ds_ids == other._ds_ids
 
     def get_outputs(self, ds_ids: str | list[str] | None) -> list[str]:
-        """The keys written: each output, and each with every dataset's id."""
+        """The keys written: each output, each with every dataset's id, and those of other datasets that are read."""
         several = [ds_ids] if isinstance(ds_ids, str) else list(ds_ids or ())
-        return [*self.outputs, *(f"{key}|{ds_id}" for key in self.outputs for ds_id in several if ds_id)]
+        of_datasets = {f"{key}|{ds_id}" for key in self.outputs for ds_id in several if ds_id}
+        return [*self.outputs, *sorted(of_datasets | self._read - set(self.outputs))]
 
     def on_begin(self, data: Data) -> None:
         """Explains a dummy image where the model's input is known, so that mistakes show at once."""
         self._model_checked = self._batch_checked = False
         if self.save_dir is not None:
             arguments.make_folder(self.save_dir)
-        dummy = None if self.model is None else _dummy_inputs(self.model)
+        if self.follower is not None and self.system.epoch_idx == 0:
+            self.follower.clear()
+        dummy = None if self.model is None else dummy_inputs(self.model)
         if dummy is not None and len(dummy) == len(self.image_keys):
+            rows = Rows(dict(zip(self.image_keys, dummy, strict=True)), np.zeros(1, np.int64))
             try:
-                self._explain_model(dummy, np.zeros(1, np.int64), batch_size=1, trial=True)
+                self.source.explain(rows, np.zeros(1, np.int64), self.system, trial=True)
                 if self.display_key is None:
                     self._pictures(dummy[0])
             except CamError:
@@ -285,53 +346,90 @@ class GradCAM(Trace):
         self._reset()
 
     def on_batch_end(self, data: Data) -> None:
-        """Keeps the rows that are still wanted."""
-        if not self._runs_now(self.system.ds_id):
+        """Keeps the rows that are wanted."""
+        ds_id = self.system.ds_id
+        if not self._runs_now(ds_id):
             return
-        collected = self._collected.setdefault(self.system.ds_id, Collected(self._keys, self.n_samples))
-        if collected.full:
+        choices = self._choices.setdefault(ds_id, self._new_choices(ds_id))
+        wanted = [chosen for chosen in choices.values() if not chosen.full]
+        if not wanted:
             return
         if not self._batch_checked:
             self._check_first(data)
         with self._forgiven("keep the images of a batch"):
-            collected.add(data)
+            facts = self._facts(data)
+            for chosen in wanted:
+                chosen.add(data, *facts)
 
     def on_epoch_end(self, data: Data) -> None:
-        """Explains the kept images, and hands out grid, results and files."""
+        """Explains the kept images, and hands out grid, results, metrics and files."""
+        drawn = not self._failed and bool(self._choices)
         try:
-            collected = {ds_id: kept for ds_id, kept in self._collected.items() if kept.count}
-            if collected and not self._failed:
+            if drawn:
                 with self._forgiven("draw the heatmaps of this epoch"):
-                    parts = [self._explain(kept, ds_id) for ds_id, kept in collected.items()]
-                    self._hand_out(parts, data)
+                    self._draw(data)
+            if drawn and self.atlas_size and not self._failed:
+                with self._forgiven("draw the atlas of the classes"):
+                    self._draw_atlas(data)
         finally:
+            self._fill_in(data)
             self._reset()
 
     # --- collecting ------------------------------------------------------------------------------
 
     def _reset(self) -> None:
-        self._collected: dict[str, Collected] = {}
+        self._choices: dict[str, dict[str, Chosen]] = {}
         self._failed = False
 
+    def _new_choices(self, ds_id: str) -> dict[str, Chosen]:
+        """What is chosen of a dataset: the rows of the grid, unless they are followed, and those of the atlas."""
+        choices = {}
+        if self.follower is None or (self.system.mode, ds_id) not in self.follower.rows:
+            choices["grid"] = Chosen(self._keys, self.selection)
+        if self.atlas_size:
+            by_class = self.label_key is not None or self.pred_key is not None
+            limit, most = (None, self.atlas_size) if by_class else (self.atlas_size, None)
+            every = Selection("random", ("random",), limit, by_class, most, seed=self.settings.seed)
+            choices["atlas"] = Chosen(self._keys, every)
+        return choices
+
     def _runs_now(self, ds_id: str) -> bool:
-        system = self.system
-        if self._failed or self.n_samples == 0:
-            return False
-        if system.mode in ("train", "eval") and system.epoch_idx % self.frequency:
+        return not self._failed and self._runs_in(self.system.mode, ds_id)
+
+    def _runs_in(self, mode: str, ds_id: str) -> bool:
+        if mode in ("train", "eval") and self.system.epoch_idx % self.frequency:
             return False
         asked = SimpleNamespace(mode=self._modes, ds_id=self._ds_ids)
-        return bool(get_current_items([asked], run_modes=system.mode, ds_id=ds_id))
+        return bool(get_current_items([asked], run_modes=mode, ds_id=ds_id))
+
+    def _facts(self, data: Mapping[str, Any]) -> tuple[NDArray[np.int64] | None, NDArray[np.float32] | None]:
+        """The labels and probabilities of a batch, as far as choosing rows needs them."""
+        needs, by_class = self.selection.needs, self.selection.by_class or bool(self.atlas_size)
+        labels = probabilities = None
+        if self.label_key is not None and ("labels" in needs or by_class):
+            labels = class_ids_of(host_rows(data[self.label_key]), self.label_key)
+        if self.pred_key is not None and ("preds" in needs or (by_class and labels is None)):
+            probabilities = self._probabilities(host_rows(data[self.pred_key]))
+        return labels, probabilities
+
+    def _probabilities(self, preds: Any) -> NDArray[np.float32]:
+        if isinstance(self.source, KeyedSource):
+            return self.source.probabilities(preds, self.system)
+        return probabilities_of(preds, str(self.pred_key), self._preds_are_probabilities)
 
     def _check_first(self, data: Mapping[str, Any]) -> None:
         """One image of the first batch: a wrong argument is an error here, and no warning at every epoch's end."""
-        one = Collected(self._keys, 1)
+        chosen = Chosen(self._keys, Selection(limit=1))
         try:
-            one.add(data)
-            if self._model_checked:
-                self._labels(one)
-                self._pictures(one[self.display_key or self.image_keys[0]])
-            else:
-                self._explain(one, self.system.ds_id, trial=True)
+            chosen.add(data)
+            one = chosen.rows()
+            self._places(one, self._pictures(one[self.display_key or self.image_keys[0]]))
+            self._labels(one)
+            if not self._model_checked or "preds" in self.selection.needs:
+                part = self._explain(one, self.system.ds_id, trial=True)
+                if self.pred_key is not None and part.probabilities is not None:
+                    self._preds_are_probabilities = are_probabilities(one[self.pred_key], part.probabilities)
+            self._facts(data)
         except CamError:
             raise
         except Exception:
@@ -357,264 +455,184 @@ class GradCAM(Trace):
 
     # --- explaining ------------------------------------------------------------------------------
 
-    def _explain(self, kept: Collected, ds_id: str, *, trial: bool = False) -> Explained:
-        labels = self._labels(kept)
-        images = tuple(np.asarray(kept[key]) for key in self.image_keys)
-        if self.model is not None:
-            columns, probabilities = self._explain_model(images, labels, kept.largest_batch, trial=trial)
-        else:
-            columns, probabilities = self._explain_keys(kept, images[0], labels)
+    def _explain(self, rows: Rows, ds_id: str, *, trial: bool = False) -> Explained:
+        labels = self._labels(rows)
+        columns, probabilities = self.source.explain(rows, labels, self.system, trial=trial)
+        pictures = self._pictures(rows[self.display_key or self.image_keys[0]])
         return Explained(
-            pictures=self._pictures(kept[self.display_key or self.image_keys[0]]),
+            pictures=pictures,
             columns=columns,
             probabilities=probabilities,
             labels=labels,
-            ids=None if self.id_key is None else list(kept[self.id_key]),
+            ids=None if self.id_key is None else list(rows[self.id_key]),
             ds_id=ds_id,
+            positions=rows.positions,
+            places=self._places(rows, pictures),
         )
 
-    def _labels(self, kept: Collected) -> NDArray[np.int64] | None:
-        return None if self.label_key is None else class_ids_of(kept[self.label_key], self.label_key)
+    def _labels(self, rows: Rows) -> NDArray[np.int64] | None:
+        return None if self.label_key is None else class_ids_of(rows[self.label_key], self.label_key)
 
-    def _explain_model(
-        self,
-        images: tuple[NDArray[Any], ...],
-        labels: NDArray[np.int64] | None,
-        batch_size: int,
-        *,
-        trial: bool = False,
-    ) -> tuple[list[Column], NDArray[np.float32] | None]:
-        if images[0].ndim == 5:
-            raise ArgumentError(
-                f"images={self.image_keys[0]!r} holds volumes of shape {images[0].shape[1:]}, and a grid draws "
-                "pictures. Pass the volumes to fe_gradcam.explain, and draw slices of what it returns."
-            )
-        known = None if labels is None else np.maximum(labels, 0)
-        targets = [known if isinstance(target, str) else target for _, target in self.targets]
-        with self._on_network_device():
-            done = explained(
-                self.model,
-                images if len(images) > 1 else images[0],
-                replace(self.settings, batch_size=self.settings.batch_size or batch_size, trial=trial),
-                methods=self.methods,
-                layers=[self.layer],
-                targets=targets,
-            )
-        places = [(method.label, name) for method in self.methods for name, _ in self.targets]
-        columns = [Column(*place, heatmap) for place, heatmap in zip(places, done.heatmaps, strict=True)]
-        return [_unlabelled_left_out(column, labels) for column in columns], done.probabilities
-
-    def _explain_keys(
-        self, kept: Collected, images: NDArray[Any], labels: NDArray[np.int64] | None
-    ) -> tuple[list[Column], NDArray[np.float32] | None]:
-        op = self._gradient_op()
-        probabilities = None
-        if self.pred_key is not None:
-            known = None if op is None or self.pred_key not in op.outputs else op.puts_out_probabilities
-            probabilities = probabilities_of(kept[self.pred_key], self.pred_key, known)
-        target, class_ids = self._keyed_target(op, probabilities, labels, kept.count)
-        gradients = self._map_of(kept, self.grad_key)
-        alone = self.activation_key is None
-        inputs = CamInputs(
-            activations=gradients if alone else self._map_of(kept, self.activation_key),
-            gradients=None if alone else gradients,
-            scores=torch.full((kept.count,), torch.nan),
-            class_ids=torch.from_numpy(class_ids),
-            probabilities=None if probabilities is None else torch.from_numpy(probabilities),
-            images=images,
-            seed=self.settings.seed,
-        )
-        methods = [MEAN_GRADIENT] if alone else self.methods
-        height, width = images.shape[1:3] if self._channels_last else images.shape[2:4]
-        place = (self.activation_key or str(self.grad_key)) if op is None else op.place
-        passes, size = [Passes.of(inputs)], (height, width)
-        maps = [heatmap_of(passes, method, [place], size, self.settings) for method in methods]
-        columns = [Column(method.label, target, heatmap) for method, heatmap in zip(methods, maps, strict=True)]
-        return columns, probabilities
-
-    def _gradient_op(self) -> LayerGradientOp | None:
-        """The op of the network that writes our gradients, or None where another does."""
-        for op in get_current_items(self.system.network.ops, run_modes=self.system.mode):
-            if isinstance(op, LayerGradientOp) and self.grad_key in op.outputs:
-                return op
-        return None
-
-    def _keyed_target(
-        self,
-        op: LayerGradientOp | None,
-        probabilities: NDArray[np.float32] | None,
-        labels: NDArray[np.int64] | None,
-        count: int,
-    ) -> tuple[str, NDArray[np.int64]]:
-        """What the gradients under a key were taken of: its name and the class ids, -1 where they are not known."""
-        unknown = np.full(count, -1, np.int64)
-        if op is None:
-            return str(self.grad_key), unknown
-        if op.target is None:
-            return "pred", unknown if probabilities is None else probabilities.argmax(1).astype(np.int64)
-        if isinstance(op.target, str):
-            return ("label", labels) if op.target == self.label_key and labels is not None else (op.target, unknown)
-        name, target = arguments.named_target(op.target, self.names, {}, labels=False)
-        return name, np.full(count, target, np.int64) if isinstance(target, int) else unknown
-
-    def _map_of(self, kept: Collected, key: str | None) -> torch.Tensor:
-        values = np.asarray(kept[str(key)])
-        if values.ndim != 4:
-            raise ArgumentError(
-                f"The key {key!r} holds an array of shape {values.shape}; (N, K, h, w), or (N, h, w, K) on TensorFlow, "
-                "is needed, as LayerGradientOp puts it out."
-            )
-        maps = torch.from_numpy(values).float()
-        return maps.movedim(-1, 1) if self._channels_last else maps
+    def _places(self, rows: Rows, pictures: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
+        """Where the object of each image is, (N, H, W), or None where that is not known."""
+        masks = None if self.mask_key is None else rows[self.mask_key]
+        boxes = None if self.box_key is None else rows[self.box_key]
+        return object_places(masks, boxes, (pictures.shape[1], pictures.shape[2]))
 
     def _pictures(self, given: Any) -> NDArray[np.uint8]:
         images = np.asarray(given)
-        channels_first = not self._channels_last
+        channels_first = self.system.network.target_type != "tf"
         if images.ndim == 4:
             fits = [images.shape[axis] in (1, 3) for axis in (1, 3)]
             channels_first = fits[0] if fits[0] != fits[1] else channels_first
         return to_rgb(images, channels_first=channels_first, mean=self.mean, std=self.std)
 
-    @property
-    def _channels_last(self) -> bool:
-        return bool(self.system.network.target_type == "tf")
-
-    @contextmanager
-    def _on_network_device(self) -> Iterator[None]:
-        """A PyTorch model on the device that it trains on; the host brings it to the CPU after each epoch."""
-        device = getattr(self.system.network, "device", None)
-        first = next(self.model.parameters(), None) if isinstance(self.model, torch.nn.Module) else None
-        if device is None or first is None or first.device == device:
-            yield
-            return
-        before = first.device
-        try:
-            self.model.to(device)
-            yield
-        finally:
-            self.model.to(before)
+    def _rows_of_grid(self) -> dict[str, Rows]:
+        """The rows that are explained of each dataset: those followed, or those chosen in this epoch."""
+        found: dict[str, Rows] = {}
+        for ds_id, choices in self._choices.items():
+            place = (self.system.mode, ds_id)
+            if self.follower is not None and place in self.follower.rows:
+                found[ds_id] = self.follower.rows[place]
+            elif "grid" in choices and len(choices["grid"]):
+                found[ds_id] = choices["grid"].rows()
+                if self.follower is not None:
+                    self.follower.rows[place] = found[ds_id]
+            if "grid" in choices and choices["grid"].missing:
+                warnings.warn(
+                    f"select: the epoch had {choices['grid'].seen} images, and none at {choices['grid'].missing}.",
+                    CamWarning,
+                    stacklevel=2,
+                )
+        return found
 
     # --- handing out -----------------------------------------------------------------------------
 
-    def _hand_out(self, parts: list[Explained], data: Data) -> None:
+    def _draw(self, data: Data) -> None:
+        rows = self._rows_of_grid()
+        if not rows:
+            return
+        parts = [self._explain(kept, ds_id) for ds_id, kept in rows.items()]
+        grids = self._hand_out(parts, data)
+        if self.measures.keys:
+            self._measure(parts, rows, data)
+        if self.follower is not None:
+            self._show_film(parts, grids, data)
+
+    def _hand_out(self, parts: list[Explained], data: Data) -> dict[str, HeatmapGrid]:
+        """Writes grid, results and files; gives the grid of each dataset."""
         epoch, mode = self.system.epoch_idx, self.system.mode
         if self.look.shared_scale:
             parts = with_shared_scale(parts)
-        key, results_key = self.outputs
+        key, results_key = self.outputs[:2]
+        numbered = self.selection.name != "first"
         grids = {}
         for part in parts:
             title = f"{mode}, epoch {epoch}" + (f", {part.ds_id}" if part.ds_id else "")
-            grids[part.ds_id] = HeatmapGrid(compose_grid([part], self.names, self.look, title))
+            grids[part.ds_id] = HeatmapGrid(compose_grid([part], self.names, self.look, title, numbered=numbered))
             if part.ds_id:
                 data.write_without_log(f"{key}|{part.ds_id}", grids[part.ds_id])
                 results = compose_results([part], self.names, epoch, mode)
                 data.write_without_log(f"{results_key}|{part.ds_id}", results)
         whole = grids[parts[0].ds_id]
         if len(parts) > 1:
-            whole = HeatmapGrid(compose_grid(parts, self.names, self.look, f"{mode}, epoch {epoch}"))
+            title = f"{mode}, epoch {epoch}"
+            whole = HeatmapGrid(compose_grid(parts, self.names, self.look, title, numbered=numbered))
         data.write_without_log(key, whole)
         data.write_without_log(results_key, compose_results(parts, self.names, epoch, mode))
-        if self.save_dir is not None:
-            for part in parts:
-                suffix = f"_{part.ds_id}" if len(parts) > 1 else ""
-                path = self.save_dir / arguments.file_name(f"{key}_{mode}_epoch_{epoch}{suffix}")
-                write_png(path.with_name(path.name + ".png"), grids[part.ds_id].raster)
-                write_arrays(path.with_name(path.name + ".npz"), compose_arrays(part, epoch, mode))
+        for part in parts:
+            name = f"epoch_{epoch}" + (f"_{part.ds_id}" if len(parts) > 1 else "")
+            self._save(name, grids[part.ds_id])
+            if self.save_dir is not None:
+                write_arrays(self._path(name, ".npz"), compose_arrays(part, epoch, mode))
+        return grids
 
-    # --- arguments -------------------------------------------------------------------------------
+    def _measure(self, parts: list[Explained], rows: Mapping[str, Rows], data: Data) -> None:
+        """Logs the metrics: of all images, and of each dataset where there are several."""
+        found = {}
+        for part in parts:
+            kept, first = rows[part.ds_id], part.columns[0].target
+            heatmaps = {column.method: column.heatmap for column in part.columns if column.target == first}
+            found[part.ds_id] = self.measures.of(self.source, kept, heatmaps, part.places, self.system)
+            if self.follower is not None:
+                compared = self.follower.compared((self.system.mode, part.ds_id), heatmaps)
+                found[part.ds_id] |= self.measures.followed(compared)
+        several = {ds_id: values for ds_id, values in found.items() if ds_id}
+        for key in self.measures.keys:
+            self._log(key, [values[key] for values in found.values() if key in values], data)
+            for ds_id, values in several.items():
+                self._log(f"{key}|{ds_id}", [values[key]] if key in values else [], data)
 
-    def _methods(self, given: Any) -> list[CamMethod]:
-        """The methods asked for, those with components as often as components are shown."""
-        several = [given] if isinstance(given, str) or is_pair(given) else given
-        if not isinstance(several, (list, tuple)) or not several:
-            raise ArgumentError(
-                f"methods={given!r} is not accepted. Accepted: a name, a pair ('score_cam', {{parameter: value}}), or "
-                "a list of these, with at least one."
-            )
-        methods: list[CamMethod] = []
-        for method in map(get_method, several):
-            if self.model is None and Needs.PROBE in method.needs:
-                raise ArgumentError(
-                    f"methods: {method.name!r} asks the model again, and of gradients under a key there is none at "
-                    "hand. Pass model= instead of grads=."
+    def _log(self, key: str, values: list[NDArray[np.float32]], data: Data) -> None:
+        mean = summary(np.concatenate(values)) if values else None
+        if mean is not None:
+            data.write_with_log(key, float(f"{mean:.4g}"))
+
+    def _fill_in(self, data: Data) -> None:
+        """NaN under the metrics that were not measured: a trace that monitors one would stop at a missing key."""
+        of_datasets = {key for key in self._read if key.partition("|")[0] in self._logged}
+        for key in {*self._logged, *of_datasets}:
+            if key not in data:
+                data.write_without_log(key, float("nan"))
+
+    def _show_film(self, parts: list[Explained], grids: Mapping[str, HeatmapGrid], data: Data) -> None:
+        """Adds the epoch to the filmstrip of each dataset, and writes it."""
+        if self.follower is None:
+            return
+        for part in parts:
+            place = (self.system.mode, part.ds_id)
+            self.follower.add(place, self.system.epoch_idx, part, grids[part.ds_id].grid)
+            film = HeatmapGrid(self.follower.film(place, grids[part.ds_id].grid), cell=CELL)
+            key = f"{self.outputs[0]}_film"
+            if part is parts[0]:
+                data.write_without_log(key, film)
+            if part.ds_id:
+                data.write_without_log(f"{key}|{part.ds_id}", film)
+            self._save("film" + (f"_{part.ds_id}" if len(parts) > 1 else ""), film)
+
+    def _draw_atlas(self, data: Data) -> None:
+        """Draws the mean heat of each class, and warns of those that seem to be told by a place; for each dataset."""
+        fixed: list[float] = []
+        every: list[Alarm] = []
+        chosen = {ds_id: choices["atlas"] for ds_id, choices in self._choices.items() if len(choices["atlas"])}
+        for ds_id, choice in chosen.items():
+            grid, atlas, found = self._atlas_of(choice.rows(), ds_id)
+            picture = HeatmapGrid(grid, cell=CELL)
+            suffix = f"|{ds_id}" if ds_id else ""
+            for key in {f"{self.outputs[0]}_atlas", f"{self.outputs[0]}_atlas{suffix}"}:
+                if suffix in key or ds_id == next(iter(chosen)):
+                    data.write_without_log(key, picture)
+            self._save("atlas" + f"_epoch_{self.system.epoch_idx}" + (f"_{ds_id}" if len(chosen) > 1 else ""), picture)
+            fixed.append(atlas.fixed_place)
+            every += found
+            for alarm in found:
+                print(
+                    f"FastEstimator-Warn: GradCAM ({self.outputs[0]!r}{suffix}): {alarm.text(self.names)}", flush=True
                 )
-            expands = "component" in method.parameters and "component" not in method.given
-            methods.append(method)
-            if expands:
-                more = range(2, self.n_components + 1)
-                methods += [replace(method, given={**method.given, "component": number}) for number in more]
-        if len({method.label for method in methods}) < len(methods):
-            raise ArgumentError(f"methods={given!r} holds a method twice.")
-        return methods
+        if chosen:
+            data.write_without_log(f"{self.outputs[0]}_alarms", every)
+            data.write_with_log(f"{self.outputs[0]}_shortcuts", len(every))
+            if not np.isnan(fixed).all():
+                data.write_with_log(f"{self.outputs[0]}_fixed_place", float(f"{np.nanmax(fixed):.4g}"))
 
-    def _check_source(self) -> None:
-        if self.model is not None and (self.grad_key is not None or self.activation_key is not None):
-            raise ArgumentError(
-                "model and grads (or activations) are both given. Pass model=, and the trace takes the gradients "
-                "itself, or grads= and activations= with the keys that a LayerGradientOp writes."
-            )
-        if self.model is None and self.grad_key is None:
-            raise ArgumentError(
-                "model is not given, and neither is grads. Pass model= with the model to explain; or grads= and "
-                "activations= with the keys that a LayerGradientOp writes."
-            )
-        if self.model is not None:
-            backend_for(self.model)
-        elif self.activation_key is None:
-            warnings.warn(
-                "GradCAM is given grads without activations: it draws the gradients averaged over the channels, as "
-                "FastEstimator's own trace does. That is no Grad-CAM, and is flat under global average pooling. Pass "
-                "activations= (LayerGradientOp puts both out) or model=.",
-                CamWarning,
-                stacklevel=3,
-            )
+    def _atlas_of(self, rows: Rows, ds_id: str) -> tuple[Grid, Atlas, list[Alarm]]:
+        source = cast(ModelSource, self.source)  # of keys no atlas is drawn
+        method = source.methods[0]
+        pictures = self._pictures(rows[self.display_key or self.image_keys[0]])
+        heatmap = source.of_inferred_class(rows, self.system)
+        atlas = Atlas.of(heatmap, pictures)
+        found = source.alarms(rows, heatmap, atlas, self._places(rows, pictures), self.system)
+        title = f"{self.system.mode}, epoch {self.system.epoch_idx}" + (f", {ds_id}" if ds_id else "")
+        warned = {alarm.class_id: [alarm.box] for alarm in found}
+        look = self.look
+        grid = atlas_grid(atlas, self.names, f"{title}: the classes", method.label, look.colormap, look.alpha, warned)
+        return grid, atlas, found
 
+    def _save(self, name: str, picture: HeatmapGrid) -> None:
+        if self.save_dir is not None:
+            write_png(self._path(name, ".png"), picture.raster)
 
-def _resolved(layer: Layer, model: Any) -> Layer:
-    """The place that a layer names, or the places of several; None where the default is to be chosen."""
-    if layer is None:
-        return None
-    backend = backend_for(model)
-    if isinstance(layer, (list, tuple)) and layer:
-        return [None if one is None else backend.resolve(one, None) for one in layer]
-    return backend.resolve(layer, None)
-
-
-def _unlabelled_left_out(column: Column, labels: NDArray[np.int64] | None) -> Column:
-    """The column of the true classes, with nothing shown where an image has none."""
-    if column.target != "label" or labels is None or (labels >= 0).all():
-        return column
-    heatmap, lacks = column.heatmap, labels < 0
-    empty = lacks[:, None, None]
-    return replace(
-        column,
-        heatmap=replace(
-            heatmap,
-            values=np.where(empty, np.float32(0), heatmap.values),
-            raw=np.where(empty, np.float32(0), heatmap.raw),
-            class_ids=np.where(lacks, -1, heatmap.class_ids),
-            confidences=np.where(lacks, np.float32(np.nan), heatmap.confidences),
-            blank=heatmap.blank | lacks,
-        ),
-    )
-
-
-def _dummy_inputs(model: Any) -> tuple[NDArray[Any], ...] | None:
-    """One image of ones for each input of the model, or None where the shapes are not known."""
-    spec = getattr(model, "fe_input_spec", None)
-    if spec is not None:
-        dummy = spec.get_dummy_input()
-        parts = list(dummy) if isinstance(dummy, (list, tuple)) else [dummy]
-        if all(isinstance(part, torch.Tensor) for part in parts):
-            return tuple(part[:1].cpu().numpy() for part in parts)
-        return None
-    if isinstance(model, torch.nn.Module):
-        return None
-    try:
-        shapes = model.input_shape
-    except AttributeError:
-        return None
-    shapes = shapes if isinstance(shapes, list) else [shapes]
-    if not all(isinstance(shape, tuple) and None not in shape[1:] for shape in shapes):
-        return None
-    return tuple(np.ones((1, *shape[1:]), np.float32) for shape in shapes)
+    def _path(self, name: str, suffix: str) -> Path:
+        if self.save_dir is None:
+            raise ArgumentError("save_dir is not given.")
+        return self.save_dir / (arguments.file_name(f"{self.outputs[0]}_{self.system.mode}_{name}") + suffix)

@@ -49,16 +49,24 @@ ROOMS = [
     "backends",
     "probe",
     "route",
+    "comparison",
+    "imputation",
+    "metrics",
+    "faithfulness",
     "results",
     "operator",
     "render",
     "text",
     "grid",
+    "atlas",
+    "shortcut",
     "export",
     "compat",
     "display",
     "collect",
+    "select",
     "compose",
+    "follow",
     "command",
     "command.messages",
     "command.photo",
@@ -68,9 +76,11 @@ ROOMS = [
     "cli",
     "op",
     "arguments",
+    "sources",
+    "measures",
     "trace",
 ]
-HOST = {"compat", "display", "op", "trace"}
+HOST = {"compat", "display", "op", "sources", "measures", "trace"}
 KERAS_ROOMS = {f"backends._keras_{part}" for part in ("attention", "compiled", "graph", "layers", "passes", "scores")}
 KERAS_ROOMS |= {"backends.keras"}
 FRAMEWORK = {"tensorflow": KERAS_ROOMS | {"command.models"}}

@@ -36,6 +36,7 @@ from fe_gradcam import (
     top_k,
 )
 from fe_gradcam.display import HeatmapGrid
+from fe_gradcam.select import Chosen, Selection
 from fe_gradcam.types import Needs
 from tests.toys import SmallTorch, TorchToy, keras_toy, small_keras
 
@@ -613,7 +614,8 @@ def test_where_no_input_is_known_mistakes_show_with_the_first_batch(framework: s
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize(
-    ("where", "error"), [("explained", MemoryError), ("HeatmapGrid", ValueError), ("write_png", OSError)]
+    ("where", "error"),
+    [("sources.explained", MemoryError), ("trace.HeatmapGrid", ValueError), ("trace.write_png", OSError)],
 )
 def test_a_later_failure_is_a_warning_and_the_training_goes_on(
     framework: str, where: str, error: type, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -628,7 +630,7 @@ def test_a_later_failure_is_a_warning_and_the_training_goes_on(
                 raise error("on request")
 
             if self.system.epoch_idx == 1:
-                monkeypatch.setattr(f"fe_gradcam.trace.{where}", fail)
+                monkeypatch.setattr(f"fe_gradcam.{where}", fail)
             else:
                 monkeypatch.undo()
 
@@ -681,14 +683,12 @@ def test_a_model_is_explained_on_the_device_of_its_network_and_brought_back() ->
 
 
 def test_kept_rows_are_copies() -> None:
-    from fe_gradcam.collect import Collected
-
     batch = {"x": torch.ones(4, 3)}
-    kept = Collected(["x"], 6)
+    kept = Chosen(["x"], Selection(limit=6))
     kept.add(batch)
     batch["x"].zero_()
     kept.add({"x": torch.full((4, 3), 2.0)})
-    assert kept["x"].tolist() == [[1.0] * 3] * 4 + [[2.0] * 3] * 2
+    assert kept.rows()["x"].tolist() == [[1.0] * 3] * 4 + [[2.0] * 3] * 2
     assert kept.full
 
 

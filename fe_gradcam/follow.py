@@ -1,0 +1,156 @@
+"""The same images over the epochs: a filmstrip, and how far the heat has moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fe_gradcam.compose import Explained
+from fe_gradcam.faithfulness import overlap_of_hottest, rank_correlation
+from fe_gradcam.grid import Grid, Panel, Row
+from fe_gradcam.select import Rows
+from fe_gradcam.types import Heatmap
+
+Place = tuple[str, str]
+"""A mode and a dataset."""
+
+MOST_EPOCHS = 24
+"""Columns of a filmstrip; beyond that every second epoch is left out, and the last is always there."""
+
+MOST_IMAGES = 24
+"""Rows of a filmstrip."""
+
+FRAME_SIDE = 128
+"""The longer side of a kept picture in pixels, at the most."""
+
+CELL = 112
+"""The longer side of a picture in a filmstrip, in pixels."""
+
+
+@dataclass(eq=False)
+class Frame:
+    """What a filmstrip keeps of an epoch.
+
+    Attributes:
+        epoch: Its number.
+        pictures: For each image (h, w, 3) uint8, the heat laid over it.
+        notes: What stands on each.
+        wrong: Whether the prediction was.
+    """
+
+    epoch: int
+    pictures: list[NDArray[np.uint8]]
+    notes: list[str]
+    wrong: list[bool]
+
+
+@dataclass(eq=False)
+class Follower:
+    """What is kept from epoch to epoch.
+
+    Attributes:
+        rows: The images that are followed.
+        frames: Those of the filmstrips, by falling age.
+        stride: Every how many epochs a frame is kept.
+        heat: The last heat (N, H, W) of each method.
+    """
+
+    rows: dict[Place, Rows] = field(default_factory=dict)
+    frames: dict[Place, list[Frame]] = field(default_factory=dict)
+    heat: dict[tuple[str, str, str], NDArray[np.float32]] = field(default_factory=dict)
+
+    def clear(self) -> None:
+        """Forgets all, for a training that starts."""
+        self.rows, self.frames, self.heat = {}, {}, {}
+
+    def state(self) -> dict[str, Any]:
+        """All of it in plain containers, for a training that is resumed."""
+        return {
+            "rows": {
+                place: (dict(rows.values), rows.positions, rows.largest_batch) for place, rows in self.rows.items()
+            },
+            "frames": {
+                place: [(frame.epoch, frame.pictures, frame.notes, frame.wrong) for frame in frames]
+                for place, frames in self.frames.items()
+            },
+            "heat": dict(self.heat),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes up what `state` gave."""
+        self.rows = {place: Rows(*parts) for place, parts in state["rows"].items()}
+        self.frames = {place: [Frame(*parts) for parts in frames] for place, frames in state["frames"].items()}
+        self.heat = dict(state["heat"])
+
+    def compared(self, place: Place, heatmaps: Mapping[str, Heatmap]) -> dict[str, dict[str, Any]]:
+        """Of each method that was there in the epoch before, how its heat differs: "drift" and "overlap", (N,) each."""
+        found = {}
+        for method, heatmap in heatmaps.items():
+            key = (*place, method)
+            now, before = np.maximum(heatmap.values, 0), self.heat.get(key)
+            if before is not None and before.shape == now.shape:
+                found[method] = {
+                    "drift": (1 - rank_correlation(before, now)).astype(np.float32),
+                    "overlap": overlap_of_hottest(before, now).astype(np.float32),
+                }
+            self.heat[key] = now
+        return found
+
+    def add(self, place: Place, epoch: int, part: Explained, grid: Grid) -> None:
+        """Keeps what the grid of an epoch shows of its first heatmaps."""
+        rows = grid.rows[:MOST_IMAGES]
+        frame = Frame(
+            epoch,
+            [_small(row.panels[1].rgb) for row in rows],
+            [_said(row) for row in rows],
+            [row.wrong for row in rows],
+        )
+        kept = [one for one in self.frames.get(place, []) if one.epoch < epoch and len(one.pictures) == len(rows)]
+        self.frames[place] = _thinned([*kept, frame])
+
+    def film(self, place: Place, grid: Grid) -> Grid:
+        """The filmstrip: a row for each image, a column for each epoch that is kept."""
+        frames = self.frames[place]
+        rows = tuple(
+            Row(
+                texts=tuple(text for text in row.texts if text[0] != "prediction"),
+                wrong=False,
+                panels=(row.panels[0], *(_panel(frame, at) for frame in frames)),
+            )
+            for at, row in enumerate(grid.rows[:MOST_IMAGES])
+        )
+        titles = (grid.titles[0], *(f"epoch {frame.epoch}" for frame in frames))
+        of = f"{place[0]}, {place[1]}" if place[1] else place[0]
+        title = f"{of}, epochs {frames[0].epoch} to {frames[-1].epoch}, {grid.titles[1]}"
+        return replace(grid, rows=rows, titles=titles, title=title)
+
+
+def _panel(frame: Frame, at: int) -> Panel:
+    return Panel(frame.pictures[at], note=frame.notes[at], framed=frame.wrong[at])
+
+
+def _said(row: Row) -> str:
+    """The prediction of a row and its confidence, or what its picture says instead."""
+    texts = dict(row.texts)
+    return row.panels[1].note or texts.get("prediction", "")
+
+
+def _small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    height, width = picture.shape[:2]
+    factor = FRAME_SIDE / max(height, width)
+    if factor >= 1:
+        return picture.copy()
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _thinned(frames: list[Frame]) -> list[Frame]:
+    """At most MOST_EPOCHS frames: where there are more, every second one, and the last."""
+    if len(frames) <= MOST_EPOCHS:
+        return frames
+    return [*frames[:-1:2], frames[-1]]

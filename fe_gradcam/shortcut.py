@@ -1,0 +1,251 @@
+"""Whether a network tells a class by a place of the frame instead of by the object: a test by cause.
+
+Heat at one place of the frame in all images of a class is no fault in itself: in registered images (X-rays, parts in
+a fixture) the object never moves. So a class is suspected where its heat stays at a place (FIXED) that is small
+(LARGEST) and that the other classes' heat leaves alone (APART): parts of registered objects are shared by the classes
+too much for that. And it is accused where the place is the cause. It is covered, that is, filled in from its
+surroundings (`fe_gradcam.imputation.interpolated`), and the probability of the class falls by FALL or more, and TIMES
+as much as when other places of the same image are covered, which are as large and hold as much (the deviation of the
+pixels there is within a factor of ALIKE). An image that has no such place, because the suspected one holds all there
+is, tells nothing: there the place is the object. Where masks or boxes say where the object is, a place that is the
+object is not suspected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import label
+
+from fe_gradcam.atlas import Atlas, Box
+from fe_gradcam.imputation import Asked, interpolated
+from fe_gradcam.types import Heatmap, Images
+
+FEWEST = 6
+"""Images of a class, with heat, that a suspicion is based on, and that can be tested."""
+
+FIXED = 0.5
+"""The fixed-place score from which a class is suspected."""
+
+LARGEST = 0.2
+"""Share of the frame: what is larger is no place."""
+
+APART = 4.0
+"""How many times the share of the heat that other classes have at the place the class must have there. Of the mark
+in the corner of `benchmarks/shortcut.py` it is 10 to 60 times, of parts of digits all in the middle up to 2."""
+
+FALL = 0.25
+"""How far the probability must fall, in the mean over images, for a place to be a cause."""
+
+TIMES = 3.0
+"""How many times as far as by other places covered."""
+
+ALIKE = 2.0
+"""The factor within which the pixels of another place deviate as much."""
+
+OTHERS = 4
+"""Other places that are covered in each image, those most like it."""
+
+TRIED = 16
+"""Images of a class that are tried at the most."""
+
+ON_OBJECT = 0.5
+"""Share of the place that lies on the object, or of the object that lies in the place, from which it is the object."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A class that the network seems to tell by a place.
+
+    Attributes:
+        class_id: The class.
+        box: The place, in pixels of the images.
+        size: Of the images, (H, W).
+        images: How many images the suspicion rests on.
+        fixed_place: See `fe_gradcam.atlas.ClassHeat`.
+        share: Of the class's heat that lies in the place, 0 to 1.
+        share_of_others: The same of the other classes' heat.
+        tried: How many images the place was covered in.
+        plain: Mean probability of the class in these.
+        covered: The same with the place covered.
+        covered_elsewhere: The same with other places covered.
+    """
+
+    class_id: int
+    box: Box
+    size: tuple[int, int]
+    images: int
+    fixed_place: float
+    share: float
+    share_of_others: float
+    tried: int
+    plain: float
+    covered: float
+    covered_elsewhere: float
+
+    def text(self, names: Mapping[int, str]) -> str:
+        """What was found, in words."""
+        name, box = names.get(self.class_id, str(self.class_id)), self.box
+        height, width = self.size
+        return (
+            f"class {name!r} may be told by a place instead of the object. In {self.images} images its heat stays in "
+            f"the {where_in_words(box, self.size)} (pixels {box.left} to {box.left + box.width - 1} across, {box.top} "
+            f"to {box.top + box.height - 1} down, of {width} x {height}): {self.share:.0%} of it, of the other "
+            f"classes' heat {self.share_of_others:.0%}. Tested on {self.tried} images: with that place covered the "
+            f"probability of the class falls from {self.plain:.2f} to {self.covered:.2f}, with other places covered "
+            f"that are as large and hold as much to {self.covered_elsewhere:.2f}. Look at what is there in the images "
+            "of this class and not in others: a mark, a text, a border. If it is the object's own sign, all is well."
+        )
+
+
+def where_in_words(box: Box, size: tuple[int, int]) -> str:
+    """Where in the frame a place lies: "lower right corner", "upper edge", "middle"."""
+    down, across = (box.top + box.height / 2) / size[0], (box.left + box.width / 2) / size[1]
+    row = "upper" if down < 1 / 3 else "lower" if down > 2 / 3 else ""
+    column = "left" if across < 1 / 3 else "right" if across > 2 / 3 else ""
+    if row and column:
+        return f"{row} {column} corner"
+    return f"{row or column} edge" if row or column else "middle"
+
+
+def place_of(heat: NDArray[np.float64]) -> Box | None:
+    """The box around the hottest place, as far as its heat is at least half the maximum; None where there is none."""
+    if not heat.max() > 0:
+        return None
+    regions, _ = label(heat >= 0.5 * heat.max())
+    rows, columns = np.nonzero(regions == regions[np.unravel_index(int(heat.argmax()), heat.shape)])
+    return Box(int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
+
+
+def suspects(atlas: Atlas, places: Mapping[int, NDArray[np.bool_]] | None = None) -> dict[int, Box]:
+    """The classes whose heat stays at a small place that is theirs alone.
+
+    Args:
+        atlas: The mean heat of the classes.
+        places: By class (N, H, W), where the object is in its images, or None.
+    """
+    found = {}
+    for class_id, one in atlas.classes.items():
+        box = place_of(one.heat)
+        if one.warm < FEWEST or box is None or not one.fixed_place >= FIXED:
+            continue
+        small = box.width * box.height <= LARGEST * atlas.size[0] * atlas.size[1]
+        own, others = shares_in(atlas, class_id, box)
+        if small and own >= APART * others and not _is_object(box, None if places is None else places.get(class_id)):
+            found[class_id] = box
+    return found
+
+
+def shares_in(atlas: Atlas, class_id: int, box: Box) -> tuple[float, float]:
+    """The share of a class's heat that lies in a box, and the mean of that of the other classes."""
+    others = [
+        float(one.heat[box.slices].sum()) for other, one in atlas.classes.items() if other != class_id and one.warm
+    ]
+    return float(atlas.classes[class_id].heat[box.slices].sum()), float(np.mean(others)) if others else 0.0
+
+
+def _is_object(box: Box, places: NDArray[np.bool_] | None) -> bool:
+    known = None if places is None else places[places.any((1, 2))]
+    if known is None or not len(known):
+        return False
+    inside = known[:, box.slices[0], box.slices[1]].sum((1, 2))
+    of_box, of_object = inside / (box.width * box.height), inside / known.sum((1, 2))
+    return bool(of_box.mean() >= ON_OBJECT or of_object.mean() >= ON_OBJECT)
+
+
+def alarms(
+    model: Any,
+    images: Images,
+    heatmap: Heatmap,
+    atlas: Atlas,
+    *,
+    places: NDArray[np.bool_] | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    model_output: Any = None,
+) -> list[Alarm]:
+    """The classes that are suspected, and accused by what happens when the place is covered.
+
+    Args:
+        model: The model.
+        images: (N, ...) as it takes them.
+        heatmap: Of these images, for the class that each was inferred as.
+        atlas: Of the same.
+        places: (N, H, W), where the objects are, or None.
+        batch_size: Images per pass.
+        seed: For the choice of images.
+        model_output: See `fe_gradcam.explain`.
+    """
+    ids, generator = heatmap.class_ids, np.random.default_rng(seed)
+    by_class = None if places is None else {int(one): places[ids == one] for one in np.unique(ids)}
+    asked = Asked(model, images, heatmap, batch_size, seed, model_output)
+    found = []
+    for class_id, box in suspects(atlas, by_class).items():
+        rows = generator.permutation(np.flatnonzero((ids == class_id) & ~heatmap.blank))[:TRIED]
+        alarm = _tested(asked, atlas, class_id, box, rows)
+        if alarm is not None:
+            found.append(alarm)
+    return found
+
+
+def _tested(asked: Asked, atlas: Atlas, class_id: int, box: Box, rows: NDArray[np.int64]) -> Alarm | None:
+    """The alarm, if covering the place is what makes the probability of the class fall."""
+    pictures = asked.picture.cpu().numpy()
+    elsewhere = {int(row): _alike(pictures[row], box) for row in rows}
+    tried = [row for row, others in elsewhere.items() if others]
+    if len(tried) < FEWEST:
+        return None
+    covered = [
+        [interpolated(pictures[row], place.mask(atlas.size)) for place in (box, *elsewhere[row])] for row in tried
+    ]
+    every = torch.from_numpy(np.stack([one for several in covered for one in several])).to(asked.picture.device)
+    of = torch.tensor([row for row, several in zip(tried, covered, strict=True) for _ in several])
+    answers = asked(of.to(every.device), lambda at: every[at]).double().numpy()
+    by_image = np.split(answers, np.cumsum([len(several) for several in covered])[:-1])
+    plain = float(asked.plain.double().numpy()[tried].mean())
+    with_cover = float(np.mean([one[0] for one in by_image]))
+    with_others = float(np.mean([one[1:].mean() for one in by_image]))
+    if plain - with_cover < max(FALL, TIMES * (plain - with_others)):
+        return None
+    one = atlas.classes[class_id]
+    share, of_others = shares_in(atlas, class_id, box)
+    return Alarm(
+        class_id=class_id,
+        box=box,
+        size=atlas.size,
+        images=one.warm,
+        fixed_place=one.fixed_place,
+        share=share,
+        share_of_others=of_others,
+        tried=len(tried),
+        plain=plain,
+        covered=with_cover,
+        covered_elsewhere=with_others,
+    )
+
+
+def _alike(picture: NDArray[np.float32], box: Box) -> list[Box]:
+    """Other places of a picture (C, H, W), apart from `box`, as large, that hold about as much."""
+    height, width = picture.shape[1:]
+    content = float(picture[:, box.slices[0], box.slices[1]].std((1, 2)).mean())
+    steps = max(1, box.height // 3), max(1, box.width // 3)
+    found = []
+    for top in _starts(height, box.height, steps[0]):
+        for left in _starts(width, box.width, steps[1]):
+            apart = abs(top - box.top) >= box.height or abs(left - box.left) >= box.width
+            if apart:
+                other = Box(left, top, box.width, box.height)
+                of_other = float(picture[:, other.slices[0], other.slices[1]].std((1, 2)).mean())
+                if content > 0 and content / ALIKE <= of_other <= content * ALIKE:
+                    found.append((abs(np.log(of_other / content)), other))
+    return [other for _, other in sorted(found, key=lambda pair: pair[0])[:OTHERS]]
+
+
+def _starts(size: int, side: int, step: int) -> list[int]:
+    """Where places of a side may begin along an axis, the last at its end."""
+    return sorted({*range(0, size - side + 1, step), size - side})
