@@ -127,7 +127,8 @@ class Selection:
         rules: Those that each choose their own, as names of RULES.
         limit: How many rows each rule keeps, of each class where `by_class`; None for all.
         by_class: Whether the limit is for each class: the true one, or the inferred where no labels are given.
-        most: How many rows are kept in all; beyond it the least wanted of the class that has most gives way.
+        most: How many rows are kept in all; beyond it the least wanted of the class that has most gives way, of several
+            such classes the least wanted of all.
         positions: The places asked for, in the order in which they are shown.
         seed: Of the random numbers.
     """
@@ -255,6 +256,7 @@ class Chosen:
         self._generator = np.random.default_rng(selection.seed)
         self._wanted = np.array(selection.positions, np.int64)
         self._heaps: dict[tuple[str, int], list[_Kept]] = {}
+        self._gave_way: dict[tuple[str, int], float] = {}
 
     def __len__(self) -> int:
         return len(self._ordered())
@@ -280,7 +282,8 @@ class Chosen:
     @property
     def missing(self) -> list[int]:
         """The places asked for that the epoch did not reach."""
-        return [place for place in self.selection.positions if place >= self.seen]
+        asked = () if self.selection.limit == 0 else self.selection.positions
+        return [place for place in asked if place >= self.seen]
 
     def add(
         self,
@@ -332,8 +335,11 @@ class Chosen:
     def _candidates(self, rule: str, group: int, priority: NDArray[np.float64]) -> NDArray[np.int64]:
         """Rows that may be kept, the most wanted first, and no more than are kept at all."""
         heap, limit = self._heaps.get((rule, group), []), self.selection.limit
+        least = self._gave_way.get((rule, group))
         if heap and ((limit is not None and len(heap) >= limit) or self._gives_way(heap)):
-            priority = np.where(priority > heap[0].priority, priority, np.nan)
+            least = heap[0].priority
+        if least is not None:
+            priority = np.where(priority > least, priority, np.nan)
         order = np.argsort(-priority, kind="stable")  # NaN last, and of equals the first row first
         return order[: np.count_nonzero(~np.isnan(priority))][: self.selection.most if limit is None else limit]
 
@@ -349,7 +355,11 @@ class Chosen:
         if limit is not None and len(heap) > limit:
             heapq.heappop(heap)
         if most is not None and sum(map(len, self._heaps.values())) > most:
-            heapq.heappop(max(self._heaps.values(), key=len))
+            largest = max(map(len, self._heaps.values()))
+            fullest = [place for place, other in self._heaps.items() if len(other) == largest]
+            place = min(fullest, key=lambda one: self._heaps[one][0])
+            # No row of the class that is wanted less may come in later: what is kept would hang on the order.
+            self._gave_way[place] = heapq.heappop(self._heaps[place]).priority
 
     def _ordered(self) -> list[_Kept]:
         """The kept rows, each once, in the order in which they are shown."""

@@ -102,6 +102,14 @@ class Alarm:
             "of this class and not in others: a mark, a text, a border. If it is the object's own sign, all is well."
         )
 
+    def text_again(self, names: Mapping[int, str]) -> str:
+        """The same in short, for a class that was warned of before."""
+        name, where = names.get(self.class_id, str(self.class_id)), where_in_words(self.box, self.size)
+        return (
+            f"class {name!r} still: with the {where} covered its probability falls from {self.plain:.2f} to "
+            f"{self.covered:.2f}, with other places covered to {self.covered_elsewhere:.2f}."
+        )
+
 
 def where_in_words(box: Box, size: tuple[int, int]) -> str:
     """Where in the frame a place lies: "lower right corner", "upper edge", "middle"."""

@@ -267,6 +267,7 @@ class GradCAM(Trace):
         self._modes, self._ds_ids = set(self.mode), set(self.ds_id)
         self._preds_are_probabilities: bool | None = None
         self._read: set[str] = set()
+        self._accused: set[tuple[str, str, int]] = set()
         self._reset()
         self._model_checked = self._batch_checked = False
 
@@ -322,6 +323,7 @@ class GradCAM(Trace):
     def on_begin(self, data: Data) -> None:
         """Explains a dummy image where the model's input is known, so that mistakes show at once."""
         self._model_checked = self._batch_checked = False
+        self._accused = set()
         if self.save_dir is not None:
             arguments.make_folder(self.save_dir)
         if self.follower is not None and self.system.epoch_idx == 0:
@@ -605,15 +607,21 @@ class GradCAM(Trace):
             self._save("atlas" + f"_epoch_{self.system.epoch_idx}" + (f"_{ds_id}" if len(chosen) > 1 else ""), picture)
             fixed.append(atlas.fixed_place)
             every += found
-            for alarm in found:
-                print(
-                    f"FastEstimator-Warn: GradCAM ({self.outputs[0]!r}{suffix}): {alarm.text(self.names)}", flush=True
-                )
+            self._warn(found, ds_id)
         if chosen:
             data.write_without_log(f"{self.outputs[0]}_alarms", every)
             data.write_with_log(f"{self.outputs[0]}_shortcuts", len(every))
             if not np.isnan(fixed).all():
                 data.write_with_log(f"{self.outputs[0]}_fixed_place", float(f"{np.nanmax(fixed):.4g}"))
+
+    def _warn(self, found: Sequence[Alarm], ds_id: str) -> None:
+        """Says in the log which classes seem to be told by a place; at length when it is the first time."""
+        for alarm in found:
+            accused = (self.system.mode, ds_id, alarm.class_id)
+            text = alarm.text_again(self.names) if accused in self._accused else alarm.text(self.names)
+            self._accused.add(accused)
+            of = f"{self.outputs[0]!r}, {ds_id}" if ds_id else repr(self.outputs[0])
+            print(f"FastEstimator-Warn: GradCAM ({of}): {text}", flush=True)
 
     def _atlas_of(self, rows: Rows, ds_id: str) -> tuple[Grid, Atlas, list[Alarm]]:
         source = cast(ModelSource, self.source)  # of keys no atlas is drawn
