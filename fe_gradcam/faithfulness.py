@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -48,7 +48,7 @@ def measure(
     normalisation, where 0 is often the mean colour.
 
     Args:
-        model: A torch.nn.Module or a tf.keras.Model.
+        model: A torch.nn.Module or a tf.keras.Model; None, where no metric asks it.
         images: Those of the heatmaps, as `fe_gradcam.explain` takes them; of several inputs the picture alone is
             changed.
         heatmap: What `explain` returned.
@@ -91,8 +91,11 @@ def measure(
         name, value = given.get(one.needs, ("", ()))
         if value is None:
             raise ArgumentError(f"{name} is None, and metric={one.name!r} needs it: pass {name}=, see measure.")
-    asked = Asked(model, images, heatmap, int(batch_size), int(seed), model_output)
-    case = Case(heatmap, asked, None if places is None else _checked(places, heatmap), again)
+    if model is None and any(one.needs != "place" for one in chosen):
+        names = [one.name for one in chosen if one.needs != "place"]
+        raise ArgumentError(f"model is None, and metrics {names} ask it: pass the model that was explained.")
+    asked = None if model is None else Asked(model, images, heatmap, int(batch_size), int(seed), model_output)
+    case = Case(heatmap, cast(Asked, asked), None if places is None else _checked(places, heatmap), again)
     return {one.label: _of_known(one, case) for one in chosen}
 
 

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fe_gradcam.compose import Explained
 from fe_gradcam.faithfulness import overlap_of_hottest, rank_correlation
 from fe_gradcam.grid import Grid, Panel, Row
 from fe_gradcam.select import Rows
@@ -101,7 +100,7 @@ class Follower:
             self.heat[key] = now
         return found
 
-    def add(self, place: Place, epoch: int, part: Explained, grid: Grid) -> None:
+    def add(self, place: Place, epoch: int, grid: Grid) -> None:
         """Keeps what the grid of an epoch shows of its first heatmaps."""
         rows = grid.rows[:MOST_IMAGES]
         frame = Frame(

@@ -7,7 +7,6 @@ import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, cast
 
@@ -39,8 +38,7 @@ from fe_gradcam.compose import (
     with_shared_scale,
 )
 from fe_gradcam.display import HeatmapGrid
-from fe_gradcam.export import write_arrays, write_png
-from fe_gradcam.faithfulness import MetricSpec, summary
+from fe_gradcam.faithfulness import MetricSpec
 from fe_gradcam.follow import CELL, Follower
 from fe_gradcam.grid import Grid
 from fe_gradcam.measures import measures_of
@@ -63,6 +61,7 @@ from fe_gradcam.types import (
     Scaling,
     Target,
 )
+from fe_gradcam.writer import Writer
 
 compat.apply()
 
@@ -257,6 +256,7 @@ class GradCAM(Trace):
         self.follower = Follower() if track else None
         keys = [*self.image_keys, grads, activations, labels, preds, display, ids, masks, boxes]
         self._keys = list(dict.fromkeys(key for key in keys if key is not None))
+        self.writer = Writer(outputs, self.save_dir)
         self._modes: set[str] = set()
         of_atlas = [f"{outputs}_fixed_place", f"{outputs}_shortcuts"] if self.atlas_size else []
         self._logged = [*self.measures.keys, *of_atlas]
@@ -519,38 +519,32 @@ class GradCAM(Trace):
         if self.measures.keys:
             self._measure(parts, rows, data)
         if self.follower is not None:
-            self._show_film(parts, grids, data)
+            self._show_film(self.follower, parts, grids, data)
 
     def _hand_out(self, parts: list[Explained], data: Data) -> dict[str, HeatmapGrid]:
         """Writes grid, results and files; gives the grid of each dataset."""
         epoch, mode = self.system.epoch_idx, self.system.mode
         if self.look.shared_scale:
             parts = with_shared_scale(parts)
-        key, results_key = self.outputs[:2]
-        numbered = self.selection.name != "first"
-        grids = {}
+        grids = {part.ds_id: self._grid([part], part.ds_id) for part in parts}
+        of_all = self._grid(parts) if len(parts) > 1 else None
+        self.writer.show(data, self.outputs[0], grids, mode, f"epoch_{epoch}", of_all)
+        results = {part.ds_id: compose_results([part], self.names, epoch, mode) for part in parts}
+        self.writer.put(data, self.outputs[1], results, [one for part in results.values() for one in part])
         for part in parts:
-            title = f"{mode}, epoch {epoch}" + (f", {part.ds_id}" if part.ds_id else "")
-            grids[part.ds_id] = HeatmapGrid(compose_grid([part], self.names, self.look, title, numbered=numbered))
-            if part.ds_id:
-                data.write_without_log(f"{key}|{part.ds_id}", grids[part.ds_id])
-                results = compose_results([part], self.names, epoch, mode)
-                data.write_without_log(f"{results_key}|{part.ds_id}", results)
-        whole = grids[parts[0].ds_id]
-        if len(parts) > 1:
-            title = f"{mode}, epoch {epoch}"
-            whole = HeatmapGrid(compose_grid(parts, self.names, self.look, title, numbered=numbered))
-        data.write_without_log(key, whole)
-        data.write_without_log(results_key, compose_results(parts, self.names, epoch, mode))
-        for part in parts:
-            name = f"epoch_{epoch}" + (f"_{part.ds_id}" if len(parts) > 1 else "")
-            self._save(name, grids[part.ds_id])
-            if self.save_dir is not None:
-                write_arrays(self._path(name, ".npz"), compose_arrays(part, epoch, mode))
+            arrays = compose_arrays(part, epoch, mode)
+            self.writer.save(arrays, mode, f"epoch_{epoch}", part.ds_id if len(parts) > 1 else "")
         return grids
 
+    def _grid(self, parts: list[Explained], ds_id: str = "") -> HeatmapGrid:
+        numbered = self.selection.name != "first"
+        return HeatmapGrid(compose_grid(parts, self.names, self.look, self._title(ds_id), numbered=numbered))
+
+    def _title(self, ds_id: str) -> str:
+        return f"{self.system.mode}, epoch {self.system.epoch_idx}" + (f", {ds_id}" if ds_id else "")
+
     def _measure(self, parts: list[Explained], rows: Mapping[str, Rows], data: Data) -> None:
-        """Logs the metrics: of all images, and of each dataset where there are several."""
+        """Logs the metrics."""
         found = {}
         for part in parts:
             kept, first = rows[part.ds_id], part.columns[0].target
@@ -559,16 +553,8 @@ class GradCAM(Trace):
             if self.follower is not None:
                 compared = self.follower.compared((self.system.mode, part.ds_id), heatmaps)
                 found[part.ds_id] |= self.measures.followed(compared)
-        several = {ds_id: values for ds_id, values in found.items() if ds_id}
         for key in self.measures.keys:
-            self._log(key, [values[key] for values in found.values() if key in values], data)
-            for ds_id, values in several.items():
-                self._log(f"{key}|{ds_id}", [values[key]] if key in values else [], data)
-
-    def _log(self, key: str, values: list[NDArray[np.float32]], data: Data) -> None:
-        mean = summary(np.concatenate(values)) if values else None
-        if mean is not None:
-            data.write_with_log(key, float(f"{mean:.4g}"))
+            self.writer.log(data, key, {ds_id: values[key] for ds_id, values in found.items() if key in values})
 
     def _fill_in(self, data: Data) -> None:
         """NaN under the metrics that were not measured: a trace that monitors one would stop at a missing key."""
@@ -577,42 +563,39 @@ class GradCAM(Trace):
             if key not in data:
                 data.write_without_log(key, float("nan"))
 
-    def _show_film(self, parts: list[Explained], grids: Mapping[str, HeatmapGrid], data: Data) -> None:
+    def _show_film(
+        self, follower: Follower, parts: list[Explained], grids: Mapping[str, HeatmapGrid], data: Data
+    ) -> None:
         """Adds the epoch to the filmstrip of each dataset, and writes it."""
-        if self.follower is None:
-            return
+        films = {}
         for part in parts:
-            place = (self.system.mode, part.ds_id)
-            self.follower.add(place, self.system.epoch_idx, part, grids[part.ds_id].grid)
-            film = HeatmapGrid(self.follower.film(place, grids[part.ds_id].grid), cell=CELL)
-            key = f"{self.outputs[0]}_film"
-            if part is parts[0]:
-                data.write_without_log(key, film)
-            if part.ds_id:
-                data.write_without_log(f"{key}|{part.ds_id}", film)
-            self._save("film" + (f"_{part.ds_id}" if len(parts) > 1 else ""), film)
+            place, grid = (self.system.mode, part.ds_id), grids[part.ds_id].grid
+            follower.add(place, self.system.epoch_idx, grid)
+            films[part.ds_id] = HeatmapGrid(follower.film(place, grid), cell=CELL)
+        self.writer.show(data, f"{self.outputs[0]}_film", films, self.system.mode, "film")
 
     def _draw_atlas(self, data: Data) -> None:
-        """Draws the mean heat of each class, and warns of those that seem to be told by a place; for each dataset."""
-        fixed: list[float] = []
-        every: list[Alarm] = []
-        chosen = {ds_id: choices["atlas"] for ds_id, choices in self._choices.items() if len(choices["atlas"])}
-        for ds_id, choice in chosen.items():
-            grid, atlas, found = self._atlas_of(choice.rows(), ds_id)
-            picture = HeatmapGrid(grid, cell=CELL)
-            suffix = f"|{ds_id}" if ds_id else ""
-            for key in {f"{self.outputs[0]}_atlas", f"{self.outputs[0]}_atlas{suffix}"}:
-                if suffix in key or ds_id == next(iter(chosen)):
-                    data.write_without_log(key, picture)
-            self._save("atlas" + f"_epoch_{self.system.epoch_idx}" + (f"_{ds_id}" if len(chosen) > 1 else ""), picture)
-            fixed.append(atlas.fixed_place)
-            every += found
-            self._warn(found, ds_id)
-        if chosen:
-            data.write_without_log(f"{self.outputs[0]}_alarms", every)
-            data.write_with_log(f"{self.outputs[0]}_shortcuts", len(every))
-            if not np.isnan(fixed).all():
-                data.write_with_log(f"{self.outputs[0]}_fixed_place", float(f"{np.nanmax(fixed):.4g}"))
+        """Draws the mean heat of each class, and warns of those that seem to be told by a place."""
+        prefix, pictures, every = self.outputs[0], {}, []
+        fixed: dict[str, NDArray[np.float32]] = {}
+        counts: dict[str, int] = {}
+        for ds_id, choices in self._choices.items():
+            if len(choices["atlas"]):
+                grid, atlas, found = self._atlas_of(choices["atlas"].rows(), ds_id)
+                pictures[ds_id] = HeatmapGrid(grid, cell=CELL)
+                fixed[ds_id], counts[ds_id] = np.array([atlas.fixed_place], np.float32), len(found)
+                every += found
+                self._warn(found, ds_id)
+        if pictures:
+            self.writer.show(
+                data, f"{prefix}_atlas", pictures, self.system.mode, f"atlas_epoch_{self.system.epoch_idx}"
+            )
+            self.writer.log(data, f"{prefix}_fixed_place", fixed)
+            data.write_without_log(f"{prefix}_alarms", every)
+            data.write_with_log(f"{prefix}_shortcuts", len(every))
+            for ds_id, count in counts.items():
+                if ds_id:
+                    data.write_with_log(f"{prefix}_shortcuts|{ds_id}", count)
 
     def _warn(self, found: Sequence[Alarm], ds_id: str) -> None:
         """Says in the log which classes seem to be told by a place; at length when it is the first time."""
@@ -630,17 +613,8 @@ class GradCAM(Trace):
         heatmap = source.of_inferred_class(rows, self.system)
         atlas = Atlas.of(heatmap, pictures)
         found = source.alarms(rows, heatmap, atlas, self._places(rows, pictures), self.system)
-        title = f"{self.system.mode}, epoch {self.system.epoch_idx}" + (f", {ds_id}" if ds_id else "")
+        title = self._title(ds_id)
         warned = {alarm.class_id: [alarm.box] for alarm in found}
         look = self.look
         grid = atlas_grid(atlas, self.names, f"{title}: the classes", method.label, look.colormap, look.alpha, warned)
         return grid, atlas, found
-
-    def _save(self, name: str, picture: HeatmapGrid) -> None:
-        if self.save_dir is not None:
-            write_png(self._path(name, ".png"), picture.raster)
-
-    def _path(self, name: str, suffix: str) -> Path:
-        if self.save_dir is None:
-            raise ArgumentError("save_dir is not given.")
-        return self.save_dir / (arguments.file_name(f"{self.outputs[0]}_{self.system.mode}_{name}") + suffix)

@@ -78,9 +78,10 @@ ROOMS = [
     "arguments",
     "sources",
     "measures",
+    "writer",
     "trace",
 ]
-HOST = {"compat", "display", "op", "sources", "measures", "trace"}
+HOST = {"compat", "display", "op", "sources", "measures", "writer", "trace"}
 KERAS_ROOMS = {f"backends._keras_{part}" for part in ("attention", "compiled", "graph", "layers", "passes", "scores")}
 KERAS_ROOMS |= {"backends.keras"}
 FRAMEWORK = {"tensorflow": KERAS_ROOMS | {"command.models"}}

@@ -615,7 +615,7 @@ def test_where_no_input_is_known_mistakes_show_with_the_first_batch(framework: s
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize(
     ("where", "error"),
-    [("sources.explained", MemoryError), ("trace.HeatmapGrid", ValueError), ("trace.write_png", OSError)],
+    [("sources.explained", MemoryError), ("trace.HeatmapGrid", ValueError), ("writer.write_png", OSError)],
 )
 def test_a_later_failure_is_a_warning_and_the_training_goes_on(
     framework: str, where: str, error: type, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
