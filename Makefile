@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test lint format benchmarks clean
+.PHONY: demo test tutorials lint format benchmarks clean
 
 $(VENV)/.ready: setup.cfg constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.10 is needed; name it with: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -20,6 +20,10 @@ demo: $(VENV)/.ready
 
 test: lint
 	$(RUN) -m pytest
+
+# The notebooks, in copies; "make tutorials WRITE=--write" stores what they show.
+tutorials: $(VENV)/.ready
+	$(RUN) -m tutorials.run $(WRITE)
 
 lint: $(VENV)/.ready
 	$(RUN) -m ruff check .

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fe_gradcam.faithfulness import overlap_of_hottest, rank_correlation
 from fe_gradcam.grid import Grid, Panel, Row
 from fe_gradcam.select import Rows
-from fe_gradcam.types import Heatmap
+from fe_gradcam.types import ArgumentError, Heatmap
 
 Place = tuple[str, str]
 """A mode and a dataset."""
@@ -54,8 +54,7 @@ class Follower:
 
     Attributes:
         rows: The images that are followed.
-        frames: Those of the filmstrips, by falling age.
-        stride: Every how many epochs a frame is kept.
+        frames: Those of the filmstrips, the oldest first.
         heat: The last heat (N, H, W) of each method.
     """
 
@@ -80,11 +79,23 @@ class Follower:
             "heat": dict(self.heat),
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes up what `state` gave."""
-        self.rows = {place: Rows(*parts) for place, parts in state["rows"].items()}
-        self.frames = {place: [Frame(*parts) for parts in frames] for place, frames in state["frames"].items()}
-        self.heat = dict(state["heat"])
+    def restore(self, state: Mapping[str, Any], keys: Collection[str] = ()) -> None:
+        """Takes up what `state` gave, all of it or, where something raises, nothing.
+
+        Args:
+            state: What was saved.
+            keys: What is needed of each image now.
+
+        Raises:
+            ArgumentError: The images that were saved lack one of the keys.
+        """
+        rows = {place: Rows(*parts) for place, parts in state["rows"].items()}
+        frames = {place: [Frame(*parts) for parts in every] for place, every in state["frames"].items()}
+        heat = dict(state["heat"])
+        missing = sorted({key for one in rows.values() for key in keys if key not in one.values})
+        if missing:
+            raise ArgumentError(f"The images that were followed were saved without {', '.join(map(repr, missing))}.")
+        self.rows, self.frames, self.heat = rows, frames, heat
 
     def compared(self, place: Place, heatmaps: Mapping[str, Heatmap]) -> dict[str, dict[str, Any]]:
         """Of each method that was there in the epoch before, how its heat differs: "drift" and "overlap", (N,) each."""

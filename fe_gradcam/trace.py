@@ -75,9 +75,9 @@ ALL_MODES = frozenset({"train", "eval", "test", "infer"})
 class GradCAM(Trace):
     """Heatmaps of what the network looks at, drawn at the end of each epoch.
 
-    With `model` (the plain way) the trace keeps the first `n_samples` images of the epoch and
-    explains them at its end, with the weights of that moment; training is not touched. With `grads`
-    and `activations` it draws what a LayerGradientOp put into the batch. In both cases it writes a
+    With `model` (the plain way) the trace keeps some images of the epoch, the first `n_samples` or those that
+    `select` asks for, and explains them at its end, with the weights of that moment; training is not touched. With
+    `grads` and `activations` it draws what a LayerGradientOp put into the batch. In both cases it writes a
     GridDisplay under `outputs` and a list of dicts under ``f"{outputs}_results"`` to the epoch's
     data, for ImageSaver, ImageViewer, TensorBoard and other traces; with `save_dir` also to files.
 
@@ -352,8 +352,9 @@ class GradCAM(Trace):
         ds_id = self.system.ds_id
         if not self._runs_now(ds_id):
             return
-        choices = self._choices.setdefault(ds_id, self._new_choices(ds_id))
-        wanted = [chosen for chosen in choices.values() if not chosen.full]
+        if ds_id not in self._choices:
+            self._choices[ds_id] = self._new_choices(ds_id)
+        wanted = [chosen for chosen in self._choices[ds_id].values() if not chosen.full]
         if not wanted:
             return
         if not self._batch_checked:

@@ -33,7 +33,7 @@ IMAGENET_NAMES = {285: "Egyptian cat", 967: "espresso", 665: "moped", 657: "miss
 
 
 def heatmaps(model: Any, folder: Path) -> list[GradCAM]:
-    """The one line that a user adds: a grid of the first eval images at the end of every epoch."""
+    """The one line that a user adds: a grid of eight eval images at the end of every epoch, and what goes with it."""
     return [
         GradCAM(
             images="x",
@@ -44,6 +44,9 @@ def heatmaps(model: Any, folder: Path) -> list[GradCAM]:
             ids="name",
             n_samples=8,
             methods=METHODS,
+            track=True,
+            metrics=["deletion", "insertion", "drift"],
+            atlas=True,
             save_dir=folder,
         )
     ]
@@ -79,7 +82,8 @@ def main() -> int:
     explain_photos(OUTPUT / "photos.png")
     print(f"\nDone in {time.perf_counter() - started:.0f} s. Open:")
     for framework in LENETS:
-        print(f"  {OUTPUT / framework / f'gradcam_eval_epoch_{EPOCHS}.png'}")
+        for name in (f"epoch_{EPOCHS}", "film", f"atlas_epoch_{EPOCHS}"):
+            print(f"  {OUTPUT / framework / f'gradcam_eval_{name}.png'}")
     print(f"  {OUTPUT / 'photos.png'}")
     print("Beside them lie the grids of every epoch, and the raw arrays (.npz).")
     return 0

@@ -1,0 +1,219 @@
+"""The class atlas: how much of the heat stays at one place, on made-up heat whose answer is known, and its picture."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+from numpy.typing import NDArray
+
+from fe_gradcam.atlas import MOST_CLASSES, Atlas, Box, ClassHeat, atlas_grid
+from fe_gradcam.display import HeatmapGrid
+from fe_gradcam.render import overlay
+from fe_gradcam.types import Heatmap
+
+SIZE = (20, 24)
+
+
+def blob(down: float, across: float, size: tuple[int, int] = SIZE) -> NDArray[np.float32]:
+    """Heat around a place, on a torus, so that a shift changes nothing else."""
+    rows, columns = np.indices(size)
+    y = np.minimum(np.abs(rows - down), size[0] - np.abs(rows - down))
+    x = np.minimum(np.abs(columns - across), size[1] - np.abs(columns - across))
+    return np.exp(-(x**2 + y**2) / 8).astype(np.float32)
+
+
+def picture(value: int = 90, size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
+    return np.full((*size, 3), value, np.uint8)
+
+
+def class_heat(maps: NDArray[np.float32]) -> ClassHeat:
+    atlas = Atlas((maps.shape[1], maps.shape[2]))
+    for heat in maps:
+        atlas.add(0, heat, picture(size=(maps.shape[1], maps.shape[2])))
+    return atlas.classes[0]
+
+
+def brute_force(maps: NDArray[np.float32]) -> float:
+    """The mean correlation over all pairs of different images."""
+    flat = np.maximum(maps, 0).reshape(len(maps), -1).astype(np.float64)
+    return float(np.mean([np.corrcoef(flat[i], flat[j])[0, 1] for i in range(len(maps)) for j in range(i)]))
+
+
+def heatmap(values: NDArray[np.float32], class_ids: list[int]) -> Heatmap:
+    count = len(values)
+    return Heatmap(
+        values=values,
+        raw=values,
+        class_ids=np.array(class_ids, np.int64),
+        scores=np.zeros(count, np.float32),
+        confidences=np.ones(count, np.float32),
+        blank=np.zeros(count, bool),
+        method="grad_cam",
+        layer="conv",
+        scaling="scale_after_relu",
+    )
+
+
+# --- the fixed-place score -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [2, 7, 50])
+def test_heat_that_never_moves_is_fixed_whatever_its_strength(count: int) -> None:
+    strengths = np.linspace(0.1, 1, count, dtype=np.float32)[:, None, None]
+    assert_allclose(class_heat(blob(4, 5) * strengths).fixed_place, 1, atol=1e-6)  # of float32 heat
+
+
+def test_heat_that_moves_all_over_the_frame_is_not_fixed() -> None:
+    scores = []
+    for seed in range(30):
+        generator = np.random.default_rng(seed)
+        shifts = zip(generator.integers(0, SIZE[0], 40), generator.integers(0, SIZE[1], 40), strict=True)
+        maps = np.stack([np.roll(blob(10, 12), shift, (0, 1)) for shift in shifts])
+        scores.append(class_heat(maps).fixed_place)
+    assert abs(np.mean(scores)) < 0.05
+    assert max(scores) < 0.3  # nor by chance in one of them
+
+
+def test_two_places_taken_in_turn_are_half_fixed_by_hand() -> None:
+    """Two maps u and v, n of each: pairs within correlate 1, pairs across r; of 2n (2n - 1) pairs 2n² are across."""
+    u, v, n = blob(5, 6), blob(15, 18), 4
+    r = np.corrcoef(u.ravel(), v.ravel())[0, 1]
+    expected = (2 * n * (n - 1) + 2 * n * n * r) / (2 * n * (2 * n - 1))
+    assert_allclose(class_heat(np.stack([u, v] * n)).fixed_place, expected, atol=1e-6)
+
+
+@given(st.integers(2, 9), st.integers(0, 1000), st.sampled_from(["uniform", "signed", "sparse"]))
+def test_the_running_sums_give_the_mean_correlation_over_all_pairs(count: int, seed: int, kind: str) -> None:
+    generator = np.random.default_rng(seed)
+    maps = generator.uniform(-1 if kind == "signed" else 0, 1, (count, 5, 7)).astype(np.float32)
+    if kind == "sparse":
+        maps *= generator.random(maps.shape) < 0.3
+        maps[:, 0, 0] = 1  # no map is without heat
+    assert_allclose(class_heat(maps).fixed_place, brute_force(maps), atol=1e-9)  # both of float64
+
+
+def test_blank_and_uniform_heat_is_not_counted_and_one_image_says_nothing() -> None:
+    one = ClassHeat(0, 0, np.zeros(SIZE), np.zeros(SIZE), np.zeros((*SIZE, 3)))
+    for heat in (np.zeros(SIZE), -blob(3, 3), np.full(SIZE, 0.7), np.full(SIZE, 1 / 3)):
+        one.add(heat.astype(np.float32), picture())
+    assert (one.images, one.warm) == (4, 0)
+    assert np.isnan(one.fixed_place)
+    assert one.heat.max() == 0
+    one.add(blob(4, 5), picture())
+    assert np.isnan(one.fixed_place)
+    one.add(blob(4, 5), picture())
+    assert (one.images, one.warm) == (6, 2)
+    assert_allclose(one.fixed_place, 1, atol=1e-6)
+
+
+def test_the_mean_heat_is_that_of_each_image_over_its_own_sum() -> None:
+    """By hand: a weak map of one pixel and a strong one of two weigh the same."""
+    maps = np.zeros((3, 2, 2), np.float32)
+    maps[0, 0, 0] = 0.01
+    maps[1, 1] = 5
+    one = class_heat(maps)
+    assert_allclose(one.heat, [[0.5, 0], [0.25, 0.25]], atol=1e-7)
+    assert_allclose(one.heat.sum(), 1, atol=1e-7)
+
+
+def test_the_mean_picture_is_rounded() -> None:
+    one = ClassHeat(0, 0, np.zeros(SIZE), np.zeros(SIZE), np.zeros((*SIZE, 3)))
+    for value in (10, 11, 255):
+        one.add(blob(1, 1), picture(value))
+    assert np.array_equal(one.picture, picture(92))  # 276 / 3
+    one.add(blob(1, 1), picture(255))
+    assert np.array_equal(one.picture, picture(133))  # 531 / 4 = 132.75
+
+
+def test_an_atlas_takes_the_same_memory_for_any_number_of_images() -> None:
+    atlas, sizes = Atlas(SIZE), []
+    for round_ in range(3):
+        for at in range(200):
+            atlas.add(at % 3, blob(at % 20, round_), picture(at))
+        arrays = [getattr(one, name) for one in atlas.classes.values() for name in ("shares", "units", "pictures")]
+        sizes.append(sum(array.nbytes for array in arrays) + sys.getsizeof(atlas.classes))
+        assert set(vars(atlas)) == {"size", "classes"}
+        assert all(
+            set(vars(one)) == {"images", "warm", "shares", "units", "pictures"} for one in atlas.classes.values()
+        )
+    assert sizes[0] == sizes[1] == sizes[2]
+    assert sum(one.images for one in atlas.classes.values()) == 600
+
+
+def test_of_heatmaps_the_classes_are_kept_apart_and_those_of_no_class_left_out() -> None:
+    values = np.stack([blob(2, 2), blob(2, 2), blob(9, 9), blob(15, 3), blob(4, 18)])
+    atlas = Atlas.of(heatmap(values, [3, 3, 0, -1, 0]), np.stack([picture(value) for value in (0, 100, 7, 255, 9)]))
+    assert atlas.size == SIZE
+    assert {class_id: one.images for class_id, one in atlas.classes.items()} == {3: 2, 0: 2}
+    assert np.array_equal(atlas.classes[3].picture, picture(50))
+    assert np.array_equal(atlas.classes[0].picture, picture(8))
+    assert_allclose(atlas.fixed_place, 1, atol=1e-6)  # that of class 3, the larger
+    assert atlas.classes[0].fixed_place < 0.5
+    assert np.isnan(Atlas(SIZE).fixed_place)
+
+
+def test_the_box_of_a_place() -> None:
+    box = Box(left=3, top=1, width=4, height=2)
+    mask = box.mask((5, 9))
+    assert np.argwhere(mask).min(0).tolist() == [1, 3]
+    assert np.argwhere(mask).max(0).tolist() == [2, 6]
+    assert mask.sum() == 8
+    assert np.array_equal(np.indices((5, 9))[:, 1:3, 3:7], np.indices((5, 9))[(slice(None), *box.slices)])
+
+
+# --- its picture -----------------------------------------------------------------------------------------
+
+
+def drawn_atlas() -> Atlas:
+    values = np.stack([blob(3, 3), blob(3, 3), blob(12, 12), np.zeros(SIZE, np.float32)])
+    return Atlas.of(heatmap(values, [1, 1, 4, 2]), np.stack([picture(value) for value in (40, 60, 80, 120)]))
+
+
+def test_the_picture_has_a_row_for_each_class_with_its_mean_picture_and_heat() -> None:
+    atlas = drawn_atlas()
+    grid = atlas_grid(atlas, {1: "cat"}, "eval, epoch 2: the classes", "grad_cam", "viridis", 0.4, {})
+    assert grid.titles == ("mean image", "mean heat, grad_cam")
+    assert grid.title == "eval, epoch 2: the classes"
+    assert [dict(row.texts)["class"] for row in grid.rows] == ["cat", "2", "4"]
+    notes = [[text for role, text in row.texts if role == "note"] for row in grid.rows]
+    assert notes == [
+        ["2 images", "fixed place: 1.00"], ["1 image", "fixed place: -"], ["1 image", "fixed place: -"]
+    ]  # fmt: skip
+    assert not any(row.wrong or row.panels[0].outline is not None for row in grid.rows)
+    assert [row.panels[1].note for row in grid.rows] == ["", "no evidence", ""]
+    for row, value in zip(grid.rows, (50, 120, 80), strict=True):
+        assert np.array_equal(row.panels[0].rgb, picture(value))
+    hot = atlas.classes[1].heat / atlas.classes[1].heat.max()
+    assert np.array_equal(grid.rows[0].panels[1].rgb, overlay(picture(50), hot, colormap="viridis", alpha=0.4))
+    assert HeatmapGrid(grid).raster.ndim == 3
+
+
+def test_a_class_that_is_warned_of_is_framed_outlined_and_told_to_see_the_warning() -> None:
+    box, other = Box(1, 2, 5, 4), Box(15, 10, 3, 3)
+    grid = atlas_grid(drawn_atlas(), {}, "t", "grad_cam", "turbo", 0.5, {4: [box, other]})
+    by_class = {dict(row.texts)["class"]: row for row in grid.rows}
+    assert ("warning", "see the warning") in by_class["4"].texts
+    assert by_class["4"].wrong
+    for panel in by_class["4"].panels:
+        assert np.array_equal(panel.outline, box.mask(SIZE) | other.mask(SIZE))
+    for name in ("1", "2"):
+        assert "warning" not in dict(by_class[name].texts)
+        assert not by_class[name].wrong
+    plain = atlas_grid(drawn_atlas(), {}, "t", "grad_cam", "turbo", 0.5, {})
+    red = [(HeatmapGrid(one).raster == (200, 16, 32)).all(-1).sum() for one in (grid, plain)]
+    assert red[0] > 1000 > red[1]  # the frame, 3 pixels wide around two pictures of some 200 pixels
+
+
+def test_beyond_the_most_classes_those_with_most_images_are_drawn_and_that_is_said() -> None:
+    atlas = Atlas((4, 4))
+    for class_id in range(MOST_CLASSES + 3):
+        for _ in range(1 if class_id < 3 else 2):
+            atlas.add(class_id, blob(1, 1, (4, 4)), picture(size=(4, 4)))
+    grid = atlas_grid(atlas, {}, "eval", "grad_cam", "turbo", 0.5, {})
+    assert [dict(row.texts)["class"] for row in grid.rows] == [str(at) for at in range(3, MOST_CLASSES + 3)]
+    assert grid.title == f"eval: {MOST_CLASSES} of {MOST_CLASSES + 3} classes"
