@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fe_gradcam.faithfulness import METRICS, measure
     from fe_gradcam.op import LayerGradientOp
     from fe_gradcam.operator import gen_dl_model_heatmap
+    from fe_gradcam.picture import draw
     from fe_gradcam.route import explain, explain_many, list_layers
     from fe_gradcam.smoothing import Augment
     from fe_gradcam.targets import Contrast, OutputValue, Rank, Segmentation, top_k
@@ -33,6 +34,7 @@ _ROOMS = {
     "METHODS": "catalogue",
     "METRICS": "faithfulness",
     "measure": "faithfulness",
+    "draw": "picture",
     "LayerGradientOp": "op",
     "gen_dl_model_heatmap": "operator",
     "Augment": "smoothing",
@@ -68,6 +70,7 @@ __all__ = [
     "Segmentation",
     "UnknownNameError",
     "UnsupportedModelError",
+    "draw",
     "explain",
     "explain_many",
     "gen_dl_model_heatmap",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -134,7 +135,7 @@ def filmed(follower: Follower, epochs: range, count: int = 3, side: tuple[int, i
         inferred = [int(at == epoch % count) for at in range(count)]
         part = part_of(values, inferred, [0] * count)
         grid = compose_grid([part], {0: "cat", 1: "dog"}, Look(), f"eval, epoch {epoch}")
-        follower.add(EVAL, epoch, part, grid)
+        follower.add(EVAL, epoch, grid)
     return follower.film(EVAL, grid), grid
 
 
@@ -206,7 +207,7 @@ def test_without_evidence_the_film_says_so() -> None:
     part = part_of(values, [0], [0])
     part = replace(part, columns=[Column("grad_cam", "pred", heatmap(values, blank=True))])
     grid, follower = compose_grid([part], {}, Look(), "eval"), Follower()
-    follower.add(EVAL, 1, part, grid)
+    follower.add(EVAL, 1, grid)
     assert follower.film(EVAL, grid).rows[0].panels[1].note == "no evidence"
 
 
@@ -235,7 +236,7 @@ def test_a_state_is_plain_and_what_it_restores_is_the_same() -> None:
     assert other.rows[EVAL].values["name"] == ["a", "b", "c"]
     assert other.rows[EVAL].positions.tolist() == [4, 0, 9]
     assert other.rows[EVAL].largest_batch == 7
-    film, grid = filmed(other, range(4, 5))
+    film, _ = filmed(other, range(4, 5))
     assert film.titles[1:] == ("epoch 1", "epoch 2", "epoch 3", "epoch 4")
     expected, _ = filmed(follower, range(4, 5))
     assert np.array_equal(HeatmapGrid(film).raster, HeatmapGrid(expected).raster)
@@ -365,9 +366,8 @@ def test_a_model_that_does_not_learn_does_not_drift_and_a_second_training_starts
     fitting.fit()
     assert [caught["epoch"] for caught in catch.caught] == [1, 2, 1, 2]
     for at in (1, 3):
-        assert catch.caught[at]["gradcam_drift"] == pytest.approx(
-            0, abs=1e-4
-        )  # batches of another size round otherwise
+        # The same pass again; rounding may swap pixels of almost the same heat.
+        assert catch.caught[at]["gradcam_drift"] == pytest.approx(0, abs=1e-4)
         assert catch.caught[at]["gradcam_overlap"] == pytest.approx(1, abs=0.02)
     for at in (0, 2):
         assert np.isnan(catch.caught[at]["gradcam_drift"])
@@ -399,7 +399,7 @@ def test_datasets_have_films_of_their_own(tmp_path: Path) -> None:
     fe.Estimator(pipeline, network, epochs=2, traces=[trace, catch], log_steps=0).fit()
     caught = catch.caught[-1]
     assert [len(caught[f"gradcam_film|{name}"].grid.rows) for name in ("day", "night")] == [6, 7]
-    assert caught["gradcam_film|night"].grid.title == "eval, night, epochs 1 to 2, grad_cam"
+    assert caught["gradcam_film|night"].grid.title.startswith("eval, night, epochs 1 to 2, ")
     assert len(caught["gradcam_film"].grid.rows) == 6
     assert sorted(path.name for path in tmp_path.glob("*film*")) == [
         "gradcam_eval_film_day.png", "gradcam_eval_film_night.png"
@@ -409,23 +409,40 @@ def test_datasets_have_films_of_their_own(tmp_path: Path) -> None:
 def test_following_needs_a_model_and_metrics_of_two_epochs_need_following() -> None:
     with pytest.raises(ArgumentError, match=r"track=True explains images with the model.* Pass model= instead"):
         GradCAM("x", "g", activations="a", track=True)
-    with pytest.raises(ArgumentError, match="'drift' compares the same images in two epochs. Pass track=True too"):
+    with pytest.raises(ArgumentError, match="'drift' compares the same images in two epochs"):
         GradCAM("x", model=torch_net(), metrics="drift")
 
 
 # --- a training that is resumed ------------------------------------------------------------------------------
 
 
-def resumable(framework: str, folder: Path, epochs: int) -> dict[str, Any]:
-    """Trains to the end of an epoch, from where the folder says the last training ended."""
+class KilledError(Exception):
+    """What ends a training in the midst here."""
+
+
+class Killer(Trace):
+    """Ends the training at the beginning of an epoch."""
+
+    def __init__(self, last: int | None) -> None:
+        super().__init__(mode="train")
+        self.last = SimpleNamespace(epoch=last)  # no number, which the host would restore
+
+    def on_epoch_begin(self, data: Any) -> None:
+        if self.system.epoch_idx == self.last.epoch:
+            raise KilledError
+
+
+def resumable(framework: str, folder: Path, killed: int | None = None) -> dict[str, Any]:
+    """Trains for four epochs, or those before `killed`, from where the folder says the last training ended."""
     catch = Catch("gradcam_film", "gradcam_results", "gradcam_drift", mode="eval")
 
     def traces(model: Any) -> list[Any]:
         trace = followed(model, select="random", n_samples=3, metrics="drift", save_dir=folder)
-        return [trace, catch, RestoreWizard(str(folder / "state"))]
+        return [trace, catch, Killer(killed), RestoreWizard(str(folder / "state"))]
 
-    _, fitting = training(framework, traces, epochs=epochs, name=f"resumed_{framework}")
-    fitting.fit()
+    _, fitting = training(framework, traces, epochs=4, name=f"resumed_{framework}")
+    with contextlib.suppress(KilledError):
+        fitting.fit(warmup=False)
     return {
         "epochs": [caught["epoch"] for caught in catch.caught],
         "titles": [list(caught["gradcam_film"].grid.titles[1:]) for caught in catch.caught],
@@ -435,16 +452,16 @@ def resumable(framework: str, folder: Path, epochs: int) -> dict[str, Any]:
     }
 
 
-def all_resumable(folder: str, epochs: int) -> dict[str, Any]:
-    return {framework: resumable(framework, Path(folder) / framework, epochs) for framework in FRAMEWORKS}
+def all_resumable(folder: str, killed: int | None = None) -> dict[str, Any]:
+    return {framework: resumable(framework, Path(folder) / framework, killed) for framework in FRAMEWORKS}
 
 
 def test_the_film_goes_on_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fe, "fe_deterministic_seed", None)  # the host restores no such training
-    before = all_resumable(str(tmp_path), 2)
+    before = all_resumable(str(tmp_path), 3)
     program = (
         "import json, sys, tests.conftest; from tests.test_follow import all_resumable\n"
-        "print(json.dumps(all_resumable(sys.argv[1], 4)))"
+        "print(json.dumps(all_resumable(sys.argv[1])))"
     )
     command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
@@ -452,10 +469,10 @@ def test_the_film_goes_on_in_another_process(tmp_path: Path, monkeypatch: pytest
     after = json.loads(done.stdout.strip().splitlines()[-1])
     for framework in FRAMEWORKS:
         start, end = before[framework], after[framework]
-        # The host saves in train mode: the eval of the last epoch that it saved is taken again, or is not.
+        # The host saves before the eval of an epoch, and takes that again.
         assert start["epochs"] == [1, 2]
-        assert end["epochs"][-2:] == [3, 4]
-        assert end["titles"][-1] == ["epoch 1", "epoch 2", "epoch 3", "epoch 4"]
+        assert end["epochs"] == [2, 3, 4]
+        assert end["titles"] == [[f"epoch {at}" for at in range(1, last + 1)] for last in (2, 3, 4)]
         assert end["ids"] == [start["ids"][0]] * len(end["ids"])
         assert end["first"] == start["first"]  # the pictures of the first epoch themselves
         assert np.isfinite(end["drift"]).all()  # against the heat that was saved, at once

@@ -66,6 +66,7 @@ ROOMS = [
     "collect",
     "select",
     "compose",
+    "picture",
     "follow",
     "command",
     "command.messages",

@@ -18,10 +18,7 @@ import numpy as np
 from fastestimator.architecture.pytorch import LeNet as TorchLeNet
 from fastestimator.architecture.tensorflow import LeNet as KerasLeNet
 
-from fe_gradcam import GradCAM, explain_many
-from fe_gradcam.compose import Column, Explained, Look, compose_grid
-from fe_gradcam.export import write_png
-from fe_gradcam.grid import draw_grid
+from fe_gradcam import GradCAM, draw, explain_many
 from tutorials.digits import Framework, input_shape, train
 from tutorials.real_data import photos, pretrained_torch, torch_input
 
@@ -58,17 +55,14 @@ def explain_photos(path: Path) -> None:
     known = [at for at, class_id in enumerate(class_ids) if class_id is not None]
     images = images[known]
     maps = explain_many(pretrained_torch(), torch_input(images), methods=METHODS)
-    probabilities = np.zeros((len(images), 1000), np.float32)
-    probabilities[np.arange(len(images)), maps[0].class_ids] = maps[0].confidences
-    part = Explained(
-        pictures=(255 * images + 0.5).astype(np.uint8),
-        columns=[Column(heatmap.method, "pred", heatmap) for heatmap in maps],
-        probabilities=probabilities,
+    draw(
+        images,
+        maps,
         labels=np.array([class_ids[at] for at in known]),
         ids=[names[at] for at in known],
-    )
-    grid = compose_grid([part], IMAGENET_NAMES, Look(), "EfficientNet-Lite0, pretrained on ImageNet")
-    write_png(path, draw_grid(grid))
+        class_names=IMAGENET_NAMES,
+        title="EfficientNet-Lite0, pretrained on ImageNet",
+    ).save(path)
 
 
 def main() -> int:

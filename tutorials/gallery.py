@@ -16,10 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fe_gradcam import METHODS, CamError, Heatmap, explain
-from fe_gradcam.compose import Column, Explained, Look, compose_grid
+from fe_gradcam import METHODS, CamError, Heatmap, draw, explain
 from fe_gradcam.export import write_bytes, write_png
-from fe_gradcam.grid import draw_grid
 from fe_gradcam.types import Method
 from tutorials.demo import IMAGENET_NAMES, OUTPUT
 from tutorials.real_data import photos, pretrained_torch, torch_input
@@ -101,16 +99,10 @@ def gallery() -> NDArray[np.uint8]:
         maps = [heatmap for heatmap in found if heatmap is not None]
         if not maps:
             continue
-        probabilities = np.zeros((len(rows), 1000), np.float32)
-        probabilities[np.arange(len(rows)), maps[0].class_ids] = maps[0].confidences
-        part = Explained(
-            pictures=(255 * pictures + 0.5).astype(np.uint8),
-            columns=[Column(heatmap.method, "pred", heatmap) for heatmap in maps],
-            probabilities=probabilities,
-            labels=np.array([class_ids[row] for row in rows]),
-            ids=SHOWN,
+        labels = np.array([class_ids[row] for row in rows])
+        drawn.append(
+            draw(pictures, maps, labels=labels, ids=SHOWN, class_names=IMAGENET_NAMES, title=title, cell=CELL).rgb
         )
-        drawn.append(draw_grid(compose_grid([part], IMAGENET_NAMES, Look(), title), cell=CELL))
     return stacked(drawn)
 
 
