@@ -292,6 +292,8 @@ def compose_results(
             row = None if part.probabilities is None else part.probabilities[at]
             result: dict[str, Any] = inference_entries(row, names)
             for column in part.columns:
+                if column.shown is not None and not column.shown[at]:
+                    continue
                 key = heatmap_key(int(column.heatmap.class_ids[at]), column.target)
                 result.setdefault(f"heatmap_{column.method}", {})[key] = column.heatmap.values[at]
             result |= {"layer": _layer(part.columns), "scaling": part.columns[0].heatmap.scaling}

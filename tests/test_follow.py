@@ -31,7 +31,7 @@ from fe_gradcam import ArgumentError, CamWarning, GradCAM, follow
 from fe_gradcam.compose import Column, Explained, Look, compose_grid
 from fe_gradcam.display import HeatmapGrid
 from fe_gradcam.follow import CELL, FRAME_SIDE, MOST_EPOCHS, MOST_IMAGES, Follower
-from fe_gradcam.grid import RED, draw_grid
+from fe_gradcam.grid import GAP, MARGIN, RED, draw_grid
 from fe_gradcam.select import Rows
 from fe_gradcam.types import Heatmap
 from tests.test_trace import FRAMEWORKS, Catch
@@ -157,17 +157,18 @@ def test_a_film_has_a_row_for_each_image_and_a_column_for_each_epoch() -> None:
 
 def test_a_wrong_answer_has_a_red_frame_in_the_picture_and_a_right_one_none() -> None:
     film, _ = filmed(Follower(), range(1, 3), count=2)
+    width, height = CELL, round(CELL * 8 / 12)
     for row in film.rows:
-        for panel in row.panels[1:]:
-            alone = replace(film, titles=("x",), rows=(replace(row, texts=(), panels=(replace(panel, note=""),)),))
-            raster = draw_grid(alone, cell=CELL)
-            red = (raster == RED).all(-1)
-            assert red.any() == panel.framed
-            if panel.framed:
-                rows, columns = np.nonzero(red)
-                assert (np.ptp(columns) + 1, np.ptp(rows) + 1) == (CELL, round(CELL * 8 / 12))
-                assert red[rows.min() + 3 : rows.max() - 2, columns.min() + 3 : columns.max() - 2].sum() == 0
-                assert red.sum() == 2 * 3 * (CELL + round(CELL * 8 / 12) - 6)  # three pixels wide, within the picture
+        alone = replace(film, rows=(replace(row, texts=(), panels=tuple(replace(one, note="") for one in row.panels)),))
+        red = (draw_grid(alone, cell=CELL) == RED).all(-1)
+        (wrong,) = [at for at, panel in enumerate(row.panels) if panel.framed]
+        rows, columns = np.nonzero(red)
+        left = MARGIN + wrong * (CELL + GAP)
+        assert (columns.min(), columns.max()) == (left, left + width - 1)
+        assert np.ptp(rows) + 1 == height
+        inside = red[rows.min() + 3 : rows.max() - 2, left + 3 : left + width - 3]
+        assert not inside.any()
+        assert red.sum() == 2 * 3 * (width + height - 6)  # three pixels wide, within the picture
 
 
 @pytest.mark.parametrize("epochs", [MOST_EPOCHS - 1, MOST_EPOCHS, MOST_EPOCHS + 1, 3 * MOST_EPOCHS, 200])
