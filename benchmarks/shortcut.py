@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +27,7 @@ from fe_gradcam.shortcut import Alarm, alarms, suspects
 from tutorials.real_data import CANVAS_SIZE, digit_canvases
 
 Places = Literal["random", "centred"]
+Head = Literal["average", "max"]
 TRAINED, MARKED = 4500, 3
 MARK = slice(CANVAS_SIZE - 8, CANVAS_SIZE - 2)
 """Rows and columns of the square."""
@@ -53,13 +55,14 @@ class Outcome:
     false: int
 
 
-def net() -> nn.Module:
-    """Four convolutions, average pooling and one linear layer."""
+def net(head: Head) -> nn.Module:
+    """Four convolutions, pooling over all places and one linear layer."""
     layers: list[nn.Module] = []
     for before, after in ((1, 16), (16, 32), (32, 64)):
         layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
     layers += [nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    pool = nn.AdaptiveAvgPool2d(1) if head == "average" else nn.AdaptiveMaxPool2d(1)
+    return nn.Sequential(*layers, pool, nn.Flatten(), nn.Linear(64, 10))
 
 
 def digits(places: Places, seed: int, *, marked: bool) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -77,10 +80,10 @@ def digits(places: Places, seed: int, *, marked: bool) -> tuple[NDArray[np.uint8
     return images, canvases.labels
 
 
-def trained(images: torch.Tensor, labels: torch.Tensor, seed: int) -> nn.Module:
+def trained(images: torch.Tensor, labels: torch.Tensor, head: Head, seed: int) -> nn.Module:
     """A net after EPOCHS epochs."""
     torch.manual_seed(seed)
-    model, generator = net(), torch.Generator().manual_seed(seed)
+    model, generator = net(head), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=EPOCHS * -(-len(images) // BATCH))
     for _ in range(EPOCHS):
@@ -93,11 +96,11 @@ def trained(images: torch.Tensor, labels: torch.Tensor, seed: int) -> nn.Module:
     return model.eval()
 
 
-def outcome(places: Places, seed: int, *, marked: bool) -> Outcome:
+def outcome(head: Head, places: Places, seed: int, *, marked: bool) -> Outcome:
     """Trains, and looks for shortcuts."""
     canvases, classes = digits(places, seed, marked=marked)
     images, labels = torch.from_numpy(canvases[:, None] / np.float32(255)), torch.from_numpy(classes)
-    model = trained(images[:TRAINED], labels[:TRAINED], seed)
+    model = trained(images[:TRAINED], labels[:TRAINED], head, seed)
     with torch.no_grad():
         right = model(images[TRAINED:]).argmax(1) == labels[TRAINED:]
     rows = np.random.default_rng(seed).permutation(len(images) - TRAINED)[:IN_ATLAS] + TRAINED
@@ -116,16 +119,16 @@ def _at_mark(alarm: Alarm) -> bool:
     return 0 <= down < alarm.box.height and 0 <= across < alarm.box.width
 
 
-def lines(kinds: Sequence[tuple[Places, bool]], trainings: int) -> Iterator[str]:
+def lines(kinds: Sequence[tuple[Head, Places, bool]], trainings: int) -> Iterator[str]:
     """The table."""
-    yield "| digits | mark | trainings | accuracy | fixed place | tested classes | right alarms | false alarms |"
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
-    for places, marked in kinds:
-        every = [outcome(places, seed, marked=marked) for seed in range(trainings)]
+    yield "| pooling | digits | mark | trainings | accuracy | fixed place | tested classes | right alarms | false alarms |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    for head, places, marked in kinds:
+        every = [outcome(head, places, seed, marked=marked) for seed in range(trainings)]
         accuracies, fixed = [one.accuracy for one in every], [one.fixed for one in every]
         mark = "yes" if marked else "no"
         yield (
-            f"| {places} | {mark} | {trainings} | {min(accuracies):.3f} to {max(accuracies):.3f} | "
+            f"| {head} | {places} | {mark} | {trainings} | {min(accuracies):.3f} to {max(accuracies):.3f} | "
             f"{min(fixed):.2f} to {max(fixed):.2f} | {sum(one.suspected for one in every)} | "
             f"{sum(one.right for one in every)} | {sum(one.false for one in every)} |"
         )
@@ -135,10 +138,12 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trainings", type=int, default=20, help="of each kind")
-    parser.add_argument("--only", choices=["random", "centred"], help="digits of this kind alone")
+    parser.add_argument("--only", choices=["average", "max"], help="nets with this pooling alone")
     arguments: Any = parser.parse_args()
-    kinds: list[tuple[Places, bool]] = [("random", False), ("centred", False), ("random", True), ("centred", True)]
-    for line in lines([kind for kind in kinds if arguments.only in (None, kind[0])], arguments.trainings):
+    heads: list[Head] = [head for head in ("average", "max") if arguments.only in (None, head)]
+    places: list[Places] = ["random", "centred"]
+    kinds = list(product(heads, places, (False, True)))
+    for line in lines(kinds, arguments.trainings):
         print(line, flush=True)
 
 

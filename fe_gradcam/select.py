@@ -358,7 +358,7 @@ class Chosen:
             largest = max(map(len, self._heaps.values()))
             fullest = [place for place, other in self._heaps.items() if len(other) == largest]
             place = min(fullest, key=lambda one: self._heaps[one][0])
-            # No row of the class that is wanted less may come in later: what is kept would hang on the order.
+            # What is wanted less in that class would give way too: it need not be copied.
             self._gave_way[place] = heapq.heappop(self._heaps[place]).priority
 
     def _ordered(self) -> list[_Kept]:

@@ -3,12 +3,12 @@
 Heat at one place of the frame in all images of a class is no fault in itself: in registered images (X-rays, parts in
 a fixture) the object never moves. So a class is suspected where its heat stays at a place (FIXED) that is small
 (LARGEST) and that the other classes' heat leaves alone (APART): parts of registered objects are shared by the classes
-too much for that. And it is accused where the place is the cause. It is covered, that is, filled in from its
-surroundings (`fe_gradcam.imputation.interpolated`), and the probability of the class falls by FALL or more, and TIMES
-as much as when other places of the same image are covered, which are as large and hold as much (the deviation of the
-pixels there is within a factor of ALIKE). An image that has no such place, because the suspected one holds all there
-is, tells nothing: there the place is the object. Where masks or boxes say where the object is, a place that is the
-object is not suspected.
+too much for that. And it is accused where the place is the cause. It is covered, as it is or with a border of one
+place of the layer's map, that is, filled in from its surroundings (`fe_gradcam.imputation.interpolated`), and the
+probability of the class falls by FALL or more, and TIMES as much as when other places of the same image are covered,
+which are as large and hold as much (the deviation of the pixels there is within a factor of ALIKE). An image that has
+no such place, because the suspected one holds all there is, tells nothing: there the place is the object. Where masks
+or boxes say where the object is, a place that is the object is not suspected.
 """
 
 from __future__ import annotations
@@ -195,10 +195,20 @@ def alarms(
     found = []
     for class_id, box in suspects(atlas, by_class).items():
         rows = generator.permutation(np.flatnonzero((ids == class_id) & ~heatmap.blank))[:TRIED]
-        alarm = _tested(asked, atlas, class_id, box, rows)
+        tests = (_tested(asked, atlas, class_id, place, rows) for place in (box, _widened(box, heatmap)))
+        alarm = next((one for one in tests if one is not None), None)
         if alarm is not None:
             found.append(alarm)
     return found
+
+
+def _widened(box: Box, heatmap: Heatmap) -> Box:
+    """The place with a border as wide as one place of the layer's map: what makes it hot may lie beside it."""
+    _, height, width = heatmap.values.shape
+    down, across = (-(-side // of) for side, of in zip((height, width), heatmap.raw.shape[1:], strict=True))
+    left, top = max(0, box.left - across), max(0, box.top - down)
+    right, bottom = min(width, box.left + box.width + across), min(height, box.top + box.height + down)
+    return Box(left, top, right - left, bottom - top)
 
 
 def _tested(asked: Asked, atlas: Atlas, class_id: int, box: Box, rows: NDArray[np.int64]) -> Alarm | None:

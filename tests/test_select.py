@@ -203,7 +203,8 @@ def test_only_rows_that_are_wanted_are_copied(monkeypatch: pytest.MonkeyPatch) -
     chosen = Chosen(["x"], selection_of("confident_mistakes", 5, None, 0, GIVEN))
     for start in range(0, 400, 20):
         chosen.add({"x": np.zeros((20, 3))}, np.ones(20, np.int64), table[start : start + 20])
-    assert copied == [1] * 5  # the most confident come first, and none after them is wanted
+    chosen.add({"x": np.zeros((20, 3))}, np.ones(20, np.int64), np.tile(table[4], (20, 1)))
+    assert copied == [1] * 5  # the most confident come first, and none after them is wanted, nor any as confident
 
     copied.clear()
     chosen = Chosen(["x"], selection_of("confident_mistakes", 5, None, 0, GIVEN))
@@ -217,6 +218,13 @@ def test_only_rows_that_are_wanted_are_copied(monkeypatch: pytest.MonkeyPatch) -
     # A row is kept when it is among the five best so far: 5 (1 + ln(20,000 / 5)) = 46 of 20,000 in the mean, and the
     # deviation is below the root of it.
     assert sum(copied) < 46 + 5 * 7
+    copied.clear()
+    chosen = Chosen(["x"], Selection("random", ("random",), None, True, 10))
+    for _ in range(1000):
+        chosen.add({"x": np.zeros((20, 3))}, np.arange(20) % 3)
+    # Of each of three classes three or four, of 6,667: 4 (1 + ln(6,667 / 4)) = 34 and as much spread; and of the first
+    # batch all.
+    assert sum(copied) < 20 + 3 * (34 + 5 * 6)
 
 
 def test_an_epoch_of_50_000_images_takes_the_memory_of_those_that_are_kept() -> None:

@@ -278,6 +278,9 @@ def test_each_condition_by_itself_silences_the_alarm(
 
 def test_the_fewest_images_are_enough() -> None:
     assert classes(found(scenes(shortcut.FEWEST))) == [GREEN]
+    for count, suspected in ((shortcut.FEWEST, {GREEN}), (shortcut.FEWEST - 1, set())):
+        _, atlas = atlas_of(network("torch", READS_THE_CORNER), "torch", scenes(count))
+        assert set(suspects(atlas)) == suspected
 
 
 def test_images_without_another_place_do_not_count_as_tested() -> None:
