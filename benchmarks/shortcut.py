@@ -121,8 +121,9 @@ def _at_mark(alarm: Alarm) -> bool:
 
 def lines(kinds: Sequence[tuple[Head, Places, bool]], trainings: int) -> Iterator[str]:
     """The table."""
-    yield "| pooling | digits | mark | trainings | accuracy | fixed place | tested classes | right alarms | false alarms |"
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    titles = ("pooling", "digits", "mark", "trainings", "accuracy", "fixed place", "tested", "right alarms", "false alarms")
+    yield f"| {' | '.join(titles)} |"
+    yield f"| {' | '.join('---' for _ in titles)} |"
     for head, places, marked in kinds:
         every = [outcome(head, places, seed, marked=marked) for seed in range(trainings)]
         accuracies, fixed = [one.accuracy for one in every], [one.fixed for one in every]
