@@ -121,7 +121,8 @@ def _at_mark(alarm: Alarm) -> bool:
 
 def lines(kinds: Sequence[tuple[Head, Places, bool]], trainings: int) -> Iterator[str]:
     """The table."""
-    titles = ("pooling", "digits", "mark", "trainings", "accuracy", "fixed place", "tested", "right alarms", "false alarms")
+    titles = ["pooling", "digits", "mark", "trainings", "accuracy", "fixed place", "tested"]
+    titles += ["right alarms", "false alarms"]
     yield f"| {' | '.join(titles)} |"
     yield f"| {' | '.join('---' for _ in titles)} |"
     for head, places, marked in kinds:
