@@ -123,7 +123,7 @@ class Follower:
         kept = [one for one in self.frames.get(place, []) if one.epoch < epoch and len(one.pictures) == len(rows)]
         self.frames[place] = _thinned([*kept, frame])
 
-    def film(self, place: Place, grid: Grid) -> Grid:
+    def film(self, place: Place, grid: Grid, method: str) -> Grid:
         """The filmstrip: a row for each image, a column for each epoch that is kept."""
         frames = self.frames[place]
         rows = tuple(
@@ -136,7 +136,7 @@ class Follower:
         )
         titles = (grid.titles[0], *(f"epoch {frame.epoch}" for frame in frames))
         of = f"{place[0]}, {place[1]}" if place[1] else place[0]
-        title = f"{of}, epochs {frames[0].epoch} to {frames[-1].epoch}, {grid.titles[1]}"
+        title = f"{of}, epochs {frames[0].epoch} to {frames[-1].epoch}, {method}"
         return replace(grid, rows=rows, titles=titles, title=title)
 
 

@@ -101,7 +101,7 @@ def draw_grid(grid: Grid, *, cell: int | None = None) -> Rgb:
     cell_width, cell_height = _cell(grid, side)
     columns = len(grid.titles)
     left = MARGIN + (text_width + 2 * GAP if text_width else 0)
-    width = left + columns * (cell_width + GAP) - GAP + MARGIN
+    width = max(left + columns * (cell_width + GAP) - GAP, MARGIN + BAR_WIDTH) + MARGIN
     heads = [wrapped(title, cell_width, HEAD_SIZE, "bold", most=HEAD_LINES) for title in grid.titles]
     top = MARGIN + (TITLE_SIZE + 14 if grid.title else 0)
     rows_top = top + max(map(len, heads)) * LINE + 4

@@ -308,7 +308,7 @@ class GradCAM(Trace):
         """Takes up what was saved; what does not fit is left, with a warning."""
         if self.follower is not None and state.get("follower") is not None:
             with self._forgiven("go on with the filmstrip of the training that is resumed"):
-                self.follower.restore(state["follower"])
+                self.follower.restore(state["follower"], self._keys)
 
     def _shares_an_epoch_with(self, other: GradCAM) -> bool:
         same_mode = not self._modes or not other._modes or self._modes & other._modes
@@ -371,7 +371,7 @@ class GradCAM(Trace):
             if drawn:
                 with self._forgiven("draw the heatmaps of this epoch"):
                     self._draw(data)
-            if drawn and self.atlas_size and not self._failed:
+            if drawn and self.atlas_size:
                 with self._forgiven("draw the atlas of the classes"):
                     self._draw_atlas(data)
         finally:
@@ -517,10 +517,11 @@ class GradCAM(Trace):
             return
         parts = [self._explain(kept, ds_id) for ds_id, kept in rows.items()]
         grids = self._hand_out(parts, data)
-        if self.measures.keys:
-            self._measure(parts, rows, data)
         if self.follower is not None:
             self._show_film(self.follower, parts, grids, data)
+        if self.measures.keys:
+            with self._forgiven("measure the heatmaps of this epoch"):
+                self._measure(parts, rows, data)
 
     def _hand_out(self, parts: list[Explained], data: Data) -> dict[str, HeatmapGrid]:
         """Writes grid, results and files; gives the grid of each dataset."""
@@ -572,7 +573,7 @@ class GradCAM(Trace):
         for part in parts:
             place, grid = (self.system.mode, part.ds_id), grids[part.ds_id].grid
             follower.add(place, self.system.epoch_idx, grid)
-            films[part.ds_id] = HeatmapGrid(follower.film(place, grid), cell=CELL)
+            films[part.ds_id] = HeatmapGrid(follower.film(place, grid, part.columns[0].method), cell=CELL)
         self.writer.show(data, f"{self.outputs[0]}_film", films, self.system.mode, "film")
 
     def _draw_atlas(self, data: Data) -> None:

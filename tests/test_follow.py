@@ -136,7 +136,7 @@ def filmed(follower: Follower, epochs: range, count: int = 3, side: tuple[int, i
         part = part_of(values, inferred, [0] * count)
         grid = compose_grid([part], {0: "cat", 1: "dog"}, Look(), f"eval, epoch {epoch}")
         follower.add(EVAL, epoch, grid)
-    return follower.film(EVAL, grid), grid
+    return follower.film(EVAL, grid, "grad_cam"), grid
 
 
 def test_a_film_has_a_row_for_each_image_and_a_column_for_each_epoch() -> None:
@@ -209,7 +209,7 @@ def test_without_evidence_the_film_says_so() -> None:
     part = replace(part, columns=[Column("grad_cam", "pred", heatmap(values, blank=True))])
     grid, follower = compose_grid([part], {}, Look(), "eval"), Follower()
     follower.add(EVAL, 1, grid)
-    assert follower.film(EVAL, grid).rows[0].panels[1].note == "no evidence"
+    assert follower.film(EVAL, grid, "grad_cam").rows[0].panels[1].note == "no evidence"
 
 
 # --- a state that is saved -------------------------------------------------------------------------------

@@ -212,3 +212,9 @@ def test_fitted_and_wrapped_keep_within_the_width() -> None:
     assert len(lines) == 2
     assert all(text_mask(line, 14).shape[1] <= 120 for line in lines)
     assert wrapped("two words", 500, 14) == ["two words"]
+
+
+def test_pictures_narrower_than_the_colour_bar_are_drawn() -> None:
+    tall = np.full((120, 40, 3), 90, np.uint8)
+    picture = draw_grid(Grid((Row((), wrong=False, panels=(Panel(tall),)),), ("t",), "turbo", "label", (0.0, 1.0)))
+    assert picture.shape[1] >= 160
