@@ -18,8 +18,10 @@ $(VENV)/.ready: setup.cfg constraints.txt
 demo: $(VENV)/.ready
 	$(RUN) -m tutorials.demo
 
+# Two processes, each with one thread: more threads than cores spend their time waiting for each other.
+test: export OMP_NUM_THREADS ?= 1
 test: lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile
 
 # The notebooks, in copies; "make tutorials WRITE=--write" stores what they show.
 tutorials: $(VENV)/.ready

@@ -33,6 +33,7 @@ _ROOMS = {
     "list_layers": "route",
     "METHODS": "catalogue",
     "METRICS": "faithfulness",
+    "masks_of_boxes": "faithfulness",
     "measure": "faithfulness",
     "draw": "picture",
     "LayerGradientOp": "op",
@@ -75,6 +76,7 @@ __all__ = [
     "explain_many",
     "gen_dl_model_heatmap",
     "list_layers",
+    "masks_of_boxes",
     "measure",
     "top_k",
 ]

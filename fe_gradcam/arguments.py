@@ -88,6 +88,11 @@ def mapping(label_mapping: Any) -> Mapping[str, Any] | None:
         raise ArgumentError(
             f"label_mapping is a {type(label_mapping).__name__}. Accepted: a dict {{class name: class id}}, or None."
         )
+    if label_mapping and all(isinstance(name, Integral) for name in label_mapping):
+        raise ArgumentError(
+            f"label_mapping={dict(label_mapping)!r} has numbers for names. Accepted: {{class name: class id}}, as "
+            "FastEstimator has it: turn it round, {name: id for id, name in ...}."
+        )
     return label_mapping
 
 

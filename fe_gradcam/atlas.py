@@ -174,7 +174,7 @@ def atlas_grid(
             ("note", f"fixed place: {fixed}"),
         ]
         if outline is not None:
-            texts.append(("warning", "see the warning"))
+            texts.append(("warning", "warning: see log"))
         hottest = one.heat.max()
         heat = one.heat / hottest if hottest > 0 else one.heat
         panels = (
@@ -189,7 +189,7 @@ def atlas_grid(
     if len(atlas.classes) > len(rows):
         title = f"{title}: {len(rows)} of {len(atlas.classes)} classes"
     label = (
-        "mean heat of the images inferred as the class, each image's heat over its own sum; fixed place: 1 where the "
-        "heat is at one place in all images, 0 where it moves over the frame"
+        "mean heat of the images inferred as the class, 1 where the class has most; fixed place: 1 where the heat is "
+        "at one place in all images, 0 where it moves over the frame"
     )
     return Grid(tuple(rows), ("mean image", f"mean heat, {method}"), colormap, label, (0.0, 1.0), title)

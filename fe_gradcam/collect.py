@@ -58,6 +58,11 @@ def probabilities_of(predictions: Any, key: str, are_probabilities: bool | None 
     Raises:
         ArgumentError: They have another shape.
     """
+    if np.asarray(predictions).dtype.kind in "iub":
+        raise ArgumentError(
+            f"preds={key!r} holds integers of shape {np.shape(predictions)}, as if they were class ids; the "
+            "probabilities or logits (N, C) that the model puts out are needed, or (N, 1) of a single output."
+        )
     table = np.asarray(predictions, np.float64)
     if table.ndim == 1:
         table = table[:, None]
@@ -108,6 +113,11 @@ def object_places(masks: Any, boxes: Any, size: tuple[int, int]) -> NDArray[np.b
         found.append(_of_masks(np.asarray(masks), size))
     if boxes is not None:
         table = np.asarray(boxes, np.float64)
+        if 0 < np.abs(table[..., :4]).max(initial=0) <= 1:
+            raise ArgumentError(
+                "boxes hold no number above 1, as if they were shares of the image; left, top, width and height in "
+                f"pixels are needed: multiply by the size, {size[1]} and {size[0]}."
+            )
         found.append(masks_of_boxes(table[:, None] if table.ndim == 2 else table, size))
     return None if not found else found[0] if len(found) == 1 else found[0] & found[1]
 

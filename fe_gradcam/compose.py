@@ -154,7 +154,7 @@ def compose_grid(
     several = len(parts) > 1
     places = islice(((part, at) for part in parts for at in range(len(part))), MOST_ROWS)
     rows = [_row(part, at, names, look, limits, name_dataset=several, numbered=numbered) for part, at in places]
-    title = f"{title}, {_where(columns)}"
+    title = ", ".join(filter(None, (title, _where(columns))))
     limit = next(iter(limits.values())) if len(limits) == 1 else 1.0
     if total > MOST_ROWS:
         title = f"{title}: the first {MOST_ROWS} of {total} images"

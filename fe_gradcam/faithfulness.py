@@ -84,6 +84,8 @@ def measure(
     several: Any = [metrics] if isinstance(metrics, (str, Metric)) or is_pair(metrics) else metrics
     chosen = [get_metric(one) for one in several]
     check_seed(seed)
+    if not isinstance(heatmap, Heatmap):
+        raise ArgumentError(f"heatmap is a {type(heatmap).__name__}. Accepted: one Heatmap, as explain returns it.")
     if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise ArgumentError(f"batch_size={batch_size!r} is not accepted. Accepted: an integer from 1.")
     given = {"place": ("places", places), "again": ("again", again)}

@@ -38,14 +38,16 @@ class Frame:
     Attributes:
         epoch: Its number.
         pictures: For each image (h, w, 3) uint8, the heat laid over it.
-        notes: What stands on each.
+        notes: What stands on each, such as "no evidence".
         wrong: Whether the prediction was.
+        captions: The predictions.
     """
 
     epoch: int
     pictures: list[NDArray[np.uint8]]
     notes: list[str]
     wrong: list[bool]
+    captions: list[str]
 
 
 @dataclass(eq=False)
@@ -73,7 +75,7 @@ class Follower:
                 place: (dict(rows.values), rows.positions, rows.largest_batch) for place, rows in self.rows.items()
             },
             "frames": {
-                place: [(frame.epoch, frame.pictures, frame.notes, frame.wrong) for frame in frames]
+                place: [(frame.epoch, frame.pictures, frame.notes, frame.wrong, frame.captions) for frame in frames]
                 for place, frames in self.frames.items()
             },
             "heat": dict(self.heat),
@@ -117,8 +119,9 @@ class Follower:
         frame = Frame(
             epoch,
             [_small(row.panels[1].rgb) for row in rows],
-            [_said(row) for row in rows],
+            [row.panels[1].note for row in rows],
             [row.wrong for row in rows],
+            [_said(row) for row in rows],
         )
         kept = [one for one in self.frames.get(place, []) if one.epoch < epoch and len(one.pictures) == len(rows)]
         self.frames[place] = _thinned([*kept, frame])
@@ -141,13 +144,13 @@ class Follower:
 
 
 def _panel(frame: Frame, at: int) -> Panel:
-    return Panel(frame.pictures[at], note=frame.notes[at], framed=frame.wrong[at])
+    return Panel(frame.pictures[at], note=frame.notes[at], framed=frame.wrong[at], caption=frame.captions[at])
 
 
 def _said(row: Row) -> str:
-    """The prediction of a row and its confidence, or what its picture says instead."""
-    texts = dict(row.texts)
-    return row.panels[1].note or texts.get("prediction", "")
+    """The prediction of a row, and its confidence in brackets."""
+    name, _, confidence = dict(row.texts).get("prediction", "").rpartition(" ")
+    return f"{name} ({confidence})" if name else confidence
 
 
 def _small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -160,7 +163,10 @@ def _small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _thinned(frames: list[Frame]) -> list[Frame]:
-    """At most MOST_EPOCHS frames: where there are more, every second one, and the last."""
-    if len(frames) <= MOST_EPOCHS:
-        return frames
-    return [*frames[:-1:2], frames[-1]]
+    """At most MOST_EPOCHS frames, equally far apart in epochs, and the last.
+
+    Where there are more every second one goes; and the one that was the last goes where it is off their steps.
+    """
+    if len(frames) > 3 and (frames[-2].epoch - frames[0].epoch) % (frames[1].epoch - frames[0].epoch):
+        frames = [*frames[:-2], frames[-1]]
+    return frames if len(frames) <= MOST_EPOCHS else [*frames[:-1:2], frames[-1]]

@@ -37,12 +37,14 @@ class Panel:
         note: Written on a dark band over the picture, such as "no evidence".
         outline: (H, W) bool: the border of these places is drawn; any size, stretched over the picture.
         framed: Whether a frame is drawn within the picture's edges.
+        caption: Written below the picture; of a name and a number the name is cut where they are too long.
     """
 
     rgb: Rgb
     note: str = ""
     outline: NDArray[np.bool_] | None = None
     framed: bool = False
+    caption: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +107,8 @@ def draw_grid(grid: Grid, *, cell: int | None = None) -> Rgb:
     heads = [wrapped(title, cell_width, HEAD_SIZE, "bold", most=HEAD_LINES) for title in grid.titles]
     top = MARGIN + (TITLE_SIZE + 14 if grid.title else 0)
     rows_top = top + max(map(len, heads)) * LINE + 4
-    row_height = max(cell_height, max(len(_lines(row, text_width)) for row in grid.rows) * LINE + 2 * FRAME)
+    caption = LINE if any(panel.caption for row in grid.rows for panel in row.panels) else 0
+    row_height = max(cell_height + caption, max(len(_lines(row, text_width)) for row in grid.rows) * LINE + 2 * FRAME)
     bar_top = rows_top + len(grid.rows) * (row_height + GAP) + 4
     label_left, label_lines = _label_place(grid, width)
     bar_room = BAR_HEIGHT + 18 if label_left > MARGIN else BAR_HEIGHT + 22 + LINE * len(label_lines)
@@ -128,7 +131,9 @@ def draw_grid(grid: Grid, *, cell: int | None = None) -> Rgb:
         y = rows_top + number * (row_height + GAP)
         _draw_texts(canvas, row, y, text_width)
         for column, panel in enumerate(row.panels):
-            _draw_panel(canvas, panel, (left + column * (cell_width + GAP), y), (cell_width, cell_height), side)
+            x = left + column * (cell_width + GAP)
+            _draw_panel(canvas, panel, (x, y), (cell_width, cell_height), side)
+            _draw_caption(canvas, panel.caption, (x, y + cell_height), cell_width)
         if row.wrong:
             _draw_frame(canvas, left, y, left + columns * (cell_width + GAP) - GAP, y + cell_height)
     _draw_bar(canvas, grid, bar_top, label_left, label_lines)
@@ -252,6 +257,21 @@ def _draw_panel(canvas: Rgb, panel: Panel, corner: tuple[int, int], cell: tuple[
         inside = place[FRAME:-FRAME, FRAME:-FRAME].copy()
         place[:] = RED
         place[FRAME:-FRAME, FRAME:-FRAME] = inside
+
+
+def _draw_caption(canvas: Rgb, caption: str, corner: tuple[int, int], width: int) -> None:
+    name, space, number = caption.rpartition(" ")
+    if text_mask(caption, SMALL_SIZE).shape[1] > width:
+        name = fitted(name, max(width - text_mask(space + number, SMALL_SIZE).shape[1] - 2, 16), SMALL_SIZE)
+    line = f"{name}{space}{number}"
+    if line:
+        write(
+            canvas,
+            (corner[0] + max(0, width - text_mask(line, SMALL_SIZE).shape[1]) // 2, corner[1]),
+            line,
+            SMALL_SIZE,
+            INK,
+        )
 
 
 def _draw_outline(place: NDArray[np.uint8], outline: NDArray[np.bool_]) -> None:

@@ -12,10 +12,11 @@ from fastestimator.summary.system import System
 from numpy.typing import NDArray
 
 from fe_gradcam.faithfulness import METRICS, Metric, MetricSpec, get_metric
+from fe_gradcam.names import nearest
 from fe_gradcam.registry import is_pair
 from fe_gradcam.select import Rows
 from fe_gradcam.sources import KeyedSource, ModelSource
-from fe_gradcam.types import ArgumentError, Heatmap
+from fe_gradcam.types import ArgumentError, Heatmap, UnknownNameError
 
 Values = Mapping[str, NDArray[np.float32]]
 """By key, a value (N,) for each image, NaN where it has none."""
@@ -94,6 +95,12 @@ def measures_of(
             f"list of these: {', '.join([*METRICS, *FOLLOWED])}."
         )
     two_epochs = [name for name in several if isinstance(name, str) and name in FOLLOWED]
+    for spec in several:
+        if isinstance(spec, str) and spec not in METRICS and spec not in FOLLOWED:
+            known = [*METRICS, *FOLLOWED]
+            raise UnknownNameError(
+                f"metrics: {spec!r} is not known{nearest(spec, known)} Accepted: {', '.join(known)}."
+            )
     found = [get_metric(spec) for spec in several if not (isinstance(spec, str) and spec in FOLLOWED)]
     names = [*(metric.name for metric in found), *two_epochs]
     if len(set(names)) < len(names):

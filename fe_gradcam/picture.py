@@ -96,6 +96,10 @@ def draw(
         ids=ids,
     )
     names = class_names if hasattr(class_names, "items") else enumerate(class_names or ())
+    if labels is not None and np.shape(labels) not in ((len(array),), (len(array), 1)):
+        raise ArgumentError(
+            f"labels has shape {np.shape(labels)}; ({len(array)},), a class id for each image, is needed."
+        )
     grid = compose_grid([part], dict(names), Look(colormap, alpha), title)  # type: ignore[arg-type]
     return Picture(draw_grid(grid, cell=cell))
 

@@ -192,7 +192,7 @@ def selection_of(select: Any, n_samples: int | None, per_class: Any, seed: int, 
             f"select={select!r} needs {' and '.join(f'{name}=' for name in missing)} with the key of the "
             f"{' and of the '.join('true classes' if name == 'labels' else 'predictions' for name in missing)}."
         )
-    if by_class and not have:
+    if by_class and not have & {"labels", "preds"}:
         raise ArgumentError("per_class needs labels= with the key of the true classes, or preds= for those inferred.")
     return selection
 
@@ -301,7 +301,7 @@ class Chosen:
         Raises:
             ArgumentError: The keys hold different numbers of rows.
         """
-        sizes = {key: len(batch[key]) for key in self.keys}
+        sizes = {key: _rows_in(batch[key], key) for key in self.keys}
         if len(set(sizes.values())) != 1:
             raise ArgumentError(f"The keys of one batch hold different numbers of rows: {sizes}.")
         size = sizes[self.keys[0]]
@@ -376,6 +376,17 @@ class Chosen:
 
 def _shown(kept: _Kept, *, ranked: bool) -> tuple[float, int]:
     return (-kept.priority if ranked else 0.0, -kept.before)
+
+
+def _rows_in(value: Any, key: str) -> int:
+    """How many rows a value of a batch has."""
+    try:
+        return len(value)
+    except TypeError:
+        raise ArgumentError(
+            f"The key {key!r} of the batch holds a single {type(value).__name__} and no rows; a value for each image "
+            "is needed. Is it the key that was meant?"
+        ) from None
 
 
 def _joined(parts: list[Any]) -> Any:

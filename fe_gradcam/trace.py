@@ -47,7 +47,7 @@ from fe_gradcam.render import colormap_lut, to_rgb
 from fe_gradcam.route import check_reshape
 from fe_gradcam.select import Chosen, Rows, Select, Selection, selection_of
 from fe_gradcam.settings import Settings
-from fe_gradcam.shortcut import Alarm
+from fe_gradcam.shortcut import FEWEST, Alarm
 from fe_gradcam.smoothing import Smooth
 from fe_gradcam.sources import KeyedSource, ModelSource, dummy_inputs, resolved
 from fe_gradcam.types import (
@@ -81,7 +81,8 @@ class GradCAM(Trace):
     GridDisplay under `outputs` and a list of dicts under ``f"{outputs}_results"`` to the epoch's
     data, for ImageSaver, ImageViewer, TensorBoard and other traces; with `save_dir` also to files.
 
-    From the first batch on no failure here ends a training: it is reported as a warning.
+    Mistakes in the arguments are errors: at once, before the first epoch, or with the first batch. Behind that no
+    failure here ends a training: it is reported as a warning.
 
     Args:
         images: Key of the images, as the model takes them; several keys for a model with several
@@ -241,7 +242,10 @@ class GradCAM(Trace):
         known = {"model": model, "labels": labels, "preds": preds, "places": masks or boxes, "track": track or None}
         given = {name for name, value in known.items() if value is not None}
         self.selection = selection_of(select, n_samples, per_class, seed, given)
-        self.atlas_size = arguments.whole("atlas", ATLAS_SIZE if atlas is True else int(atlas), 0)
+        size = int(atlas) * ATLAS_SIZE if isinstance(atlas, bool) else atlas
+        self.atlas_size = arguments.whole("atlas", size, 0, none=", or True or False")
+        if not isinstance(track, bool):
+            raise ArgumentError(f"track={track!r} is not accepted. Accepted: True or False.")
         named = arguments.named_targets(
             targets, self.names, class_ids, labels="labels" in given, model="model" in given
         )
@@ -540,10 +544,15 @@ class GradCAM(Trace):
 
     def _grid(self, parts: list[Explained], ds_id: str = "") -> HeatmapGrid:
         numbered = self.selection.name != "first"
-        return HeatmapGrid(compose_grid(parts, self.names, self.look, self._title(ds_id), numbered=numbered))
+        rule = self.selection.name.replace("_", " ") if numbered else ""
+        title = f"{self._title(ds_id)}, {rule}" if rule else self._title(ds_id)
+        if rule and self.follower is not None:
+            title += " when first seen"
+        return HeatmapGrid(compose_grid(parts, self.names, self.look, title, numbered=numbered))
 
     def _title(self, ds_id: str) -> str:
-        return f"{self.system.mode}, epoch {self.system.epoch_idx}" + (f", {ds_id}" if ds_id else "")
+        parts = [self.system.mode, f"epoch {self.system.epoch_idx}", ds_id]
+        return ", ".join(filter(None, parts))
 
     def _measure(self, parts: list[Explained], rows: Mapping[str, Rows], data: Data) -> None:
         """Logs the metrics."""
@@ -585,7 +594,9 @@ class GradCAM(Trace):
             if len(choices["atlas"]):
                 grid, atlas, found = self._atlas_of(choices["atlas"].rows(), ds_id)
                 pictures[ds_id] = HeatmapGrid(grid, cell=CELL)
-                fixed[ds_id], counts[ds_id] = np.array([atlas.fixed_place], np.float32), len(found)
+                fixed[ds_id] = np.array([atlas.fixed_place], np.float32)
+                if self._has_enough(atlas, ds_id):
+                    counts[ds_id] = len(found)
                 every += found
                 self._warn(found, ds_id)
         if pictures:
@@ -594,10 +605,24 @@ class GradCAM(Trace):
             )
             self.writer.log(data, f"{prefix}_fixed_place", fixed)
             data.write_without_log(f"{prefix}_alarms", every)
-            data.write_with_log(f"{prefix}_shortcuts", len(every))
+            if counts:
+                data.write_with_log(f"{prefix}_shortcuts", len(every))
             for ds_id, count in counts.items():
                 if ds_id:
                     data.write_with_log(f"{prefix}_shortcuts|{ds_id}", count)
+
+    def _has_enough(self, atlas: Atlas, ds_id: str) -> bool:
+        """Whether a class has the images that a test for shortcuts needs; says once where there cannot be enough."""
+        place, classes = (self.system.mode, ds_id, -1), len(atlas.classes)
+        if self.atlas_size < FEWEST * classes and place not in self._accused:
+            self._accused.add(place)
+            warnings.warn(
+                f"GradCAM ({self.outputs[0]!r}): atlas={self.atlas_size} images are too few for {classes} classes; a "
+                f"class with fewer than {FEWEST} is not tested for shortcuts. Pass atlas={2 * FEWEST * classes}.",
+                CamWarning,
+                stacklevel=2,
+            )
+        return any(one.warm >= FEWEST for one in atlas.classes.values())
 
     def _warn(self, found: Sequence[Alarm], ds_id: str) -> None:
         """Says in the log which classes seem to be told by a place; at length when it is the first time."""

@@ -197,7 +197,7 @@ def test_a_class_that_is_warned_of_is_framed_outlined_and_told_to_see_the_warnin
     box, other = Box(1, 2, 5, 4), Box(15, 10, 3, 3)
     grid = atlas_grid(drawn_atlas(), {}, "t", "grad_cam", "turbo", 0.5, {4: [box, other]})
     by_class = {dict(row.texts)["class"]: row for row in grid.rows}
-    assert ("warning", "see the warning") in by_class["4"].texts
+    assert ("warning", "warning: see log") in by_class["4"].texts
     assert by_class["4"].wrong
     for panel in by_class["4"].panels:
         assert np.array_equal(panel.outline, box.mask(SIZE) | other.mask(SIZE))

@@ -150,8 +150,9 @@ def test_a_film_has_a_row_for_each_image_and_a_column_for_each_epoch() -> None:
         assert np.array_equal(row.panels[0].rgb, grid.rows[at].panels[0].rgb)
         assert [panel.framed for panel in row.panels] == [False, *(epoch % 3 == at for epoch in range(1, 5))]
         for epoch, panel in enumerate(row.panels[1:], 1):
-            assert panel.note.startswith("dog" if epoch % 3 == at else "cat")
-            assert panel.note.endswith("80%")
+            assert panel.caption.startswith("dog" if epoch % 3 == at else "cat")
+            assert panel.caption.endswith("(80%)")
+            assert not panel.note
         assert np.array_equal(row.panels[-1].rgb, grid.rows[at].panels[1].rgb)
 
 
@@ -159,7 +160,9 @@ def test_a_wrong_answer_has_a_red_frame_in_the_picture_and_a_right_one_none() ->
     film, _ = filmed(Follower(), range(1, 3), count=2)
     width, height = CELL, round(CELL * 8 / 12)
     for row in film.rows:
-        alone = replace(film, rows=(replace(row, texts=(), panels=tuple(replace(one, note="") for one in row.panels)),))
+        alone = replace(
+            film, rows=(replace(row, texts=(), panels=tuple(replace(one, caption="") for one in row.panels)),)
+        )
         red = (draw_grid(alone, cell=CELL) == RED).all(-1)
         (wrong,) = [at for at, panel in enumerate(row.panels) if panel.framed]
         rows, columns = np.nonzero(red)
@@ -185,6 +188,7 @@ def test_a_long_film_is_thinned_and_keeps_its_first_and_its_last_epoch(epochs: i
         assert numbers == list(range(1, epochs + 1))
     else:
         assert len(numbers) > MOST_EPOCHS // 2
+        assert len(set(np.diff(numbers[:-1]).tolist())) == 1  # the axis of time is even, but for the last
 
 
 def test_an_epoch_that_is_taken_again_replaces_itself_and_what_came_after() -> None:

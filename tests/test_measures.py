@@ -249,3 +249,8 @@ def test_metrics_that_take_the_weights_apart_leave_the_training_bit_for_bit(fram
     plain, traced = (weights_after(framework, traced) for traced in (False, True))
     for one, other in zip(plain, traced, strict=True):
         assert np.array_equal(one, other)
+
+
+def test_a_metric_that_is_not_known_is_told_from_all_there_are() -> None:
+    with pytest.raises(UnknownNameError, match=r"metrics: 'drfit' is not known.*'drift'.*overlap"):
+        measures_of(["drfit"], "gradcam", ["grad_cam"], {"model", "track"})

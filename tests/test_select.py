@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from fe_gradcam import ArgumentError, CamWarning, GradCAM, UnknownNameError, explain
 from fe_gradcam import select as selecting
+from fe_gradcam.collect import object_places, probabilities_of
 from fe_gradcam.faithfulness import masks_of_boxes
 from fe_gradcam.select import BOTH, RULES, Chosen, Selection, selection_of
 from tests.test_trace import FRAMEWORKS, Catch, streams
@@ -749,3 +750,24 @@ def test_a_single_output_is_read_as_what_it_is_a_logit_or_a_probability(framewor
         assert [result["prediction"] for result in results] == [1] * 3
         expected = 1 / (1 + np.exp(-means[[8, 6, 4]]))
         assert_allclose([result["classification_confidences"][0] for result in results], expected, rtol=1e-5)
+
+
+def test_predictions_that_are_class_ids_are_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"preds='cls' holds integers of shape \(4,\), as if they were class ids"):
+        probabilities_of(np.array([0, 3, 1, 2]), "cls")
+
+
+def test_per_class_without_labels_and_predictions_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="per_class needs labels="):
+        selection_of("first", 5, 1, 0, {"model"})
+
+
+def test_a_key_without_rows_is_named() -> None:
+    chosen = Chosen(["x", "loss"], Selection(limit=2))
+    with pytest.raises(ArgumentError, match="The key 'loss' of the batch holds a single float and no rows"):
+        chosen.add({"x": np.zeros((3, 2)), "loss": 0.5})
+
+
+def test_boxes_in_shares_of_the_image_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="boxes hold no number above 1"):
+        object_places(None, np.array([[0.1, 0.2, 0.5, 0.5]]), (64, 64))

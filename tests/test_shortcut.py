@@ -407,6 +407,6 @@ def test_the_log_of_a_training_says_it_in_plain_words(
     assert "the probability of the class falls from 1.00 to 0.33" in words
     (alarm,) = caught["gradcam_alarms"]
     assert alarm.box == Box(28, 28, 4, 4)
-    assert ("warning", "see the warning") in rows["green"].texts
+    assert ("warning", "warning: see log") in rows["green"].texts
     assert np.array_equal(rows["green"].panels[1].outline, alarm.box.mask((SIDE, SIDE)))
     assert [name for name, row in rows.items() if row.wrong] == ["green"]

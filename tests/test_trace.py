@@ -579,6 +579,10 @@ def test_test_mode_alone(framework: str) -> None:
         ({"targets": []}, ArgumentError, "targets is empty"),
         ({"targets": 1.5}, ArgumentError, "targets=1.5 is not accepted"),
         ({"label_mapping": ["cat"]}, ArgumentError, "label_mapping is a list"),
+        ({"label_mapping": {0: "cat"}}, ArgumentError, "has numbers for names"),
+        ({"track": "yes"}, ArgumentError, "track='yes' is not accepted"),
+        ({"atlas": "yes"}, ArgumentError, "atlas='yes' is not accepted"),
+        ({"metrics": "energy"}, UnknownNameError, "metrics: 'energy' is not known"),
     ],
 )
 def test_mistakes_in_the_arguments_are_errors_at_once(change: dict[str, Any], error: type, message: str) -> None:
