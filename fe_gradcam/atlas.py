@@ -14,6 +14,9 @@ from fe_gradcam.types import Heatmap
 
 Map = NDArray[np.float64]
 
+FEWEST = 6
+"""Images of a class, with heat, from which its fixed place says something, and that a test needs."""
+
 MOST_CLASSES = 60
 """Classes that are drawn, those with most images."""
 
@@ -114,8 +117,8 @@ class Atlas:
 
     @property
     def fixed_place(self) -> float:
-        """The largest of the classes, NaN where none is known."""
-        known = [one.fixed_place for one in self.classes.values() if one.warm > 1]
+        """The largest of the classes that have FEWEST images with heat, NaN where there is none."""
+        known = [one.fixed_place for one in self.classes.values() if one.warm >= FEWEST]
         return max(known) if known else float("nan")
 
 

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from fe_gradcam.faithfulness import masks_of_boxes
 from fe_gradcam.types import ArgumentError
 
+OFF = 1e-3
+"""How far a probability may be off 0 and 1 by rounding."""
+
 
 def host_rows(value: Any, rows: slice | None = None) -> Any:
     """Rows of a tensor, all of them by default, as a NumPy array of its own; of a list, a list."""
@@ -68,11 +71,13 @@ def probabilities_of(predictions: Any, key: str, are_probabilities: bool | None 
         table = table[:, None]
     if table.ndim != 2:
         raise ArgumentError(f"preds={key!r} holds an array of shape {table.shape}; (N, C) or (N, 1) is needed.")
-    inside = bool((table >= 0).all() and (table <= 1).all())
+    inside = bool((table >= -OFF).all() and (table <= 1 + OFF).all())
     if are_probabilities is not None:
         inside = inside and are_probabilities  # of a log-softmax they are logarithms, which serve as logits
     elif table.shape[1] > 1:
         inside = inside and np.allclose(table.sum(1), 1, atol=1e-3)
+    if inside:
+        table = table.clip(0, 1)
     if table.shape[1] == 1:
         positive = table if inside else 1 / (1 + np.exp(-np.clip(table, -500, 500)))
         return np.asarray(np.concatenate([1 - positive, positive], 1), np.float32)
@@ -113,7 +118,8 @@ def object_places(masks: Any, boxes: Any, size: tuple[int, int]) -> NDArray[np.b
         found.append(_of_masks(np.asarray(masks), size))
     if boxes is not None:
         table = np.asarray(boxes, np.float64)
-        if 0 < np.abs(table[..., :4]).max(initial=0) <= 1:
+        real = table[..., :4][(table[..., 2:4] > 0).all(-1)] if table.shape[-1] >= 4 else table[:0]
+        if real.size and real.max() <= 1 and (real != np.floor(real)).any():
             raise ArgumentError(
                 "boxes hold no number above 1, as if they were shares of the image; left, top, width and height in "
                 f"pixels are needed: multiply by the size, {size[1]} and {size[0]}."

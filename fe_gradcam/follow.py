@@ -41,6 +41,7 @@ class Frame:
         notes: What stands on each, such as "no evidence".
         wrong: Whether the prediction was.
         captions: The predictions.
+        method: Whose heat it is.
     """
 
     epoch: int
@@ -48,6 +49,7 @@ class Frame:
     notes: list[str]
     wrong: list[bool]
     captions: list[str]
+    method: str
 
 
 @dataclass(eq=False)
@@ -75,7 +77,10 @@ class Follower:
                 place: (dict(rows.values), rows.positions, rows.largest_batch) for place, rows in self.rows.items()
             },
             "frames": {
-                place: [(frame.epoch, frame.pictures, frame.notes, frame.wrong, frame.captions) for frame in frames]
+                place: [
+                    (frame.epoch, frame.pictures, frame.notes, frame.wrong, frame.captions, frame.method)
+                    for frame in frames
+                ]
                 for place, frames in self.frames.items()
             },
             "heat": dict(self.heat),
@@ -106,14 +111,15 @@ class Follower:
             key = (*place, method)
             now, before = np.maximum(heatmap.values, 0), self.heat.get(key)
             if before is not None and before.shape == now.shape:
+                warm = (before.max((1, 2)) > 0) & (now.max((1, 2)) > 0)  # of blank heat nothing can be said
                 found[method] = {
-                    "drift": (1 - rank_correlation(before, now)).astype(np.float32),
-                    "overlap": overlap_of_hottest(before, now).astype(np.float32),
+                    "drift": np.where(warm, 1 - rank_correlation(before, now), np.nan).astype(np.float32),
+                    "overlap": np.where(warm, overlap_of_hottest(before, now), np.nan).astype(np.float32),
                 }
             self.heat[key] = now
         return found
 
-    def add(self, place: Place, epoch: int, grid: Grid) -> None:
+    def add(self, place: Place, epoch: int, grid: Grid, method: str) -> None:
         """Keeps what the grid of an epoch shows of its first heatmaps."""
         rows = grid.rows[:MOST_IMAGES]
         frame = Frame(
@@ -122,11 +128,13 @@ class Follower:
             [row.panels[1].note for row in rows],
             [row.wrong for row in rows],
             [_said(row) for row in rows],
+            method,
         )
-        kept = [one for one in self.frames.get(place, []) if one.epoch < epoch and len(one.pictures) == len(rows)]
+        before = [one for one in self.frames.get(place, []) if one.epoch < epoch]
+        kept = [one for one in before if len(one.pictures) == len(rows) and one.method == method]
         self.frames[place] = _thinned([*kept, frame])
 
-    def film(self, place: Place, grid: Grid, method: str) -> Grid:
+    def film(self, place: Place, grid: Grid) -> Grid:
         """The filmstrip: a row for each image, a column for each epoch that is kept."""
         frames = self.frames[place]
         rows = tuple(
@@ -139,7 +147,7 @@ class Follower:
         )
         titles = (grid.titles[0], *(f"epoch {frame.epoch}" for frame in frames))
         of = f"{place[0]}, {place[1]}" if place[1] else place[0]
-        title = f"{of}, epochs {frames[0].epoch} to {frames[-1].epoch}, {method}"
+        title = f"{of}, epochs {frames[0].epoch} to {frames[-1].epoch}, {frames[-1].method}"
         return replace(grid, rows=rows, titles=titles, title=title)
 
 

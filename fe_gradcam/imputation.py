@@ -264,7 +264,7 @@ class Asked:
         """See `Ask`; 0 for images without a class."""
         answers = torch.zeros(len(rows))
         known = torch.from_numpy(self._class_ids >= 0)[rows.cpu()].nonzero()[:, 0]
-        for at in torch.split(known, max(1, self._batch_size - 1)):
+        for at in torch.split(known, max(1, self._batch_size - 1)) if len(known) else ():
             answers[at] = self._probabilities(make(at.to(rows.device)), rows[at.to(rows.device)])
         return answers
 

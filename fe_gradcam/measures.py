@@ -49,6 +49,7 @@ class Measures:
 
     def key(self, name: str, method: str) -> str:
         """The key of a metric of a method."""
+        method = method.replace("=-", "=minus ")
         of_method = f"_{re.sub(r'[^A-Za-z0-9]+', '_', method).strip('_')}" if len(self.methods) > 1 else ""
         return f"{self.prefix}_{name}{of_method}"
 
@@ -112,4 +113,9 @@ def measures_of(
             raise ArgumentError(f"metrics: {metric.name!r} needs masks= or boxes= with the key of where the object is.")
         if metric.needs != "place" and "model" not in given:
             raise ArgumentError(f"metrics: {metric.name!r} asks the model. Pass model= instead of grads=.")
-    return Measures(found, two_epochs, methods, prefix)
+    measures = Measures(found, two_epochs, methods, prefix)
+    if len(set(measures.keys)) < len(measures.keys):
+        raise ArgumentError(
+            f"metrics of the methods {list(methods)} would be logged under the same keys: {measures.keys}."
+        )
+    return measures

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fe_gradcam.collect import host_rows
 from fe_gradcam.compose import Column, Explained, Look, compose_grid
 from fe_gradcam.export import FilePath, encode_png, write_png
 from fe_gradcam.grid import draw_grid
@@ -84,7 +85,7 @@ def draw(
         3
     """
     several = [heatmaps] if isinstance(heatmaps, Heatmap) else list(heatmaps)
-    array = np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)
+    array = np.asarray(host_rows(images))
     _check(several, array)
     channels_first = array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3)
     inferred = next((one for one in several if one.target == "pred" and (one.class_ids >= 0).all()), None)

@@ -328,7 +328,7 @@ class Chosen:
         priority = RULES[rule].priority(facts)
         if self.selection.positions:
             priority = np.where(np.isin(facts.positions, self._wanted), priority, np.nan)
-        if self.selection.by_class and facts.labels is not None:
+        if self.selection.by_class and facts.labels is not None and self.selection.most is None:
             priority = np.where(facts.labels >= 0, priority, np.nan)
         return priority
 

@@ -22,12 +22,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import label
 
-from fe_gradcam.atlas import Atlas, Box
+from fe_gradcam.atlas import FEWEST, Atlas, Box
 from fe_gradcam.imputation import Asked, interpolated
 from fe_gradcam.types import Heatmap, Images
-
-FEWEST = 6
-"""Images of a class, with heat, that a suspicion is based on, and that can be tested."""
 
 FIXED = 0.5
 """The fixed-place score from which a class is suspected."""
@@ -99,7 +96,8 @@ class Alarm:
             f"classes' heat {self.share_of_others:.0%}. Tested on {self.tried} images: with that place covered the "
             f"probability of the class falls from {self.plain:.2f} to {self.covered:.2f}, with other places covered "
             f"that are as large and hold as much to {self.covered_elsewhere:.2f}. Look at what is there in the images "
-            "of this class and not in others: a mark, a text, a border. If it is the object's own sign, all is well."
+            "of this class and not in others: a mark, a text, a border. If it is the object itself or its own sign, "
+            "all is well, and masks= or boxes= silence this."
         )
 
     def text_again(self, names: Mapping[int, str]) -> str:
@@ -144,17 +142,20 @@ def suspects(atlas: Atlas, places: Mapping[int, NDArray[np.bool_]] | None = None
             continue
         small = box.width * box.height <= LARGEST * atlas.size[0] * atlas.size[1]
         own, others = shares_in(atlas, class_id, box)
-        if small and own >= APART * others and not _is_object(box, None if places is None else places.get(class_id)):
+        apart = others is not None and own >= APART * others
+        if small and apart and not _is_object(box, None if places is None else places.get(class_id)):
             found[class_id] = box
     return found
 
 
-def shares_in(atlas: Atlas, class_id: int, box: Box) -> tuple[float, float]:
-    """The share of a class's heat that lies in a box, and the mean of that of the other classes."""
-    others = [
-        float(one.heat[box.slices].sum()) for other, one in atlas.classes.items() if other != class_id and one.warm
-    ]
-    return float(atlas.classes[class_id].heat[box.slices].sum()), float(np.mean(others)) if others else 0.0
+def shares_in(atlas: Atlas, class_id: int, box: Box) -> tuple[float, float | None]:
+    """The share of a class's heat that lies in a box, and the mean of that of the other classes.
+
+    None for the latter, where no other class has FEWEST images with heat: then nothing is known of what is its own.
+    """
+    warm = [one for other, one in atlas.classes.items() if other != class_id and one.warm]
+    others = [float(one.heat[box.slices].sum()) for one in warm] if any(one.warm >= FEWEST for one in warm) else []
+    return float(atlas.classes[class_id].heat[box.slices].sum()), float(np.mean(others)) if others else None
 
 
 def _is_object(box: Box, places: NDArray[np.bool_] | None) -> bool:
@@ -195,17 +196,22 @@ def alarms(
     found = []
     for class_id, box in suspects(atlas, by_class).items():
         rows = generator.permutation(np.flatnonzero((ids == class_id) & ~heatmap.blank))[:TRIED]
-        tests = (_tested(asked, atlas, class_id, place, rows) for place in (box, _widened(box, heatmap)))
+        wider = [_widened(box, heatmap, half) for half in (0, 1)]
+        tests = (_tested(asked, atlas, class_id, place, rows) for place in dict.fromkeys([box, *wider]))
         alarm = next((one for one in tests if one is not None), None)
         if alarm is not None:
             found.append(alarm)
     return found
 
 
-def _widened(box: Box, heatmap: Heatmap) -> Box:
-    """The place with a border as wide as one place of the layer's map: what makes it hot may lie beside it."""
+def _widened(box: Box, heatmap: Heatmap, half: int) -> Box:
+    """The place with a border as wide as one place of the layer's map: what makes it hot may lie beside it.
+
+    And with so many times half of its own size: filled in from within a larger mark, the mark would be restored.
+    """
     _, height, width = heatmap.values.shape
     down, across = (-(-side // of) for side, of in zip((height, width), heatmap.raw.shape[1:], strict=True))
+    down, across = down + half * (box.height // 2), across + half * (box.width // 2)
     left, top = max(0, box.left - across), max(0, box.top - down)
     right, bottom = min(width, box.left + box.width + across), min(height, box.top + box.height + down)
     return Box(left, top, right - left, bottom - top)
@@ -239,7 +245,7 @@ def _tested(asked: Asked, atlas: Atlas, class_id: int, box: Box, rows: NDArray[n
         images=one.warm,
         fixed_place=one.fixed_place,
         share=share,
-        share_of_others=of_others,
+        share_of_others=of_others or 0.0,
         tried=len(tried),
         plain=plain,
         covered=with_cover,
@@ -250,7 +256,8 @@ def _tested(asked: Asked, atlas: Atlas, class_id: int, box: Box, rows: NDArray[n
 def _alike(picture: NDArray[np.float32], box: Box) -> list[Box]:
     """Other places of a picture (C, H, W), apart from `box`, as large, that hold about as much."""
     height, width = picture.shape[1:]
-    content = float(picture[:, box.slices[0], box.slices[1]].std((1, 2)).mean())
+    flat = not picture[:, box.slices[0], box.slices[1]].std((1, 2)).any()
+    content = _held(picture, box, around=flat)
     steps = max(1, box.height // 3), max(1, box.width // 3)
     found = []
     for top in _starts(height, box.height, steps[0]):
@@ -258,10 +265,18 @@ def _alike(picture: NDArray[np.float32], box: Box) -> list[Box]:
             apart = abs(top - box.top) >= box.height or abs(left - box.left) >= box.width
             if apart:
                 other = Box(left, top, box.width, box.height)
-                of_other = float(picture[:, other.slices[0], other.slices[1]].std((1, 2)).mean())
+                of_other = _held(picture, other, around=flat)
                 if content > 0 and content / ALIKE <= of_other <= content * ALIKE:
                     found.append((abs(np.log(of_other / content)), other))
     return [other for _, other in sorted(found, key=lambda pair: pair[0])[:OTHERS]]
+
+
+def _held(picture: NDArray[np.float32], box: Box, *, around: bool) -> float:
+    """How much a place holds: the deviation of its pixels, and of those around it too, where it is flat itself."""
+    down, across = (max(1, box.height // 4), max(1, box.width // 4)) if around else (0, 0)
+    rows = slice(max(0, box.top - down), box.top + box.height + down)
+    columns = slice(max(0, box.left - across), box.left + box.width + across)
+    return float(picture[:, rows, columns].std((1, 2)).mean())
 
 
 def _starts(size: int, side: int, step: int) -> list[int]:

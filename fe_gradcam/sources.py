@@ -129,7 +129,8 @@ class ModelSource:
     def _again(self, images: tuple[NDArray[Any], ...], heatmap: Heatmap, largest_batch: int) -> Heatmap:
         """The same classes explained once more by the same method, with the weights that the model then has."""
         method = next(method for method in self.methods if method.label == heatmap.method)
-        target = heatmap.class_ids if (heatmap.class_ids >= 0).all() else self.targets[0][1]
+        known = heatmap.class_ids >= 0
+        target = np.maximum(heatmap.class_ids, 0) if known.any() else self.targets[0][1]
         return self._explained(images, [target], largest_batch, methods=[method]).heatmaps[0]
 
     def _explained(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, Literal, cast
 
+import cv2
 import numpy as np
 from fastestimator.schedule.schedule import get_current_items
 from fastestimator.summary.system import System
@@ -19,7 +20,7 @@ from fastestimator.util.traceability_util import traceable
 from numpy.typing import ArrayLike, NDArray
 
 from fe_gradcam import arguments, compat
-from fe_gradcam.atlas import Atlas, atlas_grid
+from fe_gradcam.atlas import FEWEST, Atlas, atlas_grid
 from fe_gradcam.collect import (
     are_probabilities,
     class_ids_of,
@@ -47,7 +48,7 @@ from fe_gradcam.render import colormap_lut, to_rgb
 from fe_gradcam.route import check_reshape
 from fe_gradcam.select import Chosen, Rows, Select, Selection, selection_of
 from fe_gradcam.settings import Settings
-from fe_gradcam.shortcut import FEWEST, Alarm
+from fe_gradcam.shortcut import Alarm
 from fe_gradcam.smoothing import Smooth
 from fe_gradcam.sources import KeyedSource, ModelSource, dummy_inputs, resolved
 from fe_gradcam.types import (
@@ -138,10 +139,10 @@ class GradCAM(Trace):
         track: Whether the images chosen in the first epoch are followed through all epochs. Then a filmstrip (rows
             images, columns epochs) stands under ``f"{outputs}_film"`` and in ``{outputs}_{mode}_film.png``. Needs
             `model`.
-        masks: Key of masks (N, H, W), of one channel too, nonzero where the object is: outlined, and what metrics of
-            place are measured against.
+        masks: Key of masks (N, H, W), of one channel too: the object is where integers are not 0 and floats are 0.5 or
+            more. It is outlined, and metrics of place are measured against it.
         boxes: Key of boxes (N, 4) or (N, M, 4): left, top, width and height in pixels of the images; what stands behind
-            these four is not read. Used as `masks` are.
+            these four is not read. Used as `masks` are; of both the part that they share.
         metrics: Names of `fe_gradcam.METRICS`, or pairs of a name and its parameters: measured on the explained
             images, of the first target, and logged as ``{outputs}_{metric}``, with ``_{method}`` where there are
             several. With `track` also "drift" (1 - rank correlation with the epoch before) and "overlap" (of the
@@ -272,6 +273,7 @@ class GradCAM(Trace):
         self._preds_are_probabilities: bool | None = None
         self._read: set[str] = set()
         self._accused: set[tuple[str, str, int]] = set()
+        self._last: dict[tuple[str, str], float] = {}
         self._reset()
         self._model_checked = self._batch_checked = False
 
@@ -310,9 +312,10 @@ class GradCAM(Trace):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Takes up what was saved; what does not fit is left, with a warning."""
-        if self.follower is not None and state.get("follower") is not None:
+        follower = getattr(self, "follower", None)  # of a copy, which has nothing
+        if follower is not None and state.get("follower") is not None:
             with self._forgiven("go on with the filmstrip of the training that is resumed"):
-                self.follower.restore(state["follower"], self._keys)
+                follower.restore(state["follower"], self._keys)
 
     def _shares_an_epoch_with(self, other: GradCAM) -> bool:
         same_mode = not self._modes or not other._modes or self._modes & other._modes
@@ -327,7 +330,7 @@ class GradCAM(Trace):
     def on_begin(self, data: Data) -> None:
         """Explains a dummy image where the model's input is known, so that mistakes show at once."""
         self._model_checked = self._batch_checked = False
-        self._accused = set()
+        self._accused, self._last = set(), {}
         if self.save_dir is not None:
             arguments.make_folder(self.save_dir)
         if self.follower is not None and self.system.epoch_idx == 0:
@@ -415,9 +418,16 @@ class GradCAM(Trace):
         labels = probabilities = None
         if self.label_key is not None and ("labels" in needs or by_class):
             labels = class_ids_of(host_rows(data[self.label_key]), self.label_key)
-        if self.pred_key is not None and ("preds" in needs or (by_class and labels is None)):
+        if self._needs_preds:
             probabilities = self._probabilities(host_rows(data[self.pred_key]))
         return labels, probabilities
+
+    @property
+    def _needs_preds(self) -> bool:
+        """Whether predictions say which rows are chosen."""
+        by_class = self.selection.by_class or bool(self.atlas_size)
+        asked = "preds" in self.selection.needs or (by_class and self.label_key is None)
+        return asked and self.pred_key is not None
 
     def _probabilities(self, preds: Any) -> NDArray[np.float32]:
         if isinstance(self.source, KeyedSource):
@@ -430,9 +440,10 @@ class GradCAM(Trace):
         try:
             chosen.add(data)
             one = chosen.rows()
-            self._places(one, self._pictures(one[self.display_key or self.image_keys[0]]))
+            self._pictures(one[self.display_key or self.image_keys[0]])
+            self._places(one)
             self._labels(one)
-            if not self._model_checked or "preds" in self.selection.needs:
+            if not self._model_checked or self._needs_preds:
                 part = self._explain(one, self.system.ds_id, trial=True)
                 if self.pred_key is not None and part.probabilities is not None:
                     self._preds_are_probabilities = are_probabilities(one[self.pred_key], part.probabilities)
@@ -474,25 +485,33 @@ class GradCAM(Trace):
             ids=None if self.id_key is None else list(rows[self.id_key]),
             ds_id=ds_id,
             positions=rows.positions,
-            places=self._places(rows, pictures),
+            places=self._places(rows),
         )
 
     def _labels(self, rows: Rows) -> NDArray[np.int64] | None:
         return None if self.label_key is None else class_ids_of(rows[self.label_key], self.label_key)
 
-    def _places(self, rows: Rows, pictures: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
-        """Where the object of each image is, (N, H, W), or None where that is not known."""
+    def _places(self, rows: Rows) -> NDArray[np.bool_] | None:
+        """Where the object is in each of the network's images, (N, H, W), or None where that is not known."""
+        if self.mask_key is None and self.box_key is None:
+            return None
         masks = None if self.mask_key is None else rows[self.mask_key]
         boxes = None if self.box_key is None else rows[self.box_key]
-        return object_places(masks, boxes, (pictures.shape[1], pictures.shape[2]))
+        shape = np.shape(rows[self.image_keys[0]])
+        height, width = shape[1:3] if self._channels_last else shape[2:4]
+        return object_places(masks, boxes, (int(height), int(width)))
 
     def _pictures(self, given: Any) -> NDArray[np.uint8]:
         images = np.asarray(given)
-        channels_first = self.system.network.target_type != "tf"
+        channels_first = not self._channels_last
         if images.ndim == 4:
             fits = [images.shape[axis] in (1, 3) for axis in (1, 3)]
             channels_first = fits[0] if fits[0] != fits[1] else channels_first
         return to_rgb(images, channels_first=channels_first, mean=self.mean, std=self.std)
+
+    @property
+    def _channels_last(self) -> bool:
+        return bool(self.system.network.target_type == "tf")
 
     def _rows_of_grid(self) -> dict[str, Rows]:
         """The rows that are explained of each dataset: those followed, or those chosen in this epoch."""
@@ -558,7 +577,9 @@ class GradCAM(Trace):
         """Logs the metrics."""
         found = {}
         for part in parts:
-            kept, first = rows[part.ds_id], part.columns[0].target
+            kept = rows[part.ds_id]
+            of_classes = (column.target for column in part.columns if (column.heatmap.class_ids >= 0).any())
+            first = next(of_classes, part.columns[0].target)
             heatmaps = {column.method: column.heatmap for column in part.columns if column.target == first}
             found[part.ds_id] = self.measures.of(self.source, kept, heatmaps, part.places, self.system)
             if self.follower is not None:
@@ -568,11 +589,14 @@ class GradCAM(Trace):
             self.writer.log(data, key, {ds_id: values[key] for ds_id, values in found.items() if key in values})
 
     def _fill_in(self, data: Data) -> None:
-        """NaN under the metrics that were not measured: a trace that monitors one would stop at a missing key."""
+        """The last value under the metrics that were not measured, or NaN: a missing key would stop who monitors it."""
         of_datasets = {key for key in self._read if key.partition("|")[0] in self._logged}
         for key in {*self._logged, *of_datasets}:
-            if key not in data:
-                data.write_without_log(key, float("nan"))
+            place = (self.system.mode, key)
+            if key in data:
+                self._last[place] = float(data[key])
+            else:
+                data.write_without_log(key, self._last.get(place, float("nan")))
 
     def _show_film(
         self, follower: Follower, parts: list[Explained], grids: Mapping[str, HeatmapGrid], data: Data
@@ -581,8 +605,8 @@ class GradCAM(Trace):
         films = {}
         for part in parts:
             place, grid = (self.system.mode, part.ds_id), grids[part.ds_id].grid
-            follower.add(place, self.system.epoch_idx, grid)
-            films[part.ds_id] = HeatmapGrid(follower.film(place, grid, part.columns[0].method), cell=CELL)
+            follower.add(place, self.system.epoch_idx, grid, part.columns[0].method)
+            films[part.ds_id] = HeatmapGrid(follower.film(place, grid), cell=CELL)
         self.writer.show(data, f"{self.outputs[0]}_film", films, self.system.mode, "film")
 
     def _draw_atlas(self, data: Data) -> None:
@@ -638,8 +662,11 @@ class GradCAM(Trace):
         method = source.methods[0]
         pictures = self._pictures(rows[self.display_key or self.image_keys[0]])
         heatmap = source.of_inferred_class(rows, self.system)
+        height, width = heatmap.values.shape[1:]
+        if pictures.shape[1:3] != (height, width):
+            pictures = np.stack([cv2.resize(one, (width, height), interpolation=cv2.INTER_AREA) for one in pictures])
         atlas = Atlas.of(heatmap, pictures)
-        found = source.alarms(rows, heatmap, atlas, self._places(rows, pictures), self.system)
+        found = source.alarms(rows, heatmap, atlas, self._places(rows), self.system)
         title = self._title(ds_id)
         warned = {alarm.class_id: [alarm.box] for alarm in found}
         look = self.look

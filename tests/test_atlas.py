@@ -146,13 +146,14 @@ def test_an_atlas_takes_the_same_memory_for_any_number_of_images() -> None:
 
 
 def test_of_heatmaps_the_classes_are_kept_apart_and_those_of_no_class_left_out() -> None:
-    values = np.stack([blob(2, 2), blob(2, 2), blob(9, 9), blob(15, 3), blob(4, 18)])
-    atlas = Atlas.of(heatmap(values, [3, 3, 0, -1, 0]), np.stack([picture(value) for value in (0, 100, 7, 255, 9)]))
+    values = np.stack([*[blob(2, 2)] * 6, blob(9, 9), blob(15, 3), blob(4, 18)])
+    shades = [0, 100] * 3 + [7, 255, 9]
+    atlas = Atlas.of(heatmap(values, [3] * 6 + [0, -1, 0]), np.stack([picture(value) for value in shades]))
     assert atlas.size == SIZE
-    assert {class_id: one.images for class_id, one in atlas.classes.items()} == {3: 2, 0: 2}
+    assert {class_id: one.images for class_id, one in atlas.classes.items()} == {3: 6, 0: 2}
     assert np.array_equal(atlas.classes[3].picture, picture(50))
     assert np.array_equal(atlas.classes[0].picture, picture(8))
-    assert_allclose(atlas.fixed_place, 1, atol=1e-6)  # that of class 3, the larger
+    assert_allclose(atlas.fixed_place, 1, atol=1e-6)  # that of class 3, which has images enough
     assert atlas.classes[0].fixed_place < 0.5
     assert np.isnan(Atlas(SIZE).fixed_place)
 

@@ -110,8 +110,9 @@ def test_each_mode_dataset_and_method_is_compared_with_its_own_past() -> None:
     found = follower.compared(("eval", "day"), {"m": heatmap(maps["a"]), "n": heatmap(maps["a"])})
     assert_allclose(found["m"]["drift"], 0, atol=1e-6)
     assert (found["n"]["drift"] > 0.01).all()
-    # Negative heat is none; and of another number of images nothing is said.
-    assert_allclose(follower.compared(("eval", "day"), {"m": heatmap(maps["a"] - 5)})["m"]["drift"], 1)
+    # Negative heat is none, of blank heat nothing can be said, nor of another number of images.
+    blank = follower.compared(("eval", "day"), {"m": heatmap(maps["a"] - 5)})["m"]
+    assert np.isnan([blank["drift"], blank["overlap"]]).all()
     assert follower.compared(("eval", "day"), {"m": heatmap(maps["a"][:1])}) == {}
 
 
@@ -135,8 +136,8 @@ def filmed(follower: Follower, epochs: range, count: int = 3, side: tuple[int, i
         inferred = [int(at == epoch % count) for at in range(count)]
         part = part_of(values, inferred, [0] * count)
         grid = compose_grid([part], {0: "cat", 1: "dog"}, Look(), f"eval, epoch {epoch}")
-        follower.add(EVAL, epoch, grid)
-    return follower.film(EVAL, grid, "grad_cam"), grid
+        follower.add(EVAL, epoch, grid, "grad_cam")
+    return follower.film(EVAL, grid), grid
 
 
 def test_a_film_has_a_row_for_each_image_and_a_column_for_each_epoch() -> None:
@@ -212,8 +213,8 @@ def test_without_evidence_the_film_says_so() -> None:
     part = part_of(values, [0], [0])
     part = replace(part, columns=[Column("grad_cam", "pred", heatmap(values, blank=True))])
     grid, follower = compose_grid([part], {}, Look(), "eval"), Follower()
-    follower.add(EVAL, 1, grid)
-    assert follower.film(EVAL, grid, "grad_cam").rows[0].panels[1].note == "no evidence"
+    follower.add(EVAL, 1, grid, "grad_cam")
+    assert follower.film(EVAL, grid).rows[0].panels[1].note == "no evidence"
 
 
 # --- a state that is saved -------------------------------------------------------------------------------

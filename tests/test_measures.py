@@ -14,7 +14,7 @@ from fastestimator.trace.adapt import EarlyStopping
 from fastestimator.trace.io import BestModelSaver
 from numpy.testing import assert_allclose
 
-from fe_gradcam import ArgumentError, CamWarning, GradCAM, UnknownNameError, explain
+from fe_gradcam import ArgumentError, CamWarning, Contrast, GradCAM, UnknownNameError, explain
 from fe_gradcam.faithfulness import METRICS, measure, summary
 from fe_gradcam.measures import FOLLOWED, measures_of
 from tests.test_trace import FRAMEWORKS, Catch, build, dataset, estimator, gradcam, shown_images
@@ -147,7 +147,7 @@ def test_tools_that_monitor_a_metric_find_it_in_every_epoch(framework: str, tmp_
     model = build(framework)
     catch = Catch("gradcam", "gradcam_deletion", "gradcam_fixed_place", "gradcam_shortcuts", mode="eval")
     traces = [
-        gradcam(model, metrics="deletion", frequency=2, n_samples=2, atlas=4),
+        gradcam(model, metrics="deletion", frequency=2, n_samples=2, atlas=64),
         BestModelSaver(model, str(tmp_path), metric="gradcam_deletion"),
         EarlyStopping("gradcam_deletion", patience=9),
         EarlyStopping("gradcam_shortcuts", patience=9),
@@ -157,13 +157,17 @@ def test_tools_that_monitor_a_metric_find_it_in_every_epoch(framework: str, tmp_
         warnings.simplefilter("error", CamWarning)
         estimator(framework, model, traces, epochs=4).fit()
     assert [caught["epoch"] for caught in catch.caught] == [1, 2, 3, 4]
-    measured = [np.isfinite(caught["gradcam_deletion"]) for caught in catch.caught]
-    assert measured == [False, True, False, True]
+    measured = [False, True, False, True]
+    values = [caught["gradcam_deletion"] for caught in catch.caught]
+    assert np.isnan(values[0])
+    assert values[2] == values[1]  # the last one stands in
+    assert np.isfinite(values[3])
     assert ["gradcam_deletion" in logged for logged in catch.logged] == measured
     assert ["gradcam_shortcuts" in logged for logged in catch.logged] == measured
     assert ["gradcam" in caught for caught in catch.caught] == measured
     for key in ("gradcam_shortcuts", "gradcam_fixed_place"):
-        assert np.isnan([catch.caught[at][key] for at in (0, 2)]).all()
+        assert np.isnan(catch.caught[0][key])
+        assert np.array_equal(catch.caught[2][key], catch.caught[1][key], equal_nan=True)
     saved = sorted(path.name for path in tmp_path.iterdir() if "deletion" in path.name)
     assert saved  # of the epochs that were measured
 
@@ -254,3 +258,22 @@ def test_metrics_that_take_the_weights_apart_leave_the_training_bit_for_bit(fram
 def test_a_metric_that_is_not_known_is_told_from_all_there_are() -> None:
     with pytest.raises(UnknownNameError, match=r"metrics: 'drfit' is not known.*'drift'.*overlap"):
         measures_of(["drfit"], "gradcam", ["grad_cam"], {"model", "track"})
+
+
+def test_of_two_targets_the_first_that_is_a_class_is_measured() -> None:
+    model, catch = build("torch"), Catch("gradcam_deletion", mode="eval")
+    trace = gradcam(model, targets=[Contrast(0, 1), "pred"], metrics="deletion", n_samples=2)
+    estimator("torch", model, [trace, catch], epochs=1).fit()
+    assert 0 <= catch.caught[0]["gradcam_deletion"] <= 1
+
+
+def test_a_target_that_is_no_class_has_no_value() -> None:
+    model, catch = build("torch"), Catch("gradcam_deletion", "gradcam_road", mode="eval")
+    trace = gradcam(model, targets=Contrast(0, 1), metrics=["deletion", "road"], n_samples=2)
+    estimator("torch", model, [trace, catch], epochs=1).fit()
+    assert np.isnan([catch.caught[0]["gradcam_deletion"], catch.caught[0]["gradcam_road"]]).all()
+
+
+def test_two_methods_under_one_key_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="would be logged under the same keys"):
+        measures_of("deletion", "gradcam", ["a(b=c)", "a(b.c)"], {"model"})

@@ -410,3 +410,21 @@ def test_the_log_of_a_training_says_it_in_plain_words(
     assert ("warning", "warning: see log") in rows["green"].texts
     assert np.array_equal(rows["green"].panels[1].outline, alarm.box.mask((SIDE, SIDE)))
     assert [name for name, row in rows.items() if row.wrong] == ["green"]
+
+
+def test_without_another_class_to_hold_it_against_nothing_is_suspected() -> None:
+    """Whether the place is the class's own is not known; a single stray image is no other class."""
+    heat = np.zeros((24, 24), np.float32)
+    heat[18:22, 18:22] = 1
+    elsewhere = np.zeros((24, 24), np.float32)
+    elsewhere[2:6, 2:6] = 1
+    picture = np.zeros((24, 24, 3), np.uint8)
+    atlas = Atlas((24, 24))
+    for _ in range(12):
+        atlas.add(0, heat, picture)
+    assert suspects(atlas) == {}
+    atlas.add(1, elsewhere, picture)
+    assert suspects(atlas) == {}
+    for _ in range(5):
+        atlas.add(1, elsewhere, picture)
+    assert set(suspects(atlas)) == {0, 1}

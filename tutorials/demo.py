@@ -14,7 +14,6 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import numpy as np
 from fastestimator.architecture.pytorch import LeNet as TorchLeNet
 from fastestimator.architecture.tensorflow import LeNet as KerasLeNet
 
@@ -58,7 +57,6 @@ def explain_photos(path: Path) -> None:
     draw(
         images,
         maps,
-        labels=np.array([class_ids[at] for at in known]),
         ids=[names[at] for at in known],
         class_names=IMAGENET_NAMES,
         title="EfficientNet-Lite0, pretrained on ImageNet",
