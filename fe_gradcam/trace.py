@@ -324,8 +324,8 @@ class GradCAM(Trace):
     def get_outputs(self, ds_ids: str | list[str] | None) -> list[str]:
         """The keys written: each output, each with every dataset's id, and those of other datasets that are read."""
         several = [ds_ids] if isinstance(ds_ids, str) else list(ds_ids or ())
-        of_datasets = {f"{key}|{ds_id}" for key in self.outputs for ds_id in several if ds_id}
-        return [*self.outputs, *sorted(of_datasets | self._read - set(self.outputs))]
+        of_datasets = [f"{key}|{ds_id}" for key in self.outputs for ds_id in several if ds_id]
+        return list(dict.fromkeys([*self.outputs, *of_datasets, *sorted(self._read)]))
 
     def on_begin(self, data: Data) -> None:
         """Explains a dummy image where the model's input is known, so that mistakes show at once."""
@@ -590,6 +590,8 @@ class GradCAM(Trace):
 
     def _fill_in(self, data: Data) -> None:
         """The last value under the metrics that were not measured, or NaN: a missing key would stop who monitors it."""
+        if self._modes and self.system.mode not in self._modes:
+            return
         of_datasets = {key for key in self._read if key.partition("|")[0] in self._logged}
         for key in {*self._logged, *of_datasets}:
             place = (self.system.mode, key)

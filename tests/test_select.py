@@ -697,9 +697,13 @@ def test_metrics_of_place_are_those_of_the_boxes_and_masks(trained: Trained) -> 
         where = boxes if name == "wrong" else trained.data["mask"][rows] > 0
         expected = measure(trained.model, images, explain(trained.model, images), metrics, places=where)
         for metric in metrics:
+            mean, caught = summary(expected[metric]), trained.caught[f"{name}_{metric}"]
+            if mean is None:  # every heatmap of these few is blank, as trainings go
+                assert np.isnan(caught)
+                continue
             # To four digits, of which the last may be rounded the other way.
-            assert_allclose(trained.caught[f"{name}_{metric}"], summary(expected[metric]), rtol=2e-3)
-            assert metric == "pointing_game" or 0 < trained.caught[f"{name}_{metric}"] < 1
+            assert_allclose(caught, mean, rtol=2e-3)
+            assert metric == "pointing_game" or 0 < caught < 1
 
 
 # --- a model of one output -----------------------------------------------------------------------------

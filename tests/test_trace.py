@@ -36,7 +36,7 @@ from fe_gradcam import (
     top_k,
 )
 from fe_gradcam.display import HeatmapGrid
-from fe_gradcam.select import Chosen, Selection
+from fe_gradcam.select import Chosen, Rows, Selection
 from fe_gradcam.types import Needs
 from tests.toys import SmallTorch, TorchToy, keras_toy, small_keras
 
@@ -676,13 +676,18 @@ def test_a_model_is_explained_on_the_device_of_its_network_and_brought_back() ->
     trace = gradcam(model)
     network = SimpleNamespace(device=torch.device("cuda", 0), target_type="torch")
     trace.system = SimpleNamespace(traces=[trace], network=network)
-    trace._explain_model((np.zeros((1, 3, 9, 12), np.float32),), None, 1)
+
+    def explained(*shape: int) -> None:
+        rows = Rows({"x": np.zeros(shape, np.float32)}, np.zeros(1, np.int64))
+        trace.source.explain(rows, None, trace.system)
+
+    explained(1, 3, 9, 12)
     assert moves == ["cuda:0", "cpu"]
     with pytest.raises(ArgumentError):
-        trace._explain_model((np.zeros((1, 3, 9), np.float32),), None, 1)
+        explained(1, 3, 9)
     assert moves == ["cuda:0", "cpu"] * 2
     network.device = torch.device("cpu")
-    trace._explain_model((np.zeros((1, 3, 9, 12), np.float32),), None, 1)
+    explained(1, 3, 9, 12)
     assert len(moves) == 4
 
 
@@ -869,7 +874,7 @@ def shown_images(framework: str, count: int) -> np.ndarray:
 def test_methods_with_parameters_side_by_side(framework: str, tmp_path: Path) -> None:
     model = build(framework)
     several = ["grad_cam", "layer_cam", "score_cam", ("ss_cam", {"samples": 2, "noise": 0.5}), ["random_cam", {}]]
-    trace = gradcam(model, n_samples=2, methods=several, seed=3, save_dir=tmp_path)
+    trace = gradcam(model, n_samples=2, methods=several, seed=3, save_dir=tmp_path, labels=None)
     catch = Catch("gradcam", "gradcam_results", mode="eval")
     estimator(framework, model, [trace, catch]).fit()
     labels = ["grad_cam", "layer_cam", "score_cam", "ss_cam(samples=2, noise=0.5)", "random_cam"]
@@ -908,7 +913,7 @@ def test_components_side_by_side() -> None:
     model = build("torch")
     methods = ["eigen_cam", ("kpca_cam", {"component": 2}), ("eigen_grad_cam", {"center": True}), "grad_cam"]
     catch = Catch("gradcam", "gradcam_results", mode="eval")
-    estimator("torch", model, [gradcam(model, n_samples=1, n_components=2, methods=methods), catch]).fit()
+    estimator("torch", model, [gradcam(model, n_samples=1, n_components=2, methods=methods, labels=None), catch]).fit()
     asked = {
         "eigen_cam": "eigen_cam",
         "eigen_cam(component=2)": ("eigen_cam", {"component": 2}),
@@ -927,10 +932,10 @@ def test_components_side_by_side() -> None:
 def test_components_are_as_many_as_asked_for() -> None:
     model = build("torch")
     for count in (1, 3):
-        labels = [method.label for method in gradcam(model, methods="eigen_cam", n_components=count).methods]
+        labels = [method.label for method in gradcam(model, methods="eigen_cam", n_components=count).source.methods]
         assert labels == ["eigen_cam", "eigen_cam(component=2)", "eigen_cam(component=3)"][:count]
     pair = gradcam(model, methods=("eigen_cam", {"component": 3}), n_components=5)
-    assert [method.label for method in pair.methods] == ["eigen_cam(component=3)"]
+    assert [method.label for method in pair.source.methods] == ["eigen_cam(component=3)"]
 
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if Needs.PROBE in method.needs])
