@@ -698,8 +698,7 @@ def test_metrics_of_place_are_those_of_the_boxes_and_masks(trained: Trained) -> 
         expected = measure(trained.model, images, explain(trained.model, images), metrics, places=where)
         for metric in metrics:
             mean, caught = summary(expected[metric]), trained.caught[f"{name}_{metric}"]
-            if mean is None:  # every heatmap of these few is blank, as trainings go
-                assert np.isnan(caught)
+            if mean is None:  # every heatmap of these few is blank, as trainings go: the value of before stands in
                 continue
             # To four digits, of which the last may be rounded the other way.
             assert_allclose(caught, mean, rtol=2e-3)
