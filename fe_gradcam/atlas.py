@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,7 +150,7 @@ def atlas_grid(
     method: str,
     colormap: str,
     alpha: float,
-    warned: Mapping[int, Collection[Box]],
+    warned: Mapping[int, Box],
 ) -> Grid:
     """The picture of an atlas: a row for each class, its mean picture and its mean heat.
 
@@ -161,16 +161,14 @@ def atlas_grid(
         method: The method's name.
         colormap: A colormap of matplotlib.
         alpha: Weight of the heat.
-        warned: Classes that a warning is given of, with the places it names.
+        warned: The place, by class, that a warning is given of.
     """
     most = sorted(atlas.classes, key=lambda class_id: -atlas.classes[class_id].images)[:MOST_CLASSES]
     rows = []
     for class_id in sorted(most):
         one = atlas.classes[class_id]
         fixed = "-" if np.isnan(one.fixed_place) else f"{one.fixed_place:.2f}"
-        outline = None
-        for box in warned.get(class_id, ()):
-            outline = box.mask(atlas.size) if outline is None else outline | box.mask(atlas.size)
+        outline = warned[class_id].mask(atlas.size) if class_id in warned else None
         texts = [
             ("class", names.get(class_id, str(class_id))),
             ("note", f"{one.images} image{'s' * (one.images > 1)}"),

@@ -19,10 +19,9 @@ from torch import Tensor
 
 from fe_gradcam.comparison import Values, randomised, rank_correlation
 from fe_gradcam.imputation import FILLS, Asked, falling, filled, interpolated, replaced
-from fe_gradcam.names import nearest
 from fe_gradcam.perturbed import SAME
-from fe_gradcam.registry import Count, Level, Parameter, Within, is_pair
-from fe_gradcam.types import ArgumentError, Heatmap, UnknownNameError
+from fe_gradcam.registry import Count, Level, Parameter, Within, asked_for
+from fe_gradcam.types import ArgumentError, Heatmap
 
 MetricSpec: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
 """The name of a metric, or a pair of the name and its parameters by name."""
@@ -207,29 +206,8 @@ def get_metric(given: MetricSpec | Metric) -> Metric:
     """
     if isinstance(given, Metric):
         return given
-    name: Any = given
-    parameters: Mapping[str, Any] = {}
-    if is_pair(given):
-        name, parameters = name
-    if not isinstance(name, str):
-        raise ArgumentError(
-            f"metric={given!r} is not accepted. Accepted: a name, or a pair ('deletion', {{parameter: value}})."
-        )
-    if name not in METRICS:
-        raise UnknownNameError(f"metric={name!r} is not known{nearest(name, METRICS)} Accepted: {', '.join(METRICS)}.")
-    known = METRICS[name].parameters
-    for parameter, value in parameters.items():
-        if parameter not in known:
-            accepted = ", ".join(known) or "none, this metric has no parameters"
-            raise UnknownNameError(
-                f"metric={name!r} has no parameter {parameter!r}{nearest(parameter, known)} Accepted: {accepted}."
-            )
-        if not known[parameter].accepts(value):
-            raise ArgumentError(
-                f"metric={name!r}: {parameter}={value!r} is not accepted. Accepted: {known[parameter].accepted}."
-            )
-    plain = {parameter: known[parameter].plain(value) for parameter, value in parameters.items()}
-    return replace(METRICS[name], given=plain)
+    name, parameters = asked_for("metric", given, METRICS, "('deletion', {parameter: value}).")
+    return replace(METRICS[name], given=parameters)
 
 
 # --- the metrics ---------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
-from typing import Annotated, Any, TypeAlias, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Protocol, TypeAlias, get_args, get_origin, get_type_hints
 
 import numpy as np
 from torch import Tensor
@@ -170,30 +170,50 @@ def get_method(method: Method | CamMethod) -> CamMethod:
     """
     if isinstance(method, CamMethod):
         return method
-    name: Any = method
-    given: Mapping[str, Any] = {}
-    if is_pair(method):
-        name, given = name
+    name, given = asked_for(
+        "method", method, METHODS, "('score_cam', {parameter: value}); several go to explain_many(methods=[...])."
+    )
+    return replace(METHODS[name], given=given)
+
+
+class Parametric(Protocol):
+    """What is asked for by a name, and takes parameters."""
+
+    @property
+    def parameters(self) -> Mapping[str, Parameter]:
+        """What it takes, by name."""
+
+
+def asked_for(kind: str, asked: Any, table: Mapping[str, Parametric], accepted_pair: str) -> tuple[str, dict[str, Any]]:
+    """What a name, or a pair of a name and parameters, asks for: the name, and the parameters as Python's own.
+
+    Args:
+        kind: What is named, such as "method".
+        asked: A name or a pair.
+        table: What there is, by name.
+        accepted_pair: The end of the error that says what is accepted: an example of a pair, and what else helps.
+
+    Raises:
+        UnknownNameError: There is no such name, or it has no such parameter.
+        ArgumentError: A parameter's value is not accepted, or `asked` is neither a name nor a pair.
+    """
+    name, given = asked if is_pair(asked) else (asked, {})
     if not isinstance(name, str):
-        raise ArgumentError(
-            f"method={method!r} is not accepted. Accepted: a name, or a pair ('score_cam', {{parameter: value}}); "
-            "several go to explain_many(methods=[...])."
-        )
-    if name not in METHODS:
-        raise UnknownNameError(f"method={name!r} is not known{nearest(name, METHODS)} Accepted: {', '.join(METHODS)}.")
-    known = METHODS[name].parameters
+        raise ArgumentError(f"{kind}={asked!r} is not accepted. Accepted: a name, or a pair {accepted_pair}")
+    if name not in table:
+        raise UnknownNameError(f"{kind}={name!r} is not known{nearest(name, table)} Accepted: {', '.join(table)}.")
+    known = table[name].parameters
     for parameter, value in given.items():
         if parameter not in known:
-            accepted = ", ".join(known) or "none, this method has no parameters"
+            accepted = ", ".join(known) or f"none, this {kind} has no parameters"
             raise UnknownNameError(
-                f"method={name!r} has no parameter {parameter!r}{nearest(parameter, known)} Accepted: {accepted}."
+                f"{kind}={name!r} has no parameter {parameter!r}{nearest(parameter, known)} Accepted: {accepted}."
             )
         if not known[parameter].accepts(value):
             raise ArgumentError(
-                f"method={name!r}: {parameter}={value!r} is not accepted. Accepted: {known[parameter].accepted}."
+                f"{kind}={name!r}: {parameter}={value!r} is not accepted. Accepted: {known[parameter].accepted}."
             )
-    plain = {parameter: known[parameter].plain(value) for parameter, value in given.items()}
-    return replace(METHODS[name], given=plain)
+    return name, {parameter: known[parameter].plain(value) for parameter, value in given.items()}
 
 
 def is_pair(method: Any) -> bool:

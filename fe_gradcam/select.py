@@ -174,8 +174,8 @@ def selection_of(select: Any, n_samples: int | None, per_class: Any, seed: int, 
                 "per_class goes with a rule by name, such as select='random'; positions are what they are."
             )
         places = _positions(select)
-        # n_samples=0 draws nothing, whatever is selected.
-        return Selection("positions", limit=0 if n_samples == 0 else len(places), positions=places, seed=seed)
+        places = () if n_samples == 0 else places  # which draws nothing, whatever is selected
+        return Selection("positions", limit=len(places), positions=places, seed=seed)
     if select not in RULES and select != BOTH:
         raise UnknownNameError(
             f"select={select!r} is not known{nearest(select, [*RULES, BOTH])} Accepted: {', '.join([*RULES, BOTH])}, "
@@ -282,8 +282,7 @@ class Chosen:
     @property
     def missing(self) -> list[int]:
         """The places asked for that the epoch did not reach."""
-        asked = () if self.selection.limit == 0 else self.selection.positions
-        return [place for place in asked if place >= self.seen]
+        return [place for place in self.selection.positions if place >= self.seen]
 
     def add(
         self,

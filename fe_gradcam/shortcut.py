@@ -48,6 +48,9 @@ ALIKE = 2.0
 OTHERS = 4
 """Other places that are covered in each image, those most like it."""
 
+ROUNDING = 1e-9
+"""Of a variance, relative to the largest square of a picture."""
+
 TRIED = 16
 """Images of a class that are tried at the most."""
 
@@ -197,7 +200,7 @@ def alarms(
     for class_id, box in suspects(atlas, by_class).items():
         rows = generator.permutation(np.flatnonzero((ids == class_id) & ~heatmap.blank))[:TRIED]
         wider = [_widened(box, heatmap, half) for half in (0, 1)]
-        tests = (_tested(asked, atlas, class_id, place, rows) for place in dict.fromkeys([box, *wider]))
+        tests = (_tested(asked, heatmap, atlas, class_id, place, rows) for place in dict.fromkeys([box, *wider]))
         alarm = next((one for one in tests if one is not None), None)
         if alarm is not None:
             found.append(alarm)
@@ -217,7 +220,9 @@ def _widened(box: Box, heatmap: Heatmap, half: int) -> Box:
     return Box(left, top, right - left, bottom - top)
 
 
-def _tested(asked: Asked, atlas: Atlas, class_id: int, box: Box, rows: NDArray[np.int64]) -> Alarm | None:
+def _tested(
+    asked: Asked, heatmap: Heatmap, atlas: Atlas, class_id: int, box: Box, rows: NDArray[np.int64]
+) -> Alarm | None:
     """The alarm, if covering the place is what makes the probability of the class fall."""
     pictures = asked.picture.cpu().numpy()
     elsewhere = {int(row): _alike(pictures[row], box) for row in rows}
@@ -231,7 +236,7 @@ def _tested(asked: Asked, atlas: Atlas, class_id: int, box: Box, rows: NDArray[n
     of = torch.tensor([row for row, several in zip(tried, covered, strict=True) for _ in several])
     answers = asked(of.to(every.device), lambda at: every[at]).double().numpy()
     by_image = np.split(answers, np.cumsum([len(several) for several in covered])[:-1])
-    plain = float(asked.plain.double().numpy()[tried].mean())
+    plain = float(heatmap.confidences[tried].mean(dtype=np.float64))
     with_cover = float(np.mean([one[0] for one in by_image]))
     with_others = float(np.mean([one[1:].mean() for one in by_image]))
     if plain - with_cover < max(FALL, TIMES * (plain - with_others)):
@@ -256,27 +261,55 @@ def _tested(asked: Asked, atlas: Atlas, class_id: int, box: Box, rows: NDArray[n
 def _alike(picture: NDArray[np.float32], box: Box) -> list[Box]:
     """Other places of a picture (C, H, W), apart from `box`, as large, that hold about as much."""
     height, width = picture.shape[1:]
-    flat = not picture[:, box.slices[0], box.slices[1]].std((1, 2)).any()
-    content = _held(picture, box, around=flat)
-    steps = max(1, box.height // 3), max(1, box.width // 3)
-    found = []
-    for top in _starts(height, box.height, steps[0]):
-        for left in _starts(width, box.width, steps[1]):
-            apart = abs(top - box.top) >= box.height or abs(left - box.left) >= box.width
-            if apart:
-                other = Box(left, top, box.width, box.height)
-                of_other = _held(picture, other, around=flat)
-                if content > 0 and content / ALIKE <= of_other <= content * ALIKE:
-                    found.append((abs(np.log(of_other / content)), other))
-    return [other for _, other in sorted(found, key=lambda pair: pair[0])[:OTHERS]]
+    inside = picture[:, box.slices[0], box.slices[1]]
+    # Of a flat mark the pixels around it deviate, and count.
+    border = (0, 0) if (inside != inside[:, :1, :1]).any() else (max(1, box.height // 4), max(1, box.width // 4))
+    tops, lefts = (
+        places.ravel()
+        for places in np.meshgrid(
+            _starts(height, box.height, max(1, box.height // 3)),
+            _starts(width, box.width, max(1, box.width // 3)),
+            indexing="ij",
+        )
+    )
+    apart = (abs(tops - box.top) >= box.height) | (abs(lefts - box.left) >= box.width)
+    tops, lefts = np.append(box.top, tops[apart]), np.append(box.left, lefts[apart])
+    content, *others = _deviations(picture, tops, lefts, (box.height, box.width), border)
+    if not content > 0:
+        return []
+    with np.errstate(divide="ignore"):
+        unlike = np.abs(np.log(np.array(others) / content))
+    nearest = [at for at in np.argsort(unlike, kind="stable")[:OTHERS] if unlike[at] <= np.log(ALIKE)]
+    return [Box(int(lefts[1 + at]), int(tops[1 + at]), box.width, box.height) for at in nearest]
 
 
-def _held(picture: NDArray[np.float32], box: Box, *, around: bool) -> float:
-    """How much a place holds: the deviation of its pixels, and of those around it too, where it is flat itself."""
-    down, across = (max(1, box.height // 4), max(1, box.width // 4)) if around else (0, 0)
-    rows = slice(max(0, box.top - down), box.top + box.height + down)
-    columns = slice(max(0, box.left - across), box.left + box.width + across)
-    return float(picture[:, rows, columns].std((1, 2)).mean())
+def _deviations(
+    picture: NDArray[np.float32],
+    tops: NDArray[np.int64],
+    lefts: NDArray[np.int64],
+    size: tuple[int, int],
+    border: tuple[int, int],
+) -> NDArray[np.float64]:
+    """(P,) the deviation of the pixels in P places of a size with a border, in the mean over the channels.
+
+    By sums over all that is above and to the left, so that the number of places costs little.
+    """
+    rows = [(tops - border[0]).clip(0), (tops + size[0] + border[0]).clip(None, picture.shape[1])]
+    columns = [(lefts - border[1]).clip(0), (lefts + size[1] + border[1]).clip(None, picture.shape[2])]
+    area = (rows[1] - rows[0]) * (columns[1] - columns[0])
+    centred = picture.astype(np.float64) - picture.mean((1, 2), dtype=np.float64, keepdims=True)
+
+    def means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        sums = np.pad(values.cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
+        (top, bottom), (left, right) = rows, columns
+        return np.asarray(
+            (sums[:, bottom, right] - sums[:, top, right] - sums[:, bottom, left] + sums[:, top, left]) / area
+        )
+
+    variances = (means(centred**2) - means(centred) ** 2).clip(0)
+    # What is left of sums that cancel is none.
+    variances[variances < ROUNDING * (centred**2).max((1, 2))[:, None]] = 0
+    return np.asarray(np.sqrt(variances).mean(0))
 
 
 def _starts(size: int, side: int, step: int) -> list[int]:

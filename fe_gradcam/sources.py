@@ -88,16 +88,9 @@ class ModelSource:
         """Metrics of the heatmaps of some rows, by name: a value for each."""
         images = self.images(rows)
         with on_network_device(self.model, system):
+            again = partial(self._again, images, heatmap, rows.largest_batch)
             values = measure(
-                self.model,
-                images if len(images) > 1 else images[0],
-                heatmap,
-                metrics,
-                places=places,
-                batch_size=self.settings.batch_size or rows.largest_batch,
-                seed=self.settings.seed,
-                model_output=self.settings.model_output,
-                again=partial(self._again, images, heatmap, rows.largest_batch),
+                self.model, _given(images), heatmap, metrics, places=places, again=again, **self._asking(rows)
             )
         return by_name(values, metrics)
 
@@ -111,20 +104,17 @@ class ModelSource:
         """The classes that seem to be told by a place; see `fe_gradcam.shortcut`."""
         images = self.images(rows)
         with on_network_device(self.model, system):
-            return alarms(
-                self.model,
-                images if len(images) > 1 else images[0],
-                heatmap,
-                atlas,
-                places=places,
-                batch_size=self.settings.batch_size or rows.largest_batch,
-                seed=self.settings.seed,
-                model_output=self.settings.model_output,
-            )
+            return alarms(self.model, _given(images), heatmap, atlas, places=places, **self._asking(rows))
 
     def images(self, rows: Rows) -> tuple[NDArray[Any], ...]:
         """The inputs of the model."""
         return tuple(np.asarray(rows[key]) for key in self.keys)
+
+    def _asking(self, rows: Rows) -> dict[str, Any]:
+        """How the model is asked about other pictures of these rows."""
+        settings = self.settings
+        batch_size = settings.batch_size or rows.largest_batch
+        return {"batch_size": batch_size, "seed": settings.seed, "model_output": settings.model_output}
 
     def _again(self, images: tuple[NDArray[Any], ...], heatmap: Heatmap, largest_batch: int) -> Heatmap:
         """The same classes explained once more by the same method, with the weights that the model then has."""
@@ -144,7 +134,7 @@ class ModelSource:
     ) -> Explanation:
         return explained(
             self.model,
-            images if len(images) > 1 else images[0],
+            _given(images),
             replace(self.settings, batch_size=self.settings.batch_size or largest_batch, trial=trial),
             methods=methods or self.methods,
             layers=[self.layer],
@@ -266,6 +256,11 @@ class KeyedSource:
 def by_name(values: Mapping[str, NDArray[np.float32]], metrics: Sequence[Metric]) -> dict[str, NDArray[np.float32]]:
     """Values by a metric's name, where they were by its name with parameters."""
     return {metric.name: values[metric.label] for metric in metrics}
+
+
+def _given(images: tuple[NDArray[Any], ...]) -> Any:
+    """The inputs as `fe_gradcam.explain` takes them: of one input no tuple."""
+    return images if len(images) > 1 else images[0]
 
 
 def _map_of(rows: Rows, key: str, *, channels_last: bool) -> torch.Tensor:

@@ -670,7 +670,7 @@ class GradCAM(Trace):
         atlas = Atlas.of(heatmap, pictures)
         found = source.alarms(rows, heatmap, atlas, self._places(rows), self.system)
         title = self._title(ds_id)
-        warned = {alarm.class_id: [alarm.box] for alarm in found}
+        warned = {alarm.class_id: alarm.box for alarm in found}
         look = self.look
         grid = atlas_grid(atlas, self.names, f"{title}: the classes", method.label, look.colormap, look.alpha, warned)
         return grid, atlas, found

@@ -69,11 +69,12 @@ class Writer:
 
     def log(self, data: Data, key: str, of_datasets: Mapping[str, NDArray[np.float32]]) -> None:
         """Logs the mean of a value over images, four digits of it: of all, and of each dataset with a name."""
-        if not of_datasets:
-            return
-        for name, values in ((key, list(of_datasets.values())), *((f"{key}|{d}", [v]) for d, v in of_datasets.items())):
-            mean = summary(np.concatenate(values))
-            if mean is not None and not name.endswith("|"):
+        values = {f"{key}|{ds_id}": found for ds_id, found in of_datasets.items() if ds_id}
+        if of_datasets:
+            values[key] = np.concatenate(list(of_datasets.values()))
+        for name, found in values.items():
+            mean = summary(found)
+            if mean is not None:
                 data.write_with_log(name, float(f"{mean:.4g}"))
 
     def path(self, mode: str, name: str, ds_id: str) -> Path | None:
