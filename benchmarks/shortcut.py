@@ -2,8 +2,8 @@
 
 Small nets are trained on digits: at random places of a canvas, or all in its middle (registered); clean, or with a
 white square in the lower right corner of every 3. Of each training the atlas of 128 images and the alarms of
-`fe_gradcam.shortcut` are made, as the trace makes them. An alarm of a clean training is false; so is one of another
-class than 3, and one at another place than the corner.
+`fe_gradcam.verdicts.places` are made, as the trace makes them. An alarm of a clean training is false; so is one of
+another class than 3, and one at another place than the corner.
 
 ``python -m benchmarks.shortcut --trainings 20`` prints a table.
 """
@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fe_gradcam import explain
-from fe_gradcam.atlas import Atlas
-from fe_gradcam.shortcut import Alarm, alarms, suspects
+from fe_gradcam.verdicts.atlas import Atlas
+from fe_gradcam.verdicts.places import Alarm, alarms, suspects
 from tutorials.real_data import CANVAS_SIZE, digit_canvases
 
 Places = Literal["random", "centred"]

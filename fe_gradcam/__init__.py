@@ -6,15 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fe_gradcam.catalogue import METHODS
-    from fe_gradcam.faithfulness import METRICS, measure
-    from fe_gradcam.op import LayerGradientOp
-    from fe_gradcam.operator import gen_dl_model_heatmap
-    from fe_gradcam.picture import draw
-    from fe_gradcam.route import explain, explain_many, list_layers
-    from fe_gradcam.smoothing import Augment
-    from fe_gradcam.targets import Contrast, OutputValue, Rank, Segmentation, top_k
-    from fe_gradcam.trace import GradCAM
+    from fe_gradcam.drawing.picture import draw
+    from fe_gradcam.explaining.route import explain, explain_many, list_layers
+    from fe_gradcam.explaining.views import Augment
+    from fe_gradcam.halcon import gen_dl_model_heatmap
+    from fe_gradcam.integrations.fastestimator.op import LayerGradientOp
+    from fe_gradcam.integrations.fastestimator.trace import GradCAM
+    from fe_gradcam.methods import METHODS
+    from fe_gradcam.metrics.measure import METRICS, measure
+    from fe_gradcam.spec.targets import Contrast, OutputValue, Rank, Segmentation, top_k
     from fe_gradcam.types import (
         ArgumentError,
         CamError,
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "explain": "route",
-    "explain_many": "route",
-    "list_layers": "route",
-    "METHODS": "catalogue",
-    "METRICS": "faithfulness",
-    "masks_of_boxes": "faithfulness",
-    "measure": "faithfulness",
-    "draw": "picture",
-    "LayerGradientOp": "op",
-    "gen_dl_model_heatmap": "operator",
-    "Augment": "smoothing",
-    "Contrast": "targets",
-    "OutputValue": "targets",
-    "Rank": "targets",
-    "Segmentation": "targets",
-    "top_k": "targets",
-    "GradCAM": "trace",
+    "explain": "explaining.route",
+    "explain_many": "explaining.route",
+    "list_layers": "explaining.route",
+    "METHODS": "methods",
+    "METRICS": "metrics.measure",
+    "masks_of_boxes": "metrics.measure",
+    "measure": "metrics.measure",
+    "draw": "drawing.picture",
+    "LayerGradientOp": "integrations.fastestimator.op",
+    "gen_dl_model_heatmap": "halcon",
+    "Augment": "explaining.views",
+    "Contrast": "spec.targets",
+    "OutputValue": "spec.targets",
+    "Rank": "spec.targets",
+    "Segmentation": "spec.targets",
+    "top_k": "spec.targets",
+    "GradCAM": "integrations.fastestimator.trace",
     "ArgumentError": "types",
     "CamError": "types",
     "CamWarning": "types",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 import torch
 import torch.nn.functional as F
 
-from fe_gradcam.names import nearest
+from fe_gradcam.errors import nearest
 from fe_gradcam.types import ArgumentError, Fuse, Scaling
 
 if TYPE_CHECKING:

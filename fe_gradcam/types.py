@@ -83,7 +83,7 @@ class Needs(Flag):
 
 
 class TargetSpec:
-    """A target that says more than a class id: see `fe_gradcam.targets`."""
+    """A target that says more than a class id: see `fe_gradcam.spec.targets`."""
 
     @property
     def name(self) -> str:
@@ -223,7 +223,7 @@ class CamInputs:
         seed: For the methods that draw random numbers.
         probe: Asks the model again, or None where there is no model at hand.
         pinned: The target with what it came to for these images, such as the class inferred; see
-            `fe_gradcam.targets`.
+            `fe_gradcam.spec.targets`.
     """
 
     activations: Tensor

@@ -13,8 +13,8 @@ from torch import nn
 
 from fe_gradcam import UnsupportedModelError, explain
 from fe_gradcam.backends import backend_for
-from fe_gradcam.backends._torch_attention import AttentionMode
-from fe_gradcam.targets import resolve_target
+from fe_gradcam.backends.pytorch.attention import AttentionMode
+from fe_gradcam.spec.targets import resolve_target
 
 WIDTH, GRID = 8, (3, 4)
 

@@ -20,9 +20,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image, ImageOps
 
 import fe_gradcam
-from fe_gradcam import METHODS, Contrast, cli, compose, explain, explain_many
-from fe_gradcam.command import photo
-from fe_gradcam.command.photo import PhotoError, Preparation, image_files, read_photo, unique_names
+from fe_gradcam import METHODS, Contrast, explain, explain_many
+from fe_gradcam.command import cli, photo
+from fe_gradcam.drawing import sheet as compose
+from fe_gradcam.loading.photos import PhotoError, Preparation, image_files, read_photo, unique_names
 from fe_gradcam.scaling import FUSES, SCALINGS
 
 ROOT = Path(fe_gradcam.__file__).parents[1]
@@ -1035,7 +1036,7 @@ def test_help_teaches() -> None:
 
 def test_help_loads_nothing_that_takes_time() -> None:
     program = (
-        "import sys\nfrom fe_gradcam.cli import main\nmain(['--help'], standalone_mode=False)\n"
+        "import sys\nfrom fe_gradcam.command.cli import main\nmain(['--help'], standalone_mode=False)\n"
         "print({'numpy', 'torch', 'tensorflow', 'fastestimator', 'PIL', 'cv2', 'matplotlib'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
@@ -1044,7 +1045,7 @@ def test_help_loads_nothing_that_takes_time() -> None:
 
 def test_a_pytorch_model_loads_neither_tensorflow_nor_the_host(place: Path) -> None:
     program = (
-        "import sys\nfrom fe_gradcam.cli import main\n"
+        "import sys\nfrom fe_gradcam.command.cli import main\n"
         "main(['explain', 'nets:Colours', 'squares.png', '--size', '16'], standalone_mode=False)\n"
         "print({'tensorflow', 'fastestimator', 'plotly'} & set(sys.modules), 'torch' in sys.modules)"
     )

@@ -20,7 +20,7 @@ from fastestimator.trace.trace import Trace
 from fastestimator.util import traceability_util
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fe_gradcam import compat
+from fe_gradcam.integrations.fastestimator import compat
 from tests.toys import SmallTorch, small_keras
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from fe_gradcam.compose import (
+from fe_gradcam.drawing.pixels import overlay
+from fe_gradcam.drawing.sheet import (
     MOST_ROWS,
     Column,
     Explained,
@@ -18,7 +19,6 @@ from fe_gradcam.compose import (
     compose_results,
     with_shared_scale,
 )
-from fe_gradcam.render import overlay
 from fe_gradcam.types import Heatmap, Scaling
 
 NAMES = {0: "cat", 1: "dog"}
@@ -107,7 +107,7 @@ def test_columns_are_told_apart() -> None:
 
 def test_no_more_rows_are_drawn_than_a_reader_can_use(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    monkeypatch.setattr("fe_gradcam.compose.overlay", lambda picture, heat, **how: drawn.append(1) or picture)
+    monkeypatch.setattr("fe_gradcam.drawing.sheet.overlay", lambda picture, heat, **how: drawn.append(1) or picture)
     grid = compose_grid([part(MOST_ROWS + 50)], NAMES, Look(), "t")
     assert len(grid.rows) == MOST_ROWS == len(drawn)
     assert f"the first {MOST_ROWS} of {MOST_ROWS + 50} images" in grid.title

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fe_gradcam import export
-from fe_gradcam.export import encode_png, write_arrays, write_png
+from fe_gradcam import files as export
+from fe_gradcam.files import encode_png, write_arrays, write_png
 from fe_gradcam.types import ArgumentError
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)

@@ -19,7 +19,8 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from fe_gradcam import METRICS, ArgumentError, Heatmap, UnknownNameError, UnsupportedModelError, explain, measure
-from fe_gradcam.faithfulness import (
+from fe_gradcam.metrics.imputation import NEIGHBOURS, blurred, filled, interpolated
+from fe_gradcam.metrics.measure import (
     get_metric,
     masks_of_boxes,
     overlap_of_hottest,
@@ -27,7 +28,6 @@ from fe_gradcam.faithfulness import (
     rank_correlation,
     summary,
 )
-from fe_gradcam.imputation import NEIGHBOURS, blurred, filled, interpolated
 from tests.toys import SmallTorch, small_keras
 
 FRAMEWORKS = ("torch", "keras")

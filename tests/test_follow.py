@@ -27,12 +27,13 @@ from fastestimator.util.data import Data
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from fe_gradcam import ArgumentError, CamWarning, GradCAM, follow
-from fe_gradcam.compose import Column, Explained, Look, compose_grid
-from fe_gradcam.display import HeatmapGrid
-from fe_gradcam.follow import CELL, FRAME_SIDE, MOST_EPOCHS, MOST_IMAGES, Follower
-from fe_gradcam.grid import GAP, MARGIN, RED, draw_grid
-from fe_gradcam.select import Rows
+from fe_gradcam import ArgumentError, CamWarning, GradCAM
+from fe_gradcam.drawing import film as follow
+from fe_gradcam.drawing.film import CELL, FRAME_SIDE, MOST_EPOCHS, MOST_IMAGES, Follower
+from fe_gradcam.drawing.grid import GAP, MARGIN, RED, draw_grid
+from fe_gradcam.drawing.sheet import Column, Explained, Look, compose_grid
+from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
+from fe_gradcam.training.selection import Rows
 from fe_gradcam.types import Heatmap
 from tests.test_trace import FRAMEWORKS, Catch
 from tutorials.real_data import digit_canvases

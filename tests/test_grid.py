@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fe_gradcam import text
-from fe_gradcam.grid import RED, Grid, Panel, Row, draw_grid
-from fe_gradcam.render import colormap_lut
-from fe_gradcam.text import fitted, text_mask, wrapped
+from fe_gradcam.drawing import text
+from fe_gradcam.drawing.grid import RED, Grid, Panel, Row, draw_grid
+from fe_gradcam.drawing.pixels import colormap_lut
+from fe_gradcam.drawing.text import fitted, text_mask, wrapped
 from fe_gradcam.types import ArgumentError
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)

@@ -24,7 +24,7 @@ from fe_gradcam import (
     explain_many,
     list_layers,
 )
-from fe_gradcam.backends._keras_compiled import TRACES
+from fe_gradcam.backends.keras.compiled import TRACES
 from tests.toys import keras_toy, small_keras
 
 layers = tf.keras.layers

@@ -14,8 +14,8 @@ from fastestimator.trace.io import BestModelSaver
 from numpy.testing import assert_allclose
 
 from fe_gradcam import ArgumentError, CamWarning, Contrast, GradCAM, UnknownNameError, explain
-from fe_gradcam.faithfulness import METRICS, measure, summary
-from fe_gradcam.measures import FOLLOWED, measures_of
+from fe_gradcam.metrics.measure import METRICS, measure, summary
+from fe_gradcam.training.products.metrics import FOLLOWED, measures_of
 from tests.test_trace import FRAMEWORKS, Catch, build, dataset, estimator, gradcam, shown_images
 
 EVERYTHING = {"model", "places", "track"}
@@ -80,7 +80,7 @@ BOXES = np.array([[1, 1, 6, 5], [0, 0, 0, 0], [3, 2, 4, 4], [5, 1, 7, 8]] * 3, n
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_what_is_logged_is_the_mean_of_what_measure_says(framework: str) -> None:
-    from fe_gradcam.faithfulness import masks_of_boxes
+    from fe_gradcam.metrics.measure import masks_of_boxes
 
     model = build(framework)
     metrics = ["deletion", ("insertion", {"steps": 4}), "energy_inside", "pointing_game", "sanity"]
@@ -110,7 +110,7 @@ def test_what_is_logged_is_the_mean_of_what_measure_says(framework: str) -> None
 
 
 def test_keyed_heat_is_measured_by_place() -> None:
-    from fe_gradcam.faithfulness import masks_of_boxes
+    from fe_gradcam.metrics.measure import masks_of_boxes
 
     model = build("torch")
     trace = GradCAM("x", "grads", activations="acts", preds="y_pred", boxes="box", metrics="energy_inside",
@@ -189,7 +189,7 @@ def test_a_metric_that_fails_is_a_warning_and_the_pictures_are_there(
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise MemoryError("on request")
 
-    monkeypatch.setattr("fe_gradcam.sources.measure", fail)
+    monkeypatch.setattr("fe_gradcam.training.source.measure", fail)
     model = build("torch")
     catch = Catch("gradcam", "gradcam_results", "gradcam_film", "gradcam_deletion", "gradcam_atlas", mode="eval")
     trace = gradcam(model, metrics="deletion", track=True, atlas=4, n_samples=2, save_dir=tmp_path, on_error="warn")
@@ -208,7 +208,7 @@ def test_a_metric_that_fails_costs_neither_the_film_nor_the_atlas(monkeypatch: p
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise MemoryError("on request")
 
-    monkeypatch.setattr("fe_gradcam.sources.measure", fail)
+    monkeypatch.setattr("fe_gradcam.training.source.measure", fail)
     model = build("torch")
     catch = Catch("gradcam_film", "gradcam_atlas", mode="eval")
     trace = gradcam(model, metrics="deletion", track=True, atlas=4, n_samples=2, on_error="warn")

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 from torch import nn
 
 from fe_gradcam import ArgumentError, CamWarning, UnknownNameError, UnsupportedModelError, explain, explain_many
-from fe_gradcam.outputs import entries_of, pick
+from fe_gradcam.spec.outputs import entries_of, pick
 from tests.toys import TOYS
 
 

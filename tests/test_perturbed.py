@@ -16,9 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fe_gradcam import METHODS, Augment, Contrast, OutputValue, Rank, Segmentation, UnsupportedModelError, explain
 from fe_gradcam.backends import backend_for
-from fe_gradcam.probe import ModelProbe
-from fe_gradcam.settings import Settings
-from fe_gradcam.targets import resolve_target
+from fe_gradcam.explaining.probe import ModelProbe
+from fe_gradcam.explaining.settings import Settings
+from fe_gradcam.spec.targets import resolve_target
 from fe_gradcam.types import ArgumentError, Needs
 from tests.toys import CurvedTorch, SmallTorch, curved_keras, small_keras, twins
 
@@ -459,7 +459,7 @@ def test_a_probability_model_without_a_visible_head_is_asked_alike() -> None:
 
 def test_keras_twin_of_the_probe_compiles_once() -> None:
     """Chunks of other sizes share a compiled pass."""
-    from fe_gradcam.backends._keras_compiled import TRACES
+    from fe_gradcam.backends.keras.compiled import TRACES
 
     torch.manual_seed(0)
     model = curved_keras(CurvedTorch())
@@ -534,7 +534,7 @@ def test_bytes_stay_bytes(framework: str, method: str) -> None:
 
 def test_a_trial_asks_few_variants() -> None:
     """The trace tries its arguments before the training: not with every channel of a wide layer."""
-    from fe_gradcam.route import explained
+    from fe_gradcam.explaining.route import explained
 
     model = Counting()
     settings = Settings(batch_size=2, trial=True)

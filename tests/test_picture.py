@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from fe_gradcam import ArgumentError, draw, explain, explain_many
-from fe_gradcam.grid import RED
-from fe_gradcam.render import overlay
+from fe_gradcam.drawing.grid import RED
+from fe_gradcam.drawing.pixels import overlay
 from tests.toys import SmallTorch
 
 

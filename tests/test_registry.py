@@ -13,8 +13,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch import Tensor
 
 from fe_gradcam import METHODS, ArgumentError, UnknownNameError, explain, explain_many
-from fe_gradcam.catalogue import get_method, is_pair, parse_method
-from fe_gradcam.registry import CamMethod, Count, Fraction, OptionalCount, Parameter, Within, cam_method
+from fe_gradcam.methods import get_method, is_pair, parse_method
+from fe_gradcam.methods.registry import CamMethod, Count, Fraction, OptionalCount, Parameter, Within, cam_method
 from fe_gradcam.types import CamError, CamInputs, Needs
 from tests.toys import TOYS, SmallTorch
 

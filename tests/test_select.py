@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from fe_gradcam import ArgumentError, CamWarning, GradCAM, UnknownNameError, explain
 from fe_gradcam import select as selecting
-from fe_gradcam.collect import object_places, probabilities_of
-from fe_gradcam.faithfulness import masks_of_boxes
-from fe_gradcam.select import BOTH, RULES, Chosen, Selection, selection_of
+from fe_gradcam.metrics.measure import masks_of_boxes
+from fe_gradcam.training.rows import object_places, probabilities_of
+from fe_gradcam.training.selection import BOTH, RULES, Chosen, Selection, selection_of
 from tests.test_trace import FRAMEWORKS, Catch, streams
 from tutorials.real_data import Canvases, digit_canvases
 
@@ -654,7 +654,7 @@ def test_where_the_answer_is_right_the_place_of_the_true_class_stays_empty(train
 def test_boxes_and_masks_are_outlined_in_the_picture(trained: Trained) -> None:
     from dataclasses import replace
 
-    from fe_gradcam.grid import INK, WHITE, Row, draw_grid
+    from fe_gradcam.drawing.grid import INK, WHITE, Row, draw_grid
 
     for name in ("wrong", "both"):
         rows = trained.rows(name)
@@ -688,7 +688,7 @@ def test_boxes_and_masks_are_outlined_in_the_picture(trained: Trained) -> None:
 
 
 def test_metrics_of_place_are_those_of_the_boxes_and_masks(trained: Trained) -> None:
-    from fe_gradcam.faithfulness import measure, summary
+    from fe_gradcam.metrics.measure import measure, summary
 
     for name, metrics in (("wrong", ["pointing_game", "energy_inside"]), ("both", ["energy_inside"])):
         rows = trained.rows(name)

@@ -20,9 +20,10 @@ from fastestimator.op.tensorop.model import ModelOp
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from fe_gradcam import GradCAM, explain, shortcut
-from fe_gradcam.atlas import Atlas, Box
-from fe_gradcam.shortcut import Alarm, _alike, _deviations, alarms, place_of, suspects, where_in_words
+from fe_gradcam import GradCAM, explain
+from fe_gradcam.verdicts import places as shortcut
+from fe_gradcam.verdicts.atlas import Atlas, Box
+from fe_gradcam.verdicts.places import Alarm, _alike, _deviations, alarms, place_of, suspects, where_in_words
 from tests.test_trace import FRAMEWORKS, Catch, streams
 
 SIDE, PATCH, GREEN = 32, 4, 1
@@ -432,7 +433,7 @@ def test_without_another_class_to_hold_it_against_nothing_is_suspected() -> None
 
 
 def test_the_deviations_of_places_are_those_of_each_by_itself() -> None:
-    """Sums over all that is above and to the left, against NumPy's own; cut off at the frame, and exactly 0 where flat."""
+    """Sums over all above and to the left, against NumPy's own; cut off at the frame, and exactly 0 where flat."""
     picture = np.random.default_rng(4).normal(3, 1, (3, 17, 23)).astype(np.float32)
     picture[:, 5:9, 6:12] = 7.5
     tops, lefts = np.array([0, 5, 13, 2]), np.array([0, 7, 18, 9])

@@ -23,7 +23,7 @@ from fe_gradcam import (
     explain,
     explain_many,
 )
-from fe_gradcam.smoothing import PLAIN, View, eigen_smoothed, smoothing
+from fe_gradcam.explaining.views import PLAIN, View, eigen_smoothed, smoothing
 from tests.toys import TOYS, SmallTorch, small_keras
 
 FRAMEWORKS = list(TOYS)

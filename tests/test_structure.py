@@ -141,7 +141,7 @@ def test_the_core_loads_neither_the_host_nor_tensorflow() -> None:
         "nn = torch.nn\n"
         "net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2))\n"
         "fe_gradcam.explain(net, torch.rand(1, 1, 8, 8))\n"
-        "import fe_gradcam.compose, fe_gradcam.export"
+        "import fe_gradcam.drawing.sheet, fe_gradcam.files"
     )
     loaded = modules_after(statement)
     assert "torch" in loaded

@@ -24,7 +24,7 @@ from fe_gradcam import (
     gen_dl_model_heatmap,
     top_k,
 )
-from fe_gradcam.targets import target_name
+from fe_gradcam.spec.targets import target_name
 from tests.toys import HEAD, IMAGE, TOYS
 
 A0 = IMAGE[0]

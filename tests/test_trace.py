@@ -35,8 +35,8 @@ from fe_gradcam import (
     explain,
     top_k,
 )
-from fe_gradcam.display import HeatmapGrid
-from fe_gradcam.select import Chosen, Rows, Selection
+from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
+from fe_gradcam.training.selection import Chosen, Rows, Selection
 from fe_gradcam.types import Needs
 from tests.toys import SmallTorch, TorchToy, keras_toy, small_keras
 
@@ -504,7 +504,10 @@ def test_image_saver_viewer_and_tensorboard(framework: str, tmp_path: Path, monk
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     shown = []
-    monkeypatch.setattr("fe_gradcam.display.RasterFigure.show", lambda figure, **how: shown.append((figure, how)))
+    monkeypatch.setattr(
+        "fe_gradcam.integrations.fastestimator.display.RasterFigure.show",
+        lambda figure, **how: shown.append((figure, how)),
+    )
     model = build(framework)
     catch = Catch("gradcam", mode="eval")
     traces = [
@@ -650,7 +653,7 @@ def test_on_error_raise_lets_failures_through(monkeypatch: pytest.MonkeyPatch) -
         raise ValueError("on request")
 
     model = build("torch")
-    monkeypatch.setattr("fe_gradcam.trace.HeatmapGrid", fail)
+    monkeypatch.setattr("fe_gradcam.integrations.fastestimator.trace.HeatmapGrid", fail)
     with pytest.raises(ValueError, match="on request"):
         estimator("torch", model, [gradcam(model)]).fit()
 

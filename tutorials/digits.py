@@ -13,7 +13,7 @@ from fastestimator.op.tensorop.loss import CrossEntropy
 from fastestimator.op.tensorop.model import ModelOp, UpdateOp
 from fastestimator.trace.metric import Accuracy
 
-from fe_gradcam import compat
+from fe_gradcam.integrations.fastestimator import compat
 from tutorials.real_data import CANVAS_SIZE, digit_canvases
 
 Framework = Literal["torch", "tf"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from fe_gradcam.backends._shared import Backend
-from fe_gradcam.outputs import ModelOutput
+from fe_gradcam.backends.protocol import Backend
+from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.types import Reshape, UnsupportedModelError
 
 
@@ -26,12 +26,12 @@ def backend_for(
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(model, torch.nn.Module):
-        from fe_gradcam.backends.pytorch import TorchBackend
+        from fe_gradcam.backends.pytorch.backend import TorchBackend
 
         return TorchBackend(model, model_output, reshape, of_pixels)
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is not None and isinstance(model, tensorflow.keras.Model):
-        from fe_gradcam.backends.keras import KerasBackend
+        from fe_gradcam.backends.keras.backend import KerasBackend
 
         return KerasBackend(model, model_output, reshape, of_pixels)
     raise UnsupportedModelError(

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fe_gradcam.command.messages import refuse, say
-from fe_gradcam.command.models import Loaded, geometry_of
+from fe_gradcam.loading.models import Loaded, geometry_of
 
 if TYPE_CHECKING:
-    from fe_gradcam.catalogue import CamMethod
-    from fe_gradcam.command.photo import Preparation
+    from fe_gradcam.loading.photos import Preparation
+    from fe_gradcam.methods import CamMethod
     from fe_gradcam.types import Target
 
 
@@ -66,9 +66,9 @@ class Wanted:
 
 def check(asked: Asked) -> None:
     """What is wrong without looking at the model or the images."""
-    from fe_gradcam.render import colormap_lut
+    from fe_gradcam.drawing.pixels import colormap_lut
+    from fe_gradcam.explaining.views import smoothing
     from fe_gradcam.scaling import check_fuse, check_scaling
-    from fe_gradcam.smoothing import smoothing
 
     methods_asked(asked.methods)
     smoothing(asked.smooth)
@@ -81,7 +81,7 @@ def check(asked: Asked) -> None:
 
 def methods_asked(texts: Sequence[str]) -> list[CamMethod]:
     """The methods that --method names, each once."""
-    from fe_gradcam.catalogue import get_method, parse_method
+    from fe_gradcam.methods import get_method, parse_method
 
     methods = [get_method(parse_method(text)) for text in texts]
     return list({method.label: method for method in methods}.values())
@@ -114,7 +114,7 @@ def _named_ids(path: Path, given: dict[str, Any]) -> dict[int, str]:
 
 def wanted_targets(classes: Sequence[str], names: Mapping[int, str]) -> list[Wanted]:
     """The targets that --class names, each once."""
-    from fe_gradcam.command.photo import unused
+    from fe_gradcam.loading.photos import unused
 
     labels = dict(pair for text in classes for pair in _targets_of(text, names)) or {None: "pred"}
     taken: set[str] = set()
@@ -122,7 +122,7 @@ def wanted_targets(classes: Sequence[str], names: Mapping[int, str]) -> list[Wan
 
 
 def _targets_of(text: str, names: Mapping[int, str]) -> Iterator[tuple[Any, str]]:
-    from fe_gradcam.targets import Contrast, Rank, target_name, top_k
+    from fe_gradcam.spec.targets import Contrast, Rank, target_name, top_k
 
     found = re.fullmatch(r"top(\d+)", text)
     if found and text not in names.values():
@@ -150,7 +150,7 @@ def _sides_of_contrast(text: str, names: Mapping[int, str]) -> tuple[str | None,
 
 
 def _class_id(text: str, names: Mapping[int, str]) -> int:
-    from fe_gradcam.targets import class_id_of
+    from fe_gradcam.spec.targets import class_id_of
 
     return int(text) if text.isdecimal() else class_id_of(text, names)
 
@@ -162,7 +162,7 @@ def file_slug(label: str) -> str:
 
 def preparation_for(asked: Asked, loaded: Loaded) -> Preparation:
     """How image files become what the model takes."""
-    from fe_gradcam.command.photo import Preparation
+    from fe_gradcam.loading.photos import Preparation
 
     geometry = geometry_of(loaded, asked.size, asked.channels)
     for name, numbers in (("--mean", asked.mean), ("--std", asked.std)):

@@ -27,13 +27,13 @@ from fe_gradcam.command.asked import (
     wanted_targets,
 )
 from fe_gradcam.command.messages import say
-from fe_gradcam.command.models import Loaded, load_model, model_errors
+from fe_gradcam.loading.models import Loaded, load_model, model_errors
 
 if TYPE_CHECKING:
-    from fe_gradcam.catalogue import CamMethod
-    from fe_gradcam.command.photo import Photo, Preparation
-    from fe_gradcam.compose import Explained
-    from fe_gradcam.route import Explanation
+    from fe_gradcam.drawing.sheet import Explained
+    from fe_gradcam.explaining.route import Explanation
+    from fe_gradcam.loading.photos import Photo, Preparation
+    from fe_gradcam.methods import CamMethod
     from fe_gradcam.types import Heatmap
 
 MOST_LINES = 20
@@ -74,7 +74,7 @@ class _Plan:
 
 def explain_images(asked: Asked) -> bool:
     """Does it all; whether something was left out."""
-    from fe_gradcam.command.photo import image_files, unique_names
+    from fe_gradcam.loading.photos import image_files, unique_names
 
     check(asked)
     names = read_class_names(asked.class_names)
@@ -124,7 +124,7 @@ def _progress(length: int, quiet: bool) -> Iterator[Callable[[int], None]]:
 
 
 def _read(files: Sequence[Path], preparation: Preparation, written: _Written) -> list[Photo]:
-    from fe_gradcam.command.photo import PhotoError, read_photo
+    from fe_gradcam.loading.photos import PhotoError, read_photo
 
     photos = []
     for path in files:
@@ -139,7 +139,7 @@ def _read(files: Sequence[Path], preparation: Preparation, written: _Written) ->
 def _explain_batch(plan: _Plan, photos: Sequence[Photo], called: Sequence[str], written: _Written) -> None:
     import numpy as np
 
-    from fe_gradcam.compose import MOST_ROWS, Column, Explained
+    from fe_gradcam.drawing.sheet import MOST_ROWS, Column, Explained
 
     pictures = np.stack([photo.picture for photo in photos])
     done = _asked_of_the_model(plan, plan.preparation.inputs(pictures, channels_first=plan.loaded.framework == "torch"))
@@ -158,8 +158,8 @@ def _explain_batch(plan: _Plan, photos: Sequence[Photo], called: Sequence[str], 
 
 
 def _asked_of_the_model(plan: _Plan, images: Any) -> Explanation:
-    from fe_gradcam.route import explained
-    from fe_gradcam.settings import Settings
+    from fe_gradcam.explaining.route import explained
+    from fe_gradcam.explaining.settings import Settings
 
     output = plan.asked.model_output
     with model_errors(plan.loaded, images.shape):
@@ -207,10 +207,10 @@ def _heatmap_rows(heatmap: Heatmap, rows: slice) -> Heatmap:
 
 def _write_image(plan: _Plan, photo: Photo, name: str, part: Explained) -> dict[str, Any]:
     """Writes the pictures and arrays of one image; returns its entry of results.json."""
-    from fe_gradcam.command.photo import unused
-    from fe_gradcam.compose import compose_arrays
-    from fe_gradcam.export import write_arrays, write_png
-    from fe_gradcam.render import overlay
+    from fe_gradcam.drawing.pixels import overlay
+    from fe_gradcam.drawing.sheet import compose_arrays
+    from fe_gradcam.files import write_arrays, write_png
+    from fe_gradcam.loading.photos import unused
 
     folder, slugs = plan.asked.output, [wanted.slug for _ in plan.methods for wanted in plan.wanted]
     taken: set[str] = set()
@@ -242,7 +242,7 @@ def _write_image(plan: _Plan, photo: Photo, name: str, part: Explained) -> dict[
 
 
 def _classes(part: Explained, names: Mapping[int, str]) -> list[dict[str, Any]]:
-    from fe_gradcam.results import inference_entries
+    from fe_gradcam.explaining.results import inference_entries
 
     found = inference_entries(None if part.probabilities is None else part.probabilities[0], names)
     triples = zip(
@@ -276,8 +276,8 @@ def _number(value: Any) -> float | None:
 
 def _finish(plan: _Plan, written: _Written) -> None:
     """Writes the grid and results.json, and says what there is."""
-    from fe_gradcam.export import write_bytes, write_png
-    from fe_gradcam.grid import draw_grid
+    from fe_gradcam.drawing.grid import draw_grid
+    from fe_gradcam.files import write_bytes, write_png
 
     folder, grid = plan.asked.output, None
     if written.rows:
@@ -317,7 +317,7 @@ def _preprocessing(plan: _Plan) -> dict[str, Any]:
 
 
 def _grid(plan: _Plan, written: _Written) -> Any:
-    from fe_gradcam.compose import Look, compose_grid
+    from fe_gradcam.drawing.sheet import Look, compose_grid
 
     drawn, total = sum(map(len, written.rows)), len(written.entries)
     name = Path(plan.loaded.name).name

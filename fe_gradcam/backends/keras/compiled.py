@@ -1,0 +1,108 @@
+"""Compiled TensorFlow functions that live as long as a Keras model does, and what goes in and out of them."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+import tensorflow as tf
+import torch
+from torch import Tensor
+
+from fe_gradcam.spec.targets import CallableTarget, ResolvedTarget
+
+KEPT_TRACES = 32
+"""Compiled functions kept per model; the oldest goes first."""
+
+TRACES: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
+atexit.register(TRACES.clear)  # TensorFlow cannot free its functions once the interpreter is shutting down
+
+
+def known_of(model: Any) -> dict[Any, Any]:
+    """What is kept of a model."""
+    return TRACES.setdefault(model, {})
+
+
+def compiled_pass(
+    model: Any,
+    what: tuple[Any, ...],
+    specs: list[Any],
+    targets: Sequence[ResolvedTarget],
+    trace: Callable[[Any, Any, Any], Any],
+    more: Sequence[Any] = (),
+) -> Any:
+    """A compiled pass, made once; it lives no longer than the model.
+
+    Args:
+        model: Whose weights it reads.
+        what: All that it depends on besides the inputs and targets.
+        specs: Of the model's inputs.
+        targets: What is explained.
+        trace: Gets the inputs, the targets' arrays and `more`, and builds the pass.
+        more: What else it takes, each with an axis of rows.
+    """
+    known = known_of(model)
+    callables = [target.score if isinstance(target, CallableTarget) else None for target in targets]
+    of_targets = [array for target in targets for array in target.arrays]
+    others = [tf.TensorSpec([None, *array.shape[1:]], tf.as_dtype(array.dtype)) for array in (*of_targets, *more)]
+    asked = (tuple(target.signature for target in targets), signature(others))
+    key = (*what, *_identity(model, specs), asked)
+    kept = known.get(key)
+    if kept is not None and all(_same(held, fn) for held, fn in zip(kept[1], callables, strict=True)):
+        return kept[0]
+    first, second = len(specs), len(specs) + len(of_targets)
+    function = compiled(lambda *given: trace(given[:first], given[first:second], given[second:]), [*specs, *others])
+    while len(known) >= KEPT_TRACES:
+        del known[next(iter(known))]
+    known[key] = (function, [_held(fn) for fn in callables])
+    return function
+
+
+def _identity(model: Any, specs: list[Any]) -> tuple[Any, ...]:
+    """What a trace depends on besides the place and the targets."""
+    layers = list(model._flatten_layers())
+    weights = (weight for layer in layers for weight in chain(layer._trainable_weights, layer._non_trainable_weights))
+    return signature(specs), tuple(map(id, layers)), tuple(map(id, weights))
+
+
+def compiled(function: Callable[..., Any], specs: list[Any]) -> Any:
+    """The function as a graph; for inputs of these shapes and dtypes."""
+    untouched = tf.autograph.experimental.do_not_convert(function)
+    return tf.function(untouched, autograph=False).get_concrete_function(*specs)
+
+
+def signature(specs: list[Any]) -> tuple[Any, ...]:
+    """Shapes and dtypes."""
+    return tuple((tuple(spec.shape), spec.dtype) for spec in specs)
+
+
+def _held(function: Any) -> Any:
+    """A reference that does not keep a callable target, and what it may hold of the model, alive where it can."""
+    try:
+        return None if function is None else ref(function)
+    except TypeError:
+        return lambda: function
+
+
+def _same(held: Any, function: Any) -> bool:
+    return function is None if held is None else held() is function
+
+
+def tensor_of(part: Any) -> Any:
+    """An array or tensor of any framework as one of TensorFlow."""
+    return tf.convert_to_tensor(part.detach().cpu().numpy() if isinstance(part, Tensor) else part)
+
+
+def packed(inputs: tuple[Any, ...]) -> Any:
+    """The inputs as a Keras model takes them: a tensor, or a list of several."""
+    return inputs[0] if len(inputs) == 1 else list(inputs)
+
+
+def as_torch(tensor: Any) -> Tensor:
+    """The tensor in host memory; shared, not copied, where it is there already."""
+    if tensor.device.endswith("CPU:0") and tensor.dtype != tf.bool:
+        return torch.utils.dlpack.from_dlpack(tf.experimental.dlpack.to_dlpack(tensor))
+    return torch.from_numpy(tensor.numpy())

@@ -1,0 +1,191 @@
+"""Reads a traced TensorFlow graph: which tensor a layer put out, what takes it up, what led to the output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import tensorflow as tf
+from tensorflow.python.autograph.core import ag_ctx
+from tensorflow.python.autograph.impl import api as autograph
+
+from fe_gradcam.backends.protocol import HeadKind
+
+_HEADS: dict[str, HeadKind] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
+
+_REARRANGING = frozenset(
+    {"Cast", "ExpandDims", "GatherV2", "Identity", "Reshape", "Squeeze", "StridedSlice", "Transpose", "Unpack"}
+)
+"""Operations that are repeated on the logits, so that these keep the layout of the output."""
+
+_MONOTONE = frozenset({"ClipByValue", "Exp", "Log", "StopGradient"})
+"""Operations after which the same logits stand for the output."""
+
+RELUS = frozenset({"LeakyRelu", "Relu", "Relu6"})
+"""The rectifiers among the activations."""
+
+ACTIVATIONS = frozenset({"Elu", "Gelu", "LeakyRelu", "Relu", "Relu6", "Selu", "Softplus", "Softsign", "Tanh"})
+
+
+Call: TypeAlias = tuple[Any, Any, Any]
+"""A layer, the first thing that it was called with, and what it put out."""
+
+
+@contextmanager
+def calls_of(layers: list[Any], on_output: Callable[[Any, Any, Any], None]) -> Iterator[None]:
+    """While active, `on_output(layer, first input, output)` hears of every call of the layers as it completes."""
+    with _replaced([(layer, "call", _heard(layer, on_output)) for layer in layers]):
+        yield
+
+
+@contextmanager
+def unactivated(layer: Any, outputs: list[Any]) -> Iterator[None]:
+    """While active, what goes into the activation fused into the layer is added to `outputs`."""
+    original: Any = getattr(layer, "activation", None)
+
+    def activation(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs.append(tensor)
+        return original(tensor, *args, **kwargs)
+
+    with _replaced([(layer, "activation", activation)] if callable(original) else []):
+        yield
+
+
+@contextmanager
+def _replaced(attributes: list[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Attributes of objects replaced, past any __setattr__ of theirs, and put back."""
+    before = [(owner, name, owner.__dict__.get(name, _ABSENT)) for owner, name, _ in attributes]
+    try:
+        for owner, name, value in attributes:
+            owner.__dict__[name] = value
+        yield
+    finally:
+        for owner, name, value in before:
+            if value is _ABSENT:
+                owner.__dict__.pop(name, None)
+            else:
+                owner.__dict__[name] = value
+
+
+_ABSENT = object()
+
+
+def _heard(layer: Any, on_output: Callable[[Any, Any, Any], None]) -> Callable[..., Any]:
+    original = layer.call
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def call(*args: Any, **kwargs: Any) -> Any:
+        function = original if tf.executing_eagerly() else _with_autograph(original)
+        output = function(*args, **kwargs)
+        on_output(layer, args[0] if args else None, output)
+        return output
+
+    heard: Callable[..., Any] = call
+    return heard
+
+
+def _with_autograph(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as a Keras layer's `call` runs inside a tf.function: tensors may steer its `if` and `for`."""
+    context = ag_ctx.ControlStatusCtx(ag_ctx.Status.ENABLED)
+
+    def converted(*args: Any, **kwargs: Any) -> Any:
+        with context:
+            result = autograph.tf_convert(function, context)(*args, **kwargs)
+        return result
+
+    return converted
+
+
+def call_model(model: Any, inputs: Any, *, training: bool) -> Any:
+    """The model's output inside a trace, with every nested tf.function laid open."""
+    eagerly = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        return _with_autograph(model)(inputs, training=training)
+    finally:
+        tf.config.run_functions_eagerly(eagerly)
+
+
+def activation_behind(tensor: Any) -> Any | None:
+    """The output of the activation function that takes the tensor up directly, or None."""
+    for operation in tensor.consumers():
+        if operation.type in ACTIVATIONS and operation.inputs[0] is tensor:
+            return operation.outputs[0]
+    return None
+
+
+def relu_behind(tensor: Any, calls: list[Call]) -> Any | None:
+    """The output of the ReLU that made the tensor, or takes it up directly or behind its batch normalisation, or None.
+
+    Args:
+        tensor: What a convolution layer put out.
+        calls: All calls of the pass, in their order.
+    """
+    if tensor.op.type in RELUS:
+        return tensor
+    for layer, given, output in calls:
+        if given is not tensor:
+            continue
+        if isinstance(layer, tf.keras.layers.BatchNormalization):
+            tensor = output
+        elif isinstance(layer, (tf.keras.layers.ReLU, tf.keras.layers.LeakyReLU, tf.keras.layers.PReLU)):
+            return output
+    for operation in tensor.consumers():
+        if operation.type in RELUS:
+            return operation.outputs[0]
+    return None
+
+
+def head_of(output: Any) -> tuple[Any, HeadKind, int] | None:
+    """What went into the last softmax or sigmoid, in the layout of the output; which it was; over how many classes."""
+    if tf.executing_eagerly():  # eager tensors know no operation, but Keras' activations leave their input on them
+        logits = getattr(output, "_keras_logits", None)
+        return None if logits is None else (logits, "softmax" if output.shape[-1] != 1 else "sigmoid", output.shape[-1])
+    repeated: list[tuple[Any, int]] = []
+    tensor = output
+    while tensor.op.type not in _HEADS:
+        operation = tensor.op
+        if operation.type in _REARRANGING:
+            repeated.append((operation, tensor.value_index))
+        elif operation.type not in _MONOTONE:
+            return None
+        tensor = operation.inputs[0]
+    logits, kind = tensor.op.inputs[0], _HEADS[tensor.op.type]
+    classes = logits.shape[-1]
+    for operation, index in reversed(repeated):
+        logits = _repeated(operation, logits).outputs[index]
+    return logits, kind, classes
+
+
+def _repeated(operation: Any, first_input: Any) -> Any:
+    """The same operation with another first input."""
+    return operation.graph.create_op(
+        operation.type,
+        [first_input, *operation.inputs[1:]],
+        [output.dtype for output in operation.outputs],
+        attrs=dict(operation.node_def.attr),
+    )
+
+
+def go_on_with(place: Any, other: Any) -> None:
+    """Lets all that takes `place` up in the graph that is being traced take `other` up, which may be made of it."""
+    for operation in place.consumers():
+        if operation is not other.op and not depends_on(other, operation.outputs[0] if operation.outputs else None):
+            for at, given in enumerate(operation.inputs):
+                if given is place:
+                    operation._update_input(at, other)
+
+
+def depends_on(tensor: Any, place: Any) -> bool:
+    """Whether the tensor was computed from the place, in the graph that both are in."""
+    seen: set[int] = set()
+    waiting = [tensor]
+    while waiting:
+        current = waiting.pop()
+        if current is place:
+            return True
+        if id(current.op) not in seen:
+            seen.add(id(current.op))
+            waiting.extend(current.op.inputs)
+    return False

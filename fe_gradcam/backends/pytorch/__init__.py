@@ -1,0 +1,1 @@
+"""How a PyTorch model is observed."""

@@ -1,0 +1,179 @@
+"""The attentions of a PyTorch vision transformer, and the score that the tokens behind each of its blocks have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fe_gradcam.backends.pytorch.recorder import with_first
+
+
+class AttentionMode(TorchFunctionMode):
+    """A function mode that hands over the attention of each head as it is computed, fused or not.
+
+    Args:
+        found: Gets an attention after its softmax, (N, heads, T, T) or (N * heads, T, T), and returns the one
+            with which the model goes on.
+    """
+
+    def __init__(self, found: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._found = found
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        if name == "scaled_dot_product_attention":
+            return self._attended(*args, **kwargs)
+        if name == "multi_head_attention_forward":  # what it calls is hidden from modes
+            with _replaced(F, "scaled_dot_product_attention", self._attended), _replaced(F, "softmax", self._softmax):
+                return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        return self._of_softmax(out) if name in ("softmax", "special_softmax") else out
+
+    def _softmax(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self._of_softmax(torch.softmax(*args, **{key: kwargs[key] for key in kwargs if key != "_stacklevel"}))
+
+    def _of_softmax(self, out: Tensor) -> Tensor:
+        square = out.dim() in (3, 4) and out.shape[-1] == out.shape[-2] > 1
+        return self._found(out) if square else out
+
+    def _attended(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """The fused attention of torch in its parts; without dropout, as in inference."""
+        if enable_gqa:
+            groups = query.shape[-3] // key.shape[-3]
+            key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+        similar = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+        if is_causal:
+            attn_mask = torch.ones(similar.shape[-2:], dtype=torch.bool, device=similar.device).tril()
+        if attn_mask is not None:
+            lets_through = attn_mask.dtype == torch.bool
+            similar = similar.masked_fill(~attn_mask, -math.inf) if lets_through else similar + attn_mask
+        return self._of_softmax(similar.softmax(-1)) @ value
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+class BlockLister:
+    """Finds the blocks: the outermost modules that hold one attention and hand on tokens of the shape they got.
+
+    Args:
+        count: The number of images.
+
+    Attributes:
+        tokens: How many tokens each attention went over.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.tokens: list[int] = []
+        self._active: list[nn.Module] = []
+        self._around: list[list[nn.Module]] = []
+        self._calls: dict[nn.Module, int] = {}
+        self._keeps: dict[nn.Module, int] = {}
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Active, with hooks on every module."""
+        with ExitStack() as stack:
+            for module in model.modules():
+                before = module.register_forward_pre_hook(self._on_input, with_kwargs=True)
+                behind = module.register_forward_hook(self._on_output, with_kwargs=True)
+                stack.callback(before.remove)
+                stack.callback(behind.remove)
+            stack.enter_context(AttentionMode(self._on_attention))
+            yield
+
+    @property
+    def blocks(self) -> list[nn.Module] | None:
+        """In their order; None where an attention lies in no such module, or a module is called twice."""
+        held: dict[nn.Module, int] = {}
+        for modules in self._around:
+            for module in modules:
+                held[module] = held.get(module, 0) + 1
+        found = []
+        for modules, tokens in zip(self._around, self.tokens, strict=True):
+            of_one = [one for one in modules if held[one] == 1 and self._calls[one] == 1]
+            fitting = [one for one in of_one if self._keeps.get(one) == tokens]  # not windows of them
+            if not fitting:
+                return None
+            found.append(fitting[0])
+        return found or None
+
+    def _on_attention(self, attention: Tensor) -> Tensor:
+        self._around.append(list(self._active))
+        self.tokens.append(int(attention.shape[-1]))
+        return attention
+
+    def _on_input(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._active.append(module)
+        self._calls[module] = self._calls.get(module, 0) + 1
+
+    def _on_output(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self._active.pop()
+        given, first = _first(args, kwargs), output[0] if isinstance(output, tuple) and output else output
+        kept = isinstance(first, Tensor) and given is not None and first.shape == given.shape and first.dim() == 3
+        if kept and len(first) == self._count:
+            self._keeps[module] = first.shape[1]
+
+
+@contextmanager
+def ending_behind(blocks: Sequence[nn.Module], place: int, taken: list[Tensor]) -> Iterator[None]:
+    """While active, the blocks behind that `place` hand on what they get, and autograd begins at its attention.
+
+    Args:
+        blocks: In their order.
+        place: Of the last block that does what it does.
+        taken: The attention of that block is added to it.
+    """
+    inside: list[bool] = []
+
+    def on_attention(attention: Tensor) -> Tensor:
+        if not inside:
+            return attention
+        taken.append(attention.detach().requires_grad_(True))
+        torch.set_grad_enabled(True)
+        return taken[-1].clone()
+
+    def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        given = _first(args, kwargs)
+        return with_first(output, given) if isinstance(output, tuple) and given is not None else given
+
+    with ExitStack() as stack:
+        block = blocks[place]
+        stack.callback(block.register_forward_pre_hook(lambda *_: inside.append(True)).remove)
+        stack.callback(block.register_forward_hook(lambda *_: inside.clear()).remove)
+        for later in blocks[place + 1 :]:
+            stack.callback(later.register_forward_hook(leave, with_kwargs=True).remove)
+        stack.enter_context(AttentionMode(on_attention))
+        yield
+
+
+def _first(args: Any, kwargs: Any) -> Tensor | None:
+    return next((one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)), None)

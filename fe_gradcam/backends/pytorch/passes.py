@@ -1,0 +1,201 @@
+"""One pass of a PyTorch model past the explained place, and the gradient that it leaves there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR, not_called
+from fe_gradcam.backends.pytorch.recorder import ACTIVATIONS, CONVOLUTIONS, Recorder
+from fe_gradcam.backends.pytorch.state import left_as_found
+from fe_gradcam.types import LayerRef
+
+_times_reached: WeakKeyDictionary[nn.Module, dict[LayerRef, int]] = WeakKeyDictionary()
+
+
+def expect(model: nn.Module, layer: LayerRef, times: int) -> None:
+    """Notes how many times a pass comes by a place."""
+    _times_reached.setdefault(model, {})[layer] = times
+
+
+@contextmanager
+def made_ready(model: nn.Module) -> Iterator[nn.Module]:
+    """See `left_as_found`; what is known of the model is known of a copy of it too."""
+    with left_as_found(model) as ready:
+        _times_reached[ready] = _times_reached.setdefault(model, {})
+        yield ready
+
+
+def observe(
+    model: nn.Module,
+    inputs: Sequence[Tensor],
+    layer: LayerRef,
+    take: Callable[[Tensor], Tensor],
+    *,
+    whole_graph: bool,
+) -> tuple[Any, Recorder]:
+    """Calls the model once under a Recorder.
+
+    Args:
+        model: The module to call.
+        inputs: Its positional arguments.
+        layer: The place that `take` gets the tensor of.
+        take: See Recorder.
+        whole_graph: Whether autograd is on from the start.
+
+    Returns:
+        The model's output and the recorder.
+
+    Raises:
+        ArgumentError: The pass never came to the place.
+    """
+    times = _times_reached.setdefault(model, {})
+    module = model.get_submodule(layer.name)
+    recorder = Recorder(layer, take, skip=times.get(layer, 1) - 1)
+    with torch.set_grad_enabled(whole_graph), recorder.watching(module):
+        output = model(*(part.clone() for part in inputs))  # some write to what they get
+    if 0 < recorder.reached < times.get(layer, 1):  # called fewer times than before: nothing was taken
+        recorder = Recorder(layer, take, skip=recorder.reached - 1)
+        with torch.set_grad_enabled(whole_graph), recorder.watching(module):
+            output = model(*(part.clone() for part in inputs))
+    if not recorder.reached:
+        raise not_called(layer)
+    times[layer] = recorder.reached
+    return output, recorder
+
+
+def gradient_at(leaf: Tensor, scores: Tensor, *, retain_graph: bool) -> Tensor | None:
+    """∂(Σ scores)/∂leaf in float32, or None where the scores were not computed from the leaf."""
+    if not scores.requires_grad:
+        return None
+    factors = (HALF_PRECISION_FACTOR, 1.0) if leaf.dtype == torch.float16 else (1.0,)
+    for factor in factors:
+        keep = retain_graph or factor != factors[-1]
+        (gradient,) = torch.autograd.grad(
+            scores, leaf, torch.full_like(scores, factor), retain_graph=keep, allow_unused=True
+        )
+        if gradient is None:
+            return None
+        gradient = gradient.detach().float() / factor
+        if bool(gradient.isfinite().all()):
+            break
+    return gradient
+
+
+def hessian_product(leaf: Tensor, scores: Tensor, vectors: Tensor) -> Tensor | None:
+    """∂²(Σ scores)/∂leaf² times vectors in float32, or None where it is zero: nothing there is curved."""
+    factor = HALF_PRECISION_FACTOR if leaf.dtype == torch.float16 else 1.0
+    with torch.enable_grad():
+        weights = torch.full_like(scores, factor)
+        (gradient,) = torch.autograd.grad(scores, leaf, weights, create_graph=True, allow_unused=True)
+        if gradient is None or not gradient.requires_grad:
+            return None
+        along = (gradient * vectors.to(gradient)).sum()
+        (product,) = torch.autograd.grad(along, leaf, allow_unused=True)
+    return None if product is None else product.detach().float() / factor
+
+
+class Front(TorchFunctionMode):
+    """What lies before a place, computed for one image, and handed out for as many rows as are asked for.
+
+    A function mode: while it records, it keeps what every function puts out; after that the functions are not
+    computed, but each puts out as many rows of what was kept. Once the place is reached, `left` is set, and all is
+    computed again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: list[Any] = []
+        self._at = 0
+        self._rows: int | None = None
+        self.left = False
+
+    def again(self, rows: int) -> Front:
+        """The same, ready to be handed out for so many rows."""
+        self._rows, self._at, self.left = rows, 0, False
+        return self
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if self.left:
+            return func(*args, **(kwargs or {}))
+        if self._rows is None:
+            out = func(*args, **(kwargs or {}))
+            self._kept.append(out.clone() if isinstance(out, Tensor) else None)  # what follows may write in place
+            return out
+        kept = self._kept[self._at] if self._at < len(self._kept) else None  # a mode must not raise: it is in exits too
+        self._at += 1
+        if isinstance(kept, Tensor) and kept.dim() and len(kept) == 1:
+            return kept.expand(self._rows, *kept.shape[1:])
+        return func(*args, **(kwargs or {}))
+
+
+class BiasRecorder(TorchFunctionMode):
+    """A function mode that notes what layers add: biases, and what activation functions add to their tangents."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._met: list[tuple[Tensor, Tensor]] = []
+        self._channels_last: MutableMapping[Tensor, bool] = WeakTensorKeyDictionary()
+
+    def terms(self, leaves: Sequence[Tensor], scores: Tensor) -> list[Tensor]:
+        """The leaves, and then all that was added, each times the gradient of Σ scores there; channels first."""
+        places = [*leaves, *(output for output, _ in self._met)]
+        values = [*leaves, *(bias for _, bias in self._met)]
+        if not scores.requires_grad:
+            return [torch.zeros_like(value, dtype=torch.float32) for value in values]
+        gradients = torch.autograd.grad(scores, places, torch.ones_like(scores), allow_unused=True)
+        terms = [
+            torch.zeros_like(place, dtype=torch.float32)
+            if gradient is None
+            else value.detach().float() * gradient.float()
+            for place, value, gradient in zip(places, values, gradients, strict=True)
+        ]
+        last = [place in self._channels_last for place in places]
+        return [term.movedim(-1, 1) if turned else term for term, turned in zip(terms, last, strict=True)]
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        first: Any = args[0] if args else kwargs.get("input")
+        before = first.detach().clone() if name in CURVED else None  # it may be written over
+        out = func(*args, **kwargs)
+        if (name in AFFINE or name in CURVED) and out.requires_grad:
+            others = partial(func, **{key: value for key, value in kwargs.items() if key != "input"})
+            if before is None:
+                with torch.no_grad():
+                    self._met.append((out, others(torch.zeros_like(first), *args[1:])))
+            else:
+                self._met.append((out, _intercept(lambda given: others(given, *args[1:]), before)))
+            goes_on: Tensor = out.clone()  # what follows may write in place
+            if name == "linear" or first in self._channels_last:
+                self._channels_last[out] = self._channels_last[goes_on] = True
+            return goes_on
+        return out
+
+
+def _intercept(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    """Where the tangents of a function of each value by itself meet the axis."""
+    with torch.enable_grad():
+        leaf = at.requires_grad_(True)
+        out = function(leaf.clone())
+        (slope,) = torch.autograd.grad(out.sum(), leaf)
+    return (out - slope * at).detach()
+
+
+AFFINE = CONVOLUTIONS | {"linear", "batch_norm"}
+"""Functions that multiply their first input and add something: what they make of zeros is what they add."""
+
+CURVED = (ACTIVATIONS | {"sigmoid", "sigmoid_"}) - {"relu", "relu_"}
+"""Functions of each value by itself that are more than their slope times their input; a plain ReLU is not."""

@@ -1,0 +1,305 @@
+"""Watches one forward pass of a PyTorch model: takes the explained place, and finds the head's logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from fe_gradcam.backends.protocol import HeadKind, no_tensor
+from fe_gradcam.types import GradientError, LayerRef
+
+_HEADS: dict[str, HeadKind] = {
+    "softmax": "softmax",
+    "special_softmax": "softmax",
+    "log_softmax": "softmax",
+    "special_log_softmax": "softmax",
+    "sigmoid": "sigmoid",
+    "sigmoid_": "sigmoid",
+    "special_expit": "sigmoid",
+    "logsigmoid": "sigmoid",
+    "log_sigmoid": "sigmoid",
+}
+_MONOTONE = frozenset({"exp", "log", "clamp", "clip", "clamp_min", "clamp_max", "nan_to_num", "detach"})
+"""Functions after which the same logits stand for the output."""
+
+_REARRANGING = frozenset(
+    (
+        "view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "squeeze", "unsqueeze", "permute",
+        "transpose", "t", "movedim", "contiguous", "clone", "to", "float", "double", "half", "bfloat16", "type",
+        "type_as", "cpu", "cuda", "__getitem__", "select", "narrow", "index_select", "chunk", "split", "unbind",
+    )
+)  # fmt: skip
+"""Functions that are repeated on the logits, so that these keep the layout of the output."""
+
+CONVOLUTIONS = frozenset(f"conv{transposed}{axes}d" for transposed in ("", "_transpose") for axes in (1, 2, 3))
+
+RELUS = frozenset({"relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "prelu", "rrelu", "hardtanh", "hardtanh_"})
+"""The rectifiers among the activations; ReLU6 is a hardtanh in PyTorch."""
+
+ACTIVATIONS = frozenset(
+    (
+        "relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu", "selu_", "celu", "celu_", "gelu",
+        "silu", "mish", "hardswish", "hardtanh", "hardtanh_", "softplus", "prelu", "rrelu", "tanh", "tanh_",
+    )
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """The last softmax or sigmoid of a model.
+
+    Attributes:
+        logits: What went in, in the layout of the model's output.
+        kind: Which of the two it was.
+        classes: Over how many classes a softmax went; an output with fewer is no softmax of its logits.
+    """
+
+    logits: Tensor
+    kind: HeadKind
+    classes: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Link:
+    """How a tensor came out of another: as a head, or by a step that keeps the head behind it.
+
+    Attributes:
+        parent: The other tensor.
+        version: Of the tensor; another one later tells that it was written to.
+        head: The softmax or sigmoid that it is the output of, or None.
+        repeat: Does the step to the logits; None where the same logits stand for the result.
+    """
+
+    parent: Tensor
+    version: int
+    head: Head | None = None
+    repeat: Callable[[Tensor], Tensor] | None = None
+
+
+class Recorder(TorchFunctionMode):
+    """A function mode under which a model is called once.
+
+    Args:
+        place: What is explained.
+        take: Gets the tensor at the place, and returns the one with which the model goes on.
+        skip: How many times the pass comes by the place before `take` is asked: of a layer called
+            several times the last call counts, and what lies before it needs no gradients.
+
+    Attributes:
+        reached: How many times the pass came by the place.
+    """
+
+    def __init__(self, place: LayerRef, take: Callable[[Tensor], Tensor], skip: int = 0) -> None:
+        super().__init__()
+        self._place = place
+        self._take = take
+        self._skip = skip
+        self._awaited: Tensor | None = None
+        self._inside = False
+        self._versions: dict[int, int] = {}
+        self._links: MutableMapping[Tensor, _Link] = WeakTensorKeyDictionary()
+        self.reached = 0
+
+    def head_of(self, output: Tensor) -> Head | None:
+        """The head that `output` came out of, or None where no softmax or sigmoid led to it unchanged."""
+        link = self._links.get(output)
+        if link is None or link.version != output._version:
+            return None
+        if link.head is not None:
+            return link.head
+        head = self.head_of(link.parent)
+        if head is None or link.repeat is None:
+            return head
+        try:
+            with torch.enable_grad():
+                logits = link.repeat(head.logits.contiguous())
+        except RuntimeError:  # a step that the logits do not allow
+            return None
+        return Head(logits, head.kind, head.classes)
+
+    @contextmanager
+    def watching(self, module: nn.Module) -> Iterator[None]:
+        """Active as a function mode, with its hooks on the module of the place."""
+        handles = [
+            module.register_forward_pre_hook(self._on_input),
+            module.register_forward_hook(self._on_output),
+        ]
+        try:
+            with self:
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._awaited = None
+
+    def _on_input(self, module: nn.Module, args: Any) -> None:
+        self._inside = True
+        self._versions = {id(each): _version(each) for each in args if isinstance(each, Tensor)}
+
+    def _on_output(self, module: nn.Module, args: Any, output: Any) -> Any:
+        self._inside = False
+        if self._place.place in ("convolution", "relu"):
+            return output  # the convolution itself was met as a function, inside
+        first = output[0] if isinstance(output, tuple) and output else output  # a transformer's block
+        if not isinstance(first, Tensor):
+            raise no_tensor(self._place, output)
+        if self._place.place == "activation":
+            self._awaited = first
+            return output
+        written = self._versions.get(id(first), None) not in (None, _version(first))
+        taken = self._taken(first, in_place=written and any(first is each for each in args))
+        return taken if first is output else with_first(output, taken)
+
+    def _taken(self, tensor: Tensor, *, in_place: bool) -> Tensor:
+        if tensor.is_inference():
+            raise GradientError(
+                f"layer={str(self._place)!r} runs under torch.inference_mode() of the model's own, where no gradient "
+                "can be taken. Use torch.no_grad() in the model's forward instead."
+            )
+        self.reached += 1
+        if self.reached <= self._skip:
+            return tensor
+        if not in_place:
+            return self._take(tensor)
+        taken = self._take(tensor.clone())
+        try:  # the model may go on with the tensor that it has, and drop what is returned
+            return tensor.copy_(taken)
+        except RuntimeError:  # a view that was made without gradients
+            return taken
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        first: Any = args[0] if args else kwargs.get("input")
+        before = first.clone() if name == "sigmoid_" else first
+        out = func(*args, **kwargs)
+        if self._inside and name in CONVOLUTIONS:
+            if self._place.place == "convolution":
+                out = self._taken(out, in_place=False)
+            else:
+                self._awaited = out
+        elif self._awaited is not None and first is self._awaited:
+            if name in (RELUS if self._place.place == "relu" else ACTIVATIONS):
+                self._awaited = None
+                out = self._taken(out, in_place=out is first)
+            elif name == "batch_norm" and self._place.place == "relu":
+                self._awaited = out
+        if isinstance(first, Tensor):
+            self._follow(func, name, before, out, args, kwargs)
+        return out
+
+    def _follow(
+        self, func: Any, name: str, first: Tensor, out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if name in _HEADS:
+            axis = kwargs.get("dim", args[1] if len(args) > 1 and isinstance(args[1], int) else -1)
+            classes = first.shape[-1 if axis is None else axis] if first.dim() else 1
+            head = Head(first, _HEADS[name], classes)
+            self._links[out] = _Link(first, out._version, head=head)
+            return
+        if first not in self._links or (name not in _MONOTONE and name not in _REARRANGING):
+            return
+        pieces = out if isinstance(out, (tuple, list)) else [out]
+        for index, piece in enumerate(pieces):
+            if isinstance(piece, Tensor) and piece is not first:
+                repeat = None
+                if name in _REARRANGING:
+                    repeat = partial(_repeated, func, args[1:], kwargs, index if pieces is out else None)
+                self._links[piece] = _Link(first, piece._version, repeat=repeat)
+
+
+def _repeated(func: Any, more: tuple[Any, ...], kwargs: dict[str, Any], index: int | None, logits: Tensor) -> Tensor:
+    """A rearranging step with the logits in the place of what it rearranged."""
+    result = func(logits, *more, **{name: value for name, value in kwargs.items() if name != "input"})
+    piece: Tensor = result if index is None else result[index]
+    return piece
+
+
+def _version(tensor: Tensor) -> int:
+    """How many times the tensor was written to; those of inference mode do not count."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def with_first(output: tuple[Any, ...], first: Tensor) -> tuple[Any, ...]:
+    """The same tuple, named or not, with another first element."""
+    named: Any = output
+    if hasattr(named, "_replace"):
+        replaced: tuple[Any, ...] = named._replace(**{named._fields[0]: first})
+        return replaced
+    return (first, *output[1:])
+
+
+class Lister(TorchFunctionMode):
+    """A function mode under which a model is called once to see which layers it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met: list[tuple[nn.Module, tuple[int, ...]]] = []
+        """Each module that returned a tensor, or a tuple that begins with one, in the order in which they did, and
+        the tensor's shape."""
+        self.activations: dict[int, str] = {}
+        """By position in `met`: the activation function that takes this output up directly."""
+        self.names: dict[nn.Module, str] = {}
+        self.same_as: dict[int, int] = {}
+        """By position in `met`: where the same tensor was met before, inside a module that hands it on."""
+        self.rectified: set[nn.Module] = set()
+        """The modules whose convolution a ReLU follows, directly or behind a batch normalisation."""
+        self._versions: list[int] = []
+        self._pending: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
+        self._convolved: MutableMapping[Tensor, nn.Module] = WeakTensorKeyDictionary()
+        self._inside: list[nn.Module] = []
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Active as a function mode, with hooks on every module of the model that takes hooks."""
+        with ExitStack() as stack:
+            for module in model.modules():
+                if not isinstance(module, torch.jit.ScriptModule):
+                    stack.callback(module.register_forward_pre_hook(self._on_input).remove)
+                    stack.callback(module.register_forward_hook(self._on_output).remove)
+            stack.enter_context(self)
+            yield
+
+    def _on_input(self, module: nn.Module, args: Any) -> None:
+        self._inside.append(module)
+
+    def _on_output(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._inside.pop()
+        first = output[0] if isinstance(output, tuple) and output else output
+        if isinstance(first, Tensor):
+            earlier = self._pending.get(first)
+            if earlier is not None and self._versions[earlier] == _version(first):  # handed on, and not written to
+                self.same_as[len(self.met)] = earlier
+            self._versions.append(_version(first))
+            self._pending[first] = len(self.met)
+            self.met.append((module, tuple(first.shape)))
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        first = args[0] if args else kwargs.get("input")
+        name = getattr(func, "__name__", "")
+        if name in ACTIVATIONS and isinstance(first, Tensor):
+            position = self._pending.get(first)
+            if position is not None:
+                self.activations.setdefault(position, name)
+        source = self._convolved.get(first) if isinstance(first, Tensor) else None
+        out = func(*args, **kwargs)
+        if name in CONVOLUTIONS and self._inside:
+            self._convolved[out] = self._inside[-1]
+        elif source is not None and name == "batch_norm":
+            self._convolved[out] = source
+        elif source is not None and name in RELUS:
+            self.rectified.add(source)
+        return out

@@ -1,0 +1,273 @@
+"""Pictures as plain arrays: colormaps, images as networks take them, heat laid over them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fe_gradcam.errors import nearest
+from fe_gradcam.types import ArgumentError, UnknownNameError
+
+Rgb: TypeAlias = NDArray[np.uint8]
+"""A picture, (H, W, 3), red first, 0 to 255."""
+
+
+_DIVERGING = frozenset(
+    [
+        "PiYG",
+        "PRGn",
+        "BrBG",
+        "PuOr",
+        "RdGy",
+        "RdBu",
+        "RdYlBu",
+        "RdYlGn",
+        "Spectral",
+        "coolwarm",
+        "bwr",
+        "seismic",
+        "berlin",
+        "managua",
+        "vanimo",
+    ]
+)
+
+
+def require_rgb(name: str, picture: Any) -> Rgb:
+    """The picture as it came, once it is known to be one.
+
+    Raises:
+        ArgumentError: It is no (H, W, 3) uint8 array with at least one pixel.
+    """
+    if not isinstance(picture, np.ndarray):
+        raise ArgumentError(f"{name} is a {type(picture).__name__}; pass a NumPy array (H, W, 3) of uint8")
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
+        raise ArgumentError(
+            f"{name} has shape {picture.shape} and dtype {picture.dtype}; accepted is (H, W, 3) uint8 with at "
+            "least one pixel: convert it with to_rgb() first"
+        )
+    return picture
+
+
+# --- colormaps -------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=64)
+def colormap_lut(name: str) -> Rgb:
+    """The colours of a matplotlib colormap from its low end to its high end.
+
+    Args:
+        name: Any colormap that matplotlib knows.
+
+    Returns:
+        (256, 3) uint8, read-only, the same array at each call.
+
+    Raises:
+        ArgumentError: `name` is no string.
+        UnknownNameError: There is no such colormap; the message lists the nearest.
+
+    Examples:
+        >>> colormap_lut("gray")[[0, 255]].tolist()
+        [[0, 0, 0], [255, 255, 255]]
+    """
+    if not isinstance(name, str):
+        raise ArgumentError(
+            f"colormap is a {type(name).__name__}; pass the name of a matplotlib colormap, such as 'turbo'"
+        )
+    from matplotlib import colormaps
+
+    if name not in colormaps:
+        raise UnknownNameError(
+            f"colormap={name!r} is no colormap of matplotlib{nearest(name, colormaps, 4)} "
+            "Accepted: any of list(matplotlib.colormaps)."
+        )
+    lut: Rgb = np.array(colormaps[name](np.linspace(0.0, 1.0, 256), bytes=True)[:, :3], dtype=np.uint8)
+    lut.setflags(write=False)
+    return lut
+
+
+def signed_colormap(colormap: str) -> str:
+    """The colormap that a signed map is drawn with: the given one where it is diverging, else ``"RdBu_r"``."""
+    return colormap if colormap.removesuffix("_r") in _DIVERGING else "RdBu_r"
+
+
+# --- images ----------------------------------------------------------------------------------------------------
+
+
+def to_rgb(
+    images: NDArray[Any],
+    *,
+    channels_first: bool,
+    mean: ArrayLike | None = None,
+    std: ArrayLike | None = None,
+) -> NDArray[np.uint8]:
+    """Images as a network takes them, as pictures. Each image is treated on its own.
+
+    - uint8 is shown as it is, other integers too where they lie within 0..255, bool as black and white.
+    - Floats without `mean` and `std`: an image within [0, 1] or within [0, 255] that spans at least half of that
+      range is a picture already, and is shown without stretching. Any other is stretched from its minimum (black)
+      to its maximum (white), as are integers beyond 0..255.
+    - Floats with `mean` or `std`: ``x * std + mean``, shown without stretching if that lies within [0, 1], or
+      within [0, 255] and exceeds 2 somewhere; up to 5 % beyond an end is clipped. What fits neither is stretched.
+    - A NaN or infinite pixel is shown as the image's minimum; a constant image that would be stretched is black.
+
+    Args:
+        images: (N, C, H, W), (N, H, W, C) or (N, H, W), with C of 1 or 3; bool, integer or float.
+        channels_first: Whether the channels are axis 1; else they are the last. Not used for (N, H, W).
+        mean: One number, or one per channel, that the normalisation subtracted; 0 where only `std` is given.
+        std: One number, or one per channel, that it divided by; 1 where only `mean` is given.
+
+    Returns:
+        (N, H, W, 3) uint8.
+
+    Raises:
+        ArgumentError: A shape, number of channels or dtype other than these.
+
+    Examples:
+        >>> to_rgb(np.array([[[-1.0, 0.0, 3.0]]]), channels_first=True)[0, 0, :, 0].tolist()
+        [0, 64, 255]
+    """
+    array = np.asarray(images)
+    if array.dtype.kind not in "buif":
+        raise ArgumentError(f"images have dtype {array.dtype}; accepted are bool, integer and float arrays")
+    if array.ndim not in (3, 4):
+        raise ArgumentError(
+            f"images have shape {array.shape}; accepted are (N, C, H, W), (N, H, W, C) and (N, H, W): "
+            "a single image needs the batch axis, images[None]"
+        )
+    if array.ndim == 3:
+        array = array[..., None]
+    elif channels_first:
+        array = array.transpose(0, 2, 3, 1)
+    channels = array.shape[3]
+    if channels not in (1, 3):
+        raise ArgumentError(
+            f"images have {channels} channels (shape {np.shape(images)}, channels_first={channels_first}); 1 or 3 "
+            "can be shown: let display= name the key of a picture, choose channels, or correct channels_first"
+        )
+    shift = _per_channel("mean", mean, channels, 0.0)
+    factor = _per_channel("std", std, channels, 1.0)
+    denormalise = mean is not None or std is not None
+    result = np.empty((*array.shape[:3], 3), np.uint8)
+    for picture, image in zip(result, array, strict=True):
+        if image.size == 0:
+            continue
+        if image.dtype == np.uint8:
+            picture[...] = image
+        elif image.dtype.kind == "f" and denormalise:
+            picture[...] = _to_bytes(image.astype(np.float64) * factor + shift, denormalised=True)
+        else:
+            picture[...] = _to_bytes(image)
+    return result
+
+
+def _per_channel(name: str, value: ArrayLike | None, channels: int, default: float) -> NDArray[np.float64]:
+    if value is None:
+        return np.array([default])
+    try:
+        numbers = np.asarray(value, np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"{name}={value!r} is no number; pass one number, or one for each channel") from None
+    if numbers.size not in (1, channels) or not np.isfinite(numbers).all():
+        raise ArgumentError(
+            f"{name}={value!r} does not fit images of {channels} channel{'s' * (channels > 1)}; pass one finite "
+            "number, or one for each channel"
+        )
+    return numbers
+
+
+def _to_bytes(image: NDArray[Any], *, denormalised: bool = False) -> Rgb:
+    """One image (H, W, C) of any real dtype, by the rules of `to_rgb`."""
+    if image.dtype.kind == "b":
+        return image.astype(np.uint8) * np.uint8(255)
+    values = image.astype(np.float64)
+    finite = np.isfinite(values)
+    if not finite.all():
+        values = np.where(finite, values, values[finite].min() if finite.any() else 0.0)
+    low, high = float(values.min()), float(values.max())
+    if denormalised:
+        unit = low >= -0.05 and high <= 1.05
+        byte = low >= -12.75 and 2 < high <= 267.75
+    elif image.dtype.kind == "f":
+        unit = low >= 0 and high <= 1 and high - low >= 0.5
+        byte = low >= 0 and high <= 255 and high - low >= 127.5
+    else:
+        unit, byte = False, low >= 0 and high <= 255
+    if unit:
+        values *= 255.0
+    elif not byte:
+        # Halves, so that the span of the largest floats does not overflow.
+        span = high / 2 - low / 2
+        values = (values / 2 - low / 2) / span * 255.0 if span > 0 else np.zeros_like(values)
+    return np.rint(np.clip(values, 0.0, 255.0)).astype(np.uint8)
+
+
+def overlay(
+    image: NDArray[Any],
+    heat: NDArray[Any],
+    *,
+    colormap: str = "turbo",
+    alpha: float = 0.5,
+    signed: bool = False,
+    limit: float | None = None,
+) -> Rgb:
+    """A heatmap laid over the picture that it explains.
+
+    With the strength v of a pixel, in [0, 1], its colour c from the colormap, and the picture p::
+
+        weight = 1 - (1 - alpha) ** (2 v)        ->  (1 - weight) * p + weight * c
+
+    so the colour is the more opaque the hotter the place: at alpha 0.5 a cold place shows the picture as it is, a
+    place of strength 0.5 has half of each, and the hottest is three quarters the last colour of the colormap.
+    ``alpha=0`` gives the picture unchanged; ``alpha=1`` the colours alone, wherever they are.
+
+    Args:
+        image: (H, W, 3) uint8.
+        heat: (H, W). In [0, 1], and clipped to it; with `signed` of any range. NaN counts as 0.
+        colormap: Any colormap of matplotlib.
+        alpha: How strongly the heatmap is shown, 0 to 1.
+        signed: Draw positive and negative evidence: the map is divided by its largest magnitude and drawn
+            symmetrically about 0 on a diverging colormap (see `signed_colormap`), with v the magnitude.
+        limit: With `signed`, the magnitude that stands for the ends of the colormap, where it is not
+            the map's own largest.
+
+    Returns:
+        (H, W, 3) uint8, a new array.
+
+    Raises:
+        ArgumentError: Shapes that do not fit, or an alpha outside 0 to 1.
+        UnknownNameError: There is no such colormap.
+    """
+    picture = require_rgb("image", image)
+    heat = np.asarray(heat)
+    if heat.dtype.kind not in "buif" or heat.shape != picture.shape[:2]:
+        raise ArgumentError(
+            f"heat has shape {heat.shape} and dtype {heat.dtype}; accepted are real numbers of shape "
+            f"{picture.shape[:2]}, the size of the image: upsample the map first"
+        )
+    try:
+        alpha = float(alpha)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"alpha={alpha!r} is no number; pass one between 0 and 1") from None
+    if not 0.0 <= alpha <= 1.0:
+        raise ArgumentError(f"alpha={alpha!r} is out of range; pass a number between 0 (picture) and 1 (heatmap)")
+    values = np.nan_to_num(heat.astype(np.float64), nan=0.0)
+    if signed:
+        colormap_lut(colormap)
+        largest = float(np.abs(values).max()) if limit is None else limit
+        values = 0.5 + 0.5 * (values / largest) if largest > 0 else np.full_like(values, 0.5)
+        colours = colormap_lut(signed_colormap(colormap))
+        # 0 lies between the two middle levels; both are cold.
+        strength = (np.abs(np.arange(256) * 2.0 - 255.0) - 1.0) / 254.0
+    else:
+        colours = colormap_lut(colormap)
+        strength = np.linspace(0.0, 1.0, 256)
+    level = np.rint(np.clip(values, 0.0, 1.0) * 255.0).astype(np.uint8)
+    weight = np.ones(256) if alpha == 1.0 else 1.0 - (1.0 - alpha) ** (2.0 * strength)
+    kept = (1.0 - weight).astype(np.float32)
+    added = (weight[:, None] * colours + 0.5).astype(np.float32)
+    blended: Rgb = (picture * kept[level][..., None] + added[level]).astype(np.uint8)
+    return blended

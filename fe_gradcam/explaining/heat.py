@@ -1,0 +1,145 @@
+"""From what the passes of a network yielded to heatmaps: the method, smoothing, scaling, and what is blank."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fe_gradcam.explaining.settings import Settings
+from fe_gradcam.explaining.views import PLAIN, View, eigen_smoothed, smoothing
+from fe_gradcam.methods.registry import CamMethod
+from fe_gradcam.scaling import fuse_maps, scale
+from fe_gradcam.types import ArgumentError, CamInputs, CamWarning, Heatmap, LayerRef, Needs
+
+ROUNDING = 2.0**-22
+"""Two units in the last place of float32, relative to the sum of the terms' magnitudes."""
+
+WHOLE_MODEL = "whole model"
+"""What the layer is called where a method explains the model whatever the layer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """What the passes of one target at one layer yielded.
+
+    Attributes:
+        plain: That of the images as they are: scores and classes are reported from it.
+        views: Those that the map is the mean of, with the view of the images that each had.
+    """
+
+    plain: CamInputs
+    views: Sequence[tuple[View, CamInputs]]
+
+    @classmethod
+    def of(cls, inputs: CamInputs) -> Passes:
+        """Of one pass alone."""
+        return cls(inputs, [(PLAIN, inputs)])
+
+
+def heatmap_of(
+    passes: Sequence[Passes],
+    method: CamMethod,
+    layers: Sequence[LayerRef | str],
+    size: Sequence[int],
+    settings: Settings,
+) -> Heatmap:
+    """The second half of the route: from what the passes yielded, for each layer, to the Heatmap at `size`."""
+    first = passes[0].plain
+    if Needs.ACTIVATIONS not in method.needs:
+        layers, passes = [WHOLE_MODEL], passes[:1]
+    signed = [_signed_map(one, method, layer, size, settings) for one, layer in zip(passes, layers, strict=True)]
+    (raw, blank), name = signed[0], str(layers[0])
+    if len(signed) > 1:
+        name = f"{settings.fuse}({', '.join(map(str, layers))})"
+        raw = fuse_maps([_without(one, nothing) for one, nothing in signed], settings.fuse, size)
+        blank = raw.flatten(1).amax(1) <= 0
+    return Heatmap(
+        values=numpy32(scale(raw if settings.scaling == "none" else _without(raw, blank), settings.scaling, size)),
+        raw=numpy32(raw),
+        class_ids=first.class_ids.cpu().numpy().astype(np.int64),
+        scores=numpy32(first.scores),
+        confidences=_confidences(first),
+        blank=blank.cpu().numpy(),
+        method=method.label,
+        layer=name,
+        scaling=settings.scaling,
+        smooth=settings.smoothed,
+    )
+
+
+def _signed_map(
+    passes: Passes, method: CamMethod, layer: LayerRef | str, size: Sequence[int], settings: Settings
+) -> tuple[Tensor, Tensor]:
+    """The signed map (N, h, w) of one layer, finite, and which images (N,) have no evidence in it."""
+    if Needs.ACTIVATIONS in method.needs:
+        _check_places(passes.plain, layer, size)
+    _, eigen = smoothing(settings.smooth)
+    maps, roundings = [], []
+    for view, inputs in passes.views:
+        terms = method.terms(inputs).float()
+        roundings.append(_rounding(inputs, method, terms))
+        maps.append(view.back(eigen_smoothed(terms) if eigen else terms.sum(1)))
+    raw = torch.stack(maps).mean(0) if len(maps) > 1 else maps[0]
+    finite = raw.flatten(1).isfinite().all(1)
+    if not bool(finite.all()):
+        warnings.warn(
+            f"The activations or gradients of layer={str(layer)!r} hold NaN or infinite values for "
+            f"{int((~finite).sum())} of {len(raw)} images: their heatmaps are left blank.",
+            CamWarning,
+            stacklevel=2,
+        )
+        raw = torch.where(finite.reshape(-1, *[1] * (raw.dim() - 1)), raw, raw.new_zeros(()))
+    return raw, raw.flatten(1).amax(1) <= torch.stack(roundings).mean(0)
+
+
+def _check_places(inputs: CamInputs, layer: LayerRef | str, size: Sequence[int]) -> None:
+    """Raises ArgumentError where the layer has other axes than the images, and warns of a single place."""
+    if inputs.activations.dim() != len(size) + 2:
+        raise ArgumentError(
+            f"layer={str(layer)!r} has a map with {inputs.activations.dim() - 2} axes, and the images have "
+            f"{len(size)}: pass a layer that keeps all of them."
+        )
+    if inputs.activations[0, 0].numel() == 1:
+        warnings.warn(
+            f"layer={str(layer)!r} has one place alone: its map says nothing about where. Pass a layer before the "
+            "places are pooled.",
+            CamWarning,
+            stacklevel=2,
+        )
+
+
+def _without(raw: Tensor, blank: Tensor) -> Tensor:
+    """The maps without the positive values of those that are blank, which are rounding."""
+    return torch.where(blank.reshape(-1, *[1] * (raw.dim() - 1)), raw.clamp(max=0), raw)
+
+
+def numpy32(tensor: Tensor) -> NDArray[np.float32]:
+    """A tensor as a float32 array on the CPU."""
+    return tensor.detach().float().cpu().numpy()
+
+
+def _rounding(inputs: CamInputs, method: CamMethod, terms: Tensor) -> Tensor:
+    """(N,) how large a sum over channels may come out of float32 where it is zero: no evidence is below that.
+
+    A map of that size is what is left of terms that cancel, and scaled to [0, 1] it would look like any other.
+    """
+    largest = terms.abs().sum(1).flatten(1).amax(1)
+    if Needs.GRADIENTS in method.needs and inputs.gradients is not None:  # weights may be what is left of them
+        gradients = inputs.gradients.abs()
+        weights = gradients.maximum(gradients.mean(tuple(range(2, gradients.dim())), keepdim=True))
+        largest = largest.maximum((inputs.activations.abs() * weights).sum(1).flatten(1).amax(1))
+    return ROUNDING * largest.where(largest.isfinite(), largest.new_zeros(()))
+
+
+def _confidences(inputs: CamInputs) -> NDArray[np.float32]:
+    ids = inputs.class_ids
+    if inputs.probabilities is None:
+        return np.full(len(ids), np.nan, np.float32)
+    chosen = inputs.probabilities.gather(1, ids.clamp(min=0)[:, None])[:, 0]
+    return numpy32(torch.where(ids < 0, torch.nan, chosen))

@@ -1,0 +1,145 @@
+"""Asks a model again, for the methods that need more than one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fe_gradcam.backends.protocol import Backend, as_tuple, picture_of
+from fe_gradcam.explaining.settings import Settings
+from fe_gradcam.methods.asking import in_dtype
+from fe_gradcam.spec.targets import CallableTarget, ResolvedTarget
+from fe_gradcam.types import BiasGradients, CamError, CamInputs, GradientError, Images, LayerRef
+
+AT_ONCE = 32
+"""Rows asked at once, where no batch size is given."""
+
+TRIED = 3
+"""Rows with which it is tried whether the part behind the layer can be asked alone."""
+
+AGREES = 1e-3
+"""How far, relative to the largest, the scores of the part behind the layer may be off those of the whole."""
+
+
+class ModelProbe:
+    """See `fe_gradcam.types.Probe`.
+
+    Args:
+        backend: Of the model.
+        images: Of the first pass.
+        layer: The explained place.
+        first: What the first pass yielded.
+        settings: What was asked for.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        images: Images,
+        layer: LayerRef,
+        first: CamInputs,
+        settings: Settings,
+    ) -> None:
+        self._backend = backend
+        self._layer = layer
+        self._first = first
+        self._target: ResolvedTarget = first.pinned
+        self._score = settings.score
+        self._device = first.activations.device
+        parts = as_tuple(images)
+        picture = picture_of(images)
+        self._at = next(at for at, part in enumerate(parts) if part is picture)
+        self._parts = [_as_torch(part) for part in parts]
+        self._dtype = self._parts[self._at].dtype
+        of_picture = self._parts[self._at].to(self._device).float()
+        self.images: Tensor = of_picture if backend.channels_first else of_picture.movedim(-1, 1)
+        self.at_once = AT_ONCE if settings.batch_size is None else settings.batch_size
+        self.row_by_row = not isinstance(self._target, CallableTarget)
+        self.precision = backend.precision
+        self.progress, self.trial = settings.progress, settings.trial
+        self._behind_alone: bool | None = None if self.row_by_row and self.at_once >= TRIED else False
+
+    def score(self, images: Tensor, rows: Tensor) -> Tensor:
+        """See Probe."""
+        return self._run(images, rows, gradients=False).scores.to(self._device)
+
+    def gradients(self, images: Tensor, rows: Tensor) -> Tensor:
+        """See Probe."""
+        gradients = self._run(images, rows, gradients=True).gradients
+        return torch.zeros_like(self._first.activations[rows]) if gradients is None else gradients
+
+    def score_from(self, activations: Tensor, rows: Tensor) -> Tensor:
+        """See Probe. Of rows that belong to one image, only what lies behind the layer is computed for each.
+
+        The part before the layer then runs once, on that image alone, and what leads past the layer is
+        broadcast. Whether the model allows that is tried once.
+        """
+        change = activations - self._first.activations[rows]
+        one_image = bool((rows == rows[0]).all())
+        if one_image and self._behind_alone is None:
+            self._behind_alone = self._goes_alone(rows[0])
+        return self._changed(rows[:1] if one_image and self._behind_alone else rows, change, rows)
+
+    def hvp(self, vectors: Tensor) -> Tensor:
+        """See Probe."""
+        try:
+            return self._backend.hvp(self._given(), self._layer, self._target, vectors, self._score)
+        except (LookupError, NotImplementedError, RuntimeError) as error:
+            if isinstance(error, CamError) or not any(word in str(error).lower() for word in ("deriv", "gradient")):
+                raise
+            raise GradientError(
+                f"No second derivative is defined for an operation behind layer={str(self._layer)!r} ({error}). Use "
+                "method='grad_cam', which takes the first alone, or pass layer= with a layer behind that operation."
+            ) from error
+
+    def bias_gradients(self) -> BiasGradients:
+        """See Probe."""
+        return self._backend.bias_gradients(self._given(), self._layer, self._target, self._score)
+
+    def attention_gradients(self) -> list[Tensor]:
+        """See Probe."""
+        return self._backend.attention_gradients(self._given(), self._layer, self._target, self._score)
+
+    def _run(self, images: Tensor, rows: Tensor, *, gradients: bool) -> CamInputs:
+        given, target = self._rows(images, rows), self._target_of(rows)
+        (inputs,) = self._backend.run(given, self._layer, [target], gradients=gradients, score=self._score)
+        return inputs
+
+    def _changed(self, before: Tensor, change: Tensor, rows: Tensor) -> Tensor:
+        given, target = self._rows(self.images[before], before), self._target_of(rows)
+        return self._backend.changed_scores(given, self._layer, change, target, self._score).to(self._device)
+
+    def _goes_alone(self, row: Tensor) -> bool:
+        """Whether the part behind the layer gives the same scores for several rows of one image, asked alone."""
+        rows = row.reshape(1).expand(TRIED)
+        activations = self._first.activations[row]
+        change = torch.stack([torch.zeros_like(activations), -activations, activations.flip(0) - activations])
+        whole = self._changed(rows, change, rows)
+        try:
+            alone = self._changed(rows[:1], change, rows)
+        except Exception:  # a model may do anything with a batch that grows on its way
+            return False
+        same = alone.shape == whole.shape and bool(whole.isfinite().all())
+        return same and bool(((alone - whole).abs() <= AGREES * whole.abs().max()).all())
+
+    def _given(self) -> Images:
+        return self._rows(self.images, torch.arange(len(self.images), device=self._device))
+
+    def _rows(self, images: Tensor, rows: Tensor) -> Images:
+        """The model's inputs: the picture is `images`, the others are those of the rows."""
+        picture = in_dtype(images if self._backend.channels_first else images.movedim(1, -1), self._dtype)
+        parts: Sequence[Any] = [
+            picture if at == self._at else part[rows.to(part.device)] for at, part in enumerate(self._parts)
+        ]
+        return tuple(parts) if len(parts) > 1 else parts[0]
+
+    def _target_of(self, rows: Tensor) -> ResolvedTarget:
+        return self._target.rows(rows.cpu().numpy())
+
+
+def _as_torch(part: Any) -> Tensor:
+    return part.detach() if isinstance(part, Tensor) else torch.from_numpy(np.array(part))

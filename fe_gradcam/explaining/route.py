@@ -1,0 +1,402 @@
+"""The one route: images through a backend, a method and a scaling to heatmaps."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fe_gradcam.backends import backend_for
+from fe_gradcam.backends.protocol import Backend, as_tuple, picture_of
+from fe_gradcam.explaining.heat import Passes, heatmap_of, numpy32
+from fe_gradcam.explaining.probe import ModelProbe
+from fe_gradcam.explaining.settings import Settings
+from fe_gradcam.explaining.views import Smooth, View, smoothing
+from fe_gradcam.methods import CamMethod, get_method, is_pair
+from fe_gradcam.spec.outputs import ModelOutput
+from fe_gradcam.spec.targets import TOP_CLASS, ClassTarget, RegionTarget, ResolvedTarget, resolve_target, target_name
+from fe_gradcam.types import (
+    ArgumentError,
+    CamInputs,
+    CamWarning,
+    ClassNames,
+    Fuse,
+    Heatmap,
+    Images,
+    Layer,
+    LayerInfo,
+    LayerRef,
+    Method,
+    Needs,
+    Reshape,
+    Scaling,
+    Score,
+    Target,
+)
+
+
+def explain(
+    model: Any,
+    images: Images,
+    *,
+    method: Method = "grad_cam",
+    layer: Layer = None,
+    target: Target = None,
+    scaling: Scaling = "scale_after_relu",
+    score: Score = "logit",
+    batch_size: int | None = None,
+    seed: int = 0,
+    class_names: ClassNames | None = None,
+    model_output: ModelOutput = None,
+    reshape: Reshape | None = None,
+    fuse: Fuse = "mean",
+    smooth: Smooth | Sequence[Smooth] | None = None,
+    progress: bool = True,
+) -> Heatmap:
+    """Heatmaps of what a model looks at.
+
+    The model is called in inference mode and left as it was: weights, gradients, batch-norm
+    statistics, training flags, hooks and random streams.
+
+    Args:
+        model: A torch.nn.Module or a tf.keras.Model.
+        images: A batch in the model's own layout and normalisation: (N, C, H, W) for PyTorch,
+            (N, H, W, C) for Keras; of volumes (N, C, D, H, W) or (N, D, H, W, C). NumPy or the
+            framework's tensor. A tuple for several inputs: the map is drawn on the first with an image's
+            axes; of a layer that is called several times, for several inputs too, the last call counts.
+        method: Name of a CAM method, `fe_gradcam.METHODS` holds them; or a pair of the name and its parameters,
+            ``("smooth_grad_cam_plus_plus", {"samples": 8})``.
+        layer: The layer whose output is explained: its name, its index (in ``named_modules()``;
+            for Keras in the flattened layers, as FastEstimator's ``intermediate_layers``), or the
+            module or Keras layer itself. None: the last map larger than 1x1 before a pooling, behind
+            the activation function that directly takes it up; of a transformer the last
+            normalisation layer whose tokens of the image the score depends on. A list of layers: one map fused of
+            theirs.
+        target: What is explained. None: the class each image is inferred as; an int: that class; a
+            name of `class_names`; an integer array (N,): one class per image; `Rank`, `Contrast`,
+            `OutputValue` or `Segmentation`; a callable: gets the model's output and returns (N,)
+            scores, in the framework's tensors.
+        scaling: ``"scale_after_relu"``, ``"scale_before_relu"`` or ``"none"``; see
+            `fe_gradcam.scaling.scale`.
+        score: ``"logit"``: the class score before the softmax or sigmoid, found automatically;
+            ``"output"``: the model's output as it is.
+        batch_size: Images per pass; None takes all at once, and of the variants that a method makes of the images
+            32. The memory that a method takes is bounded by it, whatever the number of channels.
+        seed: For the methods that draw random numbers, for each image by itself; the global streams are not
+            touched.
+        class_names: Names of the classes, in the order of their ids or {id: name}.
+        model_output: Of a model that returns several outputs (a tuple, a dict, a dataclass, a Keras model
+            with several): the name or position of the one that holds the scores. None takes the one called
+            "logits" or "out", or the only one of a fitting shape.
+        reshape: Makes a map (N, K, h, w) of the layer's output as a torch tensor, where tokens are not
+            recognised; it may move, split and leave out, and the gradients go the same way.
+        fuse: ``"mean"`` or ``"max"``: how several layers become one map; see
+            `fe_gradcam.scaling.fuse_maps`.
+        smooth: ``"augment"`` (or an `fe_gradcam.Augment`): the mean over flipped and scaled views of the image,
+            six passes; ``"eigen"``: the first principal component of a map's terms by channel; both as a tuple.
+        progress: Whether a bar shows how far it is, where a method takes longer than a few seconds and somebody
+            is looking at a terminal.
+
+    Returns:
+        A Heatmap with values of shape (N, H, W), of volumes (N, D, H, W).
+
+    Raises:
+        ArgumentError: An argument is not accepted; a ValueError.
+        UnknownNameError: No such method, layer, class or output; a KeyError.
+        UnsupportedModelError: The model cannot be observed, or its output does not plainly hold what the
+            target asks for; a TypeError.
+        GradientError: The score depends on the layer, and no gradient reaches it; a RuntimeError.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        ...     torch.nn.Flatten(), torch.nn.Linear(4, 10))
+        >>> explain(net, torch.rand(2, 1, 28, 28)).values.shape
+        (2, 28, 28)
+    """
+    (heatmap,) = explain_many(
+        model,
+        images,
+        methods=(method,),
+        layers=(layer,),
+        targets=(target,),
+        scaling=scaling,
+        score=score,
+        batch_size=batch_size,
+        seed=seed,
+        class_names=class_names,
+        model_output=model_output,
+        reshape=reshape,
+        fuse=fuse,
+        smooth=smooth,
+        progress=progress,
+    )
+    return heatmap
+
+
+def explain_many(
+    model: Any,
+    images: Images,
+    *,
+    methods: Sequence[Method] = ("grad_cam",),
+    layers: Sequence[Layer] = (None,),
+    targets: Sequence[Target] = (None,),
+    scaling: Scaling = "scale_after_relu",
+    score: Score = "logit",
+    batch_size: int | None = None,
+    seed: int = 0,
+    class_names: ClassNames | None = None,
+    model_output: ModelOutput = None,
+    reshape: Reshape | None = None,
+    fuse: Fuse = "mean",
+    smooth: Smooth | Sequence[Smooth] | None = None,
+    progress: bool = True,
+) -> list[Heatmap]:
+    """Heatmaps for several methods, layers and targets; one forward pass per layer serves them all.
+
+    Args:
+        model: See `explain`, as for the other arguments.
+        images: See `explain`.
+        methods: Methods, each as `explain` takes it.
+        layers: Layers, each as `explain` takes it; a list among them is fused.
+        targets: Targets, each as `explain` takes it; ``targets=top_k(3)`` for the three highest classes.
+        scaling: See `explain`.
+        score: See `explain`.
+        batch_size: See `explain`.
+        seed: See `explain`.
+        class_names: See `explain`.
+        model_output: See `explain`.
+        reshape: See `explain`.
+        fuse: See `explain`.
+        smooth: See `explain`.
+        progress: See `explain`.
+
+    Returns:
+        One Heatmap for each combination: methods outermost, then layers, targets innermost.
+
+    Raises:
+        ArgumentError, UnknownNameError, UnsupportedModelError, GradientError: As `explain`.
+    """
+    settings = Settings(
+        scaling=scaling,
+        score=score,
+        batch_size=batch_size,
+        seed=seed,
+        class_names=class_names,
+        model_output=model_output,
+        reshape=reshape,
+        fuse=fuse,
+        smooth=smooth,
+        progress=progress,
+    )
+    return explained(model, images, settings, methods=methods, layers=layers, targets=targets).heatmaps
+
+
+def list_layers(model: Any, images: Images, *, model_output: ModelOutput = None) -> list[LayerInfo]:
+    """The layers that a forward pass of `images` completes, in that order, with their shapes.
+
+    The one where ``layer=None`` explains says so (`LayerInfo.default`).
+
+    Args:
+        model: A torch.nn.Module or a tf.keras.Model.
+        images: A batch as the model takes it; one image is enough.
+        model_output: See `explain`.
+    """
+    backend = backend_for(model, model_output)
+    infos = backend.layers(images)
+    if any(info.spatial for info in infos):
+        name = backend.resolve(None, images).name
+        last = max(at for at, info in enumerate(infos) if info.name == name)
+        infos[last] = replace(infos[last], default=True)
+    return infos
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What the route yields.
+
+    Attributes:
+        heatmaps: Methods outermost, then layers, targets innermost.
+        probabilities: (N, C) of the inference, or None where the output is no table of classes.
+    """
+
+    heatmaps: list[Heatmap]
+    probabilities: NDArray[np.float32] | None
+
+
+def explained(
+    model: Any,
+    images: Images,
+    settings: Settings,
+    *,
+    methods: Sequence[Method | CamMethod],
+    layers: Sequence[Layer],
+    targets: Sequence[Target],
+) -> Explanation:
+    """The heatmaps of `explain_many`, and the inference that came with them."""
+    if is_pair(methods) or isinstance(methods, str):
+        methods = [methods]  # type: ignore[list-item]
+    for name, given in (("methods", methods), ("layers", layers), ("targets", targets)):
+        if isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
+            raise ArgumentError(f"{name}={given!r} is not accepted. Accepted: a list, of one or several.")
+        if not len(given):
+            raise ArgumentError(f"{name} is empty; at least one is needed.")
+    rules = [get_method(method) for method in methods]
+    count = _count(images)
+    step = _step(settings.batch_size, count)
+    resolved = [resolve_target(target, count, settings.class_names) for target in targets]
+    of_pixels = any(isinstance(target, RegionTarget) for target in resolved)
+    backend = backend_for(model, settings.model_output, settings.reshape, of_pixels=of_pixels)
+    check_reshape(settings.reshape, layers)
+    places = [_places(backend, layer, images) for layer in layers]
+    size = backend.image_size(images)
+    parts: dict[tuple[int, int, int], list[Heatmap]] = {}
+    probabilities: list[NDArray[np.float32]] = []
+    for start in range(0, count, step):
+        rows = slice(start, start + step)
+        chunk, chunk_targets = _rows(images, rows), [target.rows(rows) for target in resolved]
+        for at_layer, refs in enumerate(places):
+            passes = [_passes(backend, chunk, ref, chunk_targets, rules, settings) for ref in refs]
+            if at_layer == 0:
+                for target, its in zip(chunk_targets, passes[0], strict=True):
+                    _warn_of_itself(target, its.plain)
+                probabilities += [numpy32(p) for p in (passes[0][0].plain.probabilities,) if p is not None]
+            for at_method, rule in enumerate(rules):
+                for at_target, of_layers in enumerate(zip(*passes, strict=True)):
+                    heatmap = heatmap_of(of_layers, rule, refs, size, settings)
+                    parts.setdefault((at_method, at_layer, at_target), []).append(heatmap)
+    called = [target_name(target, settings.class_names) for target in targets]
+    heatmaps = [replace(_joined(parts[place]), target=called[place[2]]) for place in sorted(parts)]
+    return Explanation(heatmaps, np.concatenate(probabilities) if probabilities else None)
+
+
+def _passes(
+    backend: Backend,
+    images: Images,
+    layer: LayerRef,
+    targets: Sequence[ResolvedTarget],
+    rules: Sequence[CamMethod],
+    settings: Settings,
+) -> list[Passes]:
+    """For each target, what the passes yield: one of the images as they are, and those of their other views."""
+    gradients = any(Needs.GRADIENTS in rule.needs for rule in rules)
+    asks = any(Needs.PROBE in rule.needs for rule in rules)
+    views, _ = smoothing(settings.smooth)
+
+    def passed(seen: Images, of: Sequence[ResolvedTarget]) -> list[CamInputs]:
+        results = backend.run(seen, layer, of, gradients=gradients, score=settings.score)
+        return [
+            replace(one, seed=settings.seed, probe=ModelProbe(backend, seen, layer, one, settings) if asks else None)
+            for one in results
+        ]
+
+    plain = passed(images, targets)
+    pinned = [inputs.pinned for inputs in plain]  # what is explained stays what it is for the images themselves
+    by_view = [
+        (view, plain if view.is_plain else passed(_seen_by(view, images, backend), _turned(pinned, view)))
+        for view in views
+    ]
+    return [Passes(inputs, [(view, of[at]) for view, of in by_view]) for at, inputs in enumerate(plain)]
+
+
+def _turned(targets: Sequence[ResolvedTarget], view: View) -> list[ResolvedTarget]:
+    """The targets of a view: where the image is turned round, so are the pixels of a region."""
+    return [
+        RegionTarget(target.class_id, np.ascontiguousarray(np.flip(target.mask, view.axes)))
+        if isinstance(target, RegionTarget) and target.mask is not None
+        else target
+        for target in targets
+    ]
+
+
+def _seen_by(view: View, images: Images, backend: Backend) -> Images:
+    """The inputs with the picture seen another way."""
+    picture = picture_of(images)
+    parts = []
+    for part in as_tuple(images):
+        if part is picture:
+            tensor = part.detach() if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+            part = view.of(tensor, channels_first=backend.channels_first)
+        parts.append(part)
+    return tuple(parts) if isinstance(images, (tuple, list)) else parts[0]
+
+
+def check_reshape(reshape: Reshape | None, layers: Sequence[Layer]) -> None:
+    """Raises ArgumentError where a reshape is given for a layer that is not."""
+    every = [one for layer in layers for one in (layer if isinstance(layer, (list, tuple)) else (layer,))]
+    if reshape is not None and any(layer is None for layer in every):
+        raise ArgumentError("reshape is given without layer; pass layer= with the one whose output it makes a map of.")
+
+
+def _warn_of_itself(target: ResolvedTarget, inputs: CamInputs) -> None:
+    """Says where the class that others are held against is one of these others."""
+    if not isinstance(target, ClassTarget) or target.is_class or inputs.logits is None:
+        return
+    ids = torch.from_numpy(target.class_ids).to(inputs.logits.device)
+    first = torch.where(ids[:, :1] == TOP_CLASS, inputs.logits.argmax(1, keepdim=True), ids[:, :1])
+    count = int((ids[:, 1:] == first).any(1).sum())
+    if count:
+        warnings.warn(
+            f"target holds a class against itself in {count} of {len(ids)} images, which are inferred as a class of "
+            "against: their heatmaps show nothing of it. Contrast(None, None) takes the closest rival of each.",
+            CamWarning,
+            stacklevel=2,
+        )
+
+
+def _places(backend: Backend, layer: Layer, images: Images) -> list[LayerRef]:
+    """The places that one entry of `layers` names: one, or several to be fused."""
+    if not isinstance(layer, (list, tuple)):
+        return [backend.resolve(layer, images)]
+    if not layer:
+        raise ArgumentError("layer is an empty list. Accepted: a layer, or a list of at least one.")
+    return [backend.resolve(one, images) for one in layer]
+
+
+def _count(images: Images) -> int:
+    parts = as_tuple(images)
+    shapes = [tuple(getattr(part, "shape", ())) for part in parts]
+    if not shapes or any(len(shape) < 1 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
+        raise ArgumentError(
+            f"images holds shapes {shapes}; an array (N, C, H, W) or (N, H, W, C) as the model takes it is needed, or "
+            "a tuple of arrays with the same N for a model with several inputs."
+        )
+    shape = tuple(picture_of(images).shape)
+    if len(shape) not in (4, 5):
+        raise ArgumentError(
+            f"images has shape {shape}; (N, C, H, W) for PyTorch or (N, H, W, C) for Keras is needed, of volumes "
+            "with a depth before H. Add the batch axis to a single image: images[None]."
+        )
+    if shape[0] == 0:
+        raise ArgumentError("images is empty; at least one image is needed.")
+    return int(shape[0])
+
+
+def _step(batch_size: int | None, count: int) -> int:
+    if batch_size is None:
+        return count
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise ArgumentError(f"batch_size={batch_size!r} is not accepted. Accepted: None or an integer from 1.")
+    return int(batch_size)
+
+
+def _rows(images: Images, rows: slice) -> Images:
+    if isinstance(images, (tuple, list)):
+        return tuple(part[rows] for part in images)
+    return images[rows]
+
+
+def _joined(parts: list[Heatmap]) -> Heatmap:
+    """The heatmaps of consecutive chunks as one."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    names = ("values", "raw", "class_ids", "scores", "confidences", "blank")
+    return replace(first, **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})

@@ -1,0 +1,53 @@
+"""What a caller may choose besides the model, the images and what is asked of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fe_gradcam.explaining.views import smoothing
+from fe_gradcam.scaling import check_fuse, check_scaling
+from fe_gradcam.spec.outputs import ModelOutput
+from fe_gradcam.types import ArgumentError, ClassNames, Fuse, Reshape, Scaling, Score
+
+SCORES: tuple[Score, ...] = ("logit", "output")
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """What `explain` takes besides the model, the images, and what is asked of them; see `fe_gradcam.explain`."""
+
+    scaling: Scaling = "scale_after_relu"
+    score: Score = "logit"
+    batch_size: int | None = None
+    seed: int = 0
+    class_names: ClassNames | None = None
+    model_output: ModelOutput = None
+    reshape: Reshape | None = None
+    fuse: Fuse = "mean"
+    smooth: Any = None
+    progress: bool = True
+    trial: bool = False
+    """Whether heatmaps are made to see whether they can be: of many variants of an image, the first few."""
+
+    def __post_init__(self) -> None:
+        check_scaling(self.scaling)
+        check_fuse(self.fuse)
+        check_seed(self.seed)
+        smoothing(self.smooth)
+        if self.score not in SCORES:
+            raise ArgumentError(f"score={self.score!r} is not known. Accepted: {', '.join(SCORES)}.")
+
+    @property
+    def smoothed(self) -> str:
+        """How maps are smoothed, in words; empty where they are not."""
+        views, eigen = smoothing(self.smooth)
+        return ", ".join(["augment"] * (len(views) > 1 or not views[0].is_plain) + ["eigen"] * eigen)
+
+
+def check_seed(seed: object) -> None:
+    """Raises ArgumentError where `seed` is no integer from 0."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ArgumentError(f"seed={seed!r} is not accepted. Accepted: an integer from 0.")

@@ -1,0 +1,145 @@
+"""Smoothing that composes with every method: over views of the image, and over the channels of a map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from numbers import Real
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fe_gradcam.errors import nearest
+from fe_gradcam.methods.asking import in_dtype
+from fe_gradcam.methods.components import component_of, signed_like
+from fe_gradcam.types import ArgumentError
+
+Flip: TypeAlias = Literal["horizontal", "vertical"]
+
+FLIPS: dict[str, int] = {"horizontal": -1, "vertical": -2}
+"""The axis of space that each turns round."""
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Test-time augmentation: the mean of the signed maps of several views of each image, turned back.
+
+    The views are all combinations of flips with factors; the target stays what it is for the image itself.
+
+    Args:
+        flips: Of ``"horizontal"`` (left and right change places) and ``"vertical"`` (top and bottom); an
+            X-ray or a part in its fixture may have neither.
+        factors: What the values of the input are multiplied with, 1 among them or not; integers are rounded, and
+            bytes end at 255.
+
+    Raises:
+        ArgumentError: Another flip, no factor, or one that is no finite number above 0.
+    """
+
+    flips: tuple[Flip, ...] = ("horizontal",)
+    factors: tuple[float, ...] = (0.9, 1.0, 1.1)
+
+    def __post_init__(self) -> None:
+        given: Any = self.flips
+        known = isinstance(given, Sequence) and not isinstance(given, str)
+        if not known or any(list(FLIPS).count(flip) * given.count(flip) != 1 for flip in given):
+            raise ArgumentError(f"flips={given!r} is not accepted. Accepted: a tuple of {', '.join(FLIPS)}, each once.")
+        numbers: Any = self.factors
+        known = isinstance(numbers, Sequence) and not isinstance(numbers, str) and len(numbers) > 0
+        if not known or not all(
+            isinstance(one, Real) and not isinstance(one, bool) and 0 < float(one) < float("inf") for one in numbers
+        ):
+            raise ArgumentError(f"factors={numbers!r} is not accepted. Accepted: a tuple of numbers above 0.")
+
+    @property
+    def views(self) -> list[View]:
+        """All of them, the image itself first where it is one."""
+        chosen = [[flip for flip, on in zip(self.flips, bits, strict=True) if on] for bits in self._choices()]
+        views = [
+            View(tuple(FLIPS[flip] for flip in flips), float(factor)) for flips in chosen for factor in self.factors
+        ]
+        return sorted(views, key=lambda view: not view.is_plain)
+
+    def _choices(self) -> list[tuple[bool, ...]]:
+        return list(product((False, True), repeat=len(self.flips)))
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at an image.
+
+    Attributes:
+        axes: Of space, counted from the last, that are turned round.
+        factor: What the values are multiplied with.
+    """
+
+    axes: tuple[int, ...] = ()
+    factor: float = 1.0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the image as it is."""
+        return not self.axes and self.factor == 1
+
+    def of(self, images: Tensor, *, channels_first: bool) -> Tensor:
+        """Images (N, C, *S) or (N, *S, C) seen that way."""
+        turned = torch.flip(images, [axis if channels_first else axis - 1 for axis in self.axes])
+        return turned if self.factor == 1 else in_dtype(turned * self.factor, images.dtype)
+
+    def back(self, maps: Tensor) -> Tensor:
+        """Maps (..., *S) of such images, as they lie on the images themselves."""
+        return torch.flip(maps, list(self.axes))
+
+
+PLAIN = View()
+
+
+Smooth: TypeAlias = "Literal['augment', 'eigen'] | Augment"
+"""``"augment"``: test-time augmentation with the settings of `Augment`; ``"eigen"``: see `eigen_smoothed`."""
+
+SMOOTHS = ("augment", "eigen")
+
+
+def smoothing(smooth: Any) -> tuple[list[View], bool]:
+    """The views to be averaged over, and whether the channels are smoothed.
+
+    Args:
+        smooth: None, one of Smooth, or several.
+
+    Raises:
+        ArgumentError: It is none of these.
+    """
+    given = [] if smooth is None else list(smooth) if isinstance(smooth, (tuple, list)) else [smooth]
+    kinds = ["augment" if isinstance(one, Augment) else one for one in given]
+    for kind in kinds:
+        if kind not in SMOOTHS or kinds.count(kind) > 1:
+            raise ArgumentError(
+                f"smooth={smooth!r} is not accepted{nearest(kind, SMOOTHS)} Accepted: None, 'augment' or an Augment, "
+                "'eigen', or a tuple of both."
+            )
+    augments = [one if isinstance(one, Augment) else Augment() for one in given if one != "eigen"]
+    return augments[0].views if augments else [PLAIN], "eigen" in kinds
+
+
+def eigen_smoothed(terms: Tensor) -> Tensor:
+    """The first principal component of a map's terms by channel, instead of their sum: what the channels share.
+
+    A method without terms by channel stays as it is. Not centred; signed so that it agrees with the map; as large
+    as the map, by the sum of squares.
+
+    Args:
+        terms: (N, K, *S).
+
+    Returns:
+        (N, *S).
+    """
+    whole = terms.sum(1)
+    if terms.shape[1] == 1:
+        return whole
+    shared = signed_like(component_of(terms, 1), whole)
+    sizes = [maps.flatten(1).norm(dim=1) for maps in (whole, shared)]
+    factor = sizes[0] / sizes[1].where(sizes[1] != 0, 1)
+    smoothed: Tensor = shared * factor.reshape(-1, *[1] * (whole.dim() - 1))
+    return smoothed

@@ -1,0 +1,144 @@
+"""Files: pictures as PNG and arrays as .npz, each there as a whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fe_gradcam.drawing.pixels import require_rgb
+from fe_gradcam.types import ArgumentError
+
+FilePath: TypeAlias = "str | os.PathLike[str]"
+
+
+def encode_png(rgb: NDArray[np.uint8]) -> bytes:
+    r"""A picture as the bytes of a PNG file, lossless.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+
+    Raises:
+        ArgumentError: `rgb` is no such picture, or larger than the encoder takes.
+
+    Examples:
+        >>> encode_png(np.zeros((2, 2, 3), np.uint8))[:4]
+        b'\x89PNG'
+    """
+    picture = require_rgb("rgb", rgb)
+    # The fastest level: a grid is written while a training waits for it.
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    try:
+        done, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
+    except cv2.error as error:
+        done, reason = False, f" ({error})"
+    else:
+        reason = ""
+    if not done:
+        raise ArgumentError(f"rgb of shape {picture.shape} cannot be encoded as PNG{reason}; draw fewer rows")
+    return bytes(encoded)
+
+
+def write_png(path: FilePath, rgb: NDArray[np.uint8]) -> None:
+    """Writes a picture to a PNG file, whole or not at all (see `write_arrays`).
+
+    Args:
+        path: Ends in ``.png``. Folders that are missing are made; a file that exists is replaced.
+        rgb: (H, W, 3) uint8.
+
+    Raises:
+        ArgumentError: The path does not end in ``.png``, or `rgb` is no such picture.
+        OSError: The file cannot be written; the message names the path.
+    """
+    write_bytes(_checked(path, ".png"), encode_png(rgb))
+
+
+def write_bytes(path: FilePath, data: bytes) -> None:
+    """Writes bytes to a file, whole or not at all (see `write_arrays`).
+
+    Raises:
+        OSError: The file cannot be written; the message names the path.
+    """
+
+    def write(file: IO[bytes]) -> None:
+        file.write(data)
+
+    _write_whole(Path(path), write)
+
+
+def write_arrays(path: FilePath, arrays: Mapping[str, ArrayLike]) -> None:
+    """Writes named arrays to an .npz file that `numpy.load` reads, whole or not at all.
+
+    The file appears under its name only once it is complete: it is written beside its place and then moved there,
+    so a reader never meets half of it, and what an error interrupts leaves neither a file nor a change of the one
+    that was there. It gets the permissions that any new file gets, or those of the file that it replaces. Arrays
+    are not compressed; equal arrays make equal files.
+
+    Args:
+        path: Ends in ``.npz``. Folders that are missing are made; a file that exists is replaced.
+        arrays: Arrays of numbers, bools or strings, by name.
+
+    Raises:
+        ArgumentError: The path does not end in ``.npz``, a name is no text, or an array holds Python objects.
+        OSError: The file cannot be written; the message names the path.
+    """
+    target = _checked(path, ".npz")
+    members: dict[str, NDArray[Any]] = {}
+    for name, value in arrays.items():
+        if not isinstance(name, str) or not name:
+            raise ArgumentError(f"arrays for {target} has the name {name!r}; each needs a text that is not empty")
+        array = np.asanyarray(value)
+        if array.dtype.hasobject:
+            raise ArgumentError(
+                f"arrays[{name!r}] for {target} holds Python objects (shape {array.shape}); pass numbers, bools or "
+                "strings of one shape"
+            )
+        members[name] = array
+
+    def write(file: IO[bytes]) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, array in members.items():
+                with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)  # type: ignore[no-untyped-call]
+
+    _write_whole(target, write)
+
+
+def _checked(path: FilePath, suffix: str) -> Path:
+    target = Path(path)
+    if target.suffix.lower() != suffix:
+        raise ArgumentError(f"path={str(target)!r} does not end in {suffix}; pass {str(target) + suffix!r}")
+    return target
+
+
+def _write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Writes a file beside its place and moves it there; leaves nothing behind where that fails."""
+    temporary: Path | None = None
+    try:
+        # Behind a symbolic link: the file that it names is replaced, not the link.
+        place = Path(os.path.realpath(path))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        beside = place.with_name(f".{secrets.token_hex(8)}.tmp")
+        with beside.open("xb") as file:
+            temporary = beside
+            write(file)
+        if place.exists():
+            temporary.chmod(stat.S_IMODE(place.stat().st_mode))
+        temporary.replace(place)
+        temporary = None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(
+            error.errno, f"{reason}: nothing was written; check the folder and the space left", str(path)
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)

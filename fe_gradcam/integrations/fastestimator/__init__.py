@@ -1,0 +1,1 @@
+"""The trace and the op for FastEstimator."""

@@ -1,0 +1,108 @@
+"""The grid as FastEstimator's traces take it: a GridDisplay with a raster of its own."""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastestimator.util.base_util import FigureFE, in_notebook
+from fastestimator.util.img_data import BatchDisplay, GridDisplay
+from numpy.typing import NDArray
+from plotly.graph_objects import Image
+
+from fe_gradcam.drawing.grid import Grid, draw_grid
+from fe_gradcam.files import encode_png, write_bytes, write_png
+
+
+class HeatmapGrid(GridDisplay):
+    """A grid of pictures and heatmaps.
+
+    Args:
+        grid: What is drawn.
+        cell: See `fe_gradcam.drawing.grid.draw_grid`.
+    """
+
+    def __init__(self, grid: Grid, cell: int | None = None) -> None:
+        self.grid, self.cell = grid, cell
+        self._raster: NDArray[np.uint8] | None = None
+        columns = [
+            BatchDisplay(image=[row.panels[at].rgb for row in grid.rows], title=title)
+            for at, title in enumerate(grid.titles)
+        ]
+        super().__init__(columns=columns)
+
+    @property
+    def raster(self) -> NDArray[np.uint8]:
+        """The picture, (H, W, 3) uint8 RGB, drawn when first asked for."""
+        if self._raster is None:
+            self._raster = draw_grid(self.grid, cell=self.cell)
+        return self._raster
+
+    def prepare(self) -> FigureFE:
+        """A plotly figure of the raster; what it shows and writes as an image is the raster itself."""
+        return RasterFigure.of(self.raster)
+
+    def show(
+        self, save_path: str | None = None, verbose: bool = True, scale: int = 1, interactive: bool = False
+    ) -> None:
+        """Shows the grid, or saves it: to a PNG at the size that the grid needs, to HTML with plotly.
+
+        Args:
+            save_path: Where to save it; None shows it on the screen or in the notebook.
+            verbose: Whether to print where it was saved.
+            scale: As in FastEstimator's displays; a raster is saved at its own size.
+            interactive: Whether plotly shows it; by default a notebook gets the picture.
+        """
+        if save_path is not None and Path(save_path).suffix.lower() == ".png":
+            path = Path(save_path)
+            if verbose:
+                print(f"Saving to {path}")
+            write_png(path, self.raster)
+        else:
+            self.prepare().show(save_path=save_path, verbose=verbose, scale=scale, interactive=interactive)
+
+
+class RasterFigure(FigureFE):
+    """A plotly figure of one picture, which is not drawn anew to be saved or shown."""
+
+    @classmethod
+    def of(cls, raster: NDArray[np.uint8]) -> RasterFigure:
+        """The figure of a picture (H, W, 3)."""
+        png = encode_png(raster)
+        height, width = raster.shape[:2]
+        source = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+        figure = cls(Image(source=source, hoverinfo="skip"))
+        figure.update_layout(width=width, height=height, margin={"l": 0, "r": 0, "t": 0, "b": 0})
+        figure.update_xaxes(visible=False).update_yaxes(visible=False)
+        figure.__dict__["_png"] = png
+        return figure
+
+    def to_image(self, format: str | None = None, *args: Any, **kwargs: Any) -> bytes:
+        """The picture as PNG bytes; another format is plotly's."""
+        if format in (None, "png"):
+            png: bytes = self.__dict__["_png"]
+            return png
+        image: bytes = super().to_image(format, *args, **kwargs)
+        return image
+
+    def write_image(self, file: Any, *args: Any, **kwargs: Any) -> None:
+        """Writes the picture: a PNG as it is, another format through plotly."""
+        if isinstance(file, (str, os.PathLike)) and Path(file).suffix.lower() == ".png":
+            write_bytes(file, self.__dict__["_png"])
+        else:
+            super().write_image(file, *args, **kwargs)
+
+    def show(
+        self, save_path: str | None = None, verbose: bool = True, scale: int = 1, interactive: bool = False
+    ) -> None:
+        """As HeatmapGrid.show."""
+        if save_path is None and not interactive and in_notebook():
+            from IPython.display import Image as Picture
+            from IPython.display import display
+
+            display(Picture(self.__dict__["_png"]))
+        else:
+            super().show(save_path=save_path, verbose=verbose, scale=scale, interactive=interactive)

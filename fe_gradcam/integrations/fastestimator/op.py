@@ -1,0 +1,142 @@
+"""Activations and gradients of a layer as keys of the batch, for FastEstimator networks."""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from fastestimator.op.tensorop.model import ModelOp
+from fastestimator.util.traceability_util import traceable
+
+from fe_gradcam.backends import backend_for
+from fe_gradcam.integrations.fastestimator import compat
+from fe_gradcam.types import (
+    ArgumentError,
+    CamWarning,
+    Layer,
+    LayerRef,
+    Target,
+    TargetSpec,
+    UnsupportedModelError,
+)
+
+compat.apply()
+
+
+@traceable()
+class LayerGradientOp(ModelOp):
+    """A forward pass of a model that also puts out a layer's activations and gradients.
+
+    It stands in a network where a ModelOp would stand. In train mode the gradients are those of the
+    training forward pass (batch statistics, dropout), and the training beside it is unchanged.
+
+    Args:
+        model: A model compiled by fe.build.
+        inputs: Key(s) of the model's input(s).
+        outputs: Three keys: for the predictions, the activations and the gradients, which have the
+            shape of the activations: (N, K, h, w) on PyTorch, (N, h, w, K) on TensorFlow.
+        layer: The layer, as `fe_gradcam.explain` takes it; None chooses the default.
+        target: What is explained: None (the inferred class), a class id, a key of the batch that
+            holds class ids (N,), or a callable that gets the model's output and returns (N,) scores.
+        mode: What mode(s) to execute this Op in, as for every FastEstimator op.
+        ds_id: What dataset id(s) to execute this Op in, as for every FastEstimator op.
+
+    Attributes:
+        target: As given.
+        puts_out_probabilities: Whether the predictions are probabilities, or else logits; None before
+            the first pass.
+
+    Raises:
+        ArgumentError: `outputs` is not three keys.
+        UnknownNameError: The model has no such layer.
+        UnsupportedModelError: A DataParallel model: its replicas cannot be observed.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        inputs: str | Iterable[str],
+        outputs: Sequence[str],
+        layer: Layer = None,
+        target: Target | str = None,
+        mode: str | Iterable[str] | None = None,
+        ds_id: str | Iterable[str] | None = None,
+    ) -> None:
+        if isinstance(outputs, str) or len(list(outputs)) != 3:
+            raise ArgumentError(
+                f"outputs={outputs!r} is not accepted. Accepted: three keys, for the predictions, the activations and "
+                "the gradients."
+            )
+        if isinstance(target, TargetSpec):
+            raise ArgumentError(
+                f"target={target!r} is not accepted here. Accepted: None, a class id, a key of the batch with class "
+                "ids, or a callable. GradCAM(images=..., model=model, targets=...) takes the others."
+            )
+        if isinstance(model, torch.nn.DataParallel):
+            raise UnsupportedModelError(
+                "model is a DataParallel module, whose replicas cannot be observed. Give the trace the model instead: "
+                "GradCAM(images=..., model=model)."
+            )
+        image_keys = [inputs] if isinstance(inputs, str) else list(inputs)
+        self._n_images = len(image_keys)
+        self._target_key = target if isinstance(target, str) else None
+        keys = [*image_keys, target] if isinstance(target, str) else image_keys
+        super().__init__(model=model, inputs=keys, outputs=list(outputs), mode=mode, ds_id=ds_id)
+        self.target = target
+        self._layer = layer
+        self._backend: Any = backend_for(model)
+        self._place: LayerRef | None = None if layer is None else self._backend.resolve(layer, None)
+        self._state: dict[str, Any] = {}
+        self.puts_out_probabilities: bool | None = None
+
+    def build(self, framework: str, device: torch.device | None = None) -> None:
+        """See ModelOp."""
+        super().build(framework, device)
+        if self._n_images == 1:
+            self.multi_inputs = False
+
+    def forward(self, data: list[Any], state: dict[str, Any]) -> list[Any]:
+        """See ModelOp; returns predictions, activations and gradients."""
+        images, more = data[: self._n_images], data[self._n_images :]
+        self._state = {**state, "target": more[0] if more else self.target}
+        try:
+            result: list[Any] = super().forward(images[0] if self._n_images == 1 else images, state)
+            return result
+        finally:
+            self._state = {}
+
+    @property
+    def place(self) -> str:
+        """The explained layer, once it is known."""
+        return str(self._place)
+
+    def _forward_pass(self, data: Any, training: bool) -> list[Any]:
+        inputs = [data] if self._n_images == 1 else list(data)
+        target = self._state["target"]
+        if self._place is None:
+            self._place = self._backend.resolve(None, tuple(inputs))
+        if isinstance(self.model, torch.nn.Module):
+            self.model.train(mode=training)
+            if isinstance(target, torch.Tensor):
+                target = target.detach().cpu().reshape(-1).numpy()
+                target = np.where(target < 0, 0, target)
+            passed = self._backend.run_inside(inputs, self._place, target)
+        else:
+            passed = self._backend.run_inside(inputs, self._place, target, tape=self._state["tape"], training=training)
+        output, activations, gradients, self.puts_out_probabilities = passed
+        try:
+            return [output, activations, gradients()]
+        except Exception:
+            if self._state["warmup"]:
+                raise
+            warnings.warn(
+                f"LayerGradientOp could not take the gradients of layer={str(self._place)!r}; they are zeros here, and "
+                f"the training goes on.\n{traceback.format_exc()}",
+                CamWarning,
+                stacklevel=2,
+            )
+            return [output, activations, 0 * activations]

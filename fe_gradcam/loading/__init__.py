@@ -1,0 +1,1 @@
+"""Models and photos by name or file."""

@@ -1,0 +1,85 @@
+"""The rules that look at more than one layer: they ask the model for what every layer contributes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fe_gradcam.methods.asking import probe_of
+from fe_gradcam.methods.registry import UNSIGNED, cam_method
+from fe_gradcam.scaling import upsample
+from fe_gradcam.types import CamInputs, Needs, UnsupportedModelError
+
+COMPLETE = 1e-3
+"""How far, relative to the score, its parts may be off it."""
+
+ROUNDINGS = 256
+"""Besides, so many times the spacing of the model's numbers, relative to the root of the parts' sum of squares."""
+
+
+CONSTANT = 1e-5
+"""A term whose range is below this, relative to its size, is the same everywhere."""
+
+
+@cam_method(
+    "full_grad",
+    paper="Srinivas 2019, arXiv:1905.00780",
+    needs=Needs.PROBE,
+    cost="1 forward, 1 backward",
+    shows=UNSIGNED,
+)
+def full_grad(inputs: CamInputs) -> Tensor:
+    """ψ(g_x ⊙ x) + Σ over layers and channels of ψ(bias · gradient), ψ = upsampled, rescaled magnitude.
+
+    For nets of piecewise linear layers with biases (convolutions, linear layers, batch normalisation, ReLU,
+    pooling), whose input and bias gradients sum to the score; that is checked. Each map of a channel is
+    rescaled to [0, 1] by itself, as the paper writes; its published code rescales a layer's channels together.
+    Biases of layers without places are not drawn. The map is unsigned, at image size.
+
+    Raises:
+        UnsupportedModelError: The parts do not sum to the score: the network has other layers.
+    """
+    parts = probe_of(inputs).bias_gradients()
+    summed, squares = parts.elsewhere.double(), parts.elsewhere.double() ** 2
+    for terms in (parts.of_input, *parts.of_biases):
+        summed = summed + terms.double().flatten(1).sum(1)
+        squares = squares + (terms.double() ** 2).flatten(1).sum(1)
+    tolerance = COMPLETE * parts.scores.abs() + ROUNDINGS * parts.precision * squares.sqrt()
+    if bool(((summed - parts.scores).abs() > tolerance).any()):
+        raise UnsupportedModelError(
+            "method='full_grad' is defined for networks of piecewise linear layers (convolutions, linear layers, batch "
+            "normalisation, ReLU, pooling), whose input and bias gradients sum to the score; here they do not "
+            f"({float(summed[0]):.4g} for a score of {float(parts.scores[0]):.4g}), so a layer is of another kind "
+            "(GELU, SiLU, layer normalisation, attention). Use method='layer_cam' or 'grad_cam'."
+        )
+    size = tuple(parts.of_input.shape[2:])
+    return sum((_rescaled(terms, size) for terms in parts.of_biases), _rescaled(parts.of_input, size))
+
+
+def _rescaled(terms: Tensor, size: tuple[int, ...]) -> Tensor:
+    """(N, *S): the magnitude of each channel brought to [0, 1], upsampled, summed over the channels."""
+    flat = terms.abs().flatten(2)
+    least = flat.amin(2, keepdim=True)
+    spread = flat.amax(2, keepdim=True) - least
+    tells = spread > CONSTANT * flat.amax(2, keepdim=True)  # what is less is rounding
+    unit = ((flat - least) / spread.where(tells, 1)).where(tells, 0).reshape(terms.shape)
+    return upsample(unit.sum(1), size)  # upsampling is linear: the sum may go first
+
+
+@cam_method(
+    "le_grad",
+    paper="Bousselham 2024, arXiv:2404.03214",
+    needs=Needs.PROBE,
+    cost="a pass per attention block",
+    shows=UNSIGNED,
+)
+def le_grad(inputs: CamInputs) -> Tensor:
+    """Mean over the blocks of a ViT of relu(∂ s / ∂ attention), averaged over heads and queries.
+
+    s is the score that the tokens behind the block have: the classifier is put right behind them. Of the
+    tokens those of the image are drawn. The map is unsigned, at the size of the patches.
+
+    Raises:
+        UnsupportedModelError: The network has no blocks of attention over the image's tokens.
+    """
+    return torch.stack(probe_of(inputs).attention_gradients()).mean(0)

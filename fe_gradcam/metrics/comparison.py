@@ -1,0 +1,139 @@
+"""How alike two maps are, and a model without what it has learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
+
+from fe_gradcam.backends import backend_for
+from fe_gradcam.explaining.settings import check_seed
+from fe_gradcam.types import ArgumentError
+
+Values = NDArray[np.float64]
+"""One number per image, (N,); NaN where there is none."""
+
+
+def rank_correlation(a: ArrayLike, b: ArrayLike) -> Values:
+    """Spearman's rank correlation of two maps, image by image; equal values share the mean of their ranks.
+
+    Args:
+        a: (N, ...), finite.
+        b: Of the same shape.
+
+    Returns:
+        (N,) within [-1, 1]. Of a map that is constant no order is known: 1 where both are, 0 where one is.
+
+    Raises:
+        ArgumentError: The shapes differ, or there is no axis besides N.
+    """
+    first, second = _rows(a, b)
+    ranks = [rankdata(rows, axis=1) - (rows.shape[1] + 1) / 2 for rows in (first, second)]
+    lengths = [np.sqrt((rank**2).sum(1)) for rank in ranks]
+    constant = [(rows == rows[:, :1]).all(1) for rows in (first, second)]
+    neither = ~constant[0] & ~constant[1]
+    cosine = (ranks[0] * ranks[1]).sum(1) / np.where(neither, lengths[0] * lengths[1], 1)
+    return np.where(neither, cosine.clip(-1, 1), constant[0] & constant[1])
+
+
+def overlap_of_hottest(a: ArrayLike, b: ArrayLike, share: float = 0.2) -> Values:
+    """How far the hottest pixels of two maps are the same ones: intersection over union, image by image.
+
+    The hottest are k = share * pixels, rounded, at least one. Of the pixels at the threshold, which are equally hot,
+    each is taken in part, so that k are taken in all; intersection and union are then the sums of the smaller and of
+    the larger part of each pixel. So the order of the pixels never counts, and two maps without any order take the
+    same k pixels.
+
+    Args:
+        a: (N, ...), finite.
+        b: Of the same shape.
+        share: Of the pixels, above 0 and at most 1.
+
+    Returns:
+        (N,) within [0, 1]. Against a constant map, where each pixel is taken by `share`, about share / (2 - share):
+        0.11 of a fifth, as by chance.
+
+    Raises:
+        ArgumentError: The shapes differ, or `share` is out of range.
+    """
+    if isinstance(share, bool) or not isinstance(share, (int, float, np.number)) or not 0 < share <= 1:
+        raise ArgumentError(f"share={share!r} is not accepted. Accepted: a number above 0 and at most 1.")
+    taken = [_taken(rows, max(1, round(share * rows.shape[1]))) for rows in _rows(a, b)]
+    return np.asarray(np.minimum(*taken).sum(1) / np.maximum(*taken).sum(1))
+
+
+def _taken(rows: Values, count: int) -> Values:
+    """(N, P), which part of each pixel is among the `count` hottest."""
+    threshold = np.partition(rows, -count, axis=1)[:, -count, None]
+    above, at = rows > threshold, rows == threshold
+    return np.asarray(above + at * (count - above.sum(1, keepdims=True)) / at.sum(1, keepdims=True))
+
+
+def _rows(a: ArrayLike, b: ArrayLike) -> tuple[Values, Values]:
+    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if first.shape != second.shape or first.ndim < 2 or not first[:1].size:
+        raise ArgumentError(
+            f"a has shape {first.shape} and b {second.shape}; two batches of maps of one shape, (N, h, w), are needed."
+        )
+    return first.reshape(len(first), -1), second.reshape(len(second), -1)
+
+
+@contextmanager
+def randomised(model: Any, seed: int = 0) -> Iterator[None]:
+    """The model without what it has learnt: the values of each weight tensor in a random order.
+
+    Every weight tensor of two axes or more, all layers at once; biases and the parameters and statistics of
+    normalisations, which have one, stay. So each layer's weights keep their distribution. Afterwards the weights are
+    put back bit for bit, also where something raises; gradients and the global random streams are not touched.
+
+    Args:
+        model: A torch.nn.Module or a tf.keras.Model; it is changed in place.
+        seed: Of the orders.
+
+    Raises:
+        UnsupportedModelError: It is neither.
+        ArgumentError: `seed` is no integer from 0.
+    """
+    check_seed(seed)
+    backend_for(model)  # says what is accepted
+    with _torch_shuffled(model, seed) if isinstance(model, torch.nn.Module) else _keras_shuffled(model, seed):
+        yield
+
+
+@contextmanager
+def _torch_shuffled(model: torch.nn.Module, seed: int) -> Iterator[None]:
+    """Written to .data, which leaves the versions as they are: a graph that somebody holds stays valid."""
+    weights = [one for one in model.parameters() if one.dim() > 1 and one.is_floating_point()]
+    kept = [one.detach().clone() for one in weights]
+    try:
+        with torch.inference_mode():
+            for at, (weight, values) in enumerate(zip(weights, kept, strict=True)):
+                order = torch.from_numpy(_order(seed, at, weight.numel())).to(weight.device)
+                weight.data.copy_(values.reshape(-1)[order].reshape(weight.shape))
+        yield
+    finally:
+        with torch.inference_mode():
+            for weight, values in zip(weights, kept, strict=True):
+                weight.data.copy_(values)
+
+
+@contextmanager
+def _keras_shuffled(model: Any, seed: int) -> Iterator[None]:
+    weights = [one for one in model.weights if len(one.shape) > 1 and one.dtype.is_floating]
+    kept = [one.numpy() for one in weights]
+    try:
+        for at, (weight, values) in enumerate(zip(weights, kept, strict=True)):
+            weight.assign(values.reshape(-1)[_order(seed, at, values.size)].reshape(values.shape))
+        yield
+    finally:
+        for weight, values in zip(weights, kept, strict=True):
+            weight.assign(values)
+
+
+def _order(seed: int, at: int, size: int) -> NDArray[np.int64]:
+    return np.random.default_rng((int(seed), at)).permutation(size)

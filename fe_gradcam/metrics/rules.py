@@ -1,0 +1,354 @@
+"""The metrics by name: what each says of a heatmap, which parameters it takes, and how one is asked for.
+
+Notation: Y is the probability of the explained class for an image, h its heat without the negative values.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Annotated, Any, Literal, TypeAlias, cast, get_args, get_origin, get_type_hints
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+from fe_gradcam.methods.asking import SAME
+from fe_gradcam.methods.registry import Count, Level, Parameter, Within, asked_for
+from fe_gradcam.metrics.comparison import Values, randomised, rank_correlation
+from fe_gradcam.metrics.imputation import FILLS, Asked, falling, filled, interpolated, replaced
+from fe_gradcam.types import ArgumentError, Heatmap
+
+MetricSpec: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
+"""The name of a metric, or a pair of the name and its parameters by name."""
+
+Again: TypeAlias = "Callable[[], Heatmap]"
+"""Explains the same images again with the model as it then is."""
+
+MetricNeeds: TypeAlias = Literal["model", "place", "again"]
+"""What a metric must be given: the model and the images; where the object is; the model and a way to explain again."""
+
+Fill: TypeAlias = Annotated[float | str, FILLS]
+Percentages: TypeAlias = Annotated[tuple[float, ...], Within(0, 100)]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What a metric reads.
+
+    Attributes:
+        heatmap: What is measured.
+        asked: Gives probabilities of other pictures.
+        places: (N, *S) where the object is, or None.
+        again: Explains once more, or None.
+    """
+
+    heatmap: Heatmap
+    asked: Asked
+    places: NDArray[np.bool_] | None = None
+    again: Again | None = None
+
+    @property
+    def positive(self) -> NDArray[np.float32]:
+        """(N, *S), the heat without its negative values; nothing where it is blank."""
+        blank = self.heatmap.blank.reshape(-1, *[1] * (self.heatmap.values.ndim - 1))
+        return np.where(blank, np.float32(0), self.heatmap.values.clip(min=0))
+
+    @cached_property
+    def order(self) -> Tensor:
+        """(N, *S), the place of each pixel by falling heat; those of equal heat come in random order."""
+        heat = self.heatmap.values
+        ties = np.stack([self.asked.random.uniform(row, heat.shape[1:]).numpy() for row in range(len(heat))])
+        return torch.from_numpy(falling(heat, ties)).to(self.asked.picture.device)
+
+    @cached_property
+    def shown(self) -> Values:
+        """(N,), the probability O of the image times its heat within [0, 1]."""
+        flat = self.positive.reshape(len(self.heatmap), -1)
+        largest = flat.max(1, keepdims=True)
+        heat = torch.from_numpy((flat / np.where(largest > 0, largest, 1)).reshape(self.heatmap.values.shape))
+        picture = self.asked.picture
+        rows = torch.arange(len(picture))
+        return _numpy64(self.asked(rows, lambda at: picture[at] * heat[at, None].to(picture.device)))
+
+    @property
+    def inside(self) -> tuple[Values, Values]:
+        """(N,) each: the share of the heat inside the place, and the place's share of the image; NaN for none."""
+        masks = cast(NDArray[np.bool_], self.places)
+        axes = tuple(range(1, masks.ndim))
+        heat, area = self.positive.astype(np.float64), masks.mean(axes)
+        return _ratio((heat * masks).sum(axes), heat.sum(axes)), np.where(area > 0, area, np.nan)
+
+
+def _ratio(above: Values, below: Values) -> Values:
+    """NaN where there is nothing to divide by."""
+    something = below > np.finfo(np.float32).tiny
+    return np.where(something, above / np.where(something, below, 1), np.nan)
+
+
+def _numpy64(tensor: Tensor) -> Values:
+    return tensor.double().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Setting(Parameter):
+    """A parameter of a metric.
+
+    Attributes:
+        words: Accepted besides numbers.
+        several: Whether it takes a tuple of such numbers.
+    """
+
+    words: tuple[str, ...] = ()
+    several: bool = False
+
+    @property
+    def accepted(self) -> str:
+        """In words, what it accepts."""
+        one = " or ".join([super().accepted, *map(repr, self.words)])
+        return f"several, each {one}" if self.several else one
+
+    def accepts(self, value: Any) -> bool:
+        """Whether `value` is one of its values."""
+        if self.several:
+            return isinstance(value, (tuple, list)) and len(value) > 0 and all(map(super().accepts, value))
+        return value in self.words if isinstance(value, str) else super().accepts(value)
+
+    def plain(self, value: Any) -> Any:
+        """An accepted value, of Python's own types."""
+        if self.several:
+            return tuple(map(super().plain, value))
+        return value if isinstance(value, str) else super().plain(value)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: a rule, with the parameters that it was asked for with.
+
+    Attributes:
+        name: What users call it.
+        rule: The function.
+        paper: Its source.
+        needs: What it must be given besides the heatmaps.
+        better: Which values are the better ones.
+        given: Parameters that were passed, by name; the others have their defaults.
+    """
+
+    name: str
+    rule: Callable[..., Values]
+    paper: str
+    needs: MetricNeeds
+    better: Literal["higher", "lower"]
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The name, with the parameters that were given."""
+        said = ", ".join(f"{name}={value}" for name, value in self.given.items())
+        return f"{self.name}({said})" if said else self.name
+
+    @property
+    def summary(self) -> str:
+        """The first line of the rule's docstring."""
+        return (self.rule.__doc__ or "").strip().partition("\n")[0]
+
+    @property
+    def parameters(self) -> dict[str, Setting]:
+        """What the rule takes besides the case, by name."""
+        hints = get_type_hints(self.rule, include_extras=True)
+        found = inspect.signature(self.rule).parameters.values()
+        return {
+            one.name: _setting(one.name, one.default, hints[one.name])
+            for one in found
+            if one.kind is inspect.Parameter.KEYWORD_ONLY
+        }
+
+    def __call__(self, case: Case) -> Values:
+        """(N,), NaN where an image has no value."""
+        return self.rule(case, **self.given)
+
+
+def _setting(name: str, default: Any, hint: Any) -> Setting:
+    accepted = None
+    if get_origin(hint) is Annotated:
+        hint, accepted = get_args(hint)
+    kinds = [one for one in get_args(hint) or (hint,) if one in (bool, int, float)]
+    within = accepted if isinstance(accepted, Within) else None
+    words = accepted if isinstance(accepted, tuple) else ()
+    return Setting(name, default, kinds[0], within, words=words, several=get_origin(hint) is tuple)
+
+
+METRICS: dict[str, Metric] = {}
+
+
+def metric(
+    name: str, *, paper: str, better: Literal["higher", "lower"], needs: MetricNeeds = "model"
+) -> Callable[[Callable[..., Values]], Callable[..., Values]]:
+    """Registers a rule under a name; its keyword-only arguments become the metric's parameters."""
+
+    def register(rule: Callable[..., Values]) -> Callable[..., Values]:
+        METRICS[name] = Metric(name, rule, paper, needs, better)
+        return rule
+
+    return register
+
+
+def get_metric(given: MetricSpec | Metric) -> Metric:
+    """The metric of a name, or of a pair of a name and parameters.
+
+    Raises:
+        UnknownNameError: There is no such metric, or it has no such parameter.
+        ArgumentError: A parameter's value is not accepted, or `given` is neither a name nor a pair.
+    """
+    if isinstance(given, Metric):
+        return given
+    name, parameters = asked_for("metric", given, METRICS, "('deletion', {parameter: value}).")
+    return replace(METRICS[name], given=parameters)
+
+
+# --- the metrics ---------------------------------------------------------------------------------------
+
+
+@metric("average_drop", paper="arXiv:1710.11063", better="lower")
+def average_drop(case: Case) -> Values:
+    """How much of the probability is lost where the image is shown through its heat: max(0, Y - O) / Y.
+
+    O is the probability for the image times h / max h, a share from 0 to 1. Of blank heat the image is all zero. NaN
+    where Y is 0. Source: Chattopadhay 2018 (Grad-CAM++).
+    """
+    before = _numpy64(case.asked.plain)
+    return _ratio((before - case.shown).clip(min=0), before)
+
+
+@metric("increase", paper="arXiv:1710.11063", better="higher")
+def increase(case: Case) -> Values:
+    """Whether the image is known better where it is shown through its heat: 1 where O > Y beyond rounding, else 0.
+
+    O as in `average_drop`. Source: Chattopadhay 2018 (Grad-CAM++), whose figure is the mean in percent.
+    """
+    before = _numpy64(case.asked.plain)
+    return (case.shown - before > SAME * case.shown).astype(np.float64)
+
+
+@metric("deletion", paper="arXiv:1806.07421", better="lower")
+def deletion(case: Case, *, steps: Count = 32, baseline: Fill = 0.0) -> Values:
+    """The mean probability while the image's pixels are deleted, the hottest first: the area under that curve, 0 to 1.
+
+    Pixels of equal heat, of blank heat all, go in a random order. See `imputation.replaced`. `baseline` is what they
+    become: a number, "mean" (each image's, by channel) or "blur". Source: Petsiuk 2018 (RISE).
+    """
+    picture = case.asked.picture
+    return _numpy64(replaced(case.asked, picture, filled(picture, baseline), case.order, steps))
+
+
+@metric("insertion", paper="arXiv:1806.07421", better="higher")
+def insertion(case: Case, *, steps: Count = 32, baseline: Fill = "blur") -> Values:
+    """The mean probability while the image's pixels are inserted, the hottest first: the area under that curve, 0 to 1.
+
+    They are inserted into the `baseline`, by default the image under a Gaussian blur, as in the paper; otherwise as
+    `deletion`. Source: Petsiuk 2018 (RISE).
+    """
+    picture = case.asked.picture
+    return _numpy64(replaced(case.asked, filled(picture, baseline), picture, case.order, steps))
+
+
+@metric("road", paper="arXiv:2202.00449", better="higher")
+def road(case: Case, *, percentiles: Percentages = (20, 40, 60, 80), noise: Level = 0.01) -> Values:
+    """The mean over percentiles of (p without the least relevant pixels - p without the most relevant) / 2.
+
+    So many percent of the pixels are removed, least and most by their heat, and filled in by noisy linear imputation:
+    each is the weighted mean of its eight neighbours (1/6 across an edge, 1/12 across a corner; a sparse system of
+    equations), plus normal noise of standard deviation `noise` in the units of the images. From -1/2 to 1/2; 0 knows
+    nothing, as blank heat, whose order is random, in the mean. At least one pixel stays.
+
+    Source: Rong 2022 (ROAD), which gives the imputation and both curves; their difference as one figure is the
+    "combined" form of its common implementations. The paper retrains nothing, as here.
+    """
+    picture, order = case.asked.picture, case.order.cpu().numpy()
+    if picture.dim() != 4:
+        raise ArgumentError(
+            f"metric='road' is defined for images of two axes, and images has shape {tuple(picture.shape)}. Use "
+            "'deletion' or 'insertion', which take volumes too."
+        )
+    pixels = order[0].size
+    removed = [min(round(percent / 100 * pixels), pixels - 1) for percent in percentiles]
+    versions = 2 * len(removed)
+    rows = torch.arange(len(picture)).repeat_interleave(versions)
+
+    def filled_in(at: Tensor) -> Tensor:
+        made = []
+        for row, which in zip((at // versions).tolist(), (at % versions).tolist(), strict=True):
+            place, count = order[row], removed[which // 2]
+            missing = place < count if which % 2 else place >= pixels - count
+            image = torch.from_numpy(interpolated(picture[row].cpu().numpy(), missing))
+            drawn = case.asked.random.normal(torch.tensor([row]), torch.tensor([which + 1]), image.shape)[0]
+            made.append(image + noise * drawn * torch.from_numpy(missing))
+        return torch.stack(made).to(picture.device)
+
+    without = _numpy64(case.asked(rows, filled_in)).reshape(len(picture), -1, 2)
+    return np.asarray((without[..., 0] - without[..., 1]).mean(1) / 2)
+
+
+@metric("pointing_game", paper="arXiv:1608.00507", better="higher", needs="place")
+def pointing_game(case: Case, *, tolerance: Level = 0.0) -> Values:
+    """Whether one of the hottest pixels lies in the place: 1 or 0.
+
+    `tolerance` in pixels widens the place; the paper has 15. Heat that is blank or the same everywhere points
+    nowhere: 0. NaN for an image without a place. Source: Zhang 2018 (excitation backpropagation).
+    """
+    heat, (_, area) = case.positive, case.inside
+    values = np.full(len(heat), np.nan)
+    for row in np.flatnonzero(~np.isnan(area)):
+        hottest = (heat[row] == heat[row].max()) & (heat[row].min() < heat[row].max())
+        near = distance_transform_edt(~cast(NDArray[np.bool_], case.places)[row]) <= tolerance
+        values[row] = (hottest & near).any()
+    return values
+
+
+@metric("energy_inside", paper="arXiv:1910.01279", better="higher", needs="place")
+def energy_inside(case: Case) -> Values:
+    """The share of the heat that lies in the place: the sum of h there over the sum of h, 0 to 1.
+
+    NaN for blank heat and for an image without a place. Source: the energy-based pointing game of Wang 2020
+    (Score-CAM).
+    """
+    share, area = case.inside
+    return np.where(np.isnan(area), np.nan, share)
+
+
+@metric("energy_ratio", paper="arXiv:1910.01279", better="higher", needs="place")
+def energy_ratio(case: Case) -> Values:
+    """`energy_inside` over the share of the image that the place takes up: 1 knows nothing of where it is.
+
+    NaN likewise. Source: the energy-based pointing game of Wang 2020 (Score-CAM); the divisor, which makes places of
+    different sizes comparable, is ours.
+    """
+    share, area = case.inside
+    return share / area
+
+
+@metric("sanity", paper="arXiv:1810.03292", better="lower", needs="again")
+def sanity(case: Case) -> Values:
+    """How like the map is to that of the model without what it has learnt: the absolute rank correlation, 0 to 1.
+
+    Near 0 the map depends on what was learnt; near 1 it would be the same for a model that knows nothing. Both maps
+    are the signed ones at the layer's size, `Heatmap.raw`; the model is that of `randomised`, with the values of each
+    weight tensor in another order. NaN for a blank heatmap; 0 where the other map alone is constant.
+
+    Source: Adebayo 2018, whose cascading randomisation this is the last step of, by the independent permutation of
+    all layers in place of new initial weights.
+    """
+    asked, raw = case.asked, case.heatmap.raw
+    with randomised(asked.model, asked.seed):
+        other: Any = cast(Again, case.again)()
+    if not isinstance(other, Heatmap) or other.raw.shape != raw.shape:
+        came = f"maps of shape {other.raw.shape}" if isinstance(other, Heatmap) else f"a {type(other).__name__}"
+        raise ArgumentError(
+            f"again returned {came}; a Heatmap of the same images at the same layer, with maps of shape {raw.shape}, "
+            "is needed."
+        )
+    return np.where(case.heatmap.blank, np.nan, np.abs(rank_correlation(raw, other.raw)))

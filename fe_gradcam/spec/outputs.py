@@ -1,0 +1,106 @@
+"""Which tensor of a model's output holds the scores: outputs that are tuples, dicts and dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
+from typing import Any, TypeAlias
+
+from fe_gradcam.errors import nearest
+from fe_gradcam.types import ArgumentError, UnknownNameError
+
+ModelOutput: TypeAlias = "str | int | None"
+"""The name or position of the output that holds the scores, or None where it is plain."""
+
+PLAIN_NAMES = ("logits", "out")
+"""Names under which libraries put the class scores: Hugging Face, and the segmentation models of torchvision."""
+
+
+def entries_of(output: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """The parts of an output that is no tensor, by name or position.
+
+    Args:
+        output: What a model returned.
+        names: The names of its outputs, where the model knows them.
+    """
+    if isinstance(output, Mapping):
+        return {str(name): part for name, part in output.items()}
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
+    if isinstance(output, (tuple, list)):
+        named = getattr(output, "_fields", None) or names
+        if named is None or len(named) != len(output):
+            named = [str(position) for position in range(len(output))]
+        return dict(zip(named, output, strict=True))
+    return {"logits": output.logits} if hasattr(output, "logits") else {}
+
+
+def pick(
+    output: Any,
+    wanted: ModelOutput,
+    *,
+    is_tensor: Callable[[Any], bool],
+    fits: Callable[[Any], bool],
+    names: Sequence[str] | None = None,
+) -> Any | None:
+    """The tensor of the scores.
+
+    Args:
+        output: What the model returned.
+        wanted: As the user named it; None looks for the plain one.
+        is_tensor: Whether something is a tensor of the framework.
+        fits: Whether a tensor can hold the scores that are asked for.
+        names: The names of the model's outputs, where it knows them.
+
+    Returns:
+        The tensor: the output itself, the one named, the one called "logits" or "out", or the only one
+        that fits. None where nothing is plain.
+
+    Raises:
+        UnknownNameError: There is no output of that name or position.
+        ArgumentError: The output named is no tensor.
+    """
+    if is_tensor(output):
+        if wanted in (None, 0):
+            return output
+        raise UnknownNameError(f"model_output={wanted!r} is no output of this model, which returns one tensor.")
+    entries = entries_of(output, names)
+    if wanted is not None:
+        return _named(entries, wanted, is_tensor)
+    tensors = {name: part for name, part in entries.items() if is_tensor(part)}
+    for name in PLAIN_NAMES:
+        if name in tensors:
+            return tensors[name]
+    fitting = [part for part in tensors.values() if fits(part)]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _named(entries: Mapping[str, Any], wanted: str | int, is_tensor: Callable[[Any], bool]) -> Any:
+    known = list(entries)
+    is_position = isinstance(wanted, Integral) and not isinstance(wanted, bool)
+    if is_position and -len(known) <= int(wanted) < len(known):
+        wanted = known[int(wanted)]
+    if wanted not in entries:
+        raise UnknownNameError(
+            f"model_output={wanted!r} is no output of this model{nearest(wanted, known)} Outputs: "
+            f"{', '.join(known) or 'none'}; or a position, from 0."
+        )
+    part = entries[str(wanted)]
+    if not is_tensor(part):
+        raise ArgumentError(
+            f"model_output={wanted!r} is a {type(part).__name__}, no tensor of scores. Outputs: "
+            f"{', '.join(name for name in known if is_tensor(entries[name])) or 'none is a tensor'}."
+        )
+    return part
+
+
+def described(output: Any, is_tensor: Callable[[Any], bool], names: Sequence[str] | None = None) -> str:
+    """What a model returned, for errors: its type, and its parts with their shapes."""
+    if is_tensor(output):
+        return f"a tensor of shape {tuple(output.shape)}"
+    parts = [
+        f"{name}: {tuple(part.shape) if is_tensor(part) else type(part).__name__}"
+        for name, part in entries_of(output, names).items()
+    ]
+    return f"a {type(output).__name__}" + (f" of {{{', '.join(parts)}}}" if parts else "")

@@ -1,0 +1,1 @@
+"""What an epoch shows, whatever the training loop; no host is known here."""

@@ -1,0 +1,1 @@
+"""What is made at the end of an epoch, one file for each."""

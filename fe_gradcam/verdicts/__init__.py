@@ -1,0 +1,1 @@
+"""Whether a class is told by the right thing."""

@@ -1,0 +1,196 @@
+"""The class atlas: the mean heat of each class, and how much of it stays at one place of the frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fe_gradcam.drawing.grid import Grid, Panel, Row
+from fe_gradcam.drawing.pixels import overlay
+from fe_gradcam.types import Heatmap
+
+Map = NDArray[np.float64]
+
+FEWEST = 6
+"""Images of a class, with heat, from which its fixed place says something, and that a test needs."""
+
+MOST_CLASSES = 60
+"""Classes that are drawn, those with most images."""
+
+
+@dataclass(eq=False)
+class ClassHeat:
+    """The running sums of a class: as much memory for a million images as for one.
+
+    Attributes:
+        images: How many were added.
+        warm: How many of them had heat that is not the same everywhere.
+        shares: (H, W), sum of the heat of each image over its own sum.
+        units: (H, W), sum of the heat of each image less its mean, over its norm.
+        pictures: (H, W, 3), sum of the pictures.
+    """
+
+    images: int
+    warm: int
+    shares: Map
+    units: Map
+    pictures: Map
+
+    def add(self, heat: NDArray[np.float32], picture: NDArray[np.uint8]) -> None:
+        """Adds an image with its heat (H, W); negative heat is none."""
+        positive = np.maximum(heat.astype(np.float64), 0)
+        self.images += 1
+        self.pictures += picture
+        total, off = positive.sum(), positive - positive.mean()
+        norm = np.sqrt((off**2).sum())
+        if total > 0 and norm > 1e-9 * total:
+            self.warm += 1
+            self.shares += positive / total
+            self.units += off / norm
+
+    @property
+    def heat(self) -> Map:
+        """(H, W), the mean of the heat of each image over its own sum; sums to 1, or 0 where there was none."""
+        return self.shares / max(self.warm, 1)
+
+    @property
+    def picture(self) -> NDArray[np.uint8]:
+        """(H, W, 3), the mean picture."""
+        return (self.pictures / max(self.images, 1) + 0.5).astype(np.uint8)
+
+    @property
+    def fixed_place(self) -> float:
+        """How much of the heat falls on the same place of the frame whatever the image.
+
+        The mean correlation of the heat of two images, over all pairs of different images: 1 for heat that never moves,
+        0 for heat that moves all over the frame with an object, and below 0 where it avoids where it was. Of the unit
+        maps u_i (the heat less its mean, over its norm) it is (|Σ u_i|² - n) / (n (n - 1)), for which their sum is
+        enough. NaN for fewer than two images with heat.
+
+        High does not mean wrong: where the objects themselves are always at one place, so is the heat.
+        """
+        if self.warm < 2:
+            return float("nan")
+        return float(((self.units**2).sum() - self.warm) / (self.warm * (self.warm - 1)))
+
+
+class Atlas:
+    """The mean heat of each class.
+
+    Args:
+        size: Of the images, (H, W).
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+        self.classes: dict[int, ClassHeat] = {}
+
+    @classmethod
+    def of(cls, heatmap: Heatmap, pictures: NDArray[np.uint8]) -> Atlas:
+        """That of some images.
+
+        Args:
+            heatmap: Of N images; those whose target is no class are left out.
+            pictures: (N, H, W, 3).
+        """
+        atlas = cls((pictures.shape[1], pictures.shape[2]))
+        for class_id, heat, picture in zip(heatmap.class_ids, heatmap.values, pictures, strict=True):
+            if class_id >= 0:
+                atlas.add(int(class_id), heat, picture)
+        return atlas
+
+    def add(self, class_id: int, heat: NDArray[np.float32], picture: NDArray[np.uint8]) -> None:
+        """Adds an image.
+
+        Args:
+            class_id: Whose heat it is.
+            heat: (H, W).
+            picture: (H, W, 3).
+        """
+        if class_id not in self.classes:
+            shares, units, pictures = np.zeros(self.size), np.zeros(self.size), np.zeros((*self.size, 3))
+            self.classes[class_id] = ClassHeat(0, 0, shares, units, pictures)
+        self.classes[class_id].add(heat, picture)
+
+    @property
+    def fixed_place(self) -> float:
+        """The largest of the classes that have FEWEST images with heat, NaN where there is none."""
+        known = [one.fixed_place for one in self.classes.values() if one.warm >= FEWEST]
+        return max(known) if known else float("nan")
+
+
+@dataclass(frozen=True)
+class Box:
+    """A place of the frame, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+    def mask(self, size: tuple[int, int]) -> NDArray[np.bool_]:
+        """(H, W), True inside."""
+        inside = np.zeros(size, bool)
+        inside[self.slices] = True
+        return inside
+
+
+def atlas_grid(
+    atlas: Atlas,
+    names: Mapping[int, str],
+    title: str,
+    method: str,
+    colormap: str,
+    alpha: float,
+    warned: Mapping[int, Box],
+) -> Grid:
+    """The picture of an atlas: a row for each class, its mean picture and its mean heat.
+
+    Args:
+        atlas: Of at least one class.
+        names: Names of classes by id.
+        title: What stands above it.
+        method: The method's name.
+        colormap: A colormap of matplotlib.
+        alpha: Weight of the heat.
+        warned: The place, by class, that a warning is given of.
+    """
+    most = sorted(atlas.classes, key=lambda class_id: -atlas.classes[class_id].images)[:MOST_CLASSES]
+    rows = []
+    for class_id in sorted(most):
+        one = atlas.classes[class_id]
+        fixed = "-" if np.isnan(one.fixed_place) else f"{one.fixed_place:.2f}"
+        outline = warned[class_id].mask(atlas.size) if class_id in warned else None
+        texts = [
+            ("class", names.get(class_id, str(class_id))),
+            ("note", f"{one.images} image{'s' * (one.images > 1)}"),
+            ("note", f"fixed place: {fixed}"),
+        ]
+        if outline is not None:
+            texts.append(("warning", "warning: see log"))
+        hottest = one.heat.max()
+        heat = one.heat / hottest if hottest > 0 else one.heat
+        panels = (
+            Panel(one.picture, outline=outline),
+            Panel(
+                overlay(one.picture, heat, colormap=colormap, alpha=alpha),
+                note="" if one.warm else "no evidence",
+                outline=outline,
+            ),
+        )
+        rows.append(Row(tuple(texts), wrong=outline is not None, panels=panels))
+    if len(atlas.classes) > len(rows):
+        title = f"{title}: {len(rows)} of {len(atlas.classes)} classes"
+    label = (
+        "mean heat of the images inferred as the class, 1 where the class has most; fixed place: 1 where the heat is "
+        "at one place in all images, 0 where it moves over the frame"
+    )
+    return Grid(tuple(rows), ("mean image", f"mean heat, {method}"), colormap, label, (0.0, 1.0), title)

@@ -1,0 +1,317 @@
+"""Whether a network tells a class by a place of the frame instead of by the object: a test by cause.
+
+Heat at one place of the frame in all images of a class is no fault in itself: in registered images (X-rays, parts in
+a fixture) the object never moves. So a class is suspected where its heat stays at a place (FIXED) that is small
+(LARGEST) and that the other classes' heat leaves alone (APART): parts of registered objects are shared by the classes
+too much for that. And it is accused where the place is the cause. It is covered, as it is or with a border of one
+place of the layer's map, that is, filled in from its surroundings (`fe_gradcam.metrics.imputation.interpolated`), and
+the probability of the class falls by FALL or more, and TIMES as much as when other places of the same image are covered,
+which are as large and hold as much (the deviation of the pixels there is within a factor of ALIKE). An image that has
+no such place, because the suspected one holds all there is, tells nothing: there the place is the object. Where masks
+or boxes say where the object is, a place that is the object is not suspected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import label
+
+from fe_gradcam.metrics.imputation import Asked, interpolated
+from fe_gradcam.types import Heatmap, Images
+from fe_gradcam.verdicts.atlas import FEWEST, Atlas, Box
+
+FIXED = 0.5
+"""The fixed-place score from which a class is suspected."""
+
+LARGEST = 0.2
+"""Share of the frame: what is larger is no place."""
+
+APART = 4.0
+"""How many times the share of the heat that other classes have at the place the class must have there. Of the mark
+in the corner of `benchmarks/shortcut.py` it is 10 to 60 times, of parts of digits all in the middle up to 2."""
+
+FALL = 0.25
+"""How far the probability must fall, in the mean over images, for a place to be a cause."""
+
+TIMES = 3.0
+"""How many times as far as by other places covered."""
+
+ALIKE = 2.0
+"""The factor within which the pixels of another place deviate as much."""
+
+OTHERS = 4
+"""Other places that are covered in each image, those most like it."""
+
+ROUNDING = 1e-9
+"""Of a variance, relative to the largest square of a picture."""
+
+TRIED = 16
+"""Images of a class that are tried at the most."""
+
+ON_OBJECT = 0.5
+"""Share of the place that lies on the object, or of the object that lies in the place, from which it is the object."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A class that the network seems to tell by a place.
+
+    Attributes:
+        class_id: The class.
+        box: The place, in pixels of the images.
+        size: Of the images, (H, W).
+        images: How many images the suspicion rests on.
+        fixed_place: See `fe_gradcam.verdicts.atlas.ClassHeat`.
+        share: Of the class's heat that lies in the place, 0 to 1.
+        share_of_others: The same of the other classes' heat.
+        tried: How many images the place was covered in.
+        plain: Mean probability of the class in these.
+        covered: The same with the place covered.
+        covered_elsewhere: The same with other places covered.
+    """
+
+    class_id: int
+    box: Box
+    size: tuple[int, int]
+    images: int
+    fixed_place: float
+    share: float
+    share_of_others: float
+    tried: int
+    plain: float
+    covered: float
+    covered_elsewhere: float
+
+    def text(self, names: Mapping[int, str]) -> str:
+        """What was found, in words."""
+        name, box = names.get(self.class_id, str(self.class_id)), self.box
+        height, width = self.size
+        return (
+            f"class {name!r} may be told by a place instead of the object. In {self.images} images its heat stays in "
+            f"the {where_in_words(box, self.size)} (pixels {box.left} to {box.left + box.width - 1} across, {box.top} "
+            f"to {box.top + box.height - 1} down, of {width} x {height}): {self.share:.0%} of it, of the other "
+            f"classes' heat {self.share_of_others:.0%}. Tested on {self.tried} images: with that place covered the "
+            f"probability of the class falls from {self.plain:.2f} to {self.covered:.2f}, with other places covered "
+            f"that are as large and hold as much to {self.covered_elsewhere:.2f}. Look at what is there in the images "
+            "of this class and not in others: a mark, a text, a border. If it is the object itself or its own sign, "
+            "all is well, and masks= or boxes= silence this."
+        )
+
+    def text_again(self, names: Mapping[int, str]) -> str:
+        """The same in short, for a class that was warned of before."""
+        name, where = names.get(self.class_id, str(self.class_id)), where_in_words(self.box, self.size)
+        return (
+            f"class {name!r} still: with the {where} covered its probability falls from {self.plain:.2f} to "
+            f"{self.covered:.2f}, with other places covered to {self.covered_elsewhere:.2f}."
+        )
+
+
+def where_in_words(box: Box, size: tuple[int, int]) -> str:
+    """Where in the frame a place lies: "lower right corner", "upper edge", "middle"."""
+    down, across = (box.top + box.height / 2) / size[0], (box.left + box.width / 2) / size[1]
+    row = "upper" if down < 1 / 3 else "lower" if down > 2 / 3 else ""
+    column = "left" if across < 1 / 3 else "right" if across > 2 / 3 else ""
+    if row and column:
+        return f"{row} {column} corner"
+    return f"{row or column} edge" if row or column else "middle"
+
+
+def place_of(heat: NDArray[np.float64]) -> Box | None:
+    """The box around the hottest place, as far as its heat is at least half the maximum; None where there is none."""
+    if not heat.max() > 0:
+        return None
+    regions, _ = label(heat >= 0.5 * heat.max())
+    rows, columns = np.nonzero(regions == regions[np.unravel_index(int(heat.argmax()), heat.shape)])
+    return Box(int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
+
+
+def suspects(atlas: Atlas, places: Mapping[int, NDArray[np.bool_]] | None = None) -> dict[int, Box]:
+    """The classes whose heat stays at a small place that is theirs alone.
+
+    Args:
+        atlas: The mean heat of the classes.
+        places: By class (N, H, W), where the object is in its images, or None.
+    """
+    found = {}
+    for class_id, one in atlas.classes.items():
+        box = place_of(one.heat)
+        if one.warm < FEWEST or box is None or not one.fixed_place >= FIXED:
+            continue
+        small = box.width * box.height <= LARGEST * atlas.size[0] * atlas.size[1]
+        own, others = shares_in(atlas, class_id, box)
+        apart = others is not None and own >= APART * others
+        if small and apart and not _is_object(box, None if places is None else places.get(class_id)):
+            found[class_id] = box
+    return found
+
+
+def shares_in(atlas: Atlas, class_id: int, box: Box) -> tuple[float, float | None]:
+    """The share of a class's heat that lies in a box, and the mean of that of the other classes.
+
+    None for the latter, where no other class has FEWEST images with heat: then nothing is known of what is its own.
+    """
+    warm = [one for other, one in atlas.classes.items() if other != class_id and one.warm]
+    others = [float(one.heat[box.slices].sum()) for one in warm] if any(one.warm >= FEWEST for one in warm) else []
+    return float(atlas.classes[class_id].heat[box.slices].sum()), float(np.mean(others)) if others else None
+
+
+def _is_object(box: Box, places: NDArray[np.bool_] | None) -> bool:
+    known = None if places is None else places[places.any((1, 2))]
+    if known is None or not len(known):
+        return False
+    inside = known[:, box.slices[0], box.slices[1]].sum((1, 2))
+    of_box, of_object = inside / (box.width * box.height), inside / known.sum((1, 2))
+    return bool(of_box.mean() >= ON_OBJECT or of_object.mean() >= ON_OBJECT)
+
+
+def alarms(
+    model: Any,
+    images: Images,
+    heatmap: Heatmap,
+    atlas: Atlas,
+    *,
+    places: NDArray[np.bool_] | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    model_output: Any = None,
+) -> list[Alarm]:
+    """The classes that are suspected, and accused by what happens when the place is covered.
+
+    Args:
+        model: The model.
+        images: (N, ...) as it takes them.
+        heatmap: Of these images, for the class that each was inferred as.
+        atlas: Of the same.
+        places: (N, H, W), where the objects are, or None.
+        batch_size: Images per pass.
+        seed: For the choice of images.
+        model_output: See `fe_gradcam.explain`.
+    """
+    ids, generator = heatmap.class_ids, np.random.default_rng(seed)
+    by_class = None if places is None else {int(one): places[ids == one] for one in np.unique(ids)}
+    asked = Asked(model, images, heatmap, batch_size, seed, model_output)
+    found = []
+    for class_id, box in suspects(atlas, by_class).items():
+        rows = generator.permutation(np.flatnonzero((ids == class_id) & ~heatmap.blank))[:TRIED]
+        wider = [_widened(box, heatmap, half) for half in (0, 1)]
+        tests = (_tested(asked, heatmap, atlas, class_id, place, rows) for place in dict.fromkeys([box, *wider]))
+        alarm = next((one for one in tests if one is not None), None)
+        if alarm is not None:
+            found.append(alarm)
+    return found
+
+
+def _widened(box: Box, heatmap: Heatmap, half: int) -> Box:
+    """The place with a border as wide as one place of the layer's map: what makes it hot may lie beside it.
+
+    And with so many times half of its own size: filled in from within a larger mark, the mark would be restored.
+    """
+    _, height, width = heatmap.values.shape
+    down, across = (-(-side // of) for side, of in zip((height, width), heatmap.raw.shape[1:], strict=True))
+    down, across = down + half * (box.height // 2), across + half * (box.width // 2)
+    left, top = max(0, box.left - across), max(0, box.top - down)
+    right, bottom = min(width, box.left + box.width + across), min(height, box.top + box.height + down)
+    return Box(left, top, right - left, bottom - top)
+
+
+def _tested(
+    asked: Asked, heatmap: Heatmap, atlas: Atlas, class_id: int, box: Box, rows: NDArray[np.int64]
+) -> Alarm | None:
+    """The alarm, if covering the place is what makes the probability of the class fall."""
+    pictures = asked.picture.cpu().numpy()
+    elsewhere = {int(row): _alike(pictures[row], box) for row in rows}
+    tried = [row for row, others in elsewhere.items() if others]
+    if len(tried) < FEWEST:
+        return None
+    covered = [
+        [interpolated(pictures[row], place.mask(atlas.size)) for place in (box, *elsewhere[row])] for row in tried
+    ]
+    every = torch.from_numpy(np.stack([one for several in covered for one in several])).to(asked.picture.device)
+    of = torch.tensor([row for row, several in zip(tried, covered, strict=True) for _ in several])
+    answers = asked(of.to(every.device), lambda at: every[at]).double().numpy()
+    by_image = np.split(answers, np.cumsum([len(several) for several in covered])[:-1])
+    plain = float(heatmap.confidences[tried].mean(dtype=np.float64))
+    with_cover = float(np.mean([one[0] for one in by_image]))
+    with_others = float(np.mean([one[1:].mean() for one in by_image]))
+    if plain - with_cover < max(FALL, TIMES * (plain - with_others)):
+        return None
+    one = atlas.classes[class_id]
+    share, of_others = shares_in(atlas, class_id, box)
+    return Alarm(
+        class_id=class_id,
+        box=box,
+        size=atlas.size,
+        images=one.warm,
+        fixed_place=one.fixed_place,
+        share=share,
+        share_of_others=of_others or 0.0,
+        tried=len(tried),
+        plain=plain,
+        covered=with_cover,
+        covered_elsewhere=with_others,
+    )
+
+
+def _alike(picture: NDArray[np.float32], box: Box) -> list[Box]:
+    """Other places of a picture (C, H, W), apart from `box`, as large, that hold about as much."""
+    height, width = picture.shape[1:]
+    inside = picture[:, box.slices[0], box.slices[1]]
+    # Of a flat mark the pixels around it deviate, and count.
+    border = (0, 0) if (inside != inside[:, :1, :1]).any() else (max(1, box.height // 4), max(1, box.width // 4))
+    tops, lefts = (
+        places.ravel()
+        for places in np.meshgrid(
+            _starts(height, box.height, max(1, box.height // 3)),
+            _starts(width, box.width, max(1, box.width // 3)),
+            indexing="ij",
+        )
+    )
+    apart = (abs(tops - box.top) >= box.height) | (abs(lefts - box.left) >= box.width)
+    tops, lefts = np.append(box.top, tops[apart]), np.append(box.left, lefts[apart])
+    content, *others = _deviations(picture, tops, lefts, (box.height, box.width), border)
+    if not content > 0:
+        return []
+    with np.errstate(divide="ignore"):
+        unlike = np.abs(np.log(np.array(others) / content))
+    nearest = [at for at in np.argsort(unlike, kind="stable")[:OTHERS] if unlike[at] <= np.log(ALIKE)]
+    return [Box(int(lefts[1 + at]), int(tops[1 + at]), box.width, box.height) for at in nearest]
+
+
+def _deviations(
+    picture: NDArray[np.float32],
+    tops: NDArray[np.int64],
+    lefts: NDArray[np.int64],
+    size: tuple[int, int],
+    border: tuple[int, int],
+) -> NDArray[np.float64]:
+    """(P,) the deviation of the pixels in P places of a size with a border, in the mean over the channels.
+
+    By sums over all that is above and to the left, so that the number of places costs little.
+    """
+    rows = [(tops - border[0]).clip(0), (tops + size[0] + border[0]).clip(None, picture.shape[1])]
+    columns = [(lefts - border[1]).clip(0), (lefts + size[1] + border[1]).clip(None, picture.shape[2])]
+    area = (rows[1] - rows[0]) * (columns[1] - columns[0])
+    centred = picture.astype(np.float64) - picture.mean((1, 2), dtype=np.float64, keepdims=True)
+
+    def means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        sums = np.pad(values.cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
+        (top, bottom), (left, right) = rows, columns
+        return np.asarray(
+            (sums[:, bottom, right] - sums[:, top, right] - sums[:, bottom, left] + sums[:, top, left]) / area
+        )
+
+    variances = (means(centred**2) - means(centred) ** 2).clip(0)
+    # What is left of sums that cancel is none.
+    variances[variances < ROUNDING * (centred**2).max((1, 2))[:, None]] = 0
+    return np.asarray(np.sqrt(variances).mean(0))
+
+
+def _starts(size: int, side: int, step: int) -> list[int]:
+    """Where places of a side may begin along an axis, the last at its end."""
+    return sorted({*range(0, size - side + 1, step), size - side})
