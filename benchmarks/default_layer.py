@@ -33,7 +33,8 @@ from torch import Tensor, nn
 
 from benchmarks.localisation import EPOCHS, ONE_PASS, WIDTHS, gain
 from fe_gradcam import Heatmap, explain_many
-from fe_gradcam.metrics.imputation import Make, blurred, falling, filled, replaced
+from fe_gradcam.metrics.asked import Make
+from fe_gradcam.metrics.imputation import blurred, falling, filled, replaced
 from tutorials.digits import TRAINED, Framework, input_shape, train
 from tutorials.real_data import digit_canvases, photos, pretrained_torch, torch_input
 

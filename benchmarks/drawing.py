@@ -17,8 +17,9 @@ from fastestimator.trace.io import ImageSaver
 from fastestimator.util.data import Data
 
 from fe_gradcam import explain_many
-from fe_gradcam.drawing.sheet import Column, Explained, Look, compose_grid
-from fe_gradcam.files import write_png
+from fe_gradcam.drawing.picture import write_png
+from fe_gradcam.drawing.sheet import Look, compose_grid
+from fe_gradcam.explaining.explained import Column, Explained
 from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
 from tutorials.real_data import photos, pretrained_torch, torch_input
 

@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fe_gradcam.drawing.picture import draw
+    from fe_gradcam.errors import (
+        ArgumentError,
+        CamError,
+        CamWarning,
+        GradientError,
+        UnknownNameError,
+        UnsupportedModelError,
+    )
     from fe_gradcam.explaining.route import explain, explain_many, list_layers
     from fe_gradcam.explaining.views import Augment
     from fe_gradcam.halcon import gen_dl_model_heatmap
@@ -15,15 +23,7 @@ if TYPE_CHECKING:
     from fe_gradcam.methods import METHODS
     from fe_gradcam.metrics.measure import METRICS, measure
     from fe_gradcam.spec.targets import Contrast, OutputValue, Rank, Segmentation, top_k
-    from fe_gradcam.types import (
-        ArgumentError,
-        CamError,
-        CamWarning,
-        GradientError,
-        Heatmap,
-        UnknownNameError,
-        UnsupportedModelError,
-    )
+    from fe_gradcam.types import Heatmap
 
 __version__ = "0.1.0"
 
@@ -33,7 +33,7 @@ _ROOMS = {
     "list_layers": "explaining.route",
     "METHODS": "methods",
     "METRICS": "metrics.measure",
-    "masks_of_boxes": "metrics.measure",
+    "masks_of_boxes": "metrics.objects",
     "measure": "metrics.measure",
     "draw": "drawing.picture",
     "LayerGradientOp": "integrations.fastestimator.op",
@@ -45,13 +45,13 @@ _ROOMS = {
     "Segmentation": "spec.targets",
     "top_k": "spec.targets",
     "GradCAM": "integrations.fastestimator.trace",
-    "ArgumentError": "types",
-    "CamError": "types",
-    "CamWarning": "types",
-    "GradientError": "types",
+    "ArgumentError": "errors",
+    "CamError": "errors",
+    "CamWarning": "errors",
+    "GradientError": "errors",
     "Heatmap": "types",
-    "UnknownNameError": "types",
-    "UnsupportedModelError": "types",
+    "UnknownNameError": "errors",
+    "UnsupportedModelError": "errors",
 }
 
 __all__ = [

@@ -10,55 +10,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
-import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fe_gradcam.drawing.pixels import require_rgb
-from fe_gradcam.types import ArgumentError
+from fe_gradcam.errors import ArgumentError
 
 FilePath: TypeAlias = "str | os.PathLike[str]"
-
-
-def encode_png(rgb: NDArray[np.uint8]) -> bytes:
-    r"""A picture as the bytes of a PNG file, lossless.
-
-    Args:
-        rgb: (H, W, 3) uint8.
-
-    Raises:
-        ArgumentError: `rgb` is no such picture, or larger than the encoder takes.
-
-    Examples:
-        >>> encode_png(np.zeros((2, 2, 3), np.uint8))[:4]
-        b'\x89PNG'
-    """
-    picture = require_rgb("rgb", rgb)
-    # The fastest level: a grid is written while a training waits for it.
-    options = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-    try:
-        done, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
-    except cv2.error as error:
-        done, reason = False, f" ({error})"
-    else:
-        reason = ""
-    if not done:
-        raise ArgumentError(f"rgb of shape {picture.shape} cannot be encoded as PNG{reason}; draw fewer rows")
-    return bytes(encoded)
-
-
-def write_png(path: FilePath, rgb: NDArray[np.uint8]) -> None:
-    """Writes a picture to a PNG file, whole or not at all (see `write_arrays`).
-
-    Args:
-        path: Ends in ``.png``. Folders that are missing are made; a file that exists is replaced.
-        rgb: (H, W, 3) uint8.
-
-    Raises:
-        ArgumentError: The path does not end in ``.png``, or `rgb` is no such picture.
-        OSError: The file cannot be written; the message names the path.
-    """
-    write_bytes(_checked(path, ".png"), encode_png(rgb))
 
 
 def write_bytes(path: FilePath, data: bytes) -> None:
@@ -90,7 +47,7 @@ def write_arrays(path: FilePath, arrays: Mapping[str, ArrayLike]) -> None:
         ArgumentError: The path does not end in ``.npz``, a name is no text, or an array holds Python objects.
         OSError: The file cannot be written; the message names the path.
     """
-    target = _checked(path, ".npz")
+    target = checked_path(path, ".npz")
     members: dict[str, NDArray[Any]] = {}
     for name, value in arrays.items():
         if not isinstance(name, str) or not name:
@@ -112,7 +69,8 @@ def write_arrays(path: FilePath, arrays: Mapping[str, ArrayLike]) -> None:
     _write_whole(target, write)
 
 
-def _checked(path: FilePath, suffix: str) -> Path:
+def checked_path(path: FilePath, suffix: str) -> Path:
+    """The path, once it is known to end in `suffix`."""
     target = Path(path)
     if target.suffix.lower() != suffix:
         raise ArgumentError(f"path={str(target)!r} does not end in {suffix}; pass {str(target) + suffix!r}")

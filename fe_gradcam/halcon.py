@@ -10,17 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.backends import backend_for
-from fe_gradcam.backends.protocol import as_tuple
-from fe_gradcam.errors import nearest
+from fe_gradcam.errors import ArgumentError, UnknownNameError, nearest
 from fe_gradcam.explaining.results import heatmap_key, inference_entries
 from fe_gradcam.explaining.route import Explanation, explained
 from fe_gradcam.explaining.settings import Settings, check_seed
 from fe_gradcam.explaining.views import smoothing
 from fe_gradcam.methods import CamMethod, get_method
 from fe_gradcam.scaling import SCALINGS, check_scaling
+from fe_gradcam.spec.images import as_tuple
 from fe_gradcam.spec.layers import convolution_layer
-from fe_gradcam.spec.targets import names_by_id, resolve_target, target_name
-from fe_gradcam.types import ArgumentError, Layer, LayerRef, Method, Scaling, Target, UnknownNameError
+from fe_gradcam.spec.resolved import resolve_target
+from fe_gradcam.spec.targets import names_by_id, target_name
+from fe_gradcam.types import Layer, LayerRef, Method, Scaling, Target
 
 AT_ONCE = 16
 """Samples in one pass, where gen_param does not say."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, get_args
 import torch
 import torch.nn.functional as F
 
-from fe_gradcam.errors import nearest
-from fe_gradcam.types import ArgumentError, Fuse, Scaling
+from fe_gradcam.errors import ArgumentError, nearest
+from fe_gradcam.types import Fuse, Scaling
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,62 +13,44 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
+
 Scaling: TypeAlias = Literal["scale_after_relu", "scale_before_relu", "none"]
 """How a signed map becomes a heatmap; see `fe_gradcam.scaling.scale`."""
+
 
 Score: TypeAlias = Literal["logit", "output"]
 """What is differentiated: the score before the softmax or sigmoid, or the output as it is."""
 
+
 Target: TypeAlias = "int | str | NDArray[np.integer[Any]] | Sequence[int] | TargetSpec | Callable[[Any], Any] | None"
 """What is explained; see `fe_gradcam.explain`."""
+
 
 Layer: TypeAlias = Any
 """A layer's name, its index, the module or Keras layer itself, or None for the default; a list of
 these for a map fused from several."""
 
+
 Fuse: TypeAlias = Literal["mean", "max"]
 """How the maps of several layers become one; see `fe_gradcam.scaling.fuse_maps`."""
+
 
 Images: TypeAlias = Any
 """An array or tensor in the model's own layout, (N, C, H, W) or (N, H, W, C), of volumes
 (N, C, D, H, W) or (N, D, H, W, C); a tuple of them for a model with several inputs."""
 
+
 Method: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
 """The name of a CAM method, or a pair of the name and its parameters by name."""
+
 
 ClassNames: TypeAlias = "Sequence[str] | Mapping[int, str]"
 """Names of classes: in the order of the ids, or by id."""
 
+
 Reshape: TypeAlias = "Callable[[Tensor], Tensor]"
 """Makes a layer's output, as the layer puts it out, a map (N, K, h, w). It may move, split and leave
 out, and nothing else: the gradients go the same way."""
-
-
-class CamError(Exception):
-    """Any error that this package raises on purpose."""
-
-
-class ArgumentError(CamError, ValueError):
-    """An argument has a value that is not accepted."""
-
-
-class UnknownNameError(CamError, KeyError):
-    """A name (of a layer, a method, a class) that does not exist; the message lists the nearest."""
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
-
-
-class UnsupportedModelError(CamError, TypeError):
-    """A model, or an output of one, that cannot be explained as it is."""
-
-
-class GradientError(CamError, RuntimeError):
-    """The score depends on the layer, and yet no gradient reaches it."""
-
-
-class CamWarning(UserWarning):
-    """Something was shown that a user should know about before trusting it."""
 
 
 class Needs(Flag):

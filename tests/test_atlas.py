@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
+from fe_gradcam.drawing.atlas import MOST_CLASSES, atlas_grid
 from fe_gradcam.drawing.pixels import overlay
 from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
 from fe_gradcam.types import Heatmap
-from fe_gradcam.verdicts.atlas import MOST_CLASSES, Atlas, Box, ClassHeat, atlas_grid
+from fe_gradcam.verdicts.atlas import Atlas, Box, ClassHeat
 
 SIZE = (20, 24)
 

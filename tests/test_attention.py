@@ -14,7 +14,7 @@ from torch import nn
 from fe_gradcam import UnsupportedModelError, explain
 from fe_gradcam.backends import backend_for
 from fe_gradcam.backends.pytorch.attention import AttentionMode
-from fe_gradcam.spec.targets import resolve_target
+from fe_gradcam.spec.resolved import resolve_target
 
 WIDTH, GRID = 8, (3, 4)
 

@@ -9,16 +9,9 @@ import pytest
 from numpy.testing import assert_allclose
 
 from fe_gradcam.drawing.pixels import overlay
-from fe_gradcam.drawing.sheet import (
-    MOST_ROWS,
-    Column,
-    Explained,
-    Look,
-    compose_arrays,
-    compose_grid,
-    compose_results,
-    with_shared_scale,
-)
+from fe_gradcam.drawing.sheet import MOST_ROWS, Look, compose_grid, with_shared_scale
+from fe_gradcam.explaining.explained import Column, Explained
+from fe_gradcam.explaining.results import compose_arrays, compose_results
 from fe_gradcam.types import Heatmap, Scaling
 
 NAMES = {0: "cat", 1: "dog"}

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fe_gradcam import files as export
-from fe_gradcam.files import encode_png, write_arrays, write_png
-from fe_gradcam.types import ArgumentError
+from fe_gradcam.drawing.picture import encode_png, write_png
+from fe_gradcam.errors import ArgumentError
+from fe_gradcam.files import write_arrays
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 

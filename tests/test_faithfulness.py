@@ -20,14 +20,8 @@ from torch import nn
 
 from fe_gradcam import METRICS, ArgumentError, Heatmap, UnknownNameError, UnsupportedModelError, explain, measure
 from fe_gradcam.metrics.imputation import NEIGHBOURS, blurred, filled, interpolated
-from fe_gradcam.metrics.measure import (
-    get_metric,
-    masks_of_boxes,
-    overlap_of_hottest,
-    randomised,
-    rank_correlation,
-    summary,
-)
+from fe_gradcam.metrics.measure import get_metric, overlap_of_hottest, randomised, rank_correlation, summary
+from fe_gradcam.metrics.objects import masks_of_boxes
 from tests.toys import SmallTorch, small_keras
 
 FRAMEWORKS = ("torch", "keras")

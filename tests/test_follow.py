@@ -31,9 +31,10 @@ from fe_gradcam import ArgumentError, CamWarning, GradCAM
 from fe_gradcam.drawing import film as follow
 from fe_gradcam.drawing.film import CELL, FRAME_SIDE, MOST_EPOCHS, MOST_IMAGES, Follower
 from fe_gradcam.drawing.grid import GAP, MARGIN, RED, draw_grid
-from fe_gradcam.drawing.sheet import Column, Explained, Look, compose_grid
+from fe_gradcam.drawing.sheet import Look, compose_grid
+from fe_gradcam.explaining.explained import Column, Explained
 from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
-from fe_gradcam.training.selection import Rows
+from fe_gradcam.training.rows import Rows
 from fe_gradcam.types import Heatmap
 from tests.test_trace import FRAMEWORKS, Catch
 from tutorials.real_data import digit_canvases

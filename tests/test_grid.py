@@ -9,7 +9,7 @@ from fe_gradcam.drawing import text
 from fe_gradcam.drawing.grid import RED, Grid, Panel, Row, draw_grid
 from fe_gradcam.drawing.pixels import colormap_lut
 from fe_gradcam.drawing.text import fitted, text_mask, wrapped
-from fe_gradcam.types import ArgumentError
+from fe_gradcam.errors import ArgumentError
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from torch import nn
 
 from fe_gradcam import ArgumentError, CamWarning, Segmentation, UnknownNameError, explain, explain_many, list_layers
-from fe_gradcam.spec.layers import Tokens, channels_last, token_grid
+from fe_gradcam.spec.tokens import Tokens, channels_last, token_grid
 from fe_gradcam.types import LayerInfo
 from tests.toys import IMAGE, TOYS, SmallTorch, small_keras
 

@@ -80,7 +80,7 @@ BOXES = np.array([[1, 1, 6, 5], [0, 0, 0, 0], [3, 2, 4, 4], [5, 1, 7, 8]] * 3, n
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_what_is_logged_is_the_mean_of_what_measure_says(framework: str) -> None:
-    from fe_gradcam.metrics.measure import masks_of_boxes
+    from fe_gradcam.metrics.objects import masks_of_boxes
 
     model = build(framework)
     metrics = ["deletion", ("insertion", {"steps": 4}), "energy_inside", "pointing_game", "sanity"]
@@ -110,7 +110,7 @@ def test_what_is_logged_is_the_mean_of_what_measure_says(framework: str) -> None
 
 
 def test_keyed_heat_is_measured_by_place() -> None:
-    from fe_gradcam.metrics.measure import masks_of_boxes
+    from fe_gradcam.metrics.objects import masks_of_boxes
 
     model = build("torch")
     trace = GradCAM("x", "grads", activations="acts", preds="y_pred", boxes="box", metrics="energy_inside",

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from fe_gradcam import METHODS, UnknownNameError, UnsupportedModelError, explain, explain_many
+from fe_gradcam.errors import ArgumentError, CamWarning
 from fe_gradcam.methods.registry import get_method
-from fe_gradcam.types import ArgumentError, CamInputs, CamWarning, Needs
+from fe_gradcam.types import CamInputs, Needs
 from tests.toys import HEAD, IMAGE, TOYS, FakeProbe, SmallTorch, TorchToy, small_keras, twins
 
 ON_INPUTS = [

@@ -16,10 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fe_gradcam import METHODS, Augment, Contrast, OutputValue, Rank, Segmentation, UnsupportedModelError, explain
 from fe_gradcam.backends import backend_for
+from fe_gradcam.errors import ArgumentError
 from fe_gradcam.explaining.probe import ModelProbe
 from fe_gradcam.explaining.settings import Settings
-from fe_gradcam.spec.targets import resolve_target
-from fe_gradcam.types import ArgumentError, Needs
+from fe_gradcam.spec.resolved import resolve_target
+from fe_gradcam.types import Needs
 from tests.toys import CurvedTorch, SmallTorch, curved_keras, small_keras, twins
 
 ASKING = [name for name, method in METHODS.items() if Needs.PROBE in method.needs]

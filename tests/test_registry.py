@@ -13,9 +13,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch import Tensor
 
 from fe_gradcam import METHODS, ArgumentError, UnknownNameError, explain, explain_many
+from fe_gradcam.errors import CamError
 from fe_gradcam.methods import get_method, is_pair, parse_method
-from fe_gradcam.methods.registry import CamMethod, Count, Fraction, OptionalCount, Parameter, Within, cam_method
-from fe_gradcam.types import CamError, CamInputs, Needs
+from fe_gradcam.methods.registry import CamMethod, cam_method
+from fe_gradcam.parameters import Count, Fraction, OptionalCount, Parameter, Within
+from fe_gradcam.types import CamInputs, Needs
 from tests.toys import TOYS, SmallTorch
 
 PARAMETERS = [(name, one) for name, method in METHODS.items() for one in method.parameters.values()]

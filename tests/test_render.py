@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fe_gradcam.drawing.pixels import colormap_lut, overlay, require_rgb, signed_colormap, to_rgb
-from fe_gradcam.types import ArgumentError, UnknownNameError
+from fe_gradcam.errors import ArgumentError, UnknownNameError
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose
 
+from fe_gradcam.errors import ArgumentError
 from fe_gradcam.scaling import SCALINGS, scale, upsample
-from fe_gradcam.types import ArgumentError
 
 MAP = torch.tensor([[[-4.0, 2.0], [0.0, 1.0]]])
 

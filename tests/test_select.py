@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 
 from fe_gradcam import ArgumentError, CamWarning, GradCAM, UnknownNameError, explain
 from fe_gradcam import select as selecting
-from fe_gradcam.metrics.measure import masks_of_boxes
-from fe_gradcam.training.rows import object_places, probabilities_of
-from fe_gradcam.training.selection import BOTH, RULES, Chosen, Selection, selection_of
+from fe_gradcam.metrics.objects import masks_of_boxes, object_places
+from fe_gradcam.training.chosen import Chosen
+from fe_gradcam.training.rows import probabilities_of
+from fe_gradcam.training.selection import BOTH, RULES, Selection, selection_of
 from tests.test_trace import FRAMEWORKS, Catch, streams
 from tutorials.real_data import Canvases, digit_canvases
 

@@ -36,7 +36,9 @@ from fe_gradcam import (
     top_k,
 )
 from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
-from fe_gradcam.training.selection import Chosen, Rows, Selection
+from fe_gradcam.training.chosen import Chosen
+from fe_gradcam.training.rows import Rows
+from fe_gradcam.training.selection import Selection
 from fe_gradcam.types import Needs
 from tests.toys import SmallTorch, TorchToy, keras_toy, small_keras
 

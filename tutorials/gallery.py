@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam import METHODS, CamError, Heatmap, draw, explain
-from fe_gradcam.files import write_bytes, write_png
+from fe_gradcam.drawing.picture import write_png
+from fe_gradcam.files import write_bytes
 from fe_gradcam.types import Method
 from tutorials.demo import IMAGENET_NAMES, OUTPUT
 from tutorials.real_data import photos, pretrained_torch, torch_input

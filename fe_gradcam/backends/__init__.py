@@ -6,8 +6,9 @@ import sys
 from typing import Any
 
 from fe_gradcam.backends.protocol import Backend
+from fe_gradcam.errors import UnsupportedModelError
 from fe_gradcam.spec.outputs import ModelOutput
-from fe_gradcam.types import Reshape, UnsupportedModelError
+from fe_gradcam.types import Reshape
 
 
 def backend_for(

@@ -187,7 +187,7 @@ def _warn_of_range(asked: Asked, loaded: Loaded) -> None:
 def layer_asked(loaded: Loaded, given: Sequence[str]) -> Any:
     """One layer, a list of several, or None; a number is an index where no layer has it for a name."""
     from fe_gradcam.backends import backend_for
-    from fe_gradcam.types import UnknownNameError
+    from fe_gradcam.errors import UnknownNameError
 
     backend = backend_for(loaded.model)
     found: list[str | int] = []

@@ -15,9 +15,10 @@ import click
 
 from fe_gradcam import __version__
 from fe_gradcam.command.asked import Asked
+from fe_gradcam.command.layers import layer_table
 from fe_gradcam.command.messages import plain_errors, plain_warnings
 from fe_gradcam.command.run import explain_images
-from fe_gradcam.loading.models import geometry_of, layer_table, load_model
+from fe_gradcam.loading.models import geometry_of, load_model
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -33,7 +33,7 @@ OPTIONS = {
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """What the package refuses as one message in the words of the command line."""
-    from fe_gradcam.types import CamError, UnsupportedModelError
+    from fe_gradcam.errors import CamError, UnsupportedModelError
 
     try:
         yield
@@ -56,7 +56,7 @@ def _in_our_words(message: str) -> str:
 @contextmanager
 def plain_warnings() -> Iterator[None]:
     """The package's warnings as one line each, without a place in the code."""
-    from fe_gradcam.types import CamWarning
+    from fe_gradcam.errors import CamWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("default", CamWarning)

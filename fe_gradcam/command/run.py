@@ -30,7 +30,7 @@ from fe_gradcam.command.messages import say
 from fe_gradcam.loading.models import Loaded, load_model, model_errors
 
 if TYPE_CHECKING:
-    from fe_gradcam.drawing.sheet import Explained
+    from fe_gradcam.explaining.explained import Explained
     from fe_gradcam.explaining.route import Explanation
     from fe_gradcam.loading.photos import Photo, Preparation
     from fe_gradcam.methods import CamMethod
@@ -139,7 +139,8 @@ def _read(files: Sequence[Path], preparation: Preparation, written: _Written) ->
 def _explain_batch(plan: _Plan, photos: Sequence[Photo], called: Sequence[str], written: _Written) -> None:
     import numpy as np
 
-    from fe_gradcam.drawing.sheet import MOST_ROWS, Column, Explained
+    from fe_gradcam.drawing.sheet import MOST_ROWS
+    from fe_gradcam.explaining.explained import Column, Explained
 
     pictures = np.stack([photo.picture for photo in photos])
     done = _asked_of_the_model(plan, plan.preparation.inputs(pictures, channels_first=plan.loaded.framework == "torch"))
@@ -207,9 +208,10 @@ def _heatmap_rows(heatmap: Heatmap, rows: slice) -> Heatmap:
 
 def _write_image(plan: _Plan, photo: Photo, name: str, part: Explained) -> dict[str, Any]:
     """Writes the pictures and arrays of one image; returns its entry of results.json."""
+    from fe_gradcam.drawing.picture import write_png
     from fe_gradcam.drawing.pixels import overlay
-    from fe_gradcam.drawing.sheet import compose_arrays
-    from fe_gradcam.files import write_arrays, write_png
+    from fe_gradcam.explaining.results import compose_arrays
+    from fe_gradcam.files import write_arrays
     from fe_gradcam.loading.photos import unused
 
     folder, slugs = plan.asked.output, [wanted.slug for _ in plan.methods for wanted in plan.wanted]
@@ -277,7 +279,8 @@ def _number(value: Any) -> float | None:
 def _finish(plan: _Plan, written: _Written) -> None:
     """Writes the grid and results.json, and says what there is."""
     from fe_gradcam.drawing.grid import draw_grid
-    from fe_gradcam.files import write_bytes, write_png
+    from fe_gradcam.drawing.picture import write_png
+    from fe_gradcam.files import write_bytes
 
     folder, grid = plan.asked.output, None
     if written.rows:

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.drawing.grid import Grid, Panel, Row
+from fe_gradcam.errors import ArgumentError
 from fe_gradcam.metrics.measure import overlap_of_hottest, rank_correlation
-from fe_gradcam.training.selection import Rows
-from fe_gradcam.types import ArgumentError, Heatmap
+from fe_gradcam.training.rows import Rows
+from fe_gradcam.types import Heatmap
 
 Place = tuple[str, str]
 """A mode and a dataset."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fe_gradcam.drawing.pixels import Rgb, colormap_lut, require_rgb
 from fe_gradcam.drawing.text import ELLIPSIS, Weight, fitted, text_mask, wrapped
-from fe_gradcam.types import ArgumentError
+from fe_gradcam.errors import ArgumentError
 
 INK, GREY, RED, WHITE = (26, 26, 26), (110, 110, 110), (200, 16, 32), (255, 255, 255)
 MARGIN, GAP = 14, 6

@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fe_gradcam.drawing.grid import draw_grid
-from fe_gradcam.drawing.pixels import to_rgb
-from fe_gradcam.drawing.sheet import Column, Explained, Look, compose_grid
-from fe_gradcam.files import FilePath, encode_png, write_png
-from fe_gradcam.training.rows import host_rows
-from fe_gradcam.types import ArgumentError, ClassNames, Heatmap
+from fe_gradcam.drawing.pixels import require_rgb, to_rgb
+from fe_gradcam.drawing.sheet import Look, compose_grid
+from fe_gradcam.errors import ArgumentError
+from fe_gradcam.explaining.explained import Column, Explained
+from fe_gradcam.files import FilePath, checked_path, write_bytes
+from fe_gradcam.spec.images import host_rows
+from fe_gradcam.types import ClassNames, Heatmap
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,3 +137,44 @@ def _of_inferred(heatmap: Heatmap) -> NDArray[np.float32]:
     table = np.zeros((len(heatmap), int(heatmap.class_ids.max()) + 1), np.float32)
     table[np.arange(len(heatmap)), heatmap.class_ids] = np.maximum(np.nan_to_num(heatmap.confidences), 1e-30)
     return table
+
+
+def encode_png(rgb: NDArray[np.uint8]) -> bytes:
+    r"""A picture as the bytes of a PNG file, lossless.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+
+    Raises:
+        ArgumentError: `rgb` is no such picture, or larger than the encoder takes.
+
+    Examples:
+        >>> encode_png(np.zeros((2, 2, 3), np.uint8))[:4]
+        b'\x89PNG'
+    """
+    picture = require_rgb("rgb", rgb)
+    # The fastest level: a grid is written while a training waits for it.
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    try:
+        done, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
+    except cv2.error as error:
+        done, reason = False, f" ({error})"
+    else:
+        reason = ""
+    if not done:
+        raise ArgumentError(f"rgb of shape {picture.shape} cannot be encoded as PNG{reason}; draw fewer rows")
+    return bytes(encoded)
+
+
+def write_png(path: FilePath, rgb: NDArray[np.uint8]) -> None:
+    """Writes a picture to a PNG file, whole or not at all (see `write_arrays`).
+
+    Args:
+        path: Ends in ``.png``. Folders that are missing are made; a file that exists is replaced.
+        rgb: (H, W, 3) uint8.
+
+    Raises:
+        ArgumentError: The path does not end in ``.png``, or `rgb` is no such picture.
+        OSError: The file cannot be written; the message names the path.
+    """
+    write_bytes(checked_path(path, ".png"), encode_png(rgb))

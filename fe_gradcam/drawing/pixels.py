@@ -8,8 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fe_gradcam.errors import nearest
-from fe_gradcam.types import ArgumentError, UnknownNameError
+from fe_gradcam.errors import ArgumentError, UnknownNameError, nearest
 
 Rgb: TypeAlias = NDArray[np.uint8]
 """A picture, (H, W, 3), red first, 0 to 255."""

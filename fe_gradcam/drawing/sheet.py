@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
 import cv2
 import numpy as np
@@ -14,8 +13,9 @@ from numpy.typing import NDArray
 
 from fe_gradcam.drawing.grid import Grid, Panel, Row
 from fe_gradcam.drawing.pixels import overlay, signed_colormap
+from fe_gradcam.explaining.explained import Column, Explained
 from fe_gradcam.explaining.heat import WHOLE_MODEL
-from fe_gradcam.explaining.results import heatmap_key, inference_entries
+from fe_gradcam.explaining.results import _layer, as_text
 from fe_gradcam.methods import METHODS, OF_TARGET
 from fe_gradcam.scaling import upsample
 from fe_gradcam.types import Heatmap
@@ -23,61 +23,15 @@ from fe_gradcam.types import Heatmap
 LEFT_TO_RIGHT = "\u200e"
 """Keeps a number behind a name that is written from right to left."""
 
+
 TARGET_TITLES = {"pred": "inferred class", "label": "true class"}
+
+
 WHERE_WRONG = "true class, where another was inferred"
+
 
 MOST_ROWS = 200
 """Rows drawn in one grid; beyond that a picture is of no use to a reader, and of harm to the memory."""
-
-
-@dataclass(frozen=True, eq=False)
-class Column:
-    """The heatmaps of one method and one target.
-
-    Attributes:
-        method: The method's name.
-        target: The target's name.
-        heatmap: Of N images.
-        shown: (N,) which of them are drawn, or None for all.
-    """
-
-    method: str
-    target: str
-    heatmap: Heatmap
-    shown: NDArray[np.bool_] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Explained:
-    """The chosen images of one dataset, explained.
-
-    Attributes:
-        pictures: (N, H, W, 3) uint8, what is drawn on.
-        columns: One for each method and target.
-        probabilities: (N, C), or None where they are not known.
-        labels: (N,) class ids, or None.
-        ids: N names of the images, or None.
-        ds_id: The dataset, "" where there is one alone.
-        positions: (N,) places of the images in the order of the epoch, or None.
-        places: (N, H, W) where the object is in each picture, or None.
-    """
-
-    pictures: NDArray[np.uint8]
-    columns: list[Column]
-    probabilities: NDArray[np.float32] | None
-    labels: NDArray[np.int64] | None
-    ids: Sequence[Any] | None
-    ds_id: str = ""
-    positions: NDArray[np.int64] | None = None
-    places: NDArray[np.bool_] | None = None
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    @property
-    def predictions(self) -> NDArray[np.int64] | None:
-        """(N,) inferred class ids, or None where the probabilities are not known."""
-        return None if self.probabilities is None else self.probabilities.argmax(1).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -187,12 +141,6 @@ def _title(column: Column, columns: Sequence[Column]) -> str:
     return target if len(methods) == 1 and len(targets) > 1 else f"{column.method}: {target}"
 
 
-def _layer(columns: Sequence[Column]) -> str:
-    """The layer that is explained; that of the methods that know one, where there are any."""
-    layers = [column.heatmap.layer for column in columns]
-    return next((layer for layer in layers if layer != WHOLE_MODEL), layers[0])
-
-
 def _where(columns: Sequence[Column]) -> str:
     layer, smooth = _layer(columns), columns[0].heatmap.smooth
     said = f"the {layer}" if layer == WHOLE_MODEL else f"layer {layer}"
@@ -274,72 +222,3 @@ def _panel(picture: NDArray[np.uint8], heatmap: Heatmap, at: int, look: Look, li
     if heat.shape != (height, width):
         heat = cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR)
     return Panel(overlay(picture, heat, colormap=look.colormap, alpha=look.alpha, signed=signed, limit=limit))
-
-
-def compose_results(
-    parts: Sequence[Explained], names: Mapping[int, str], epoch: int, mode: str
-) -> list[dict[str, Any]]:
-    """One dict per image in the form of HALCON's operator, with what the trace knows beside it.
-
-    The keys: ``classification_class_ids``, ``classification_class_names`` and
-    ``classification_confidences`` (by falling confidence), ``heatmap_{method}`` with one float32
-    array (H, W) per target, ``layer``, ``scaling``, ``smooth``, ``label``, ``prediction``, ``id``,
-    ``position`` (in the order of the epoch), ``epoch``, ``mode``, ``ds_id``.
-    """
-    results = []
-    for part in parts:
-        for at in range(len(part)):
-            row = None if part.probabilities is None else part.probabilities[at]
-            result: dict[str, Any] = inference_entries(row, names)
-            for column in part.columns:
-                if column.shown is not None and not column.shown[at]:
-                    continue
-                key = heatmap_key(int(column.heatmap.class_ids[at]), column.target)
-                result.setdefault(f"heatmap_{column.method}", {})[key] = column.heatmap.values[at]
-            result |= {"layer": _layer(part.columns), "scaling": part.columns[0].heatmap.scaling}
-            result["smooth"] = part.columns[0].heatmap.smooth
-            result["label"] = None if part.labels is None else int(part.labels[at])
-            result["prediction"] = None if part.predictions is None else int(part.predictions[at])
-            result["id"] = None if part.ids is None else part.ids[at]
-            result["position"] = None if part.positions is None else int(part.positions[at])
-            result |= {"epoch": epoch, "mode": mode, "ds_id": part.ds_id}
-            results.append(result)
-    return results
-
-
-def compose_arrays(part: Explained, epoch: int, mode: str) -> dict[str, NDArray[Any]]:
-    """The arrays of one dataset, as the trace writes them to a file.
-
-    For each method and target ``{method}.{target}.values`` (N, H, W), ``.raw`` (N, h, w),
-    ``.class_ids``, ``.scores``, ``.confidences`` and ``.blank`` (N,); then ``probabilities`` (N, C),
-    ``predictions``, ``labels``, ``positions`` and ``ids`` (N,) where they are known, ``epoch``, ``mode``, ``layer``,
-    ``scaling`` and ``smooth``.
-    """
-    heatmap = part.columns[0].heatmap
-    said = {
-        "epoch": epoch,
-        "mode": mode,
-        "layer": _layer(part.columns),
-        "scaling": heatmap.scaling,
-        "smooth": heatmap.smooth,
-    }
-    arrays: dict[str, NDArray[Any]] = {name: np.array(value) for name, value in said.items()}
-    for column in part.columns:
-        for name in ("values", "raw", "class_ids", "scores", "confidences", "blank"):
-            arrays[f"{column.method}.{column.target}.{name}"] = getattr(column.heatmap, name)
-    known = {"probabilities": part.probabilities, "predictions": part.predictions, "labels": part.labels}
-    arrays |= {name: array for name, array in known.items() if array is not None}
-    if part.positions is not None:
-        arrays["positions"] = part.positions
-    if part.ids is not None:
-        arrays["ids"] = np.array([as_text(name) for name in part.ids])
-    return arrays
-
-
-def as_text(name: Any) -> str:
-    """A file's or patient's name as it came in a batch, as text."""
-    if isinstance(name, np.ndarray) and name.size == 1:
-        name = name.reshape(-1)[0]
-    if hasattr(name, "item") and getattr(name, "ndim", 1) == 0:
-        name = name.item()
-    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)

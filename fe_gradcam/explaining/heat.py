@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fe_gradcam.errors import ArgumentError, CamWarning
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.explaining.views import PLAIN, View, eigen_smoothed, smoothing
 from fe_gradcam.methods.registry import CamMethod
 from fe_gradcam.scaling import fuse_maps, scale
-from fe_gradcam.types import ArgumentError, CamInputs, CamWarning, Heatmap, LayerRef, Needs
+from fe_gradcam.types import CamInputs, Heatmap, LayerRef, Needs
 
 ROUNDING = 2.0**-22
 """Two units in the last place of float32, relative to the sum of the terms' magnitudes."""

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fe_gradcam.backends.protocol import Backend, as_tuple, picture_of
+from fe_gradcam.backends.protocol import Backend
+from fe_gradcam.errors import CamError, GradientError
 from fe_gradcam.explaining.settings import Settings
-from fe_gradcam.methods.asking import in_dtype
-from fe_gradcam.spec.targets import CallableTarget, ResolvedTarget
-from fe_gradcam.types import BiasGradients, CamError, CamInputs, GradientError, Images, LayerRef
+from fe_gradcam.spec.images import as_tuple, in_dtype, picture_of
+from fe_gradcam.spec.resolved import CallableTarget, ResolvedTarget
+from fe_gradcam.types import BiasGradients, CamInputs, Images, LayerRef
 
 AT_ONCE = 32
 """Rows asked at once, where no batch size is given."""

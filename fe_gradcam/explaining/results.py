@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fe_gradcam.explaining.explained import Column, Explained
+from fe_gradcam.explaining.heat import WHOLE_MODEL
 
 
 def inference_entries(probabilities: NDArray[np.float32] | None, names: Mapping[int, str]) -> dict[str, Any]:
@@ -30,3 +33,78 @@ def heatmap_key(class_id: int, target_name: str) -> str:
     """The key of a heatmap: by its class, or by the target's name where the target is no class."""
     plain_name = re.sub(r"\W+", "_", target_name).strip("_")
     return f"heatmap_image_{plain_name}" if class_id < 0 else f"heatmap_image_class_{class_id}"
+
+
+def _layer(columns: Sequence[Column]) -> str:
+    """The layer that is explained; that of the methods that know one, where there are any."""
+    layers = [column.heatmap.layer for column in columns]
+    return next((layer for layer in layers if layer != WHOLE_MODEL), layers[0])
+
+
+def compose_results(
+    parts: Sequence[Explained], names: Mapping[int, str], epoch: int, mode: str
+) -> list[dict[str, Any]]:
+    """One dict per image in the form of HALCON's operator, with what the trace knows beside it.
+
+    The keys: ``classification_class_ids``, ``classification_class_names`` and
+    ``classification_confidences`` (by falling confidence), ``heatmap_{method}`` with one float32
+    array (H, W) per target, ``layer``, ``scaling``, ``smooth``, ``label``, ``prediction``, ``id``,
+    ``position`` (in the order of the epoch), ``epoch``, ``mode``, ``ds_id``.
+    """
+    results = []
+    for part in parts:
+        for at in range(len(part)):
+            row = None if part.probabilities is None else part.probabilities[at]
+            result: dict[str, Any] = inference_entries(row, names)
+            for column in part.columns:
+                if column.shown is not None and not column.shown[at]:
+                    continue
+                key = heatmap_key(int(column.heatmap.class_ids[at]), column.target)
+                result.setdefault(f"heatmap_{column.method}", {})[key] = column.heatmap.values[at]
+            result |= {"layer": _layer(part.columns), "scaling": part.columns[0].heatmap.scaling}
+            result["smooth"] = part.columns[0].heatmap.smooth
+            result["label"] = None if part.labels is None else int(part.labels[at])
+            result["prediction"] = None if part.predictions is None else int(part.predictions[at])
+            result["id"] = None if part.ids is None else part.ids[at]
+            result["position"] = None if part.positions is None else int(part.positions[at])
+            result |= {"epoch": epoch, "mode": mode, "ds_id": part.ds_id}
+            results.append(result)
+    return results
+
+
+def compose_arrays(part: Explained, epoch: int, mode: str) -> dict[str, NDArray[Any]]:
+    """The arrays of one dataset, as the trace writes them to a file.
+
+    For each method and target ``{method}.{target}.values`` (N, H, W), ``.raw`` (N, h, w),
+    ``.class_ids``, ``.scores``, ``.confidences`` and ``.blank`` (N,); then ``probabilities`` (N, C),
+    ``predictions``, ``labels``, ``positions`` and ``ids`` (N,) where they are known, ``epoch``, ``mode``, ``layer``,
+    ``scaling`` and ``smooth``.
+    """
+    heatmap = part.columns[0].heatmap
+    said = {
+        "epoch": epoch,
+        "mode": mode,
+        "layer": _layer(part.columns),
+        "scaling": heatmap.scaling,
+        "smooth": heatmap.smooth,
+    }
+    arrays: dict[str, NDArray[Any]] = {name: np.array(value) for name, value in said.items()}
+    for column in part.columns:
+        for name in ("values", "raw", "class_ids", "scores", "confidences", "blank"):
+            arrays[f"{column.method}.{column.target}.{name}"] = getattr(column.heatmap, name)
+    known = {"probabilities": part.probabilities, "predictions": part.predictions, "labels": part.labels}
+    arrays |= {name: array for name, array in known.items() if array is not None}
+    if part.positions is not None:
+        arrays["positions"] = part.positions
+    if part.ids is not None:
+        arrays["ids"] = np.array([as_text(name) for name in part.ids])
+    return arrays
+
+
+def as_text(name: Any) -> str:
+    """A file's or patient's name as it came in a batch, as text."""
+    if isinstance(name, np.ndarray) and name.size == 1:
+        name = name.reshape(-1)[0]
+    if hasattr(name, "item") and getattr(name, "ndim", 1) == 0:
+        name = name.item()
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)

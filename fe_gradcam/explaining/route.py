@@ -13,18 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fe_gradcam.backends import backend_for
-from fe_gradcam.backends.protocol import Backend, as_tuple, picture_of
+from fe_gradcam.backends.protocol import Backend
+from fe_gradcam.errors import ArgumentError, CamWarning
 from fe_gradcam.explaining.heat import Passes, heatmap_of, numpy32
 from fe_gradcam.explaining.probe import ModelProbe
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.explaining.views import Smooth, View, smoothing
 from fe_gradcam.methods import CamMethod, get_method, is_pair
+from fe_gradcam.spec.images import as_tuple, picture_of
 from fe_gradcam.spec.outputs import ModelOutput
-from fe_gradcam.spec.targets import TOP_CLASS, ClassTarget, RegionTarget, ResolvedTarget, resolve_target, target_name
+from fe_gradcam.spec.resolved import TOP_CLASS, ClassTarget, RegionTarget, ResolvedTarget, resolve_target
+from fe_gradcam.spec.targets import target_name
 from fe_gradcam.types import (
-    ArgumentError,
     CamInputs,
-    CamWarning,
     ClassNames,
     Fuse,
     Heatmap,

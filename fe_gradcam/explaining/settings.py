@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from fe_gradcam.errors import ArgumentError
 from fe_gradcam.explaining.views import smoothing
 from fe_gradcam.scaling import check_fuse, check_scaling
 from fe_gradcam.spec.outputs import ModelOutput
-from fe_gradcam.types import ArgumentError, ClassNames, Fuse, Reshape, Scaling, Score
+from fe_gradcam.types import ClassNames, Fuse, Reshape, Scaling, Score
 
 SCORES: tuple[Score, ...] = ("logit", "output")
 

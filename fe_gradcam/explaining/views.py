@@ -11,10 +11,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from fe_gradcam.errors import nearest
-from fe_gradcam.methods.asking import in_dtype
+from fe_gradcam.errors import ArgumentError, nearest
 from fe_gradcam.methods.components import component_of, signed_like
-from fe_gradcam.types import ArgumentError
+from fe_gradcam.spec.images import in_dtype
 
 Flip: TypeAlias = Literal["horizontal", "vertical"]
 

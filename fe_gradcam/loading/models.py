@@ -9,18 +9,15 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import click
 
 from fe_gradcam.command.messages import refuse, told
 
-if TYPE_CHECKING:
-    from fe_gradcam.types import LayerInfo
-
 KERAS_FILES = (".keras", ".h5", ".hdf5")
+
 
 Framework: TypeAlias = Literal["torch", "keras"]
 
@@ -306,7 +303,7 @@ def _torch_geometry(model: Any) -> tuple[tuple[int, int] | None, int | None]:
 @contextmanager
 def model_errors(loaded: Loaded, shape: Sequence[int]) -> Iterator[None]:
     """What a model itself raises, as an error of MODEL."""
-    from fe_gradcam.types import CamError
+    from fe_gradcam.errors import CamError
 
     try:
         yield
@@ -315,47 +312,3 @@ def model_errors(loaded: Loaded, shape: Sequence[int]) -> Iterator[None]:
     except Exception as error:
         said = f"{loaded.name!r} failed on images of shape {tuple(shape)}: {told(error)}"
         refuse("MODEL", f"{said}. Do --size and --channels fit it?", error)
-
-
-def layer_table(loaded: Loaded, geometry: _Geometry, everything: bool) -> Iterator[str]:
-    """The lines of a table of the layers: the maps alone, or everything."""
-    import numpy as np
-
-    from fe_gradcam.explaining.route import list_layers
-
-    sides, channels = geometry.size, geometry.channels
-    shape = (1, channels, *sides) if loaded.framework == "torch" else (1, *sides, channels)
-    with model_errors(loaded, shape):
-        infos = list_layers(loaded.model, np.random.default_rng(0).random(shape, np.float32))
-    shown = [info for info in infos if info.spatial or everything]
-    if not shown:
-        raise click.UsageError("no layer of MODEL puts out a map larger than 1x1; --all lists them all.")
-    indices = _indices(loaded.model)
-    table = [("index", "name", "kind", "output", "map", "convolution", "ReLU behind", "")]
-    table += [(str(indices.get(info.name, "-")), *_cells(info)) for info in shown]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for index, *cells in table:
-        rest = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths[1:], strict=True))
-        yield f"{index:>{widths[0]}}  {rest}".rstrip()
-
-
-def _cells(info: LayerInfo) -> tuple[str, str, str, str, str, str, str]:
-    relu = "-" if not info.convolution else "yes" if info.relu else "no"
-    is_map, convolution = ("yes" if fact else "-" for fact in (info.spatial, info.convolution))
-    behind = f", behind its {info.activation}" if info.activation else ""
-    arrow = f"<- default{behind}" if info.default else ""
-    return info.name or "(the model)", info.kind, _sides(info.shape) or "-", is_map, convolution, relu, arrow
-
-
-def _indices(model: Any) -> dict[str, int]:
-    """What --layer takes for each name."""
-    from fe_gradcam.backends import backend_for
-    from fe_gradcam.types import UnknownNameError
-
-    backend, indices = backend_for(model), dict[str, int]()
-    for index in count():
-        try:
-            indices.setdefault(backend.resolve(index, None).name, index)
-        except UnknownNameError:
-            break
-    return indices

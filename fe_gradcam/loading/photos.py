@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fe_gradcam.types import CamError
+from fe_gradcam.errors import CamError
 
 Fit: TypeAlias = Literal["crop", "stretch"]
 """How a photo comes to the size of the network: its centre cut out, or all of it distorted."""

@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fe_gradcam.types import ArgumentError, CamInputs, Probe
+from fe_gradcam.errors import ArgumentError
+from fe_gradcam.types import CamInputs, Probe
 
 PATIENCE = 3.0
 """Seconds before a progress bar appears."""
 
+
 SAME = 2.0**-19
 """How far apart two scores that are the same may come out, relative to the largest at hand: the sums of a
 network are taken in another order for another number of rows."""
+
 
 Ask: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Gets rows and variants, both (B,), and returns what the model says of them, (B, ...)."""
@@ -97,14 +100,6 @@ def without_rounding(drops: Tensor, scores: Tensor, inputs: CamInputs) -> Tensor
     if inputs.logits is not None:
         largest = torch.maximum(largest, inputs.logits.abs().amax(1))
     return drops.where(~(drops.abs() <= SAME * largest[:, None]), 0)
-
-
-def in_dtype(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Images in a dtype that a model may go by: of integers rounded, and within their range."""
-    if dtype.is_floating_point or dtype == torch.bool:
-        return images.to(dtype)
-    reach = torch.iinfo(dtype)
-    return images.round().clamp(reach.min, reach.max).to(dtype)
 
 
 class RandomNumbers:

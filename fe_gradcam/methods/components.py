@@ -7,7 +7,11 @@ import warnings
 import torch
 from torch import Tensor
 
-from fe_gradcam.types import ArgumentError, CamWarning
+from fe_gradcam.errors import ArgumentError, CamWarning
+from fe_gradcam.methods.gradients import NEARLY_ZERO, _gradients, _over_space
+from fe_gradcam.methods.registry import OF_NO_TARGET, cam_method
+from fe_gradcam.parameters import Count
+from fe_gradcam.types import CamInputs, Needs
 
 
 def component_of(maps: Tensor, which: int, *, center: bool = False) -> Tensor:
@@ -99,3 +103,63 @@ def signed_like(maps: Tensor, like: Tensor) -> Tensor:
     """The maps (N, *S), each turned so that its inner product with the one of `like` is not negative."""
     agreement = (maps * like).flatten(1).sum(1)
     return maps * torch.where(agreement < 0, -1.0, 1.0).to(maps.dtype).reshape(-1, *[1] * (maps.dim() - 1))
+
+
+@cam_method(
+    "eigen_cam", paper="Muhammad 2020, arXiv:2008.00299", needs=Needs.ACTIVATIONS, cost="1 forward", shows=OF_NO_TARGET
+)
+def eigen_cam(inputs: CamInputs, *, component: Count = 1, center: bool = False) -> Tensor:
+    """First principal component of A: (hw, K) times its first right singular vector. Knows no class.
+
+    Not centred, as in the paper; several implementations centre. Signed so that it agrees with Σ_k A_k.
+
+    Args:
+        inputs: What one pass yields.
+        component: Which component, from 1.
+        center: Whether the mean of each channel is taken off first.
+    """
+    return component_of(inputs.activations, component, center=center)
+
+
+@cam_method("eigen_grad_cam", paper="Muhammad 2020, arXiv:2008.00299, of g ⊙ A")
+def eigen_grad_cam(inputs: CamInputs, *, component: Count = 1, center: bool = False) -> Tensor:
+    """First principal component of g ⊙ A, as eigen_cam; knows the class by its gradients.
+
+    Args:
+        inputs: What one pass yields.
+        component: Which component, from 1.
+        center: Whether the mean of each channel is taken off first.
+    """
+    return component_of(_gradients(inputs) * inputs.activations, component, center=center)
+
+
+@cam_method(
+    "kpca_cam", paper="Karmani 2024, arXiv:2410.00267", needs=Needs.ACTIVATIONS, cost="1 forward", shows=OF_NO_TARGET
+)
+def kpca_cam(inputs: CamInputs, *, component: Count = 1) -> Tensor:
+    """First kernel principal component of A over places, sigmoid kernel tanh(x·y / K + 1). Knows no class.
+
+    Memory grows with the square of the number of places. Signed so that it agrees with Σ_k A_k.
+
+    Args:
+        inputs: What one pass yields.
+        component: Which component, from 1.
+    """
+    return kernel_component_of(inputs.activations, component)
+
+
+@cam_method(
+    "fem",
+    paper="Fuad 2020, IPTA, doi:10.1109/IPTA50016.2020.9286629",
+    needs=Needs.ACTIVATIONS,
+    cost="1 forward",
+    shows=OF_NO_TARGET,
+)
+def fem(inputs: CamInputs) -> Tensor:
+    """Σ_k mean(A_k) 1[A_k ≥ μ_k + 2 σ_k], population σ: where a channel is far above its mean. Knows no class."""
+    maps = inputs.activations
+    mean = _over_space(maps, "mean")
+    deviation = _over_space((maps - mean) ** 2, "mean").sqrt()
+    rounding = NEARLY_ZERO * mean.abs()  # so that a constant channel lies at its mean everywhere
+    rare = (maps - mean >= 2 * deviation - rounding).to(maps.dtype)
+    return torch.where(mean.isfinite(), mean * rare, mean)

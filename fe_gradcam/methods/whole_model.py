@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fe_gradcam.errors import UnsupportedModelError
 from fe_gradcam.methods.asking import probe_of
 from fe_gradcam.methods.registry import UNSIGNED, cam_method
 from fe_gradcam.scaling import upsample
-from fe_gradcam.types import CamInputs, Needs, UnsupportedModelError
+from fe_gradcam.types import CamInputs, Needs
 
 COMPLETE = 1e-3
 """How far, relative to the score, its parts may be off it."""

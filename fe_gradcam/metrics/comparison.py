@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
 from fe_gradcam.backends import backend_for
+from fe_gradcam.errors import ArgumentError
 from fe_gradcam.explaining.settings import check_seed
-from fe_gradcam.types import ArgumentError
 
 Values = NDArray[np.float64]
 """One number per image, (N,); NaN where there is none."""

@@ -8,13 +8,15 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fe_gradcam.errors import ArgumentError
 from fe_gradcam.explaining.settings import check_seed
-from fe_gradcam.methods.registry import is_pair
+from fe_gradcam.metrics.asked import Asked
 from fe_gradcam.metrics.comparison import overlap_of_hottest, randomised, rank_correlation
-from fe_gradcam.metrics.imputation import Asked
+from fe_gradcam.metrics.objects import masks_of_boxes
 from fe_gradcam.metrics.rules import METRICS, Again, Case, Metric, MetricSpec, get_metric
+from fe_gradcam.parameters import is_pair
 from fe_gradcam.spec.outputs import ModelOutput
-from fe_gradcam.types import ArgumentError, Heatmap, Images
+from fe_gradcam.types import Heatmap, Images
 
 __all__ = [
     "METRICS",
@@ -106,33 +108,6 @@ def summary(values: ArrayLike) -> float | None:
     numbers = np.asarray(values, np.float64)
     finite = numbers[np.isfinite(numbers)]
     return float(finite.mean()) if finite.size else None
-
-
-def masks_of_boxes(boxes: ArrayLike, size: Sequence[int]) -> NDArray[np.bool_]:
-    """Places, as `measure` takes them, of boxes: the pixels whose centre lies in one of an image's.
-
-    Args:
-        boxes: (N, M, 4 or more), in pixels: left, top, width, height, and anything. A row without a positive width
-            and height is none, as where images have boxes in different numbers.
-        size: (H, W) of the images.
-
-    Returns:
-        (N, H, W)
-
-    Raises:
-        ArgumentError: They are of another shape.
-    """
-    rows = np.asarray(boxes, np.float64)
-    if rows.ndim != 3 or rows.shape[2] < 4 or len(size) != 2:
-        raise ArgumentError(
-            f"boxes has shape {rows.shape} and size is {tuple(size)}; boxes (N, M, 4) of left, top, width, height in "
-            "pixels, and (H, W), are needed. Add the axis of an image's only box: boxes[:, None]."
-        )
-    inside = []
-    for start, length, count in ((rows[..., 1], rows[..., 3], size[0]), (rows[..., 0], rows[..., 2], size[1])):
-        centres, start = np.arange(count) + 0.5, start[..., None]
-        inside.append((centres >= start) & (centres < start + length[..., None]))
-    return np.asarray((inside[0][..., :, None] & inside[1][..., None, :]).any(1))
 
 
 def _checked(places: ArrayLike, heatmap: Heatmap) -> NDArray[np.bool_]:

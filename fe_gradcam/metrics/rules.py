@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from fe_gradcam.errors import ArgumentError
 from fe_gradcam.methods.asking import SAME
-from fe_gradcam.methods.registry import Count, Level, Parameter, Within, asked_for
+from fe_gradcam.metrics.asked import Asked
 from fe_gradcam.metrics.comparison import Values, randomised, rank_correlation
-from fe_gradcam.metrics.imputation import FILLS, Asked, falling, filled, interpolated, replaced
-from fe_gradcam.types import ArgumentError, Heatmap
+from fe_gradcam.metrics.imputation import FILLS, falling, filled, interpolated, replaced
+from fe_gradcam.parameters import Count, Level, Parameter, Within, asked_for
+from fe_gradcam.types import Heatmap
 
 MetricSpec: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
 """The name of a metric, or a pair of the name and its parameters by name."""

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, TypeAlias
 
-from fe_gradcam.errors import nearest
-from fe_gradcam.types import ArgumentError, UnknownNameError
+from fe_gradcam.errors import ArgumentError, UnknownNameError, nearest
 
 ModelOutput: TypeAlias = "str | int | None"
 """The name or position of the output that holds the scores, or None where it is plain."""

@@ -5,29 +5,15 @@ Class scores are written y, of classes a and b; by default the logits (see `fe_g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fe_gradcam.errors import nearest
-from fe_gradcam.types import ArgumentError, ClassNames, Target, TargetSpec, UnknownNameError
-
-TOP_CLASS = -1
-"""Stands for the class with the highest score, until the backend knows it; -1 - r for the r-th behind it."""
-
-Rows: TypeAlias = "slice | NDArray[np.int64]"
-"""Some of the images, in any order, also several times."""
-
-ACCEPTED = (
-    "None (the inferred class), a class id, a class name (with class_names), an integer array of shape (N,) with one "
-    "class id per image, one of Rank, Contrast, OutputValue and Segmentation, or a callable that gets the model's "
-    "output and returns one score per image; several targets go to explain_many(targets=[...])"
-)
-
+from fe_gradcam.errors import ArgumentError, UnknownNameError, nearest
+from fe_gradcam.types import ClassNames, Target, TargetSpec
 
 # --- what users write --------------------------------------------------------------------------------
 
@@ -158,175 +144,6 @@ class Segmentation(TargetSpec):
         return f"{self.class_id} in {'its pixels' if self.mask is None else 'the mask'}"
 
 
-# --- what backends resolve ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class ClassTarget:
-    """A sum of class scores, Σ_m weights[m] * y[class_ids[:, m]].
-
-    Attributes:
-        class_ids: (N, M) int64. In the first column -1 - r stands for the class of the r-th highest
-            score, in the others for the r-th highest besides the first column's class; r counts from 0.
-        weights: M numbers.
-    """
-
-    class_ids: NDArray[np.int64]
-    weights: tuple[float, ...] = (1.0,)
-
-    @property
-    def is_class(self) -> bool:
-        """Whether it is the score of one class, and no sum."""
-        return len(self.weights) == 1
-
-    @property
-    def ranked(self) -> bool:
-        """Whether the classes must be brought into order: the highest alone is found without."""
-        return bool((self.class_ids[:, 1:] < 0).any() or (self.class_ids[:, 0] < TOP_CLASS).any())
-
-    @property
-    def signature(self) -> tuple[Any, ...]:
-        """What a compiled pass depends on besides the arrays."""
-        return ("classes", self.weights, self.ranked)
-
-    @property
-    def arrays(self) -> tuple[NDArray[Any], ...]:
-        """What it needs of each image."""
-        return (self.class_ids,)
-
-    def rows(self, rows: Rows) -> ClassTarget:
-        """The same for some of the images."""
-        return ClassTarget(self.class_ids[rows], self.weights)
-
-    def check(self, n_classes: int) -> None:
-        """Raises ArgumentError where a class is not one of `n_classes`."""
-        if not self.class_ids.size:
-            return
-        largest = int(self.class_ids.max())
-        if largest >= n_classes:
-            raise ArgumentError(
-                f"target={largest} is not a class of this model: it has {n_classes} classes, ids 0 to {n_classes - 1}."
-            )
-        first, others = self.class_ids[:, 0], self.class_ids[:, 1:]
-        wanted = max(int(-first.min()), int(1 - others.min()) if others.size else 0)
-        if wanted > n_classes:
-            raise ArgumentError(f"target asks for {wanted} different classes, and this model has {n_classes}.")
-
-
-@dataclass(frozen=True, eq=False)
-class ValueTarget:
-    """A column of the output as it is, times `sign`."""
-
-    index: int
-    sign: int
-
-    @property
-    def signature(self) -> tuple[Any, ...]:
-        """See ClassTarget."""
-        return ("value", self.index, self.sign)
-
-    arrays: tuple[NDArray[Any], ...] = ()
-
-    def rows(self, rows: Rows) -> ValueTarget:
-        """See ClassTarget."""
-        return self
-
-    def check(self, width: int) -> None:
-        """Raises ArgumentError where the output has no such column."""
-        if self.index >= width:
-            raise ArgumentError(f"OutputValue: index={self.index} is out of range; the output has {width} column(s).")
-
-
-@dataclass(frozen=True, eq=False)
-class RegionTarget:
-    """The scores of a class, summed over the pixels of a mask (N, *S) float32, or over its own where that is None."""
-
-    class_id: int
-    mask: NDArray[np.float32] | None
-
-    @property
-    def signature(self) -> tuple[Any, ...]:
-        """See ClassTarget."""
-        return ("region", self.class_id, self.mask is not None)
-
-    @property
-    def arrays(self) -> tuple[NDArray[Any], ...]:
-        """See ClassTarget."""
-        return () if self.mask is None else (self.mask,)
-
-    def rows(self, rows: Rows) -> RegionTarget:
-        """See ClassTarget."""
-        return self if self.mask is None else RegionTarget(self.class_id, self.mask[rows])
-
-    def check(self, shape: tuple[int, ...], n_classes: int) -> None:
-        """Raises ArgumentError where the mask has not the `shape` (*S) of the output, or the class is none of it."""
-        if self.class_id >= n_classes:
-            raise ArgumentError(
-                f"Segmentation: class_id={self.class_id} is not a class of this model: it has {n_classes} classes, "
-                f"ids 0 to {n_classes - 1}."
-            )
-        sizes = () if self.mask is None else self.mask.shape[1:]
-        fits = len(sizes) == len(shape) and all(side in (None, own) for own, side in zip(sizes, shape, strict=True))
-        if self.mask is not None and not fits:
-            raise ArgumentError(
-                f"Segmentation: mask has shape {self.mask.shape[1:]} per image; {shape}, the size of the model's "
-                "segmentation, is needed."
-            )
-
-
-@dataclass(frozen=True, eq=False)
-class CallableTarget:
-    """A callable on the model's own output that returns (N,) scores."""
-
-    score: Callable[[Any], Any]
-
-    @property
-    def signature(self) -> tuple[Any, ...]:
-        """See ClassTarget."""
-        return ("callable", id(self.score))
-
-    arrays: tuple[NDArray[Any], ...] = ()
-
-    def rows(self, rows: Rows) -> CallableTarget:
-        """See ClassTarget."""
-        return self
-
-
-ResolvedTarget: TypeAlias = "ClassTarget | ValueTarget | RegionTarget | CallableTarget"
-
-
-def resolve_target(target: Target, count: int, names: ClassNames | None = None) -> ResolvedTarget:
-    """Makes a target plain for `count` images.
-
-    Args:
-        target: As `fe_gradcam.explain` takes it.
-        count: N.
-        names: Names of classes.
-
-    Raises:
-        ArgumentError: It is of no accepted form, or its length is not the number of images.
-        UnknownNameError: It names a class that `names` does not hold.
-    """
-    if target is None:
-        return ClassTarget(np.full((count, 1), TOP_CLASS, np.int64))
-    if isinstance(target, str):
-        return ClassTarget(np.full((count, 1), class_id_of(target, names), np.int64))
-    if isinstance(target, Rank):
-        return ClassTarget(np.full((count, 1), -target.place, np.int64))
-    if isinstance(target, Contrast):
-        return _contrast(target, count, names)
-    if isinstance(target, OutputValue):
-        return ValueTarget(int(target.index), int(target.sign))
-    if isinstance(target, Segmentation):
-        return RegionTarget(class_id_of(target.class_id, names), _mask(target.mask, count))
-    if callable(target):
-        return CallableTarget(target)
-    ids = np.full(count, int(target), np.int64) if _is_id(target) else _as_ids(target, count)
-    if count and ids.min() < 0:
-        raise ArgumentError(f"target={target!r} holds a negative class id; class ids count from 0.")
-    return ClassTarget(ids[:, None])
-
-
 def class_id_of(given: int | str, names: ClassNames | None) -> int:
     """The id of a class given by its id or name.
 
@@ -382,48 +199,6 @@ def target_name(target: Target, names: ClassNames | None = None) -> str:
     if callable(target):
         return getattr(target, "__name__", type(target).__name__)
     return "given classes"
-
-
-def _contrast(target: Contrast, count: int, names: ClassNames | None) -> ClassTarget:
-    first = TOP_CLASS if target.of is None else class_id_of(target.of, names)
-    others = [class_id_of(one, names) for one in target._others()]
-    if first >= 0 and first in others:
-        raise ArgumentError("target holds a class against itself; name another class in against.")
-    others = others or [TOP_CLASS - place for place in range(target.rivals)]
-    row = np.array([first, *others], np.int64)
-    weight = -float(target.strength) / len(others)
-    return ClassTarget(np.tile(row, (count, 1)), (1.0, *[weight] * len(others)))
-
-
-def _mask(given: Any, count: int) -> NDArray[np.float32] | None:
-    if given is None:
-        return None
-    if hasattr(given, "detach"):
-        given = given.detach().cpu()
-    try:
-        mask = np.asarray(given)
-    except ValueError:  # a ragged list
-        mask = np.empty(0, object)
-    if mask.dtype.kind not in "biuf" or mask.ndim < 2 or not np.isfinite(mask).all():
-        raise ArgumentError(
-            f"mask has shape {mask.shape} and dtype {mask.dtype}. Accepted: bools or finite weights of shape (h, w) or "
-            "(N, h, w), at the size of the segmentation."
-        )
-    if mask.shape[0] != count or mask.ndim == 2:
-        mask = np.broadcast_to(mask, (count, *mask.shape))
-    return mask.astype(np.float32)
-
-
-def _as_ids(target: Any, count: int) -> NDArray[np.int64]:
-    try:
-        ids = np.asarray(target)
-    except Exception:  # a tensor on a GPU, a ragged list: named below
-        ids = np.empty(0, object)
-    if ids.ndim == 0 and ids.dtype.kind in "iu":
-        ids = np.full(count, ids)
-    if ids.dtype.kind not in "iu" or ids.shape != (count,):
-        raise ArgumentError(f"target={target!r} is not accepted for {count} image(s). Accepted: {ACCEPTED}.")
-    return ids.astype(np.int64)
 
 
 def _is_id(value: object) -> TypeGuard[int]:

@@ -11,7 +11,8 @@ import numpy as np
 from fastestimator.util.data import Data
 from numpy.typing import NDArray
 
-from fe_gradcam.files import write_arrays, write_png
+from fe_gradcam.drawing.picture import write_png
+from fe_gradcam.files import write_arrays
 from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
 from fe_gradcam.metrics.measure import summary
 from fe_gradcam.training.options import file_name

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from fe_gradcam.backends import backend_for
-from fe_gradcam.errors import nearest
+from fe_gradcam.errors import ArgumentError, CamWarning, UnknownNameError, nearest
 from fe_gradcam.explaining.views import PLAIN, smoothing
 from fe_gradcam.methods import CamMethod, get_method, is_pair
-from fe_gradcam.spec.targets import resolve_target
-from fe_gradcam.types import ArgumentError, CamWarning, Needs, TargetSpec, UnknownNameError
+from fe_gradcam.spec.resolved import resolve_target
+from fe_gradcam.types import Needs, TargetSpec
 
 
 def key(name: str, value: Any, *, optional: bool = True) -> Any:

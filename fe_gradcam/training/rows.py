@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from fe_gradcam.metrics.measure import masks_of_boxes
-from fe_gradcam.types import ArgumentError
+from fe_gradcam.errors import ArgumentError
 
 OFF = 1e-3
 """How far a probability may be off 0 and 1 by rounding."""
-
-
-def host_rows(value: Any, rows: slice | None = None) -> Any:
-    """Rows of a tensor, all of them by default, as a NumPy array of its own; of a list, a list."""
-    chosen = value[rows or slice(None)]
-    if isinstance(chosen, torch.Tensor):
-        kept = chosen.detach().cpu()
-        return (kept.float() if kept.dtype == torch.bfloat16 else kept).numpy().copy()
-    if hasattr(chosen, "numpy"):
-        return np.array(chosen.numpy())
-    if isinstance(chosen, np.ndarray):
-        return chosen.copy()
-    return list(chosen)
 
 
 def class_ids_of(values: Any, key: str) -> NDArray[np.int64]:
@@ -101,48 +86,6 @@ def are_probabilities(predictions: Any, known: NDArray[np.float32]) -> bool | No
     return bool(np.abs(table[:, 0] - known[:, 1]).sum() <= np.abs(of_logits - known[:, 1]).sum())
 
 
-def object_places(masks: Any, boxes: Any, size: tuple[int, int]) -> NDArray[np.bool_] | None:
-    """Where the object of each image is, (N, H, W), from masks, boxes or both; None where neither is given.
-
-    Args:
-        masks: (N, h, w), or with one channel in front or behind; stretched to `size` where they have another. Of
-            integers what is not 0 is the object, of floats what is 0.5 and more.
-        boxes: (N, 4) or (N, M, 4): left, top, width and height in pixels; what stands behind these is not read.
-        size: Of the images, (H, W).
-
-    Raises:
-        ArgumentError: They have another shape.
-    """
-    found = []
-    if masks is not None:
-        found.append(_of_masks(np.asarray(masks), size))
-    if boxes is not None:
-        table = np.asarray(boxes, np.float64)
-        real = table[..., :4][(table[..., 2:4] > 0).all(-1)] if table.shape[-1] >= 4 else table[:0]
-        if real.size and real.max() <= 1 and (real != np.floor(real)).any():
-            raise ArgumentError(
-                "boxes hold no number above 1, as if they were shares of the image; left, top, width and height in "
-                f"pixels are needed: multiply by the size, {size[1]} and {size[0]}."
-            )
-        found.append(masks_of_boxes(table[:, None] if table.ndim == 2 else table, size))
-    return None if not found else found[0] if len(found) == 1 else found[0] & found[1]
-
-
-def _of_masks(masks: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
-    if masks.ndim == 4 and 1 in (masks.shape[1], masks.shape[3]):
-        masks = masks[:, 0] if masks.shape[1] == 1 else masks[..., 0]
-    if masks.ndim != 3 or masks.dtype.kind not in "buif":
-        raise ArgumentError(
-            f"masks hold an array of shape {masks.shape} and dtype {masks.dtype}; (N, H, W), or with one channel, is "
-            "needed."
-        )
-    inside = (masks >= 0.5 if masks.dtype.kind == "f" else masks != 0).astype(np.uint8)
-    if inside.shape[1:] != tuple(size):
-        stretched = [cv2.resize(one, (size[1], size[0]), interpolation=cv2.INTER_NEAREST) for one in inside]
-        inside = np.stack(stretched)
-    return np.asarray(inside > 0)
-
-
 def ids_by_name(label_mapping: Mapping[str, Any] | None) -> dict[str, int]:
     """The class ids of a label mapping {class name: value}, by name.
 
@@ -165,3 +108,31 @@ def names_by_id(ids: Mapping[str, int]) -> dict[int, str]:
     for name, class_id in ids.items():
         names.setdefault(class_id, name)
     return names
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of an epoch, on the CPU.
+
+    Attributes:
+        values: Of each key an array (N, ...), or a list where the batches held lists.
+        positions: (N,) their places in the order of the epoch.
+        largest_batch: Rows of the largest batch.
+    """
+
+    values: Mapping[str, Any]
+    positions: NDArray[np.int64]
+    largest_batch: int = 1
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Rows of one key as one array, or a list where the batches held lists."""
+    if parts and isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    return [one for part in parts for one in part]

@@ -1,14 +1,14 @@
 """Whether a network tells a class by a place of the frame instead of by the object: a test by cause.
 
-Heat at one place of the frame in all images of a class is no fault in itself: in registered images (X-rays, parts in
-a fixture) the object never moves. So a class is suspected where its heat stays at a place (FIXED) that is small
+Heat at one place of the frame in all images of a class is no fault in itself: in registered images (X-rays, parts in a
+fixture) the object never moves. So a class is suspected where its heat stays at a place (FIXED) that is small
 (LARGEST) and that the other classes' heat leaves alone (APART): parts of registered objects are shared by the classes
 too much for that. And it is accused where the place is the cause. It is covered, as it is or with a border of one
 place of the layer's map, that is, filled in from its surroundings (`fe_gradcam.metrics.imputation.interpolated`), and
-the probability of the class falls by FALL or more, and TIMES as much as when other places of the same image are covered,
-which are as large and hold as much (the deviation of the pixels there is within a factor of ALIKE). An image that has
-no such place, because the suspected one holds all there is, tells nothing: there the place is the object. Where masks
-or boxes say where the object is, a place that is the object is not suspected.
+the probability of the class falls by FALL or more, and TIMES as much as when other places of the same image are
+covered, which are as large and hold as much (the deviation of the pixels there is within a factor of ALIKE). An image
+that has no such place, because the suspected one holds all there is, tells nothing: there the place is the object.
+Where masks or boxes say where the object is, a place that is the object is not suspected.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import label
 
-from fe_gradcam.metrics.imputation import Asked, interpolated
+from fe_gradcam.metrics.asked import Asked
+from fe_gradcam.metrics.imputation import interpolated
 from fe_gradcam.types import Heatmap, Images
 from fe_gradcam.verdicts.atlas import FEWEST, Atlas, Box
 

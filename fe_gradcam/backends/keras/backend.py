@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fe_gradcam.backends.errors import check_rows, counts_its_images, no_attention, no_gradient, no_slope
 from fe_gradcam.backends.keras.attention import attentions_in, by_key, ends_of_blocks
 from fe_gradcam.backends.keras.compiled import (
     as_torch,
@@ -47,20 +48,15 @@ from fe_gradcam.backends.protocol import (
     STRETCHES,
     SUM_TOLERANCE,
     Reading,
-    as_tuple,
-    check_rows,
-    counts_its_images,
-    no_attention,
-    no_gradient,
-    no_slope,
-    picture_of,
     reaches,
     reading_of,
     warn_of_probabilities,
 )
-from fe_gradcam.spec.layers import Seen, as_map, default_layer, no_map, pulled_back, token_grid
+from fe_gradcam.spec.images import as_tuple, picture_of
+from fe_gradcam.spec.layers import default_layer
 from fe_gradcam.spec.outputs import ModelOutput, described, pick
-from fe_gradcam.spec.targets import ClassTarget, RegionTarget, ResolvedTarget, ValueTarget
+from fe_gradcam.spec.resolved import ClassTarget, RegionTarget, ResolvedTarget, ValueTarget
+from fe_gradcam.spec.tokens import Seen, as_map, no_map, pulled_back, token_grid
 from fe_gradcam.types import (
     BiasGradients,
     CamInputs,

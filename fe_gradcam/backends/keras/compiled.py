@@ -12,7 +12,7 @@ import tensorflow as tf
 import torch
 from torch import Tensor
 
-from fe_gradcam.spec.targets import CallableTarget, ResolvedTarget
+from fe_gradcam.spec.resolved import CallableTarget, ResolvedTarget
 
 KEPT_TRACES = 32
 """Compiled functions kept per model; the oldest goes first."""

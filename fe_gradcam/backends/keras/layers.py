@@ -7,9 +7,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from fe_gradcam.backends.errors import no_tensor, not_called
 from fe_gradcam.backends.keras.graph import Call, activation_behind, relu_behind
-from fe_gradcam.backends.protocol import no_tensor, not_called
-from fe_gradcam.spec.layers import Seen, only_pools, token_grid, unknown_layer
+from fe_gradcam.spec.layers import only_pools, unknown_layer
+from fe_gradcam.spec.tokens import Seen, token_grid
 from fe_gradcam.types import Layer, LayerInfo, LayerRef
 
 CONVOLUTIONS = (

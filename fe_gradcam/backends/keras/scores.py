@@ -9,9 +9,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from fe_gradcam.backends.errors import no_scores, no_segmentation, no_table
 from fe_gradcam.backends.keras.graph import head_of
-from fe_gradcam.backends.protocol import HeadKind, Reading, no_scores, no_segmentation, no_table
-from fe_gradcam.spec.targets import CallableTarget, RegionTarget, ResolvedTarget, ValueTarget
+from fe_gradcam.backends.protocol import HeadKind, Reading
+from fe_gradcam.spec.resolved import CallableTarget, RegionTarget, ResolvedTarget, ValueTarget
 from fe_gradcam.types import Score
 
 

@@ -13,20 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fe_gradcam.backends.protocol import (
-    STRETCHES,
-    Reading,
-    as_tuple,
-    check_rows,
-    no_attention,
-    no_gradient,
-    no_slope,
-    not_called,
-    picture_of,
-    reaches,
-    reading_of,
-    warn_of_probabilities,
-)
+from fe_gradcam.backends.errors import check_rows, no_attention, no_gradient, no_slope, not_called
+from fe_gradcam.backends.protocol import STRETCHES, Reading, reaches, reading_of, warn_of_probabilities
 from fe_gradcam.backends.pytorch.attention import BlockLister, ending_behind
 from fe_gradcam.backends.pytorch.layers import layer_infos, name_of, seen_by
 from fe_gradcam.backends.pytorch.passes import (
@@ -56,22 +44,13 @@ from fe_gradcam.backends.pytorch.state import (
     unwrapped,
     without_reentrant_checkpoints,
 )
-from fe_gradcam.methods.asking import in_dtype
-from fe_gradcam.spec.layers import Seen, as_map, default_layer, pulled_back, token_grid
+from fe_gradcam.errors import UnsupportedModelError
+from fe_gradcam.spec.images import as_tuple, in_dtype, picture_of
+from fe_gradcam.spec.layers import default_layer
 from fe_gradcam.spec.outputs import ModelOutput, pick
-from fe_gradcam.spec.targets import ClassTarget, RegionTarget, ResolvedTarget, ValueTarget, resolve_target
-from fe_gradcam.types import (
-    BiasGradients,
-    CamInputs,
-    Images,
-    Layer,
-    LayerInfo,
-    LayerRef,
-    Reshape,
-    Score,
-    Target,
-    UnsupportedModelError,
-)
+from fe_gradcam.spec.resolved import ClassTarget, RegionTarget, ResolvedTarget, ValueTarget, resolve_target
+from fe_gradcam.spec.tokens import Seen, as_map, pulled_back, token_grid
+from fe_gradcam.types import BiasGradients, CamInputs, Images, Layer, LayerInfo, LayerRef, Reshape, Score, Target
 
 _default_layers: WeakKeyDictionary[nn.Module, dict[Any, LayerRef]] = WeakKeyDictionary()
 _seen: WeakKeyDictionary[nn.Module, dict[Any, Seen]] = WeakKeyDictionary()

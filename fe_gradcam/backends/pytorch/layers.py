@@ -7,7 +7,8 @@ from torch import nn
 
 from fe_gradcam.backends.pytorch.recorder import Lister
 from fe_gradcam.backends.pytorch.state import uncompiled, unwrapped
-from fe_gradcam.spec.layers import Seen, as_map, only_pools, token_grid, unknown_layer
+from fe_gradcam.spec.layers import only_pools, unknown_layer
+from fe_gradcam.spec.tokens import Seen, as_map, token_grid
 from fe_gradcam.types import Layer, LayerInfo
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR, not_called
+from fe_gradcam.backends.errors import not_called
+from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR
 from fe_gradcam.backends.pytorch.recorder import ACTIVATIONS, CONVOLUTIONS, Recorder
 from fe_gradcam.backends.pytorch.state import left_as_found
 from fe_gradcam.types import LayerRef

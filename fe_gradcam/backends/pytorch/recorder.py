@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from fe_gradcam.backends.protocol import HeadKind, no_tensor
-from fe_gradcam.types import GradientError, LayerRef
+from fe_gradcam.backends.errors import no_tensor
+from fe_gradcam.backends.protocol import HeadKind
+from fe_gradcam.errors import GradientError
+from fe_gradcam.types import LayerRef
 
 _HEADS: dict[str, HeadKind] = {
     "softmax": "softmax",

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fe_gradcam.backends.protocol import SUM_TOLERANCE, HeadKind, Reading, no_scores, no_segmentation, no_table
+from fe_gradcam.backends.errors import no_scores, no_segmentation, no_table
+from fe_gradcam.backends.protocol import SUM_TOLERANCE, HeadKind, Reading
 from fe_gradcam.backends.pytorch.recorder import Head
 from fe_gradcam.spec.outputs import described
-from fe_gradcam.spec.targets import CallableTarget, ClassTarget, RegionTarget, ResolvedTarget, ValueTarget
+from fe_gradcam.spec.resolved import CallableTarget, ClassTarget, RegionTarget, ResolvedTarget, ValueTarget
 from fe_gradcam.types import Score
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from plotly.graph_objects import Image
 
 from fe_gradcam.drawing.grid import Grid, draw_grid
-from fe_gradcam.files import encode_png, write_bytes, write_png
+from fe_gradcam.drawing.picture import encode_png, write_png
+from fe_gradcam.files import write_bytes
 
 
 class HeatmapGrid(GridDisplay):

@@ -13,16 +13,9 @@ from fastestimator.op.tensorop.model import ModelOp
 from fastestimator.util.traceability_util import traceable
 
 from fe_gradcam.backends import backend_for
+from fe_gradcam.errors import ArgumentError, CamWarning, UnsupportedModelError
 from fe_gradcam.integrations.fastestimator import compat
-from fe_gradcam.types import (
-    ArgumentError,
-    CamWarning,
-    Layer,
-    LayerRef,
-    Target,
-    TargetSpec,
-    UnsupportedModelError,
-)
+from fe_gradcam.types import Layer, LayerRef, Target, TargetSpec
 
 compat.apply()
 

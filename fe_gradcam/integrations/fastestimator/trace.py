@@ -19,50 +19,33 @@ from fastestimator.util.data import Data
 from fastestimator.util.traceability_util import traceable
 from numpy.typing import ArrayLike, NDArray
 
+from fe_gradcam.drawing.atlas import atlas_grid
 from fe_gradcam.drawing.film import CELL, Follower
 from fe_gradcam.drawing.grid import Grid
 from fe_gradcam.drawing.pixels import colormap_lut, to_rgb
-from fe_gradcam.drawing.sheet import (
-    Explained,
-    Look,
-    compose_arrays,
-    compose_grid,
-    compose_results,
-    with_shared_scale,
-)
+from fe_gradcam.drawing.sheet import Look, compose_grid, with_shared_scale
+from fe_gradcam.errors import ArgumentError, CamError, CamWarning
+from fe_gradcam.explaining.explained import Explained
+from fe_gradcam.explaining.results import compose_arrays, compose_results
 from fe_gradcam.explaining.route import check_reshape
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.explaining.views import Smooth
 from fe_gradcam.integrations.fastestimator import compat
 from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
+from fe_gradcam.integrations.fastestimator.keyed import KeyedSource
 from fe_gradcam.metrics.measure import MetricSpec
+from fe_gradcam.metrics.objects import object_places
+from fe_gradcam.spec.images import host_rows
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.training import options as arguments
+from fe_gradcam.training.chosen import Chosen
 from fe_gradcam.training.epoch import Writer
 from fe_gradcam.training.products.metrics import measures_of
-from fe_gradcam.training.rows import (
-    are_probabilities,
-    class_ids_of,
-    host_rows,
-    ids_by_name,
-    names_by_id,
-    object_places,
-    probabilities_of,
-)
-from fe_gradcam.training.selection import Chosen, Rows, Select, Selection, selection_of
-from fe_gradcam.training.source import KeyedSource, ModelSource, dummy_inputs, resolved
-from fe_gradcam.types import (
-    ArgumentError,
-    CamError,
-    CamWarning,
-    Fuse,
-    Layer,
-    Method,
-    Reshape,
-    Scaling,
-    Target,
-)
-from fe_gradcam.verdicts.atlas import FEWEST, Atlas, atlas_grid
+from fe_gradcam.training.rows import Rows, are_probabilities, class_ids_of, ids_by_name, names_by_id, probabilities_of
+from fe_gradcam.training.selection import Select, Selection, selection_of
+from fe_gradcam.training.source import ModelSource, dummy_inputs, resolved
+from fe_gradcam.types import Fuse, Layer, Method, Reshape, Scaling, Target
+from fe_gradcam.verdicts.atlas import FEWEST, Atlas
 from fe_gradcam.verdicts.places import Alarm
 
 compat.apply()

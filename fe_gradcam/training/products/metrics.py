@@ -11,12 +11,13 @@ import numpy as np
 from fastestimator.summary.system import System
 from numpy.typing import NDArray
 
-from fe_gradcam.errors import nearest
-from fe_gradcam.methods.registry import is_pair
+from fe_gradcam.errors import ArgumentError, UnknownNameError, nearest
+from fe_gradcam.integrations.fastestimator.keyed import KeyedSource
 from fe_gradcam.metrics.measure import METRICS, Metric, MetricSpec, get_metric
-from fe_gradcam.training.selection import Rows
-from fe_gradcam.training.source import KeyedSource, ModelSource
-from fe_gradcam.types import ArgumentError, Heatmap, UnknownNameError
+from fe_gradcam.parameters import is_pair
+from fe_gradcam.training.rows import Rows
+from fe_gradcam.training.source import ModelSource
+from fe_gradcam.types import Heatmap
 
 Values = Mapping[str, NDArray[np.float32]]
 """By key, a value (N,) for each image, NaN where it has none."""

@@ -1,0 +1,92 @@
+"""What a backend says where a model cannot be observed or explained as it was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fe_gradcam.errors import ArgumentError, GradientError, UnsupportedModelError
+from fe_gradcam.types import LayerRef
+
+
+def check_rows(layer: LayerRef, rows: int, count: int) -> None:
+    """Raises ArgumentError unless the layer's output has one row per image."""
+    if rows != count:
+        raise ArgumentError(
+            f"layer={str(layer)!r} has an output of {rows} rows for {count} images; one row per image is needed. Pass "
+            "another layer."
+        )
+
+
+def not_called(layer: LayerRef) -> ArgumentError:
+    """The error for a place that the forward pass does not come by."""
+    return ArgumentError(
+        f"layer={str(layer)!r} is not called in the model's forward pass, or cannot be observed there, so it has no "
+        "activations. Pass a layer that fe_gradcam.list_layers(model, images) shows."
+    )
+
+
+def no_tensor(layer: LayerRef, output: Any) -> UnsupportedModelError:
+    """The error for a layer that returns something else."""
+    return UnsupportedModelError(
+        f"layer={layer.name!r} returns a {type(output).__name__}, not a tensor. Pass layer= with a layer inside it or "
+        "behind it that returns the map alone."
+    )
+
+
+def no_gradient(layer: LayerRef, ways: str) -> GradientError:
+    """The error for a score that depends on the layer while no gradient reaches it."""
+    return GradientError(
+        f"No gradient reaches layer={str(layer)!r}, though the score depends on it: the model stops it behind the "
+        f"layer ({ways}). Pass layer= with a layer behind that place, or a model without it."
+    )
+
+
+def no_scores(came: object) -> ArgumentError:
+    """The error for a callable target that returns something else than one score per image."""
+    return ArgumentError(
+        f"target, a callable, returned {came}; a tensor of shape (N,), one score per image, is needed."
+    )
+
+
+def no_table(described: str, count: int) -> UnsupportedModelError:
+    """The error for a model whose output does not plainly hold a table of class scores."""
+    return UnsupportedModelError(
+        f"model returns {described} for {count} image(s); one tensor (N, C) of class scores is needed. Where the "
+        "output has several parts, pass model_output= with the name or position of the one that holds them; of a "
+        "segmentation pass target=Segmentation(class_id); else a callable target= that makes one score per image of it."
+    )
+
+
+def no_slope(images: Sequence[Any]) -> ArgumentError:
+    """The error for images that no gradient can be taken of."""
+    kinds = ", ".join(str(part.dtype) for part in images)
+    return ArgumentError(
+        f"images are of dtype {kinds}, and method='full_grad' needs the gradient of the score by the image, which "
+        "integers do not have. Pass them as floats, or use another method."
+    )
+
+
+def no_attention() -> UnsupportedModelError:
+    """The error for a model that is no vision transformer, or none whose blocks can be told apart."""
+    return UnsupportedModelError(
+        "method='le_grad' is defined for vision transformers, whose blocks each hold one attention over all tokens of "
+        "the image and hand on as many tokens; no such blocks were seen in this model. Use method='grad_cam', which is "
+        "defined for every network."
+    )
+
+
+def counts_its_images() -> UnsupportedModelError:
+    """The error for a model behind whose blocks the tokens of several blocks cannot be asked as one batch."""
+    return UnsupportedModelError(
+        "method='le_grad' asks the classifier about the tokens behind all blocks as one batch, and this model gives "
+        "another score then: behind its blocks it goes by the number of images in front. Use method='grad_cam'."
+    )
+
+
+def no_segmentation(described: str) -> UnsupportedModelError:
+    """The error for a model whose output does not plainly hold scores of every pixel."""
+    return UnsupportedModelError(
+        f"target=Segmentation needs the class scores of every pixel, (N, C, h, w) or on Keras (N, h, w, C), and model "
+        f"returns {described}. Where the output has several parts, pass model_output= with the name or position of one."
+    )

@@ -1,0 +1,67 @@
+"""The picture of an atlas: the mean picture and the mean heat of each class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fe_gradcam.drawing.grid import Grid, Panel, Row
+from fe_gradcam.drawing.pixels import overlay
+from fe_gradcam.verdicts.atlas import Atlas, Box
+
+MOST_CLASSES = 60
+"""Classes that are drawn, those with most images."""
+
+
+def atlas_grid(
+    atlas: Atlas,
+    names: Mapping[int, str],
+    title: str,
+    method: str,
+    colormap: str,
+    alpha: float,
+    warned: Mapping[int, Box],
+) -> Grid:
+    """The picture of an atlas: a row for each class, its mean picture and its mean heat.
+
+    Args:
+        atlas: Of at least one class.
+        names: Names of classes by id.
+        title: What stands above it.
+        method: The method's name.
+        colormap: A colormap of matplotlib.
+        alpha: Weight of the heat.
+        warned: The place, by class, that a warning is given of.
+    """
+    most = sorted(atlas.classes, key=lambda class_id: -atlas.classes[class_id].images)[:MOST_CLASSES]
+    rows = []
+    for class_id in sorted(most):
+        one = atlas.classes[class_id]
+        fixed = "-" if np.isnan(one.fixed_place) else f"{one.fixed_place:.2f}"
+        outline = warned[class_id].mask(atlas.size) if class_id in warned else None
+        texts = [
+            ("class", names.get(class_id, str(class_id))),
+            ("note", f"{one.images} image{'s' * (one.images > 1)}"),
+            ("note", f"fixed place: {fixed}"),
+        ]
+        if outline is not None:
+            texts.append(("warning", "warning: see log"))
+        hottest = one.heat.max()
+        heat = one.heat / hottest if hottest > 0 else one.heat
+        panels = (
+            Panel(one.picture, outline=outline),
+            Panel(
+                overlay(one.picture, heat, colormap=colormap, alpha=alpha),
+                note="" if one.warm else "no evidence",
+                outline=outline,
+            ),
+        )
+        rows.append(Row(tuple(texts), wrong=outline is not None, panels=panels))
+    if len(atlas.classes) > len(rows):
+        title = f"{title}: {len(rows)} of {len(atlas.classes)} classes"
+    label = (
+        "mean heat of the images inferred as the class, 1 where the class has most; fixed place: 1 where the heat is "
+        "at one place in all images, 0 where it moves over the frame"
+    )
+    return Grid(tuple(rows), ("mean image", f"mean heat, {method}"), colormap, label, (0.0, 1.0), title)

@@ -1,0 +1,342 @@
+"""The rules that ask the model again: about other images, or other activations in the layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fe_gradcam.errors import ArgumentError, UnsupportedModelError
+from fe_gradcam.methods.asking import RandomNumbers, each_variant, probe_of, scores_of, without_rounding
+from fe_gradcam.methods.gradients import NEARLY_ZERO, _as_weights, _gradients, _one_over, _over_space
+from fe_gradcam.methods.registry import cam_method
+from fe_gradcam.parameters import Count, Level, OptionalCount, Value
+from fe_gradcam.scaling import upsample
+from fe_gradcam.types import CamInputs, Needs
+
+AFFINE = 1e-3
+"""How far, relative to the change, a changed score may be off what a linear head of the spatial means gives."""
+
+
+FLAT = 1e-2
+"""How far the gradients of a channel may differ over space, relative to the largest, and count as the same."""
+
+
+ROUNDINGS = 64
+"""Besides, so many times the spacing of the model's numbers, relative to the size of what is summed."""
+
+
+Vary: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Gets masks (B, *S) within [0, 1], rows and variants, both (B,), and returns other masks."""
+
+
+PATCHES_PER_SIDE = 8
+"""How many patches of `occlusion` fit beside each other on the shorter side, where no size is given."""
+
+
+@cam_method(
+    "smooth_grad_cam_plus_plus",
+    paper="Omeiza 2019, arXiv:1908.01224",
+    needs=Needs.ACTIVATIONS | Needs.GRADIENTS | Needs.PROBE,
+    cost="samples forwards and backwards",
+)
+def smooth_grad_cam_plus_plus(inputs: CamInputs, *, samples: Count = 20, noise: Level = 0.15) -> Tensor:
+    """Σ_k (Σ α relu(D1)) A_k with α = D2 / (2 D2 + D3 Σ A): grad_cam_plus_plus of gradients averaged over noisy copies.
+
+    D1, D2 and D3 are the means of g, g² and g³ over the copies, A is of the clean image. With no noise it is
+    grad_cam_plus_plus.
+
+    Args:
+        inputs: What one pass yields.
+        samples: How many noisy copies.
+        noise: Standard deviation of the noise, as a share of each image's own range.
+    """
+    probe, numbers = probe_of(inputs), RandomNumbers(inputs)
+    size = _size_of(_gradients(inputs))
+    sums = torch.zeros(3, *inputs.activations.shape, device=inputs.activations.device)
+    spread = noise * _range_of(probe.images)
+
+    def ask(rows: Tensor, which: Tensor) -> Tensor:
+        images = probe.images[rows]
+        if noise:
+            images = images + spread[rows] * numbers.normal(rows, which, tuple(images.shape[1:]))
+        return probe.gradients(images, rows)
+
+    def add(rows: Tensor, which: Tensor, gradients: Tensor) -> None:
+        scaled = gradients / size[rows]  # so that g³ cannot underflow
+        for power in (1, 2, 3):
+            sums[power - 1].index_add_(0, rows, scaled**power)
+
+    each_variant(inputs, samples, ask, add)
+    first, second, third = sums / samples
+    ratio = size * torch.where(second > 0, third / second.where(second > 0, 1), 0)
+    share = _one_over(2 + ratio * _over_space(inputs.activations, "sum")) * (second > 0)
+    return _over_space(share * first.clamp(min=0) * size, "sum") * inputs.activations
+
+
+@cam_method(
+    "shapley_cam",
+    paper="Cai 2025, arXiv:2501.06261",
+    needs=Needs.ACTIVATIONS | Needs.GRADIENTS | Needs.PROBE,
+    cost="2 forwards, 3 backwards",
+)
+def shapley_cam(inputs: CamInputs) -> Tensor:
+    """Σ_k mean(g_k - ½ (H A)_k) A_k: grad_cam with the second order of the score, H its Hessian by A.
+
+    Where the network behind the layer is piecewise linear, as behind a ReLU net's last map, H is 0 and this is
+    grad_cam.
+    """
+    curved = _gradients(inputs) - probe_of(inputs).hvp(inputs.activations) / 2
+    return _over_space(curved, "mean") * inputs.activations
+
+
+@cam_method(
+    "cam",
+    paper="Zhou 2016, arXiv:1512.04150",
+    needs=Needs.ACTIVATIONS | Needs.GRADIENTS | Needs.PROBE,
+    cost="7 forwards, 1 backward",
+)
+def cam(inputs: CamInputs) -> Tensor:
+    """Σ_k w_k A_k, w the classifier's own weights; for nets that average the layer over space before a linear head.
+
+    The weights are read off the score: under such a head its gradient is w_k / (h w) everywhere. Whether the
+    head is one is asked of the model, with other activations in the layer's place.
+
+    Raises:
+        UnsupportedModelError: The score is no linear function of the layer's spatial means.
+    """
+    gradients, maps = _gradients(inputs), inputs.activations
+    places = maps[0, 0].numel()
+    weights = _over_space(gradients, "sum")
+    flat = (gradients - weights / places).abs().flatten(1).amax(1) <= FLAT * gradients.abs().flatten(1).amax(1)
+    wrong = ~flat & gradients.flatten(1).isfinite().all(1)
+    for other in _trials(maps, inputs):
+        wrong = wrong | _is_bent(inputs, gradients, other)
+    if bool(wrong.any()):
+        raise UnsupportedModelError(
+            "method='cam' needs a network whose score is a linear function of the layer's maps averaged over space "
+            "(global average pooling, then one linear layer), and that of this model is none at this layer. Use "
+            "method='grad_cam', which is defined for every head (under such a one the two are equal), or pass layer= "
+            "with the map that is averaged, where there is one."
+        )
+    return weights * maps
+
+
+def _trials(maps: Tensor, inputs: CamInputs) -> list[Tensor]:
+    """Other activations to hold a head against: none, the opposite, places in disorder, channels made more or less."""
+    numbers, rows = RandomNumbers(inputs), range(len(maps))
+    channels = [torch.stack([numbers.uniform(row, maps.shape[1:2], draw) for row in rows]) for draw in (1, 2, 3)]
+    factors = [_as_weights(one.to(maps.device), inputs) * 3 for one in channels]
+    return [maps * 0, -maps, _shuffled(maps, inputs) * 2 + maps, *(maps * factor for factor in factors)]
+
+
+def _is_bent(inputs: CamInputs, gradients: Tensor, other: Tensor) -> Tensor:
+    """(N,) whether the score of other activations is not what its gradient predicts."""
+    probe, maps = probe_of(inputs), inputs.activations
+    terms = (gradients * (other - maps)).flatten(1).double()
+    asked = probe.score_from(other, torch.arange(len(maps), device=maps.device))
+    moved = (asked - inputs.scores).abs()
+    rounding = asked.abs() + inputs.scores.abs() + (terms**2).sum(1).sqrt()
+    off = (asked - inputs.scores - terms.sum(1)).abs()
+    return off > AFFINE * moved + ROUNDINGS * probe.precision * rounding
+
+
+def _mask_weights(inputs: CamInputs, samples: int, vary: Vary | None = None) -> Tensor:
+    """(N, K) softmax over the channels of the scores of the image under each channel's mask, (N, K).
+
+    Args:
+        inputs: What one pass yields.
+        samples: How many masks are made of each channel, whose scores are averaged.
+        vary: What becomes of the masks; None leaves them.
+    """
+    probe, maps = probe_of(inputs), inputs.activations
+    channels = maps.shape[1]
+    size = tuple(probe.images.shape[2:])
+
+    def ask(rows: Tensor, which: Tensor) -> Tensor:
+        masks = _unit(upsample(maps[rows, which % channels], size))
+        if vary is not None:
+            masks = vary(masks, rows, which)
+        return probe.score(probe.images[rows] * masks[:, None], rows)
+
+    scores = scores_of(inputs, channels * samples, ask)
+    means = scores.reshape(len(maps), samples, channels).mean(1)
+    flat = maps.flatten(2)
+    constant = flat.amax(2) - flat.amin(2) <= NEARLY_ZERO * flat.abs().amax(2)
+    tells = without_rounding(means - means.mean(1, keepdim=True), means, inputs)
+    if channels == 1:
+        tells = without_rounding(inputs.scores[:, None] - means, means, inputs)
+    says_nothing = (tells == 0).all(1) | constant.all(1)
+    weights = means.where(~constant, -torch.inf).softmax(1)
+    return weights.where(~says_nothing[:, None], 0)
+
+
+@cam_method(
+    "score_cam",
+    paper="Wang 2020, arXiv:1910.01279",
+    needs=Needs.ACTIVATIONS | Needs.PROBE,
+    cost="K forwards, K the layer's channels",
+)
+def score_cam(inputs: CamInputs) -> Tensor:
+    """Σ_k softmax_k(y(x ⊙ norm(up A_k))) A_k: each channel weighted by the score of what it lets through.
+
+    The mask is brought to [0, 1] after the upsampling; a constant channel has weight 0. The paper's baseline
+    term cancels in the softmax. Where no mask changes the score there is no evidence, and the map is zero.
+    """
+    return _as_weights(_mask_weights(inputs, 1), inputs) * inputs.activations
+
+
+@cam_method(
+    "ss_cam",
+    paper="Wang 2020, arXiv:2006.14255",
+    needs=Needs.ACTIVATIONS | Needs.PROBE,
+    cost="samples K forwards",
+)
+def ss_cam(inputs: CamInputs, *, samples: Count = 8, noise: Level = 0.2) -> Tensor:
+    """score_cam with scores averaged over noisy masks, before the softmax.
+
+    The paper takes 35 samples and noise of deviation 2 on a map of any size; here its deviation is a share of the
+    map's range, before the mask is brought to [0, 1] again. With no noise it is score_cam.
+
+    Args:
+        inputs: What one pass yields.
+        samples: Noisy masks of each channel.
+        noise: Standard deviation of the noise, as a share of each map's own range.
+    """
+    numbers, channels = RandomNumbers(inputs), inputs.activations.shape[1]
+
+    def vary(masks: Tensor, rows: Tensor, which: Tensor) -> Tensor:
+        # one pattern of noise per sample, whatever the order of the channels
+        return _unit(masks + noise * numbers.normal(rows, which // channels, tuple(masks.shape[1:])))
+
+    return _as_weights(_mask_weights(inputs, samples, vary if noise else None), inputs) * inputs.activations
+
+
+@cam_method(
+    "is_cam",
+    paper="Naidu 2020, arXiv:2010.03023",
+    needs=Needs.ACTIVATIONS | Needs.PROBE,
+    cost="samples K forwards",
+)
+def is_cam(inputs: CamInputs, *, samples: Count = 10) -> Tensor:
+    """score_cam with scores averaged over mask · i / samples for i = 1 … samples, before the softmax.
+
+    With one sample it is score_cam.
+
+    Args:
+        inputs: What one pass yields.
+        samples: Steps on the way from no image to the masked one.
+    """
+    channels = inputs.activations.shape[1]
+
+    def vary(masks: Tensor, rows: Tensor, which: Tensor) -> Tensor:
+        step = (which // channels + 1) / samples
+        return masks * step.reshape(-1, *[1] * (masks.dim() - 1))
+
+    return _as_weights(_mask_weights(inputs, samples, vary), inputs) * inputs.activations
+
+
+@cam_method(
+    "ablation_cam",
+    paper="Desai 2020, WACV, doi:10.1109/WACV45572.2020.9093360",
+    needs=Needs.ACTIVATIONS | Needs.PROBE,
+    cost="K forwards, of the part behind the layer where the rest can be kept",
+)
+def ablation_cam(inputs: CamInputs) -> Tensor:
+    """Σ_k ((y - y with A_k set to 0) / |y|) A_k: each channel weighted by the share of the score it carries.
+
+    The divisor is 1 where y is 0. Some implementations put a small number in a channel's place; here it is 0.
+    """
+    probe, maps = probe_of(inputs), inputs.activations
+
+    def ask(rows: Tensor, which: Tensor) -> Tensor:
+        changed = maps[rows].clone()
+        changed[torch.arange(len(rows), device=maps.device), which] = 0
+        return probe.score_from(changed, rows)
+
+    scores = scores_of(inputs, maps.shape[1], ask, by_image=True)
+    drops = without_rounding(inputs.scores[:, None] - scores, scores, inputs)
+    divisor = inputs.scores.abs()
+    return _as_weights(drops / divisor.where(divisor != 0, 1)[:, None], inputs) * maps
+
+
+@cam_method("occlusion", paper="Zeiler 2014, arXiv:1311.2901", needs=Needs.PROBE, cost="one forward per patch")
+def occlusion(
+    inputs: CamInputs, *, patch: OptionalCount = None, stride: OptionalCount = None, fill: Value = None
+) -> Tensor:
+    """Drop of the score when a patch is covered; a place has the mean over the patches that cover it.
+
+    The map has the size of the image, and asks nothing of the layer.
+
+    Args:
+        inputs: What one pass yields.
+        patch: Side of the patch in pixels; None: an eighth of the shorter side of the image, rounded up.
+        stride: Pixels from one patch to the next, the last one flush with the border; None: half the patch,
+            rounded up.
+        fill: What a patch is covered with, as the model's input has it; None: the mean of each channel of the
+            image.
+    """
+    probe = probe_of(inputs)
+    images = probe.images
+    size = tuple(images.shape[2:])
+    patch = -(-min(size) // PATCHES_PER_SIDE) if patch is None else patch
+    sides = tuple(min(patch, side) for side in size)
+    stride = -(-patch // 2) if stride is None else stride
+    if stride > patch:
+        raise ArgumentError(f"stride={stride} is larger than patch={patch}: places would be left out. Pass a smaller.")
+    starts = [sorted({*range(0, whole - side, stride), whole - side}) for whole, side in zip(size, sides, strict=True)]
+    corners = list(product(*starts))
+    if len(corners) == 1:
+        raise ArgumentError(
+            f"patch={patch} covers the whole image of {size}, so no place is told from another. Pass less."
+        )
+    cover = images.flatten(2).mean(2) if fill is None else images.new_full(images.shape[:2], fill)
+
+    def area(corner: tuple[int, ...]) -> tuple[slice[Any, Any, None], ...]:
+        """The patch at a corner, in all channels or images."""
+        return (slice(None), *(slice(start, start + side) for start, side in zip(corner, sides, strict=True)))
+
+    def ask(rows: Tensor, which: Tensor) -> Tensor:
+        covered = images[rows].clone()
+        for at, (row, corner) in enumerate(zip(rows.tolist(), which.tolist(), strict=True)):
+            covered[at][area(corners[corner])] = cover[row].reshape(-1, *[1] * len(size))
+        return probe.score(covered, rows)
+
+    scores = scores_of(inputs, len(corners), ask)
+    drops = without_rounding(inputs.scores[:, None] - scores, scores, inputs)
+    total, times = images.new_zeros(len(images), *size), images.new_zeros(1, *size)
+    for at, corner in enumerate(corners):
+        total[area(corner)] += drops[:, at].reshape(-1, *[1] * len(size))
+        times[area(corner)] += 1.0
+    return total / times
+
+
+def _size_of(maps: Tensor) -> Tensor:
+    """(N, 1, 1, 1): the largest magnitude of each image, 1 where that is 0."""
+    largest = maps.abs().amax(tuple(range(1, maps.dim())), keepdim=True)
+    return largest.where(largest != 0, 1)
+
+
+def _range_of(images: Tensor) -> Tensor:
+    """(N, 1, 1, 1): from the smallest to the largest value of each image."""
+    axes = tuple(range(1, images.dim()))
+    return images.amax(axes, keepdim=True) - images.amin(axes, keepdim=True)
+
+
+def _unit(masks: Tensor) -> Tensor:
+    """Masks (B, *S) brought to [0, 1]; constant ones to 0."""
+    axes = tuple(range(1, masks.dim()))
+    least = masks.amin(axes, keepdim=True)
+    spread = masks.amax(axes, keepdim=True) - least
+    return (masks - least) / spread.where(spread != 0, 1)
+
+
+def _shuffled(maps: Tensor, inputs: CamInputs) -> Tensor:
+    """The maps with the values of each image in another order: other activations of the same size."""
+    numbers = RandomNumbers(inputs)
+    flat = maps.flatten(1)
+    orders = [numbers.uniform(row, (flat.shape[1],)).argsort() for row in range(len(maps))]
+    return flat.gather(1, torch.stack(orders).to(maps.device)).reshape(maps.shape)

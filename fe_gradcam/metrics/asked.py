@@ -1,0 +1,114 @@
+"""What a model says of other pictures of the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fe_gradcam.backends import backend_for
+from fe_gradcam.errors import ArgumentError
+from fe_gradcam.methods.asking import RandomNumbers
+from fe_gradcam.spec.images import as_tuple, in_dtype, picture_of
+from fe_gradcam.spec.outputs import ModelOutput
+from fe_gradcam.spec.resolved import ClassTarget
+from fe_gradcam.types import CamInputs, Heatmap, Images
+
+Make: TypeAlias = Callable[[Tensor], Tensor]
+"""Makes some of the versions to be asked about, (B, C, *S), by their places in the order asked."""
+
+
+Ask: TypeAlias = Callable[[Tensor, Make], Tensor]
+"""Gets the image that each version belongs to, (V,), and returns the probability of its class, (V,)."""
+
+
+class Asked:
+    """The probabilities of the explained classes for other pictures.
+
+    Args:
+        model: See `measure`, as for the others.
+        images: Those of the heatmaps.
+        heatmap: Whose classes are asked about.
+        batch_size: Versions per pass.
+        seed: Of the random numbers.
+        model_output: Which output holds the scores.
+    """
+
+    def __init__(
+        self, model: Any, images: Images, heatmap: Heatmap, batch_size: int, seed: int, model_output: ModelOutput
+    ) -> None:
+        self.model = model
+        self.seed = seed
+        self._images = images
+        self._class_ids = heatmap.class_ids
+        self._batch_size = batch_size
+        self._backend = backend_for(model, model_output)
+        picture = picture_of(images)
+        self._at = next(at for at, part in enumerate(as_tuple(images)) if part is picture)
+        size = self._backend.image_size(images) if len(picture.shape) > 3 else ()
+        if (len(picture), *size) != heatmap.values.shape:
+            raise ArgumentError(
+                f"images has shape {tuple(picture.shape)}, and heatmap holds heat of shape {heatmap.values.shape}: the "
+                "images that were explained, in the model's own layout, are needed."
+            )
+
+    @cached_property
+    def picture(self) -> Tensor:
+        """(N, C, *S) float32, the input that is changed, channels first."""
+        picture = self._parts[self._at].float()
+        return picture if self._backend.channels_first else picture.movedim(-1, 1)
+
+    @cached_property
+    def random(self) -> RandomNumbers:
+        """By image."""
+        nothing = torch.zeros(len(self.picture))
+        return RandomNumbers(CamInputs(self.picture, None, nothing, nothing, images=self.picture, seed=self.seed))
+
+    @cached_property
+    def plain(self) -> Tensor:
+        """(N,) of the images as they are."""
+        return self(torch.arange(len(self.picture)), lambda at: self.picture[at])
+
+    def __call__(self, rows: Tensor, make: Make) -> Tensor:
+        """See `Ask`; 0 for images without a class."""
+        answers = torch.zeros(len(rows))
+        known = torch.from_numpy(self._class_ids >= 0)[rows.cpu()].nonzero()[:, 0]
+        for at in torch.split(known, max(1, self._batch_size - 1)) if len(known) else ():
+            answers[at] = self._probabilities(make(at.to(rows.device)), rows[at.to(rows.device)])
+        return answers
+
+    def _probabilities(self, pictures: Tensor, rows: Tensor) -> Tensor:
+        """(B,) on the CPU. An image as it is goes along: of empty ones alone logits look like probabilities."""
+        rows = torch.cat([rows[:1], rows])
+        pictures = torch.cat([self.picture[rows[:1].to(self.picture.device)], pictures])
+        ids = self._class_ids[rows.cpu().numpy()][:, None]
+        images = self._with(pictures, rows)
+        (inputs,) = self._backend.run(images, self._layer, [ClassTarget(ids)], gradients=False, score="output")
+        probabilities = cast(Tensor, inputs.probabilities).cpu()  # a model without classes was refused
+        return probabilities.gather(1, torch.from_numpy(ids))[1:, 0]
+
+    @cached_property
+    def _layer(self) -> Any:
+        """A place to look at, which every pass has; it says nothing here."""
+        return self._backend.resolve(None, self._images)
+
+    @cached_property
+    def _parts(self) -> list[Tensor]:
+        """The model's inputs."""
+        return [
+            part.detach() if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+            for part in as_tuple(self._images)
+        ]
+
+    def _with(self, pictures: Tensor, rows: Tensor) -> Images:
+        """The model's inputs with other pictures, in the layout and dtype of the images."""
+        layout = pictures if self._backend.channels_first else pictures.movedim(1, -1)
+        parts = [
+            in_dtype(layout, part.dtype) if at == self._at else part[rows.to(part.device)]
+            for at, part in enumerate(self._parts)
+        ]
+        return tuple(parts) if len(parts) > 1 else parts[0]

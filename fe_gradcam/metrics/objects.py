@@ -1,0 +1,81 @@
+"""Where the object is in each image: masks and boxes, as one mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fe_gradcam.errors import ArgumentError
+
+
+def object_places(masks: Any, boxes: Any, size: tuple[int, int]) -> NDArray[np.bool_] | None:
+    """Where the object of each image is, (N, H, W), from masks, boxes or both; None where neither is given.
+
+    Args:
+        masks: (N, h, w), or with one channel in front or behind; stretched to `size` where they have another. Of
+            integers what is not 0 is the object, of floats what is 0.5 and more.
+        boxes: (N, 4) or (N, M, 4): left, top, width and height in pixels; what stands behind these is not read.
+        size: Of the images, (H, W).
+
+    Raises:
+        ArgumentError: They have another shape.
+    """
+    found = []
+    if masks is not None:
+        found.append(_of_masks(np.asarray(masks), size))
+    if boxes is not None:
+        table = np.asarray(boxes, np.float64)
+        real = table[..., :4][(table[..., 2:4] > 0).all(-1)] if table.shape[-1] >= 4 else table[:0]
+        if real.size and real.max() <= 1 and (real != np.floor(real)).any():
+            raise ArgumentError(
+                "boxes hold no number above 1, as if they were shares of the image; left, top, width and height in "
+                f"pixels are needed: multiply by the size, {size[1]} and {size[0]}."
+            )
+        found.append(masks_of_boxes(table[:, None] if table.ndim == 2 else table, size))
+    return None if not found else found[0] if len(found) == 1 else found[0] & found[1]
+
+
+def _of_masks(masks: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+    if masks.ndim == 4 and 1 in (masks.shape[1], masks.shape[3]):
+        masks = masks[:, 0] if masks.shape[1] == 1 else masks[..., 0]
+    if masks.ndim != 3 or masks.dtype.kind not in "buif":
+        raise ArgumentError(
+            f"masks hold an array of shape {masks.shape} and dtype {masks.dtype}; (N, H, W), or with one channel, is "
+            "needed."
+        )
+    inside = (masks >= 0.5 if masks.dtype.kind == "f" else masks != 0).astype(np.uint8)
+    if inside.shape[1:] != tuple(size):
+        stretched = [cv2.resize(one, (size[1], size[0]), interpolation=cv2.INTER_NEAREST) for one in inside]
+        inside = np.stack(stretched)
+    return np.asarray(inside > 0)
+
+
+def masks_of_boxes(boxes: ArrayLike, size: Sequence[int]) -> NDArray[np.bool_]:
+    """Places, as `measure` takes them, of boxes: the pixels whose centre lies in one of an image's.
+
+    Args:
+        boxes: (N, M, 4 or more), in pixels: left, top, width, height, and anything. A row without a positive width
+            and height is none, as where images have boxes in different numbers.
+        size: (H, W) of the images.
+
+    Returns:
+        (N, H, W)
+
+    Raises:
+        ArgumentError: They are of another shape.
+    """
+    rows = np.asarray(boxes, np.float64)
+    if rows.ndim != 3 or rows.shape[2] < 4 or len(size) != 2:
+        raise ArgumentError(
+            f"boxes has shape {rows.shape} and size is {tuple(size)}; boxes (N, M, 4) of left, top, width, height in "
+            "pixels, and (H, W), are needed. Add the axis of an image's only box: boxes[:, None]."
+        )
+    inside = []
+    for start, length, count in ((rows[..., 1], rows[..., 3], size[0]), (rows[..., 0], rows[..., 2], size[1])):
+        centres, start = np.arange(count) + 0.5, start[..., None]
+        inside.append((centres >= start) & (centres < start + length[..., None]))
+    return np.asarray((inside[0][..., :, None] & inside[1][..., None, :]).any(1))

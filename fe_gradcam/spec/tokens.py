@@ -1,0 +1,174 @@
+"""How the output of a layer becomes a map: tokens, channels last, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import ceil, isqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fe_gradcam.errors import ArgumentError
+from fe_gradcam.types import Reshape
+
+EXTRA_TOKENS = (0, 1, 2, 5, 9)
+"""Tokens in front of those of the image: a class token, one for distillation beside it, or four or eight registers."""
+
+
+HALVINGS = 5
+"""How many times the grid of a transformer's patches may have been halved on the way (Swin: 3)."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one pass of a network showed about how its layers lay out their outputs.
+
+    Attributes:
+        maps: The sizes (h, w) of the maps that its convolutions put out.
+        channels_last: Whether a linear or normalisation layer worked along the last axis of a map, as in
+            transformers with channels last.
+    """
+
+    maps: tuple[tuple[int, ...], ...]
+    channels_last: bool = False
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """How tokens (N, T, K) make up a map (N, K, h, w): the last h * w of them, row by row.
+
+    Attributes:
+        grid: (h, w).
+        extra: How many tokens stand in front of those of the image.
+    """
+
+    grid: tuple[int, ...]
+    extra: int
+
+
+def token_grid(count: int, maps: Iterable[Sequence[int]], size: Sequence[int]) -> Tokens | None:
+    """Recognises the grid of `count` tokens, or None.
+
+    The grid is that of a map which the network made on the way (of its patches), halved some times or
+    not at all; where it made none, one of the image's own proportions whose patches fill the image. Of
+    several the one with the fewest extra tokens.
+
+    Args:
+        count: T.
+        maps: The sizes (h, w) of the maps that the network made.
+        size: (H, W) of the images.
+    """
+    found = []
+    for grid in dict.fromkeys(tuple(one) for one in maps):
+        for halvings in range(HALVINGS + 1):
+            smaller = tuple(ceil(side / 2**halvings) for side in grid)
+            found.append((count - _product(smaller), smaller))
+    if len(size) == 2 and None not in size and not found:
+        for extra in EXTRA_TOKENS:
+            height = isqrt(max(count - extra, 0) * size[0] // size[1])
+            if height and (count - extra) % height == 0:
+                width = (count - extra) // height
+                if size[0] % height == 0 and size[1] % width == 0 and size[0] // height == size[1] // width:
+                    found.append((extra, (height, width)))
+    fitting = [(extra, grid) for extra, grid in found if extra in EXTRA_TOKENS and extra < _product(grid)]
+    if not fitting:
+        return None
+    extra, grid = min(fitting, key=lambda one: one[0])
+    return Tokens(grid, extra) if _product(grid) > 1 else None
+
+
+def channels_last(shape: Sequence[int], size: Sequence[int]) -> bool:
+    """Whether a layer's output of this shape for one image can only be (h, w, K), where networks have either.
+
+    It can where the first axes are in proportion to the image, and the last are not.
+
+    Args:
+        shape: Of its output for one image.
+        size: (H, W) of the images.
+    """
+    if len(shape) != len(size) + 1:
+        return False
+    return _in_proportion(shape[:-1], size) and not _in_proportion(shape[1:], size)
+
+
+def _in_proportion(sides: Sequence[int], size: Sequence[int]) -> bool:
+    """Whether a map of these sides is the image in smaller: some share of it that each side is within one of."""
+    least = max((side - 1) / whole for side, whole in zip(sides, size, strict=True))
+    most = min((side + 1) / whole for side, whole in zip(sides, size, strict=True))
+    return least <= most and all(side <= whole for side, whole in zip(sides, size, strict=True))
+
+
+def as_map(
+    tensor: Tensor,
+    layer: object,
+    size: Sequence[int],
+    seen: Callable[[], Seen],
+    reshape: Reshape | None,
+    *,
+    channels_first: bool,
+) -> Tensor:
+    """A layer's output, or the gradients of it, as (N, K, *S).
+
+    Args:
+        tensor: (N, K, *S) or (N, *S, K); (N, T, K) of tokens.
+        layer: Its name, for errors.
+        size: (H, W) of the images.
+        seen: What a pass of the network showed; asked only where it matters.
+        reshape: The user's own; None recognises tokens and channels last.
+        channels_first: Whether the framework has channels first; some transformers have them last even so.
+
+    Raises:
+        ArgumentError: It is no map, and cannot be made one.
+    """
+    if reshape is not None:
+        made = reshape(tensor)
+        if getattr(made, "ndim", 0) < 4 or len(made) != len(tensor):
+            raise ArgumentError(
+                f"reshape made a {type(made).__name__} of shape {tuple(getattr(made, 'shape', ()))} from the output "
+                f"{tuple(tensor.shape)} of layer={str(layer)!r}; a map (N, K, h, w) for the same N is needed."
+            )
+        return made
+    shape = tuple(tensor.shape[1:])
+    if len(shape) == 2 and shape[1] > 1:
+        found = token_grid(shape[0], seen().maps, size)
+        if found is not None:
+            of_image = tensor[:, found.extra :].movedim(-1, 1)
+            return of_image.reshape(*of_image.shape[:2], *found.grid)
+    if len(shape) not in (3, 4):
+        raise no_map(layer, shape)
+    if channels_first and not (channels_last(shape, size) and seen().channels_last):
+        return tensor
+    return tensor.movedim(-1, 1)
+
+
+def pulled_back(maps: Tensor, shape: tuple[int, ...], to_map: Callable[[Tensor], Tensor]) -> Tensor:
+    """Maps (N, K, *S) in the layout (N, *shape) that the layer puts out; zero where `to_map` leaves something out.
+
+    Args:
+        maps: In the layout that `to_map` makes.
+        shape: Of the layer's output for one image.
+        to_map: Moves, splits and leaves out, and nothing else: so its transpose, which autograd knows, leads back.
+    """
+    with torch.enable_grad():
+        leaf = torch.zeros(len(maps), *shape, device=maps.device, requires_grad=True)
+        made = to_map(leaf)
+    (back,) = torch.autograd.grad(made, leaf, maps)
+    return back
+
+
+def no_map(layer: object, shape: Sequence[int]) -> ArgumentError:
+    """The error for a layer whose output has no places."""
+    tokens = " If these are tokens of the image, pass reshape= that makes (N, K, h, w) of them." * (len(shape) == 2)
+    return ArgumentError(
+        f"layer={str(layer)!r} has an output of shape {tuple(shape)} per image; a map (K, h, w) is needed. Pass a "
+        f"layer before the places are pooled or flattened; fe_gradcam.list_layers(model, images) shows them.{tokens}"
+    )
+
+
+def _product(sides: Sequence[Any]) -> int:
+    whole = 1
+    for side in sides:
+        whole *= int(side)
+    return whole
