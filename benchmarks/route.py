@@ -57,7 +57,7 @@ def keras_model(name: str) -> Any:
     import tensorflow as tf
 
     if name == "efficientnet_lite0":
-        from tests.keras_twin import pretrained_keras
+        from tests.models.keras_twin import pretrained_keras
 
         return pretrained_keras()
     return tf.keras.applications.ResNet50(weights=None, classifier_activation=None)

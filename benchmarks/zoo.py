@@ -1,4 +1,4 @@
-"""Every classifier of `tests.zoo`: the default layer, whether its heatmaps are as they should be, what they cost.
+"""Every classifier of `tests.models.zoo`: the default layer, whether its heatmaps are right, what they cost.
 
 The cost is that of `explain` over plain inference of the same batch (see `benchmarks.route`), in interleaved pairs.
 """
@@ -14,7 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from benchmarks.measure import compared
 from fe_gradcam import CamError, explain
-from tests.zoo import BY_NAME, ZOO, Entry, inference, shortfalls
+from tests.models.zoo import BY_NAME, ZOO, Entry, inference, shortfalls
 
 
 def row(entry: Entry, batch: int, pairs: int) -> str:

@@ -41,7 +41,7 @@ def _seeds() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def pretrained() -> dict[str, Any]:
     """EfficientNet-Lite0 with its ImageNet weights, in both frameworks, and the photos as each takes them."""
-    from tests.keras_twin import pretrained_keras
+    from tests.models.keras_twin import pretrained_keras
     from tutorials.real_data import normalise, photos, pretrained_torch, torch_input
 
     images, names, class_ids = photos()

@@ -1,4 +1,4 @@
-"""The rooms: who may import whom, what an import of the package loads, what the metadata say."""
+"""The house: who may import whom, which frameworks live where, what an import of the package loads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import configparser
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,115 +14,155 @@ import pytest
 import fe_gradcam
 
 ROOT = Path(fe_gradcam.__file__).parent
+TESTS = ROOT.parent / "tests"
 
-# Each room may import those above it in this list, and no other.
-ROOMS = [
-    "types",
-    "names",
-    "components",
-    "scaling",
-    "perturbed",
-    "registry",
-    "methods",
-    "model_methods",
-    "catalogue",
-    "smoothing",
-    "targets",
-    "outputs",
-    "settings",
-    "heat",
-    "layers",
-    "backends._shared",
-    "backends._torch_recorder",
-    "backends._torch_scores",
-    "backends._torch_state",
-    "backends._torch_layers",
-    "backends._torch_attention",
-    "backends._torch_passes",
-    "backends._keras_compiled",
-    "backends._keras_graph",
-    "backends._keras_layers",
-    "backends._keras_scores",
-    "backends._keras_attention",
-    "backends._keras_passes",
-    "backends.pytorch",
-    "backends.keras",
-    "backends",
-    "probe",
-    "route",
-    "comparison",
-    "imputation",
-    "metrics",
-    "faithfulness",
-    "results",
-    "operator",
-    "render",
-    "text",
-    "grid",
-    "atlas",
-    "shortcut",
-    "export",
-    "compat",
-    "display",
-    "collect",
-    "select",
-    "compose",
-    "picture",
-    "follow",
-    "command",
-    "command.messages",
-    "command.photo",
-    "command.models",
-    "command.asked",
-    "command.run",
-    "cli",
-    "op",
-    "arguments",
-    "sources",
-    "measures",
-    "writer",
-    "trace",
-]
-HOST = {"compat", "display", "op", "sources", "measures", "writer", "trace"}
-KERAS_ROOMS = {f"backends._keras_{part}" for part in ("attention", "compiled", "graph", "layers", "passes", "scores")}
-KERAS_ROOMS |= {"backends.keras"}
-FRAMEWORK = {"tensorflow": KERAS_ROOMS | {"command.models"}}
+EVERYWHERE = {"errors", "types", "parameters", "scaling", "files"}
+"""What any room may import; among themselves they make no circle."""
 
+EXPLAINS = {"spec", "methods", "backends", "explaining"}
+SHOWS = EXPLAINS | {"metrics", "verdicts", "drawing"}
 
-def room_of(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(part for part in parts if part != "__init__")
+MAY_IMPORT: dict[str, set[str]] = {
+    "spec": set(),
+    "methods": set(),
+    "backends": {"spec"},
+    "explaining": {"spec", "methods", "backends"},
+    "metrics": {"spec", "methods", "backends"},
+    "verdicts": {"spec", "backends", "explaining", "metrics"},
+    "drawing": {"spec", "explaining", "verdicts"},
+    "halcon": EXPLAINS,
+    "loading": {"spec", "backends"},
+    "training": SHOWS,
+    "integrations": SHOWS | {"training"},
+    "command": SHOWS | {"halcon", "loading"},
+}
+"""Each room, and the rooms whose modules it may import."""
 
-
-def imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name} imports relatively"
-            found.add(node.module or "")
-    return found
-
+ONLY_IN: dict[str, tuple[str, ...]] = {
+    "fastestimator": ("integrations/fastestimator",),
+    "plotly": ("integrations/fastestimator",),
+    "tensorflow": ("backends/keras", "loading", "integrations"),
+    "keras": ("backends/keras", "loading", "integrations"),
+    "click": ("command",),
+    "IPython": ("integrations/fastestimator",),
+    "tqdm": ("methods",),
+    "PIL": ("loading", "drawing"),
+    "matplotlib": ("drawing",),
+}
+"""Each library, and the only places that may import it."""
 
 SOURCES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]
 
 
-def test_every_room_has_its_place() -> None:
-    assert {room_of(path) for path in SOURCES} == set(ROOMS)
+def name_of(path: Path) -> str:
+    """As "drawing.grid"; of a folder's own file the folder."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=room_of)
-def test_imports_go_one_way(path: Path) -> None:
-    room = room_of(path)
-    for name in imports(path):
-        if name.startswith("fe_gradcam."):
-            other = name.removeprefix("fe_gradcam.")
-            assert ROOMS.index(other) < ROOMS.index(room), f"{room} imports {other}"
-        top = name.partition(".")[0]
-        if top in ("fastestimator", "plotly"):
-            assert room in HOST, f"{room} imports {name}"
-        assert top not in FRAMEWORK or room in FRAMEWORK[top], f"{room} imports {name}"
+MODULES = {name_of(path): path for path in SOURCES}
+
+
+def imports(path: Path) -> list[tuple[str, list[str]]]:
+    """Modules, and the names taken of each."""
+    found: list[tuple[str, list[str]]] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, []) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} imports relatively"
+            found.append((node.module or "", [alias.name for alias in node.names]))
+    return found
+
+
+def own_imports(path: Path) -> set[str]:
+    """Modules of this package that a module imports, as "drawing.grid"."""
+    found = set()
+    for module, names in imports(path):
+        if module.partition(".")[0] == "fe_gradcam":
+            known = module.removeprefix("fe_gradcam").removeprefix(".")
+            below = {f"{known}.{name}".removeprefix(".") for name in names} & set(MODULES)
+            found |= below or ({known} if known else set())
+    return found
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_what_its_room_may(name: str) -> None:
+    room = name.partition(".")[0]
+    assert room in EVERYWHERE or room in MAY_IMPORT, f"{room} is no room: give it a row in MAY_IMPORT"
+    allowed = EVERYWHERE | MAY_IMPORT.get(room, set()) | {room}
+    assert {other.partition(".")[0] for other in own_imports(MODULES[name])} <= allowed
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_libraries_stay_where_they_belong(name: str) -> None:
+    path = MODULES[name].relative_to(ROOT).as_posix()
+    for module, _ in imports(MODULES[name]):
+        places = ONLY_IN.get(module.partition(".")[0])
+        assert places is None or any(path.startswith(f"{place}/") for place in places), f"{name} imports {module}"
+
+
+def test_no_circle_anywhere() -> None:
+    """A folder's own file stands for none of its modules: what registers all methods imports them."""
+    graph = {name: own_imports(path) - {name} for name, path in MODULES.items()}
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" imports ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_names_with_an_underscore_stay_in_their_folder(name: str) -> None:
+    for module, names in imports(MODULES[name]):
+        private = [one for one in names if one.startswith("_")]
+        if module.startswith("fe_gradcam") and private:
+            assert module.removeprefix("fe_gradcam.").rpartition(".")[0] == name.rpartition(".")[0], (name, private)
+
+
+def test_no_folder_is_called_as_a_public_function_is() -> None:
+    """Once imported, the folder would stand in the function's place."""
+    assert not {name.partition(".")[0] for name in MODULES} & set(fe_gradcam.__all__)
+
+
+def test_no_two_classes_have_one_name_and_no_constant_two_values() -> None:
+    classes: dict[str, list[str]] = {}
+    constants: dict[str, set[str]] = {}
+    for name, path in MODULES.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                classes.setdefault(node.name, []).append(name)
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                if node.targets[0].id.isupper():
+                    constants.setdefault(node.targets[0].id, set()).add(ast.dump(node.value))
+    assert not {name: places for name, places in classes.items() if len(places) > 1}
+    assert not {name for name, values in constants.items() if len(values) > 1}
+
+
+def test_classes_stay_small() -> None:
+    """But for the two backends, which a later change cuts."""
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and node.name not in ("TorchBackend", "KerasBackend"):
+                docstring = len((ast.get_docstring(node) or "").splitlines())
+                lines = (node.end_lineno or 0) - node.lineno + 1 - docstring
+                assert lines <= 300, f"{name}.{node.name} has {lines} lines beside its docstring"
+
+
+TESTED_ELSEWHERE: dict[str, str] = {}
+"""Modules without a test file of their own name, and what tests them."""
+
+
+def test_the_tests_mirror_the_package() -> None:
+    folders = {path.parent for path in TESTS.rglob("test_*.py")}
+    assert all((folder / "__init__.py").exists() for folder in folders), "pytest would let a folder hide a package"
+    for path in TESTS.rglob("test_*.py"):
+        room = path.relative_to(TESTS).parts[0]
+        assert room.startswith("test_") or (ROOT / path.parent.relative_to(TESTS)).is_dir(), f"{path} mirrors no folder"
+    for name, path in MODULES.items():
+        own = TESTS / path.relative_to(ROOT).with_name(f"test_{path.name}")
+        if path.name != "__init__.py" and not own.exists():
+            assert name in TESTED_ELSEWHERE, f"{name} has no {own.relative_to(TESTS.parent)}, and no reason why"
+            assert (TESTS / TESTED_ELSEWHERE[name]).exists(), TESTED_ELSEWHERE[name]
 
 
 def modules_after(statement: str) -> set[str]:

@@ -1,0 +1,404 @@
+"""le_grad: gradients of the attentions of vision transformers, against numbers worked by hand and plain autograd."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.testing import assert_allclose
+from torch import nn
+
+from fe_gradcam import UnsupportedModelError, explain
+from fe_gradcam.backends import backend_for
+from fe_gradcam.backends.pytorch.attention import AttentionMode
+from fe_gradcam.spec.resolved import resolve_target
+
+WIDTH, GRID = 8, (3, 4)
+
+
+class Uniform(nn.Module):
+    """Patches of one pixel and one block of attention whose queries are 0: every token attends to all alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, 2, 1, bias=False)
+        self.block = UniformBlock()
+        self.head = nn.Linear(2, 2, bias=False)
+        with torch.no_grad():
+            self.patches.weight.copy_(torch.tensor([1.0, -1.0]).reshape(2, 1, 1, 1))
+            self.head.weight.copy_(torch.tensor([[3.0, 1.0], [-1.0, 2.0]]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        return self.head(self.block(tokens).mean(1))
+
+
+class UniformBlock(nn.Module):
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        attention = (0 * tokens @ tokens.transpose(1, 2))[:, None].softmax(-1)
+        return tokens + (attention @ tokens[:, None])[:, 0]
+
+
+def test_by_hand() -> None:
+    """S = w · mean_i (t_i + Σ_j P_ij t_j): ∂s/∂P_ij = w · t_j / 6, of which the positive part is averaged over i.
+
+    Pixels x = -2 … 3 make t = (x, -x); class 0 has w · t = 2 x, class 1 has -3 x.
+    """
+    images = torch.arange(-2.0, 4.0).reshape(1, 1, 2, 3)
+    heatmap = explain(Uniform(), images, method="le_grad", target=0)
+    assert_allclose(heatmap.raw[0], np.array([[0, 0, 0], [2, 4, 6]]) / 6, atol=1e-6)
+    heatmap = explain(Uniform(), images, method="le_grad", target=1)
+    assert_allclose(heatmap.raw[0], np.array([[6, 3, 0], [0, 0, 0]]) / 6, atol=1e-6)
+    assert heatmap.layer == "whole model"
+
+
+class Attention(nn.Module):
+    """As `how` says: in its parts, fused, or torch's own module."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.own = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+        with torch.no_grad():
+            self.own.in_proj_weight.copy_(self.qkv.weight)
+            self.own.in_proj_bias.copy_(self.qkv.bias)
+            self.own.out_proj.weight.copy_(self.out.weight)
+            self.own.out_proj.bias.copy_(self.out.bias)
+        self.given: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.how in ("own", "own with weights"):
+            return self.own(x, x, x, need_weights=self.how == "own with weights")[0]
+        query, key, value = (
+            part.reshape(len(x), -1, 2, WIDTH // 2).transpose(1, 2) for part in self.qkv(x).chunk(3, -1)
+        )
+        if self.how == "fused":
+            attended = F.scaled_dot_product_attention(query, key, value)
+        else:
+            attention = (query @ key.transpose(-2, -1) / (WIDTH // 2) ** 0.5).softmax(-1)
+            if self.given is not None:
+                attention = self.given
+            elif self.how == "kept":
+                self.kept = attention
+            attended = attention @ value
+        return self.out(attended.transpose(1, 2).reshape(x.shape))
+
+
+class Block(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.norm1, self.attention, self.norm2 = nn.LayerNorm(WIDTH), Attention(how), nn.LayerNorm(WIDTH)
+        self.mlp = nn.Sequential(nn.Linear(WIDTH, 16), nn.GELU(), nn.Linear(16, WIDTH))
+        self.tupled = how == "fused"
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = x + self.attention(self.norm1(x))
+        x = x + self.mlp(self.norm2(x))
+        return (x,) if self.tupled else x
+
+
+class Transformer(nn.Module):
+    """Patches of 4 pixels, a class token, three blocks, a norm, a head on the class token behind a softmax."""
+
+    def __init__(self, how: str = "parts", blocks: int = 3) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.patches = nn.Conv2d(3, WIDTH, 4, 4)
+        self.first = nn.Parameter(torch.randn(1, 1, WIDTH))
+        self.blocks = nn.ModuleList(Block(how) for _ in range(blocks))
+        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 5)
+
+    def tokens(self, x: torch.Tensor) -> torch.Tensor:
+        patches = self.patches(x).flatten(2).transpose(1, 2)
+        return torch.cat([self.first.expand(len(x), -1, -1), patches], 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.tokens(x)
+        for block in self.blocks:
+            tokens = block(tokens)
+            tokens = tokens[0] if isinstance(tokens, tuple) else tokens
+        return self.head(self.norm(tokens)[:, 0]).softmax(-1)
+
+
+def by_autograd(images: torch.Tensor, target: int) -> np.ndarray:
+    """The paper's sums written out for this one network."""
+    net = Transformer("kept").eval()
+    tokens, maps = net.tokens(images), []
+    for block in net.blocks:
+        block(tokens)
+        block.attention.given = block.attention.kept.detach().requires_grad_(True)
+        tokens = block(tokens)
+        scores = net.head(net.norm(tokens)[:, 0])[:, target]
+        (gradient,) = torch.autograd.grad(scores.sum(), block.attention.given, retain_graph=True)
+        maps.append(gradient.clamp(min=0).mean((1, 2))[:, 1:].reshape(-1, *GRID))
+        tokens = tokens.detach()
+    return torch.stack(maps).mean(0).numpy()
+
+
+@pytest.mark.parametrize("how", ["parts", "fused", "own", "own with weights"])
+def test_is_what_autograd_says_however_the_attention_is_written(how: str) -> None:
+    images = torch.randn(2, 3, 12, 16)
+    net = Transformer(how).eval()
+    assert_allclose(net(images).detach(), Transformer("parts").eval()(images).detach(), atol=1e-6)
+    heatmap = explain(net, images, method="le_grad", target=3)
+    expected = by_autograd(images, 3)
+    assert_allclose(heatmap.raw, expected, atol=1e-5 * np.abs(expected).max())
+    assert heatmap.values.shape == (2, 12, 16)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    assert attention.__name__ == "scaled_dot_product_attention", "a replaced function was left behind"
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+def test_refuses_what_has_no_blocks_of_attention() -> None:
+    convolutions = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    with pytest.raises(UnsupportedModelError, match=r"le_grad.*vision transformers.*Use method='grad_cam'"):
+        explain(convolutions, torch.randn(1, 3, 12, 16), method="le_grad")
+    shared = Transformer()
+    shared.blocks = nn.ModuleList([shared.blocks[0]] * 2)  # the same block twice
+    with pytest.raises(UnsupportedModelError, match="le_grad"):
+        explain(shared, torch.randn(1, 3, 12, 16), method="le_grad")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ViT", "DeiT", "Swin"])
+def test_transformers_of_hugging_face(name: str) -> None:
+    """ViT and DeiT with fused attention; Swin's windows are no attention over all tokens of the image."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"image_size": 32, "num_channels": 3, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
+    config = {
+        "ViT": lambda: transformers.ViTConfig(patch_size=8, intermediate_size=32, **sizes),
+        "DeiT": lambda: transformers.DeiTConfig(patch_size=8, intermediate_size=32, **sizes),
+        "Swin": lambda: transformers.SwinConfig(
+            image_size=32, patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=4
+        ),
+    }[name]()
+    net = getattr(transformers, f"{name}ForImageClassification")(config).eval()
+    images = torch.randn(2, 3, 32, 32)
+    if name == "Swin":
+        with pytest.raises(UnsupportedModelError, match="le_grad"):
+            explain(net, images, method="le_grad")
+        return
+    heatmap = explain(net, images, method="le_grad", target=1)
+    assert heatmap.raw.shape == (2, 4, 4)
+    assert (heatmap.raw >= 0).all()
+    assert not heatmap.blank.any()
+    single = explain(net, images[1:], method="le_grad", target=1)
+    assert_allclose(heatmap.raw[1], single.raw[0], atol=1e-5 * heatmap.raw.max())
+
+
+def keras_transformer(nested: bool = False) -> Any:
+    """The network of Transformer in Keras with its weights, as one flat functional model or with layers for blocks."""
+    import tensorflow as tf
+
+    layers, net = tf.keras.layers, Transformer()
+
+    class First(layers.Layer):
+        def build(self, shape: Any) -> None:
+            self.token = self.add_weight("token", (1, 1, WIDTH))
+
+        def call(self, x: Any) -> Any:
+            return tf.concat([tf.repeat(self.token, tf.shape(x)[0], 0), x], 1)
+
+    class KerasBlock(layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm1, self.norm2 = (layers.LayerNormalization(epsilon=1e-5) for _ in range(2))
+            self.attention = layers.MultiHeadAttention(2, WIDTH // 2)
+            self.wide, self.narrow = layers.Dense(16, activation="gelu"), layers.Dense(WIDTH)
+
+        def call(self, x: Any) -> Any:
+            normed = self.norm1(x)
+            x = x + self.attention(normed, normed)
+            return x + self.narrow(self.wide(self.norm2(x)))
+
+    first, blocks = First(), [KerasBlock() for _ in net.blocks]
+    patches, norm, head = layers.Conv2D(WIDTH, 4, 4), layers.LayerNormalization(epsilon=1e-5), layers.Dense(5)
+    inputs = tf.keras.Input((12, 16, 3))
+    x = first(layers.Reshape((12, WIDTH))(patches(inputs)))
+    for block in blocks:
+        x = block(x) if nested else block.call(x)
+    outputs = layers.Softmax()(head(norm(x)[:, 0]))
+    model = tf.keras.Model(inputs, outputs)
+
+    def numpy(tensor: torch.Tensor) -> np.ndarray:
+        return tensor.detach().numpy()
+
+    patches.set_weights([numpy(net.patches.weight).transpose(2, 3, 1, 0), numpy(net.patches.bias)])
+    first.set_weights([numpy(net.first)])
+    for block, of_torch in zip(blocks, net.blocks, strict=True):
+        for name in ("norm1", "norm2"):
+            own = getattr(of_torch, name)
+            getattr(block, name).set_weights([numpy(own.weight), numpy(own.bias)])
+        own = of_torch.attention
+        weights = []
+        for weight, bias in zip(own.qkv.weight.chunk(3), own.qkv.bias.chunk(3), strict=True):
+            weights += [numpy(weight).T.reshape(WIDTH, 2, -1), numpy(bias).reshape(2, -1)]
+        block.attention.set_weights([*weights, numpy(own.out.weight).T.reshape(2, -1, WIDTH), numpy(own.out.bias)])
+        block.wide.set_weights([numpy(of_torch.mlp[0].weight).T, numpy(of_torch.mlp[0].bias)])
+        block.narrow.set_weights([numpy(of_torch.mlp[2].weight).T, numpy(of_torch.mlp[2].bias)])
+    norm.set_weights([numpy(net.norm.weight), numpy(net.norm.bias)])
+    head.set_weights([numpy(net.head.weight).T, numpy(net.head.bias)])
+    return model
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_keras_is_what_autograd_says(nested: bool) -> None:
+    images = torch.randn(2, 3, 12, 16)
+    model, given = keras_transformer(nested), images.permute(0, 2, 3, 1).numpy()
+    assert_allclose(model(given), Transformer().eval()(images).detach(), atol=1e-5)
+    expected = by_autograd(images, 3)
+    for target in (3, lambda output: tf_log(output[:, 3])):
+        heatmap = explain(model, given, method="le_grad", target=target, layer=model.layers[1])
+        if target == 3:
+            assert_allclose(heatmap.raw, expected, atol=1e-4 * np.abs(expected).max())
+        assert (heatmap.raw >= 0).all() and heatmap.raw.any()
+    by_default = explain(model, given, method="le_grad", target=3)
+    assert_allclose(by_default.raw, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def tf_log(value: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.math.log(value)
+
+
+def test_keras_refuses_what_has_no_blocks_of_attention() -> None:
+    from tests.models.toys import small_keras
+
+    with pytest.raises(UnsupportedModelError, match=r"le_grad.*vision transformers.*Use method='grad_cam'"):
+        explain(small_keras(), np.random.rand(1, 9, 12, 3).astype(np.float32), method="le_grad")
+
+
+@pytest.mark.parametrize("kind", ["plain", "bool mask", "float mask", "causal", "grouped", "scaled"])
+def test_the_fused_attention_is_taken_apart_as_torch_computes_it(kind: str) -> None:
+    query, key, value = torch.randn(2, 4, 5, 6), torch.randn(2, 4, 5, 6), torch.randn(2, 4, 5, 6)
+    settings: dict[str, Any] = {
+        "plain": {},
+        "bool mask": {"attn_mask": torch.rand(5, 5) > 0.4},
+        "float mask": {"attn_mask": torch.randn(5, 5)},
+        "causal": {"is_causal": True},
+        "grouped": {"enable_gqa": True},
+        "scaled": {"scale": 0.7},
+    }[kind]
+    if kind == "bool mask":
+        settings["attn_mask"].fill_diagonal_(True)
+    if kind == "grouped":
+        key, value = key[:, :2], value[:, :2]
+    expected = F.scaled_dot_product_attention(query, key, value, **settings)
+    seen: list[torch.Tensor] = []
+
+    def found(attention: torch.Tensor) -> torch.Tensor:
+        seen.append(attention)
+        return attention
+
+    with AttentionMode(found):
+        taken = F.scaled_dot_product_attention(query, key, value, **settings)
+    assert_allclose(taken, expected, atol=1e-5)
+    assert seen[0].shape == (2, 4, 5, 5)
+    assert_allclose(seen[0].sum(-1), np.ones((2, 4, 5)), atol=1e-5)
+
+
+def test_blocks_in_a_module_of_their_own() -> None:
+    """An encoder gets tokens and hands on tokens too, and yet is no block: it holds three."""
+
+    class Nested(Transformer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.Sequential(*self.blocks)
+            del self.blocks
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.norm(self.encoder(self.tokens(x)))[:, 0])
+
+    images = torch.randn(2, 3, 12, 16)
+    heatmap = explain(Nested().eval(), images, method="le_grad", target=3)
+    expected = by_autograd(images, 3)
+    assert_allclose(heatmap.raw, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_scores_behind_a_block_that_lie_within_one_by_chance_are_logits_all_the_same() -> None:
+    """Whether outputs are probabilities is told from the network as it is, and not from one that ends early."""
+    images = torch.randn(1, 3, 12, 16)
+
+    class Logits(Transformer):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = self.tokens(x)
+            for block in self.blocks:
+                tokens = block(tokens)
+            return self.head(self.norm(tokens)[:, 0])
+
+    net = Logits().eval()
+    with torch.no_grad():  # the whole network's outputs leave [0, 1]; those behind the first block lie within
+        early = net.head(net.norm(net.blocks[0](net.tokens(images)))[:, 0])
+        late = net(images)
+        net.head.weight *= 0.1
+        net.head.bias.copy_(0.5 - 0.1 * (early[0] - net.head.bias))
+        assert ((net.head(net.norm(net.blocks[0](net.tokens(images)))[:, 0])) <= 1).all()
+        net.head.bias[3] += 3 if late[0, 3] > early[0, 3] else -3
+    backend = backend_for(net)
+    place = backend.resolve("blocks.2.norm1", images)
+    target = resolve_target(1, 1)
+    (first,) = backend.run(images, place, [target], gradients=False, score="logit")
+    maps = backend.attention_gradients(images, place, first.pinned, "logit")
+    tokens = net.tokens(images)
+    for block, found in zip(net.blocks, maps, strict=True):
+        apart = Block("kept").eval()
+        apart.load_state_dict(block.state_dict())
+        apart(tokens)
+        apart.attention.given = apart.attention.kept.detach().requires_grad_(True)
+        after = apart(tokens)
+        score = net.head(net.norm(after)[:, 0])[:, 1].sum()
+        (gradient,) = torch.autograd.grad(score, apart.attention.given)
+        assert_allclose(found[0], gradient.clamp(min=0).mean((1, 2))[0, 1:].reshape(*GRID), atol=1e-6)
+        tokens = after.detach()
+    assert_allclose(
+        explain(net, images, target=1, layer="blocks.2.norm1").scores, net(images)[:, 1].detach(), rtol=1e-5
+    )
+
+
+def test_reshape_says_where_the_tokens_of_the_image_are() -> None:
+    """Registers behind the image's tokens are not told from them: reshape leaves them out, here as everywhere."""
+
+    class Behind(Transformer):
+        def tokens(self, x: torch.Tensor) -> torch.Tensor:
+            return super().tokens(x).roll(-1, 1)  # the class token comes last
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = self.tokens(x)
+            for block in self.blocks:
+                tokens = block(tokens)
+            return self.head(self.norm(tokens)[:, -1])
+
+    images = torch.randn(2, 3, 12, 16)
+
+    def of_image(tokens: torch.Tensor) -> torch.Tensor:
+        return tokens[:, :12].transpose(1, 2).reshape(len(tokens), -1, *GRID)
+
+    heatmap = explain(Behind().eval(), images, method="le_grad", target=3, layer="norm", reshape=of_image)
+    expected = by_autograd(images, 3)
+    assert_allclose(heatmap.raw, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_keras_refuses_a_head_that_goes_by_the_number_of_images() -> None:
+    import tensorflow as tf
+
+    class Counts(tf.keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = keras_transformer()
+            self.body = tf.keras.Model(self.inside.input, self.inside.layers[-3].input)
+
+        def call(self, x: Any) -> Any:
+            tokens = tf.reshape(self.body(x), (tf.shape(x)[0], -1, WIDTH))
+            return self.inside.layers[-1](self.inside.layers[-2](tf.reduce_mean(tokens, 1)))
+
+    model = Counts()
+    images = np.random.randn(1, 12, 16, 3).astype(np.float32)
+    model(images)
+    for count in (1, 2):
+        with pytest.raises(UnsupportedModelError, match=r"le_grad.*number of images"):
+            explain(model, np.repeat(images, count, 0), method="le_grad", target=3)

@@ -1,0 +1,706 @@
+"""Asking the model again: how many rows at once, in which order, with whose seed; the part behind the layer alone."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fe_gradcam import METHODS, Augment, Contrast, OutputValue, Rank, Segmentation, UnsupportedModelError, explain
+from fe_gradcam.backends import backend_for
+from fe_gradcam.errors import ArgumentError
+from fe_gradcam.explaining.probe import ModelProbe
+from fe_gradcam.explaining.settings import Settings
+from fe_gradcam.spec.resolved import resolve_target
+from fe_gradcam.types import Needs
+from tests.models.toys import CurvedTorch, SmallTorch, curved_keras, small_keras, twins
+
+ASKING = [name for name, method in METHODS.items() if Needs.PROBE in method.needs]
+PERTURBING = ["score_cam", "ss_cam", "is_cam", "ablation_cam", "occlusion"]
+WITH_NUMBERS = ["smooth_grad_cam_plus_plus", "ss_cam", "random_cam"]
+
+
+class Counting(nn.Module):
+    """A network that notes how many rows it gets, in front and behind the layer `relu`."""
+
+    def __init__(self, net: nn.Module | None = None) -> None:
+        super().__init__()
+        self.front = nn.Conv2d(3, 10, 3)
+        self.relu = nn.ReLU()
+        self.fc = nn.Linear(10, 4)
+        self.rows: list[tuple[int, int]] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.relu(self.front(x))
+        self.rows.append((len(x), len(maps)))
+        return self.fc(maps.mean((2, 3)))
+
+
+@pytest.mark.parametrize("method", [*PERTURBING, "smooth_grad_cam_plus_plus"])
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_never_more_rows_at_once_than_the_batch_size(method: str, batch_size: int) -> None:
+    model, images = Counting(), torch.randn(5, 3, 9, 9)
+    one_piece = explain(model, images, method=method, layer="relu", batch_size=1000)
+    model.rows.clear()
+    chunks = explain(model, images, method=method, layer="relu", batch_size=batch_size)
+    assert max(max(rows) for rows in model.rows) == batch_size
+    assert_allclose(chunks.raw, one_piece.raw, atol=1e-5 * np.abs(one_piece.raw).max())
+
+
+def test_without_a_batch_size_it_asks_thirty_two_at_once() -> None:
+    model = Counting()
+    explain(model, torch.randn(5, 3, 9, 9), method="score_cam", layer="relu")
+    assert max(max(rows) for rows in model.rows) == 32
+    assert sum(rows for rows, _ in model.rows[1:]) == 5 * 10
+
+
+class Convolved(TorchDispatchMode):
+    """Notes how many rows each convolution is computed for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "convolution" in str(func):
+            self.rows.append(len(args[0]))
+        return func(*args, **(kwargs or {}))
+
+
+def test_ablation_computes_the_front_once_for_many_channels() -> None:
+    """Of two images with ten channels: both at first, each in a trial of three rows, each once alone."""
+    model, counted = Counting(), Convolved()
+    with counted:
+        explain(model, torch.randn(2, 3, 9, 9), method="ablation_cam", layer="relu", batch_size=5)
+    assert sorted(counted.rows) == [1, 1, 2, 3]
+    assert model.rows.count((5, 5)) == 4  # all the same the model sees as many rows as are asked for
+
+
+class Skips(nn.Module):
+    """What leads past the layer is added, concatenated, or counted upon; ablation must be right in each."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.front = nn.Conv2d(3, 4, 3, padding=1)
+        self.layer = nn.Conv2d(4, 4, 3, padding=1)
+        self.fc = nn.Linear(8 if how == "concatenated" else 4, 3)
+        self.how = how
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        before = torch.relu(self.front(x))
+        maps = self.layer(before)
+        if self.how == "concatenated":
+            maps = torch.cat([maps, before], 1)
+        elif self.how == "added":
+            maps = maps + before
+        elif self.how == "viewed":
+            maps = torch.relu(maps).view(len(x), 4, -1)[..., None]
+        elif self.how == "written to before":
+            before.mul_(2)
+            maps = maps + before
+        elif self.how == "in place":
+            maps = maps.relu_()
+        return self.fc(torch.tanh(maps).mean((2, 3)))
+
+
+@pytest.mark.parametrize("how", ["added", "concatenated", "viewed", "in place", "written to before"])
+def test_ablation_by_hand_whatever_leads_past_the_layer(how: str) -> None:
+    model, images = Skips(how).eval(), torch.randn(3, 3, 5, 6)
+    heatmap = explain(model, images, method="ablation_cam", layer="layer", target=1, batch_size=3)
+    kept: list[torch.Tensor] = []
+
+    def score(channel: int | None) -> torch.Tensor:
+        def hook(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
+            changed = output.clone()
+            if channel is None:
+                kept.append(output.clone())
+            else:
+                changed[:, channel] = 0
+            return changed
+
+        handle = model.layer.register_forward_hook(hook)
+        with torch.no_grad():
+            found = model(images)[:, 1]
+        handle.remove()
+        return found
+
+    whole = score(None)
+    weights = torch.stack([(whole - score(channel)) / whole.abs() for channel in range(4)], 1)
+    expected = (weights[:, :, None, None] * kept[0]).sum(1)
+    assert_allclose(heatmap.raw, expected, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("how", ["added", "concatenated"])
+def test_ablation_by_hand_in_keras(how: str) -> None:
+    import tensorflow as tf
+
+    layers = tf.keras.layers
+    inputs = tf.keras.Input((5, 6, 3))
+    before = layers.Conv2D(4, 3, padding="same", activation="relu")(inputs)
+    maps = layers.Conv2D(4, 3, padding="same", name="layer")(before)
+    both = layers.Add()([maps, before]) if how == "added" else layers.Concatenate()([maps, before])
+    head = tf.keras.Sequential([layers.Activation("tanh"), layers.GlobalAveragePooling2D(), layers.Dense(3)])
+    model = tf.keras.Model(inputs, head(both))
+    images = np.random.randn(3, 5, 6, 3).astype(np.float32)
+    heatmap = explain(model, images, method="ablation_cam", layer="layer", target=1, batch_size=3)
+    outputs = tf.keras.Model(inputs, [maps, before])(images)
+    activations, past = (output.numpy() for output in outputs)
+
+    def score(changed: np.ndarray) -> np.ndarray:
+        joined = changed + past if how == "added" else np.concatenate([changed, past], -1)
+        return head(joined).numpy()[:, 1]
+
+    whole, weights = score(activations), []
+    for channel in range(4):
+        changed = activations.copy()
+        changed[..., channel] = 0
+        weights.append((whole - score(changed)) / np.abs(whole))
+    expected = np.einsum("kn,nhwk->nhw", weights, activations)
+    assert_allclose(heatmap.raw, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_the_target_stays_what_it_was(framework: str) -> None:
+    """Under a mask another class may be the highest: the one inferred for the image is asked for all the same."""
+    model, images, layer = twins()[framework]
+    inferred = explain(model, images, layer=layer).class_ids
+    assert len(set(inferred)) > 1
+    for method in PERTURBING:
+        by_none = explain(model, images, method=method, layer=layer)
+        by_ids = explain(model, images, method=method, layer=layer, target=inferred)
+        assert_allclose(by_none.raw, by_ids.raw, atol=1e-6 * np.abs(by_ids.raw).max())
+        assert np.array_equal(by_none.class_ids, inferred)
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("target", [Rank(2), Contrast(None, None), Contrast(1, 2), OutputValue(1)], ids=repr)
+def test_ablation_of_other_targets_is_that_of_a_callable(framework: str, target: Any) -> None:
+    model, images, layer = twins()[framework]
+    outputs = np.asarray(model(torch.from_numpy(images)).detach()) if framework == "torch" else model(images).numpy()
+    order = np.argsort(-outputs, 1)
+
+    def weights() -> np.ndarray:
+        table = np.zeros_like(outputs)
+        rows = np.arange(len(outputs))
+        if isinstance(target, Rank):
+            table[rows, order[:, 1]] = 1
+        elif target == Contrast(None, None):
+            table[rows, order[:, 0]], table[rows, order[:, 1]] = 1, -1
+        elif isinstance(target, Contrast):
+            table[:, 1], table[:, 2] = 1, -1
+        else:
+            table[:, 1] = 1
+        return table
+
+    table = weights()
+
+    def score(output: Any) -> Any:
+        if framework == "torch":
+            assert output.shape == table.shape  # the batch as it is, so that rows may be told apart
+            return (output * torch.from_numpy(table)).sum(1)
+        import tensorflow as tf
+
+        return tf.reduce_sum(output * tf.constant(table), 1)
+
+    for method in ("ablation_cam", "score_cam"):
+        plain = explain(model, images, method=method, layer=layer, target=target)
+        called = explain(model, images, method=method, layer=layer, target=score)
+        assert_allclose(plain.raw, called.raw, atol=1e-4 * np.abs(called.raw).max())
+
+
+def test_ablation_of_a_segmentation_keeps_the_pixels() -> None:
+    """The pixels that are the class's own in the image, whatever the network says once a channel is gone."""
+    net = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 2, 1))
+    images = torch.randn(2, 3, 6, 7)
+    own = (net(images).argmax(1) == 1).float()
+    found = explain(net, images, method="ablation_cam", layer="1", target=Segmentation(1))
+    given = explain(net, images, method="ablation_cam", layer="1", target=Segmentation(1, mask=own.numpy()))
+    assert own.any() and not own.all()
+    assert_allclose(found.raw, given.raw, atol=1e-6)
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("method", WITH_NUMBERS)
+def test_a_seed_repeats_and_another_does_not(framework: str, method: str) -> None:
+    model, images, layer = twins()[framework]
+    first, again, other = (explain(model, images, method=method, layer=layer, seed=seed).raw for seed in (4, 4, 5))
+    assert np.array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-4 * np.abs(first).max()
+
+
+def test_each_image_has_numbers_of_its_own() -> None:
+    model, images, layer = twins()["torch"]
+    same = np.repeat(images[:1], 2, 0)
+    assert_allclose(*explain(model, same, method="random_cam", layer=layer).raw, rtol=1e-6)
+    raw = explain(model, images, method="random_cam", layer=layer).raw
+    with torch.no_grad():
+        maps = torch.relu(model.conv2(torch.relu(model.conv1(torch.from_numpy(images))))).flatten(2).numpy()
+    mixtures = [np.linalg.lstsq(one.T, of.ravel(), rcond=None)[0] for one, of in zip(maps, raw, strict=True)]
+    assert np.abs(mixtures[0] - mixtures[1]).max() > 0.05
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_model_and_the_random_streams_are_left_as_found(framework: str, method: str) -> None:
+    import tensorflow as tf
+
+    if framework == "torch":
+        model: Any = SmallTorch().train()
+        images: Any = np.random.randn(2, 3, 9, 12).astype(np.float32)
+
+        def state() -> list[np.ndarray]:
+            return [value.numpy().copy() for value in model.state_dict().values()]
+    else:
+        model, images = small_keras(), np.random.randn(2, 9, 12, 3).astype(np.float32)
+
+        def state() -> list[np.ndarray]:
+            return [np.array(value) for value in model.get_weights()]
+
+    before = state()
+    streams = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
+    tf.random.set_seed(1)
+    expected = tf.random.uniform([3]).numpy()
+    tf.random.set_seed(1)
+    try:
+        explain(model, images, method=method, layer="conv2")
+    except UnsupportedModelError:
+        assert method in ("cam", "le_grad")
+    for now, then in zip(state(), before, strict=True):
+        assert np.array_equal(now, then)
+    assert random.getstate() == streams[0]
+    assert np.array_equal(np.random.get_state()[1], streams[1])
+    assert torch.equal(torch.get_rng_state(), streams[2])
+    assert np.array_equal(tf.random.uniform([3]).numpy(), expected)
+    if framework == "torch":
+        assert model.training and model.norm.training
+        assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("cam", "full_grad", "le_grad")])
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_volumes(framework: str, method: str) -> None:
+    if framework == "torch":
+        model: Any = nn.Sequential(
+            nn.Conv3d(1, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(3, 2)
+        )
+        images: Any = torch.randn(2, 1, 5, 6, 7)
+    else:
+        import tensorflow as tf
+
+        layers = tf.keras.layers
+        model = tf.keras.Sequential(
+            [
+                layers.InputLayer((5, 6, 7, 1)),
+                layers.Conv3D(3, 3, activation="relu"),
+                layers.GlobalAveragePooling3D(),
+                layers.Dense(2),
+            ]
+        )
+        images = np.random.randn(2, 5, 6, 7, 1).astype(np.float32)
+    heatmap = explain(model, images, method=method)
+    assert heatmap.values.shape == (2, 5, 6, 7)
+    assert np.isfinite(heatmap.values).all()
+
+
+@pytest.mark.parametrize("method", ["score_cam", "ablation_cam", "occlusion", "smooth_grad_cam_plus_plus"])
+def test_of_several_inputs_the_picture_is_varied(method: str) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 3, 3), nn.Linear(3 + 2, 2)
+
+        def forward(self, numbers: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+            return self.fc(torch.cat([torch.relu(self.conv(image)).mean((2, 3)), numbers], 1))
+
+    model, numbers, images = Two(), torch.tensor([[5.0, -3.0], [0.5, 2.0]]), torch.randn(2, 1, 8, 9)
+
+    class OfNumbers(nn.Module):
+        def __init__(self, row: int) -> None:
+            super().__init__()
+            self.two, self.row = model, row
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.two(numbers[self.row].expand(len(image), -1), image)
+
+    whole = explain(model, (numbers, images), method=method, layer="conv", target=0)
+    for row in range(2):
+        alone = explain(OfNumbers(row), images[row : row + 1], method=method, layer="two.conv", target=0)
+        assert_allclose(whole.raw[row], alone.raw[0], atol=1e-5 * np.abs(alone.raw).max())
+    assert explain(model, (numbers, images), method="full_grad", layer="conv").raw.shape == (2, 8, 9)
+
+
+@pytest.mark.parametrize("method", ASKING)
+@pytest.mark.parametrize("make", [lambda net: net.half(), lambda net: net.bfloat16()], ids=["fp16", "bf16"])
+def test_half_precision(method: str, make: Callable[[nn.Module], nn.Module]) -> None:
+    torch.manual_seed(1)
+    net, images = CurvedTorch(linear=True).eval(), torch.randn(2, 3, 6, 8)
+    if method == "le_grad":
+        return
+    wide = explain(net, images, method=method, target=1)
+    narrow = explain(make(net), images, method=method, target=1)
+    assert narrow.raw.dtype == np.float32
+    assert np.isfinite(narrow.raw).all()
+    alike = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(wide.raw, narrow.raw, strict=True)]
+    assert min(alike) > (0.9 if method in PERTURBING else 0.98)  # differences of scores lose digits: bf16 has 8 bits
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_the_parts_of_full_grad_sum_to_the_score(framework: str) -> None:
+    """Completeness: input and biases, with what a tanh adds to its tangent; of logits behind a softmax too."""
+    model, images, layer = twins()[framework]
+    backend = backend_for(model)
+    target = resolve_target(1, 3)
+    ref = backend.resolve(layer, images)
+    (first,) = backend.run(images, ref, [target], gradients=True, score="logit")
+    probe = ModelProbe(backend, images, ref, first, Settings())
+    parts = probe.bias_gradients()
+    total = parts.elsewhere + sum(term.flatten(1).sum(1) for term in (parts.of_input, *parts.of_biases))
+    assert_allclose(total, parts.scores, rtol=1e-4, atol=1e-5)
+    assert_allclose(parts.scores, first.scores, rtol=1e-5)
+    assert parts.of_input.shape == (3, 3, 6, 8)
+    assert len(parts.of_biases) == 2
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_full_grad_takes_batch_norm_and_refuses_attention_to_channels(framework: str) -> None:
+    if framework == "torch":
+        model: Any = SmallTorch(softmax=True)
+        model.norm.running_mean.uniform_(-1, 1)
+        model.norm.bias.data.uniform_(-1, 1)
+        images: Any = np.random.randn(2, 3, 9, 12).astype(np.float32)
+    else:
+        model, images = small_keras(softmax=True), np.random.randn(2, 9, 12, 3).astype(np.float32)
+        norm = next(layer for layer in model.layers if "batch" in layer.name)
+        norm.set_weights([np.random.rand(8), np.random.randn(8), np.random.randn(8), np.random.rand(8) + 0.5])
+    heatmap = explain(model, images, method="full_grad", layer="conv2")
+    assert heatmap.raw.shape == (2, 9, 12)
+    assert (heatmap.raw >= 0).all()
+    if framework == "torch":
+
+        class Gated(SmallTorch):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                maps = torch.relu(self.norm(self.conv1(x)))
+                maps = self.conv2(maps * torch.sigmoid(maps.mean((2, 3), keepdim=True)))
+                return self.fc(maps.mean((2, 3)))
+
+        gated: Any = Gated()
+    else:
+        import tensorflow as tf
+
+        layers = tf.keras.layers
+        inputs = tf.keras.Input((9, 12, 3))
+        maps = layers.Conv2D(4, 3, name="conv2")(inputs)
+        gate = layers.Activation("sigmoid")(layers.GlobalAveragePooling2D(keepdims=True)(maps))
+        pooled = layers.GlobalAveragePooling2D()(layers.Multiply()([maps, gate]))
+        gated = tf.keras.Model(inputs, layers.Dense(5)(pooled))
+    with pytest.raises(UnsupportedModelError, match=r"full_grad.*piecewise linear.*Use method="):
+        explain(gated, images, method="full_grad", layer="conv2")
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("strength", [1, 4])
+def test_full_grad_refuses_attention(seed: int, strength: float) -> None:
+    torch.manual_seed(seed)
+
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+            for parameter in self.attention.parameters():
+                parameter.data *= strength
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = torch.relu(self.conv(x)).flatten(2).transpose(1, 2)
+            return self.fc(self.attention(tokens, tokens, tokens, need_weights=False)[0].mean(1))
+
+    model, images = Attends().eval(), torch.randn(2, 3, 9, 9)
+    with pytest.raises(UnsupportedModelError, match="full_grad"):
+        explain(model, images, method="full_grad", layer="conv")
+
+
+def test_a_probability_model_without_a_visible_head_is_asked_alike() -> None:
+    """Rows under a mask are read as the image itself was: log p, and not one as logits and one as probabilities."""
+
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = SmallTorch()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raised = self.net(x).exp()
+            return raised / raised.sum(1, keepdim=True)
+
+    model, images = Hidden(), np.random.randn(2, 3, 9, 12).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for method in PERTURBING:
+            hidden = explain(model, images, method=method, layer="net.conv2", target=2)
+            assert np.isfinite(hidden.raw).all()
+        ablated = explain(model, images, method="ablation_cam", layer="net.conv2", target=2)
+
+    class Logs(Hidden):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.net(x).log_softmax(1)
+
+    logs = Logs()
+    logs.load_state_dict(model.state_dict())
+    expected = explain(logs, images, method="ablation_cam", layer="net.conv2", target=lambda out: out[:, 2])
+    assert_allclose(ablated.raw, expected.raw, atol=1e-5 * np.abs(expected.raw).max())
+
+
+def test_keras_twin_of_the_probe_compiles_once() -> None:
+    """Chunks of other sizes share a compiled pass."""
+    from fe_gradcam.backends.keras.compiled import TRACES
+
+    torch.manual_seed(0)
+    model = curved_keras(CurvedTorch())
+    images = np.random.randn(3, 6, 8, 3).astype(np.float32)
+    explain(model, images, method="ablation_cam", layer="conv2", batch_size=2)
+    count = len(TRACES[model])
+    explain(model, images, method="ablation_cam", layer="conv2", batch_size=3)
+    assert len(TRACES[model]) == count
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_a_region_is_mirrored_with_the_image(framework: str) -> None:
+    """A pointwise network sees each place by itself: mirrored views must give the very map of the plain one."""
+    mask = np.zeros((4, 6), np.float32)
+    mask[1:3, 0:2] = 1
+    if framework == "torch":
+        model: Any = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Tanh(), nn.Conv2d(3, 2, 1))
+        images: Any = np.random.randn(2, 1, 4, 6).astype(np.float32)
+        layer = "1"
+    else:
+        import tensorflow as tf
+
+        layers = tf.keras.layers
+        model = tf.keras.Sequential(
+            [layers.InputLayer((4, 6, 1)), layers.Conv2D(3, 1, activation="tanh", name="first"), layers.Conv2D(2, 1)]
+        )
+        images, layer = np.random.randn(2, 4, 6, 1).astype(np.float32), "first"
+    flips = Augment(flips=("horizontal", "vertical"), factors=(1.0,))
+    for method in ("hires_cam", "ablation_cam"):
+        plain = explain(model, images, method=method, layer=layer, target=Segmentation(1, mask=mask))
+        mirrored = explain(model, images, method=method, layer=layer, target=Segmentation(1, mask=mask), smooth=flips)
+        if method == "hires_cam":
+            assert not plain.raw[:, 3].any(), "the region is not what is explained"
+        assert_allclose(mirrored.raw, plain.raw, atol=1e-5 * np.abs(plain.raw).max())
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("method", [*PERTURBING, "smooth_grad_cam_plus_plus"])
+def test_bytes_stay_bytes(framework: str, method: str) -> None:
+    """A network that takes bytes goes by their dtype: what is asked of it later must be bytes too."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 6, 8, 3), np.uint8)
+    net = CurvedTorch()
+    nn.init.constant_(net.out.bias, 3.0)  # beyond what could be probabilities
+    if framework == "torch":
+
+        class OfBytes(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.net = net
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.net(x.float() / 255 if x.dtype == torch.uint8 else x)
+
+        model: Any = OfBytes()
+        inside, layer = model.net, "net.conv2"
+        images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    else:
+        import tensorflow as tf
+
+        inputs = tf.keras.Input((6, 8, 3), dtype="uint8")
+        inside = curved_keras(net)
+        model = tf.keras.Model(inputs, inside(tf.keras.layers.Rescaling(1 / 255)(inputs)))
+        images, layer = pixels, "conv2"
+    settings: dict[str, Any] = {"target": 1, "method": (method, {"noise": 0} if "smooth" in method else {})}
+    if method == "ss_cam":
+        settings["method"] = (method, {"noise": 0, "samples": 1})
+    found = explain(model, images, layer=layer, **settings)
+    expected = explain(inside, images.astype(np.float32) / 255, layer="conv2", **settings)
+    largest = np.abs(expected.raw).max()
+    assert_allclose(found.raw, expected.raw, atol=2e-2 * largest)  # bytes are rounded under a mask
+
+
+def test_a_trial_asks_few_variants() -> None:
+    """The trace tries its arguments before the training: not with every channel of a wide layer."""
+    from fe_gradcam.explaining.route import explained
+
+    model = Counting()
+    settings = Settings(batch_size=2, trial=True)
+    for method in PERTURBING:
+        model.rows.clear()
+        done = explained(model, torch.randn(1, 3, 9, 9), settings, methods=[method], layers=["relu"], targets=[None])
+        assert done.heatmaps[0].values.shape == (1, 9, 9)
+        assert len(model.rows) <= 6
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_logits_of_bytes_that_lie_within_one_by_chance_are_logits(framework: str) -> None:
+    """Bytes cannot be scaled without end, but far enough to see that outputs of 0.1 are no probabilities."""
+    if framework == "torch":
+
+        class OfBytes(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv, self.fc = nn.Conv2d(1, 2, 1), nn.Linear(2, 3)
+                nn.init.constant_(self.conv.weight, 1.0)
+                nn.init.constant_(self.conv.bias, 0.0)
+                nn.init.constant_(self.fc.weight, 0.02)
+                nn.init.constant_(self.fc.bias, 0.1)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.fc(self.conv(x.float()).mean((2, 3)))
+
+        model: Any = OfBytes()
+        images: Any = np.full((2, 1, 4, 4), 3, np.uint8)
+    else:
+        import tensorflow as tf
+
+        layers, fill = tf.keras.layers, tf.keras.initializers.Constant
+        inputs = tf.keras.Input((4, 4, 1), dtype="uint8")
+        maps = layers.Conv2D(2, 1, kernel_initializer="ones")(tf.keras.layers.Rescaling(1.0)(inputs))
+        pooled = layers.GlobalAveragePooling2D()(maps)
+        model = tf.keras.Model(
+            inputs, layers.Dense(3, kernel_initializer=fill(0.02), bias_initializer=fill(0.1))(pooled)
+        )
+        images = np.full((2, 4, 4, 1), 3, np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        heatmap = explain(model, images, target=0)
+    assert_allclose(heatmap.scores, 0.1 + 0.02 * 3 * 2, rtol=1e-5)  # the output itself, and not log p
+
+
+def test_a_linear_layer_over_channels_that_come_last_is_a_pointwise_convolution() -> None:
+    """The same function written two ways has one map of full_grad: the axis of the channels is not guessed."""
+
+    class Written(nn.Module):
+        def __init__(self, linear: bool) -> None:
+            super().__init__()
+            torch.manual_seed(5)
+            self.conv, self.point, self.fc = nn.Conv2d(3, 6, 3), nn.Linear(6, 5), nn.Linear(5, 2)
+            self.linear = linear
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.conv(x)
+            if self.linear:
+                x = nn.functional.relu6(self.point(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+            else:
+                x = nn.functional.relu6(nn.functional.conv2d(x, self.point.weight[:, :, None, None], self.point.bias))
+            return self.fc(x.mean((2, 3)))
+
+    images = torch.randn(2, 3, 9, 11)
+    maps = [explain(Written(linear), images, method="full_grad", layer="conv").raw for linear in (True, False)]
+    assert_allclose(maps[0], maps[1], atol=1e-4 * maps[1].max())
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_full_grad_takes_a_relu6_and_refuses_bytes(framework: str) -> None:
+    if framework == "torch":
+        model: Any = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.ReLU6(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+        )
+        nn.init.constant_(model[0].bias, 6.0)  # half of the values lie beyond
+        images: Any = torch.randn(2, 1, 9, 9) * 3
+        whole = images.to(torch.uint8)
+    else:
+        import tensorflow as tf
+
+        layers = tf.keras.layers
+        first = layers.Conv2D(4, 3, bias_initializer=tf.keras.initializers.Constant(6.0))
+        parts = [
+            layers.InputLayer((9, 9, 1)),
+            first,
+            layers.ReLU(6.0),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(2),
+        ]
+        model = tf.keras.Sequential(parts)
+        images = np.random.randn(2, 9, 9, 1).astype(np.float32) * 3
+        whole = images.astype(np.uint8)
+    assert explain(model, images, method="full_grad").raw.any()
+    if framework == "torch":
+        model = nn.Sequential(Floats(), *model)
+    with pytest.raises(ArgumentError, match=r"full_grad.*Pass them as floats"):
+        explain(model, whole, method="full_grad")
+
+
+class Floats(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.float()
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_ablation_where_the_layer_is_the_output(framework: str) -> None:
+    """Of a segmentation the last layer is what the scores are read from: its own channel is all there is."""
+    if framework == "torch":
+        model: Any = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Conv2d(3, 2, 1))
+        images: Any = torch.randn(2, 1, 4, 5)
+        layer, maps = "2", model(images)[:, 1].detach().numpy()
+    else:
+        import tensorflow as tf
+
+        layers = tf.keras.layers
+        parts = [layers.InputLayer((4, 5, 1)), layers.Conv2D(3, 1, activation="relu"), layers.Conv2D(2, 1, name="last")]
+        model = tf.keras.Sequential(parts)
+        images, layer = np.random.randn(2, 4, 5, 1).astype(np.float32), "last"
+        maps = model(images).numpy()[..., 1]
+    mask = np.ones((4, 5), np.float32)
+    heatmap = explain(model, images, method="ablation_cam", layer=layer, target=Segmentation(1, mask=mask))
+    expected = np.sign(maps.sum((1, 2)))[:, None, None] * maps
+    assert_allclose(heatmap.raw, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_ablation_with_a_bad_image_first_or_last(bad: int) -> None:
+    model, images = Counting(), torch.randn(2, 3, 9, 9)
+    good = explain(model, images, method="ablation_cam", layer="relu")
+    images[bad, 0, 4, 4] = torch.nan
+    with pytest.warns(UserWarning, match="NaN"):
+        heatmap = explain(model, images, method="ablation_cam", layer="relu")
+    assert heatmap.blank[bad]
+    assert_allclose(heatmap.raw[1 - bad], good.raw[1 - bad], atol=1e-5 * np.abs(good.raw).max())
+
+
+def test_images_of_nan_alone_do_not_say_how_the_next_are_read() -> None:
+    """Rows that are not finite look like probabilities: none of them leaves [0, 1]. What follows is read by itself."""
+    model, images = Counting(), torch.randn(2, 3, 9, 9)
+    good = explain(model, images[1:], method="ablation_cam", layer="relu", target=1)
+    images[0] = torch.nan
+    with pytest.warns(UserWarning, match="NaN"):
+        both = explain(model, images, method="ablation_cam", layer="relu", target=1, batch_size=1)
+    assert_allclose(both.scores[1], good.scores[0], rtol=1e-6)
+    assert_allclose(both.raw[1], good.raw[0], atol=1e-5 * np.abs(good.raw).max())
+
+
+@pytest.mark.parametrize("method", ["cam", "ablation_cam", "shapley_cam", "full_grad"])
+def test_weights_made_in_inference_mode_behind_a_module_that_is_called_twice(method: str) -> None:
+    """Such a model is copied for a pass: how often its layer is called must be known of the copy too."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 8, 3, stride=2)
+            self.relu, self.fc = nn.ReLU(), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.relu(self.second(self.relu(self.first(x)))).mean((2, 3)))
+
+    plain, images = Twice(), torch.randn(2, 3, 13, 13)
+    with torch.inference_mode():
+        inferring = Twice()
+        inferring.load_state_dict(plain.state_dict())
+    expected = explain(plain, images, method=method, layer="relu")
+    found = explain(inferring, images, method=method, layer="relu")
+    assert_allclose(found.raw, expected.raw, atol=1e-5 * np.abs(expected.raw).max())

@@ -1,0 +1,532 @@
+"""Which layer is explained and how its output becomes a map: tokens, channels last, volumes, fused layers."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from torch import nn
+
+from fe_gradcam import ArgumentError, CamWarning, Segmentation, UnknownNameError, explain, explain_many, list_layers
+from fe_gradcam.spec.tokens import Tokens, channels_last, token_grid
+from fe_gradcam.types import LayerInfo
+from tests.models.toys import IMAGE, TOYS, SmallTorch, small_keras
+
+
+@pytest.mark.parametrize(
+    ("count", "maps", "size", "expected"),
+    [
+        (197, [(14, 14)], (224, 224), Tokens((14, 14), 1)),  # ViT
+        (198, [(14, 14)], (224, 224), Tokens((14, 14), 2)),  # DeiT with a distillation token
+        (261, [(16, 16)], (224, 224), Tokens((16, 16), 5)),  # DINOv2: class and four registers
+        (49, [(56, 56)], (224, 224), Tokens((7, 7), 0)),  # Swin's last stage
+        (35, [(28, 20)], (112, 80), Tokens((7, 5), 0)),
+        (16, [(13, 15)], (52, 60), Tokens((4, 4), 0)),  # halved twice, rounded up
+        (12, [(6, 6)], (8, 8), None),  # every third of them
+        (197, [], (224, 224), Tokens((14, 14), 1)),  # patches cut without a convolution
+        (25, [], (64, 96), Tokens((4, 6), 1)),
+        (50, [], (224, 224), Tokens((7, 7), 1)),
+        (77, [(14, 14)], (224, 224), None),
+        (23, [], (224, 224), None),
+        (2, [(1, 1)], (32, 32), None),
+    ],
+)
+def test_token_grid(count: int, maps: list[Any], size: Any, expected: Tokens | None) -> None:
+    assert token_grid(count, maps, size) == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "expected"),
+    [
+        ((768, 7, 7), (224, 224), False),
+        ((7, 7, 768), (224, 224), True),
+        ((7, 9, 768), (224, 288), True),
+        ((16, 16, 16), (64, 64), False),
+        ((64, 30, 98), (32, 100), False),  # a map that is not quite in proportion stays what it is
+        ((64, 28, 13), (224, 100), False),  # rounded up at every halving
+        ((512, 1, 25), (32, 100), False),  # pooled in height alone, as for text
+        ((24, 1, 1), (224, 224), False),
+        ((4, 4, 4, 32), (16, 16, 16), True),
+        ((32, 4, 4, 4), (16, 16, 16), False),
+        ((7, 7), (224, 224), False),
+    ],
+)
+def test_channels_last(shape: Any, size: Any, expected: bool) -> None:
+    assert channels_last(shape, size) is expected
+
+
+# --- tokens ------------------------------------------------------------------------------------------
+
+
+class Tokenised(nn.Module):
+    """The pooled toy that carries its map as tokens behind one class token, or with channels last."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.toy, _, _ = TOYS["torch"]("pooled")
+        self.form = form
+        self.places = nn.Linear(2, 2, bias=False)  # the identity, along the last axis
+        with torch.no_grad():
+            self.places.weight.copy_(torch.eye(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.toy.relu(self.toy.conv(x))
+        if self.form == "channels last":
+            return self.toy.fc(self.places(maps.movedim(1, -1)).mean((1, 2)))
+        tokens = maps.flatten(2).movedim(1, -1)
+        if self.form == "class token":
+            tokens = torch.cat([torch.full_like(tokens[:, :1], 100), tokens], 1)
+            return self.toy.fc(self.places(tokens)[:, 1:].mean(1))
+        return self.toy.fc(self.places(tokens).mean(1))
+
+
+def wide(image: np.ndarray) -> np.ndarray:
+    return np.kron(image, np.ones((1, 4, 4), np.float32))
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "hires_cam", "layer_cam"])
+@pytest.mark.parametrize("form", ["tokens", "class token", "channels last"])
+def test_tokens_give_the_map_that_they_make_up(form: str, method: str) -> None:
+    toy, _, _ = TOYS["torch"]("pooled")
+    image = wide(IMAGE)[None]
+    expected = explain(toy, image, layer="relu", method=method)
+    heatmap = explain(Tokenised(form), image, layer="places", method=method)
+    assert_allclose(heatmap.raw, expected.raw, atol=1e-6)
+    assert_allclose(heatmap.values, expected.values, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["tokens", "class token"])
+def test_keras_tokens_give_the_map_that_they_make_up(form: str) -> None:
+    import tensorflow as tf
+
+    toy, _, _ = TOYS["keras"]("pooled")
+    image = np.kron(IMAGE[..., None], np.ones((1, 4, 4, 1), np.float32))
+    wider, _, _ = TOYS["keras"]("pooled")
+    inputs = tf.keras.Input(image.shape[1:])
+    maps = toy.get_layer("relu")(toy.get_layer("conv")(inputs))
+    tokens = tf.keras.layers.Reshape((-1, 2))(maps)
+    if form == "class token":
+        tokens = tf.concat([tf.fill([tf.shape(tokens)[0], 1, 2], 100.0), tokens], 1)
+    tokens = tf.keras.layers.Activation("linear", name="places")(tokens)
+    kept = tokens[:, 1:] if form == "class token" else tokens
+    model = tf.keras.Model(inputs, toy.get_layer("fc")(tf.reduce_mean(kept, 1)))
+    flat = tf.keras.Model(inputs, wider.get_layer("fc")(tf.reduce_mean(maps, (1, 2))))
+    wider.get_layer("fc").set_weights(toy.get_layer("fc").get_weights())
+    expected = explain(flat, image, layer="relu")
+    assert_allclose(explain(model, image, layer="places").raw, expected.raw, atol=1e-6)
+    by_hand = explain(model, image, layer="places", reshape=lambda t: t[:, -96:].movedim(-1, 1).unflatten(2, (8, 12)))
+    assert_allclose(by_hand.raw, expected.raw, atol=1e-6)
+
+
+def test_a_convolutional_net_has_its_channels_first_whatever_their_number() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 10, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, 2))
+    assert channels_last((10, 30, 98), (32, 100))  # by its proportions alone it could be either
+    assert explain(net, torch.rand(1, 1, 32, 100), layer="0").raw.shape == (1, 30, 98)
+
+
+def test_a_reshape_of_the_users_own() -> None:
+    image = wide(IMAGE)[None]
+    model = Tokenised("class token")
+    recognised = explain(model, image, layer="places")
+    given = explain(model, image, layer="places", reshape=lambda t: t[:, 1:].movedim(-1, 1).unflatten(2, (8, 12)))
+    assert_allclose(given.values, recognised.values)
+    turned = explain(model, image, layer="places", reshape=lambda t: t[:, 1:].movedim(-1, 1).unflatten(2, (12, 8)))
+    assert turned.raw.shape == (1, 12, 8)
+    with pytest.raises(
+        ArgumentError, match=r"reshape made a Tensor of shape \(1, 96, 2\) from the output \(1, 97, 2\)"
+    ):
+        explain(model, image, layer="places", reshape=lambda t: t[:, 1:])
+
+
+def test_tokens_that_are_not_recognised_ask_for_a_reshape() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.places, self.fc = nn.Conv2d(1, 4, 3), nn.Identity(), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = self.conv(x).flatten(2).movedim(1, -1)
+            return self.fc(self.places(tokens[:, ::3]).mean(1))
+
+    with pytest.raises(ArgumentError, match=r"shape \(12, 4\) per image.*pass reshape= that makes \(N, K, h, w\)"):
+        explain(Odd(), torch.rand(1, 1, 8, 8), layer="places")
+
+
+class ClassTokenNet(nn.Module):
+    """A transformer of two blocks that reads its class token alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 8, 4, stride=4)
+        self.token = nn.Parameter(torch.randn(1, 1, 8))
+        self.norms = nn.ModuleList(nn.LayerNorm(8) for _ in range(2))
+        self.attentions = nn.ModuleList(nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(2))
+        self.final_norm, self.fc = nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patch(x).flatten(2).movedim(1, -1)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+        for norm, attention in zip(self.norms, self.attentions, strict=True):
+            y = norm(x)
+            x = x + attention(y, y, y)[0]
+        return self.fc(self.final_norm(x)[:, 0])
+
+
+def test_the_default_of_a_transformer_is_where_the_places_still_count() -> None:
+    model, images = ClassTokenNet().eval(), torch.randn(2, 3, 16, 24)
+    heatmap = explain(model, images)
+    assert heatmap.layer == "norms.1"
+    assert heatmap.raw.shape == (2, 4, 6)
+    behind = explain(model, images, layer="final_norm", target=0)
+    assert behind.blank.all()  # the class token alone goes on from there
+    infos = list_layers(model, images)
+    assert [info.name for info in infos if info.default] == ["norms.1"]
+    assert {info.name: (info.shape, info.tokens) for info in infos}["final_norm"] == ((8, 4, 6), 25)
+
+
+def test_a_block_that_returns_a_tuple() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, str]:
+            return self.conv(x).relu(), "weights"
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block, self.fc = Block(), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            maps, word = self.block(x)
+            assert word == "weights"
+            return self.fc(maps.mean((2, 3)))
+
+    model, images = Net(), 10 * torch.randn(2, 3, 8, 8)
+    heatmap = explain(model, images)
+    assert heatmap.layer == "block"
+    with torch.no_grad():
+        maps = model.block(images)[0]
+        expected = torch.einsum("k,nkhw->nhw", model.fc.weight[heatmap.class_ids[0]], maps)[0] / 36
+    assert_allclose(heatmap.raw[0], expected, atol=1e-6)
+
+
+# --- several layers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_several_layers_are_fused(framework: str) -> None:
+    model = SmallTorch().eval() if framework == "torch" else small_keras()
+    images = np.random.default_rng(0).normal(size=(2, 3, 9, 12) if framework == "torch" else (2, 9, 12, 3))
+    images = images.astype(np.float32)
+    names = ["conv1", "conv2"] if framework == "torch" else [model.layers[1].name, "conv2"]
+    first, second = explain_many(model, images, layers=names, targets=[1], scaling="scale_before_relu")
+    parts = []
+    for heatmap in (first, second):
+        none = explain(model, images, layer=heatmap.layer, target=1, scaling="none")
+        parts.append(none.values / np.abs(none.raw).max((1, 2))[:, None, None])
+    for fuse, expected in (("mean", (parts[0] + parts[1]) / 2), ("max", np.maximum(*parts))):
+        heatmap = explain(model, images, layer=names, target=1, scaling="none", fuse=fuse)  # type: ignore[arg-type]
+        assert_allclose(heatmap.values, expected, atol=1e-6)
+        assert heatmap.layer == f"{fuse}({names[0]}, {names[1]})"
+        scaled = explain(model, images, layer=names, target=1, fuse=fuse)  # type: ignore[arg-type]
+        positive = np.maximum(expected, 0)
+        assert_allclose(scaled.values, positive / positive.max((1, 2), keepdims=True), atol=1e-5)
+
+
+def test_a_list_of_one_layer_is_that_layer() -> None:
+    model, images = SmallTorch().eval(), torch.randn(1, 3, 9, 12)
+    assert_allclose(explain(model, images, layer=["conv1"]).values, explain(model, images, layer="conv1").values)
+
+
+def test_a_blank_layer_does_not_count_its_rounding() -> None:
+    model, image, _ = TOYS["torch"]("pooled")
+    alone = explain(model, image, layer="relu", target=0, scaling="none")
+
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.toy, self.unused = model, nn.Conv2d(1, 3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.unused(x)
+            return self.toy(x)
+
+    fused = explain(Beside(), image, layer=["toy.relu", "unused"], target=0, scaling="none")
+    assert_allclose(fused.values, alone.values / np.abs(alone.raw).max() / 2, atol=1e-6)
+    nothing = explain(Beside(), image, layer=["unused", "unused"], target=0)
+    assert nothing.blank.all()
+    assert not nothing.values.any()
+
+
+def test_mistakes_about_several_layers() -> None:
+    model, images = SmallTorch(), torch.randn(1, 3, 9, 12)
+    with pytest.raises(ArgumentError, match="layer is an empty list"):
+        explain(model, images, layer=[])
+    with pytest.raises(ArgumentError, match=r"fuse='sum' is not known. Accepted: mean, max"):
+        explain(model, images, layer=["conv1", "conv2"], fuse="sum")  # type: ignore[arg-type]
+    with pytest.raises(UnknownNameError, match="layer='conv3' is no layer"):
+        explain(model, images, layer=["conv1", "conv3"])
+
+
+# --- volumes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "hires_cam", "layer_cam"])
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_a_volume_of_equal_slices_is_explained_as_its_slice(framework: str, method: str) -> None:
+    flat, image, layer = TOYS[framework]("pooled")
+    volume, deep = volumetric(framework, image)
+    expected = explain(flat, image, layer=layer, method=method)
+    heatmap = explain(volume, deep, method=method)
+    assert heatmap.values.shape == (1, 4, 2, 3)
+    assert heatmap.raw.shape == (1, 4, 2, 3)
+    for at in range(4):
+        assert_allclose(heatmap.raw[0, at], expected.raw[0] / 4, atol=1e-6)  # the mean is over four times the places
+        assert_allclose(heatmap.values[0, at], expected.values[0], atol=1e-6)
+
+
+def volumetric(framework: str, image: np.ndarray) -> tuple[Any, np.ndarray]:
+    """The pooled toy for volumes, and its image four times in depth."""
+    flat, _, _ = TOYS[framework]("pooled")
+    if framework == "torch":
+        net = nn.Sequential(nn.Conv3d(1, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), flat.fc)
+        with torch.no_grad():
+            net[0].weight.copy_(flat.conv.weight[:, :, None])
+            net[0].bias.copy_(flat.conv.bias)
+        return net, np.repeat(image[:, :, None], 4, 2)
+    import tensorflow as tf
+
+    of = tf.keras.layers
+    inputs = tf.keras.Input((4, 2, 3, 1))
+    conv = of.Conv3D(2, 1)
+    model = tf.keras.Model(inputs, flat.get_layer("fc")(of.GlobalAveragePooling3D()(of.ReLU()(conv(inputs)))))
+    weight, bias = flat.get_layer("conv").get_weights()
+    conv.set_weights([weight[None], bias])
+    return model, np.repeat(image[:, None], 4, 1)
+
+
+def test_volumes_are_upsampled_along_all_axes_and_one_scale_holds() -> None:
+    net = nn.Sequential(nn.Conv3d(1, 3, 3), nn.ReLU(), nn.MaxPool3d(2), nn.Flatten(), nn.LazyLinear(2))
+    volumes = torch.rand(2, 1, 10, 12, 14)
+    net(volumes)
+    heatmap = explain(net, volumes, target=0)
+    assert heatmap.values.shape == (2, 10, 12, 14)
+    assert_allclose(heatmap.values[~heatmap.blank].max((1, 2, 3)), 1, rtol=1e-6)
+    for scaling in ("scale_before_relu", "none"):
+        assert explain(net, volumes, target=0, scaling=scaling).values.shape == (2, 10, 12, 14)
+
+
+def test_a_map_that_lost_an_axis_is_an_error() -> None:
+    class Projected(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.flat, self.fc = nn.Conv3d(1, 2, 3), nn.Identity(), nn.Linear(2, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.flat(self.conv(x).mean(2)).mean((2, 3)))
+
+    with pytest.raises(ArgumentError, match=r"has a map with 2 axes, and the images have 3"):
+        explain(Projected(), torch.rand(1, 1, 6, 8, 8), layer="flat")
+    assert explain(Projected(), torch.rand(1, 1, 6, 8, 8)).layer == "conv"
+
+
+# --- what is listed ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_layers_say_what_they_are(framework: str) -> None:
+    model = SmallTorch().eval() if framework == "torch" else small_keras()
+    images = torch.randn(1, 3, 9, 12)
+    infos = list_layers(model, images if framework == "torch" else images.movedim(1, -1).numpy())
+    convolutions = [info for info in infos if info.convolution]
+    assert [info.relu for info in convolutions] == [True, True]  # behind the norm; directly, or fused
+    assert [info.shape for info in convolutions] == [(8, 9, 12), (6, 7, 10)]
+    defaults = [info for info in infos if info.default]
+    assert [info.name for info in defaults] == [convolutions[-1].name]
+    assert all(isinstance(info, LayerInfo) for info in infos)
+
+
+def test_a_reshape_needs_its_layer() -> None:
+    with pytest.raises(ArgumentError, match="reshape is given without layer"):
+        explain(Tokenised("tokens"), wide(IMAGE)[None], reshape=lambda t: t)
+
+
+# --- the default -----------------------------------------------------------------------------------------
+
+
+class Branches(nn.Module):
+    """A net whose last map does not count for its score."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.pool, self.drop = nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.Dropout(0.5)
+        self.aside, self.fc = nn.Conv2d(4, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.drop(self.pool(torch.relu(self.first(x))))
+        self.aside(x)
+        return self.fc(x.mean((2, 3)))
+
+
+def test_the_default_is_a_map_that_the_score_depends_on() -> None:
+    heatmap = explain(Branches().eval(), torch.rand(2, 1, 12, 12))
+    assert heatmap.layer == "first + activation"
+    assert not heatmap.blank.all()
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_the_default_lies_before_a_last_pooling_and_what_hands_it_on(framework: str) -> None:
+    if framework == "torch":
+        features = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.5))
+        model: Any = nn.Sequential(features, nn.Flatten(), nn.Linear(4 * 5 * 5, 2)).eval()
+        images, expected = torch.rand(1, 1, 12, 12), "0.1"
+    else:
+        import tensorflow as tf
+
+        of = tf.keras.layers
+        inputs = tf.keras.Input((12, 12, 1))
+        pooled = of.MaxPool2D()(of.ReLU(name="rectified")(of.Conv2D(4, 3)(inputs)))
+        features = tf.keras.Model(inputs, of.Dropout(0.5)(pooled), name="features")
+        outer = tf.keras.Input((12, 12, 1))
+        model = tf.keras.Model(outer, of.Dense(2)(of.Flatten()(features(outer))))
+        images, expected = np.random.default_rng(0).random((1, 12, 12, 1)).astype(np.float32), "rectified"
+    assert explain(model, images).layer == expected
+
+
+def test_a_map_that_is_as_large_as_the_tokens_are_many_is_no_attention() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.down = nn.Conv2d(3, 8, 8, stride=8), nn.Conv2d(8, 8, 2, stride=2)
+            self.norm, self.last, self.fc = nn.LayerNorm(8), nn.Conv2d(8, 16, 3, padding=1), nn.Linear(16, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            tokens = self.norm(self.down(x).flatten(2).movedim(1, -1))  # four, and the map is 4 x 4
+            x = x + nn.functional.interpolate(tokens.movedim(1, -1).unflatten(2, (2, 2)), scale_factor=2)
+            return self.fc(self.last(x).mean((2, 3)))
+
+    assert explain(Mixed(), torch.rand(1, 3, 32, 32)).layer == "last"
+
+
+def test_a_default_that_nothing_reaches_is_asked_for_anew() -> None:
+    model, images = ClassTokenNet().eval(), torch.randn(2, 3, 16, 24)
+    weight = model.fc.weight.detach().clone()
+    with torch.no_grad():
+        model.fc.weight.zero_()
+    assert explain(model, images).blank.all()
+    with torch.no_grad():
+        model.fc.weight.copy_(weight)
+    assert explain(model, images).layer == "norms.1"
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_the_default_of_one_output_is_not_that_of_another(framework: str) -> None:
+    if framework == "torch":
+
+        class TwoHeads(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.a, self.b = nn.Conv2d(1, 3, 3), nn.Conv2d(3, 2, 3)
+
+            def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+                x = torch.relu(self.a(x))
+                return {"early": x.mean((2, 3)), "late": self.b(x).mean((2, 3))}
+
+        model: Any = TwoHeads()
+        images = torch.rand(1, 1, 8, 8)
+    else:
+        import tensorflow as tf
+
+        of = tf.keras.layers
+        inputs = tf.keras.Input((8, 8, 1))
+        x = of.Conv2D(3, 3, activation="relu", name="a")(inputs)
+        late = of.GlobalAveragePooling2D(name="late")(of.Conv2D(2, 3, name="b")(x))
+        model = tf.keras.Model(inputs, [of.GlobalAveragePooling2D(name="early")(x), late])
+        images = np.random.default_rng(0).random((1, 8, 8, 1)).astype(np.float32)
+    assert explain(model, images, model_output="late").layer == "b"
+    early = explain(model, images, model_output="early")
+    assert early.layer.startswith("a")
+    assert [info.name for info in list_layers(model, images, model_output="early") if info.default] == ["a"]
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("softmax", [False, True])
+def test_the_default_of_a_segmentation_lies_before_what_makes_its_scores(framework: str, softmax: bool) -> None:
+    if framework == "torch":
+        head = [nn.Softmax(1)] if softmax else []
+        model: Any = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1), *head)
+        images, expected = torch.rand(1, 1, 8, 8), "1"
+    else:
+        import tensorflow as tf
+
+        of = tf.keras.layers
+        inputs = tf.keras.Input((8, 8, 1))
+        x = of.Conv2D(4, 3, activation="relu", name="features")(inputs)
+        model = tf.keras.Model(inputs, of.Conv2D(2, 1, activation="softmax" if softmax else None)(x))
+        images, expected = np.random.default_rng(0).random((1, 8, 8, 1)).astype(np.float32), "features"
+    assert explain(model, images, target=Segmentation(0)).layer == expected
+
+
+def test_the_default_is_looked_for_without_a_word() -> None:
+    class ByHand(SmallTorch):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            scores = super().forward(x).exp()
+            return scores / scores.sum(1, keepdim=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        explain(ByHand().eval(), torch.randn(2, 3, 9, 12), score="output")
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_step_in_place_is_not_what_it_was_given(in_place: bool) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.ReLU(in_place), nn.Flatten(), nn.Linear(18, 2))
+    assert explain(net, torch.rand(1, 1, 8, 8)).layer == "2"
+
+
+def test_attention_weights_are_no_map() -> None:
+    class Attending(ClassTokenNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = self.norms[1](self.patch(x).flatten(2).movedim(1, -1))
+            weights = self.weights((tokens @ tokens.mT)[:, None].softmax(-1))  # (N, 1, T, T)
+            return self.fc((weights[:, 0] @ tokens).mean(1))
+
+    infos = list_layers(Attending().eval(), torch.randn(1, 3, 16, 24))
+    assert [info.spatial for info in infos if info.name == "weights"] == [False]
+    assert [info.name for info in infos if info.default] == ["norms.1"]
+
+
+def test_an_attention_gate_is_not_the_default() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.gate, self.fc = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 1, 1), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.conv(x)
+            return self.fc((x * self.gate(x).sigmoid()).mean((2, 3)))
+
+    assert explain(Gated(), torch.rand(1, 1, 8, 8)).layer == "conv"
+
+
+def test_a_map_of_one_place_says_so() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.warns(CamWarning, match=r"layer='1' has one place alone"):
+        explain(net, torch.rand(1, 1, 8, 8), layer="1")
+
+
+@pytest.mark.parametrize("name", ["methods", "layers", "targets"])
+def test_lists_are_lists(name: str) -> None:
+    with pytest.raises(ArgumentError, match=rf"{name}=.* is not accepted. Accepted: a list"):
+        explain_many(SmallTorch(), torch.randn(1, 3, 9, 12), **{name: 1})

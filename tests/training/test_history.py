@@ -1,0 +1,533 @@
+"""The same images over the epochs: what is followed, the filmstrip, how far heat moves, and a training resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import fastestimator as fe
+import numpy as np
+import pytest
+import torch
+from fastestimator.backend import set_lr
+from fastestimator.dataset.numpy_dataset import NumpyDataset
+from fastestimator.op.tensorop.loss import CrossEntropy
+from fastestimator.op.tensorop.model import ModelOp, UpdateOp
+from fastestimator.trace.io import RestoreWizard
+from fastestimator.trace.trace import Trace
+from fastestimator.util.data import Data
+from numpy.testing import assert_allclose
+from numpy.typing import NDArray
+
+from fe_gradcam import ArgumentError, CamWarning, GradCAM
+from fe_gradcam.drawing import film as follow
+from fe_gradcam.drawing.film import CELL, FRAME_SIDE, MOST_EPOCHS, MOST_IMAGES, Follower
+from fe_gradcam.drawing.grid import GAP, MARGIN, RED, draw_grid
+from fe_gradcam.drawing.sheet import Look, compose_grid
+from fe_gradcam.explaining.explained import Column, Explained
+from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
+from fe_gradcam.training.rows import Rows
+from fe_gradcam.types import Heatmap
+from tests.integrations.fastestimator.test_trace import FRAMEWORKS, Catch
+from tutorials.real_data import digit_canvases
+
+ROOT = Path(__file__).parents[2]
+EVAL = ("eval", "")
+Heat = NDArray[np.float32]
+
+
+def heatmap(values: Heat, *, blank: bool = False) -> Heatmap:
+    count = len(values)
+    return Heatmap(
+        values=values,
+        raw=values,
+        class_ids=np.zeros(count, np.int64),
+        scores=np.zeros(count, np.float32),
+        confidences=np.ones(count, np.float32),
+        blank=np.full(count, blank),
+        method="grad_cam",
+        layer="conv",
+        scaling="scale_after_relu",
+    )
+
+
+# --- how far heat moves ------------------------------------------------------------------------------------
+
+
+def test_heat_that_stays_has_no_drift_and_overlaps_wholly() -> None:
+    follower, values = Follower(), np.random.default_rng(0).random((3, 8, 9)).astype(np.float32)
+    assert follower.compared(EVAL, {"grad_cam": heatmap(values)}) == {}
+    # Stronger heat in the same order is the same heat.
+    for again in (values, values / 2):
+        found = follower.compared(EVAL, {"grad_cam": heatmap(again)})["grad_cam"]
+        assert_allclose(found["drift"], 0, atol=1e-6)  # of float32 values
+        assert_allclose(found["overlap"], 1)
+
+
+def test_drift_and_overlap_by_hand() -> None:
+    """Ten pixels, of which two are the hottest fifth. Reversed order: rank correlation -1, drift 2, none in common.
+
+    The two hottest changed into the first and the third: of three one is in common. Ranks 10 9 8 7 ... become
+    10 8 9 7 ...: 1 - 6 (1 + 1) / (10 * 99) = 1 - 12 / 990.
+    """
+    falling = np.arange(10, 0, -1, dtype=np.float32).reshape(1, 2, 5)
+    swapped = falling.copy()
+    swapped[0, 0, 1:3] = 8, 9
+    follower = Follower()
+    follower.compared(EVAL, {"a": heatmap(falling)})
+    found = follower.compared(EVAL, {"a": heatmap(swapped)})["a"]
+    assert_allclose(found["drift"], 12 / 990, atol=1e-6)
+    assert_allclose(found["overlap"], 1 / 3, rtol=1e-6)
+    follower = Follower()
+    follower.compared(EVAL, {"a": heatmap(falling)})
+    found = follower.compared(EVAL, {"a": heatmap(falling[..., ::-1, ::-1].copy())})["a"]
+    assert_allclose(found["drift"], 2, rtol=1e-6)
+    assert_allclose(found["overlap"], 0)
+
+
+def test_random_heat_drifts_by_one_and_overlaps_as_by_chance() -> None:
+    """Two random fifths share 1/25 of all pixels, and hold 9/25 together: 1/9. Spreads are below 0.01 here."""
+    generator, follower = np.random.default_rng(1), Follower()
+    maps = [generator.random((50, 20, 20)).astype(np.float32) for _ in range(2)]
+    follower.compared(EVAL, {"a": heatmap(maps[0])})
+    found = follower.compared(EVAL, {"a": heatmap(maps[1])})["a"]
+    assert_allclose(found["drift"].mean(), 1, atol=0.03)
+    assert_allclose(found["overlap"].mean(), 1 / 9, atol=0.01)
+
+
+def test_each_mode_dataset_and_method_is_compared_with_its_own_past() -> None:
+    follower, generator = Follower(), np.random.default_rng(2)
+    maps = {place: generator.random((2, 4, 5)).astype(np.float32) for place in ("a", "b", "c", "d")}
+    follower.compared(("eval", "day"), {"m": heatmap(maps["a"]), "n": heatmap(maps["b"])})
+    assert follower.compared(("eval", "night"), {"m": heatmap(maps["c"])}) == {}
+    assert follower.compared(("train", "day"), {"m": heatmap(maps["d"])}) == {}
+    found = follower.compared(("eval", "day"), {"m": heatmap(maps["a"]), "n": heatmap(maps["a"])})
+    assert_allclose(found["m"]["drift"], 0, atol=1e-6)
+    assert (found["n"]["drift"] > 0.01).all()
+    # Negative heat is none, of blank heat nothing can be said, nor of another number of images.
+    blank = follower.compared(("eval", "day"), {"m": heatmap(maps["a"] - 5)})["m"]
+    assert np.isnan([blank["drift"], blank["overlap"]]).all()
+    assert follower.compared(("eval", "day"), {"m": heatmap(maps["a"][:1])}) == {}
+
+
+# --- the filmstrip -----------------------------------------------------------------------------------------
+
+
+def part_of(values: Heat, inferred: list[int], labels: list[int]) -> Explained:
+    count = len(values)
+    probabilities = np.full((count, 3), 0.1, np.float32)
+    probabilities[np.arange(count), inferred] = 0.8
+    pictures = np.random.default_rng(0).integers(0, 256, (*values.shape, 3)).astype(np.uint8)
+    ids = [f"image {at}" for at in range(count)]
+    column = Column("grad_cam", "pred", heatmap(values))
+    return Explained(pictures, [column], probabilities, np.array(labels), ids)
+
+
+def filmed(follower: Follower, epochs: range, count: int = 3, side: tuple[int, int] = (8, 12)) -> Any:
+    """In each epoch the image of that number (modulo `count`) is taken for another class; of all the true one is 0."""
+    for epoch in epochs:
+        values = np.random.default_rng(epoch).random((count, *side)).astype(np.float32)
+        inferred = [int(at == epoch % count) for at in range(count)]
+        part = part_of(values, inferred, [0] * count)
+        grid = compose_grid([part], {0: "cat", 1: "dog"}, Look(), f"eval, epoch {epoch}")
+        follower.add(EVAL, epoch, grid, "grad_cam")
+    return follower.film(EVAL, grid), grid
+
+
+def test_a_film_has_a_row_for_each_image_and_a_column_for_each_epoch() -> None:
+    film, grid = filmed(Follower(), range(1, 5))
+    assert film.titles == ("image", "epoch 1", "epoch 2", "epoch 3", "epoch 4")
+    assert film.title == "eval, epochs 1 to 4, grad_cam"
+    assert len(film.rows) == 3
+    for at, row in enumerate(film.rows):
+        assert row.texts == (("id", f"image {at}"), ("label", "cat"))  # what was inferred stands on each picture
+        assert not row.wrong
+        assert np.array_equal(row.panels[0].rgb, grid.rows[at].panels[0].rgb)
+        assert [panel.framed for panel in row.panels] == [False, *(epoch % 3 == at for epoch in range(1, 5))]
+        for epoch, panel in enumerate(row.panels[1:], 1):
+            assert panel.caption.startswith("dog" if epoch % 3 == at else "cat")
+            assert panel.caption.endswith("(80%)")
+            assert not panel.note
+        assert np.array_equal(row.panels[-1].rgb, grid.rows[at].panels[1].rgb)
+
+
+def test_a_wrong_answer_has_a_red_frame_in_the_picture_and_a_right_one_none() -> None:
+    film, _ = filmed(Follower(), range(1, 3), count=2)
+    width, height = CELL, round(CELL * 8 / 12)
+    for row in film.rows:
+        alone = replace(
+            film, rows=(replace(row, texts=(), panels=tuple(replace(one, caption="") for one in row.panels)),)
+        )
+        red = (draw_grid(alone, cell=CELL) == RED).all(-1)
+        (wrong,) = [at for at, panel in enumerate(row.panels) if panel.framed]
+        rows, columns = np.nonzero(red)
+        left = MARGIN + wrong * (CELL + GAP)
+        assert (columns.min(), columns.max()) == (left, left + width - 1)
+        assert np.ptp(rows) + 1 == height
+        inside = red[rows.min() + 3 : rows.max() - 2, left + 3 : left + width - 3]
+        assert not inside.any()
+        assert red.sum() == 2 * 3 * (width + height - 6)  # three pixels wide, within the picture
+
+
+@pytest.mark.parametrize("epochs", [MOST_EPOCHS - 1, MOST_EPOCHS, MOST_EPOCHS + 1, 3 * MOST_EPOCHS, 200])
+def test_a_long_film_is_thinned_and_keeps_its_first_and_its_last_epoch(epochs: int) -> None:
+    follower = Follower()
+    film, _ = filmed(follower, range(1, epochs + 1), count=1, side=(4, 4))
+    numbers = [frame.epoch for frame in follower.frames[EVAL]]
+    assert [f"epoch {number}" for number in numbers] == list(film.titles[1:])
+    assert len(numbers) <= MOST_EPOCHS
+    assert numbers[0] == 1
+    assert numbers[-1] == epochs
+    assert numbers == sorted(set(numbers))
+    if epochs <= MOST_EPOCHS:
+        assert numbers == list(range(1, epochs + 1))
+    else:
+        assert len(numbers) > MOST_EPOCHS // 2
+        assert len(set(np.diff(numbers[:-1]).tolist())) == 1  # the axis of time is even, but for the last
+
+
+def test_an_epoch_that_is_taken_again_replaces_itself_and_what_came_after() -> None:
+    """As where a training is resumed from an epoch before its last."""
+    follower = Follower()
+    filmed(follower, range(1, 5))
+    film, _ = filmed(follower, range(3, 4))
+    assert film.titles[1:] == ("epoch 1", "epoch 2", "epoch 3")
+
+
+def test_what_is_kept_is_small() -> None:
+    follower = Follower()
+    film, _ = filmed(follower, range(1, 2), count=MOST_IMAGES + 4, side=(300, 150))
+    frame = follower.frames[EVAL][0]
+    assert len(frame.pictures) == len(film.rows) == MOST_IMAGES
+    assert {picture.shape for picture in frame.pictures} == {(FRAME_SIDE, FRAME_SIDE // 2, 3)}
+
+
+def test_without_evidence_the_film_says_so() -> None:
+    values = np.zeros((1, 4, 4), np.float32)
+    part = part_of(values, [0], [0])
+    part = replace(part, columns=[Column("grad_cam", "pred", heatmap(values, blank=True))])
+    grid, follower = compose_grid([part], {}, Look(), "eval"), Follower()
+    follower.add(EVAL, 1, grid, "grad_cam")
+    assert follower.film(EVAL, grid).rows[0].panels[1].note == "no evidence"
+
+
+# --- a state that is saved -------------------------------------------------------------------------------
+
+
+def test_a_state_is_plain_and_what_it_restores_is_the_same() -> None:
+    import dill
+
+    follower = Follower()
+    filmed(follower, range(1, 4))
+    follower.rows[EVAL] = Rows({"x": np.arange(6).reshape(3, 2), "name": ["a", "b", "c"]}, np.array([4, 0, 9]), 7)
+    follower.compared(EVAL, {"grad_cam": heatmap(np.ones((1, 2, 2), np.float32))})
+    state = dill.loads(dill.dumps(follower.state()))
+
+    def only_plain(value: Any) -> bool:
+        if isinstance(value, dict):
+            return all(only_plain(key) and only_plain(one) for key, one in value.items())
+        if isinstance(value, (list, tuple)):
+            return all(map(only_plain, value))
+        return isinstance(value, (np.ndarray, str, int, float, bool))
+
+    assert only_plain(state)
+    other = Follower()
+    other.restore(state)
+    assert other.rows[EVAL].values["name"] == ["a", "b", "c"]
+    assert other.rows[EVAL].positions.tolist() == [4, 0, 9]
+    assert other.rows[EVAL].largest_batch == 7
+    film, _ = filmed(other, range(4, 5))
+    assert film.titles[1:] == ("epoch 1", "epoch 2", "epoch 3", "epoch 4")
+    expected, _ = filmed(follower, range(4, 5))
+    assert np.array_equal(HeatmapGrid(film).raster, HeatmapGrid(expected).raster)
+    assert list(other.heat) == [(*EVAL, "grad_cam")]
+
+
+# --- in trainings ------------------------------------------------------------------------------------------
+
+
+def torch_net() -> torch.nn.Module:
+    nn = torch.nn
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 5, stride=3), nn.ReLU(), nn.Conv2d(6, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(8, 10), nn.Softmax(-1),
+    )  # fmt: skip
+
+
+def keras_net() -> Any:
+    import tensorflow as tf
+
+    layers = tf.keras.layers
+    return tf.keras.Sequential(
+        [
+            layers.Conv2D(6, 5, strides=3, activation="relu", input_shape=(64, 64, 1)),
+            layers.Conv2D(8, 3, strides=2, activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+
+
+def digits(framework: str, rows: slice = slice(0, 24)) -> NumpyDataset:
+    part = digit_canvases()[rows]
+    images = part.images.astype(np.float32) / 255
+    images = images[:, None] if framework == "torch" else images[..., None]
+    return NumpyDataset({"x": images, "y": part.labels, "name": np.arange(len(images)) + 100})
+
+
+def training(
+    framework: str, traces: Any, *, epochs: int = 3, learns: bool = True, name: str = "followed", rate: float = 1e-2
+) -> tuple[Any, fe.Estimator]:
+    """A training with the traces that `traces` makes of its model."""
+    model = fe.build(torch_net if framework == "torch" else keras_net, "adam", model_name=name)
+    set_lr(model, rate)
+    ops = [ModelOp(model, "x", "p"), CrossEntropy(("p", "y"), "ce")]
+    pipeline = fe.Pipeline(train_data=digits(framework), eval_data=digits(framework), batch_size=5, num_process=0)
+    network = fe.Network([*ops, UpdateOp(model, "ce")] if learns else ops)
+    return model, fe.Estimator(pipeline, network, epochs=epochs, traces=traces(model), log_steps=0)
+
+
+def followed(model: Any, **more: Any) -> GradCAM:
+    common = {"model": model, "labels": "y", "preds": "p", "ids": "name", "track": True, "on_error": "raise"}
+    return GradCAM("x", **{**common, **more})
+
+
+class Files(Trace):
+    """After each epoch, how wide the filmstrip on disk is."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(inputs="*", mode="train")
+        self.path, self.widths = path, list[int]()
+
+    def on_epoch_end(self, data: Any) -> None:
+        self.widths.append(cv2.imread(str(self.path)).shape[1])
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_same_images_are_followed_in_a_shuffled_epoch_and_filmed_after_each(framework: str, tmp_path: Path) -> None:
+    catch = Catch("gradcam", "gradcam_results", "gradcam_film", "gradcam_drift", "gradcam_overlap", "gradcam_results",
+                  "free_results", mode="train")  # fmt: skip
+    files = Files(tmp_path / "gradcam_train_film.png")
+    seen: list[list[int]] = []
+
+    class Order(Trace):
+        def on_epoch_begin(self, data: Any) -> None:
+            if self.system.mode == "train":
+                seen.append([])
+
+        def on_batch_end(self, data: Any) -> None:
+            if self.system.mode == "train":
+                seen[-1] += [int(one) for one in data["name"]]
+
+    def traces(model: Any) -> list[Any]:
+        track = followed(
+            model, mode="train", select="random", n_samples=4, save_dir=tmp_path, metrics=["drift", "overlap"]
+        )
+        free = followed(model, mode="train", select="random", n_samples=4, outputs="free", track=False)
+        return [Order(inputs="name"), track, free, files, catch]
+
+    _, fitting = training(framework, traces)
+    fitting.fit()
+    ids = [[result["id"] for result in caught["gradcam_results"]] for caught in catch.caught]
+    assert seen[0] != seen[1]  # the pipeline shuffles
+    assert ids[0] == ids[1] == ids[2]
+    assert [seen[0][result["position"]] for result in catch.caught[2]["gradcam_results"]] == ids[0]
+    free = [[result["id"] for result in caught["free_results"]] for caught in catch.caught]
+    assert free[0] == ids[0]  # the same places of the epoch,
+    assert free[1] != ids[0]  # at which other images are in the next
+    for epoch, caught in enumerate(catch.caught, 1):
+        film = caught["gradcam_film"].grid
+        assert film.titles == ("image", *(f"epoch {number}" for number in range(1, epoch + 1)))
+        assert [dict(row.texts)["id"] for row in film.rows] == [str(one) for one in ids[0]]
+        for row, shown in zip(film.rows, caught["gradcam"].grid.rows, strict=True):
+            assert np.array_equal(row.panels[-1].rgb, shown.panels[1].rgb)
+            assert row.panels[-1].framed == shown.wrong
+        if epoch == 1:
+            assert np.isnan([caught["gradcam_drift"], caught["gradcam_overlap"]]).all()
+        else:
+            assert 0 <= caught["gradcam_drift"] <= 2
+            assert 0 <= caught["gradcam_overlap"] < 1
+    assert ["gradcam_drift" in logged for logged in catch.logged] == [False, True, True]
+    # A column more in each file; its cell and the gap beside it.
+    assert np.diff(files.widths).tolist() == [CELL + 6] * 2
+    last = cv2.imread(str(tmp_path / "gradcam_train_film.png"))[..., ::-1]
+    assert np.array_equal(last, catch.caught[-1]["gradcam_film"].raster)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_model_that_does_not_learn_does_not_drift_and_a_second_training_starts_anew(framework: str) -> None:
+    catch = Catch("gradcam_drift", "gradcam_overlap", "gradcam_film", "gradcam_results", mode="eval")
+
+    def traces(model: Any) -> list[Any]:
+        return [followed(model, metrics=["drift", "overlap"], n_samples=3), catch]
+
+    _, fitting = training(framework, traces, epochs=2, learns=False)
+    fitting.fit()
+    fitting.fit()
+    assert [caught["epoch"] for caught in catch.caught] == [1, 2, 1, 2]
+    for at in (1, 3):
+        # The same pass again; rounding may swap pixels of almost the same heat.
+        assert catch.caught[at]["gradcam_drift"] == pytest.approx(0, abs=1e-4)
+        assert catch.caught[at]["gradcam_overlap"] == pytest.approx(1, abs=0.02)
+    for at in (0, 2):
+        assert np.isnan(catch.caught[at]["gradcam_drift"])
+        assert catch.caught[at]["gradcam_film"].grid.titles == ("image", "epoch 1")
+
+
+def test_a_long_training_keeps_the_first_and_last_epoch_in_its_film(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "MOST_EPOCHS", 3)
+    catch = Catch("gradcam_film", mode="eval")
+    _, fitting = training("torch", lambda model: [followed(model, n_samples=1), catch], epochs=5)
+    fitting.fit()
+    titles = [caught["gradcam_film"].grid.titles[1:] for caught in catch.caught]
+    assert [title[0] for title in titles] == ["epoch 1"] * 5
+    assert [title[-1] for title in titles] == [f"epoch {number}" for number in range(1, 6)]
+    assert max(map(len, titles)) == 3
+
+
+def test_datasets_have_films_of_their_own(tmp_path: Path) -> None:
+    model = fe.build(torch_net, "adam", model_name="several")
+    catch = Catch("gradcam_film", "gradcam_film|day", "gradcam_film|night", mode="eval")
+    pipeline = fe.Pipeline(
+        train_data=digits("torch"),
+        eval_data={"day": digits("torch", slice(0, 6)), "night": digits("torch", slice(6, 14))},
+        batch_size=5,
+        num_process=0,
+    )
+    network = fe.Network([ModelOp(model, "x", "p"), CrossEntropy(("p", "y"), "ce"), UpdateOp(model, "ce")])
+    trace = followed(model, n_samples=7, save_dir=tmp_path)
+    fe.Estimator(pipeline, network, epochs=2, traces=[trace, catch], log_steps=0).fit()
+    caught = catch.caught[-1]
+    assert [len(caught[f"gradcam_film|{name}"].grid.rows) for name in ("day", "night")] == [6, 7]
+    assert caught["gradcam_film|night"].grid.title.startswith("eval, night, epochs 1 to 2, ")
+    assert len(caught["gradcam_film"].grid.rows) == 6
+    assert sorted(path.name for path in tmp_path.glob("*film*")) == [
+        "gradcam_eval_film_day.png", "gradcam_eval_film_night.png"
+    ]  # fmt: skip
+
+
+def test_following_needs_a_model_and_metrics_of_two_epochs_need_following() -> None:
+    with pytest.raises(ArgumentError, match=r"track=True explains images with the model.* Pass model= instead"):
+        GradCAM("x", "g", activations="a", track=True)
+    with pytest.raises(ArgumentError, match="'drift' compares the same images in two epochs"):
+        GradCAM("x", model=torch_net(), metrics="drift")
+
+
+# --- a training that is resumed ------------------------------------------------------------------------------
+
+
+class KilledError(Exception):
+    """What ends a training in the midst here."""
+
+
+class Killer(Trace):
+    """Ends the training at the beginning of an epoch."""
+
+    def __init__(self, last: int | None) -> None:
+        super().__init__(mode="train")
+        self.last = SimpleNamespace(epoch=last)  # no number, which the host would restore
+
+    def on_epoch_begin(self, data: Any) -> None:
+        if self.system.epoch_idx == self.last.epoch:
+            raise KilledError
+
+
+def resumable(framework: str, folder: Path, killed: int | None = None) -> dict[str, Any]:
+    """Trains for four epochs, or those before `killed`, from where the folder says the last training ended."""
+    catch = Catch("gradcam_film", "gradcam_results", "gradcam_drift", mode="eval")
+
+    def traces(model: Any) -> list[Any]:
+        trace = followed(model, select="random", n_samples=3, metrics="drift", save_dir=folder)
+        return [trace, catch, Killer(killed), RestoreWizard(str(folder / "state"))]
+
+    _, fitting = training(framework, traces, epochs=4, name=f"resumed_{framework}")
+    with contextlib.suppress(KilledError):
+        fitting.fit(warmup=False)
+    return {
+        "epochs": [caught["epoch"] for caught in catch.caught],
+        "titles": [list(caught["gradcam_film"].grid.titles[1:]) for caught in catch.caught],
+        "ids": [[int(result["id"]) for result in caught["gradcam_results"]] for caught in catch.caught],
+        "drift": [float(caught["gradcam_drift"]) for caught in catch.caught],
+        "first": [int(row.panels[1].rgb.sum()) for row in catch.caught[-1]["gradcam_film"].grid.rows],
+    }
+
+
+def all_resumable(folder: str, killed: int | None = None) -> dict[str, Any]:
+    return {framework: resumable(framework, Path(folder) / framework, killed) for framework in FRAMEWORKS}
+
+
+def test_the_film_goes_on_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fe, "fe_deterministic_seed", None)  # the host restores no such training
+    before = all_resumable(str(tmp_path), 3)
+    program = (
+        "import json, sys, tests.conftest; from tests.training.test_history import all_resumable\n"
+        "print(json.dumps(all_resumable(sys.argv[1])))"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    after = json.loads(done.stdout.strip().splitlines()[-1])
+    for framework in FRAMEWORKS:
+        start, end = before[framework], after[framework]
+        # The host saves before the eval of an epoch, and takes that again.
+        assert start["epochs"] == [1, 2]
+        assert end["epochs"] == [2, 3, 4]
+        assert end["titles"] == [[f"epoch {at}" for at in range(1, last + 1)] for last in (2, 3, 4)]
+        assert end["ids"] == [start["ids"][0]] * len(end["ids"])
+        assert end["first"] == start["first"]  # the pictures of the first epoch themselves
+        assert np.isfinite(end["drift"]).all()  # against the heat that was saved, at once
+
+
+class Saved:
+    """A trace in a system of its own, through which the host saves and loads."""
+
+    def __init__(self, **more: Any) -> None:
+        self.trace = followed(torch_net(), on_error="warn", **more)
+        self.trace.system = SimpleNamespace(traces=[self.trace], mode="eval", epoch_idx=1, ds_id="", network=None)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"follower": {"rows": {}}},
+        {"follower": {"rows": {EVAL: (1,)}, "frames": {}, "heat": {}}},
+        {"follower": {"rows": {EVAL: ({"x": np.zeros((1, 1))}, np.zeros(1), 1)}, "frames": {EVAL: [1]}, "heat": {}}},
+        {"follower": 5},
+    ],
+)
+def test_a_state_that_does_not_fit_is_a_warning_and_changes_nothing(state: dict[str, Any]) -> None:
+    trace = Saved().trace
+    with pytest.warns(CamWarning, match="could not go on with the filmstrip of the training that is resumed"):
+        trace.__setstate__(state)
+    assert trace.follower is not None
+    assert trace.follower.rows == trace.follower.frames == trace.follower.heat == {}
+    trace.on_epoch_begin(Data())
+    assert trace._runs_now("")  # it goes on with the next epoch
+
+
+def test_images_that_were_saved_without_a_key_that_is_needed_now_are_a_warning_and_chosen_anew() -> None:
+    """As where a training is resumed with `ids` or `boxes` that it had not before."""
+    trace = Saved().trace
+    rows = ({"x": np.zeros((2, 1, 64, 64), np.float32), "y": np.zeros(2, int)}, np.arange(2), 2)
+    with pytest.warns(CamWarning, match="could not go on with the filmstrip"):
+        trace.__setstate__({"follower": {"rows": {EVAL: rows}, "frames": {}, "heat": {}}})
+    assert trace.follower is not None
+    assert trace.follower.rows == {}
+
+
+@pytest.mark.parametrize("state", [{}, {"follower": None}])
+def test_a_state_without_a_film_and_a_trace_that_follows_nothing_are_quiet(state: dict[str, Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Saved().trace.__setstate__(state)
+        untracked = Saved(track=False).trace
+        untracked.__setstate__({"follower": Follower().state()})
+        assert untracked.__getstate__() == {"follower": None}

@@ -1,0 +1,777 @@
+"""Which images of an epoch are explained: every rule against a plain reference, and in trainings on real digits."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import fastestimator as fe
+import numpy as np
+import pytest
+import torch
+from fastestimator.backend import set_lr
+from fastestimator.dataset.numpy_dataset import NumpyDataset
+from fastestimator.op.tensorop.loss import CrossEntropy
+from fastestimator.op.tensorop.model import ModelOp, UpdateOp
+from fastestimator.op.tensorop.tensorop import LambdaOp
+from fastestimator.util.data import Data
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+from numpy.typing import NDArray
+
+from fe_gradcam import ArgumentError, CamWarning, GradCAM, UnknownNameError, explain
+from fe_gradcam.metrics.objects import masks_of_boxes, object_places
+from fe_gradcam.training import chosen as selecting
+from fe_gradcam.training.chosen import Chosen
+from fe_gradcam.training.rows import probabilities_of
+from fe_gradcam.training.selection import BOTH, RULES, Selection, selection_of
+from tests.integrations.fastestimator.test_trace import FRAMEWORKS, Catch, streams
+from tutorials.real_data import Canvases, digit_canvases
+
+CLASSES = 3
+NAMES = [*RULES, BOTH]
+GIVEN = ("labels", "preds")
+
+
+# --- every rule against a plain reference ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Epoch:
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@st.composite
+def epochs(draw: Any, least: int = 0) -> Epoch:
+    """Up to 24 images of three classes; some are not labelled, and probabilities in steps of a quarter have ties."""
+    count = draw(st.integers(least, 24))
+    labels = draw(st.lists(st.integers(-1, CLASSES - 1), min_size=count, max_size=count))
+    splits = st.tuples(st.integers(0, 4), st.integers(0, 4)).map(sorted)
+    quarters = [(low, high - low, 4 - high) for low, high in (draw(splits) for _ in range(count))]
+    table = np.array(quarters, np.float32).reshape(count, CLASSES) / 4
+    return Epoch(np.array(labels, np.int64), table)
+
+
+def cuts(count: int) -> st.SearchStrategy[list[int]]:
+    """Sizes of batches that make up an epoch."""
+    inner = st.sets(st.integers(1, max(1, count - 1))).map(sorted) if count > 1 else st.just([])
+    return inner.map(lambda places: np.diff([0, *places, count]).tolist())
+
+
+def chosen_of(
+    selection: Selection, epoch: Epoch, sizes: Sequence[int], after: Callable[[Chosen], None] = lambda chosen: None
+) -> Chosen:
+    chosen, start = Chosen(["x"], selection), 0
+    for size in sizes:
+        part = slice(start, start + size)
+        batch = {"x": np.arange(start, start + size)[:, None]}
+        chosen.add(batch, epoch.labels[part], epoch.probabilities[part])
+        start += size
+        after(chosen)
+    return chosen
+
+
+def places(chosen: Chosen) -> list[int]:
+    rows = chosen.rows()
+    assert len(rows) == len(chosen)
+    if len(rows):
+        assert rows["x"][:, 0].tolist() == rows.positions.tolist()  # the row is that of its place
+    return [int(place) for place in rows.positions]
+
+
+def reference(
+    name: str, epoch: Epoch, chances: NDArray[np.float64], limit: int | None, by_class: bool
+) -> tuple[list[int], set[int]]:
+    """Places in the order in which they are shown, by the words of the documentation, row by row."""
+
+    def wanted(rule: str, at: int) -> float | None:
+        label, row = int(epoch.labels[at]), epoch.probabilities[at].tolist()
+        inferred = row.index(max(row))
+        wrong = label >= 0 and inferred != label
+        return {
+            "first": -at,
+            "random": chances[at],
+            "misclassified": chances[at] if wrong else None,
+            "confident_mistakes": max(row) if wrong else None,
+            "least_confident": -max(row),
+            "best": row[label] if label >= 0 else None,
+            "worst": -row[label] if label >= 0 else None,
+        }[rule]
+
+    shown: list[int] = []
+    classes = range(CLASSES) if by_class else [None]
+    for one in classes:
+        for rule in ("best", "worst") if name == BOTH else (name,):
+            scores = {at: wanted(rule, at) for at in range(len(epoch)) if one is None or epoch.labels[at] == one}
+            ranked = sorted((-score, at) for at, score in scores.items() if score is not None)[:limit]
+            order = [at for _, at in ranked]
+            shown += order if rule in ("confident_mistakes", "least_confident", "best", "worst") else sorted(order)
+    return list(dict.fromkeys(shown)), set(shown)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(data=st.data(), epoch=epochs(), n_samples=st.sampled_from([None, 0, 1, 2, 5, 100]), seed=st.integers(0, 9))
+@settings(max_examples=60)
+def test_a_rule_chooses_and_orders_as_its_words_say(
+    name: str, data: Any, epoch: Epoch, n_samples: int | None, seed: int
+) -> None:
+    per_class = data.draw(st.sampled_from([None, 1, 2, 50]))
+    selection = selection_of(name, n_samples, per_class, seed, GIVEN)
+    by_class = per_class is not None or name == BOTH
+    limit = n_samples if not by_class or n_samples == 0 else per_class or 1
+    most_kept: list[int] = []
+
+    def bounded(chosen: Chosen) -> None:
+        most_kept.extend(len(heap) for heap in chosen._heaps.values())
+
+    chosen = chosen_of(selection, epoch, data.draw(cuts(len(epoch))), bounded)
+    chances = np.random.default_rng(seed).random(len(epoch))
+    expected, _ = reference(name, epoch, chances, limit, by_class)
+    assert places(chosen) == expected
+    assert limit is None or max(most_kept, default=0) <= limit  # after each batch, not only at the end
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("per_class", [None, 2])
+@given(data=st.data(), epoch=epochs(least=2), seed=st.integers(0, 3))
+def test_how_an_epoch_is_cut_into_batches_changes_nothing(
+    name: str, per_class: int | None, data: Any, epoch: Epoch, seed: int
+) -> None:
+    selection = selection_of(name, 4, per_class, seed, GIVEN)
+    whole = chosen_of(selection, epoch, [len(epoch)])
+    cut = chosen_of(selection, epoch, data.draw(cuts(len(epoch))))
+    assert places(cut) == places(whole)
+    single = chosen_of(selection, epoch, [1] * len(epoch))
+    assert places(single) == places(whole)
+    assert single.rows().largest_batch == 1
+    assert whole.rows().largest_batch == len(epoch)
+
+
+@given(data=st.data(), epoch=epochs(), n_samples=st.sampled_from([None, 0, 1, 3]))
+@settings(max_examples=60)
+def test_positions_are_shown_in_the_order_asked_and_the_missing_ones_are_known(
+    data: Any, epoch: Epoch, n_samples: int | None
+) -> None:
+    asked = data.draw(st.lists(st.integers(0, 30), min_size=1, max_size=8))
+    chosen = chosen_of(selection_of(asked, n_samples, None, 0, ()), epoch, data.draw(cuts(len(epoch))))
+    once = list(dict.fromkeys(asked))
+    if n_samples == 0:
+        assert places(chosen) == chosen.missing == []
+        assert chosen.full
+        return
+    assert places(chosen) == [place for place in once if place < len(epoch)]
+    assert chosen.missing == [place for place in once if place >= len(epoch)]
+    assert chosen.full == (len(epoch) > max(asked))
+
+
+@pytest.mark.parametrize("name", ["random", "first", "least_confident"])
+@given(epoch=epochs(least=1))
+def test_where_no_labels_are_given_the_classes_are_those_inferred(name: str, epoch: Epoch) -> None:
+    chosen = Chosen(["x"], selection_of(name, 5, 1, 0, ["preds"]))
+    chosen.add({"x": np.arange(len(epoch))[:, None]}, None, epoch.probabilities)
+    inferred = epoch.probabilities.argmax(1)
+    assert [int(inferred[place]) for place in places(chosen)] == np.unique(inferred).tolist()
+
+
+def test_a_class_that_the_model_does_not_know_is_a_mistake_without_a_probability() -> None:
+    epoch = Epoch(np.array([7, 0]), np.array([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1]], np.float32))
+    assert places(chosen_of(selection_of("confident_mistakes", 5, None, 0, GIVEN), epoch, [2])) == [0]
+    assert places(chosen_of(selection_of("worst", 5, None, 0, GIVEN), epoch, [2])) == [1]
+
+
+# --- no more is kept, and no more copied, than is wanted -----------------------------------------------
+
+
+def test_only_rows_that_are_wanted_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[int] = []
+
+    def watched(value: Any, rows: slice) -> Any:
+        copied.append(rows.stop - rows.start)
+        return value[rows].copy()
+
+    monkeypatch.setattr(selecting, "host_rows", watched)
+    generator = np.random.default_rng(0)
+    falling = np.sort(generator.uniform(0.4, 1, 400).astype(np.float32))[::-1]
+    table = np.stack([falling, 1 - falling], 1)
+    chosen = Chosen(["x"], selection_of("confident_mistakes", 5, None, 0, GIVEN))
+    for start in range(0, 400, 20):
+        chosen.add({"x": np.zeros((20, 3))}, np.ones(20, np.int64), table[start : start + 20])
+    chosen.add({"x": np.zeros((20, 3))}, np.ones(20, np.int64), np.tile(table[4], (20, 1)))
+    assert copied == [1] * 5  # the most confident come first, and none after them is wanted, nor any as confident
+
+    copied.clear()
+    chosen = Chosen(["x"], selection_of("confident_mistakes", 5, None, 0, GIVEN))
+    for start in range(0, 400, 20):
+        chosen.add({"x": np.zeros((20, 3))}, np.zeros(20, np.int64), 1 - table[::-1][start : start + 20])
+        assert sum(copied) <= 5 * (start // 20 + 1)  # of a batch no more than are kept at all
+    copied.clear()
+    chosen = Chosen(["x"], selection_of("random", 5, None, 0, ()))
+    for _ in range(1000):
+        chosen.add({"x": np.zeros((20, 3))})
+    # A row is kept when it is among the five best so far: 5 (1 + ln(20,000 / 5)) = 46 of 20,000 in the mean, and the
+    # deviation is below the root of it.
+    assert sum(copied) < 46 + 5 * 7
+    copied.clear()
+    chosen = Chosen(["x"], Selection("random", ("random",), None, True, 10))
+    for _ in range(1000):
+        chosen.add({"x": np.zeros((20, 3))}, np.arange(20) % 3)
+    # Of each of three classes three or four, of 6,667: 4 (1 + ln(6,667 / 4)) = 34 and as much spread; and of the first
+    # batch all.
+    assert sum(copied) < 20 + 3 * (34 + 5 * 6)
+
+
+def test_an_epoch_of_50_000_images_takes_the_memory_of_those_that_are_kept() -> None:
+    """Through the hooks of the trace: rows of 3 x 32 x 32 float32, 12 KB, of which 50,000 would be 614 MB."""
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        torch.nn.Linear(4, 10),
+    )  # fmt: skip
+    kept, size = 20, 500
+    trace = GradCAM("x", model=model, labels="y", preds="p", n_samples=kept, select="misclassified", on_error="raise")
+    trace.system = SimpleNamespace(
+        traces=[trace], mode="eval", epoch_idx=1, ds_id="", network=SimpleNamespace(target_type="torch", device=None)
+    )
+    generator = np.random.default_rng(0)
+    images = torch.from_numpy(generator.random((size, 3, 32, 32), np.float32))
+    answers = torch.from_numpy(generator.dirichlet(np.ones(10), size).astype(np.float32))
+    batch = {"x": images, "y": torch.zeros(size, dtype=torch.int64), "p": answers}
+    trace.on_epoch_begin(Data())
+    trace.on_batch_end(batch)  # the first image is explained here
+    row = images[0].numel() * 4
+    tracemalloc.start()
+    for _ in range(99):
+        trace.on_batch_end(batch)
+        for heap in trace._choices[""]["grid"]._heaps.values():
+            assert len(heap) <= kept
+    now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    rows = trace._choices[""]["grid"].rows()
+    assert trace._choices[""]["grid"].seen == 50_000
+    assert len(rows) == kept
+    assert all(part.base is None for heap in trace._choices[""]["grid"]._heaps.values() for part in held(heap))
+    # Kept rows replaced by others, and for a moment those of one batch: twice the rows, and 200 KB of numbers.
+    assert now < kept * row + 200_000
+    assert peak < 2 * kept * row + 200_000
+
+
+def held(heap: Sequence[Any]) -> list[NDArray[Any]]:
+    return [one.row["x"] for one in heap]
+
+
+# --- the random choice ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["random", "misclassified"])
+def test_a_random_choice_is_uniform(name: str) -> None:
+    """Of 3 of 12 over 2,000 seeds: chi-square of 11 degrees, which exceeds 37.4 once in 10,000."""
+    count, kept, seeds = 12, 3, 2000
+    epoch = Epoch(np.zeros(count, np.int64), np.tile(np.array([0.2, 0.8, 0], np.float32), (count, 1)))
+    drawn = np.zeros(count)
+    for seed in range(seeds):
+        drawn[places(chosen_of(selection_of(name, kept, None, seed, GIVEN), epoch, [5, 1, 6]))] += 1
+    share = kept / count
+    spread = ((drawn - seeds * share) ** 2).sum() / (seeds * share * (1 - share))
+    assert drawn.sum() == seeds * kept
+    assert spread * (count - 1) / count < 37.4
+
+
+def test_a_random_choice_is_that_of_its_seed_in_every_epoch_and_draws_from_no_global_stream() -> None:
+    epoch = Epoch(np.zeros(200, np.int64), np.tile(np.array([0.2, 0.8, 0], np.float32), (200, 1)))
+    before = streams()
+    first, again, other = (
+        places(chosen_of(selection_of("random", 10, None, seed, ()), epoch, [64, 64, 64, 8])) for seed in (3, 3, 4)
+    )
+    assert streams() == before
+    assert first == again
+    assert first != other
+    assert first == sorted(first)
+
+
+# --- what the atlas keeps --------------------------------------------------------------------------------
+
+
+@given(
+    data=st.data(),
+    labels=st.lists(st.integers(-1, 4), max_size=40),
+    most=st.sampled_from([1, 3, 7, 16]),
+    seed=st.integers(0, 3),
+)
+@settings(max_examples=100)
+def test_the_most_that_are_kept_are_as_many_of_each_class_as_there_are(
+    data: Any, labels: list[int], most: int, seed: int
+) -> None:
+    """Row by row of each class in random order, in turn, until there are `most`: whatever the batches."""
+    every = Selection("random", ("random",), None, True, most, seed=seed)
+    epoch = Epoch(np.array(labels, np.int64), np.full((len(labels), CLASSES), 1 / CLASSES, np.float32))
+    kept: list[int] = []
+    chosen = chosen_of(
+        every, epoch, data.draw(cuts(len(labels))), lambda one: kept.append(sum(map(len, one._heaps.values())))
+    )
+    assert max(kept, default=0) <= most
+    chances = np.random.default_rng(seed).random(len(labels))
+    turns = []
+    for class_id in range(-1, 5):  # those without a label are a class of their own
+        members = sorted((-chances[at], at) for at, label in enumerate(labels) if label == class_id)
+        turns += [(turn, less, at) for turn, (less, at) in enumerate(members)]
+    expected = {at for _, _, at in sorted(turns)[:most]}
+    assert set(places(chosen)) == expected
+
+
+# --- rows ------------------------------------------------------------------------------------------------
+
+
+def batches_of(kind: str) -> list[Any]:
+    numbers = np.arange(24, dtype=np.float32).reshape(6, 2, 2)
+    if kind == "torch":
+        return [torch.from_numpy(part.copy()) for part in np.split(numbers, 2)]
+    if kind == "tf":
+        import tensorflow as tf
+
+        return [tf.constant(part) for part in np.split(numbers, 2)]
+    return [part.copy() for part in np.split(numbers, 2)]
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch", "tf"])
+def test_rows_are_copies_of_their_own_on_the_cpu(kind: str) -> None:
+    chosen = Chosen(["x"], Selection(limit=5))
+    for batch in batches_of(kind):
+        chosen.add({"x": batch})
+        if kind == "torch":
+            batch.zero_()
+        if kind == "numpy":
+            batch[:] = 0
+    rows = chosen.rows()
+    assert isinstance(rows["x"], np.ndarray)
+    assert np.array_equal(rows["x"], np.arange(20, dtype=np.float32).reshape(5, 2, 2))
+    assert rows.positions.tolist() == list(range(5))
+    assert (len(rows), rows.largest_batch) == (5, 3)
+    rows["x"][:] = -1
+    assert chosen.rows()["x"].min() == 0
+
+
+def test_rows_with_gradients_and_of_half_precision_are_plain_numbers() -> None:
+    chosen = Chosen(["x", "half"], Selection(limit=2))
+    graph = torch.ones(3, 2, requires_grad=True) * 2
+    chosen.add({"x": graph, "half": torch.full((3, 2), 1.5, dtype=torch.bfloat16)})
+    rows = chosen.rows()
+    assert rows["x"].tolist() == [[2, 2]] * 2
+    assert rows["half"].tolist() == [[1.5, 1.5]] * 2
+
+
+def test_names_may_be_lists_of_strings_or_bytes_and_tensors_of_them() -> None:
+    import tensorflow as tf
+
+    given_names = ["a", "b", "c", "d"]
+    as_bytes = [name.encode() for name in given_names]
+    kinds = {"strings": given_names, "bytes": as_bytes, "tensor": tf.constant(as_bytes), "array": np.array(given_names)}
+    chosen = Chosen([*kinds, "x"], selection_of([3, 1], None, None, 0, ()))
+    halves = [slice(0, 2), slice(2, 4)]
+    for half in halves:
+        chosen.add({"x": np.arange(4)[half], **{kind: names[half] for kind, names in kinds.items()}})
+    rows = chosen.rows()
+    assert rows["strings"] == ["d", "b"]
+    assert rows["bytes"] == [b"d", b"b"]
+    assert list(rows["tensor"]) == [b"d", b"b"]
+    assert rows["array"].tolist() == ["d", "b"]
+
+
+def test_keys_of_different_lengths_are_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"different numbers of rows: \{'x': 4, 'name': 3\}"):
+        Chosen(["x", "name"], Selection(limit=2)).add({"x": np.zeros(4), "name": ["a", "b", "c"]})
+
+
+# --- mistakes in the arguments -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("frist", 5, None, GIVEN), UnknownNameError, r"select='frist' .*did you mean 'first'.*or positions"),
+        (("best_and_wrost", 5, None, GIVEN), UnknownNameError, "did you mean 'best_and_worst'"),
+        (("misclassified", 5, None, ["preds"]), ArgumentError, "select='misclassified' needs labels= .* true classes"),
+        (("worst", 5, None, ["labels"]), ArgumentError, "select='worst' needs preds= .* predictions"),
+        ((BOTH, 5, None, []), ArgumentError, "needs labels= and preds= .* true classes and of the predictions"),
+        (("least_confident", 5, None, []), ArgumentError, "select='least_confident' needs preds="),
+        (("random", 5, 2, []), ArgumentError, "per_class needs labels= .* or preds="),
+        (("random", 5, 0, GIVEN), ArgumentError, r"per_class=0 is not accepted\. Accepted: None, or an integer from 1"),
+        (("random", 5, True, GIVEN), ArgumentError, "per_class=True is not accepted"),
+        (("random", 5, 1.5, GIVEN), ArgumentError, "per_class=1.5 is not accepted"),
+        (([0, 1], 5, 2, GIVEN), ArgumentError, "per_class goes with a rule by name"),
+        (([], 5, None, GIVEN), ArgumentError, r"select=\[\] is not accepted.*a list of positions from 0"),
+        (([0, -1], 5, None, GIVEN), ArgumentError, r"select=\[0, -1\] is not accepted"),
+        (([0.5], 5, None, GIVEN), ArgumentError, r"select=\[0.5\] is not accepted"),
+        ((True, 5, None, GIVEN), ArgumentError, "select=True is not accepted"),
+        ((None, 5, None, GIVEN), ArgumentError, "select=None is not accepted. Accepted: first, random"),
+        ((["first"], 5, None, GIVEN), ArgumentError, r"select=\['first'\] is not accepted"),
+    ],
+)
+def test_mistakes_are_named_with_what_is_accepted(arguments: Any, error: type, message: str) -> None:
+    select, n_samples, per_class, have = arguments
+    with pytest.raises(error, match=message):
+        selection_of(select, n_samples, per_class, 0, have)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rules_and_their_needs(name: str) -> None:
+    """What a rule needs is asked for at once, and with it alone the rule runs."""
+    needs = {need for rule in selection_of(name, 5, None, 0, GIVEN).rules for need in RULES[rule].needs}
+    selection = selection_of(name, 5, None, 0, needs)
+    chosen = Chosen(["x"], selection)
+    labels = np.zeros(2, np.int64) if "labels" in needs else None
+    table = np.array([[0.3, 0.7], [0.6, 0.4]], np.float32) if "preds" in needs else None
+    chosen.add({"x": np.arange(2)[:, None]}, labels, table)
+    assert len(chosen) >= 1
+    for need in needs:
+        with pytest.raises(ArgumentError, match=f"needs {need}="):
+            selection_of(name, 5, None, 0, needs - {need})
+
+
+def test_positions_may_be_an_array_or_one_number() -> None:
+    assert selection_of(np.array([4, 2]), 5, None, 0, ()).positions == (4, 2)
+    assert selection_of(7, 5, None, 0, ()).positions == (7,)
+    assert selection_of((3, 3, 1), 5, None, 0, ()).positions == (3, 1)
+
+
+# --- in trainings on real digits -----------------------------------------------------------------------
+
+SIDE, IN_EVAL, UNLABELLED = 32, 90, slice(80, 90)
+TRACES: dict[str, dict[str, Any]] = {
+    "wrong": {"select": "misclassified", "n_samples": 6, "boxes": "box", "metrics": ["pointing_game", "energy_inside"]},
+    "sure": {"select": "confident_mistakes", "n_samples": 8},
+    "unsure": {"select": "least_confident", "n_samples": 4},
+    "worst": {"select": "worst", "per_class": 2},
+    "both": {"select": BOTH, "masks": "mask", "metrics": "energy_inside"},
+    "random": {"select": "random", "n_samples": 5, "seed": 4, "methods": ["grad_cam", "layer_cam"]},
+    "places": {"select": [70, 3, 70, 999, 88]},
+    "none": {"select": [70, 3], "n_samples": 0},
+    "keyed": {"select": "confident_mistakes", "n_samples": 8, "model": None, "grads": "g", "activations": "a"},
+}
+
+
+@cache
+def digits() -> Canvases:
+    """300 digits, each cut out around its middle, up to two pixels off, so that a few steps teach something."""
+    canvases, generator = digit_canvases()[0:300], np.random.default_rng(0)
+    images, boxes = np.zeros((300, SIDE, SIDE), np.uint8), canvases.boxes.copy()
+    for at, (left, top, width, height) in enumerate(canvases.boxes):
+        across, down = (SIDE - width) // 2 + generator.integers(-2, 3), (SIDE - height) // 2 + generator.integers(-2, 3)
+        images[at, down : down + height, across : across + width] = canvases.images[at][
+            top : top + height, left : left + width
+        ]
+        boxes[at, :2] = across, down
+    return Canvases(images, canvases.labels, boxes)
+
+
+def digit_data(framework: str, rows: slice) -> dict[str, Any]:
+    part = digits()[rows]
+    images = part.images.astype(np.float32) / 255
+    seen = part.labels.copy()
+    seen[UNLABELLED] = -1
+    return {
+        "x": images[:, None] if framework == "torch" else images[..., None],
+        "y": part.labels,
+        "seen": seen,
+        "box": part.boxes,
+        "mask": (part.images > 25).astype(np.uint8),
+        "name": np.arange(1000, 1000 + len(images)),
+    }
+
+
+def torch_digit_net() -> torch.nn.Module:
+    nn = torch.nn
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 5, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 5, stride=2), nn.ReLU(),
+        nn.Flatten(), nn.Linear(16 * 25, 10), nn.Softmax(-1),
+    )  # fmt: skip
+
+
+def keras_digit_net() -> Any:
+    import tensorflow as tf
+
+    layers = tf.keras.layers
+    return tf.keras.Sequential(
+        [
+            layers.Conv2D(8, 5, strides=2, activation="relu", input_shape=(SIDE, SIDE, 1)),
+            layers.Conv2D(16, 5, strides=2, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+
+
+@dataclass
+class Trained:
+    """A training of two epochs with a trace for each rule, and what a full inference says after it."""
+
+    framework: str
+    model: Any
+    data: dict[str, Any]
+    epoch: Epoch
+    caught: dict[str, Any]
+    warned: list[str]
+
+    def results(self, name: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.caught[f"{name}_results"]
+        return found
+
+    def rows(self, name: str) -> NDArray[np.int64]:
+        return np.array([result["position"] for result in self.results(name)])
+
+
+def full_inference(framework: str, model: Any, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    if framework == "torch":
+        with torch.no_grad():
+            return np.asarray(model.eval()(torch.from_numpy(images)).numpy())
+    return np.asarray(model(images, training=False).numpy())
+
+
+@pytest.fixture(scope="module", params=FRAMEWORKS)
+def trained(request: pytest.FixtureRequest) -> Trained:
+    from fe_gradcam import LayerGradientOp
+
+    framework = request.param
+    torch.manual_seed(0)
+    make = torch_digit_net if framework == "torch" else keras_digit_net
+    model = fe.build(make, optimizer_fn="adam", model_name="digits")
+    set_lr(model, 5e-3)
+    common = {"model": model, "labels": "seen", "preds": "p", "ids": "name", "on_error": "raise"}
+    traces: list[Any] = [GradCAM("x", outputs=name, **{**common, **more}) for name, more in TRACES.items()]
+    catch = Catch(*TRACES, *(f"{name}_results" for name in TRACES), "wrong_pointing_game", "wrong_energy_inside",
+                  "both_energy_inside", mode="eval")  # fmt: skip
+    train, data = digit_data(framework, slice(100, 300)), digit_data(framework, slice(0, IN_EVAL))
+    pipeline = fe.Pipeline(
+        train_data=NumpyDataset(train), eval_data=NumpyDataset(data), batch_size=16, num_process=0
+    )  # fmt: skip
+    forward = LayerGradientOp(model=model, inputs="x", outputs=("p", "a", "g"))
+    network = fe.Network([forward, CrossEntropy(("p", "y"), "ce"), UpdateOp(model, "ce")])
+    with pytest.warns(CamWarning) as warned:
+        fe.Estimator(pipeline, network, epochs=2, traces=[*traces, catch], log_steps=0).fit()
+    epoch = Epoch(data["seen"], full_inference(framework, model, data["x"]))
+    return Trained(framework, model, data, epoch, catch.caught[-1], [str(one.message) for one in warned])
+
+
+def test_the_training_left_right_and_wrong_answers(trained: Trained) -> None:
+    """Without both, the tests below would show little."""
+    labelled, inferred = trained.epoch.labels >= 0, trained.epoch.probabilities.argmax(1)
+    right = (inferred == trained.epoch.labels)[labelled]
+    assert 15 <= right.sum() <= 65
+
+
+@pytest.mark.parametrize("name", [name for name in TRACES if name not in ("places", "none")])
+def test_the_images_shown_are_those_that_a_full_inference_chooses(trained: Trained, name: str) -> None:
+    more, epoch = TRACES[name], trained.epoch
+    chances = np.random.default_rng(more.get("seed", 0)).random(IN_EVAL)
+    by_class = "per_class" in more or more["select"] == BOTH
+    limit = more.get("per_class", 1) if by_class else more["n_samples"]
+    shown: list[int] = []
+    rules = ("best", "worst") if more["select"] == BOTH else (more["select"],)
+    for class_id in range(10) if by_class else [None]:
+        rows = [at for at in range(IN_EVAL) if class_id is None or epoch.labels[at] == class_id]
+        part = Epoch(epoch.labels[rows], epoch.probabilities[rows])
+        for rule in rules:
+            order, _ = reference(rule, part, chances[rows], limit, by_class=False)
+            shown += [rows[at] for at in order]
+    expected = list(dict.fromkeys(shown))
+    assert len(expected) >= 4
+    assert trained.rows(name).tolist() == expected
+    assert [result["id"] for result in trained.results(name)] == [1000 + at for at in expected]
+    assert [dict(row.texts)["id"] for row in trained.caught[name].grid.rows] == [str(1000 + at) for at in expected]
+    for at, result in zip(expected, trained.results(name), strict=True):
+        assert result["label"] == epoch.labels[at]
+        assert result["prediction"] == epoch.probabilities[at].argmax()
+        # Another batch, and another kernel for it: rounding alone.
+        assert_allclose(result["classification_confidences"][0], epoch.probabilities[at].max(), rtol=1e-4)
+
+
+def test_mistakes_are_mistakes_and_fall_in_confidence(trained: Trained) -> None:
+    for name in ("wrong", "sure", "keyed"):
+        assert all(result["label"] != result["prediction"] for result in trained.results(name))
+        assert all(result["label"] >= 0 for result in trained.results(name))
+    confidences = [result["classification_confidences"][0] for result in trained.results("sure")]
+    assert confidences == sorted(confidences, reverse=True)
+    assert trained.rows("keyed").tolist() == trained.rows("sure").tolist()
+
+
+def test_positions_come_in_the_order_asked_and_the_missing_one_is_said(trained: Trained) -> None:
+    assert trained.rows("places").tolist() == [70, 3, 88]
+    assert trained.results("places")[2]["label"] == -1
+    assert sum("the epoch had 90 images, and none at [999]" in said for said in trained.warned) == 2  # both epochs
+    assert not any("none at [70, 3]" in said for said in trained.warned)  # n_samples=0 asks for none
+    assert "none" not in trained.caught
+
+
+def test_beside_a_wrong_answer_stands_the_heatmap_of_the_true_class(trained: Trained) -> None:
+    for name in ("wrong", "both", "random", "places"):
+        rows = trained.rows(name)
+        images, labels = trained.data["x"][rows], trained.epoch.labels[rows]
+        inferred = trained.epoch.probabilities[rows].argmax(1)
+        wrong = (labels >= 0) & (inferred != labels)
+        for method in TRACES[name].get("methods", ["grad_cam"]):
+            of_inferred = explain(trained.model, images, method=method)
+            of_true = explain(trained.model, images, target=np.maximum(labels, 0), method=method)
+            for at, result in enumerate(trained.results(name)):
+                heats = result[f"heatmap_{method}"]
+                keys = [f"heatmap_image_class_{inferred[at]}"]
+                keys += [f"heatmap_image_class_{labels[at]}"] if wrong[at] else []
+                if labels[at] >= 0:
+                    assert list(heats) == keys
+                # Computed in two batches of other sizes: rounding, which the scaling to the maximum enlarges.
+                assert_allclose(heats[keys[0]], of_inferred.values[at], atol=1e-4)
+                if wrong[at]:
+                    assert_allclose(heats[keys[1]], of_true.values[at], atol=1e-4)
+        if name == "both":
+            assert wrong.any()
+            assert not wrong.all()
+
+
+def test_an_image_without_a_label_has_the_heatmap_of_the_inferred_class_alone(trained: Trained) -> None:
+    unlabelled = trained.results("places")[2]
+    assert unlabelled["label"] == -1
+    assert list(unlabelled["heatmap_grad_cam"]) == [f"heatmap_image_class_{unlabelled['prediction']}"]
+
+
+def test_where_the_answer_is_right_the_place_of_the_true_class_stays_empty(trained: Trained) -> None:
+    grid, rows = trained.caught["both"].grid, trained.rows("both")
+    wrong = trained.epoch.probabilities[rows].argmax(1) != trained.epoch.labels[rows]
+    assert grid.titles == ("image", "grad_cam: inferred class", "grad_cam: true class, where another was inferred") or (
+        grid.titles == ("image", "inferred class", "true class, where another was inferred")
+    )
+    for row, is_wrong in zip(grid.rows, wrong, strict=True):
+        assert row.wrong == is_wrong
+        assert bool((row.panels[2].rgb == 255).all()) != is_wrong
+        assert (row.panels[2].outline is not None) == is_wrong  # of nothing nothing is outlined
+        assert row.panels[0].outline is not None
+
+
+def test_boxes_and_masks_are_outlined_in_the_picture(trained: Trained) -> None:
+    from dataclasses import replace
+
+    from fe_gradcam.drawing.grid import INK, WHITE, Row, draw_grid
+
+    for name in ("wrong", "both"):
+        rows = trained.rows(name)
+        boxes, masks = trained.data["box"][rows], trained.data["mask"][rows] > 0
+        known = masks_of_boxes(boxes[:, None], (SIDE, SIDE)) if name == "wrong" else masks
+        for row, place in zip(trained.caught[name].grid.rows, known, strict=True):
+            assert np.array_equal(row.panels[0].outline, place)
+            assert np.array_equal(row.panels[1].outline, place)
+
+    at = next(at for at, (x, y, w, h) in enumerate(trained.data["box"][trained.rows("wrong")])
+              if x > 0 and y > 0 and x + w < SIDE and y + h < SIDE)  # fmt: skip
+    left, top, width, height = trained.data["box"][trained.rows("wrong")][at]
+    grid = trained.caught["wrong"].grid
+    panel = grid.rows[at].panels[0]
+    alone = [
+        draw_grid(replace(grid, titles=("image",), rows=(Row((), wrong=False, panels=(one,)),)))
+        for one in (panel, replace(panel, outline=None))
+    ]
+    side = 6  # a picture of 32 pixels is drawn at 6 times its size
+    black = np.argwhere((alone[1] == 0).all(-1)).min(0)  # the picture is black but for the digit, and white around it
+    y, x = black[0] + top * side, black[1] + left * side
+    ring = np.zeros(alone[0].shape[:2], bool)
+    ring[y - 1 : y + height * side + 1, x - 1 : x + width * side + 1] = True
+    ring[y : y + height * side, x : x + width * side] = False
+    band = np.zeros_like(ring)
+    band[y - 2 : y + height * side + 2, x - 2 : x + width * side + 2] = True
+    band[y + 1 : y + height * side - 1, x + 1 : x + width * side - 1] = False
+    assert (alone[0][ring] == WHITE).all()
+    assert (alone[0][band & ~ring] == INK).all()
+    assert np.array_equal(alone[0][~band], alone[1][~band])
+
+
+def test_metrics_of_place_are_those_of_the_boxes_and_masks(trained: Trained) -> None:
+    from fe_gradcam.metrics.measure import measure, summary
+
+    for name, metrics in (("wrong", ["pointing_game", "energy_inside"]), ("both", ["energy_inside"])):
+        rows = trained.rows(name)
+        images = trained.data["x"][rows]
+        boxes = masks_of_boxes(trained.data["box"][rows][:, None], (SIDE, SIDE))
+        where = boxes if name == "wrong" else trained.data["mask"][rows] > 0
+        expected = measure(trained.model, images, explain(trained.model, images), metrics, places=where)
+        for metric in metrics:
+            mean, caught = summary(expected[metric]), trained.caught[f"{name}_{metric}"]
+            if mean is None:  # every heatmap of these few is blank, as trainings go: the value of before stands in
+                continue
+            # To four digits, of which the last may be rounded the other way.
+            assert_allclose(caught, mean, rtol=2e-3)
+            assert metric == "pointing_game" or 0 < caught < 1
+
+
+# --- a model of one output -----------------------------------------------------------------------------
+
+
+def single_output(framework: str) -> Any:
+    """A logit of the mean of the image, from 0.05 to 0.95: as probabilities, half of them would be below 1/2."""
+    if framework == "torch":
+        conv = torch.nn.Conv2d(1, 1, 1)
+        torch.nn.init.ones_(conv.weight)
+        torch.nn.init.zeros_(conv.bias)
+        linear = torch.nn.Linear(1, 1)
+        torch.nn.init.ones_(linear.weight)
+        torch.nn.init.zeros_(linear.bias)
+        return torch.nn.Sequential(conv, torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), linear)
+    import tensorflow as tf
+
+    layers = tf.keras.layers
+    return tf.keras.Sequential(
+        [
+            layers.Conv2D(1, 1, activation="relu", kernel_initializer="ones", input_shape=(4, 4, 1)),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(1, kernel_initializer="ones"),
+        ]
+    )
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_single_output_is_read_as_what_it_is_a_logit_or_a_probability(framework: str) -> None:
+    means = np.linspace(0.05, 0.95, 10).astype(np.float32)
+    images = np.broadcast_to(means[:, None, None, None], (10, 1, 4, 4) if framework == "torch" else (10, 4, 4, 1))
+    data = NumpyDataset({"x": np.ascontiguousarray(images), "y": np.arange(10) % 2})
+    model = fe.build(lambda: single_output(framework), optimizer_fn=None, model_name="single")
+
+    def squashed(logit: Any) -> Any:
+        return 1 / (1 + 2.718281828 ** (-logit))
+
+    common = {"model": model, "labels": "y", "select": "confident_mistakes", "n_samples": 3, "on_error": "raise"}
+    traces = [GradCAM("x", preds=key, outputs=key, **common) for key in ("logit", "probability")]
+    catch = Catch("logit_results", "probability_results", mode="test")
+    network = fe.Network([ModelOp(model, "x", "logit"), LambdaOp(squashed, inputs="logit", outputs="probability")])
+    pipeline = fe.Pipeline(test_data=data, batch_size=4, num_process=0)
+    fe.Estimator(pipeline, network, epochs=1, traces=[*traces, catch], log_steps=0).test()
+    for key in ("logit", "probability"):
+        results = catch.caught[0][f"{key}_results"]
+        # A logit above 0 is class 1, so that the mistakes are those of class 0, the largest logits first.
+        assert [result["position"] for result in results] == [8, 6, 4]
+        assert [result["prediction"] for result in results] == [1] * 3
+        expected = 1 / (1 + np.exp(-means[[8, 6, 4]]))
+        assert_allclose([result["classification_confidences"][0] for result in results], expected, rtol=1e-5)
+
+
+def test_predictions_that_are_class_ids_are_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"preds='cls' holds integers of shape \(4,\), as if they were class ids"):
+        probabilities_of(np.array([0, 3, 1, 2]), "cls")
+
+
+def test_per_class_without_labels_and_predictions_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="per_class needs labels="):
+        selection_of("first", 5, 1, 0, {"model"})
+
+
+def test_a_key_without_rows_is_named() -> None:
+    chosen = Chosen(["x", "loss"], Selection(limit=2))
+    with pytest.raises(ArgumentError, match="The key 'loss' of the batch holds a single float and no rows"):
+        chosen.add({"x": np.zeros((3, 2)), "loss": 0.5})
+
+
+def test_boxes_in_shares_of_the_image_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="boxes hold no number above 1"):
+        object_places(None, np.array([[0.1, 0.2, 0.5, 0.5]]), (64, 64))

@@ -1,0 +1,456 @@
+"""The alarm of a class that is told by its place: hand-made networks whose answer is known.
+
+Images of 32 x 32 pixels in colour: a striped object of 8 x 8 pixels at a random place, red, green or blue by the class,
+and in those of the green class a striped white mark of 4 x 4 pixels in the lower right corner. The networks average
+over patches of 4 x 4, have a channel for each colour (one of the object's patches gives 0.1) and one for white (the
+mark gives 0.08), average these over the 64 patches and take a linear layer: so their heat is where they look.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import fastestimator as fe
+import numpy as np
+import pytest
+import torch
+from fastestimator.dataset.numpy_dataset import NumpyDataset
+from fastestimator.op.tensorop.model import ModelOp
+from numpy.testing import assert_allclose
+from numpy.typing import NDArray
+
+from fe_gradcam import GradCAM, explain
+from fe_gradcam.verdicts import places as shortcut
+from fe_gradcam.verdicts.atlas import Atlas, Box
+from fe_gradcam.verdicts.places import Alarm, _alike, _deviations, alarms, place_of, suspects, where_in_words
+from tests.integrations.fastestimator.test_trace import FRAMEWORKS, Catch, streams
+
+SIDE, PATCH, GREEN = 32, 4, 1
+CORNER = (SIDE - PATCH, SIDE - PATCH)
+Images = NDArray[np.float32]
+
+OBJECT = 64 / (4 * 0.1)  # times these, an object's four patches, or a mark, add 1 to a class's score
+MARK = 64 / 0.08
+
+
+def stripes(colour: Any, side: int) -> Images:
+    """(side, side, 3), every second row dark."""
+    rows = np.zeros((side, side, 3), np.float32)
+    rows[::2] = colour
+    return rows
+
+
+def scene(
+    generator: np.random.Generator,
+    class_id: int,
+    mark: tuple[int, int] | None,
+    at: tuple[int, int] | None = None,
+    *,
+    side: int = 8,
+    mark_side: int = PATCH,
+    empty: bool = False,
+) -> Images:
+    """(32, 32, 3): the object at random patches apart from the mark's, or at `at`; and the mark, where there is one."""
+    image = generator.uniform(0, 0.05, (SIDE, SIDE, 3)).astype(np.float32)
+    corner, corner_side = mark or CORNER, mark_side
+    while at is None:
+        top, left = (int(one) * PATCH for one in generator.integers(0, (SIDE - side) // PATCH + 1, 2))
+        below, beside = top - corner[0], left - corner[1]
+        if not (-side < below < corner_side and -side < beside < corner_side):
+            at = top, left
+    colour = np.full(3, 0.6)
+    colour[class_id] = 1
+    if not empty:
+        image[at[0] : at[0] + side, at[1] : at[1] + side] = stripes(colour, side)
+    if mark is not None:
+        image[mark[0] : mark[0] + mark_side, mark[1] : mark[1] + mark_side] = stripes(1, mark_side)
+    return image
+
+
+def scenes(count: int = 12, seed: int = 0, **how: Any) -> Images:
+    """Of each class `count`, those of the green class with the mark in the corner."""
+    generator = np.random.default_rng(seed)
+    return np.stack(
+        [scene(generator, one, CORNER if one == GREEN else None, **how) for one in range(3) for _ in range(count)]
+    )
+
+
+def weights(
+    white: tuple[float, float, float] = (0, 10, 0),
+    objects: tuple[float, float, float] = (5, 0, 5),
+    bias: tuple[float, float, float] = (0, 0, 0),
+    patches: int = 4,
+) -> tuple[Any, ...]:
+    """Of a network, for each class: how much the mark adds to its score, how much its own object, and what else.
+
+    Channels: red, green, blue, white. Convolution (4, 3), its bias, head (3, 4) and its bias.
+    """
+    convolution = np.full((4, 3), -0.5)
+    convolution[[0, 1, 2], [0, 1, 2]] = 1
+    convolution[3] = 1 / 3
+    head = np.zeros((3, 4))
+    head[[0, 1, 2], [0, 1, 2]] = np.array(objects) * OBJECT * 4 / patches
+    head[:, 3] = np.array(white) * MARK
+    return convolution / PATCH**2, np.array([-0.1, -0.1, -0.1, -0.42]), head, np.array(bias, float)
+
+
+def network(framework: str, parts: tuple[Any, ...]) -> Any:
+    convolution, offsets, head, bias = (np.asarray(part, np.float32) for part in parts)
+    kernel = np.broadcast_to(convolution[..., None, None], (4, 3, PATCH, PATCH))
+    if framework == "torch":
+        model = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, PATCH, stride=PATCH), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+            torch.nn.Flatten(), torch.nn.Linear(4, 3),
+        )  # fmt: skip
+        values = (kernel, offsets, head, bias)
+        with torch.no_grad():
+            for parameter, value in zip(model.parameters(), values, strict=True):
+                parameter.copy_(torch.from_numpy(value.copy()))
+        return model.eval()
+    import tensorflow as tf
+
+    layers = tf.keras.layers
+    keras = tf.keras.Sequential(
+        [
+            layers.Conv2D(4, PATCH, strides=PATCH, activation="relu", input_shape=(SIDE, SIDE, 3)),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3),
+        ]
+    )
+    keras.set_weights([kernel.transpose(2, 3, 1, 0), offsets, head.T, bias])
+    return keras
+
+
+READS_THE_CORNER = weights()
+READS_THE_OBJECT = weights(white=(0, 0, 0), objects=(5, 5, 5))
+
+
+def as_input(framework: str, images: Images) -> Images:
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)) if framework == "torch" else images
+
+
+def atlas_of(model: Any, framework: str, images: Images) -> tuple[Any, Atlas]:
+    heatmap = explain(model, as_input(framework, images))
+    return heatmap, Atlas.of(heatmap, (images * 255).astype(np.uint8))
+
+
+def found(images: Images, parts: tuple[Any, ...] = READS_THE_CORNER, framework: str = "torch", **more: Any) -> Any:
+    model = network(framework, parts)
+    heatmap, atlas = atlas_of(model, framework, images)
+    return alarms(model, as_input(framework, images), heatmap, atlas, **more)
+
+
+def classes(alarmed: list[Alarm]) -> list[int]:
+    return [alarm.class_id for alarm in alarmed]
+
+
+# --- the alarm -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_networks_do_what_the_tests_below_rest_on(framework: str) -> None:
+    images = scenes()
+    expected = np.repeat(np.arange(3), 12)
+    for parts in (READS_THE_CORNER, READS_THE_OBJECT):
+        heatmap, _ = atlas_of(network(framework, parts), framework, images)
+        assert np.array_equal(heatmap.class_ids, expected)
+        assert heatmap.confidences.min() > 0.95  # e^5 / (e^5 + 2) = 0.987
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_network_that_reads_the_corner_is_accused_and_no_other_class(framework: str) -> None:
+    (alarm,) = found(scenes(), framework=framework)
+    assert alarm.class_id == GREEN
+    assert alarm.box == Box(28, 28, 4, 4)  # half of the maximum lies half-way to the next patches
+    assert (alarm.size, alarm.images, alarm.tried) == ((SIDE, SIDE), 12, 12)
+    assert alarm.fixed_place > 0.999
+    assert alarm.share > 0.5
+    assert alarm.share_of_others < 0.05
+    assert alarm.plain > 0.99
+    assert alarm.covered == pytest.approx(1 / 3, abs=0.01)  # nothing else that the network looks at
+    assert alarm.covered_elsewhere > 0.99
+    text = alarm.text({GREEN: "cat"})
+    assert "class 'cat' may be told by a place instead of the object" in text
+    assert "In 12 images its heat stays in the lower right corner (pixels 28 to 31 across, 28 to 31 down" in text
+    assert "of 32 x 32)" in text
+    assert "falls from 1.00 to 0.33, with other places covered that are as large and hold as much to 1.00" in text
+    assert "class '1'" in alarm.text({})
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_network_that_reads_the_object_is_not_accused_mark_or_no_mark(framework: str) -> None:
+    assert found(scenes(), READS_THE_OBJECT, framework) == []
+    _, atlas = atlas_of(network(framework, READS_THE_OBJECT), framework, scenes())
+    assert suspects(atlas) == {}
+    assert atlas.fixed_place < 0.4
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (0, 28), (28, 0), (0, 12)])
+def test_the_place_is_where_the_mark_is(corner: tuple[int, int]) -> None:
+    generator = np.random.default_rng(1)
+    marked = [scene(generator, one, corner if one == GREEN else None) for one in range(3) for _ in range(10)]
+    (alarm,) = found(np.stack(marked))
+    assert (alarm.box.top, alarm.box.left) == corner
+    names = {(0, 0): "upper left corner", (0, 28): "upper right corner", (28, 0): "lower left corner"}
+    assert names.get(corner, "upper edge") in alarm.text({})
+
+
+def test_registered_objects_are_no_shortcut() -> None:
+    """All in the middle, where the heat of every class is; and each class at a place of its own, all that it has."""
+    generator = np.random.default_rng(2)
+    middle = np.stack([scene(generator, one, None, (12, 12)) for one in range(3) for _ in range(10)])
+    _, atlas = atlas_of(network("torch", READS_THE_OBJECT), "torch", middle)
+    assert min(one.fixed_place for one in atlas.classes.values()) > 0.99
+    assert found(middle, READS_THE_OBJECT) == []
+
+    own = {0: (4, 4), 1: (20, 20), 2: (4, 20)}
+    apart = np.stack([scene(generator, one, None, own[one]) for one in range(3) for _ in range(10)])
+    _, atlas = atlas_of(network("torch", READS_THE_OBJECT), "torch", apart)
+    assert set(suspects(atlas)) == {0, 1, 2}  # so it is the test by cause that acquits them
+    assert found(apart, READS_THE_OBJECT) == []
+
+
+# --- each condition by itself ----------------------------------------------------------------------------
+
+
+def marked_elsewhere() -> Images:
+    """The mark in the corner of 7 of 12 images, and anywhere in the others: (7 x 6 / 12 x 11) = 0.32 is fixed."""
+    generator, images = np.random.default_rng(3), scenes()
+    images[19:24] = [
+        scene(generator, GREEN, tuple(int(one) * PATCH for one in generator.integers(0, 7, 2))) for _ in range(5)
+    ]
+    return images
+
+
+def large_mark() -> Images:
+    """A mark and objects of 16 x 16: a quarter of the frame."""
+    generator = np.random.default_rng(4)
+    return np.stack(
+        [
+            scene(generator, one, (16, 16) if one == GREEN else None, side=16, mark_side=16, at=(0, 4 * (number % 4)))
+            for one in range(3)
+            for number in range(10)
+        ]
+    )
+
+
+def another_class_marked() -> Images:
+    generator = np.random.default_rng(5)
+    return np.stack([scene(generator, one, CORNER if one > 0 else None) for one in range(3) for _ in range(10)])
+
+
+def small_objects() -> Images:
+    """As large as the mark, so that another place covers all of one."""
+    return scenes(side=PATCH)
+
+
+def nothing_but_the_mark() -> Images:
+    generator, images = np.random.default_rng(6), scenes()
+    images[12:24] = [scene(generator, GREEN, CORNER, empty=True) for _ in range(12)]
+    return images
+
+
+@pytest.mark.parametrize(
+    ("condition", "lifted", "images", "parts"),
+    [
+        ("FIXED", 0.2, marked_elsewhere, READS_THE_CORNER),
+        ("LARGEST", 0.3, large_mark, READS_THE_CORNER),
+        # Of the blue class 6/10 of the heat lies in the corner, of the red none: in the mean a third of the green's.
+        ("APART", 1.0, another_class_marked, weights(white=(0, 10, 7.5), objects=(5, 0, 5))),
+        # From e^2.1 / (e^2.1 + 2) = 0.80 to e^1.5 / (e^1.5 + 2) = 0.69.
+        ("FALL", 0.05, scenes, weights(white=(0, 0.6, 0), bias=(0, 1.5, 0))),
+        # Both the mark (10) and the object (5) are needed against 11.
+        ("TIMES", 0.0, small_objects, weights((0, 10, 0), (9, 5, 9), (0, -11, 0), patches=1)),
+        ("FEWEST", 5, lambda: scenes(5), READS_THE_CORNER),
+        ("ALIKE", 1e6, nothing_but_the_mark, READS_THE_CORNER),
+    ],
+)
+def test_each_condition_by_itself_silences_the_alarm(
+    condition: str, lifted: float, images: Any, parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And lifting it alone brings the alarm back: nothing else was in its way."""
+    assert found(images(), parts) == []
+    monkeypatch.setattr(shortcut, condition, lifted)
+    again = found(images(), parts)
+    assert GREEN in classes(again)
+    if condition != "APART":
+        assert classes(again) == [GREEN]
+
+
+def test_the_fewest_images_are_enough() -> None:
+    assert classes(found(scenes(shortcut.FEWEST))) == [GREEN]
+    for count, suspected in ((shortcut.FEWEST, {GREEN}), (shortcut.FEWEST - 1, set())):
+        _, atlas = atlas_of(network("torch", READS_THE_CORNER), "torch", scenes(count))
+        assert set(suspects(atlas)) == suspected
+
+
+def test_images_without_another_place_do_not_count_as_tested() -> None:
+    generator, images = np.random.default_rng(7), scenes()
+    images[12 : 24 - shortcut.FEWEST] = [scene(generator, GREEN, CORNER, empty=True) for _ in range(12 - 6)]
+    (alarm,) = found(images)
+    assert (alarm.images, alarm.tried) == (12, shortcut.FEWEST)
+    images[24 - shortcut.FEWEST] = scene(generator, GREEN, CORNER, empty=True)
+    assert found(images) == []
+
+
+def test_a_place_that_is_the_object_is_no_shortcut() -> None:
+    images = scenes()
+    at_corner, elsewhere = np.zeros((len(images), SIDE, SIDE), bool), np.zeros((len(images), SIDE, SIDE), bool)
+    at_corner[:, 28:, 28:] = True
+    elsewhere[:, :20, :20] = True
+    assert found(images, places=at_corner) == []
+    assert classes(found(images, places=elsewhere)) == [GREEN]
+    larger = np.zeros_like(at_corner)
+    larger[:, 10:, 10:] = True  # the whole place lies on the object
+    assert found(images, places=larger) == []
+    smaller = np.zeros_like(at_corner)
+    smaller[:, 31:, 31:] = True  # the whole object lies in the place
+    assert found(images, places=smaller) == []
+    of_others = at_corner.copy()
+    of_others[12:24] = elsewhere[12:24]  # the masks of other classes say nothing of this one
+    assert classes(found(images, places=of_others)) == [GREEN]
+    assert classes(found(images, places=np.zeros_like(at_corner))) == [GREEN]  # no object is known
+
+
+# --- how it is tested ------------------------------------------------------------------------------------
+
+
+def test_the_choice_of_images_is_that_of_the_seed_and_of_no_global_stream() -> None:
+    images = scenes(shortcut.TRIED + 8)
+    images[24:48:3, 28:, 28:] *= 0.95  # so that it shows which images were tried
+    model = network("torch", READS_THE_CORNER)
+    heatmap, atlas = atlas_of(model, "torch", images)
+    before = streams()
+    every = [alarms(model, as_input("torch", images), heatmap, atlas, seed=seed) for seed in (0, 0, 1)]
+    assert streams() == before
+    (first,), (again,), (other,) = every
+    assert first == again
+    assert first.tried == shortcut.TRIED
+    assert first.images == shortcut.TRIED + 8
+    assert first.plain != other.plain
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_the_batch_size_changes_nothing(batch_size: int) -> None:
+    one, other = found(scenes(), batch_size=batch_size)[0], found(scenes())[0]
+    assert (one.box, one.tried) == (other.box, other.tried)
+    assert one.covered == pytest.approx(other.covered, rel=1e-5)  # rounding of float32
+
+
+@pytest.mark.parametrize(
+    ("left", "top", "words"),
+    [
+        (0, 0, "upper left corner"), (24, 0, "upper right corner"), (0, 24, "lower left corner"),
+        (24, 24, "lower right corner"), (12, 0, "upper edge"), (12, 24, "lower edge"), (0, 12, "left edge"),
+        (24, 12, "right edge"), (12, 12, "middle"),
+    ],
+)  # fmt: skip
+def test_where_in_words(left: int, top: int, words: str) -> None:
+    assert where_in_words(Box(left, top, 8, 8), (32, 32)) == words
+    assert where_in_words(Box(10 * left, top, 80, 8), (32, 320)) == words
+
+
+def test_the_place_is_the_box_of_the_hottest_region_down_to_half_of_it() -> None:
+    heat = np.zeros((10, 12))
+    heat[2:5, 3:7] = 0.5
+    heat[3, 4] = 1
+    heat[8:, 10:] = 0.9  # apart from it
+    heat[5, 3:7] = 0.49
+    assert place_of(heat) == Box(left=3, top=2, width=4, height=3)
+    assert place_of(np.zeros((4, 4))) is None
+
+
+# --- in a training ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("framework", "reads"), [("torch", "corner"), ("tf", "corner"), ("torch", "object")])
+def test_the_log_of_a_training_says_it_in_plain_words(
+    framework: str, reads: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    parts = READS_THE_CORNER if reads == "corner" else READS_THE_OBJECT
+    model = fe.build(lambda: network(framework, parts), optimizer_fn=None, model_name="reads")
+    images, labels = scenes(), np.repeat(np.arange(3), 12)
+    places = np.zeros((36, SIDE, SIDE), np.uint8)
+    places[:, :20, :20] = 1
+    order = np.random.default_rng(0).permutation(36)
+    data = NumpyDataset({"x": as_input(framework, images)[order], "y": labels[order], "mask": places[order]})
+    common = {"model": model, "labels": "y", "atlas": True, "on_error": "raise", "n_samples": 1}
+    names = {"red": 0, "green": 1, "blue": 2}
+    traces = [
+        GradCAM("x", save_dir=tmp_path, label_mapping=names, **common),
+        GradCAM("x", outputs="seen", masks="mask", metrics="energy_inside", **common),
+    ]
+    catch = Catch("gradcam_atlas", "gradcam_alarms", "gradcam_shortcuts", "gradcam_fixed_place", "seen_shortcuts",
+                  mode="eval")  # fmt: skip
+    pipeline = fe.Pipeline(train_data=data, eval_data=data, batch_size=8, num_process=0)
+    network_of_it = fe.Network([ModelOp(model, "x", "p")])
+    fe.Estimator(pipeline, network_of_it, epochs=1, traces=[*traces, catch], log_steps=0).fit()
+    said = capfd.readouterr().out
+    (caught,) = catch.caught
+    (line,) = [line for line in said.splitlines() if line.startswith("FastEstimator-Eval: ")]
+    warned = [line for line in said.splitlines() if line.startswith("FastEstimator-Warn: GradCAM ('gradcam')")]
+    assert (tmp_path / "gradcam_eval_atlas_epoch_1.png").exists()
+    rows = {dict(row.texts)["class"]: row for row in caught["gradcam_atlas"].grid.rows}
+    assert list(rows) == ["red", "green", "blue"]
+    if reads == "object":
+        assert warned == []
+        assert "gradcam_shortcuts: 0" in line
+        assert caught["gradcam_alarms"] == []
+        assert not any(row.wrong for row in rows.values())
+        assert caught["gradcam_fixed_place"] < 0.4
+        return
+    assert "gradcam_shortcuts: 1" in line
+    assert "seen_shortcuts: 1" in line
+    assert "gradcam_fixed_place: 1" in line
+    (words,) = warned
+    assert "class 'green' may be told by a place instead of the object" in words
+    assert "lower right corner" in words
+    assert "the probability of the class falls from 1.00 to 0.33" in words
+    (alarm,) = caught["gradcam_alarms"]
+    assert alarm.box == Box(28, 28, 4, 4)
+    assert ("warning", "warning: see log") in rows["green"].texts
+    assert np.array_equal(rows["green"].panels[1].outline, alarm.box.mask((SIDE, SIDE)))
+    assert [name for name, row in rows.items() if row.wrong] == ["green"]
+
+
+def test_without_another_class_to_hold_it_against_nothing_is_suspected() -> None:
+    """Whether the place is the class's own is not known; a single stray image is no other class."""
+    heat = np.zeros((24, 24), np.float32)
+    heat[18:22, 18:22] = 1
+    elsewhere = np.zeros((24, 24), np.float32)
+    elsewhere[2:6, 2:6] = 1
+    picture = np.zeros((24, 24, 3), np.uint8)
+    atlas = Atlas((24, 24))
+    for _ in range(12):
+        atlas.add(0, heat, picture)
+    assert suspects(atlas) == {}
+    atlas.add(1, elsewhere, picture)
+    assert suspects(atlas) == {}
+    for _ in range(5):
+        atlas.add(1, elsewhere, picture)
+    assert set(suspects(atlas)) == {0, 1}
+
+
+def test_the_deviations_of_places_are_those_of_each_by_itself() -> None:
+    """Sums over all above and to the left, against NumPy's own; cut off at the frame, and exactly 0 where flat."""
+    picture = np.random.default_rng(4).normal(3, 1, (3, 17, 23)).astype(np.float32)
+    picture[:, 5:9, 6:12] = 7.5
+    tops, lefts = np.array([0, 5, 13, 2]), np.array([0, 7, 18, 9])
+    for border in ((0, 0), (2, 3)):
+        found = _deviations(picture, tops, lefts, (4, 5), border)
+        for top, left, value in zip(tops, lefts, found, strict=True):
+            rows = slice(max(0, top - border[0]), top + 4 + border[0])
+            columns = slice(max(0, left - border[1]), left + 5 + border[1])
+            assert_allclose(value, picture[:, rows, columns].std((1, 2), dtype=np.float64).mean(), atol=1e-6)
+    assert _deviations(picture, tops[1:2], lefts[1:2], (4, 5), (0, 0)) == 0
+
+
+def test_places_alike_hold_as_much_and_lie_apart() -> None:
+    picture = np.zeros((1, 12, 20), np.float32)
+    picture[0, 8:12, 16:20:2] = 1  # the place: stripes
+    picture[0, 0:4, 0:4:2] = 1  # as much
+    picture[0, 0:4, 8:12] = np.eye(4) * 0.1  # too little
+    assert _alike(picture, Box(16, 8, 4, 4))[0] == Box(0, 0, 4, 4)
+    assert all(abs(other.left - 16) >= 4 or abs(other.top - 8) >= 4 for other in _alike(picture, Box(16, 8, 4, 4)))
+    assert _alike(np.zeros((1, 12, 20), np.float32), Box(16, 8, 4, 4)) == []
