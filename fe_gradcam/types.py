@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from enum import Flag, auto
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,10 @@ ClassNames: TypeAlias = "Sequence[str] | Mapping[int, str]"
 Reshape: TypeAlias = "Callable[[Tensor], Tensor]"
 """Makes a layer's output, as the layer puts it out, a map (N, K, h, w). It may move, split and leave
 out, and nothing else: the gradients go the same way."""
+
+
+OF_TARGET = "evidence for the class"
+"""What the heat of most methods means."""
 
 
 class Needs(Flag):
@@ -220,8 +224,78 @@ class CamInputs:
     pinned: Any = None
 
 
+Entries: TypeAlias = "slice | NDArray[np.bool_] | NDArray[np.integer[Any]]"
+"""Some of the images: a slice, a mask (N,) or their numbers."""
+
+T = TypeVar("T", bound="ByRow")
+
+
+BY_ROW = {"by_row": True}
+"""Marks a field of a ByRow that holds an entry for each image: an array, a sequence, None, or several of ByRow."""
+
+
+class ByRow:
+    """Frozen data of N images: what holds an entry for each is sliced, joined and filled together."""
+
+    def rows(self: T, which: Entries) -> T:
+        """The same for some of the images."""
+        return self._with(lambda value: _some(value, which))
+
+    def filled(self: T, which: NDArray[np.bool_], other: T) -> T:
+        """The same with the entries of `other`, which has as many as are chosen, in the chosen places."""
+        return self._with(lambda value, its: _filled(value, which, its), other)
+
+    @classmethod
+    def joined(cls: type[T], parts: Sequence[T]) -> T:
+        """The images of several parts, one after the other; what they have not by image is that of the first."""
+        first, *others = parts
+        return first._with(lambda *values: _joined(values), *others) if others else first
+
+    def _with(self: T, change: Callable[..., Any], *others: T) -> T:
+        names = [one.name for one in fields(self) if "by_row" in one.metadata]  # type: ignore[arg-type]
+        changed = {name: change(*(getattr(part, name) for part in (self, *others))) for name in names}
+        return replace(self, **changed)  # type: ignore[type-var]
+
+
+def _some(value: Any, which: Entries) -> Any:
+    if isinstance(value, ByRow):
+        return value.rows(which)
+    if _is_several(value):
+        return [one.rows(which) for one in value]
+    if value is None or isinstance(value, np.ndarray):
+        return None if value is None else value[which]
+    return [value[at] for at in np.arange(len(value))[which]]
+
+
+def _filled(value: Any, which: NDArray[np.bool_], other: Any) -> Any:
+    if isinstance(value, ByRow):
+        return value.filled(which, other)
+    if _is_several(value):
+        return [one.filled(which, its) for one, its in zip(value, other, strict=True)]
+    if value is None or other is None:
+        return value
+    changed = value.copy() if isinstance(value, np.ndarray) else list(value)
+    for at, its in zip(np.flatnonzero(which), other, strict=True):
+        changed[at] = its
+    return changed
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    if isinstance(values[0], ByRow):
+        return type(values[0]).joined(values)
+    if _is_several(values[0]):
+        return [type(of_all[0]).joined(of_all) for of_all in zip(*values, strict=True)]
+    if any(value is None for value in values):
+        return None
+    return np.concatenate(values) if isinstance(values[0], np.ndarray) else [one for value in values for one in value]
+
+
+def _is_several(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(one, ByRow) for one in value)
+
+
 @dataclass(frozen=True, eq=False)
-class Heatmap:
+class Heatmap(ByRow):
     """Heatmaps of N images, by one method, for one layer and one target per image.
 
     Attributes:
@@ -241,19 +315,23 @@ class Heatmap:
         layer: Name of the layer, with `` + activation`` or `` + relu`` where the place is behind that; of
             several ``mean(a, b)`` or ``max(a, b)``; ``whole model`` where the method knows no layer.
         scaling: Name of the scaling.
+        of_layer: Whether the method explains a layer, or else the whole model.
+        shows: What the heat means, in words.
     """
 
-    values: NDArray[np.float32]
-    raw: NDArray[np.float32]
-    class_ids: NDArray[np.int64]
-    scores: NDArray[np.float32]
-    confidences: NDArray[np.float32]
-    blank: NDArray[np.bool_]
+    values: NDArray[np.float32] = field(metadata=BY_ROW)
+    raw: NDArray[np.float32] = field(metadata=BY_ROW)
+    class_ids: NDArray[np.int64] = field(metadata=BY_ROW)
+    scores: NDArray[np.float32] = field(metadata=BY_ROW)
+    confidences: NDArray[np.float32] = field(metadata=BY_ROW)
+    blank: NDArray[np.bool_] = field(metadata=BY_ROW)
     method: str
     layer: str
     scaling: Scaling
     target: str = "pred"
     smooth: str = ""
+    of_layer: bool = True
+    shows: str = OF_TARGET
 
     def __len__(self) -> int:
         return len(self.values)

@@ -14,11 +14,9 @@ from numpy.typing import NDArray
 from fe_gradcam.drawing.grid import Grid, Panel, Row
 from fe_gradcam.drawing.pixels import overlay, signed_colormap
 from fe_gradcam.explaining.explained import Column, Explained
-from fe_gradcam.explaining.heat import WHOLE_MODEL
-from fe_gradcam.explaining.results import _layer, as_text
-from fe_gradcam.methods import METHODS, OF_TARGET
+from fe_gradcam.explaining.results import as_text
 from fe_gradcam.scaling import upsample
-from fe_gradcam.types import Heatmap
+from fe_gradcam.types import OF_TARGET, Heatmap
 
 LEFT_TO_RIGHT = "\u200e"
 """Keeps a number behind a name that is written from right to left."""
@@ -108,7 +106,7 @@ def compose_grid(
     several = len(parts) > 1
     places = islice(((part, at) for part in parts for at in range(len(part))), MOST_ROWS)
     rows = [_row(part, at, names, look, limits, name_dataset=several, numbered=numbered) for part, at in places]
-    title = ", ".join(filter(None, (title, _where(columns))))
+    title = ", ".join(filter(None, (title, _where(parts[0]))))
     limit = next(iter(limits.values())) if len(limits) == 1 else 1.0
     if total > MOST_ROWS:
         title = f"{title}: the first {MOST_ROWS} of {total} images"
@@ -141,31 +139,29 @@ def _title(column: Column, columns: Sequence[Column]) -> str:
     return target if len(methods) == 1 and len(targets) > 1 else f"{column.method}: {target}"
 
 
-def _where(columns: Sequence[Column]) -> str:
-    layer, smooth = _layer(columns), columns[0].heatmap.smooth
-    said = f"the {layer}" if layer == WHOLE_MODEL else f"layer {layer}"
-    return f"{said}, smoothed ({smooth})" if smooth else said
+def _where(part: Explained) -> str:
+    heatmap = part.of_layer
+    said = f"layer {heatmap.layer}" if heatmap.of_layer else f"the {heatmap.layer}"
+    return f"{said}, smoothed ({heatmap.smooth})" if heatmap.smooth else said
 
 
 def _scale_label(columns: Sequence[Column], shared: bool) -> str:
-    several = len({column.method for column in columns}) > 1
-    reach = f"one scale for {'each method' if several else 'the grid'}" if shared else "each map by itself"
-    scaling = columns[0].heatmap.scaling
+    methods = {column.method: column.heatmap for column in columns}
+    reach = f"one scale for {'each method' if len(methods) > 1 else 'the grid'}" if shared else "each map by itself"
     meant: dict[str, list[str]] = {}
-    for method in dict.fromkeys(column.method for column in columns):
-        meant.setdefault(_shows(method, scaling), []).append(method)
-    of_target = _shows("", scaling)
-    said = [of_target] if of_target in meant else []
-    said += [f"{', '.join(methods)}: {sense}" for sense, methods in meant.items() if sense != of_target]
+    for method, heatmap in methods.items():
+        meant.setdefault(_shows(heatmap), []).append(method)
+    # What most methods show goes first, and without their names.
+    usual = [_shows(heatmap) for heatmap in methods.values() if heatmap.shows == OF_TARGET][:1]
+    said = usual + [f"{', '.join(names)}: {sense}" for sense, names in meant.items() if sense not in usual]
     sense = next(iter(meant)) if len(meant) == 1 else "; ".join(said)
-    return f"{sense}, {reach} (scaling: {scaling})"
+    return f"{sense}, {reach} (scaling: {columns[0].heatmap.scaling})"
 
 
-def _shows(label: str, scaling: str) -> str:
-    """What the heat of a method means; of one that the catalogue does not have, that of the most."""
-    method = METHODS.get(label.partition("(")[0])
-    shows = OF_TARGET if method is None else method.shows
-    return "evidence against (negative) and for (positive)" if shows == OF_TARGET and scaling == "none" else shows
+def _shows(heatmap: Heatmap) -> str:
+    """What the heat means, in words."""
+    signed = heatmap.shows == OF_TARGET and heatmap.scaling == "none"
+    return "evidence against (negative) and for (positive)" if signed else heatmap.shows
 
 
 def _row(
@@ -204,10 +200,10 @@ def _row(
             panels.append(Panel(picture, note="not labelled"))
         else:
             panels.append(_panel(picture, column.heatmap, at, look, limits.get(column.method)))
-    if part.places is not None:
+    if part.masks is not None:
         shown = [column.shown is None or bool(column.shown[at]) for column in part.columns]
         panels = [
-            replace(panel, outline=part.places[at]) if drawn else panel
+            replace(panel, outline=part.masks[at]) if drawn else panel
             for panel, drawn in zip(panels, [True, *shown], strict=True)
         ]
     return Row(texts=tuple(texts), wrong=wrong, panels=tuple(panels))

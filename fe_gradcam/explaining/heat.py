@@ -71,6 +71,8 @@ def heatmap_of(
         layer=name,
         scaling=settings.scaling,
         smooth=settings.smoothed,
+        of_layer=Needs.ACTIVATIONS in method.needs,
+        shows=method.shows,
     )
 
 

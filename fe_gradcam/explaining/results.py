@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fe_gradcam.explaining.explained import Column, Explained
-from fe_gradcam.explaining.heat import WHOLE_MODEL
+from fe_gradcam.explaining.explained import Explained
 
 
 def inference_entries(probabilities: NDArray[np.float32] | None, names: Mapping[int, str]) -> dict[str, Any]:
@@ -35,12 +34,6 @@ def heatmap_key(class_id: int, target_name: str) -> str:
     return f"heatmap_image_{plain_name}" if class_id < 0 else f"heatmap_image_class_{class_id}"
 
 
-def _layer(columns: Sequence[Column]) -> str:
-    """The layer that is explained; that of the methods that know one, where there are any."""
-    layers = [column.heatmap.layer for column in columns]
-    return next((layer for layer in layers if layer != WHOLE_MODEL), layers[0])
-
-
 def compose_results(
     parts: Sequence[Explained], names: Mapping[int, str], epoch: int, mode: str
 ) -> list[dict[str, Any]]:
@@ -61,7 +54,7 @@ def compose_results(
                     continue
                 key = heatmap_key(int(column.heatmap.class_ids[at]), column.target)
                 result.setdefault(f"heatmap_{column.method}", {})[key] = column.heatmap.values[at]
-            result |= {"layer": _layer(part.columns), "scaling": part.columns[0].heatmap.scaling}
+            result |= {"layer": part.of_layer.layer, "scaling": part.columns[0].heatmap.scaling}
             result["smooth"] = part.columns[0].heatmap.smooth
             result["label"] = None if part.labels is None else int(part.labels[at])
             result["prediction"] = None if part.predictions is None else int(part.predictions[at])
@@ -84,7 +77,7 @@ def compose_arrays(part: Explained, epoch: int, mode: str) -> dict[str, NDArray[
     said = {
         "epoch": epoch,
         "mode": mode,
-        "layer": _layer(part.columns),
+        "layer": part.of_layer.layer,
         "scaling": heatmap.scaling,
         "smooth": heatmap.smooth,
     }

@@ -274,7 +274,7 @@ def explained(
                     heatmap = heatmap_of(of_layers, rule, refs, size, settings)
                     parts.setdefault((at_method, at_layer, at_target), []).append(heatmap)
     called = [target_name(target, settings.class_names) for target in targets]
-    heatmaps = [replace(_joined(parts[place]), target=called[place[2]]) for place in sorted(parts)]
+    heatmaps = [replace(Heatmap.joined(parts[place]), target=called[place[2]]) for place in sorted(parts)]
     return Explanation(heatmaps, np.concatenate(probabilities) if probabilities else None)
 
 
@@ -392,12 +392,3 @@ def _rows(images: Images, rows: slice) -> Images:
     if isinstance(images, (tuple, list)):
         return tuple(part[rows] for part in images)
     return images[rows]
-
-
-def _joined(parts: list[Heatmap]) -> Heatmap:
-    """The heatmaps of consecutive chunks as one."""
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    names = ("values", "raw", "class_ids", "scores", "confidences", "blank")
-    return replace(first, **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})

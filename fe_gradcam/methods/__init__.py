@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from fe_gradcam.methods import components, gradients, variants, whole_model
-from fe_gradcam.methods.registry import METHODS, OF_TARGET, CamMethod, get_method, parse_method
+from fe_gradcam.methods.registry import METHODS, CamMethod, get_method, parse_method
 from fe_gradcam.parameters import is_pair
 
 __all__ = [
     "METHODS",
-    "OF_TARGET",
     "CamMethod",
     "components",
     "get_method",

@@ -12,14 +12,11 @@ from torch import Tensor
 
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.parameters import _JSON, Parameter, _parameter, asked_for
-from fe_gradcam.types import CamInputs, Method, Needs
+from fe_gradcam.types import OF_TARGET, CamInputs, Method, Needs
 
 Rule: TypeAlias = Callable[..., Tensor]
 """Takes CamInputs and keyword-only parameters; returns the signed map (N, *S), or its terms by channel
 (N, K, *S), whose sum over the channels is the map."""
-
-
-OF_TARGET = "evidence for the class"
 
 
 OF_NO_TARGET = "what is active, whatever the class"

@@ -470,7 +470,7 @@ class GradCAM(Trace):
             ids=None if self.id_key is None else list(rows[self.id_key]),
             ds_id=ds_id,
             positions=rows.positions,
-            places=self._places(rows),
+            masks=self._places(rows),
         )
 
     def _labels(self, rows: Rows) -> NDArray[np.int64] | None:
@@ -566,7 +566,7 @@ class GradCAM(Trace):
             of_classes = (column.target for column in part.columns if (column.heatmap.class_ids >= 0).any())
             first = next(of_classes, part.columns[0].target)
             heatmaps = {column.method: column.heatmap for column in part.columns if column.target == first}
-            found[part.ds_id] = self.measures.of(self.source, kept, heatmaps, part.places, self.system)
+            found[part.ds_id] = self.measures.of(self.source, kept, heatmaps, part.masks, self.system)
             if self.follower is not None:
                 compared = self.follower.compared((self.system.mode, part.ds_id), heatmaps)
                 found[part.ds_id] |= self.measures.followed(compared)
