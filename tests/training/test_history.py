@@ -36,7 +36,7 @@ from fe_gradcam.explaining.explained import Column, Explained
 from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
 from fe_gradcam.training.rows import Rows
 from fe_gradcam.types import Heatmap
-from tests.integrations.fastestimator.test_trace import FRAMEWORKS, Catch
+from tests.trainings import FRAMEWORKS, Catch
 from tutorials.real_data import digit_canvases
 
 ROOT = Path(__file__).parents[2]

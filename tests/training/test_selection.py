@@ -30,7 +30,7 @@ from fe_gradcam.training import chosen as selecting
 from fe_gradcam.training.chosen import Chosen
 from fe_gradcam.training.rows import probabilities_of
 from fe_gradcam.training.selection import BOTH, RULES, Selection, selection_of
-from tests.integrations.fastestimator.test_trace import FRAMEWORKS, Catch, streams
+from tests.trainings import FRAMEWORKS, Catch, streams
 from tutorials.real_data import Canvases, digit_canvases
 
 CLASSES = 3

@@ -24,7 +24,7 @@ from fe_gradcam import GradCAM, explain
 from fe_gradcam.verdicts import places as shortcut
 from fe_gradcam.verdicts.atlas import Atlas, Box
 from fe_gradcam.verdicts.places import Alarm, _alike, _deviations, alarms, place_of, suspects, where_in_words
-from tests.integrations.fastestimator.test_trace import FRAMEWORKS, Catch, streams
+from tests.trainings import FRAMEWORKS, Catch, streams
 
 SIDE, PATCH, GREEN = 32, 4, 1
 CORNER = (SIDE - PATCH, SIDE - PATCH)

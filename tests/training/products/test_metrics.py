@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose
 from fe_gradcam import ArgumentError, CamWarning, Contrast, GradCAM, UnknownNameError, explain
 from fe_gradcam.metrics.measure import METRICS, measure, summary
 from fe_gradcam.training.products.metrics import FOLLOWED, measures_of
-from tests.integrations.fastestimator.test_trace import (
+from tests.trainings import (
     FRAMEWORKS,
     Catch,
     build,
