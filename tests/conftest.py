@@ -1,10 +1,9 @@
-"""Shared by all tests: quiet frameworks, fixed seeds, the pretrained classifier once."""
+"""Shared by all tests: quiet frameworks, fixed seeds, global state put back, the pretrained classifier once."""
 
 from __future__ import annotations
 
 import gc
 import os
-import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,30 +11,56 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import fastestimator as fe
-import numpy as np
 import pytest
+import tensorflow as tf
 import torch
 from hypothesis import settings
 
+from tests.state import kept, seed
+
 fe.fe_history_path = False
-gc.collect()
-gc.freeze()  # the host collects garbage after every epoch; the modules themselves need not be looked through each time
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=15)
 settings.load_profile("repeatable")
 
 
-@pytest.fixture(autouse=True)
-def _seeds() -> Iterator[None]:
-    import tensorflow as tf
+def set_aside() -> None:
+    """The host collects garbage after every epoch; what is there before a module's tests is not looked through."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
-    tf.random.set_seed(0)
-    yield
-    assert not torch._C._is_torch_function_mode_enabled(), "a function mode was left on"
-    assert torch.is_grad_enabled(), "the grad mode was left changed"
-    assert not tf.config.functions_run_eagerly(), "tf.functions were left running eagerly"
+
+class Underway:
+    """The module of the last test."""
+
+    module: Any = None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    module = item.getparent(pytest.Module)
+    if module is not Underway.module:
+        Underway.module = module
+        set_aside()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Iterator[Any]:
+    """What several tests share is made from the same seeds, whichever asks first, and leaves no state either."""
+    if fixturedef.scope == "function":
+        return (yield)
+    with kept():
+        seed()
+        return (yield)
+
+
+@pytest.fixture(autouse=True)
+def _alone() -> Iterator[None]:
+    seed()
+    with kept():
+        yield
+        assert not torch._C._is_torch_function_mode_enabled(), "a function mode was left on"
+        assert torch.is_grad_enabled(), "the grad mode was left changed"
+        assert not tf.config.functions_run_eagerly(), "tf.functions were left running eagerly"
 
 
 @pytest.fixture(scope="session")
