@@ -23,24 +23,20 @@ settings.register_profile("repeatable", deadline=None, derandomize=True, max_exa
 settings.load_profile("repeatable")
 
 
-def set_aside() -> None:
-    """The host collects garbage after every epoch; what is there before a module's tests is not looked through."""
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
-
-
-class Underway:
+class Last:
     """The module of the last test."""
 
     module: Any = None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The host collects garbage after every epoch, and need not look through what was there before the test."""
     module = item.getparent(pytest.Module)
-    if module is not Underway.module:
-        Underway.module = module
-        set_aside()
+    if module is not Last.module:
+        Last.module = module
+        gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
