@@ -1,18 +1,67 @@
-"""The nearest of the names there are, for errors that help."""
+"""Errors and warnings: messages of parts, whose arguments Python and the command line each call as they are written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sysconfig
+import traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 
 
-def nearest(name: object, known: Iterable[str], count: int = 3) -> str:
-    """The end of a sentence: ``"; did you mean 'layer4', 'layer3'?"``, or ``"."`` where none is near."""
-    found = get_close_matches(str(name), list(known), n=count, cutoff=0.4)
-    return f"; did you mean {', '.join(map(repr, found))}?" if found else "."
+@dataclass(frozen=True)
+class Argument:
+    """The name of an argument inside a message, with a value as it is shown: ``layer='conv'``, or ``layer=`` alone."""
+
+    name: str
+    value: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value}"
+
+    def told(self, words: Mapping[str, str]) -> str:
+        """As who reads it writes it: ``--layer 'conv'``."""
+        return f"{words[self.name]} {self.value}".rstrip() if self.name in words else str(self)
 
 
-class CamError(Exception):
+@dataclass(frozen=True)
+class Function:
+    """A function of this package inside a message."""
+
+    name: str
+    call: str = ""
+
+    def __str__(self) -> str:
+        return f"fe_gradcam.{self.name}{self.call}"
+
+    def told(self, words: Mapping[str, str]) -> str:
+        """As who reads it calls it."""
+        return words.get(self.name, str(self))
+
+
+LIST_LAYERS = Function("list_layers", "(model, images)")
+
+
+class Told:
+    """A message of parts: text, and arguments and functions as data."""
+
+    args: tuple[str | Argument | Function, ...]
+
+    def __str__(self) -> str:
+        return "".join(map(str, self.args))
+
+    @property
+    def argument(self) -> str | None:
+        """The argument that it is about: the first that is named as data."""
+        return next((part.name for part in self.args if isinstance(part, Argument)), None)
+
+    def told(self, words: Mapping[str, str]) -> str:
+        """The message, with arguments and functions as `words` calls them."""
+        return "".join(part if isinstance(part, str) else part.told(words) for part in self.args)
+
+
+class CamError(Told, Exception):
     """Any error that this package raises on purpose."""
 
 
@@ -23,9 +72,6 @@ class ArgumentError(CamError, ValueError):
 class UnknownNameError(CamError, KeyError):
     """A name (of a layer, a method, a class) that does not exist; the message lists the nearest."""
 
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
-
 
 class UnsupportedModelError(CamError, TypeError):
     """A model, or an output of one, that cannot be explained as it is."""
@@ -35,5 +81,27 @@ class GradientError(CamError, RuntimeError):
     """The score depends on the layer, and yet no gradient reaches it."""
 
 
-class CamWarning(UserWarning):
+class CamWarning(Told, UserWarning):
     """Something was shown that a user should know about before trusting it."""
+
+
+def nearest(name: object, known: Iterable[str], count: int = 3) -> str:
+    """The end of a sentence: ``"; did you mean 'layer4', 'layer3'?"``, or ``"."`` if none is near."""
+    found = get_close_matches(str(name), list(known), n=count, cutoff=0.4)
+    return f"; did you mean {', '.join(map(repr, found))}?" if found else "."
+
+
+def in_one_line(error: BaseException) -> str:
+    """Another's exception: its class, its message in short, and where it was raised in code that is no library's."""
+    said = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    said = f"{said[:500]} ..." if len(said) > 500 else said
+    return f"{type(error).__name__}{': ' if said else ''}{said}{_where(error)}"
+
+
+def _where(error: BaseException) -> str:
+    libraries = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if file.is_file() and not any(file.is_relative_to(folder) for folder in [*libraries, Path(__file__).parent]):
+            return f" ({file}, line {frame.lineno})"
+    return ""

@@ -13,9 +13,10 @@ from fe_gradcam.backends import backend_for
 from fe_gradcam.errors import ArgumentError, UnknownNameError, nearest
 from fe_gradcam.explaining.results import heatmap_key, inference_entries
 from fe_gradcam.explaining.route import Explanation, explained
-from fe_gradcam.explaining.settings import Settings, check_seed
+from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.explaining.views import smoothing
-from fe_gradcam.methods import CamMethod, get_method
+from fe_gradcam.methods import METHODS, CamMethod
+from fe_gradcam.parameters import whole
 from fe_gradcam.scaling import SCALINGS, check_scaling
 from fe_gradcam.spec.images import as_tuple
 from fe_gradcam.spec.layers import convolution_layer
@@ -107,7 +108,7 @@ def gen_dl_model_heatmap(
         >>> sorted(result["heatmap_grad_cam"])
         ['heatmap_image_class_0', 'heatmap_image_class_1']
     """
-    method = get_method(heatmap_method)
+    method = METHODS.find(heatmap_method)
     settings = _settings(gen_param)
     targets = _targets(target_classes)
     for target in targets:
@@ -259,17 +260,6 @@ def _class_names(value: Any) -> Any:
     return value
 
 
-def _batch_size(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ArgumentError(f"gen_param['batch_size']={value!r} is not accepted. Accepted: an integer from 1.")
-    return int(value)
-
-
-def _seed(value: Any) -> int:
-    check_seed(value)
-    return int(value)
-
-
 def _smooth(value: Any) -> Any:
     smoothing(value)
     return value
@@ -281,7 +271,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "scaling": _scaling,
     "class_names": _class_names,
     "model_output": _as_it_is,
-    "batch_size": _batch_size,
-    "seed": _seed,
+    "batch_size": lambda value: whole("gen_param['batch_size']", value, 1),
+    "seed": lambda value: whole("seed", value, 0),
     "smooth": _smooth,
 }

@@ -1,15 +1,17 @@
-"""Parameters, and catalogues of what is asked for by a name: methods, metrics, selections."""
+"""Parameters, and catalogues of what is asked for by a name: methods, metrics, rules of selection."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
-from typing import Annotated, Any, Protocol, TypeAlias, get_args, get_origin
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from fe_gradcam.errors import ArgumentError, UnknownNameError, nearest
+from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
 
 
 @dataclass(frozen=True)
@@ -24,19 +26,10 @@ class Within:
 
 
 Count: TypeAlias = Annotated[int, Within(1)]
-
-
 Fraction: TypeAlias = Annotated[float, Within(0, 1)]
-
-
 Level: TypeAlias = Annotated[float, Within(0)]
-
-
 OptionalCount: TypeAlias = Annotated[int | None, Within(1)]
-
-
 Value: TypeAlias = float | None
-
 
 LARGEST = float(np.finfo(np.float64).max)
 """The largest number there is."""
@@ -44,14 +37,16 @@ LARGEST = float(np.finfo(np.float64).max)
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a method.
+    """What a rule takes besides its inputs.
 
     Attributes:
         name: What it is called.
-        default: Its value where none is given.
+        default: Its value if none is given.
         kind: bool, int or float.
         within: The numbers that are accepted, or None for any finite one.
         optional: Whether None is accepted.
+        words: Accepted besides numbers.
+        several: Whether it takes a tuple of such numbers.
     """
 
     name: str
@@ -59,80 +54,207 @@ class Parameter:
     kind: type
     within: Within | None = None
     optional: bool = False
+    words: tuple[str, ...] = ()
+    several: bool = False
+
+    @classmethod
+    def of(cls, name: str, default: Any, hint: Any) -> Parameter:
+        """The parameter that an annotation describes, such as Count, or a float or some words."""
+        hint, accepted = get_args(hint) if get_origin(hint) is Annotated else (hint, None)
+        kinds = get_args(hint) or (hint,)
+        return cls(
+            name,
+            default,
+            next(one for one in kinds if one in (bool, int, float)),
+            within=accepted if isinstance(accepted, Within) else None,
+            optional=type(None) in kinds,
+            words=accepted if isinstance(accepted, tuple) else (),
+            several=get_origin(hint) is tuple,
+        )
 
     @property
     def accepted(self) -> str:
         """In words, what it accepts."""
         number = {bool: "True or False", int: "an integer", float: "a number"}[self.kind]
-        return " ".join(filter(None, (number, str(self.within or ""), "or None" * self.optional)))
+        others = [*map(repr, self.words), *["None"] * self.optional]
+        one = " or ".join([f"{number} {self.within}" if self.within else number, *others])
+        return f"several, each {one}" if self.several else one
 
     def accepts(self, value: Any) -> bool:
         """Whether `value` is one of its values."""
-        if value is None or self.kind is bool:
-            return self.optional if value is None else isinstance(value, (bool, np.bool_))
+        if self.several:
+            return isinstance(value, (tuple, list)) and len(value) > 0 and all(map(self._accepts_one, value))
+        return self._accepts_one(value)
+
+    def _accepts_one(self, value: Any) -> bool:
+        if value is None or isinstance(value, str):
+            return self.optional if value is None else value in self.words
+        if self.kind is bool or isinstance(value, bool):
+            return self.kind is bool and isinstance(value, (bool, np.bool_))
         number: Any = Integral if self.kind is int else Real
-        if isinstance(value, bool) or not isinstance(value, number) or not abs(value) <= LARGEST:
+        if not isinstance(value, number) or not abs(value) <= LARGEST:
             return False
         bounds = self.within or Within(-LARGEST)
         return bool(bounds.least <= value <= (LARGEST if bounds.most is None else bounds.most))
 
     def plain(self, value: Any) -> Any:
         """An accepted value with NumPy's integers, which overflow, as Python's own."""
-        return value if value is None or self.kind is float else self.kind(value)
+        if isinstance(value, (tuple, list)):
+            return tuple(map(self.plain, value))
+        return value if value is None or isinstance(value, str) or self.kind is float else self.kind(value)
 
 
-class Parametric(Protocol):
-    """What is asked for by a name, and takes parameters."""
-
-    @property
-    def parameters(self) -> Mapping[str, Parameter]:
-        """What it takes, by name."""
-
-
-def asked_for(kind: str, asked: Any, table: Mapping[str, Parametric], accepted_pair: str) -> tuple[str, dict[str, Any]]:
-    """What a name, or a pair of a name and parameters, asks for: the name, and the parameters as Python's own.
-
-    Args:
-        kind: What is named, such as "method".
-        asked: A name or a pair.
-        table: What there is, by name.
-        accepted_pair: The end of the error that says what is accepted: an example of a pair, and what else helps.
+def whole(name: str, value: Any, least: int, none: str = "") -> int:
+    """The value as an integer that is not below `least`; `none` says what else is accepted, by who asks.
 
     Raises:
-        UnknownNameError: There is no such name, or it has no such parameter.
-        ArgumentError: A parameter's value is not accepted, or `asked` is neither a name nor a pair.
+        ArgumentError: It is none.
     """
-    name, given = asked if is_pair(asked) else (asked, {})
-    if not isinstance(name, str):
-        raise ArgumentError(f"{kind}={asked!r} is not accepted. Accepted: a name, or a pair {accepted_pair}")
-    if name not in table:
-        raise UnknownNameError(f"{kind}={name!r} is not known{nearest(name, table)} Accepted: {', '.join(table)}.")
-    known = table[name].parameters
-    for parameter, value in given.items():
-        if parameter not in known:
-            accepted = ", ".join(known) or f"none, this {kind} has no parameters"
-            raise UnknownNameError(
-                f"{kind}={name!r} has no parameter {parameter!r}{nearest(parameter, known)} Accepted: {accepted}."
-            )
-        if not known[parameter].accepts(value):
-            raise ArgumentError(
-                f"{kind}={name!r}: {parameter}={value!r} is not accepted. Accepted: {known[parameter].accepted}."
-            )
-    return name, {parameter: known[parameter].plain(value) for parameter, value in given.items()}
+    return int(_checked(Parameter(name, least, int, Within(least)), value, none))
 
 
-def is_pair(method: Any) -> bool:
-    """Whether it is a method with its parameters: a pair of a name and a dict."""
-    return isinstance(method, (tuple, list)) and len(method) == 2 and isinstance(method[1], Mapping)
+def fraction(name: str, value: Any) -> float:
+    """The value as a number from 0 to 1.
+
+    Raises:
+        ArgumentError: It is none.
+    """
+    return float(_checked(Parameter(name, 0, float, Within(0, 1)), value))
+
+
+def _checked(parameter: Parameter, value: Any, more: str = "") -> Any:
+    if not parameter.accepts(value):
+        said = f" is not accepted. Accepted: {parameter.accepted}{more}."
+        raise ArgumentError(Argument(parameter.name, repr(value)), said)
+    return value
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is asked for by a name: a rule, with the parameters that it was asked for with.
+
+    Attributes:
+        name: What users call it.
+        rule: The function; its keyword-only arguments are the parameters.
+        paper: Its source.
+        given: Parameters that were passed, by name; the others have their defaults.
+    """
+
+    name: str
+    rule: Callable[..., Any]
+    paper: str = field(default="", kw_only=True)
+    given: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+
+    @property
+    def label(self) -> str:
+        """The name, with the parameters that were given."""
+        said = ", ".join(f"{name}={value}" for name, value in self.given.items())
+        return f"{self.name}({said})" if said else self.name
+
+    @property
+    def summary(self) -> str:
+        """The first line of the rule's docstring."""
+        return (self.rule.__doc__ or "").strip().partition("\n")[0]
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """What the rule takes besides its inputs, by name."""
+        hints = get_type_hints(self.rule, include_extras=True)
+        found = inspect.signature(self.rule).parameters.values()
+        kept = (one for one in found if one.kind is inspect.Parameter.KEYWORD_ONLY)
+        return {one.name: Parameter.of(one.name, one.default, hints[one.name]) for one in kept}
+
+    def with_parameters(self: E, **given: Any) -> E:
+        """The same with further parameters, which were checked."""
+        return replace(self, given={**self.given, **given})
+
+
+E = TypeVar("E", bound=Entry)
+
+
+class Catalogue(dict[str, E]):
+    """Entries by name, in the order in which they were added.
+
+    Args:
+        kind: What is named, as errors call it: "method".
+        example: A name and parameters, for errors that say what is accepted.
+        no_name: What such an error adds if no name was given.
+        unknown: What it adds if the name is unknown.
+    """
+
+    def __init__(self, kind: str, example: tuple[str, Mapping[str, Any]], no_name: str = "", unknown: str = "") -> None:
+        super().__init__()
+        self.kind, self.example, self.no_name, self.unknown = kind, example, no_name, unknown
+
+    def add(self, *entries: E) -> None:
+        """Adds entries under their names."""
+        self.update({entry.name: entry for entry in entries})
+
+    def find(self, asked: Any, also: Iterable[str] = ()) -> E:
+        """What a name, or a pair of a name and parameters, asks for; an entry asks for itself.
+
+        Args:
+            asked: A name, a pair or an entry.
+            also: Names that who asks knows besides, for the error.
+
+        Raises:
+            UnknownNameError: There is no such name, or it has no such parameter.
+            ArgumentError: A parameter's value is not accepted, or `asked` is neither a name nor a pair.
+        """
+        if isinstance(asked, Entry):
+            return asked  # type: ignore[return-value]
+        name, given = asked if is_pair(asked) else (asked, {})
+        if not isinstance(name, str):
+            said = f" is not accepted. Accepted: a name, or a pair {self.example}{self.no_name}."
+            raise ArgumentError(Argument(self.kind, repr(asked)), said)
+        named = Argument(self.kind, repr(name))
+        if name not in self:
+            known = [*self, *also]
+            accepted = f"{', '.join(known)}{self.unknown}"
+            raise UnknownNameError(named, f" is not known{nearest(name, known)} Accepted: {accepted}.")
+        parameters = self[name].parameters
+        for key, value in given.items():
+            if key not in parameters:
+                accepted = ", ".join(parameters) or f"none, this {self.kind} has no parameters"
+                said = f" has no parameter {key!r}{nearest(key, parameters)} Accepted: {accepted}."
+                raise UnknownNameError(named, said)
+            if not parameters[key].accepts(value):
+                said = f": {key}={value!r} is not accepted. Accepted: {parameters[key].accepted}."
+                raise ArgumentError(named, said)
+        return self[name].with_parameters(**{key: parameters[key].plain(value) for key, value in given.items()})
+
+    def parse(self, text: str) -> str | tuple[str, dict[str, Any]]:
+        """What is asked for in one word, as `find` takes it: ``score_cam``, or ``is_cam:samples=8``.
+
+        Raises:
+            ArgumentError: It is not of that form.
+        """
+        name, colon, rest = text.partition(":")
+        if not colon:
+            return name
+        given: dict[str, Any] = {}
+        for part in rest.split(","):
+            key, _, value = (piece.strip() for piece in part.partition("="))
+            try:
+                new = {key: json.loads(_JSON.get(value, value))}
+            except json.JSONDecodeError:  # of no value too
+                new = {}
+            if not new or key in given:
+                word = f"{self.example[0]}:" + ",".join(f"{key}={value}" for key, value in self.example[1].items())
+                said = f" is not accepted. Accepted: a name, or a name with parameters, each once: {word}"
+                raise ArgumentError(Argument(self.kind, repr(text)), said)
+            given |= new
+        return name, given
 
 
 _JSON = {"None": "null", "True": "true", "False": "false"}
 
 
-def _parameter(name: str, default: Any, hint: Any) -> Parameter:
-    within = None
-    if get_origin(hint) is Annotated:
-        hint, within = get_args(hint)
-    kinds = get_args(hint) or (hint,)
-    kind = next(one for one in kinds if one is not type(None))
-    return Parameter(name, default, kind, within, type(None) in kinds)
+def is_pair(asked: Any) -> bool:
+    """Whether it is a name with its parameters: a pair of a name and a dict."""
+    return isinstance(asked, (tuple, list)) and len(asked) == 2 and isinstance(asked[1], Mapping)
+
+
+def several(asked: Any) -> Any:
+    """What is asked for as a list: a name, a pair or an entry alone is one of them."""
+    return [asked] if isinstance(asked, (str, Entry)) or is_pair(asked) else asked

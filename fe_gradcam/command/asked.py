@@ -81,9 +81,9 @@ def check(asked: Asked) -> None:
 
 def methods_asked(texts: Sequence[str]) -> list[CamMethod]:
     """The methods that --method names, each once."""
-    from fe_gradcam.methods import get_method, parse_method
+    from fe_gradcam.methods import METHODS
 
-    methods = [get_method(parse_method(text)) for text in texts]
+    methods = [METHODS.find(METHODS.parse(text)) for text in texts]
     return list({method.label: method for method in methods}.values())
 
 

@@ -19,7 +19,8 @@ from fe_gradcam.explaining.heat import Passes, heatmap_of, numpy32
 from fe_gradcam.explaining.probe import ModelProbe
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.explaining.views import Smooth, View, smoothing
-from fe_gradcam.methods import CamMethod, get_method, is_pair
+from fe_gradcam.methods import METHODS, CamMethod
+from fe_gradcam.parameters import several, whole
 from fe_gradcam.spec.images import as_tuple, picture_of
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.resolved import TOP_CLASS, ClassTarget, RegionTarget, ResolvedTarget, resolve_target
@@ -242,14 +243,13 @@ def explained(
     targets: Sequence[Target],
 ) -> Explanation:
     """The heatmaps of `explain_many`, and the inference that came with them."""
-    if is_pair(methods) or isinstance(methods, str):
-        methods = [methods]  # type: ignore[list-item]
+    methods = several(methods)
     for name, given in (("methods", methods), ("layers", layers), ("targets", targets)):
         if isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
             raise ArgumentError(f"{name}={given!r} is not accepted. Accepted: a list, of one or several.")
         if not len(given):
             raise ArgumentError(f"{name} is empty; at least one is needed.")
-    rules = [get_method(method) for method in methods]
+    rules = [METHODS.find(method) for method in methods]
     count = _count(images)
     step = _step(settings.batch_size, count)
     resolved = [resolve_target(target, count, settings.class_names) for target in targets]
@@ -381,11 +381,7 @@ def _count(images: Images) -> int:
 
 
 def _step(batch_size: int | None, count: int) -> int:
-    if batch_size is None:
-        return count
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise ArgumentError(f"batch_size={batch_size!r} is not accepted. Accepted: None or an integer from 1.")
-    return int(batch_size)
+    return count if batch_size is None else whole("batch_size", batch_size, 1, none=" or None")
 
 
 def _rows(images: Images, rows: slice) -> Images:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.explaining.views import smoothing
+from fe_gradcam.parameters import whole
 from fe_gradcam.scaling import check_fuse, check_scaling
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.types import ClassNames, Fuse, Reshape, Scaling, Score
@@ -36,7 +35,7 @@ class Settings:
     def __post_init__(self) -> None:
         check_scaling(self.scaling)
         check_fuse(self.fuse)
-        check_seed(self.seed)
+        whole("seed", self.seed, 0)
         smoothing(self.smooth)
         if self.score not in SCORES:
             raise ArgumentError(f"score={self.score!r} is not known. Accepted: {', '.join(SCORES)}.")
@@ -48,7 +47,3 @@ class Settings:
         return ", ".join(["augment"] * (len(views) > 1 or not views[0].is_plain) + ["eigen"] * eigen)
 
 
-def check_seed(seed: object) -> None:
-    """Raises ArgumentError where `seed` is no integer from 0."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ArgumentError(f"seed={seed!r} is not accepted. Accepted: an integer from 0.")

@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from fe_gradcam.errors import ArgumentError, CamWarning
+from fe_gradcam.errors import Argument, ArgumentError, CamWarning
 from fe_gradcam.methods.gradients import NEARLY_ZERO, _gradients, _over_space
 from fe_gradcam.methods.registry import OF_NO_TARGET, cam_method
 from fe_gradcam.parameters import Count
@@ -65,8 +65,13 @@ def kernel_component_of(maps: Tensor, which: int) -> Tensor:
     places = maps[0, 0].numel()
     if places > MOST_PLACES:
         raise ArgumentError(
-            f"kpca_cam needs a matrix of all pairs of places, and the layer has {places} of them; at most "
-            f"{MOST_PLACES} are accepted. Pass a later layer=, or method='eigen_cam'."
+            Argument("method", "'kpca_cam'"),
+            f" needs a matrix of all pairs of places, and the layer has {places} of them; at most {MOST_PLACES} are "
+            "accepted. Pass a later ",
+            Argument("layer"),
+            ", or ",
+            Argument("method", "'eigen_cam'"),
+            ".",
         )
     rows = maps.flatten(2).transpose(1, 2).double()
     finite = rows.isfinite().all(2).all(1)

@@ -1,4 +1,4 @@
-"""The rules that ask the model again: about other images, or other activations in the layer."""
+"""The rules that ask the model about other images, or other activations in the layer; and their baseline."""
 
 from __future__ import annotations
 
@@ -9,25 +9,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from fe_gradcam.errors import ArgumentError, UnsupportedModelError
-from fe_gradcam.methods.asking import RandomNumbers, each_variant, probe_of, scores_of, without_rounding
-from fe_gradcam.methods.gradients import NEARLY_ZERO, _as_weights, _gradients, _one_over, _over_space
-from fe_gradcam.methods.registry import cam_method
+from fe_gradcam.errors import ArgumentError
+from fe_gradcam.methods.asking import RandomNumbers, probe_of, scores_of, without_rounding
+from fe_gradcam.methods.gradients import NEARLY_ZERO, _as_weights
+from fe_gradcam.methods.registry import AT_RANDOM, cam_method
 from fe_gradcam.parameters import Count, Level, OptionalCount, Value
 from fe_gradcam.scaling import upsample
 from fe_gradcam.types import CamInputs, Needs
-
-AFFINE = 1e-3
-"""How far, relative to the change, a changed score may be off what a linear head of the spatial means gives."""
-
-
-FLAT = 1e-2
-"""How far the gradients of a channel may differ over space, relative to the largest, and count as the same."""
-
-
-ROUNDINGS = 64
-"""Besides, so many times the spacing of the model's numbers, relative to the size of what is summed."""
-
 
 Vary: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Gets masks (B, *S) within [0, 1], rows and variants, both (B,), and returns other masks."""
@@ -35,113 +23,6 @@ Vary: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 PATCHES_PER_SIDE = 8
 """How many patches of `occlusion` fit beside each other on the shorter side, where no size is given."""
-
-
-@cam_method(
-    "smooth_grad_cam_plus_plus",
-    paper="Omeiza 2019, arXiv:1908.01224",
-    needs=Needs.ACTIVATIONS | Needs.GRADIENTS | Needs.PROBE,
-    cost="samples forwards and backwards",
-)
-def smooth_grad_cam_plus_plus(inputs: CamInputs, *, samples: Count = 20, noise: Level = 0.15) -> Tensor:
-    """Σ_k (Σ α relu(D1)) A_k with α = D2 / (2 D2 + D3 Σ A): grad_cam_plus_plus of gradients averaged over noisy copies.
-
-    D1, D2 and D3 are the means of g, g² and g³ over the copies, A is of the clean image. With no noise it is
-    grad_cam_plus_plus.
-
-    Args:
-        inputs: What one pass yields.
-        samples: How many noisy copies.
-        noise: Standard deviation of the noise, as a share of each image's own range.
-    """
-    probe, numbers = probe_of(inputs), RandomNumbers(inputs)
-    size = _size_of(_gradients(inputs))
-    sums = torch.zeros(3, *inputs.activations.shape, device=inputs.activations.device)
-    spread = noise * _range_of(probe.images)
-
-    def ask(rows: Tensor, which: Tensor) -> Tensor:
-        images = probe.images[rows]
-        if noise:
-            images = images + spread[rows] * numbers.normal(rows, which, tuple(images.shape[1:]))
-        return probe.gradients(images, rows)
-
-    def add(rows: Tensor, which: Tensor, gradients: Tensor) -> None:
-        scaled = gradients / size[rows]  # so that g³ cannot underflow
-        for power in (1, 2, 3):
-            sums[power - 1].index_add_(0, rows, scaled**power)
-
-    each_variant(inputs, samples, ask, add)
-    first, second, third = sums / samples
-    ratio = size * torch.where(second > 0, third / second.where(second > 0, 1), 0)
-    share = _one_over(2 + ratio * _over_space(inputs.activations, "sum")) * (second > 0)
-    return _over_space(share * first.clamp(min=0) * size, "sum") * inputs.activations
-
-
-@cam_method(
-    "shapley_cam",
-    paper="Cai 2025, arXiv:2501.06261",
-    needs=Needs.ACTIVATIONS | Needs.GRADIENTS | Needs.PROBE,
-    cost="2 forwards, 3 backwards",
-)
-def shapley_cam(inputs: CamInputs) -> Tensor:
-    """Σ_k mean(g_k - ½ (H A)_k) A_k: grad_cam with the second order of the score, H its Hessian by A.
-
-    Where the network behind the layer is piecewise linear, as behind a ReLU net's last map, H is 0 and this is
-    grad_cam.
-    """
-    curved = _gradients(inputs) - probe_of(inputs).hvp(inputs.activations) / 2
-    return _over_space(curved, "mean") * inputs.activations
-
-
-@cam_method(
-    "cam",
-    paper="Zhou 2016, arXiv:1512.04150",
-    needs=Needs.ACTIVATIONS | Needs.GRADIENTS | Needs.PROBE,
-    cost="7 forwards, 1 backward",
-)
-def cam(inputs: CamInputs) -> Tensor:
-    """Σ_k w_k A_k, w the classifier's own weights; for nets that average the layer over space before a linear head.
-
-    The weights are read off the score: under such a head its gradient is w_k / (h w) everywhere. Whether the
-    head is one is asked of the model, with other activations in the layer's place.
-
-    Raises:
-        UnsupportedModelError: The score is no linear function of the layer's spatial means.
-    """
-    gradients, maps = _gradients(inputs), inputs.activations
-    places = maps[0, 0].numel()
-    weights = _over_space(gradients, "sum")
-    flat = (gradients - weights / places).abs().flatten(1).amax(1) <= FLAT * gradients.abs().flatten(1).amax(1)
-    wrong = ~flat & gradients.flatten(1).isfinite().all(1)
-    for other in _trials(maps, inputs):
-        wrong = wrong | _is_bent(inputs, gradients, other)
-    if bool(wrong.any()):
-        raise UnsupportedModelError(
-            "method='cam' needs a network whose score is a linear function of the layer's maps averaged over space "
-            "(global average pooling, then one linear layer), and that of this model is none at this layer. Use "
-            "method='grad_cam', which is defined for every head (under such a one the two are equal), or pass layer= "
-            "with the map that is averaged, where there is one."
-        )
-    return weights * maps
-
-
-def _trials(maps: Tensor, inputs: CamInputs) -> list[Tensor]:
-    """Other activations to hold a head against: none, the opposite, places in disorder, channels made more or less."""
-    numbers, rows = RandomNumbers(inputs), range(len(maps))
-    channels = [torch.stack([numbers.uniform(row, maps.shape[1:2], draw) for row in rows]) for draw in (1, 2, 3)]
-    factors = [_as_weights(one.to(maps.device), inputs) * 3 for one in channels]
-    return [maps * 0, -maps, _shuffled(maps, inputs) * 2 + maps, *(maps * factor for factor in factors)]
-
-
-def _is_bent(inputs: CamInputs, gradients: Tensor, other: Tensor) -> Tensor:
-    """(N,) whether the score of other activations is not what its gradient predicts."""
-    probe, maps = probe_of(inputs), inputs.activations
-    terms = (gradients * (other - maps)).flatten(1).double()
-    asked = probe.score_from(other, torch.arange(len(maps), device=maps.device))
-    moved = (asked - inputs.scores).abs()
-    rounding = asked.abs() + inputs.scores.abs() + (terms**2).sum(1).sqrt()
-    off = (asked - inputs.scores - terms.sum(1)).abs()
-    return off > AFFINE * moved + ROUNDINGS * probe.precision * rounding
 
 
 def _mask_weights(inputs: CamInputs, samples: int, vary: Vary | None = None) -> Tensor:
@@ -314,16 +195,19 @@ def occlusion(
     return total / times
 
 
-def _size_of(maps: Tensor) -> Tensor:
-    """(N, 1, 1, 1): the largest magnitude of each image, 1 where that is 0."""
-    largest = maps.abs().amax(tuple(range(1, maps.dim())), keepdim=True)
-    return largest.where(largest != 0, 1)
-
-
-def _range_of(images: Tensor) -> Tensor:
-    """(N, 1, 1, 1): from the smallest to the largest value of each image."""
-    axes = tuple(range(1, images.dim()))
-    return images.amax(axes, keepdim=True) - images.amin(axes, keepdim=True)
+@cam_method(
+    "random_cam",
+    paper="the baseline that a method must beat, without a paper",
+    needs=Needs.ACTIVATIONS,
+    cost="1 forward",
+    shows=AT_RANDOM,
+)
+def random_cam(inputs: CamInputs) -> Tensor:
+    """Σ_k u_k A_k with u uniform within [-1, 1): what activations alone look like, whatever the score."""
+    numbers = RandomNumbers(inputs)
+    channels = inputs.activations.shape[1]
+    weights = torch.stack([numbers.uniform(row, (channels,)) for row in range(len(inputs.activations))])
+    return _as_weights(weights.to(inputs.activations.device), inputs) * inputs.activations
 
 
 def _unit(masks: Tensor) -> Tensor:
@@ -332,11 +216,3 @@ def _unit(masks: Tensor) -> Tensor:
     least = masks.amin(axes, keepdim=True)
     spread = masks.amax(axes, keepdim=True) - least
     return (masks - least) / spread.where(spread != 0, 1)
-
-
-def _shuffled(maps: Tensor, inputs: CamInputs) -> Tensor:
-    """The maps with the values of each image in another order: other activations of the same size."""
-    numbers = RandomNumbers(inputs)
-    flat = maps.flatten(1)
-    orders = [numbers.uniform(row, (flat.shape[1],)).argsort() for row in range(len(maps))]
-    return flat.gather(1, torch.stack(orders).to(maps.device)).reshape(maps.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fe_gradcam.errors import UnsupportedModelError
+from fe_gradcam.errors import Argument, UnsupportedModelError
 from fe_gradcam.methods.asking import probe_of
 from fe_gradcam.methods.registry import UNSIGNED, cam_method
 from fe_gradcam.scaling import upsample
@@ -14,7 +14,7 @@ from fe_gradcam.types import CamInputs, Needs
 COMPLETE = 1e-3
 """How far, relative to the score, its parts may be off it."""
 
-ROUNDINGS = 256
+ROUNDINGS_OF_PARTS = 256
 """Besides, so many times the spacing of the model's numbers, relative to the root of the parts' sum of squares."""
 
 
@@ -45,13 +45,16 @@ def full_grad(inputs: CamInputs) -> Tensor:
     for terms in (parts.of_input, *parts.of_biases):
         summed = summed + terms.double().flatten(1).sum(1)
         squares = squares + (terms.double() ** 2).flatten(1).sum(1)
-    tolerance = COMPLETE * parts.scores.abs() + ROUNDINGS * parts.precision * squares.sqrt()
+    tolerance = COMPLETE * parts.scores.abs() + ROUNDINGS_OF_PARTS * parts.precision * squares.sqrt()
     if bool(((summed - parts.scores).abs() > tolerance).any()):
         raise UnsupportedModelError(
-            "method='full_grad' is defined for networks of piecewise linear layers (convolutions, linear layers, batch "
+            Argument("method", "'full_grad'"),
+            " is defined for networks of piecewise linear layers (convolutions, linear layers, batch "
             "normalisation, ReLU, pooling), whose input and bias gradients sum to the score; here they do not "
             f"({float(summed[0]):.4g} for a score of {float(parts.scores[0]):.4g}), so a layer is of another kind "
-            "(GELU, SiLU, layer normalisation, attention). Use method='layer_cam' or 'grad_cam'."
+            "(GELU, SiLU, layer normalisation, attention). Use ",
+            Argument("method", "'layer_cam'"),
+            " or 'grad_cam'.",
         )
     size = tuple(parts.of_input.shape[2:])
     return sum((_rescaled(terms, size) for terms in parts.of_biases), _rescaled(parts.of_input, size))

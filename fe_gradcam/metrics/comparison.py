@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 from fe_gradcam.backends import backend_for
 from fe_gradcam.errors import ArgumentError
-from fe_gradcam.explaining.settings import check_seed
+from fe_gradcam.parameters import whole
 
 Values = NDArray[np.float64]
 """One number per image, (N,); NaN where there is none."""
@@ -99,7 +99,7 @@ def randomised(model: Any, seed: int = 0) -> Iterator[None]:
         UnsupportedModelError: It is neither.
         ArgumentError: `seed` is no integer from 0.
     """
-    check_seed(seed)
+    seed = whole("seed", seed, 0)
     backend_for(model)  # says what is accepted
     with _torch_shuffled(model, seed) if isinstance(model, torch.nn.Module) else _keras_shuffled(model, seed):
         yield
@@ -136,4 +136,4 @@ def _keras_shuffled(model: Any, seed: int) -> Iterator[None]:
 
 
 def _order(seed: int, at: int, size: int) -> NDArray[np.int64]:
-    return np.random.default_rng((int(seed), at)).permutation(size)
+    return np.random.default_rng((seed, at)).permutation(size)

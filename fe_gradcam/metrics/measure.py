@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fe_gradcam.errors import ArgumentError
-from fe_gradcam.explaining.settings import check_seed
 from fe_gradcam.metrics.asked import Asked
 from fe_gradcam.metrics.comparison import overlap_of_hottest, randomised, rank_correlation
 from fe_gradcam.metrics.objects import masks_of_boxes
-from fe_gradcam.metrics.rules import METRICS, Again, Case, Metric, MetricSpec, get_metric
-from fe_gradcam.parameters import is_pair
+from fe_gradcam.metrics.rules import METRICS, Again, Case, Metric, MetricSpec
+from fe_gradcam.parameters import several, whole
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.types import Heatmap, Images
 
@@ -22,7 +21,6 @@ __all__ = [
     "METRICS",
     "Metric",
     "MetricSpec",
-    "get_metric",
     "masks_of_boxes",
     "measure",
     "overlap_of_hottest",
@@ -83,13 +81,10 @@ def measure(
         >>> {label: values.shape for label, values in found.items()}
         {'average_drop': (2,), 'deletion(steps=8)': (2,)}
     """
-    several: Any = [metrics] if isinstance(metrics, (str, Metric)) or is_pair(metrics) else metrics
-    chosen = [get_metric(one) for one in several]
-    check_seed(seed)
+    chosen = [METRICS.find(one) for one in several(metrics)]
+    seed, batch_size = whole("seed", seed, 0), whole("batch_size", batch_size, 1)
     if not isinstance(heatmap, Heatmap):
         raise ArgumentError(f"heatmap is a {type(heatmap).__name__}. Accepted: one Heatmap, as explain returns it.")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise ArgumentError(f"batch_size={batch_size!r} is not accepted. Accepted: an integer from 1.")
     given = {"place": ("places", places), "again": ("again", again)}
     for one in chosen:
         name, value = given.get(one.needs, ("", ()))
@@ -98,7 +93,7 @@ def measure(
     if model is None and any(one.needs != "place" for one in chosen):
         names = [one.name for one in chosen if one.needs != "place"]
         raise ArgumentError(f"model is None, and metrics {names} ask it: pass the model that was explained.")
-    asked = None if model is None else Asked(model, images, heatmap, int(batch_size), int(seed), model_output)
+    asked = None if model is None else Asked(model, images, heatmap, batch_size, seed, model_output)
     case = Case(heatmap, cast(Asked, asked), None if places is None else _checked(places, heatmap), again)
     return {one.label: _of_known(one, case) for one in chosen}
 

@@ -5,11 +5,10 @@ Notation: Y is the probability of the explained class for an image, h its heat w
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal, TypeAlias, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from fe_gradcam.methods.asking import SAME
 from fe_gradcam.metrics.asked import Asked
 from fe_gradcam.metrics.comparison import Values, randomised, rank_correlation
 from fe_gradcam.metrics.imputation import FILLS, falling, filled, interpolated, replaced
-from fe_gradcam.parameters import Count, Level, Parameter, Within, asked_for
+from fe_gradcam.parameters import Catalogue, Count, Entry, Level, Within
 from fe_gradcam.types import Heatmap
 
 MetricSpec: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
@@ -33,6 +32,8 @@ Again: TypeAlias = "Callable[[], Heatmap]"
 
 MetricNeeds: TypeAlias = Literal["model", "place", "again"]
 """What a metric must be given: the model and the images; where the object is; the model and a way to explain again."""
+
+Better: TypeAlias = Literal["higher", "lower"]
 
 Fill: TypeAlias = Annotated[float | str, FILLS]
 Percentages: TypeAlias = Annotated[tuple[float, ...], Within(0, 100)]
@@ -97,119 +98,36 @@ def _numpy64(tensor: Tensor) -> Values:
 
 
 @dataclass(frozen=True)
-class Setting(Parameter):
-    """A parameter of a metric.
-
-    Attributes:
-        words: Accepted besides numbers.
-        several: Whether it takes a tuple of such numbers.
-    """
-
-    words: tuple[str, ...] = ()
-    several: bool = False
-
-    @property
-    def accepted(self) -> str:
-        """In words, what it accepts."""
-        one = " or ".join([super().accepted, *map(repr, self.words)])
-        return f"several, each {one}" if self.several else one
-
-    def accepts(self, value: Any) -> bool:
-        """Whether `value` is one of its values."""
-        if self.several:
-            return isinstance(value, (tuple, list)) and len(value) > 0 and all(map(super().accepts, value))
-        return value in self.words if isinstance(value, str) else super().accepts(value)
-
-    def plain(self, value: Any) -> Any:
-        """An accepted value, of Python's own types."""
-        if self.several:
-            return tuple(map(super().plain, value))
-        return value if isinstance(value, str) else super().plain(value)
-
-
-@dataclass(frozen=True)
-class Metric:
+class Metric(Entry):
     """A metric: a rule, with the parameters that it was asked for with.
 
     Attributes:
-        name: What users call it.
-        rule: The function.
-        paper: Its source.
         needs: What it must be given besides the heatmaps.
         better: Which values are the better ones.
-        given: Parameters that were passed, by name; the others have their defaults.
     """
 
-    name: str
-    rule: Callable[..., Values]
-    paper: str
     needs: MetricNeeds
-    better: Literal["higher", "lower"]
-    given: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        """The name, with the parameters that were given."""
-        said = ", ".join(f"{name}={value}" for name, value in self.given.items())
-        return f"{self.name}({said})" if said else self.name
-
-    @property
-    def summary(self) -> str:
-        """The first line of the rule's docstring."""
-        return (self.rule.__doc__ or "").strip().partition("\n")[0]
-
-    @property
-    def parameters(self) -> dict[str, Setting]:
-        """What the rule takes besides the case, by name."""
-        hints = get_type_hints(self.rule, include_extras=True)
-        found = inspect.signature(self.rule).parameters.values()
-        return {
-            one.name: _setting(one.name, one.default, hints[one.name])
-            for one in found
-            if one.kind is inspect.Parameter.KEYWORD_ONLY
-        }
+    better: Better
 
     def __call__(self, case: Case) -> Values:
         """(N,), NaN where an image has no value."""
-        return self.rule(case, **self.given)
+        found: Values = self.rule(case, **self.given)
+        return found
 
 
-def _setting(name: str, default: Any, hint: Any) -> Setting:
-    accepted = None
-    if get_origin(hint) is Annotated:
-        hint, accepted = get_args(hint)
-    kinds = [one for one in get_args(hint) or (hint,) if one in (bool, int, float)]
-    within = accepted if isinstance(accepted, Within) else None
-    words = accepted if isinstance(accepted, tuple) else ()
-    return Setting(name, default, kinds[0], within, words=words, several=get_origin(hint) is tuple)
-
-
-METRICS: dict[str, Metric] = {}
+METRICS: Catalogue[Metric] = Catalogue("metric", ("deletion", {"steps": 16}))
 
 
 def metric(
-    name: str, *, paper: str, better: Literal["higher", "lower"], needs: MetricNeeds = "model"
+    name: str, *, paper: str, better: Better, needs: MetricNeeds = "model"
 ) -> Callable[[Callable[..., Values]], Callable[..., Values]]:
     """Registers a rule under a name; its keyword-only arguments become the metric's parameters."""
 
     def register(rule: Callable[..., Values]) -> Callable[..., Values]:
-        METRICS[name] = Metric(name, rule, paper, needs, better)
+        METRICS.add(Metric(name, rule, needs, better, paper=paper))
         return rule
 
     return register
-
-
-def get_metric(given: MetricSpec | Metric) -> Metric:
-    """The metric of a name, or of a pair of a name and parameters.
-
-    Raises:
-        UnknownNameError: There is no such metric, or it has no such parameter.
-        ArgumentError: A parameter's value is not accepted, or `given` is neither a name nor a pair.
-    """
-    if isinstance(given, Metric):
-        return given
-    name, parameters = asked_for("metric", given, METRICS, "('deletion', {parameter: value}).")
-    return replace(METRICS[name], given=parameters)
 
 
 # --- the metrics ---------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from fe_gradcam.errors import ArgumentError, UnknownNameError, nearest
+from fe_gradcam.parameters import whole
 from fe_gradcam.types import ClassNames, Target, TargetSpec
 
 # --- what users write --------------------------------------------------------------------------------
@@ -25,7 +26,7 @@ class Rank(TargetSpec):
     place: int
 
     def __post_init__(self) -> None:
-        _check_whole("place", self.place)
+        whole("place", self.place, 1)
 
     @property
     def name(self) -> str:
@@ -40,7 +41,7 @@ def top_k(count: int) -> list[Rank]:
         >>> [target.name for target in top_k(3)]
         ['top 1', 'top 2', 'top 3']
     """
-    _check_whole("count", count)
+    whole("count", count, 1)
     return [Rank(place) for place in range(1, count + 1)]
 
 
@@ -69,7 +70,7 @@ class Contrast(TargetSpec):
     rivals: int = 1
 
     def __post_init__(self) -> None:
-        _check_whole("rivals", self.rivals)
+        whole("rivals", self.rivals, 1)
         number = isinstance(self.strength, Real) and not isinstance(self.strength, bool)
         if not number or not 0 <= self.strength < float("inf"):
             raise ArgumentError(f"strength={self.strength!r} is not accepted. Accepted: a number from 0.")
@@ -107,8 +108,7 @@ class OutputValue(TargetSpec):
     sign: int = 1
 
     def __post_init__(self) -> None:
-        if not _is_id(self.index):
-            raise ArgumentError(f"index={self.index!r} is not accepted. Accepted: an integer from 0.")
+        whole("index", self.index, 0)
         if self.sign not in (1, -1):
             raise ArgumentError(f"sign={self.sign!r} is not accepted. Accepted: 1 or -1.")
 
@@ -203,8 +203,3 @@ def target_name(target: Target, names: ClassNames | None = None) -> str:
 
 def _is_id(value: object) -> TypeGuard[int]:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
-
-
-def _check_whole(name: str, value: object) -> None:
-    if not _is_id(value) or value < 1:
-        raise ArgumentError(f"{name}={value!r} is not accepted. Accepted: an integer from 1.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal, TypeAlias
@@ -10,7 +10,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fe_gradcam.errors import ArgumentError, UnknownNameError, nearest
+from fe_gradcam.errors import ArgumentError
+from fe_gradcam.parameters import Catalogue, Entry, whole
 
 SelectName: TypeAlias = Literal[
     "first",
@@ -79,41 +80,37 @@ class Facts:
         return self.probabilities
 
 
-Priority: TypeAlias = Callable[[Facts], NDArray[np.float64]]
-"""Of each row how much it is wanted, the larger the more; NaN where not at all."""
-
-
 @dataclass(frozen=True)
-class Rule:
-    """A way to rank the images of an epoch.
+class Ranking(Entry):
+    """A way to rank the images of an epoch: how much each is wanted, the larger the more; NaN if not at all.
 
     Attributes:
-        priority: See Priority.
         needs: Which of the trace's arguments it needs.
         ranked: Whether rows are shown by falling priority; else in the order of the epoch.
     """
 
-    priority: Priority
     needs: tuple[str, ...] = ()
     ranked: bool = False
 
+    def __call__(self, facts: Facts) -> NDArray[np.float64]:
+        """(B,) how much each row is wanted."""
+        return np.asarray(self.rule(facts, **self.given), np.float64)
 
-def _first(facts: Facts) -> NDArray[np.float64]:
-    return -facts.positions.astype(np.float64)
 
+_TRUTH = ("labels", "preds")
 
-RULES: Mapping[str, Rule] = {
-    "first": Rule(_first),
-    "random": Rule(lambda facts: facts.chances),
-    "misclassified": Rule(lambda facts: np.where(facts.wrong, facts.chances, np.nan), ("labels", "preds")),
-    "confident_mistakes": Rule(
-        lambda facts: np.where(facts.wrong, facts.confidence, np.nan), ("labels", "preds"), ranked=True
-    ),
-    "least_confident": Rule(lambda facts: -facts.confidence, ("preds",), ranked=True),
-    "best": Rule(lambda facts: facts.of_true_class, ("labels", "preds"), ranked=True),
-    "worst": Rule(lambda facts: -facts.of_true_class, ("labels", "preds"), ranked=True),
-}
-
+RULES: Catalogue[Ranking] = Catalogue(
+    "select", ("first", {}), unknown=", or positions in the order of the epoch, as [0, 7, 12]"
+)
+RULES.add(
+    Ranking("first", lambda facts: -facts.positions),
+    Ranking("random", lambda facts: facts.chances),
+    Ranking("misclassified", lambda facts: np.where(facts.wrong, facts.chances, np.nan), _TRUTH),
+    Ranking("confident_mistakes", lambda facts: np.where(facts.wrong, facts.confidence, np.nan), _TRUTH, ranked=True),
+    Ranking("least_confident", lambda facts: -facts.confidence, ("preds",), ranked=True),
+    Ranking("best", lambda facts: facts.of_true_class, _TRUTH, ranked=True),
+    Ranking("worst", lambda facts: -facts.of_true_class, _TRUTH, ranked=True),
+)
 
 BOTH = "best_and_worst"
 
@@ -166,8 +163,8 @@ def selection_of(select: Any, n_samples: int | None, per_class: Any, seed: int, 
         ArgumentError: An argument is not accepted, or one that the rule needs is missing.
         UnknownNameError: There is no such rule.
     """
-    if per_class is not None and (isinstance(per_class, bool) or not isinstance(per_class, Integral) or per_class < 1):
-        raise ArgumentError(f"per_class={per_class!r} is not accepted. Accepted: None, or an integer from 1.")
+    if per_class is not None:
+        per_class = whole("per_class", per_class, 1, none=", or None")
     if not isinstance(select, str):
         if per_class is not None:
             raise ArgumentError(
@@ -176,14 +173,9 @@ def selection_of(select: Any, n_samples: int | None, per_class: Any, seed: int, 
         places = _positions(select)
         places = () if n_samples == 0 else places  # which draws nothing, whatever is selected
         return Selection("positions", limit=len(places), positions=places, seed=seed)
-    if select not in RULES and select != BOTH:
-        raise UnknownNameError(
-            f"select={select!r} is not known{nearest(select, [*RULES, BOTH])} Accepted: {', '.join([*RULES, BOTH])}, "
-            "or positions in the order of the epoch, as [0, 7, 12]."
-        )
-    rules = ("best", "worst") if select == BOTH else (select,)
+    rules = ("best", "worst") if select == BOTH else (RULES.find(select, also=[BOTH]).name,)
     by_class = per_class is not None or select == BOTH
-    limit = n_samples if not by_class else 0 if n_samples == 0 else int(per_class or 1)
+    limit = n_samples if not by_class else 0 if n_samples == 0 else per_class or 1
     selection = Selection(select, rules, limit, by_class, seed=seed)
     have = set(given)
     missing = sorted(selection.needs - have)

@@ -13,7 +13,6 @@ from numpy.testing import assert_allclose
 
 from fe_gradcam import METHODS, UnknownNameError, UnsupportedModelError, explain, explain_many
 from fe_gradcam.errors import ArgumentError, CamWarning
-from fe_gradcam.methods.registry import get_method
 from fe_gradcam.types import CamInputs, Needs
 from tests.models.toys import HEAD, IMAGE, TOYS, FakeProbe, SmallTorch, TorchToy, small_keras, twins
 
@@ -144,7 +143,7 @@ def test_kpca_cam_is_the_kernel_pca_of_scikit_learn(component: int, seed: int) -
     rows = inputs.activations[0].flatten(1).T.double().numpy()
     pca = KernelPCA(n_components=component, kernel="sigmoid", gamma=1 / 4, coef0=1, eigen_solver="dense")
     expected = pca.fit_transform(rows)[:, component - 1].reshape(3, 5)
-    found = get_method(("kpca_cam", {"component": component}))(inputs)[0].numpy()
+    found = METHODS.find(("kpca_cam", {"component": component}))(inputs)[0].numpy()
     sign = np.sign((found * expected).sum())
     assert_allclose(found, sign * expected, atol=1e-5)
     assert (found * inputs.activations[0].sum(0).numpy()).sum() >= 0
@@ -450,7 +449,7 @@ def test_layer_cam_is_grad_cam_elementwise_for_positive_activations(shape: tuple
 def test_smooth_grad_cam_plus_plus_without_noise_is_grad_cam_plus_plus(shape: tuple[int, int, int, int, int]) -> None:
     inputs = _inputs(*shape)
     inputs.probe.images = torch.zeros_like(inputs.images)  # of which the made-up gradients are the layer's own
-    smooth = get_method(("smooth_grad_cam_plus_plus", {"noise": 0, "samples": 3}))
+    smooth = METHODS.find(("smooth_grad_cam_plus_plus", {"noise": 0, "samples": 3}))
     expected = METHODS["grad_cam_plus_plus"](inputs)
     assert_allclose(smooth(inputs), expected, rtol=1e-3, atol=float(1e-3 * expected.abs().max()))
 
@@ -462,7 +461,7 @@ def test_eigen_cam_is_the_singular_vector_of_numpy(seed: int, center: bool) -> N
     rows = rows - rows.mean(0) if center else rows
     left, values, _ = np.linalg.svd(rows, full_matrices=False)
     for component in (1, 2, 6):
-        method = get_method(("eigen_cam", {"component": component, "center": center}))
+        method = METHODS.find(("eigen_cam", {"component": component, "center": center}))
         found = method(inputs)[0].numpy()
         expected = (left[:, component - 1] * values[component - 1]).reshape(3, 4)
         assert_allclose(found, np.sign((found * expected).sum()) * expected, atol=1e-4)
@@ -481,7 +480,7 @@ def test_more_components_than_there_are_give_a_zero_map_and_a_warning() -> None:
     inputs = _inputs(0, 2, 3, 1, 2)
     for method in ("eigen_cam", "eigen_grad_cam", "kpca_cam"):
         with pytest.warns(CamWarning, match=r"component=4 is asked for, and this layer has 2"):
-            assert not get_method((method, {"component": 4}))(inputs).any()
+            assert not METHODS.find((method, {"component": 4}))(inputs).any()
 
 
 def test_kpca_cam_refuses_more_places_than_it_can_pair() -> None:
@@ -573,7 +572,7 @@ def test_occlusion_covers_every_place_and_refuses_gaps() -> None:
 
 def test_unknown_method_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match=r"method='gradcam' is not known; did you mean 'grad_cam'"):
-        get_method("gradcam")
+        METHODS.find("gradcam")
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from fe_gradcam import METHODS, ArgumentError, UnknownNameError, explain, explain_many
 from fe_gradcam.errors import CamError
-from fe_gradcam.methods import get_method, is_pair, parse_method
 from fe_gradcam.methods.registry import CamMethod, cam_method
-from fe_gradcam.parameters import Count, Fraction, OptionalCount, Parameter, Within
+from fe_gradcam.parameters import Count, Fraction, OptionalCount, Parameter, Within, is_pair
 from fe_gradcam.types import CamInputs, Needs
 from tests.models.toys import TOYS, SmallTorch
 
@@ -53,7 +52,7 @@ ACCEPTED = [
 @pytest.mark.parametrize(("method", "parameter", "value"), ACCEPTED, ids=ids)
 @pytest.mark.parametrize("pair", [tuple, list])
 def test_values_that_are_accepted_reach_the_method(method: str, parameter: str, value: Any, pair: type) -> None:
-    found = get_method(pair((method, {parameter: value})))
+    found = METHODS.find(pair((method, {parameter: value})))
     assert found.rule is METHODS[method].rule
     assert found.given == {parameter: value}
     assert METHODS[method].given == {}, "the registry itself stays as it is"
@@ -91,7 +90,7 @@ def test_values_that_are_refused_are_told_with_what_is_accepted(
     method: str, parameter: str, value: Any, accepted: str
 ) -> None:
     with pytest.raises(ArgumentError) as caught:
-        get_method((method, {parameter: value}))
+        METHODS.find((method, {parameter: value}))
     assert str(caught.value) == f"method={method!r}: {parameter}={value!r} is not accepted. Accepted: {accepted}."
 
 
@@ -102,7 +101,7 @@ def test_bounds_are_both_included() -> None:
 
 
 def test_numpy_integers_cannot_overflow_in_a_method() -> None:
-    (found,) = get_method(("is_cam", {"samples": np.int8(100)})).given.values()
+    (found,) = METHODS.find(("is_cam", {"samples": np.int8(100)})).given.values()
     assert type(found) is int
     assert found * 1000 == 100_000
 
@@ -111,7 +110,7 @@ def test_numpy_integers_cannot_overflow_in_a_method() -> None:
 def test_a_default_is_a_value_that_is_accepted(name: str, parameter: Parameter) -> None:
     assert parameter.default is not inspect.Parameter.empty
     assert parameter.accepts(parameter.default)
-    assert get_method((name, {parameter.name: parameter.default})).given == {parameter.name: parameter.default}
+    assert METHODS.find((name, {parameter.name: parameter.default})).given == {parameter.name: parameter.default}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -141,13 +140,13 @@ def test_every_parameter_is_documented_and_no_other(name: str) -> None:
 )  # fmt: skip
 def test_unknown_names_are_told_with_the_nearest(method: Any, message: str) -> None:
     with pytest.raises(UnknownNameError, match=message):
-        get_method(method)
+        METHODS.find(method)
 
 
 @pytest.mark.parametrize("method", [None, 3, ("is_cam",), ("is_cam", 3), ("is_cam", {}, {}), (3, {}), {"is_cam": {}}])
 def test_what_is_neither_a_name_nor_a_pair_is_refused(method: Any) -> None:
-    with pytest.raises(ArgumentError, match=r"is not accepted. Accepted: a name, or a pair \('score_cam', {parameter"):
-        get_method(method)
+    with pytest.raises(ArgumentError, match=r"is not accepted. Accepted: a name, or a pair \('ss_cam', {'samples': 8"):
+        METHODS.find(method)
 
 
 def test_two_names_are_no_pair() -> None:
@@ -158,11 +157,11 @@ def test_two_names_are_no_pair() -> None:
 
 
 def test_labels() -> None:
-    assert get_method("ss_cam").label == "ss_cam"
-    assert get_method(("ss_cam", {})).label == "ss_cam"
-    assert get_method(("ss_cam", {"noise": 0.5, "samples": np.int64(2)})).label == "ss_cam(noise=0.5, samples=2)"
-    assert get_method(("occlusion", {"fill": None})).label == "occlusion(fill=None)"
-    assert get_method(get_method(("is_cam", {"samples": 2}))).label == "is_cam(samples=2)"
+    assert METHODS.find("ss_cam").label == "ss_cam"
+    assert METHODS.find(("ss_cam", {})).label == "ss_cam"
+    assert METHODS.find(("ss_cam", {"noise": 0.5, "samples": np.int64(2)})).label == "ss_cam(noise=0.5, samples=2)"
+    assert METHODS.find(("occlusion", {"fill": None})).label == "occlusion(fill=None)"
+    assert METHODS.find(METHODS.find(("is_cam", {"samples": 2}))).label == "is_cam(samples=2)"
 
 
 # --- as one word -------------------------------------------------------------------------------------
@@ -184,7 +183,7 @@ def test_labels() -> None:
     ],
 )
 def test_one_word(text: str, expected: Any) -> None:
-    found = parse_method(text)
+    found = METHODS.parse(text)
     assert found == expected
     if isinstance(expected, tuple):
         assert [type(value) for value in found[1].values()] == [type(value) for value in expected[1].values()]
@@ -197,7 +196,7 @@ def test_one_word(text: str, expected: Any) -> None:
 )  # fmt: skip
 def test_words_of_another_form_are_refused(text: str) -> None:
     with pytest.raises(ArgumentError) as caught:
-        parse_method(text)
+        METHODS.parse(text)
     assert str(caught.value).startswith(f"method={text!r} is not accepted. Accepted: a name, or a name with parameters")
 
 
@@ -216,7 +215,7 @@ def test_words_of_another_form_are_refused(text: str) -> None:
 )
 def test_words_of_the_form_with_wrong_content(text: str, error: type[CamError], message: str) -> None:
     with pytest.raises(error, match=message):
-        get_method(parse_method(text))
+        METHODS.find(METHODS.parse(text))
 
 
 # --- registering -------------------------------------------------------------------------------------
@@ -274,7 +273,7 @@ def test_a_registered_method_is_found_with_its_parameters(framework: str, weighe
 
 def test_the_method_of_the_test_is_gone() -> None:
     with pytest.raises(UnknownNameError, match="method='weighed' is not known"):
-        get_method("weighed")
+        METHODS.find("weighed")
 
 
 def test_terms_and_maps() -> None:
@@ -294,7 +293,7 @@ def test_terms_and_maps() -> None:
 
 
 def test_a_method_without_a_function_has_no_parameters() -> None:
-    method = CamMethod("plain", lambda inputs: inputs.activations.mean(1), "", Needs.ACTIVATIONS)
+    method = CamMethod("plain", lambda inputs: inputs.activations.mean(1), Needs.ACTIVATIONS)
     assert method.parameters == {}
     assert method.summary == ""
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from fe_gradcam import METRICS, ArgumentError, Heatmap, UnknownNameError, UnsupportedModelError, explain, measure
 from fe_gradcam.metrics.imputation import NEIGHBOURS, blurred, filled, interpolated
-from fe_gradcam.metrics.measure import get_metric, overlap_of_hottest, randomised, rank_correlation, summary
+from fe_gradcam.metrics.measure import overlap_of_hottest, randomised, rank_correlation, summary
 from fe_gradcam.metrics.objects import masks_of_boxes
 from tests.models.toys import SmallTorch, small_keras
 
@@ -666,17 +666,17 @@ def test_every_metric_says_what_it_is(name: str) -> None:
         assert parameter.accepts(parameter.default), parameter.name
         assert not parameter.accepts("ten") and not parameter.accepts(None) and not parameter.accepts(-1e400)
         with pytest.raises(ArgumentError, match=f"metric='{name}': {parameter.name}='ten' is not accepted"):
-            get_metric((name, {parameter.name: "ten"}))
+            METRICS.find((name, {parameter.name: "ten"}))
 
 
 # --- asked for, and errors -----------------------------------------------------------------------------
 
 
 def test_how_a_metric_is_asked_for() -> None:
-    metric = get_metric(["deletion", {"steps": np.int64(16), "baseline": "mean"}])
+    metric = METRICS.find(["deletion", {"steps": np.int64(16), "baseline": "mean"}])
     assert metric.label == "deletion(steps=16, baseline=mean)" and type(metric.given["steps"]) is int
-    assert get_metric(metric) is metric
-    assert get_metric(("road", {"percentiles": [50]})).given == {"percentiles": (50,)}
+    assert METRICS.find(metric) is metric
+    assert METRICS.find(("road", {"percentiles": [50]})).given == {"percentiles": (50,)}
     assert METRICS["deletion"].given == {}
 
 
@@ -696,7 +696,7 @@ def test_how_a_metric_is_asked_for() -> None:
 )
 def test_a_metric_that_there_is_not(given: Any, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
-        get_metric(given)
+        METRICS.find(given)
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ from fe_gradcam.types import CamInputs, Heatmap, Needs
 MEAN_GRADIENT = CamMethod(
     "mean_gradient",
     lambda inputs: inputs.activations.mean(1),
-    "the map of FastEstimator's own GradCAM",
     Needs.ACTIVATIONS,
+    paper="the map of FastEstimator's own GradCAM",
 )
 """What is drawn of gradients alone: their mean over the channels, which is no Grad-CAM."""
 

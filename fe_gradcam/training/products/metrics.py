@@ -11,10 +11,10 @@ import numpy as np
 from fastestimator.summary.system import System
 from numpy.typing import NDArray
 
-from fe_gradcam.errors import ArgumentError, UnknownNameError, nearest
+from fe_gradcam.errors import ArgumentError
 from fe_gradcam.integrations.fastestimator.keyed import KeyedSource
-from fe_gradcam.metrics.measure import METRICS, Metric, MetricSpec, get_metric
-from fe_gradcam.parameters import is_pair
+from fe_gradcam.metrics.measure import METRICS, Metric, MetricSpec
+from fe_gradcam.parameters import several
 from fe_gradcam.training.rows import Rows
 from fe_gradcam.training.source import ModelSource
 from fe_gradcam.types import Heatmap
@@ -90,20 +90,14 @@ def measures_of(
         ArgumentError: A metric is named twice, or needs what the trace was not given.
         UnknownNameError: There is no such metric.
     """
-    several: Any = [metrics] if isinstance(metrics, str) or is_pair(metrics) else metrics
-    if not isinstance(several, (list, tuple)):
+    named = several(metrics)
+    if not isinstance(named, (list, tuple)):
         raise ArgumentError(
             f"metrics={metrics!r} is not accepted. Accepted: a name, a pair ('deletion', {{parameter: value}}), or a "
             f"list of these: {', '.join([*METRICS, *FOLLOWED])}."
         )
-    two_epochs = [name for name in several if isinstance(name, str) and name in FOLLOWED]
-    for spec in several:
-        if isinstance(spec, str) and spec not in METRICS and spec not in FOLLOWED:
-            known = [*METRICS, *FOLLOWED]
-            raise UnknownNameError(
-                f"metrics: {spec!r} is not known{nearest(spec, known)} Accepted: {', '.join(known)}."
-            )
-    found = [get_metric(spec) for spec in several if not (isinstance(spec, str) and spec in FOLLOWED)]
+    two_epochs = [name for name in named if isinstance(name, str) and name in FOLLOWED]
+    found = [METRICS.find(spec, also=FOLLOWED) for spec in named if not (isinstance(spec, str) and spec in FOLLOWED)]
     names = [*(metric.name for metric in found), *two_epochs]
     if len(set(names)) < len(names):
         raise ArgumentError(f"metrics={metrics!r} names a metric twice, and each is logged under its name.")
