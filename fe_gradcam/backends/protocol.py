@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-from weakref import WeakKeyDictionary, WeakSet
+from typing import TYPE_CHECKING, Literal, Protocol
 
+from fe_gradcam.backends.known import Known, Reading, Which
 from fe_gradcam.errors import CamError, CamWarning, UnsupportedModelError
 from fe_gradcam.spec.images import as_tuple
 from fe_gradcam.spec.resolved import ResolvedTarget, resolve_target
@@ -31,22 +31,13 @@ STRETCHES = (30.0, -30.0, 1000.0, -1000.0)
 HeadKind = Literal["softmax", "sigmoid"]
 
 
-Reading = Literal["logits", "distribution", "probabilities"]
-"""How outputs are read where no softmax or sigmoid was found behind them: as logits, as rows of
-probabilities that sum to 1, or as probabilities each by itself."""
-
-
-_told_of_probabilities: WeakSet[Any] = WeakSet()
-
-
-_bounded: WeakKeyDictionary[Any, dict[Any, bool]] = WeakKeyDictionary()
-
-
-def reading_of(model: Any, which: Any, *, within: bool, sums_to_one: bool, stays_within: Callable[[], bool]) -> Reading:
+def reading_of(
+    known: Known, which: Which, *, within: bool, sums_to_one: bool, stays_within: Callable[[], bool]
+) -> Reading:
     """How the outputs of a model without a visible head are read.
 
     Args:
-        model: Whose outputs they are; what is found out of it is kept.
+        known: Of the model; what is found out of it is kept.
         which: Which of its outputs.
         within: Whether all outputs lie in [0, 1].
         sums_to_one: Whether every row of several sums to 1.
@@ -57,16 +48,15 @@ def reading_of(model: Any, which: Any, *, within: bool, sums_to_one: bool, stays
         return "logits"
     if sums_to_one:
         return "distribution"
-    known = _bounded.setdefault(model, {})
-    if which not in known:
-        known[which] = stays_within()
-    return "probabilities" if known[which] else "logits"
+    if which not in known.bounded:
+        known.bounded[which] = stays_within()
+    return "probabilities" if known.bounded[which] else "logits"
 
 
-def warn_of_probabilities(model: Any) -> None:
+def warn_of_probabilities(known: Known) -> None:
     """Says once per model that what stands in for the logit was made of the probability."""
-    if model not in _told_of_probabilities:
-        _told_of_probabilities.add(model)
+    if not known.told:
+        known.told = True
         warnings.warn(
             "The model's outputs are probabilities, and the softmax or sigmoid that made them was not found: log p (of "
             "probabilities that do not sum to 1, log p - log(1 - p)) is explained in place of the logit. Pass a model "

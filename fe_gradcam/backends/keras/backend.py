@@ -18,7 +18,6 @@ from fe_gradcam.backends.keras.compiled import (
     as_torch,
     compiled,
     compiled_pass,
-    known_of,
     packed,
     signature,
     tensor_of,
@@ -43,11 +42,11 @@ from fe_gradcam.backends.keras.scores import (
     scored,
     within_unit,
 )
+from fe_gradcam.backends.known import Known, Reading, known_of
 from fe_gradcam.backends.protocol import (
     HALF_PRECISION_FACTOR,
     STRETCHES,
     SUM_TOLERANCE,
-    Reading,
     reaches,
     reading_of,
     warn_of_probabilities,
@@ -97,6 +96,7 @@ class KerasBackend:
         self._reshape = reshape
         self._of_pixels = of_pixels
         self._asking = False
+        self._known = known_of(model)
         self._raw_shapes: dict[LayerRef, tuple[int, ...]] = {}
 
     @property
@@ -111,52 +111,48 @@ class KerasBackend:
 
     def layers(self, images: Images) -> list[LayerInfo]:
         """The layers in the order in which a forward pass of `images` completes them; nothing is computed."""
+        return self._listed(images)[0]
+
+    def _listed(self, images: Images) -> tuple[list[LayerInfo], Seen]:
         names = {id(layer): name for name, layer in named_layers(self._model).items()}
         size = self.image_size(images)
-        infos: list[LayerInfo] = []
+        found: list[tuple[list[LayerInfo], Seen]] = []
 
         def trace(*inputs: Any) -> Any:
             calls: list[Call] = []
             with calls_of(self._all_layers(), lambda *call: calls.append(call)):
                 result = call_model(self._model, packed(inputs), training=False)
-            infos.extend(layer_infos(calls, names, size))
-            known_of(self._model)[self._seen_key(size)] = seen_by(calls, size)
+            found.append((layer_infos(calls, names, size), seen_by(calls, size)))
             return result
 
         with tf.init_scope():
             compiled(trace, self._specs(images))
-        return infos
+        self._known_now().seen.put(size, found[0][1])
+        return found[0]
 
     def _seen(self, images: Images) -> Seen:
         """What a pass shows about the layout of the layers' outputs, looked at once per image size."""
-        known = known_of(self._model)
-        key = self._seen_key(self.image_size(images))
-        if key not in known:
-            self.layers(images)
-        seen: Seen = known[key]
-        return seen
+        found = self._known_now().seen.get(self.image_size(images))
+        return self._listed(images)[1] if found is None else found
 
-    def _seen_key(self, size: tuple[int, ...]) -> tuple[Any, ...]:
-        return ("seen", size, *map(id, self._model._flatten_layers()))
+    def _known_now(self) -> Known:
+        """What is known of the model, of nothing that it was before a layer of it was replaced."""
+        return self._known.now(list(self._model._flatten_layers()))
 
     def resolve(self, layer: Layer, images: Images) -> LayerRef:
         """The place that `layer` names; None chooses the default, once per model and image size."""
         if isinstance(layer, LayerRef):
             return layer
         if layer is None:
-            known = known_of(self._model)
-            asked = (signature(self._specs(images)), self._model_output, self._of_pixels)
-            key = ("default layer", asked, *map(id, self._model._flatten_layers()))
-            if key in known:
-                found: LayerRef = known[key]
+            key = (signature(self._specs(images)), self._model_output, self._of_pixels)
+            found = self._known_now().default_layers.get(key)
+            if found is not None:
                 return found
             one_image = tuple(_one_of(part) for part in as_tuple(images))
-            place, certain = default_layer(
+            found, certain = default_layer(
                 self.layers(images), lambda ref: self._reaches(ref, one_image), of_pixels=self._of_pixels
             )
-            if certain:
-                known[key] = place
-            return place
+            return self._known_now().default_layers.put(key, found) if certain else found
         return LayerRef(name_of(self._model, layer))
 
     def _reaches(self, layer: LayerRef, images: Images) -> bool:
@@ -177,8 +173,8 @@ class KerasBackend:
         inputs = [tf.cast(tensor_of(part), spec.dtype) for part, spec in zip(as_tuple(images), specs, strict=True)]
         count = int(inputs[0].shape[0])
         given = (*inputs, *(tf.constant(array) for target in targets for array in target.arrays))
-        known = known_of(self._model)
-        reading = self._known_reading()
+        of_pixels = any(isinstance(target, RegionTarget) for target in targets)
+        reading = self._known.readings.get((self._model_output, of_pixels), "logits")  # or else traced once more
 
         def compiled_for(reading: Reading) -> Any:
             def trace(inputs: Any, arrays: Any, more: Any) -> Any:
@@ -189,14 +185,14 @@ class KerasBackend:
 
         results = compiled_for(reading)(*given)
         if "headless" in results:
-            of_pixels = any(isinstance(target, RegionTarget) for target in targets)
             right = self._reading(inputs, results["headless"].numpy(), of_pixels)
-            known["reading", self._model_output] = right
             if right != reading:
                 results = compiled_for(right)(*given)
             by_class = any(isinstance(target, (ClassTarget, RegionTarget)) for target in targets)
             if right != "logits" and score == "logit" and by_class and not self._asking:
-                warn_of_probabilities(self._model)
+                warn_of_probabilities(self._known)
+        else:  # it is not asked
+            self._known.readings[self._model_output, of_pixels] = "logits"
         check_rows(layer, int(results["activations"].shape[0]), count)
         logits = probabilities = None
         if "logits" in results and not all(isinstance(target, ValueTarget) for target in targets):
@@ -288,13 +284,15 @@ class KerasBackend:
 
         outputs = outputs[np.isfinite(outputs).all(1)]
         sums = np.abs(outputs.astype(np.float32).sum(1) - 1) < SUM_TOLERANCE
-        return reading_of(
-            self._model,
-            (self._model_output, of_pixels),
+        which = (self._model_output, of_pixels)
+        self._known.readings[which] = reading_of(
+            self._known_now(),
+            which,
             within=within_unit(outputs),
             sums_to_one=outputs.shape[1] > 1 and bool(sums.all()),
             stays_within=stays_within,
         )
+        return self._known.readings[which]
 
     def _reading_inside(self, inputs: Sequence[Any], output: Any) -> Reading:
         """As `_reading`, where the images are symbols: asked of images made for it."""
@@ -326,12 +324,12 @@ class KerasBackend:
     ) -> Tensor:
         """See Backend."""
 
-        def trace(inputs: Any, arrays: Any, more: Any) -> Any:
+        def trace(inputs: Any, more: Any, score_of: Any) -> Any:
             place, output = self._place_and_output(inputs, layer)
             changed = place + tf.cast(more[0], place.dtype)
             go_on_with(place, changed)
             output = tf.nest.map_structure(lambda part: changed if part is place else part, output)
-            return self._target_score(output, target, arrays, score, self._known_reading())
+            return score_of(output)
 
         raw = tf.constant(self._pulled_back(change, layer, images).numpy())
         return as_torch(self._asked("changed", images, layer, target, score, trace, [raw]))
@@ -339,9 +337,9 @@ class KerasBackend:
     def hvp(self, images: Images, layer: LayerRef, target: ResolvedTarget, vectors: Tensor, score: Score) -> Tensor:
         """See Backend."""
 
-        def trace(inputs: Any, arrays: Any, more: Any) -> Any:
+        def trace(inputs: Any, more: Any, score_of: Any) -> Any:
             place, output = self._place_and_output(inputs, layer)
-            scores = self._target_score(output, target, arrays, score, self._known_reading())
+            scores = score_of(output)
             return hessian_product(scores, place, more[0])
 
         raw = tf.constant(self._pulled_back(vectors, layer, images).numpy())
@@ -350,9 +348,9 @@ class KerasBackend:
     def bias_gradients(self, images: Images, layer: LayerRef, target: ResolvedTarget, score: Score) -> BiasGradients:
         """See Backend."""
 
-        def trace(inputs: Any, arrays: Any, more: Any) -> Any:
+        def trace(inputs: Any, more: Any, score_of: Any) -> Any:
             output = call_model(self._model, packed(inputs), training=False)
-            scores = self._target_score(output, target, arrays, score, self._known_reading())
+            scores = score_of(output)
             return scores, bias_terms(scores, [part for part in inputs if part.dtype.is_floating])
 
         if not tf.as_dtype(self._specs(picture_of(images))[0].dtype).is_floating:
@@ -373,7 +371,7 @@ class KerasBackend:
         """See Backend. The classifier gets the tokens behind all blocks at once, as one batch."""
         size, seen = self.image_size(images), self._seen(images)
 
-        def trace(inputs: Any, arrays: Any, more: Any) -> Any:
+        def trace(inputs: Any, more: Any, score_of: Any) -> Any:
             output = call_model(self._model, packed(inputs), training=False)
             picked = self._picked(output, isinstance(target, RegionTarget))
             attentions = [] if picked is None else attentions_in(picked.graph, picked)
@@ -387,7 +385,7 @@ class KerasBackend:
             maps, scores = [], None
             for at, (attention, end) in enumerate(zip(attentions, ends, strict=True)):
                 own = tf.nest.map_structure(lambda part, at=at: part[at * count : (at + 1) * count], output)
-                scores = self._target_score(own, target, arrays, score, self._known_reading())
+                scores = score_of(own)
                 tokens_of = by_key(scores, attention, [other for other in ends if other is not end])
                 maps.append(tf.stack([tokens_of, tokens_of], 2))
             return maps, scores
@@ -417,10 +415,10 @@ class KerasBackend:
         size = self.image_size(images)
         return as_map(as_torch(tensor), layer, size, lambda: self._seen(images), self._reshape, channels_first=False)
 
-    def _known_reading(self) -> Reading:
-        """How the outputs were read in the first pass."""
-        reading: Reading = known_of(self._model).get(("reading", self._model_output), "logits")
-        return reading
+    def _known_reading(self, inputs: Sequence[Any], of_pixels: bool) -> Reading:
+        """How the outputs were read in the last pass of the network as it is; without one, in a pass made for it."""
+        found = self._known.readings.get((self._model_output, of_pixels))
+        return self._reading(inputs, self._outputs(inputs, of_pixels), of_pixels) if found is None else found
 
     def _asked(
         self,
@@ -436,8 +434,13 @@ class KerasBackend:
         specs = self._specs(images)
         inputs = [tf.cast(tensor_of(part), spec.dtype) for part, spec in zip(as_tuple(images), specs, strict=True)]
         arrays = [tf.constant(array) for array in target.arrays]
-        key = (what, layer, score, self._known_reading(), self._model_output)
-        return compiled_pass(self._model, key, specs, [target], trace, more)(*inputs, *arrays, *more)
+        reading = self._known_reading(inputs, isinstance(target, RegionTarget))
+
+        def traced(inputs: Any, arrays: Any, more: Any) -> Any:
+            return trace(inputs, more, lambda output: self._target_score(output, target, arrays, score, reading))
+
+        key = (what, layer, score, reading, self._model_output)
+        return compiled_pass(self._model, key, specs, [target], traced, more)(*inputs, *arrays, *more)
 
     def _traced_pass(
         self,

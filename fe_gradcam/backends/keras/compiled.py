@@ -6,24 +6,20 @@ import atexit
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary
 
 import tensorflow as tf
 import torch
 from torch import Tensor
 
+from fe_gradcam.backends.known import Alike, Recent
 from fe_gradcam.spec.resolved import CallableTarget, ResolvedTarget
 
-KEPT_TRACES = 32
-"""Compiled functions kept per model; the oldest goes first."""
+KEPT_FUNCTIONS = 32
+"""Compiled functions kept per model."""
 
-TRACES: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
-atexit.register(TRACES.clear)  # TensorFlow cannot free its functions once the interpreter is shutting down
-
-
-def known_of(model: Any) -> dict[Any, Any]:
-    """What is kept of a model."""
-    return TRACES.setdefault(model, {})
+FUNCTIONS: WeakKeyDictionary[Any, Recent[tuple[Any, Alike]]] = WeakKeyDictionary()
+atexit.register(FUNCTIONS.clear)  # TensorFlow cannot free its functions once the interpreter is shutting down
 
 
 def compiled_pass(
@@ -44,28 +40,25 @@ def compiled_pass(
         trace: Gets the inputs, the targets' arrays and `more`, and builds the pass.
         more: What else it takes, each with an axis of rows.
     """
-    known = known_of(model)
-    callables = [target.score if isinstance(target, CallableTarget) else None for target in targets]
+    kept = FUNCTIONS.setdefault(model, Recent(KEPT_FUNCTIONS))
     of_targets = [array for target in targets for array in target.arrays]
     others = [tf.TensorSpec([None, *array.shape[1:]], tf.as_dtype(array.dtype)) for array in (*of_targets, *more)]
-    asked = (tuple(target.signature for target in targets), signature(others))
-    key = (*what, *_identity(model, specs), asked)
-    kept = known.get(key)
-    if kept is not None and all(_same(held, fn) for held, fn in zip(kept[1], callables, strict=True)):
-        return kept[0]
+    key = (*what, signature(specs), tuple(target.signature for target in targets), signature(others))
+    reads = _read_by(model, targets)
+    found = kept.get(key)
+    if found is not None and found[1].are(reads):
+        return found[0]
     first, second = len(specs), len(specs) + len(of_targets)
     function = compiled(lambda *given: trace(given[:first], given[first:second], given[second:]), [*specs, *others])
-    while len(known) >= KEPT_TRACES:
-        del known[next(iter(known))]
-    known[key] = (function, [_held(fn) for fn in callables])
+    kept.put(key, (function, Alike(_read_by(model, targets))))  # the first trace may have built layers
     return function
 
 
-def _identity(model: Any, specs: list[Any]) -> tuple[Any, ...]:
-    """What a trace depends on besides the place and the targets."""
+def _read_by(model: Any, targets: Sequence[ResolvedTarget]) -> list[Any]:
+    """The objects that a trace goes by: layers, their weights, and callable targets."""
     layers = list(model._flatten_layers())
     weights = (weight for layer in layers for weight in chain(layer._trainable_weights, layer._non_trainable_weights))
-    return signature(specs), tuple(map(id, layers)), tuple(map(id, weights))
+    return [*layers, *weights, *(target.score for target in targets if isinstance(target, CallableTarget))]
 
 
 def compiled(function: Callable[..., Any], specs: list[Any]) -> Any:
@@ -77,18 +70,6 @@ def compiled(function: Callable[..., Any], specs: list[Any]) -> Any:
 def signature(specs: list[Any]) -> tuple[Any, ...]:
     """Shapes and dtypes."""
     return tuple((tuple(spec.shape), spec.dtype) for spec in specs)
-
-
-def _held(function: Any) -> Any:
-    """A reference that does not keep a callable target, and what it may hold of the model, alive where it can."""
-    try:
-        return None if function is None else ref(function)
-    except TypeError:
-        return lambda: function
-
-
-def _same(held: Any, function: Any) -> bool:
-    return function is None if held is None else held() is function
 
 
 def tensor_of(part: Any) -> Any:

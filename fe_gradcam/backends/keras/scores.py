@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from fe_gradcam.backends.errors import no_scores, no_segmentation, no_table
 from fe_gradcam.backends.keras.graph import head_of
-from fe_gradcam.backends.protocol import HeadKind, Reading
+from fe_gradcam.backends.known import Reading
+from fe_gradcam.backends.protocol import HeadKind
 from fe_gradcam.spec.resolved import CallableTarget, RegionTarget, ResolvedTarget, ValueTarget
 from fe_gradcam.types import Score
 

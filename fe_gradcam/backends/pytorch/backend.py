@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -14,16 +13,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fe_gradcam.backends.errors import check_rows, no_attention, no_gradient, no_slope, not_called
-from fe_gradcam.backends.protocol import STRETCHES, Reading, reaches, reading_of, warn_of_probabilities
+from fe_gradcam.backends.known import Known, known_of
+from fe_gradcam.backends.protocol import STRETCHES, reaches, reading_of, warn_of_probabilities
 from fe_gradcam.backends.pytorch.attention import BlockLister, ending_behind
 from fe_gradcam.backends.pytorch.layers import layer_infos, name_of, seen_by
 from fe_gradcam.backends.pytorch.passes import (
     BiasRecorder,
     Front,
-    expect,
     gradient_at,
     hessian_product,
-    made_ready,
     observe,
 )
 from fe_gradcam.backends.pytorch.recorder import Lister, Recorder
@@ -40,10 +38,7 @@ from fe_gradcam.backends.pytorch.scores import (
     target_scores,
     within_unit,
 )
-from fe_gradcam.backends.pytorch.state import (
-    unwrapped,
-    without_reentrant_checkpoints,
-)
+from fe_gradcam.backends.pytorch.state import left_as_found, unwrapped, without_reentrant_checkpoints
 from fe_gradcam.errors import UnsupportedModelError
 from fe_gradcam.spec.images import as_tuple, in_dtype, picture_of
 from fe_gradcam.spec.layers import default_layer
@@ -51,9 +46,6 @@ from fe_gradcam.spec.outputs import ModelOutput, pick
 from fe_gradcam.spec.resolved import ClassTarget, RegionTarget, ResolvedTarget, ValueTarget, resolve_target
 from fe_gradcam.spec.tokens import Seen, as_map, pulled_back, token_grid
 from fe_gradcam.types import BiasGradients, CamInputs, Images, Layer, LayerInfo, LayerRef, Reshape, Score, Target
-
-_default_layers: WeakKeyDictionary[nn.Module, dict[Any, LayerRef]] = WeakKeyDictionary()
-_seen: WeakKeyDictionary[nn.Module, dict[Any, Seen]] = WeakKeyDictionary()
 
 
 class TorchBackend:
@@ -83,7 +75,7 @@ class TorchBackend:
         self._reshape = reshape
         self._of_pixels = of_pixels
         self._asking = False
-        self._readings: dict[bool, Reading] = {}
+        self._known = known_of(self._model)
         self._kept_front: tuple[Front, LayerRef, tuple[Tensor, ...]] | None = None
         if isinstance(self._model, torch.jit.ScriptModule):
             raise UnsupportedModelError(
@@ -107,36 +99,38 @@ class TorchBackend:
 
     def _listed(self, images: Images) -> Lister:
         lister = Lister()
-        with made_ready(self._model) as model, torch.no_grad(), lister.watching(model):
+        with left_as_found(self._model) as model, torch.no_grad(), lister.watching(model):
             model(*(part.clone() for part in self._inputs(images, model)))
             lister.names = {module: name for name, module in model.named_modules()}
         return lister
 
     def _seen(self, images: Images) -> Seen:
         """What a pass shows about the layout of the layers' outputs, looked at once per image size."""
-        size, known = self.image_size(images), _seen.setdefault(self._model, {})
-        key = (size, *map(id, self._model.modules()))
-        if key not in known:
-            known[key] = seen_by(self._listed(tuple(part[:1] for part in as_tuple(images))), size)
-        return known[key]
+        size, known = self.image_size(images), self._known_now()
+        found = known.seen.get(size)
+        if found is None:
+            one_image = tuple(part[:1] for part in as_tuple(images))
+            found = known.seen.put(size, seen_by(self._listed(one_image), size))
+        return found
+
+    def _known_now(self) -> Known:
+        """What is known of the model, of nothing that it was before a module of it was replaced."""
+        return self._known.now([one for one in self._model.modules() if "_orig_mod" not in one._modules])
 
     def resolve(self, layer: Layer, images: Images) -> LayerRef:
         """The place that `layer` names; None chooses the default, once per model and image size."""
         if isinstance(layer, LayerRef):
             return layer
         if layer is None:
-            known = _default_layers.setdefault(self._model, {})
+            known = self._known_now()
             one_image = tuple(part[:1] for part in as_tuple(images))
-            shapes = tuple(tuple(part.shape) for part in one_image)
-            key = (tuple(map(id, self._model.modules())), shapes, self._model_output, self._of_pixels)
-            if key in known:
-                return known[key]
+            key = (tuple(tuple(part.shape) for part in one_image), self._model_output, self._of_pixels)
+            found = known.default_layers.get(key)
+            if found is not None:
+                return found
             infos = self.layers(one_image)
-            place, certain = default_layer(infos, lambda ref: self._reaches(ref, one_image), of_pixels=self._of_pixels)
-            expect(self._model, place, sum(info.name == place.name for info in infos))
-            if certain:
-                known[key] = place
-            return place
+            found, certain = default_layer(infos, lambda ref: self._reaches(ref, one_image), of_pixels=self._of_pixels)
+            return known.default_layers.put(key, found) if certain else found
         return LayerRef(name_of(self._model, layer))
 
     def _reaches(self, layer: LayerRef, images: Images) -> bool:
@@ -150,7 +144,7 @@ class TorchBackend:
         self, images: Images, layer: LayerRef, targets: Sequence[ResolvedTarget], *, gradients: bool, score: Score
     ) -> list[CamInputs]:
         """See Backend."""
-        with made_ready(self._model) as model, torch.no_grad():
+        with left_as_found(self._model) as model, torch.no_grad():
             inputs = self._inputs(images, model)
             forward, scored = self._scored(model, inputs, layer, targets, gradients, score)
             classes = forward.is_table and not all(isinstance(target, ValueTarget) for target in targets)
@@ -166,7 +160,7 @@ class TorchBackend:
                 results.append(self._cam_inputs(forward, its, gradient, images, layer, classes))
             by_class = any(isinstance(target, (ClassTarget, RegionTarget)) for target in targets)
             if forward.reading != "logits" and score == "logit" and by_class and not self._asking:
-                warn_of_probabilities(self._model)
+                warn_of_probabilities(self._known)
             return results
 
     def _scored(
@@ -202,13 +196,13 @@ class TorchBackend:
             changed[:] = [leaf + pulled_back(change, shape, lambda zeros: self._as_map(zeros, layer, images)).to(leaf)]
             return changed[0].clone()  # what follows may write in place
 
-        with made_ready(self._model) as model, torch.no_grad():
+        with left_as_found(self._model) as model, torch.no_grad():
             inputs = self._inputs(images, model)
             if len(inputs[0]) == 1 < len(change):
                 front = self._front(model, inputs, layer).again(len(change))
                 inputs = tuple(part.expand(len(change), *part.shape[1:]) for part in inputs)
             with nullcontext() if front is None else front:
-                output, recorder = observe(model, inputs, layer, take, whole_graph=False)
+                output, recorder = observe(model, inputs, layer, take, self._known.reached, whole_graph=False)
             forward = self._read(changed[0], output, recorder, inputs, isinstance(target, RegionTarget), altered=True)
             return target_scores(forward, target, score).scores.detach().float()
 
@@ -225,13 +219,13 @@ class TorchBackend:
             return tensor.clone()  # another object, or a function on it would be taken for the place once more
 
         with front:
-            observe(model, inputs, layer, take, whole_graph=False)
+            observe(model, inputs, layer, take, self._known.reached, whole_graph=False)
         self._kept_front = (front, layer, inputs)
         return front
 
     def hvp(self, images: Images, layer: LayerRef, target: ResolvedTarget, vectors: Tensor, score: Score) -> Tensor:
         """See Backend."""
-        with made_ready(self._model) as model, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        with left_as_found(self._model) as model, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             forward, (its,) = self._scored(model, self._inputs(images, model), layer, [target], True, score)
             product, leaf = None, forward.leaf
             if its.scores.requires_grad:
@@ -243,7 +237,7 @@ class TorchBackend:
 
     def bias_gradients(self, images: Images, layer: LayerRef, target: ResolvedTarget, score: Score) -> BiasGradients:
         """See Backend."""
-        with made_ready(self._model) as model, torch.no_grad():
+        with left_as_found(self._model) as model, torch.no_grad():
             inputs = self._inputs(images, model)
             leaves = [part.requires_grad_(True) for part in inputs if part.is_floating_point()]
             picture = next(
@@ -253,7 +247,7 @@ class TorchBackend:
                 raise no_slope(inputs)
             biases = BiasRecorder()
             with biases, without_reentrant_checkpoints():
-                output, recorder = observe(model, inputs, layer, torch.clone, whole_graph=True)
+                output, recorder = observe(model, inputs, layer, torch.clone, self._known.reached, whole_graph=True)
             forward = self._read(inputs[0], output, recorder, inputs, isinstance(target, RegionTarget))
             scores = target_scores(forward, target, score).scores
             terms = biases.terms(leaves, scores)
@@ -268,7 +262,7 @@ class TorchBackend:
     ) -> list[Tensor]:
         """See Backend."""
         maps = []
-        with made_ready(self._model) as model, torch.no_grad():
+        with left_as_found(self._model) as model, torch.no_grad():
             inputs = self._inputs(images, model)
             lister = BlockLister(len(inputs[0]))
             with lister.watching(model):
@@ -281,7 +275,9 @@ class TorchBackend:
             for place in range(len(blocks)):
                 attentions: list[Tensor] = []
                 with ending_behind(blocks, place, attentions), torch.no_grad():
-                    output, recorder = observe(model, inputs, layer, torch.clone, whole_graph=False)
+                    output, recorder = observe(
+                        model, inputs, layer, torch.clone, self._known.reached, whole_graph=False
+                    )
                     of_pixels = isinstance(target, RegionTarget)
                     forward = self._read(inputs[0], output, recorder, inputs, of_pixels, altered=True)
                     scores = target_scores(forward, target, score).scores
@@ -360,7 +356,7 @@ class TorchBackend:
             return leaf.clone()  # what follows may write in place
 
         with without_reentrant_checkpoints() if whole_graph else nullcontext():
-            output, recorder = observe(model, inputs, layer, take, whole_graph=whole_graph)
+            output, recorder = observe(model, inputs, layer, take, self._known.reached, whole_graph=whole_graph)
         leaf = leaves[0]
         check_rows(layer, len(leaf), len(inputs[0]))
         return self._read(leaf, output, recorder, inputs, of_pixels)
@@ -385,15 +381,16 @@ class TorchBackend:
         if head is not None:
             return Forward(leaf, output, picked, head)
         rows = as_rows(picked, len(leaf))
-        if not altered or of_pixels not in self._readings:
-            self._readings[of_pixels] = reading_of(
-                self._model,
-                (self._model_output, of_pixels),
+        which, readings = (self._model_output, of_pixels), self._known.readings
+        if not altered or which not in readings:
+            readings[which] = reading_of(
+                self._known,
+                which,
                 within=within_unit(rows),
                 sums_to_one=sums_to_one(rows),
                 stays_within=lambda: self._stays_within(inputs, of_pixels),
             )
-        return Forward(leaf, output, picked, None, self._readings[of_pixels])
+        return Forward(leaf, output, picked, None, readings[which])
 
     def _picked(self, output: Any, count: int, of_pixels: bool) -> Tensor | None:
         """What of the output holds scores: a table, or those of every pixel."""
@@ -415,7 +412,7 @@ class TorchBackend:
 
     def _stays_within(self, inputs: Sequence[Tensor], of_pixels: bool) -> bool:
         """Whether the scores lie in [0, 1] whatever the images."""
-        with made_ready(self._model) as model, torch.no_grad():
+        with left_as_found(self._model) as model, torch.no_grad():
             for factor in STRETCHES:
                 output = model(*(_stretched(part, factor) for part in inputs))
                 picked = self._picked(output, len(inputs[0]), of_pixels)
@@ -467,7 +464,7 @@ class TorchBackend:
         def disturb(tensor: Tensor) -> Tensor:
             return 1 - tensor
 
-        output, recorder = observe(model, inputs, layer, disturb, whole_graph=False)
+        output, recorder = observe(model, inputs, layer, disturb, self._known.reached, whole_graph=False)
         of_pixels = isinstance(target, RegionTarget)
         disturbed = target_scores(self._read(place, output, recorder, inputs, of_pixels), target, score).scores
         plain = target_scores(forward, target, score).scores

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, MutableMapping, Sequence
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -16,23 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from fe_gradcam.backends.errors import not_called
 from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR
 from fe_gradcam.backends.pytorch.recorder import ACTIVATIONS, CONVOLUTIONS, Recorder
-from fe_gradcam.backends.pytorch.state import left_as_found
 from fe_gradcam.types import LayerRef
-
-_times_reached: WeakKeyDictionary[nn.Module, dict[LayerRef, int]] = WeakKeyDictionary()
-
-
-def expect(model: nn.Module, layer: LayerRef, times: int) -> None:
-    """Notes how many times a pass comes by a place."""
-    _times_reached.setdefault(model, {})[layer] = times
-
-
-@contextmanager
-def made_ready(model: nn.Module) -> Iterator[nn.Module]:
-    """See `left_as_found`; what is known of the model is known of a copy of it too."""
-    with left_as_found(model) as ready:
-        _times_reached[ready] = _times_reached.setdefault(model, {})
-        yield ready
 
 
 def observe(
@@ -40,6 +22,7 @@ def observe(
     inputs: Sequence[Tensor],
     layer: LayerRef,
     take: Callable[[Tensor], Tensor],
+    times: MutableMapping[LayerRef, int],
     *,
     whole_graph: bool,
 ) -> tuple[Any, Recorder]:
@@ -50,6 +33,7 @@ def observe(
         inputs: Its positional arguments.
         layer: The place that `take` gets the tensor of.
         take: See Recorder.
+        times: How many times a pass comes by each place, as the last one did.
         whole_graph: Whether autograd is on from the start.
 
     Returns:
@@ -58,7 +42,6 @@ def observe(
     Raises:
         ArgumentError: The pass never came to the place.
     """
-    times = _times_reached.setdefault(model, {})
     module = model.get_submodule(layer.name)
     recorder = Recorder(layer, take, skip=times.get(layer, 1) - 1)
     with torch.set_grad_enabled(whole_graph), recorder.watching(module):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fe_gradcam.backends.errors import no_scores, no_segmentation, no_table
-from fe_gradcam.backends.protocol import SUM_TOLERANCE, HeadKind, Reading
+from fe_gradcam.backends.known import Reading
+from fe_gradcam.backends.protocol import SUM_TOLERANCE, HeadKind
 from fe_gradcam.backends.pytorch.recorder import Head
 from fe_gradcam.spec.outputs import described
 from fe_gradcam.spec.resolved import CallableTarget, ClassTarget, RegionTarget, ResolvedTarget, ValueTarget

@@ -1,0 +1,117 @@
+"""What is known of a model, apart from anything compiled for it: one object per model, living as long as the model."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary, ref
+
+from fe_gradcam.spec.tokens import Seen
+from fe_gradcam.types import LayerRef
+
+KEPT_SIZES = 32
+"""Facts of a kind that are kept for sizes of the images; one that is missing is found anew."""
+
+Reading = Literal["logits", "distribution", "probabilities"]
+"""How outputs are read where no softmax or sigmoid was found behind them: as logits, as rows of
+probabilities that sum to 1, or as probabilities each by itself."""
+
+Which: TypeAlias = "tuple[str | int | None, bool]"
+"""Which of a model's outputs, and whether it is read as a segmentation."""
+
+V = TypeVar("V")
+
+
+class Recent(Generic[V]):
+    """A store that holds the last few: what was asked for longest ago goes first.
+
+    Args:
+        most: How many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: OrderedDict[Hashable, V] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: Hashable) -> V | None:
+        """What is kept under a key, or None."""
+        if key not in self._kept:
+            return None
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def put(self, key: Hashable, value: V) -> V:
+        """Keeps a value, and returns it."""
+        self._kept[key] = value
+        self._kept.move_to_end(key)
+        if len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+        return value
+
+
+class Alike:
+    """Objects held weakly, to see whether others are the very same: an id alone may come again."""
+
+    def __init__(self, objects: Sequence[Any]) -> None:
+        self._held = [_held(one) for one in objects]
+
+    def are(self, objects: Sequence[Any]) -> bool:
+        """Whether they are the same, in the same order."""
+        return len(objects) == len(self._held) and all(
+            held() is one for held, one in zip(self._held, objects, strict=True)
+        )
+
+
+def _held(one: Any) -> Callable[[], Any]:
+    """A reference that does not keep an object alive, where its kind allows that."""
+    try:
+        return ref(one)
+    except TypeError:
+        return lambda: one
+
+
+class Known:
+    """What is known of a model; but for `told`, all of it is forgotten once a module of the model is another.
+
+    Attributes:
+        told: Whether the user was told that the outputs are probabilities.
+        readings: How each output is read, as in the last pass of the network as it is.
+        bounded: Whether an output that lies in [0, 1] stays there for images far from any that the model knows.
+        reached: How many times the last pass came by a place.
+        seen: What a pass showed about the layout of outputs, by the size of the images.
+        default_layers: By output and the shapes of the inputs; certain ones alone.
+        shapes: Of a layer's output for one image, by the layer and the shapes of the inputs.
+    """
+
+    def __init__(self) -> None:
+        self.told = False
+        self._modules = Alike(())
+        self._forget()
+
+    def _forget(self) -> None:
+        self.readings: dict[Which, Reading] = {}
+        self.bounded: dict[Which, bool] = {}
+        self.reached: dict[LayerRef, int] = {}
+        self.seen: Recent[Seen] = Recent(KEPT_SIZES)
+        self.default_layers: Recent[LayerRef] = Recent(KEPT_SIZES)
+        self.shapes: Recent[tuple[int, ...]] = Recent(KEPT_SIZES)
+
+    def now(self, modules: Sequence[Any]) -> Known:
+        """The same, of a model that has these modules now."""
+        if not self._modules.are(modules):
+            self._modules = Alike(modules)
+            self._forget()
+        return self
+
+
+_KNOWN: WeakKeyDictionary[Any, Known] = WeakKeyDictionary()
+
+
+def known_of(model: Any) -> Known:
+    """What is known of a model; nothing of it is kept at the model, so that copies begin anew."""
+    known = _KNOWN.get(model)
+    return _KNOWN.setdefault(model, Known()) if known is None else known

@@ -1,0 +1,97 @@
+"""What is known of a model: apart from compiled functions, as long as the model lives, and never of what it was."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from torch import nn
+
+from fe_gradcam import explain
+from fe_gradcam.backends.known import Known, Recent, known_of
+from fe_gradcam.spec.tokens import Seen
+
+
+def many_layers(count: int) -> Any:
+    """A Keras classifier of many layers that makes its probabilities by hand, so that no softmax is found."""
+    import tensorflow as tf
+
+    layers = tf.keras.layers
+    inputs = tf.keras.Input((6, 6, 1))
+    x = layers.Conv2D(3, 3)(inputs)
+    for at in range(count):
+        x = layers.Activation("linear", name=f"layer{at}")(x)
+    powers = layers.Lambda(tf.exp)(layers.Dense(3)(layers.Flatten()(x)))
+    return tf.keras.Model(inputs, layers.Lambda(lambda e: e / tf.reduce_sum(e, 1, keepdims=True))(powers))
+
+
+@pytest.mark.filterwarnings("ignore:The model's outputs are probabilities")
+def test_how_outputs_read_outlives_any_number_of_compiled_functions() -> None:
+    """Read as logits instead of log p, the heat of ablation_cam would be off by several times its own maximum."""
+    import tensorflow as tf
+
+    model, images = many_layers(40), np.random.default_rng(0).normal(size=(2, 6, 6, 1)).astype(np.float32)
+    for at in range(40):
+        asked = {"layer": f"layer{at}", "method": "ablation_cam", "target": 1}
+        fresh = tf.keras.Model(model.input, model.output)  # an object of which nothing is known
+        assert_allclose(explain(model, images, **asked).raw, explain(fresh, images, **asked).raw, atol=1e-6)
+
+
+def by_hand(framework: str) -> tuple[Any, Any]:
+    """A classifier that makes its probabilities by hand, and images that it takes."""
+    images = np.random.default_rng(0).normal(size=(2, 1, 6, 6)).astype(np.float32)
+    if framework == "keras":
+        return many_layers(2), images.transpose(0, 2, 3, 1)
+
+    class ByHand(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 3, 3), nn.Linear(48, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            powers = self.fc(self.conv(x).flatten(1)).exp()
+            return powers / powers.sum(1, keepdim=True)
+
+    return ByHand(), images
+
+
+@pytest.mark.filterwarnings("ignore:The model's outputs are probabilities")
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_what_is_known_lives_as_long_as_the_model(framework: str) -> None:
+    model, images = by_hand(framework)
+    explain(model, images)
+    known = weakref.ref(known_of(model))
+    assert known().readings == {(None, False): "distribution"}
+    assert known().told
+    if framework == "torch":
+        assert not known_of(copy.deepcopy(model)).readings
+    del model
+    gc.collect()
+    assert known() is None
+
+
+def test_a_new_module_at_the_address_of_an_old_one_is_another() -> None:
+    old = nn.ReLU()
+    known, at = Known(), id(old)
+    known.now([old]).seen.put((6, 6), Seen(()))
+    assert len(known.now([old]).seen) == 1
+    del old
+    others = [nn.ReLU() for _ in range(9)]
+    again = [other for other in others if id(other) == at]
+    assert again, "the address was not taken again, and nothing is tested"
+    assert not len(known.now(again).seen)
+
+
+def test_a_store_forgets_what_was_not_asked_for_the_longest() -> None:
+    store: Recent[str] = Recent(2)
+    store.put(1, "a")
+    store.put(2, "b")
+    assert store.get(1) == "a"
+    store.put(3, "c")
+    assert (store.get(1), store.get(2), store.get(3), len(store)) == ("a", None, "c", 2)
