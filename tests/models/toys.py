@@ -9,6 +9,7 @@ A_0 = relu(x) = x and A_1 = relu(2 - x) = [[2, 1, 0], [0, 0, 0]].
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ Kind = Literal["pooled", "flat"]
 
 
 class TorchToy(nn.Module):
-    def __init__(self, kind: Kind, head: nn.Module | None = None) -> None:
+    def __init__(self, kind: Kind, head: Callable[[Any], Any] | None = None) -> None:
         super().__init__()
         self.conv = nn.Conv2d(1, 2, 1)
         self.relu = nn.ReLU()
@@ -43,7 +44,7 @@ class TorchToy(nn.Module):
         return self.head(self.fc(self.pool(self.relu(self.conv(x))).flatten(1)))
 
 
-def torch_toy(kind: Kind, head: nn.Module | None = None) -> tuple[nn.Module, np.ndarray, str]:
+def torch_toy(kind: Kind, head: Callable[[Any], Any] | None = None) -> tuple[nn.Module, np.ndarray, str]:
     """The network, its input and the name of the layer behind the ReLU."""
     return TorchToy(kind, head), IMAGE[:, None], "relu"
 
@@ -93,7 +94,7 @@ def small_keras(channels: int = 3, classes: int = 5, softmax: bool = False, size
 
     layers = tf.keras.layers
     inputs = tf.keras.Input((*size, channels))
-    x = layers.Conv2D(8, 3, padding="same")(inputs)
+    x = layers.Conv2D(8, 3, padding="same", name="conv1")(inputs)
     x = layers.ReLU()(layers.BatchNormalization()(x))
     x = layers.Conv2D(6, 3, activation="relu", name="conv2")(x)
     x = layers.Dropout(0.3)(layers.GlobalAveragePooling2D()(x))

@@ -18,81 +18,12 @@ from fe_gradcam import (
     ArgumentError,
     CamWarning,
     GradientError,
-    UnknownNameError,
     UnsupportedModelError,
     explain,
-    explain_many,
     list_layers,
 )
+from tests.models.kits import KITS
 from tests.models.toys import SmallTorch, torch_toy
-
-
-class Apply(nn.Module):
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x)
-
-
-def in_place_sigmoid(x: torch.Tensor) -> torch.Tensor:
-    return x.sigmoid_()
-
-
-HEADS = {
-    "nn.Softmax": nn.Softmax(dim=-1),
-    "nn.LogSoftmax": nn.LogSoftmax(dim=-1),
-    "nn.Sigmoid": nn.Sigmoid(),
-    "F.softmax": Apply(lambda x: nn.functional.softmax(x, dim=-1)),
-    "F.softmax by keyword": Apply(lambda x: nn.functional.softmax(input=x, dim=-1)),
-    "F.log_softmax": Apply(lambda x: nn.functional.log_softmax(x, dim=-1)),
-    "torch.softmax": Apply(lambda x: torch.softmax(x, -1)),
-    "torch.special.expit": Apply(torch.special.expit),
-    "torch.special.softmax": Apply(lambda x: torch.special.softmax(x, -1)),
-    "Tensor.softmax": Apply(lambda x: x.softmax(-1)),
-    "Tensor.sigmoid": Apply(lambda x: x.sigmoid()),
-    "sigmoid in place": Apply(in_place_sigmoid),
-    "exp of log_softmax": Apply(lambda x: x.log_softmax(-1).exp()),
-    "view behind": Apply(lambda x: x.softmax(-1).view(-1, 2)),
-    "cast behind": Apply(lambda x: x.softmax(-1).double().float()),
-    "clamp behind": Apply(lambda x: x.softmax(-1).clamp(1e-7, 1)),
-    "detach behind": Apply(lambda x: x.softmax(-1).detach()),
-    "index and stack of axes": Apply(lambda x: x[:, :, None, None].softmax(1).squeeze(-1)[..., 0]),
-    "flip by transposing twice": Apply(lambda x: x.softmax(-1).t().t()),
-    "chunk": Apply(lambda x: torch.cat([x, x]).softmax(-1).chunk(2)[0]),
-}
-
-
-@pytest.mark.parametrize("head", HEADS)
-def test_the_logit_behind_any_head_is_explained(head: str) -> None:
-    model, image, layer = torch_toy("pooled", HEADS[head])
-    heatmap = explain(model, image, layer=layer, target=1)
-    plain, _, _ = torch_toy("pooled")
-    expected = explain(plain, image, layer=layer, target=1)
-    assert_allclose(heatmap.scores, -1.5, atol=1e-6)
-    assert_allclose(heatmap.raw, expected.raw, atol=1e-6)
-
-
-@pytest.mark.parametrize("head", ["nn.Softmax", "nn.LogSoftmax", "exp of log_softmax"])
-def test_softmax_confidences(head: str) -> None:
-    model, image, layer = torch_toy("pooled", HEADS[head])
-    heatmap = explain(model, image, layer=layer)
-    assert heatmap.class_ids[0] == 0
-    assert_allclose(heatmap.confidences, 1 / (1 + np.exp(-9.5)), rtol=1e-6)  # softmax of 8 and -1.5
-
-
-def test_sigmoid_confidences_are_each_their_own() -> None:
-    model, image, layer = torch_toy("pooled", nn.Sigmoid())
-    assert_allclose(explain(model, image, layer=layer, target=1).confidences, 1 / (1 + np.exp(1.5)), rtol=1e-6)
-
-
-def test_score_output_keeps_the_output_as_it_is() -> None:
-    model, image, layer = torch_toy("pooled", nn.Softmax(dim=-1))
-    heatmap = explain(model, image, layer=layer, target=0, score="output")
-    assert_allclose(heatmap.scores, 1 / (1 + np.exp(-9.5)), rtol=1e-6)
-    logit = explain(model, image, layer=layer, target=0)
-    assert np.abs(heatmap.raw).max() < 1e-2 * np.abs(logit.raw).max()  # the saturated softmax
 
 
 def test_the_softmax_of_an_attention_is_no_head() -> None:
@@ -112,92 +43,7 @@ def test_the_softmax_of_an_attention_is_no_head() -> None:
     assert_allclose(explain(model, image, layer="conv").scores, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("head", [None, nn.Sigmoid()])
-def test_a_single_output_makes_two_classes(head: nn.Module | None) -> None:
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 1))
-    image = torch.rand(6, 1, 5, 5)
-    with torch.no_grad():
-        model[4].bias -= model(image).median()
-        logit = model(image)[:, 0].numpy()
-    whole = nn.Sequential(model, head) if head is not None else model
-    inferred = explain(whole, image)
-    assert set(inferred.class_ids) == {0, 1}
-    assert_allclose(inferred.class_ids, logit > 0)
-    assert_allclose(inferred.scores, np.abs(logit), atol=1e-6)
-    assert_allclose(inferred.confidences, 1 / (1 + np.exp(-np.abs(logit))), rtol=1e-5)
-    one, other = explain(whole, image, target=1, scaling="none"), explain(whole, image, target=0, scaling="none")
-    assert_allclose(one.raw, -other.raw, atol=1e-7)
-
-
-def test_probabilities_without_a_softmax_are_explained_as_log_p_and_said_once() -> None:
-    class Normalising(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inside = SmallTorch()
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            positive = self.inside(x).exp()
-            return positive / positive.sum(1, keepdim=True)
-
-    model, images = Normalising(), torch.randn(3, 3, 9, 12)
-    with torch.no_grad():
-        expected = model.eval()(images).max(1).values
-    with pytest.warns(CamWarning, match=r"log p .* is explained"):
-        heatmap = explain(model, images)
-    assert_allclose(heatmap.scores, expected.log(), rtol=1e-5)
-    assert_allclose(heatmap.confidences, expected, rtol=1e-5)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        explain(model, images)
-
-
-def test_targets() -> None:
-    model, images = SmallTorch(softmax=True).eval(), torch.randn(4, 3, 9, 12)
-    ids = np.array([0, 3, 1, 4])
-    several = explain(model, images, target=ids)
-    assert_allclose(several.class_ids, ids)
-    for at, class_id in enumerate(ids):
-        alone = explain(model, images[at : at + 1], target=int(class_id))
-        assert_allclose(several.raw[at], alone.raw[0], atol=1e-6)
-    by_callable = explain(model, images, target=lambda output: output[:, 2].log())
-    assert (by_callable.class_ids == -1).all()
-    assert np.isnan(by_callable.confidences).all()
-
-
-def test_many_equals_one_by_one_in_the_promised_order() -> None:
-    model, images = SmallTorch().eval(), torch.randn(5, 3, 9, 12)
-    methods, layers, targets = ["grad_cam", "layer_cam"], ["conv1", "conv2"], [None, 1, [0, 1, 2, 3, 4]]
-    many = explain_many(model, images, methods=methods, layers=layers, targets=targets, batch_size=2)
-    wanted = [(m, k, t) for m in methods for k in layers for t in targets]
-    assert [(h.method, h.layer) for h in many] == [(m, k) for m, k, _ in wanted]
-    for heatmap, (method, layer, target) in zip(many, wanted, strict=True):
-        alone = explain(model, images, method=method, layer=layer, target=target)
-        assert_allclose(heatmap.raw, alone.raw, atol=1e-6 * np.abs(alone.raw).max())
-        assert_allclose(heatmap.scores, alone.scores, rtol=1e-5)
-
-
 # --- layers ------------------------------------------------------------------------------------------
-
-
-def test_a_layer_by_name_index_and_module() -> None:
-    model, images = SmallTorch(), torch.randn(2, 3, 9, 12)
-    index = [name for name, _ in model.named_modules()].index("conv1")
-    expected = explain(model, images, layer="conv1").raw
-    for layer in (index, model.conv1, index - len(list(model.modules()))):
-        assert_allclose(explain(model, images, layer=layer).raw, expected)
-
-
-@pytest.mark.parametrize("layer", ["conv_2", 99, nn.Conv2d(1, 1, 1)])
-def test_an_unknown_layer_is_an_error_that_helps(layer: Any) -> None:
-    with pytest.raises(UnknownNameError, match="is no layer of this model") as caught:
-        explain(SmallTorch(), torch.randn(1, 3, 9, 12), layer=layer)
-    if layer == "conv_2":
-        assert "did you mean 'conv2'" in str(caught.value)
-
-
-def test_a_layer_without_places_is_an_error() -> None:
-    with pytest.raises(ArgumentError, match=r"layer='fc' has an output of shape \(5,\) per image"):
-        explain(SmallTorch(), torch.randn(1, 3, 9, 12), layer="fc")
 
 
 def test_a_layer_that_is_not_called_is_an_error() -> None:
@@ -358,19 +204,6 @@ def test_a_checkpointed_block(reentrant: bool) -> None:
         assert_allclose(explain(model, image, layer="block", target=1).raw, expected, atol=1e-6)
 
 
-def test_a_model_that_detaches_behind_the_layer_is_an_error() -> None:
-    class Detaching(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.fc(self.conv(x).detach().mean((2, 3)))
-
-    with pytest.raises(GradientError, match="No gradient reaches layer='conv', though the score depends on it"):
-        explain(Detaching(), torch.rand(2, 1, 8, 8), layer="conv")
-
-
 def test_inference_mode_on_forward_is_an_error() -> None:
     class Inferring(SmallTorch):
         @torch.inference_mode()
@@ -441,39 +274,6 @@ def test_two_inputs() -> None:
     assert_allclose(
         explain(model, (left, right), target=1).raw, explain(model.inside, left + right, target=1).raw, atol=1e-6
     )
-
-
-def test_nan_activations_are_blank_and_said() -> None:
-    model, images = SmallTorch().eval(), torch.randn(3, 3, 9, 12)
-    images[1] = torch.nan
-    with pytest.warns(CamWarning, match=r"layer='conv1' hold NaN or infinite values for 1 of 3 images"):
-        heatmap = explain(model, images, layer="conv1", target=0)
-    assert heatmap.blank[1]
-    assert np.isfinite(heatmap.raw).all()
-    assert np.isfinite(heatmap.values).all()
-    assert heatmap.values[0].any()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"target": 5}, r"target=5 is not a class of this model: it has 5 classes"),
-        ({"target": -1}, "negative class id"),
-        ({"target": True}, "target=True is not accepted"),
-        ({"target": [0, 1, 2]}, r"target=\[0, 1, 2\] is not accepted for 2 image"),
-        ({"target": 1.5}, "target=1.5 is not accepted"),
-        ({"target": lambda output: output}, r"a callable, returned \(2, 5\)"),
-        ({"scaling": "max"}, "scaling='max' is not known"),
-        ({"score": "logits"}, "score='logits' is not known"),
-        ({"batch_size": 0}, "batch_size=0 is not accepted"),
-        ({"images": torch.rand(3, 9, 12)}, r"images has shape \(3, 9, 12\).*Add the batch axis"),
-        ({"images": torch.rand(0, 3, 9, 12)}, "images is empty"),
-    ],
-)
-def test_mistakes_are_named(change: dict[str, Any], message: str) -> None:
-    arguments = {"images": torch.randn(2, 3, 9, 12), **change}
-    with pytest.raises(ArgumentError, match=message):
-        explain(SmallTorch(), **arguments)
 
 
 def test_an_output_that_is_no_table_is_named() -> None:
@@ -582,84 +382,19 @@ def test_dropout_and_batch_statistics_are_those_of_inference() -> None:
     assert_allclose(trained.raw, explain(model.eval(), images, target=1).raw)
 
 
-def test_a_model_is_freed_after_it_was_explained() -> None:
-    import gc
-    import weakref
-
-    model = SmallTorch()
-    explain(model, torch.randn(1, 3, 9, 12))
-    alive = weakref.ref(model)
-    del model
-    gc.collect()
-    assert alive() is None
-
-
 # --- outputs without a visible head ------------------------------------------------------------------
 
 
-class Pooled(nn.Module):
-    """A convolution, its maps averaged, and a function behind them."""
-
-    def __init__(self, classes: int, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.conv, self.function = nn.Conv2d(1, classes, 3), function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(self.conv(x).mean((2, 3)))
-
-
-@pytest.mark.parametrize(
-    "function", [lambda z: 1 / (1 + torch.exp(-z)), lambda z: torch.sigmoid(z.repeat(1, 3)).mean(1, keepdim=True)]
-)
-def test_a_single_probability_of_unknown_making_is_read_as_one(function: Callable[[Any], Any]) -> None:
-    model, images = Pooled(1, function), torch.rand(6, 1, 8, 8)
-    with torch.no_grad():
-        model.conv.bias.fill_(-3)
-        p = model(images)[:, 0]
-    assert (p < 0.5).all()
-    with pytest.warns(CamWarning, match="probabilities"):
-        heatmap = explain(model, images, layer="conv")
-    assert (heatmap.class_ids == 0).all()
-    assert_allclose(heatmap.confidences, 1 - p, rtol=1e-4)
-    assert_allclose(heatmap.scores, torch.log((1 - p) / p), rtol=1e-3)
-
-
-def test_single_logits_that_lie_in_0_to_1_by_chance_stay_logits() -> None:
-    model, images = Pooled(1, lambda z: z), torch.rand(4, 1, 8, 8)
-    with torch.no_grad():
-        model.conv.bias += 0.3 - model(images).mean()
-        logits = model(images)[:, 0]
-    assert ((logits > 0) & (logits < 1)).all()
-    heatmap = explain(model, images, layer="conv")
-    assert_allclose(heatmap.confidences, logits.sigmoid(), rtol=1e-5)
-
-
-@pytest.mark.parametrize("pick", [lambda p: p[:, 1], lambda p: p[:, 1:], lambda p: p.select(1, 1)])
-def test_one_column_of_a_softmax_is_no_logit_of_its_own(pick: Callable[[Any], Any]) -> None:
-    model, images = Pooled(2, lambda z: pick(z.softmax(1))), torch.rand(5, 1, 8, 8)
-    with torch.no_grad():
-        model.conv.bias.copy_(torch.tensor([3.0, 2.0]))
-        logits, p = model.conv(images).mean((2, 3)), model(images).reshape(-1)
-    assert (p < 0.5).all()
-    with pytest.warns(CamWarning, match="probabilities"):
-        heatmap = explain(model, images, layer="conv", target=1, scaling="none")
-    assert_allclose(heatmap.confidences, p, rtol=1e-4)
-    assert_allclose(heatmap.scores, logits[:, 1] - logits[:, 0], rtol=1e-3)
-    with torch.no_grad():  # the gradient of z1 - z0 under an average over 36 places
-        maps = model.conv(images)
-    assert_allclose(heatmap.raw, (maps[:, 1] - maps[:, 0]) / 36, atol=1e-5)
-
-
 def test_a_squeezed_output_is_understood_for_one_image_and_refused_where_it_hides_rows() -> None:
-    single = Pooled(1, lambda z: z.squeeze())
+    single = KITS["torch"].pooled(1, lambda z: z.squeeze())
     images = torch.rand(4, 1, 8, 8)
     together = explain(single, images, layer="conv")
     alone = [explain(single, images[at : at + 1], layer="conv") for at in range(4)]
     assert_allclose([one.scores[0] for one in alone], together.scores, rtol=1e-5)
-    several = explain(Pooled(4, lambda z: z.squeeze()), images[:1], layer="conv")
+    several = explain(KITS["torch"].pooled(4, lambda z: z.squeeze()), images[:1], layer="conv")
     assert several.class_ids.shape == (1,)
     with pytest.raises(UnsupportedModelError, match=r"shape \(16,\) for 4 image\(s\)"):
-        explain(Pooled(4, lambda z: z.flatten()), images, layer="conv")
+        explain(KITS["torch"].pooled(4, lambda z: z.flatten()), images, layer="conv")
 
 
 def test_rounding_is_no_evidence() -> None:
@@ -795,7 +530,7 @@ def test_a_softmax_that_is_written_to_is_no_head() -> None:
         p[:, 0] = 0
         return p
 
-    model, image, layer = torch_toy("pooled", Apply(first_class_off))
+    model, image, layer = torch_toy("pooled", first_class_off)
     assert explain(model, image, layer=layer).class_ids[0] == 1
 
 

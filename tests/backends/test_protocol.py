@@ -1,0 +1,275 @@
+"""What holds of both backends: the score that is explained, layers, and models that get in the way."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import torch
+from numpy.testing import assert_allclose
+from torch import nn
+
+from fe_gradcam import ArgumentError, CamWarning, GradientError, UnknownNameError, explain, explain_many
+from tests.models.kits import KITS, Kit
+
+
+@pytest.fixture(params=KITS)
+def kit(request: pytest.FixtureRequest) -> Kit:
+    return KITS[request.param]
+
+
+# --- the score ---------------------------------------------------------------------------------------
+
+HEADS: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "torch": {
+        "nn.Softmax": nn.Softmax(dim=-1),
+        "nn.LogSoftmax": nn.LogSoftmax(dim=-1),
+        "nn.Sigmoid": nn.Sigmoid(),
+        "F.softmax": lambda x: nn.functional.softmax(x, dim=-1),
+        "F.softmax by keyword": lambda x: nn.functional.softmax(input=x, dim=-1),
+        "F.log_softmax": lambda x: nn.functional.log_softmax(x, dim=-1),
+        "torch.softmax": lambda x: torch.softmax(x, -1),
+        "torch.special.expit": torch.special.expit,
+        "torch.special.softmax": lambda x: torch.special.softmax(x, -1),
+        "Tensor.softmax": lambda x: x.softmax(-1),
+        "Tensor.sigmoid": lambda x: x.sigmoid(),
+        "sigmoid in place": lambda x: x.sigmoid_(),
+        "exp of log_softmax": lambda x: x.log_softmax(-1).exp(),
+        "view behind": lambda x: x.softmax(-1).view(-1, 2),
+        "cast behind": lambda x: x.softmax(-1).double().float(),
+        "clamp behind": lambda x: x.softmax(-1).clamp(1e-7, 1),
+        "detach behind": lambda x: x.softmax(-1).detach(),
+        "index and stack of axes": lambda x: x[:, :, None, None].softmax(1).squeeze(-1)[..., 0],
+        "flip by transposing twice": lambda x: x.softmax(-1).t().t(),
+        "chunk": lambda x: torch.cat([x, x]).softmax(-1).chunk(2)[0],
+    },
+    "keras": {
+        "tf.nn.softmax": tf.nn.softmax,
+        "tf.nn.log_softmax": tf.nn.log_softmax,
+        "tf.sigmoid": tf.sigmoid,
+        "keras softmax": tf.keras.activations.softmax,
+        "reshape behind": lambda x: tf.reshape(tf.nn.softmax(x), [-1, 2]),
+        "cast behind": lambda x: tf.cast(tf.cast(tf.nn.softmax(x), tf.float64), tf.float32),
+        "axes behind": lambda x: tf.squeeze(tf.nn.softmax(x)[:, tf.newaxis, :], 1),
+        "slice behind": lambda x: tf.nn.softmax(tf.concat([x, x], 0))[: tf.shape(x)[0]],
+        "clip behind": lambda x: tf.exp(tf.nn.log_softmax(x)),
+        "tf.function": tf.function(lambda x: tf.nn.softmax(x)),
+    },
+}
+
+
+@pytest.mark.parametrize(("kit", "head"), [(kit, head) for kit in HEADS for head in HEADS[kit]], indirect=["kit"])
+def test_the_logit_behind_any_head_is_explained(kit: Kit, head: str) -> None:
+    plain, image, layer = kit.toy("pooled")
+    heatmap = explain(kit.headed(HEADS[kit.name][head]), image, layer=layer, target=1)
+    assert_allclose(heatmap.scores, -1.5, atol=1e-6)
+    # A softmax of 8 and -1.5; sigmoids are each their own.
+    own = "igmoid" in head or "expit" in head
+    assert_allclose(heatmap.confidences, 1 / (1 + np.exp(1.5 if own else 9.5)), rtol=1e-5)
+    assert_allclose(heatmap.raw, explain(plain, image, layer=layer, target=1).raw, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "log_softmax", "sigmoid"])
+def test_confidences_of_a_head_of_the_network_s_own(kit: Kit, activation: str) -> None:
+    plain, image, layer = kit.toy("pooled")
+    model = kit.toy("pooled", kit.own_head(activation))[0]
+    heatmap = explain(model, image, layer=layer, target=1)
+    assert_allclose(heatmap.scores, -1.5, atol=1e-6)
+    assert_allclose(heatmap.raw, explain(plain, image, layer=layer, target=1).raw, atol=1e-6)
+    assert_allclose(heatmap.confidences, 1 / (1 + np.exp(1.5 if activation == "sigmoid" else 9.5)), rtol=1e-5)
+    inferred = explain(model, image, layer=layer)
+    assert inferred.class_ids[0] == 0
+    assert_allclose(inferred.confidences, 1 / (1 + np.exp(-8 if activation == "sigmoid" else -9.5)), rtol=1e-6)
+
+
+def test_score_output_keeps_the_output_as_it_is(kit: Kit) -> None:
+    model, image, layer = kit.toy("pooled", kit.own_head("softmax"))
+    heatmap = explain(model, image, layer=layer, target=0, score="output")
+    assert_allclose(heatmap.scores, 1 / (1 + np.exp(-9.5)), rtol=1e-6)
+    logit = explain(model, image, layer=layer, target=0)  # after the other, and still with a pass of its own
+    assert_allclose(logit.scores, 8, rtol=1e-5)
+    assert np.abs(heatmap.raw).max() < 1e-2 * np.abs(logit.raw).max()  # the saturated softmax
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_a_single_output_makes_two_classes(kit: Kit, activation: str | None) -> None:
+    plain, model = kit.classifier(1), kit.classifier(1, activation)
+    images = kit.images(np.random.rand(6, 5, 5, 1))
+    kit.shift(plain, -np.median(kit.outputs(plain, images)))
+    kit.copy(plain, model)
+    logit = kit.outputs(plain, images)[:, 0]
+    inferred = explain(model, images)
+    assert set(inferred.class_ids) == {0, 1}
+    assert_allclose(inferred.class_ids, logit > 0)
+    assert_allclose(inferred.scores, np.abs(logit), atol=1e-6)
+    assert_allclose(inferred.confidences, 1 / (1 + np.exp(-np.abs(logit))), rtol=1e-5)
+    one, other = explain(model, images, target=1, scaling="none"), explain(model, images, target=0, scaling="none")
+    assert_allclose(one.raw, -other.raw, atol=1e-7)
+
+
+def test_probabilities_without_a_softmax_are_explained_as_log_p_and_said_once(kit: Kit) -> None:
+    model = kit.behind(kit.small(), lambda x: kit.exp(x) / kit.total(kit.exp(x)))
+    images = kit.images(np.random.randn(3, 9, 12, 3))
+    expected = kit.outputs(model, images).max(1)
+    with pytest.warns(CamWarning, match=r"log p .* is explained"):
+        heatmap = explain(model, images)
+    assert_allclose(heatmap.scores, np.log(expected), rtol=1e-5)
+    assert_allclose(heatmap.confidences, expected, rtol=1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CamWarning)
+        explain(model, images)
+
+
+def test_targets(kit: Kit) -> None:
+    model, images = kit.small(softmax=True), kit.images(np.random.randn(4, 9, 12, 3))
+    ids = np.array([0, 3, 1, 4])
+    several = explain(model, images, target=ids)
+    assert_allclose(several.class_ids, ids)
+    for at, class_id in enumerate(ids):
+        alone = explain(model, images[at : at + 1], target=int(class_id))
+        assert_allclose(several.raw[at], alone.raw[0], atol=1e-6)
+    outputs, inferred = kit.outputs(model, images), explain(model, images)
+    assert_allclose(inferred.class_ids, outputs.argmax(1))
+    assert_allclose(inferred.confidences, outputs.max(1), rtol=1e-5)
+    by_callable = explain(model, images, target=lambda output: kit.log(output[:, 2]))
+    assert (by_callable.class_ids == -1).all()
+    assert np.isnan(by_callable.confidences).all()
+    assert_allclose(by_callable.scores, np.log(outputs[:, 2]), rtol=1e-5)
+
+
+def test_many_equals_one_by_one_in_the_promised_order(kit: Kit) -> None:
+    model, images = kit.small(), kit.images(np.random.randn(5, 9, 12, 3))
+    methods, layers, targets = ["grad_cam", "layer_cam"], [None, "conv1", "conv2"], [None, 1, [0, 1, 2, 3, 4]]
+    many = explain_many(model, images, methods=methods, layers=layers, targets=targets, batch_size=2)
+    wanted = [(m, k, t) for m in methods for k in layers for t in targets]
+    for heatmap, (method, layer, target) in zip(many, wanted, strict=True):
+        alone = explain(model, images, method=method, layer=layer, target=target)
+        assert (heatmap.method, heatmap.layer) == (method, layer or alone.layer)
+        assert_allclose(heatmap.raw, alone.raw, atol=1e-6 * np.abs(alone.raw).max())
+        assert_allclose(heatmap.scores, alone.scores, rtol=1e-5)
+
+
+# --- layers ------------------------------------------------------------------------------------------
+
+
+def test_a_layer_by_name_index_and_itself(kit: Kit) -> None:
+    model, images = kit.small(), kit.images(np.random.randn(2, 9, 12, 3))
+    layers = kit.layers(model)
+    index = list(layers).index("conv2")
+    expected = explain(model, images, layer="conv2").raw
+    for given in (layers["conv2"], index, index - len(layers)):
+        assert_allclose(explain(model, images, layer=given).raw, expected)
+
+
+@pytest.mark.parametrize("layer", ["conv_2", 99, nn.Conv2d(1, 1, 1), tf.keras.layers.Conv2D(1, 1)])
+def test_an_unknown_layer_is_an_error_that_helps(kit: Kit, layer: Any) -> None:
+    with pytest.raises(UnknownNameError, match="is no layer of this model") as caught:
+        explain(kit.small(), kit.images(np.zeros((1, 9, 12, 3))), layer=layer)
+    if layer == "conv_2":
+        assert "did you mean 'conv2'" in str(caught.value)
+
+
+def test_a_layer_without_places_is_an_error(kit: Kit) -> None:
+    model, image, _ = kit.toy("pooled")
+    with pytest.raises(ArgumentError, match=r"layer='fc' has an output of shape \(2,\) per image"):
+        explain(model, image, layer="fc")
+
+
+# --- models that get in the way ----------------------------------------------------------------------
+
+
+def test_a_gradient_that_is_stopped_behind_the_layer_is_an_error(kit: Kit) -> None:
+    model = kit.pooled(3, behind_layer=kit.stopped)
+    with pytest.raises(GradientError, match="No gradient reaches layer='conv', though the score depends on it"):
+        explain(model, kit.images(np.random.rand(2, 8, 8, 1)), layer="conv")
+
+
+def test_nan_activations_are_blank_and_said(kit: Kit) -> None:
+    images = np.random.randn(3, 9, 12, 3)
+    images[1] = np.nan
+    with pytest.warns(CamWarning, match=r"layer='conv1' hold NaN or infinite values for 1 of 3 images"):
+        heatmap = explain(kit.small(), kit.images(images), layer="conv1", target=0)
+    assert heatmap.blank[1]
+    assert np.isfinite(heatmap.raw).all()
+    assert np.isfinite(heatmap.values).all()
+    assert heatmap.values[0].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target": 5}, r"target=5 is not a class of this model: it has 5 classes"),
+        ({"target": -1}, "negative class id"),
+        ({"target": True}, "target=True is not accepted"),
+        ({"target": [0, 1, 2]}, r"target=\[0, 1, 2\] is not accepted for 2 image"),
+        ({"target": 1.5}, "target=1.5 is not accepted"),
+        ({"target": lambda output: output}, r"a callable, returned \((2|None), 5\)"),
+        ({"scaling": "max"}, "scaling='max' is not known"),
+        ({"score": "logits"}, "score='logits' is not known"),
+        ({"batch_size": 0}, "batch_size=0 is not accepted"),
+        ({"images": 0}, r"images has shape \((3, 9, 12|9, 12, 3)\).*Add the batch axis"),
+        ({"images": slice(0)}, "images is empty"),
+    ],
+)
+def test_mistakes_are_named(kit: Kit, change: dict[str, Any], message: str) -> None:
+    images = kit.images(np.random.randn(2, 9, 12, 3))
+    arguments = {"images": images, **change}
+    if "images" in change:
+        arguments["images"] = images[change["images"]]
+    with pytest.raises(ArgumentError, match=message):
+        explain(kit.small(), **arguments)
+
+
+def test_a_model_is_freed_after_it_was_explained(kit: Kit) -> None:
+    model, images = kit.small(), kit.images(np.random.randn(1, 9, 12, 3))
+    explain(model, images)
+    explain(model, images, target=lambda output: output[:, 0])
+    alive = weakref.ref(model)
+    del model
+    gc.collect()
+    assert alive() is None
+
+
+# --- outputs without a visible head ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("made", ["by hand", "as a mean of sigmoids"])
+def test_a_single_probability_of_unknown_making_is_read_as_one(kit: Kit, made: str) -> None:
+    model = kit.pooled(1, (lambda z: 1 / (1 + kit.exp(-z))) if made == "by hand" else kit.mean_of_sigmoids, [-3])
+    images = kit.images(np.random.rand(6, 8, 8, 1))
+    p = kit.outputs(model, images)[:, 0]
+    assert (p < 0.5).all()
+    with pytest.warns(CamWarning, match="probabilities"):
+        heatmap = explain(model, images, layer="conv")
+    assert (heatmap.class_ids == 0).all()
+    assert_allclose(heatmap.confidences, 1 - p, rtol=1e-4)
+    assert_allclose(heatmap.scores, np.log((1 - p) / p), rtol=1e-3)
+
+
+def test_single_logits_that_lie_in_0_to_1_by_chance_stay_logits(kit: Kit) -> None:
+    model, images = kit.pooled(1), kit.images(np.random.rand(4, 8, 8, 1))
+    kit.shift(model, 0.3 - kit.outputs(model, images).mean())
+    logits = kit.outputs(model, images)[:, 0]
+    assert ((logits > 0) & (logits < 1)).all()
+    assert_allclose(explain(model, images, layer="conv").confidences, 1 / (1 + np.exp(-logits)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("pick", ["row", "column", "taken"])
+def test_one_column_of_a_softmax_is_no_logit_of_its_own(kit: Kit, pick: str) -> None:
+    picks = {"row": lambda p: p[:, 1], "column": lambda p: p[:, 1:], "taken": kit.second}
+    model = kit.pooled(2, lambda z: picks[pick](kit.softmax(z)), [3, 2])
+    images = kit.images(np.random.rand(5, 8, 8, 1))
+    maps, p = kit.maps(model, images), kit.outputs(model, images).reshape(-1)
+    assert (p < 0.5).all()
+    with pytest.warns(CamWarning, match="probabilities"):
+        heatmap = explain(model, images, layer="conv", target=1, scaling="none")
+    difference = maps[:, 1] - maps[:, 0]
+    assert_allclose(heatmap.confidences, p, rtol=1e-4)
+    assert_allclose(heatmap.scores, difference.mean((1, 2)), rtol=1e-3)
+    assert_allclose(heatmap.raw, difference / 36, atol=1e-5)  # the gradient of z1 - z0 under an average over 36 places
