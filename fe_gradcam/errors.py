@@ -12,17 +12,20 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Argument:
-    """The name of an argument inside a message, with a value as it is shown: ``layer='conv'``, or ``layer=`` alone."""
+    """An argument inside a message: ``layer`` itself; with what is given for it, as it is shown: ``layer='conv'``.
+
+    An empty value is ``layer=``, as it is written to name an argument that is to be passed.
+    """
 
     name: str
-    value: str = ""
+    value: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.name}={self.value}"
+        return self.name if self.value is None else f"{self.name}={self.value}"
 
     def told(self, words: Mapping[str, str]) -> str:
         """As who reads it writes it: ``--layer 'conv'``."""
-        return f"{words[self.name]} {self.value}".rstrip() if self.name in words else str(self)
+        return f"{words[self.name]} {self.value or ''}".rstrip() if self.name in words else str(self)
 
 
 @dataclass(frozen=True)

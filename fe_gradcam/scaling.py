@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 import torch
 import torch.nn.functional as F
 
-from fe_gradcam.errors import ArgumentError, nearest
+from fe_gradcam.errors import Argument, ArgumentError, nearest
 from fe_gradcam.types import Fuse, Scaling
 
 if TYPE_CHECKING:
@@ -25,15 +25,14 @@ _LINEAR = {2: "bilinear", 3: "trilinear"}
 def check_scaling(scaling: object) -> None:
     """Raises ArgumentError where `scaling` is none of SCALINGS."""
     if scaling not in SCALINGS:
-        raise ArgumentError(
-            f"scaling={scaling!r} is not known{nearest(scaling, SCALINGS)} Accepted: {', '.join(SCALINGS)}."
-        )
+        said = f" is not known{nearest(scaling, SCALINGS)} Accepted: {', '.join(SCALINGS)}."
+        raise ArgumentError(Argument("scaling", repr(scaling)), said)
 
 
 def check_fuse(fuse: object) -> None:
     """Raises ArgumentError where `fuse` is none of FUSES."""
     if fuse not in FUSES:
-        raise ArgumentError(f"fuse={fuse!r} is not known. Accepted: {', '.join(FUSES)}.")
+        raise ArgumentError(Argument("fuse", repr(fuse)), f" is not known. Accepted: {', '.join(FUSES)}.")
 
 
 def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:

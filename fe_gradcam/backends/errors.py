@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fe_gradcam.errors import ArgumentError, GradientError, UnsupportedModelError
+from fe_gradcam.errors import LIST_LAYERS, Argument, ArgumentError, GradientError, UnsupportedModelError
 from fe_gradcam.types import LayerRef
 
 
@@ -13,32 +13,40 @@ def check_rows(layer: LayerRef, rows: int, count: int) -> None:
     """Raises ArgumentError unless the layer's output has one row per image."""
     if rows != count:
         raise ArgumentError(
-            f"layer={str(layer)!r} has an output of {rows} rows for {count} images; one row per image is needed. Pass "
-            "another layer."
+            _named(layer),
+            f" has an output of {rows} rows for {count} images; one row per image is needed. Pass another layer.",
         )
 
 
 def not_called(layer: LayerRef) -> ArgumentError:
     """The error for a place that the forward pass does not come by."""
     return ArgumentError(
-        f"layer={str(layer)!r} is not called in the model's forward pass, or cannot be observed there, so it has no "
-        "activations. Pass a layer that fe_gradcam.list_layers(model, images) shows."
+        _named(layer),
+        " is not called in the model's forward pass, or cannot be observed there, so it has no activations. Pass a "
+        "layer that ",
+        LIST_LAYERS,
+        " shows.",
     )
 
 
 def no_tensor(layer: LayerRef, output: Any) -> UnsupportedModelError:
     """The error for a layer that returns something else."""
     return UnsupportedModelError(
-        f"layer={layer.name!r} returns a {type(output).__name__}, not a tensor. Pass layer= with a layer inside it or "
-        "behind it that returns the map alone."
+        Argument("layer", repr(layer.name)),
+        f" returns a {type(output).__name__}, not a tensor. Pass ",
+        Argument("layer", ""),
+        " with a layer inside it or behind it that returns the map alone.",
     )
 
 
 def no_gradient(layer: LayerRef, ways: str) -> GradientError:
     """The error for a score that depends on the layer while no gradient reaches it."""
     return GradientError(
-        f"No gradient reaches layer={str(layer)!r}, though the score depends on it: the model stops it behind the "
-        f"layer ({ways}). Pass layer= with a layer behind that place, or a model without it."
+        "No gradient reaches ",
+        _named(layer),
+        f", though the score depends on it: the model stops it behind the layer ({ways}). Pass ",
+        Argument("layer", ""),
+        " with a layer behind that place, or a model without it.",
     )
 
 
@@ -52,9 +60,12 @@ def no_scores(came: object) -> ArgumentError:
 def no_table(described: str, count: int) -> UnsupportedModelError:
     """The error for a model whose output does not plainly hold a table of class scores."""
     return UnsupportedModelError(
-        f"model returns {described} for {count} image(s); one tensor (N, C) of class scores is needed. Where the "
-        "output has several parts, pass model_output= with the name or position of the one that holds them; of a "
-        "segmentation pass target=Segmentation(class_id); else a callable target= that makes one score per image of it."
+        Argument("model"),
+        f" returns {described} for {count} image(s); one tensor (N, C) of class scores is needed. If the output has "
+        "several parts, pass ",
+        Argument("model_output", ""),
+        " with the name or position of the one that holds them; of a segmentation pass target=Segmentation(class_id); "
+        "else a callable target= that makes one score per image of it.",
     )
 
 
@@ -62,25 +73,32 @@ def no_slope(images: Sequence[Any]) -> ArgumentError:
     """The error for images that no gradient can be taken of."""
     kinds = ", ".join(str(part.dtype) for part in images)
     return ArgumentError(
-        f"images are of dtype {kinds}, and method='full_grad' needs the gradient of the score by the image, which "
-        "integers do not have. Pass them as floats, or use another method."
+        f"images are of dtype {kinds}, and ",
+        Argument("method", "'full_grad'"),
+        " needs the gradient of the score by the image, which integers do not have. Pass them as floats, or use "
+        "another method.",
     )
 
 
 def no_attention() -> UnsupportedModelError:
     """The error for a model that is no vision transformer, or none whose blocks can be told apart."""
     return UnsupportedModelError(
-        "method='le_grad' is defined for vision transformers, whose blocks each hold one attention over all tokens of "
-        "the image and hand on as many tokens; no such blocks were seen in this model. Use method='grad_cam', which is "
-        "defined for every network."
+        Argument("method", "'le_grad'"),
+        " is defined for vision transformers, whose blocks each hold one attention over all tokens of the image and "
+        "hand on as many tokens; no such blocks were seen in this model. Use ",
+        Argument("method", "'grad_cam'"),
+        ", which is defined for every network.",
     )
 
 
 def counts_its_images() -> UnsupportedModelError:
     """The error for a model behind whose blocks the tokens of several blocks cannot be asked as one batch."""
     return UnsupportedModelError(
-        "method='le_grad' asks the classifier about the tokens behind all blocks as one batch, and this model gives "
-        "another score then: behind its blocks it goes by the number of images in front. Use method='grad_cam'."
+        Argument("method", "'le_grad'"),
+        " asks the classifier about the tokens behind all blocks as one batch, and this model gives another score "
+        "then: behind its blocks it goes by the number of images in front. Use ",
+        Argument("method", "'grad_cam'"),
+        ".",
     )
 
 
@@ -90,3 +108,7 @@ def no_segmentation(described: str) -> UnsupportedModelError:
         f"target=Segmentation needs the class scores of every pixel, (N, C, h, w) or on Keras (N, h, w, C), and model "
         f"returns {described}. Where the output has several parts, pass model_output= with the name or position of one."
     )
+
+
+def _named(layer: object) -> Argument:
+    return Argument("layer", repr(str(layer)))

@@ -5,22 +5,18 @@ Frameworks, and what imports them, are imported inside the functions that need t
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from fe_gradcam import __version__
-from fe_gradcam.command.asked import Asked
 from fe_gradcam.command.layers import layer_table
 from fe_gradcam.command.messages import plain_errors, plain_warnings
+from fe_gradcam.command.options import MethodOption, model_options, numbers
+from fe_gradcam.command.request import Request
 from fe_gradcam.command.run import explain_images
 from fe_gradcam.loading.models import geometry_of, load_model
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -46,77 +42,8 @@ def main() -> None:
     """  # noqa: D301 - click's mark for lines that stay as they are
 
 
-class _MethodOption(click.Option):
-    """An option whose help names the methods there are, which are imported for that alone."""
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        from fe_gradcam.methods import METHODS
-
-        record = super().get_help_record(ctx)
-        return record and (record[0], record[1].replace("METHODS", ", ".join(METHODS)))
-
-
-def _size(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, int] | None:
-    """(H, W) of "H" or "HxW"."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+)(?:[xX×](\d+))?", text.strip())
-    size = found and (int(found[1]), int(found[2] or found[1]))
-    if not size or min(size) < 1:
-        raise click.BadParameter(f"{text!r} is no size. Accepted: one side as 224, or height and width as 192x256.")
-    return size
-
-
-def _numbers(ctx: click.Context, param: click.Parameter, text: str) -> tuple[float, ...]:
-    """The numbers of "0.5" or "0.485,0.456,0.406"."""
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or not all(map(math.isfinite, numbers)):
-        raise click.BadParameter(f"{text!r} is not accepted. Accepted: one number, or one per channel: 0.5,0.5,0.5.")
-    if param.name == "std" and 0 in numbers:
-        raise click.BadParameter("0 is no standard deviation; pixels are divided by it.")
-    return numbers
-
-
-def _model_options(command: Command) -> Command:
-    """The model and what it takes: the same for every command that loads one."""
-    for option in reversed(
-        [
-            click.argument("model"),
-            click.option(
-                "--weights",
-                type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                help="Weights to load into the model. PyTorch: a state dict (.pt, .pth), also a checkpoint that holds "
-                "it under state_dict, model_state_dict or model, or .safetensors; nothing but tensors is unpickled. "
-                "Keras: .h5, .keras. Default: the model as it is.",
-            ),
-            click.option(
-                "--size",
-                callback=_size,
-                metavar="H[xW]",
-                help="Height and width of the model's images. Default: what the model says; PyTorch models seldom do.",
-            ),
-            click.option(
-                "--channels",
-                type=click.Choice(["1", "3"]),
-                help="1 for grey images, 3 for RGB. Default: what the model says by its input or first convolution, "
-                "else 3.",
-            ),
-            click.option(
-                "--device",
-                metavar="NAME",
-                help="PyTorch: cpu, cuda, cuda:1. Default: cuda where there is one, else cpu.",
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
-
-
 @main.command()
-@_model_options
+@model_options
 @click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--recursive", is_flag=True, help="Take the images in folders below the folders too. Default: no.")
 @click.option(
@@ -135,7 +62,7 @@ def _model_options(command: Command) -> Command:
 )
 @click.option(
     "--mean",
-    callback=_numbers,
+    callback=numbers,
     default="0",
     show_default=True,
     metavar="X[,X,X]",
@@ -143,7 +70,7 @@ def _model_options(command: Command) -> Command:
 )
 @click.option(
     "--std",
-    callback=_numbers,
+    callback=numbers,
     default="1",
     show_default=True,
     metavar="X[,X,X]",
@@ -152,7 +79,7 @@ def _model_options(command: Command) -> Command:
 @click.option(
     "--method",
     "methods",
-    cls=_MethodOption,
+    cls=MethodOption,
     multiple=True,
     default=["grad_cam"],
     show_default=True,
@@ -284,20 +211,20 @@ def explain(ctx: click.Context, /, **given: Any) -> None:
     Exit codes: 0 all images explained; 1 an image, or every image, could not be read, or a file not be written; 2
     wrong usage, or a model that cannot be explained so.
     """  # noqa: D301
-    asked = Asked(**given)
+    request = Request(**given)
     with plain_errors(), plain_warnings():
-        errors = explain_images(asked)
+        errors = explain_images(request)
     ctx.exit(1 if errors else 0)
 
 
 @main.command()
-@_model_options
+@model_options
 @click.option("--all", "everything", is_flag=True, help="All layers, also those that put out no map. Default: no.")
 def layers(
     model: str,
     weights: Path | None,
     size: tuple[int, int] | None,
-    channels: str | None,
+    channels: int | None,
     device: str | None,
     everything: bool,
 ) -> None:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fe_gradcam.loading.models import Loaded, _Geometry, _sides, model_errors
+from fe_gradcam.command.messages import model_errors
+from fe_gradcam.loading.models import Geometry, Loaded, in_pixels
 
 if TYPE_CHECKING:
     from fe_gradcam.types import LayerInfo
 
 
-def layer_table(loaded: Loaded, geometry: _Geometry, everything: bool) -> Iterator[str]:
+def layer_table(loaded: Loaded, geometry: Geometry, everything: bool) -> Iterator[str]:
     """The lines of a table of the layers: the maps alone, or everything."""
     import numpy as np
 
@@ -22,7 +23,7 @@ def layer_table(loaded: Loaded, geometry: _Geometry, everything: bool) -> Iterat
 
     sides, channels = geometry.size, geometry.channels
     shape = (1, channels, *sides) if loaded.framework == "torch" else (1, *sides, channels)
-    with model_errors(loaded, shape):
+    with model_errors(loaded.name, shape):
         infos = list_layers(loaded.model, np.random.default_rng(0).random(shape, np.float32))
     shown = [info for info in infos if info.spatial or everything]
     if not shown:
@@ -41,7 +42,7 @@ def _cells(info: LayerInfo) -> tuple[str, str, str, str, str, str, str]:
     is_map, convolution = ("yes" if fact else "-" for fact in (info.spatial, info.convolution))
     behind = f", behind its {info.activation}" if info.activation else ""
     arrow = f"<- default{behind}" if info.default else ""
-    return info.name or "(the model)", info.kind, _sides(info.shape) or "-", is_map, convolution, relu, arrow
+    return info.name or "(the model)", info.kind, in_pixels(info.shape) or "-", is_map, convolution, relu, arrow
 
 
 def _indices(model: Any) -> dict[str, int]:

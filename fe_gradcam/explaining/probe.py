@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fe_gradcam.backends.protocol import Backend
-from fe_gradcam.errors import CamError, GradientError
+from fe_gradcam.errors import Argument, CamError, GradientError
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.spec.images import as_tuple, in_dtype, picture_of
 from fe_gradcam.spec.resolved import CallableTarget, ResolvedTarget
@@ -93,8 +93,13 @@ class ModelProbe:
             if isinstance(error, CamError) or not any(word in str(error).lower() for word in ("deriv", "gradient")):
                 raise
             raise GradientError(
-                f"No second derivative is defined for an operation behind layer={str(self._layer)!r} ({error}). Use "
-                "method='grad_cam', which takes the first alone, or pass layer= with a layer behind that operation."
+                "No second derivative is defined for an operation behind ",
+                Argument("layer", repr(str(self._layer))),
+                f" ({error}). Use ",
+                Argument("method", "'grad_cam'"),
+                ", which takes the first alone, or pass ",
+                Argument("layer", ""),
+                " with a layer behind that operation.",
             ) from error
 
     def bias_gradients(self) -> BiasGradients:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fe_gradcam.backends import backend_for
 from fe_gradcam.backends.protocol import Backend
-from fe_gradcam.errors import ArgumentError, CamWarning
+from fe_gradcam.errors import Argument, ArgumentError, CamWarning
 from fe_gradcam.explaining.heat import Passes, heatmap_of, numpy32
 from fe_gradcam.explaining.probe import ModelProbe
 from fe_gradcam.explaining.settings import Settings
@@ -344,12 +344,12 @@ def _warn_of_itself(target: ResolvedTarget, inputs: CamInputs) -> None:
     first = torch.where(ids[:, :1] == TOP_CLASS, inputs.logits.argmax(1, keepdim=True), ids[:, :1])
     count = int((ids[:, 1:] == first).any(1).sum())
     if count:
-        warnings.warn(
-            f"target holds a class against itself in {count} of {len(ids)} images, which are inferred as a class of "
-            "against: their heatmaps show nothing of it. Contrast(None, None) takes the closest rival of each.",
-            CamWarning,
-            stacklevel=2,
+        told = CamWarning(
+            Argument("target"),
+            f" holds a class against itself in {count} of {len(ids)} images, which are inferred as a class of against: "
+            "their heatmaps show nothing of it. Contrast(None, None) takes the closest rival of each.",
         )
+        warnings.warn(told, stacklevel=2)
 
 
 def _places(backend: Backend, layer: Layer, images: Images) -> list[LayerRef]:

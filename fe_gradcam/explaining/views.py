@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from fe_gradcam.errors import ArgumentError, nearest
+from fe_gradcam.errors import Argument, ArgumentError, nearest
 from fe_gradcam.methods.components import component_of, signed_like
 from fe_gradcam.spec.images import in_dtype
 
@@ -115,8 +115,9 @@ def smoothing(smooth: Any) -> tuple[list[View], bool]:
     for kind in kinds:
         if kind not in SMOOTHS or kinds.count(kind) > 1:
             raise ArgumentError(
-                f"smooth={smooth!r} is not accepted{nearest(kind, SMOOTHS)} Accepted: None, 'augment' or an Augment, "
-                "'eigen', or a tuple of both."
+                Argument("smooth", repr(smooth)),
+                f" is not accepted{nearest(kind, SMOOTHS)} Accepted: None, 'augment' or an Augment, 'eigen', or a "
+                "tuple of both.",
             )
     augments = [one if isinstance(one, Augment) else Augment() for one in given if one != "eigen"]
     return augments[0].views if augments else [PLAIN], "eigen" in kinds

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fe_gradcam.errors import CamError
+from fe_gradcam.errors import Argument, CamError
 
 Fit: TypeAlias = Literal["crop", "stretch"]
 """How a photo comes to the size of the network: its centre cut out, or all of it distorted."""
@@ -133,10 +133,8 @@ def image_files(given: Sequence[Path], *, recursive: bool = False, without: Path
     for path in given:
         found = list(_in_folder(path, recursive, without)) if path.is_dir() else [path]
         if not found:
-            below = "" if recursive else ", or below it with --recursive"
-            raise PhotoError(
-                f"{str(path)!r} holds no image file ({' '.join(IMAGE_SUFFIXES)}). Name files, another folder{below}."
-            )
+            said = f"{str(path)!r} holds no image file ({' '.join(IMAGE_SUFFIXES)}). Name files, or another folder"
+            raise PhotoError(said, *[", or look below it with ", Argument("recursive", "")] * (not recursive), ".")
         for file in found:
             files.setdefault(file.resolve(), file)
     return list(files.values())

@@ -68,7 +68,7 @@ def kernel_component_of(maps: Tensor, which: int) -> Tensor:
             Argument("method", "'kpca_cam'"),
             f" needs a matrix of all pairs of places, and the layer has {places} of them; at most {MOST_PLACES} are "
             "accepted. Pass a later ",
-            Argument("layer"),
+            Argument("layer", ""),
             ", or ",
             Argument("method", "'eigen_cam'"),
             ".",

@@ -169,7 +169,7 @@ def cam(inputs: CamInputs) -> Tensor:
             "(global average pooling, then one linear layer), and that of this model is none at this layer. Use ",
             Argument("method", "'grad_cam'"),
             ", which is defined for every head (under such a one the two are equal), or pass ",
-            Argument("layer"),
+            Argument("layer", ""),
             " with the map that is averaged, if there is one.",
         )
     return weights * maps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fe_gradcam.errors import ArgumentError, UnknownNameError, nearest
+from fe_gradcam.errors import LIST_LAYERS, Argument, ArgumentError, UnknownNameError, nearest
 from fe_gradcam.types import LayerInfo, LayerRef
 
 MOST_TRIED = 8
@@ -51,8 +51,11 @@ def default_layer(
     spatial = [info for info in reversed(infos) if info.spatial]
     if not spatial:
         raise ArgumentError(
-            "layer=None finds no layer whose output is a map (K, h, w) larger than 1x1, so there is nothing to draw a "
-            "heatmap from. Pass layer= with the name of a layer that keeps the image's places."
+            Argument("layer", "None"),
+            " finds no layer whose output is a map (K, h, w) larger than 1x1, so there is nothing to draw a heatmap "
+            "from. Pass ",
+            Argument("layer", ""),
+            " with the name of a layer that keeps the image's places.",
         )
     # a map of one channel is an attention gate: its sign says nothing; in their order otherwise
     spatial.sort(key=lambda info: info.pooled or info.shape[0] == 1)
@@ -109,6 +112,9 @@ def convolution_layer(infos: Sequence[LayerInfo], name: str | None, conv_only: b
 def unknown_layer(layer: object, names: Sequence[str]) -> UnknownNameError:
     """The error for a layer that the model does not have."""
     return UnknownNameError(
-        f"layer={layer!r} is no layer of this model{nearest(layer, names)} Accepted: one of its {len(names)} layers by "
-        "name, index or as the module itself; fe_gradcam.list_layers(model, images) shows them with their shapes."
+        Argument("layer", repr(layer)),
+        f" is no layer of this model{nearest(layer, names)} Accepted: one of its {len(names)} layers by name, index or "
+        "as the module itself; ",
+        LIST_LAYERS,
+        " shows them with their shapes.",
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, TypeAlias
 
-from fe_gradcam.errors import ArgumentError, UnknownNameError, nearest
+from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
 
 ModelOutput: TypeAlias = "str | int | None"
 """The name or position of the output that holds the scores, or None where it is plain."""
@@ -63,7 +63,8 @@ def pick(
     if is_tensor(output):
         if wanted in (None, 0):
             return output
-        raise UnknownNameError(f"model_output={wanted!r} is no output of this model, which returns one tensor.")
+        said = " is no output of this model, which returns one tensor."
+        raise UnknownNameError(Argument("model_output", repr(wanted)), said)
     entries = entries_of(output, names)
     if wanted is not None:
         return _named(entries, wanted, is_tensor)
@@ -82,14 +83,16 @@ def _named(entries: Mapping[str, Any], wanted: str | int, is_tensor: Callable[[A
         wanted = known[int(wanted)]
     if wanted not in entries:
         raise UnknownNameError(
-            f"model_output={wanted!r} is no output of this model{nearest(wanted, known)} Outputs: "
-            f"{', '.join(known) or 'none'}; or a position, from 0."
+            Argument("model_output", repr(wanted)),
+            f" is no output of this model{nearest(wanted, known)} Outputs: {', '.join(known) or 'none'}; or a "
+            "position, from 0.",
         )
     part = entries[str(wanted)]
     if not is_tensor(part):
         raise ArgumentError(
-            f"model_output={wanted!r} is a {type(part).__name__}, no tensor of scores. Outputs: "
-            f"{', '.join(name for name in known if is_tensor(entries[name])) or 'none is a tensor'}."
+            Argument("model_output", repr(wanted)),
+            f" is a {type(part).__name__}, no tensor of scores. Outputs: "
+            f"{', '.join(name for name in known if is_tensor(entries[name])) or 'none is a tensor'}.",
         )
     return part
 

@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from fe_gradcam.errors import ArgumentError, UnknownNameError, nearest
+from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
 from fe_gradcam.parameters import whole
 from fe_gradcam.types import ClassNames, Target, TargetSpec
 
@@ -158,12 +158,14 @@ def class_id_of(given: int | str, names: ClassNames | None) -> int:
         ids.setdefault(name, []).append(class_id)
     if len(ids.get(given, ())) > 1:
         raise ArgumentError(
-            f"target={given!r} is the name of {len(ids[given])} classes: pass the id, one of "
-            f"{', '.join(map(str, ids[given]))}."
+            Argument("target", repr(given)),
+            f" is the name of {len(ids[given])} classes: pass the id, one of {', '.join(map(str, ids[given]))}.",
         )
     if given not in ids:
-        known = f"Classes: {', '.join(ids)}." if ids else "No names are known: pass class_names, or the id."
-        raise UnknownNameError(f"target={given!r} is no class{nearest(given, ids)} {known}")
+        named = Argument("target", repr(given)), f" is no class{nearest(given, ids)} "
+        if ids:
+            raise UnknownNameError(*named, f"Classes: {', '.join(ids)}.")
+        raise UnknownNameError(*named, "No names are known: pass ", Argument("class_names"), ", or the id.")
     return ids[given][0]
 
 
@@ -182,8 +184,8 @@ def names_by_id(names: ClassNames | None) -> dict[int, str]:
     known = isinstance(given, (Mapping, Sequence, np.ndarray)) and not isinstance(given, (str, bytes))
     if not known or not all(_is_id(class_id) and isinstance(name, str) for class_id, name in pairs):
         raise ArgumentError(
-            f"class_names={names!r} is not accepted. Accepted: a sequence of names in the order of the class ids, or a "
-            "dict {class id: name}."
+            Argument("class_names", repr(names)),
+            " is not accepted. Accepted: a sequence of names in the order of the class ids, or a dict {id: name}.",
         )
     return {int(class_id): name for class_id, name in pairs}
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fe_gradcam.errors import ArgumentError
+from fe_gradcam.errors import LIST_LAYERS, Argument, ArgumentError
 from fe_gradcam.types import Reshape
 
 EXTRA_TOKENS = (0, 1, 2, 5, 9)
@@ -162,8 +162,11 @@ def no_map(layer: object, shape: Sequence[int]) -> ArgumentError:
     """The error for a layer whose output has no places."""
     tokens = " If these are tokens of the image, pass reshape= that makes (N, K, h, w) of them." * (len(shape) == 2)
     return ArgumentError(
-        f"layer={str(layer)!r} has an output of shape {tuple(shape)} per image; a map (K, h, w) is needed. Pass a "
-        f"layer before the places are pooled or flattened; fe_gradcam.list_layers(model, images) shows them.{tokens}"
+        Argument("layer", repr(str(layer))),
+        f" has an output of shape {tuple(shape)} per image; a map (K, h, w) is needed. Pass a layer before the places "
+        "are pooled or flattened; ",
+        LIST_LAYERS,
+        f" shows them.{tokens}",
     )
 
 

@@ -15,7 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from fe_gradcam.backends.errors import no_tensor
 from fe_gradcam.backends.protocol import HeadKind
-from fe_gradcam.errors import GradientError
+from fe_gradcam.errors import Argument, GradientError
 from fe_gradcam.types import LayerRef
 
 _HEADS: dict[str, HeadKind] = {
@@ -163,8 +163,9 @@ class Recorder(TorchFunctionMode):
     def _taken(self, tensor: Tensor, *, in_place: bool) -> Tensor:
         if tensor.is_inference():
             raise GradientError(
-                f"layer={str(self._place)!r} runs under torch.inference_mode() of the model's own, where no gradient "
-                "can be taken. Use torch.no_grad() in the model's forward instead."
+                Argument("layer", repr(str(self._place))),
+                " runs under torch.inference_mode() of the model's own, where no gradient can be taken. Use "
+                "torch.no_grad() in the model's forward instead.",
             )
         self.reached += 1
         if self.reached <= self._skip:

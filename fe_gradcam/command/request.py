@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """The arguments of "fe-gradcam explain", as its help describes them."""
 
     model: str
     images: tuple[Path, ...]
     weights: Path | None
     size: tuple[int, int] | None
-    channels: str | None
+    channels: int | None
     device: str | None
     recursive: bool
     fit: Any
@@ -64,18 +64,32 @@ class Wanted:
     slug: str
 
 
-def check(asked: Asked) -> None:
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All that stays the same from image to image."""
+
+    request: Request
+    loaded: Loaded
+    preparation: Preparation
+    names: dict[int, str]
+    wanted: list[Wanted]
+    methods: list[CamMethod]
+    layer: Any
+    one_batch: bool
+
+
+def check(request: Request) -> None:
     """What is wrong without looking at the model or the images."""
     from fe_gradcam.drawing.pixels import colormap_lut
     from fe_gradcam.explaining.views import smoothing
     from fe_gradcam.scaling import check_fuse, check_scaling
 
-    methods_asked(asked.methods)
-    smoothing(asked.smooth)
-    check_scaling(asked.scaling)
-    check_fuse(asked.fuse)
-    colormap_lut(asked.colormap)
-    if any(path.is_dir() and path.resolve() == asked.output.resolve() for path in asked.images):
+    methods_asked(request.methods)
+    smoothing(request.smooth)
+    check_scaling(request.scaling)
+    check_fuse(request.fuse)
+    colormap_lut(request.colormap)
+    if any(path.is_dir() and path.resolve() == request.output.resolve() for path in request.images):
         refuse("--output", "this is a folder of IMAGES; the heatmaps would be taken for images the next time.")
 
 
@@ -160,25 +174,25 @@ def file_slug(label: str) -> str:
     return re.sub(r"[^\w.-]+", "_", label).strip("_.")[:60] or "class"
 
 
-def preparation_for(asked: Asked, loaded: Loaded) -> Preparation:
+def preparation_for(request: Request, loaded: Loaded) -> Preparation:
     """How image files become what the model takes."""
     from fe_gradcam.loading.photos import Preparation
 
-    geometry = geometry_of(loaded, asked.size, asked.channels)
-    for name, numbers in (("--mean", asked.mean), ("--std", asked.std)):
+    geometry = geometry_of(loaded, request.size, request.channels)
+    for name, numbers in (("--mean", request.mean), ("--std", request.std)):
         if len(numbers) not in (1, geometry.channels):
             refuse(
                 name, f"{len(numbers)} numbers for {geometry.channels} channel(s); one is needed, or one per channel."
             )
-    _warn_of_range(asked, loaded)
-    return Preparation(geometry.size, geometry.channels, asked.fit, asked.value_range, asked.mean, asked.std)
+    _warn_of_range(request, loaded)
+    return Preparation(geometry.size, geometry.channels, request.fit, request.value_range, request.mean, request.std)
 
 
-def _warn_of_range(asked: Asked, loaded: Loaded) -> None:
+def _warn_of_range(request: Request, loaded: Loaded) -> None:
     """Says so where pixels in [0, 1] are plainly not what the model takes: the heatmaps would look like any others."""
-    if asked.value_range != "unit":
+    if request.value_range != "unit":
         return
-    if max(map(abs, asked.mean)) > 2 or max(map(abs, asked.std)) > 2:
+    if max(map(abs, request.mean)) > 2 or max(map(abs, request.std)) > 2:
         say("Warning: --mean or --std is for pixels in [0, 255], and these are in [0, 1]: --value-range byte?")
     if loaded.framework == "keras" and any(type(layer).__name__ == "Rescaling" for layer in loaded.model.layers):
         say("Warning: the model scales its images itself, and may take pixels in [0, 255]: --value-range byte?")

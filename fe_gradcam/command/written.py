@@ -1,0 +1,204 @@
+"""What a run writes: pictures and arrays of each image, the grid, results.json, and a summary in the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fe_gradcam import __version__
+from fe_gradcam.command.messages import say
+from fe_gradcam.command.request import Plan, file_slug
+
+if TYPE_CHECKING:
+    from fe_gradcam.drawing.grid import Text
+    from fe_gradcam.explaining.explained import Explained
+    from fe_gradcam.loading.photos import Photo
+    from fe_gradcam.types import Heatmap
+
+MOST_LINES = 20
+"""How many images the summary in the terminal names."""
+
+MOST_CLASSES = 5
+"""How many classes of each image results.json names."""
+
+
+@dataclass
+class Written:
+    """What a run has come to so far.
+
+    Attributes:
+        entries: Of results.json, one for each image.
+        errors: Of results.json, one for each file that was left out.
+        rows: The first images, for the grid.
+    """
+
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    errors: list[dict[str, str]] = field(default_factory=list)
+    rows: list[Explained] = field(default_factory=list)
+
+
+def write_image(plan: Plan, photo: Photo, name: str, part: Explained) -> dict[str, Any]:
+    """Writes the pictures and arrays of one image; returns its entry of results.json."""
+    from fe_gradcam.drawing.picture import write_png
+    from fe_gradcam.drawing.pixels import overlay
+    from fe_gradcam.explaining.results import compose_arrays
+    from fe_gradcam.files import write_arrays
+    from fe_gradcam.loading.photos import unused
+
+    folder, slugs = plan.request.output, [wanted.slug for _ in plan.methods for wanted in plan.wanted]
+    taken: set[str] = set()
+    of_methods = [unused(file_slug(method.label), taken) for method in plan.methods]
+    files = [f"{name}.{of_method}.{wanted.slug}.png" for of_method in of_methods for wanted in plan.wanted]
+    heatmaps = []
+    for column, file in zip(part.columns, files, strict=True):
+        drawn = overlay(
+            photo.picture,
+            column.heatmap.values[0],
+            colormap=plan.request.colormap,
+            alpha=plan.request.alpha,
+            signed=plan.request.scaling == "none",
+        )
+        write_png(folder / file, drawn)
+        heatmaps.append({"target": column.target, **_heatmap_entry(column.heatmap, plan.names), "overlay": file})
+    called = [replace(column, target=slug) for column, slug in zip(part.columns, slugs, strict=True)]
+    arrays = compose_arrays(replace(part, columns=called), 0, "")
+    write_arrays(folder / f"{name}.npz", {key: array for key, array in arrays.items() if key not in ("epoch", "mode")})
+    return {
+        "file": str(photo.path),
+        "name": name,
+        "size": list(photo.size),
+        "seen": [round(side, 2) for side in photo.box],
+        "classes": _classes(part, plan.names),
+        "heatmaps": heatmaps,
+        "arrays": f"{name}.npz",
+    }
+
+
+def _classes(part: Explained, names: Mapping[int, str]) -> list[dict[str, Any]]:
+    from fe_gradcam.explaining.results import inference_entries
+
+    found = inference_entries(None if part.probabilities is None else part.probabilities[0], names)
+    triples = zip(
+        found["classification_class_ids"],
+        found["classification_class_names"],
+        found["classification_confidences"],
+        strict=True,
+    )
+    classes = [{"id": id_, "name": name, "confidence": _number(number)} for id_, name, number in triples]
+    return classes[:MOST_CLASSES]
+
+
+def _heatmap_entry(heatmap: Heatmap, names: Mapping[int, str]) -> dict[str, Any]:
+    class_id = int(heatmap.class_ids[0])
+    return {
+        "method": heatmap.method,
+        "layer": heatmap.layer,
+        "class_id": None if class_id < 0 else class_id,
+        "class_name": None if class_id < 0 else names.get(class_id, str(class_id)),
+        "score": _number(heatmap.scores[0]),
+        "confidence": _number(heatmap.confidences[0]),
+        "blank": bool(heatmap.blank[0]),
+    }
+
+
+def _number(value: Any) -> float | None:
+    """As float32 has it, for JSON, which knows no NaN."""
+    number = float(f"{float(value):.7g}")
+    return number if math.isfinite(number) else None
+
+
+def finish(plan: Plan, written: Written) -> None:
+    """Writes the grid and results.json, and says what there is."""
+    from fe_gradcam.drawing.grid import draw_grid
+    from fe_gradcam.drawing.picture import write_png
+    from fe_gradcam.files import write_bytes
+
+    folder, grid = plan.request.output, None
+    if written.rows:
+        grid = "grid.png"
+        write_png(folder / grid, draw_grid(_grid(plan, written)))
+    results = {
+        "fe_gradcam": __version__,
+        "model": plan.loaded.name,
+        "weights": None if plan.request.weights is None else str(plan.request.weights),
+        "preprocessing": _preprocessing(plan),
+        "scaling": plan.request.scaling,
+        "grid": grid,
+        "images": written.entries,
+        "errors": written.errors,
+    }
+    write_bytes(folder / "results.json", _as_json(results))
+    _summarise(plan, written)
+
+
+def _as_json(results: Mapping[str, Any]) -> bytes:
+    """Indented, with lists of numbers on one line; a file's name that is no text as its bytes escaped."""
+    text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
+    text = re.sub(r"\[\n([\s\d.,-]+)\]", lambda found: f"[{' '.join(found[1].split())}]", text)
+    return f"{text}\n".encode("utf-8", "backslashreplace")
+
+
+def _preprocessing(plan: Plan) -> dict[str, Any]:
+    prepared = plan.preparation
+    return {
+        "size": list(prepared.size),
+        "channels": prepared.channels,
+        "fit": prepared.fit,
+        "value_range": prepared.value_range,
+        "mean": list(prepared.mean),
+        "std": list(prepared.std),
+    }
+
+
+def _grid(plan: Plan, written: Written) -> Any:
+    from fe_gradcam.drawing.sheet import Look, compose_grid
+
+    drawn, total = sum(map(len, written.rows)), len(written.entries)
+    name = Path(plan.loaded.name).name
+    title = name if drawn == total else f"{name}, the first {drawn} of {total} images"
+    look = Look(colormap=plan.request.colormap, alpha=plan.request.alpha)
+    grid = compose_grid(written.rows, plan.names, look, title)
+    notes = [_notes(plan, part, at) for part in written.rows for at in range(len(part))]
+    rows = [replace(row, texts=(*row.texts, *more)) for row, more in zip(grid.rows, notes, strict=True)]
+    return replace(grid, rows=tuple(rows))
+
+
+def _notes(plan: Plan, part: Explained, at: int) -> list[Text]:
+    """Which classes the columns of one row explain, where they are not the inferred one."""
+    from fe_gradcam.drawing.grid import Text
+
+    inferred = None if part.predictions is None else int(part.predictions[at])
+    notes = []
+    for wanted, column in zip(plan.wanted, part.columns, strict=False):
+        class_id, confidence = int(column.heatmap.class_ids[at]), float(column.heatmap.confidences[at])
+        if class_id in (-1, inferred) or math.isnan(confidence):
+            continue
+        name = plan.names.get(class_id, str(class_id))
+        rank = "" if isinstance(wanted.target, int) else f"{wanted.label}: "
+        notes.append(Text("note", f"{rank}{name}", f"{confidence:.0%}"))
+    return notes
+
+
+def _summarise(plan: Plan, written: Written) -> None:
+    entries = written.entries
+    width = max([len(entry["name"]) for entry in entries[:MOST_LINES]], default=0)
+    for entry in entries[:MOST_LINES]:
+        best = next(iter(entry["classes"]), {"confidence": None})
+        blank = [one["overlay"] for one in entry["heatmaps"] if one["blank"]]
+        said = "" if best["confidence"] is None else f"{best['confidence']:>6.1%}  {best['name']}"
+        click.echo(f"{entry['name']:<{width}}  {said}" + f"  (no evidence: {', '.join(blank)})" * bool(blank))
+    if len(entries) > MOST_LINES:
+        click.echo(f"... and {len(entries) - MOST_LINES} more in results.json")
+    if not entries:
+        say("No image could be read.")
+        return
+    left_out = f", {len(written.errors)} left out" if written.errors else ""
+    layer = entries[0]["heatmaps"][0]["layer"]
+    click.echo(f"\n{len(entries)} explained at layer {layer}{left_out}. Open: {plan.request.output / 'grid.png'}")

@@ -1,0 +1,117 @@
+"""Files of weights, loaded into a model."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fe_gradcam.errors import Argument, ArgumentError, in_one_line
+
+KERAS_FILES = (".keras", ".h5", ".hdf5")
+
+
+def load_torch_weights(model: Any, path: Path) -> None:
+    """Loads a state dict, also one inside a checkpoint, or .safetensors; nothing but tensors is unpickled.
+
+    Raises:
+        ArgumentError: The file holds no tensors, or they do not fit the model.
+    """
+    from fe_gradcam.backends.pytorch.state import unwrapped
+
+    model = unwrapped(model)
+    state = _without_prefix(_state_dict(path), model.state_dict())
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        shapes = " ".join(line.strip() for line in str(error).splitlines()[1:])
+        raise _refused(path, f"does not fit the model: {shapes or error}") from error
+    if missing or unexpected:
+        raise _refused(
+            path,
+            f"does not fit the model: {_some(missing, 'of its tensors are not in the file')}; "
+            f"{_some(unexpected, 'tensors in the file are not of the model')}.",
+        )
+
+
+def load_keras_weights(model: Any, path: Path) -> None:
+    """Loads Keras weights, or those of a Keras model's file.
+
+    Raises:
+        ArgumentError: It is no such file, or does not fit the model.
+    """
+    if path.suffix.lower() not in KERAS_FILES:
+        raise _refused(path, f"is no file of weights for Keras: {', '.join(KERAS_FILES)}.")
+    try:
+        model.load_weights(str(path))
+    except Exception as error:
+        raise _refused(path, f"does not fit the model: {in_one_line(error)}") from error
+
+
+def type_of(value: Any) -> str:
+    """As "an object of type int"."""
+    return f"an object of type {type(value).__module__}.{type(value).__qualname__}".replace("builtins.", "")
+
+
+def _refused(path: Path, said: str) -> ArgumentError:
+    return ArgumentError(Argument("weights", repr(str(path))), f" {said}")
+
+
+def _some(names: Sequence[str], what: str) -> str:
+    shown = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+    return f"{len(names)} {what}" + (f" ({shown})" if names else "")
+
+
+def _state_dict(path: Path) -> dict[str, Any]:
+    """The tensors of a file by name."""
+    import torch
+
+    if path.suffix.lower() == ".safetensors":
+        loaded = _safetensors(path)
+    else:
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise _refused(
+                path,
+                f"cannot be read as a file of tensors: {type(error).__name__}: {_first_line(error)} What "
+                "torch.save(model.state_dict(), path) writes is needed; a whole pickled model is not opened.",
+            ) from error
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not any(isinstance(value, torch.Tensor) for value in loaded.values()):
+        held = f"the keys {', '.join(map(str, loaded))}" if isinstance(loaded, Mapping) else type_of(loaded)
+        needed = "a state dict is needed, as it is or under state_dict, model_state_dict or model."
+        raise _refused(path, f"holds {held}; {needed}")
+    return {str(name): value for name, value in loaded.items()}
+
+
+def _safetensors(path: Path) -> Any:
+    try:
+        library = importlib.import_module("safetensors.torch")
+    except ImportError as error:
+        raise _refused(path, "needs the package safetensors, which is not installed.") from error
+    try:
+        return library.load_file(path)
+    except Exception as error:
+        raise _refused(path, f"cannot be read: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{(str(error).strip().splitlines() or [type(error).__name__])[0].rstrip('.')}."
+
+
+def _without_prefix(state: dict[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors without what DataParallel, torch.compile and Lightning put in front of their names."""
+    prefixes = ("module.", "_orig_mod.", "model.")
+    while True:
+        found = [
+            prefix
+            for prefix in prefixes
+            if all(name.startswith(prefix) for name in state) and not any(name.startswith(prefix) for name in wanted)
+        ]
+        if not found:
+            return state
+        state = {name.removeprefix(found[0]): value for name, value in state.items()}

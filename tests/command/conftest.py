@@ -1,0 +1,5 @@
+"""The folder that these tests work in."""
+
+from tests.models.squares import here
+
+__all__ = ["here"]

@@ -1,0 +1,66 @@
+"""The command line as tests run it, and what it wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from fe_gradcam.command import cli
+
+
+def run(*arguments: Any, code: int = 0) -> Result:
+    result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+def refused(*arguments: Any) -> str:
+    """The message of a run that is refused, on one line."""
+    result = run(*arguments, code=2)
+    assert "Traceback" not in result.output
+    return " ".join(result.stderr.split())
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    def no_constant(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text("utf-8"), parse_constant=no_constant)
+    return found
+
+
+def arrays_of(folder: Path, name: str) -> dict[str, np.ndarray]:
+    with np.load(folder / f"{name}.npz") as arrays:
+        return dict(arrays)
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.mode == "RGB"
+        return np.array(image)
+
+
+def heat_of(here: Path, *arguments: Any, output: str = "out") -> dict[str, np.ndarray]:
+    run("explain", "nets:Colours", "squares.png", "--size", 16, "--output", output, *arguments)
+    return arrays_of(here / output, "squares")
+
+
+def found_in(grid: np.ndarray, picture: np.ndarray) -> tuple[int, int]:
+    """Where a picture stands in the grid, pixel by pixel."""
+    height, width = picture.shape[:2]
+    corner = (grid[: -height + 1, : -width + 1] == picture[0, 0]).all(2)
+    corner &= (grid[height - 1 :, width - 1 :] == picture[-1, -1]).all(2)
+    places = [
+        (int(y), int(x))
+        for y, x in zip(*np.nonzero(corner), strict=True)
+        if np.array_equal(grid[y : y + height, x : x + width], picture)
+    ]
+    assert len(places) == 1
+    return places[0]

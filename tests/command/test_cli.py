@@ -1,0 +1,72 @@
+"""The commands as a whole: help, versions, what they load, the methods."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fe_gradcam
+from fe_gradcam import METHODS
+from fe_gradcam.command import cli
+from fe_gradcam.scaling import FUSES, SCALINGS
+from tests.command.running import run
+
+ROOT = Path(fe_gradcam.__file__).parents[1]
+
+
+def test_methods() -> None:
+    said = run("methods").stdout
+    for name, method in METHODS.items():
+        assert name in said
+        assert method.summary in said
+        assert method.paper in said
+        assert method.cost in said
+    lines = [line.strip() for line in said.splitlines()]
+    of_method = lines[[line.split()[0] for line in lines].index("ss_cam") :][:5]
+    assert of_method[2:] == ["samples K forwards", "samples=8: an integer from 1", "noise=0.2: a number from 0"]
+    assert "patch=None: an integer from 1 or None" in lines
+    assert "center=False: True or False" in lines
+    assert len([line for line in lines if "=" in line.split(":")[0].split()[0]]) == sum(
+        len(method.parameters) for method in METHODS.values()
+    )
+
+
+def test_version() -> None:
+    assert fe_gradcam.__version__ in run("--version").stdout
+
+
+def test_help_teaches() -> None:
+    overall = run("--help").stdout
+    for word in ("explain", "layers", "methods", "Exit codes: 0", "grid.png"):
+        assert word in overall
+    explained = " ".join(run("explain", "--help").stdout.split())
+    for word in (*METHODS, *SCALINGS, *FUSES, "Exit codes: 0", "Examples:", "results.json", "on white"):
+        assert word in explained
+    assert "\\b" not in explained
+    for command in (cli.explain, cli.layers):
+        for option in command.params:
+            if option.param_type_name == "option":
+                assert option.help, option.name
+                assert option.show_default or "Default: " in option.help, option.name
+
+
+def test_help_loads_nothing_that_takes_time() -> None:
+    program = (
+        "import sys\nfrom fe_gradcam.command.cli import main\nmain(['--help'], standalone_mode=False)\n"
+        "print({'numpy', 'torch', 'tensorflow', 'fastestimator', 'PIL', 'cv2', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.endswith("set()\n")
+
+
+def test_a_pytorch_model_loads_neither_tensorflow_nor_the_host(here: Path) -> None:
+    program = (
+        "import sys\nfrom fe_gradcam.command.cli import main\n"
+        "main(['explain', 'nets:Colours', 'squares.png', '--size', '16'], standalone_mode=False)\n"
+        "print({'tensorflow', 'fastestimator', 'plotly'} & set(sys.modules), 'torch' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.endswith("set() True\n")

@@ -1,0 +1,96 @@
+"""Models by name or file, what their images are, and what a caller in Python is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from fe_gradcam import ArgumentError, CamError, UnsupportedModelError, explain
+from fe_gradcam.loading.models import Geometry, geometry_of, load_model
+from tests.models.squares import as_input, keras_colours, squares
+
+
+@pytest.mark.parametrize("name", ["Colours", "ready", "wrapped", "sized", "of_timm", "of_transformers"])
+def test_a_model_that_is_ready_or_says_its_size(here: Path, name: str) -> None:
+    loaded = load_model(f"nets:{name}", device="cpu")
+    says = name in ("sized", "of_timm", "of_transformers")
+    assert (loaded.name, loaded.framework) == (f"nets:{name}", "torch")
+    assert geometry_of(loaded, None if says else (16, 16)) == Geometry((16, 16), 3)
+    assert geometry_of(loaded, (32, 8), 1) == Geometry((32, 8), 1), "what is asked for goes first"
+    import nets
+
+    expected = explain(nets.Colours(), as_input(squares()))
+    assert_allclose(explain(loaded.model, as_input(squares())).values, expected.values)
+
+
+def test_channels_are_those_of_the_first_convolution(here: Path) -> None:
+    assert geometry_of(load_model("nets:grey"), (16, 16)).channels == 1
+
+
+@pytest.mark.parametrize("file", ["model.keras", "model.h5", "model.hdf5"])
+def test_a_keras_file_says_what_it_takes(here: Path, file: str) -> None:
+    model = keras_colours()
+    model.save(file, **({"save_format": "h5"} if file.endswith("5") else {}))
+    loaded = load_model(file)
+    assert loaded.framework == "keras"
+    images = as_input(squares()).transpose(0, 2, 3, 1)
+    assert_allclose(loaded.model(images), model(images))
+    assert geometry_of(loaded) == geometry_of(loaded, (16, 16), 3) == Geometry((16, 16), 3)
+    for asked, said in (
+        (((32, 32), None), "size=32x32 does not fit the model, which takes 16x16."),
+        ((None, 1), "channels=1 does not fit the model, which takes 3."),
+    ):
+        with pytest.raises(ArgumentError) as caught:
+            geometry_of(loaded, *asked)
+        assert str(caught.value) == said
+    with pytest.raises(ArgumentError, match="device='cpu' is for PyTorch"):
+        load_model(file, device="cpu")
+
+
+def test_keras_models_of_other_kinds(here: Path) -> None:
+    keras_colours(1).save("grey.keras")
+    assert geometry_of(load_model("grey.keras")).channels == 1
+    keras_colours(4).save("four.keras")
+    with pytest.raises(UnsupportedModelError, match=r"model='four\.keras' takes images of 4 channels"):
+        geometry_of(load_model("four.keras"))
+    (here / "flat.py").write_text(
+        "from tensorflow import keras\nnet = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])\n"
+    )
+    with pytest.raises(UnsupportedModelError, match=r"model takes inputs \(None, 3\); one image"):
+        geometry_of(load_model("flat:net"))
+
+
+@pytest.mark.parametrize(
+    ("given", "argument", "message"),
+    [
+        ({"name": "nets:number"}, "model", "model='nets:number' is an object of type int; a model, or"),
+        ({"name": "nets:nothing"}, "model", "model='nets:nothing' made an object of type int; a torch.nn.Module"),
+        ({"name": "w.pt"}, "model", "the model that takes them: package.module:factory weights=w.pt."),
+        ({"name": "nets.py:Colours"}, "model", "Write the module, not the file: nets:factory."),
+        ({"name": "gone.keras"}, "model", "model='gone.keras' does not exist."),
+        ({"name": "text.keras"}, "model", "builds the model, and this file as weights=."),
+        ({"name": "nets:Colours", "device": "tpu9"}, "device", "device='tpu9' cannot be used: "),
+        ({"name": "nets:Colours", "weights": "gone.pt"}, "weights", "weights='gone.pt' cannot be read as a file"),
+    ],
+)
+def test_errors_name_their_argument(here: Path, given: dict[str, Any], argument: str, message: str) -> None:
+    (here / "text.keras").write_text("no model")
+    with pytest.raises(CamError) as caught:
+        load_model(**given)
+    assert isinstance(caught.value, ValueError)
+    assert caught.value.argument == argument
+    assert message in str(caught.value)
+
+
+def test_a_size_that_nobody_says(here: Path) -> None:
+    loaded = load_model("nets:Colours")
+    assert isinstance(loaded.model, torch.nn.Module)
+    with pytest.raises(ArgumentError, match="size is needed, height and width: this model does not say"):
+        geometry_of(loaded)
+    assert geometry_of(loaded, (9, 12)).size == (9, 12)
+    assert np.isfinite(explain(loaded.model, np.ones((1, 3, 9, 12), np.float32)).values).all()
