@@ -59,6 +59,11 @@ def put_device(value: torch.device) -> None:
     torch.set_default_device(None if value.type == "cpu" else value)  # any other value, cpu too, leaves a mode on
 
 
+def put_streams(value: list[Any]) -> None:
+    for handler, stream in zip(tf.get_logger().handlers, value, strict=True):
+        handler.stream = stream  # setStream would flush the one that it has, which may be closed
+
+
 KERAS = tf.keras.backend
 STATE: dict[str, State] = {
     "environment": (environment, put_environment),
@@ -75,6 +80,7 @@ STATE: dict[str, State] = {
     "history of the host": attribute(fe, "fe_history_path"),
     "number of the host's models": attribute(fe, "fe_build_count"),
     "determinism of TensorFlow": (_pywrap_determinism.is_enabled, _pywrap_determinism.enable),
+    "streams of TensorFlow's log": (lambda: [one.stream for one in tf.get_logger().handlers], put_streams),
     "eager functions of TensorFlow": (tf.config.functions_run_eagerly, tf.config.run_functions_eagerly),
     "seeds of Keras": attribute(_SEED_GENERATOR, "generator"),
     "precision of Keras": (tf.keras.mixed_precision.global_policy, tf.keras.mixed_precision.set_global_policy),
