@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import random
-from typing import Any
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import fastestimator as fe
 import numpy as np
@@ -12,9 +19,13 @@ from fastestimator.dataset.numpy_dataset import NumpyDataset
 from fastestimator.op.tensorop.loss import CrossEntropy
 from fastestimator.op.tensorop.model import ModelOp, UpdateOp
 from fastestimator.trace.trace import Trace
+from numpy.typing import NDArray
 
 from fe_gradcam import GradCAM, LayerGradientOp
 from tests.models.toys import SmallTorch, small_keras
+from tutorials.real_data import digit_canvases
+
+ROOT = Path(__file__).parents[1]
 
 FRAMEWORKS = ["torch", "tf"]
 COUNT = 12
@@ -104,3 +115,77 @@ def streams() -> list[Any]:
         random.getstate(),
         context.context()._rng.getstate() if context.context()._rng is not None else None,
     ]
+
+
+def words_of(row: Any) -> dict[str, str]:
+    """What a row of a grid says, by role."""
+    return {text.role: text.words for text in row.texts}
+
+
+# --- on real digits --------------------------------------------------------------------------------------
+
+
+canvases = cache(digit_canvases)
+
+
+def as_input(framework: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Grey images (N, H, W) as a network of the framework takes them, from 0 to 1."""
+    return np.expand_dims(images.astype(np.float32) / 255, 1 if framework == "torch" else -1)
+
+
+def digit_net(
+    framework: str,
+    pool: Literal["max", "mean", "flat"],
+    convolutions: Sequence[tuple[int, int, int]] = ((8, 5, 2), (16, 5, 2)),
+    side: int = 64,
+) -> Any:
+    """Two convolutions (channels, kernel, stride), layers "0" and "2", each with a ReLU, and a softmax of ten."""
+    (first, kernel, stride), (second, other_kernel, other_stride) = convolutions
+    if framework == "torch":
+        nn = torch.nn
+        pooling = {"max": [nn.AdaptiveMaxPool2d(1)], "mean": [nn.AdaptiveAvgPool2d(1)], "flat": []}[pool]
+        body = nn.Sequential(
+            nn.Conv2d(1, first, kernel, stride), nn.ReLU(), nn.Conv2d(first, second, other_kernel, other_stride),
+            nn.ReLU(), *pooling, nn.Flatten(),
+        )  # fmt: skip
+        size = body(torch.zeros(1, 1, side, side)).shape[1]
+        return nn.Sequential(*body, nn.Linear(size, 10), nn.Softmax(-1))
+    import tensorflow as tf
+
+    of = tf.keras.layers
+    return tf.keras.Sequential(
+        [
+            of.Conv2D(first, kernel, stride, activation="relu", input_shape=(side, side, 1), name="0"),
+            of.Conv2D(second, other_kernel, other_stride, activation="relu", name="2"),
+            {"max": of.GlobalMaxPooling2D, "mean": of.GlobalAveragePooling2D, "flat": of.Flatten}[pool](),
+            of.Dense(10, activation="softmax"),
+        ]
+    )
+
+
+class KilledError(Exception):
+    """What ends a training in the midst here."""
+
+
+class Killer(Trace):
+    """Ends the training at the beginning of an epoch."""
+
+    def __init__(self, last: int | None) -> None:
+        super().__init__(mode="train")
+        self.last = SimpleNamespace(epoch=last)  # no number, which the host would restore
+
+    def on_epoch_begin(self, data: Any) -> None:
+        if self.system.epoch_idx == self.last.epoch:
+            raise KilledError
+
+
+def in_another_process(function: Callable[[str], Any], folder: Path) -> Any:
+    """What a function of a test module returns there."""
+    program = (
+        f"import gc, json, sys, tests.conftest; from {function.__module__} import {function.__name__}\n"
+        f"gc.freeze()\nprint(json.dumps({function.__name__}(sys.argv[1])))"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", program, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -20,7 +15,6 @@ import fastestimator as fe
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from fastestimator.dataset.numpy_dataset import NumpyDataset
 from fastestimator.op.tensorop.loss import CrossEntropy
 from fastestimator.op.tensorop.model import ModelOp, UpdateOp
@@ -34,60 +28,24 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from fe_gradcam import GradCAM, explain
-from tutorials.real_data import Canvases, digit_canvases
+from tests.trainings import FRAMEWORKS, ROOT, KilledError, Killer, as_input, canvases, digit_net, in_another_process
 
 pytestmark = pytest.mark.slow
 
-FRAMEWORKS = ["torch", "tf"]
-ROOT = Path(__file__).parents[3]
 DATASETS = {"train": slice(0, 160), "day": slice(160, 200), "night": slice(200, 224), "test": slice(224, 248)}
 """Which digit canvases are whose."""
 
 
-@cache
-def canvases() -> Canvases:
-    return digit_canvases()
-
-
 def images_of(framework: str, name: str, count: int | None = None) -> NDArray[np.float32]:
-    images = canvases()[DATASETS[name]].images[:count].astype(np.float32) / 255
-    return images[:, None] if framework == "torch" else images[..., None]
+    return as_input(framework, canvases()[DATASETS[name]].images[:count])
 
 
 def digits(framework: str, name: str) -> NumpyDataset:
     return NumpyDataset({"x": images_of(framework, name), "y": canvases()[DATASETS[name]].labels})
 
 
-def torch_net() -> torch.nn.Module:
-    nn = torch.nn
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 5, stride=2),
-        nn.ReLU(),
-        nn.Conv2d(8, 16, 5, stride=2),
-        nn.ReLU(),
-        nn.AdaptiveMaxPool2d(1),
-        nn.Flatten(),
-        nn.Linear(16, 10),
-        nn.Softmax(-1),
-    )
-
-
-def keras_net() -> Any:
-    import tensorflow as tf
-
-    layers = tf.keras.layers
-    return tf.keras.Sequential(
-        [
-            layers.Conv2D(8, 5, strides=2, activation="relu", input_shape=(64, 64, 1), name="0"),
-            layers.Conv2D(16, 5, strides=2, activation="relu", name="2"),
-            layers.GlobalMaxPooling2D(),
-            layers.Dense(10, activation="softmax"),
-        ]
-    )
-
-
 def net(framework: str, name: str = "digits") -> Any:
-    return fe.build(torch_net if framework == "torch" else keras_net, optimizer_fn="adam", model_name=name)
+    return fe.build(lambda: digit_net(framework, "max"), optimizer_fn="adam", model_name=name)
 
 
 def gradcam(model: Any, outputs: str = "gradcam", **arguments: Any) -> GradCAM:
@@ -370,21 +328,12 @@ def test_image_viewer_shows_the_picture_in_a_real_notebook() -> None:
 # --- resuming ----------------------------------------------------------------------------------------
 
 
-class KilledError(Exception):
-    """What ends a training in the midst here."""
-
-
 class Counter(Trace):
-    """Counts epochs, and ends the training at the beginning of the one that is asked for."""
+    """Counts epochs."""
 
-    def __init__(self, last: int | None) -> None:
+    def __init__(self) -> None:
         super().__init__(mode=["train", "eval"])
         self.counted: dict[str, list[int]] = {}
-        self.last = SimpleNamespace(epoch=last)
-
-    def on_epoch_begin(self, data: Any) -> None:
-        if self.system.mode == "train" and self.system.epoch_idx == self.last.epoch:
-            raise KilledError
 
     def on_epoch_end(self, data: Any) -> None:
         self.counted.setdefault(self.system.mode, []).append(self.system.epoch_idx)
@@ -392,8 +341,8 @@ class Counter(Trace):
 
 def resumable_training(framework: str, folder: Path, last: int | None = None) -> dict[str, Any]:
     """Three epochs that are saved, or those before `last`; what is known of them at the end."""
-    model, counter = net(framework), Counter(last)
-    traces = [gradcam(model, save_dir=folder / "own"), counter, RestoreWizard(str(folder / "state"))]
+    model, counter = net(framework), Counter()
+    traces = [gradcam(model, save_dir=folder / "own"), Killer(last), counter, RestoreWizard(str(folder / "state"))]
     fitting = training(framework, ops_of(model), traces, epochs=3)
     with contextlib.suppress(KilledError):
         fitting.fit("resumed", warmup=False)
@@ -415,14 +364,7 @@ def test_a_training_that_was_killed_goes_on_in_another_process(tmp_path: Path) -
     assert len(sizes) == 2
     assert max(sizes) < 20_000
     pictures = {path: read_png(path) for path in tmp_path.glob("*/own/*_2.png")}
-    program = (
-        "import json, sys, tests.conftest; from tests.integrations.fastestimator.test_host import resumable_trainings\n"
-        "print(json.dumps(resumable_trainings(sys.argv[1])))"
-    )
-    command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-3000:]
-    after = json.loads(done.stdout.strip().splitlines()[-1])
+    after = in_another_process(resumable_trainings, tmp_path)
     for framework in FRAMEWORKS:
         assert (before[framework]["step"], after[framework]["step"]) == (8, 12)
         assert after[framework]["counted"] == {"train": [1, 2, 3], "eval": [1, 2, 3]}
