@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from typing import Any
 
@@ -30,6 +31,7 @@ OTHERS: dict[str, Any] = {
     "history of the host": "/nowhere",
     "number of the host's models": 77,
     "determinism of TensorFlow": True,
+    "streams of TensorFlow's log": [io.StringIO() for _ in tf.get_logger().handlers],
     "eager functions of TensorFlow": True,
     "seeds of Keras": random.Random(3),
     "precision of Keras": tf.keras.mixed_precision.Policy("mixed_float16"),
