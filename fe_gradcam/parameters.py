@@ -31,7 +31,7 @@ Level: TypeAlias = Annotated[float, Within(0)]
 OptionalCount: TypeAlias = Annotated[int | None, Within(1)]
 Value: TypeAlias = float | None
 
-LARGEST = float(np.finfo(np.float64).max)
+LARGEST_NUMBER = float(np.finfo(np.float64).max)
 """The largest number there is."""
 
 
@@ -92,10 +92,10 @@ class Parameter:
         if self.kind is bool or isinstance(value, bool):
             return self.kind is bool and isinstance(value, (bool, np.bool_))
         number: Any = Integral if self.kind is int else Real
-        if not isinstance(value, number) or not abs(value) <= LARGEST:
+        if not isinstance(value, number) or not abs(value) <= LARGEST_NUMBER:
             return False
-        bounds = self.within or Within(-LARGEST)
-        return bool(bounds.least <= value <= (LARGEST if bounds.most is None else bounds.most))
+        bounds = self.within or Within(-LARGEST_NUMBER)
+        return bool(bounds.least <= value <= (LARGEST_NUMBER if bounds.most is None else bounds.most))
 
     def plain(self, value: Any) -> Any:
         """An accepted value with NumPy's integers, which overflow, as Python's own."""

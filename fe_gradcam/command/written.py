@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MOST_LINES = 20
 """How many images the summary in the terminal names."""
 
-MOST_CLASSES = 5
+CLASSES_LISTED = 5
 """How many classes of each image results.json names."""
 
 
@@ -92,7 +92,7 @@ def _classes(part: Explained, names: Mapping[int, str]) -> list[dict[str, Any]]:
         strict=True,
     )
     classes = [{"id": id_, "name": name, "confidence": _number(number)} for id_, name, number in triples]
-    return classes[:MOST_CLASSES]
+    return classes[:CLASSES_LISTED]
 
 
 def _heatmap_entry(heatmap: Heatmap, names: Mapping[int, str]) -> dict[str, Any]:

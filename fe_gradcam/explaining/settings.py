@@ -10,6 +10,7 @@ from fe_gradcam.explaining.views import smoothing
 from fe_gradcam.parameters import whole
 from fe_gradcam.scaling import check_fuse, check_scaling
 from fe_gradcam.spec.outputs import ModelOutput
+from fe_gradcam.spec.targets import names_by_id
 from fe_gradcam.types import ClassNames, Fuse, Reshape, Scaling, Score
 
 SCORES: tuple[Score, ...] = ("logit", "output")
@@ -36,6 +37,9 @@ class Settings:
         check_scaling(self.scaling)
         check_fuse(self.fuse)
         whole("seed", self.seed, 0)
+        if self.batch_size is not None:
+            whole("batch_size", self.batch_size, 1, none=" or None")
+        names_by_id(self.class_names)
         smoothing(self.smooth)
         if self.score not in SCORES:
             raise ArgumentError(f"score={self.score!r} is not known. Accepted: {', '.join(SCORES)}.")
@@ -45,5 +49,3 @@ class Settings:
         """How maps are smoothed, in words; empty where they are not."""
         views, eigen = smoothing(self.smooth)
         return ", ".join(["augment"] * (len(views) > 1 or not views[0].is_plain) + ["eigen"] * eigen)
-
-

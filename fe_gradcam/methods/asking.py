@@ -17,11 +17,9 @@ from fe_gradcam.types import CamInputs, Probe
 PATIENCE = 3.0
 """Seconds before a progress bar appears."""
 
-
 SAME = 2.0**-19
 """How far apart two scores that are the same may come out, relative to the largest at hand: the sums of a
 network are taken in another order for another number of rows."""
-
 
 Ask: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Gets rows and variants, both (B,), and returns what the model says of them, (B, ...)."""

@@ -82,7 +82,7 @@ def kernel_component_of(maps: Tensor, which: int) -> Tensor:
     kernel = kernel - kernel.mean(1, keepdim=True) - kernel.mean(2, keepdim=True) + kernel.mean((1, 2), keepdim=True)
     values, vectors = torch.linalg.eigh(kernel)
     value = values[:, -which]
-    value = value.where(value > ROUNDING * rows.shape[1], 0)  # an eigenvalue of zero comes out as rounding
+    value = value.where(value > ROUNDING_OF_PLACES * rows.shape[1], 0)  # an eigenvalue of zero comes out as rounding
     projected = (vectors[:, :, -which] * value.sqrt()[:, None]).where(finite[:, None], torch.nan)
     return signed_like(projected.reshape(maps[:, 0].shape), maps.sum(1)).float()
 
@@ -100,7 +100,7 @@ def _none_left(maps: Tensor, which: int, there_are: int) -> Tensor:
 MOST_PLACES = 64 * 64
 """Places of which `kernel_component_of` takes all pairs: 128 MiB in double precision."""
 
-ROUNDING = 1e-14
+ROUNDING_OF_PLACES = 1e-14
 """How large an eigenvalue that is zero may come out, relative to the number of places."""
 
 

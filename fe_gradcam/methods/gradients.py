@@ -21,7 +21,7 @@ from fe_gradcam.types import CamInputs, Needs
 NEARLY_ZERO = 1e-6
 """A denominator below this is taken as zero, and so is its term."""
 
-AFFINE = 1e-3
+BENT = 1e-3
 """How far, relative to the change, a changed score may be off what a linear head of the spatial means gives."""
 
 FLAT = 1e-2
@@ -229,7 +229,7 @@ def _is_bent(inputs: CamInputs, gradients: Tensor, other: Tensor) -> Tensor:
     moved = (asked - inputs.scores).abs()
     rounding = asked.abs() + inputs.scores.abs() + (terms**2).sum(1).sqrt()
     off = (asked - inputs.scores - terms.sum(1)).abs()
-    return off > AFFINE * moved + ROUNDINGS_OF_HEAD * probe.precision * rounding
+    return off > BENT * moved + ROUNDINGS_OF_HEAD * probe.precision * rounding
 
 
 def _shuffled(maps: Tensor, inputs: CamInputs) -> Tensor:

@@ -20,7 +20,6 @@ from fe_gradcam.types import CamInputs, Needs
 Vary: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Gets masks (B, *S) within [0, 1], rows and variants, both (B,), and returns other masks."""
 
-
 PATCHES_PER_SIDE = 8
 """How many patches of `occlusion` fit beside each other on the shorter side, where no size is given."""
 

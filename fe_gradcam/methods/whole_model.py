@@ -17,7 +17,6 @@ COMPLETE = 1e-3
 ROUNDINGS_OF_PARTS = 256
 """Besides, so many times the spacing of the model's numbers, relative to the root of the parts' sum of squares."""
 
-
 CONSTANT = 1e-5
 """A term whose range is below this, relative to its size, is the same everywhere."""
 

@@ -18,28 +18,21 @@ from fe_gradcam.metrics.asked import Ask
 BLUR = (11, 5.0)
 """Side in pixels and standard deviation of the Gaussian kernel of RISE's insertion."""
 
-
 FILLS = ("mean", "blur")
 """What pixels may be replaced by, besides a number."""
 
-
 ACROSS_EDGES = [(-1, 0), (0, -1), (0, 1), (1, 0)]
 
-
 ACROSS_CORNERS = [(-1, -1), (-1, 1), (1, -1), (1, 1)]
-
 
 NEIGHBOURS = dict.fromkeys(ACROSS_EDGES, 1 / 6) | dict.fromkeys(ACROSS_CORNERS, 1 / 12)
 """Weights of a pixel's neighbours, by how far down and right they are; of ROAD."""
 
-
 BLOCK = 4
 """Side in pixels of the blocks that what reaches far is found out with."""
 
-
 EXACT = 1e-5
 """Where the imputation ends: the largest residual, relative to the largest right-hand side."""
-
 
 MOST_STEPS = 500
 """Of the imputation, which takes about 20."""

@@ -24,7 +24,6 @@ SelectName: TypeAlias = Literal[
     "best_and_worst",
 ]
 
-
 Select: TypeAlias = "SelectName | Sequence[int]"
 """Which images are explained; see `fe_gradcam.GradCAM`."""
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from fe_gradcam import METHODS, UnknownNameError, UnsupportedModelError, explain, explain_many
-from fe_gradcam.errors import ArgumentError, CamWarning
+from fe_gradcam.errors import ArgumentError
 from fe_gradcam.types import CamInputs, Needs
-from tests.models.toys import HEAD, IMAGE, TOYS, FakeProbe, SmallTorch, TorchToy, small_keras, twins
+from tests.methods.inputs import given_by, inputs_of, row_of
+from tests.models.toys import HEAD, IMAGE, TOYS, SmallTorch, TorchToy, small_keras, twins
 
 ON_INPUTS = [
     name for name in METHODS if name not in ("full_grad", "le_grad", "cam")
@@ -24,7 +25,6 @@ OF_LAYER = [name for name in ON_INPUTS if Needs.ACTIVATIONS in METHODS[name].nee
 RANDOM = ("random_cam", "ss_cam", "smooth_grad_cam_plus_plus")
 SCORES_OF_MASKS = ("score_cam", "ss_cam", "is_cam")
 KNOWS_NO_SCORE = ("eigen_cam", "kpca_cam", "fem", "random_cam")
-
 A0 = np.array([[0, 1, 2], [3, 4, 5]], np.float64)
 A1 = np.array([[2, 1, 0], [0, 0, 0]], np.float64)
 ZERO = np.zeros((2, 3))
@@ -36,24 +36,10 @@ def softmax_of_two(first: float, second: float) -> np.ndarray:
     return weight * A0 + (1 - weight) * A1
 
 
-# (A0, A1) as a 6x2 matrix has AᵀA = [[55, 1], [1, 5]]: largest eigenvalue 30 + √626, vector (1, λ - 55)
 RATIO = np.sqrt(626) - 25
 EIGEN = (A0 + RATIO * A1) / np.sqrt(1 + RATIO**2)
-# g ⊙ A of the pooled net and class 0: [[55/4, 1/12], [1/12, 5/36]], mean of the diagonal m = 125/18, half difference
-# d = 245/36, largest eigenvalue m + √(d² + 1/144), vector (1/12, λ - 55/4)
 G_RATIO = 12 * (125 / 18 + np.sqrt((245 / 36) ** 2 + 1 / 144) - 55 / 4)
 EIGEN_GRAD = (A0 / 2 + G_RATIO * A1 / 6) / np.sqrt(1 + G_RATIO**2)
-
-# What the docstring of tests.models.toys leads to: pooled gradients are W / 6, flat ones are the head itself.
-#
-# score_cam, pooled, class 0: under A0's mask x/5 the image is x²/5 = (0, .2, .8, 1.8, 3.2, 5), so the means of the
-# channels are 11/6 and (2 + 1.8 + 1.2 + .2)/6, the score 33/6 + 5.2/6. Under A1's mask (1, .5, 0, ...) it is
-# (0, .5, 0, ...), the means .5/6 and 11.5/6, the score 1.5/6 + 11.5/6.
-# is_cam of 2 samples adds half the masks: x²/10 with means 5.5/6 and 7/6, score 23.5/6; (0, .25, 0, ...) with means
-# .25/6 and 11.75/6, score 12.5/6.
-# occlusion covers one pixel with the image's mean 2.5, where relu(2 - 2.5) = 0.
-# full_grad, pooled, class 0: x g = (0, 1/3, 1, 1.5, 2, 2.5) / 2.5, for the slope of relu(2 - x) is 0 from x = 2 and
-# that of relu(x) at 0; the convolution's bias of 2 counts 1/6 each at the first two places, which rescale to 1.
 HAND_WORKED: list[tuple[str, Any, int, np.ndarray]] = [
     ("pooled", "grad_cam", 0, A0 / 2 + A1 / 6),
     ("pooled", "grad_cam", 1, -A0 / 6 + A1 / 3),
@@ -123,32 +109,6 @@ def test_every_registered_method_is_worked_by_hand() -> None:
     assert worked | BY_LAW_ALONE == set(METHODS)
 
 
-def test_fem_by_hand() -> None:
-    """Nine zeros and a ten: mean 1, population deviation 3, so the ten alone is above 7, and its channel weighs 1."""
-    activations = torch.zeros(1, 2, 2, 5)
-    activations[0, 0, 1, 2] = 10
-    activations[0, 1] = 0.1  # a constant channel lies at its mean everywhere
-    expected = np.full((2, 5), 0.1)
-    expected[1, 2] += 1
-    inputs = CamInputs(activations, None, torch.zeros(1), torch.zeros(1))
-    assert_allclose(METHODS["fem"](inputs)[0], expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("component", [1, 2, 3])
-@given(seed=st.integers(0, 99))
-def test_kpca_cam_is_the_kernel_pca_of_scikit_learn(component: int, seed: int) -> None:
-    from sklearn.decomposition import KernelPCA
-
-    inputs = _inputs(seed, 1, 4, 3, 5)
-    rows = inputs.activations[0].flatten(1).T.double().numpy()
-    pca = KernelPCA(n_components=component, kernel="sigmoid", gamma=1 / 4, coef0=1, eigen_solver="dense")
-    expected = pca.fit_transform(rows)[:, component - 1].reshape(3, 5)
-    found = METHODS.find(("kpca_cam", {"component": component}))(inputs)[0].numpy()
-    sign = np.sign((found * expected).sum())
-    assert_allclose(found, sign * expected, atol=1e-5)
-    assert (found * inputs.activations[0].sum(0).numpy()).sum() >= 0
-
-
 def test_random_cam_is_some_mixture_of_the_channels() -> None:
     model, image, layer = TOYS["torch"]("pooled")
     heatmap = explain(model, image, method="random_cam", layer=layer)
@@ -158,31 +118,13 @@ def test_random_cam_is_some_mixture_of_the_channels() -> None:
     assert abs(mixture[0] - mixture[1]) > 1e-3
 
 
-def _inputs(seed: int, n: int, k: int, h: int, w: int, at_once: int = 7) -> CamInputs:
-    generator = torch.Generator().manual_seed(seed)
-    activations = torch.randn(n, k, h, w, generator=generator)
-    gradients = torch.randn(n, k, h, w, generator=generator)
-    images = torch.randn(n, 3, 2 * h, 2 * w, generator=generator)
-    return _with(activations, gradients, images, at_once)
-
-
-def _with(activations: torch.Tensor, gradients: torch.Tensor, images: torch.Tensor, at_once: int = 7) -> CamInputs:
-    probe = FakeProbe(activations, gradients, images, at_once)
-    class_ids = torch.zeros(len(activations), dtype=torch.int64)
-    return CamInputs(activations, gradients, probe.base(), class_ids, images=images, probe=probe)
-
-
-def _row(inputs: CamInputs, rows: Any) -> CamInputs:
-    return _with(inputs.activations[rows], inputs.gradients[rows], inputs.images[rows])
-
-
 SHAPES = st.tuples(st.integers(0, 99), st.integers(1, 4), st.integers(1, 9), st.integers(1, 6), st.integers(1, 7))
 
 
 @pytest.mark.parametrize("method", ON_INPUTS)
 @given(shape=SHAPES)
 def test_shape_and_finite(method: str, shape: tuple[int, int, int, int, int]) -> None:
-    inputs = _inputs(*shape)
+    inputs = inputs_of(*shape)
     raw = METHODS[method](inputs)
     size = shape[3:] if method in OF_LAYER else (2 * shape[3], 2 * shape[4])
     assert raw.shape == (shape[1], *size)
@@ -193,17 +135,17 @@ def test_shape_and_finite(method: str, shape: tuple[int, int, int, int, int]) ->
 @pytest.mark.parametrize("method", ON_INPUTS)
 @given(shape=SHAPES)
 def test_a_batch_equals_its_images_one_by_one(method: str, shape: tuple[int, int, int, int, int]) -> None:
-    inputs = _inputs(*shape)
-    rows = [METHODS[method](_row(inputs, slice(at, at + 1))) for at in range(shape[1])]
+    inputs = inputs_of(*shape)
+    rows = [METHODS[method](row_of(inputs, slice(at, at + 1))) for at in range(shape[1])]
     assert_allclose(METHODS[method](inputs), torch.cat(rows), rtol=1e-4, atol=1e-5)  # sums in another order
 
 
 @pytest.mark.parametrize("method", [name for name in ON_INPUTS if name != "random_cam"])
 @given(shape=SHAPES)
 def test_permuting_channels_changes_nothing(method: str, shape: tuple[int, int, int, int, int]) -> None:
-    inputs = _inputs(*shape)
+    inputs = inputs_of(*shape)
     order = torch.randperm(shape[2], generator=torch.Generator().manual_seed(shape[0]))
-    permuted = _with(inputs.activations[:, order], inputs.gradients[:, order], inputs.images)
+    permuted = given_by(inputs.activations[:, order], inputs.gradients[:, order], inputs.images)
     whole, again = METHODS[method](inputs), METHODS[method](permuted)
     if "eigen" in method or "kpca" in method:  # the sign of a map that hardly agrees with ΣA is rounding
         again = again * torch.where((again * whole).sum((1, 2), keepdim=True) < 0, -1.0, 1.0)
@@ -213,13 +155,13 @@ def test_permuting_channels_changes_nothing(method: str, shape: tuple[int, int, 
 @pytest.mark.parametrize("method", ON_INPUTS)
 def test_one_bad_image_spoils_no_other(method: str) -> None:
     """NaN and infinities stay with their image, and are not hidden there."""
-    good = _inputs(5, 3, 4, 3, 5)
+    good = inputs_of(5, 3, 4, 3, 5)
     expected = METHODS[method](good)
     for value in (np.nan, np.inf, -np.inf):
         activations, gradients = good.activations.clone(), good.gradients.clone()
         activations[1, 2, 1, 1] = value
         gradients[1, 0, 0, 0] = value
-        inputs = _with(activations, gradients, good.images)
+        inputs = given_by(activations, gradients, good.images)
         raw = METHODS[method](inputs)
         assert_allclose(raw[[0, 2]], expected[[0, 2]], rtol=1e-4, atol=1e-5)
         if method in OF_LAYER:
@@ -228,7 +170,7 @@ def test_one_bad_image_spoils_no_other(method: str) -> None:
 
 @pytest.mark.parametrize("method", ON_INPUTS)
 def test_a_rule_writes_nothing_in_place(method: str) -> None:
-    inputs = _inputs(1, 2, 3, 4, 5)
+    inputs = inputs_of(1, 2, 3, 4, 5)
     before = inputs.activations.clone(), inputs.gradients.clone(), inputs.images.clone()
     METHODS[method](inputs)
     for now, then in zip((inputs.activations, inputs.gradients, inputs.images), before, strict=True):
@@ -241,7 +183,7 @@ def test_gradients_of_any_size_give_the_same_picture(
     method: str, shape: tuple[int, int, int, int, int], power: int
 ) -> None:
     """Up to a factor; what depends on the size of g Σ A (the two of ++) has the factor taken out of A."""
-    inputs = _inputs(*shape)
+    inputs = inputs_of(*shape)
     factor = 10.0**power
     activations = inputs.activations / factor if "plus_plus" in method else inputs.activations
     raw = METHODS[method](inputs)
@@ -256,14 +198,14 @@ def test_gradients_of_any_size_give_the_same_picture(
 
 class _Scaled:
     def __init__(self, inputs: CamInputs, activations: torch.Tensor, gradients: torch.Tensor) -> None:
-        self.inputs = _with(activations, gradients, inputs.images)
+        self.inputs = given_by(activations, gradients, inputs.images)
         curved = inputs.gradients.sin() * (gradients / inputs.gradients)
         self.inputs.probe.hvp = lambda vectors: vectors * curved  # the second derivative grows with the score
 
 
 @pytest.mark.parametrize("method", GRADIENT_METHODS)
 def test_a_rule_that_needs_gradients_says_so(method: str) -> None:
-    inputs = _inputs(1, 1, 2, 3, 3)
+    inputs = inputs_of(1, 1, 2, 3, 3)
     without = CamInputs(inputs.activations, None, inputs.scores, inputs.class_ids, probe=inputs.probe)
     with pytest.raises(ArgumentError, match=r"inputs\.gradients is None"):
         METHODS[method](without)
@@ -271,7 +213,7 @@ def test_a_rule_that_needs_gradients_says_so(method: str) -> None:
 
 @pytest.mark.parametrize("method", [name for name in METHODS if Needs.PROBE in METHODS[name].needs])
 def test_a_rule_that_asks_the_model_says_so(method: str) -> None:
-    inputs = _inputs(1, 1, 2, 3, 3)
+    inputs = inputs_of(1, 1, 2, 3, 3)
     without = CamInputs(inputs.activations, inputs.gradients, inputs.scores, inputs.class_ids)
     with pytest.raises(ArgumentError, match=r"inputs\.probe is None.*pass the model"):
         METHODS[method](without)
@@ -432,14 +374,14 @@ def test_cam_refuses_a_hidden_layer_behind_the_pooling(bend: type[torch.nn.Modul
 
 @given(shape=SHAPES)
 def test_layer_cam_is_hires_cam_for_positive_gradients(shape: tuple[int, int, int, int, int]) -> None:
-    inputs = _inputs(*shape)
+    inputs = inputs_of(*shape)
     positive = CamInputs(inputs.activations, inputs.gradients.abs(), inputs.scores, inputs.class_ids)
     assert_allclose(METHODS["layer_cam"](positive), METHODS["hires_cam"](positive), rtol=1e-5, atol=1e-6)
 
 
 @given(shape=SHAPES)
 def test_layer_cam_is_grad_cam_elementwise_for_positive_activations(shape: tuple[int, int, int, int, int]) -> None:
-    inputs = _inputs(*shape)
+    inputs = inputs_of(*shape)
     positive = CamInputs(inputs.activations.abs(), inputs.gradients, inputs.scores, inputs.class_ids)
     found = METHODS["layer_cam"](positive), METHODS["grad_cam_elementwise"](positive)
     assert_allclose(*found, rtol=1e-5, atol=1e-6)
@@ -447,46 +389,11 @@ def test_layer_cam_is_grad_cam_elementwise_for_positive_activations(shape: tuple
 
 @given(shape=SHAPES)
 def test_smooth_grad_cam_plus_plus_without_noise_is_grad_cam_plus_plus(shape: tuple[int, int, int, int, int]) -> None:
-    inputs = _inputs(*shape)
+    inputs = inputs_of(*shape)
     inputs.probe.images = torch.zeros_like(inputs.images)  # of which the made-up gradients are the layer's own
     smooth = METHODS.find(("smooth_grad_cam_plus_plus", {"noise": 0, "samples": 3}))
     expected = METHODS["grad_cam_plus_plus"](inputs)
     assert_allclose(smooth(inputs), expected, rtol=1e-3, atol=float(1e-3 * expected.abs().max()))
-
-
-@given(seed=st.integers(0, 99), center=st.booleans())
-def test_eigen_cam_is_the_singular_vector_of_numpy(seed: int, center: bool) -> None:
-    inputs = _inputs(seed, 1, 6, 3, 4)
-    rows = inputs.activations[0].flatten(1).T.double().numpy()
-    rows = rows - rows.mean(0) if center else rows
-    left, values, _ = np.linalg.svd(rows, full_matrices=False)
-    for component in (1, 2, 6):
-        method = METHODS.find(("eigen_cam", {"component": component, "center": center}))
-        found = method(inputs)[0].numpy()
-        expected = (left[:, component - 1] * values[component - 1]).reshape(3, 4)
-        assert_allclose(found, np.sign((found * expected).sum()) * expected, atol=1e-4)
-        assert (found * inputs.activations[0].sum(0).numpy()).sum() >= -1e-4
-
-
-@given(seed=st.integers(0, 99), k=st.integers(1, 20))
-def test_eigen_cam_of_a_rank_one_layer_is_that_map(seed: int, k: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    of_places, of_channels = torch.randn(3, 5, generator=generator), torch.rand(k, generator=generator) + 0.1
-    inputs = CamInputs((of_channels[:, None, None] * of_places)[None], None, torch.zeros(1), torch.zeros(1))
-    assert_allclose(METHODS["eigen_cam"](inputs)[0], of_places * of_channels.norm(), atol=1e-5)
-
-
-def test_more_components_than_there_are_give_a_zero_map_and_a_warning() -> None:
-    inputs = _inputs(0, 2, 3, 1, 2)
-    for method in ("eigen_cam", "eigen_grad_cam", "kpca_cam"):
-        with pytest.warns(CamWarning, match=r"component=4 is asked for, and this layer has 2"):
-            assert not METHODS.find((method, {"component": 4}))(inputs).any()
-
-
-def test_kpca_cam_refuses_more_places_than_it_can_pair() -> None:
-    inputs = CamInputs(torch.zeros(1, 2, 65, 64), None, torch.zeros(1), torch.zeros(1))
-    with pytest.raises(ArgumentError, match=r"4160 of them; at most 4096.*eigen_cam"):
-        METHODS["kpca_cam"](inputs)
 
 
 def test_shapley_cam_of_a_square_is_half_of_grad_cam() -> None:
@@ -524,50 +431,6 @@ def test_the_second_derivative_is_the_slope_of_the_first(framework: str) -> None
     expected = (along.mean((2, 3), keepdim=True) / 2 * maps).sum(1).numpy()
     assert np.abs(expected).max() > 1e-3 * np.abs(first.raw).max()
     assert_allclose(first.raw - second.raw, expected, atol=1e-4 * np.abs(expected).max() + 1e-6)
-
-
-@pytest.mark.parametrize("framework", ["torch", "keras"])
-def test_occlusion_finds_the_one_patch_that_a_net_reads(framework: str) -> None:
-    """A head that reads 3 by 3 places in a corner of 12 by 12, through a 1x1 convolution."""
-    weights = np.zeros((12, 12), np.float32)
-    weights[2:5, 7:10] = 1
-    if framework == "torch":
-        model = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1, bias=False), torch.nn.Flatten(), torch.nn.Linear(144, 2))
-        with torch.no_grad():
-            model[0].weight.fill_(1)
-            model[2].weight.copy_(torch.from_numpy(np.stack([weights.ravel(), -weights.ravel()])))
-        images = np.ones((1, 1, 12, 12), np.float32)
-    else:
-        import tensorflow as tf
-
-        layers = tf.keras.layers
-        model = tf.keras.Sequential(
-            [layers.InputLayer((12, 12, 1)), layers.Conv2D(1, 1), layers.Flatten(), layers.Dense(2)]
-        )
-        flat = np.stack([weights.ravel(), -weights.ravel()], 1)
-        model.set_weights([np.ones((1, 1, 1, 1)), np.zeros(1), flat, np.zeros(2)])
-        images = np.ones((1, 12, 12, 1), np.float32)
-    heatmap = explain(model, images, method=("occlusion", {"patch": 3, "stride": 1, "fill": 0.0}), target=0)
-    raw = heatmap.raw[0]
-    assert np.unravel_index(raw.argmax(), raw.shape) == (3, 8)  # the middle: all nine patches over it cover some
-    assert raw[3, 8] == pytest.approx((9 + 4 * 6 + 4 * 4) / 9)
-    far = np.ones((12, 12), bool)
-    far[0:7, 5:12] = False
-    assert not raw[far].any()
-    assert heatmap.layer == "whole model"
-
-
-def test_occlusion_covers_every_place_and_refuses_gaps() -> None:
-    model, image, _ = TOYS["torch"]("pooled")
-    with pytest.raises(ArgumentError, match=r"stride=3 is larger than patch=2"):
-        explain(model, image, method=("occlusion", {"patch": 2, "stride": 3}))
-    wide = 5 * np.random.rand(2, 1, 7, 11).astype(np.float32)
-    with pytest.raises(ArgumentError, match=r"patch=99 covers the whole image of \(7, 11\)"):
-        explain(model, wide, method=("occlusion", {"patch": 99}), layer="relu")
-    for patch, stride in ((4, 3), (5, 5), (8, 1), (1, 1)):
-        heatmap = explain(model, wide, method=("occlusion", {"patch": patch, "stride": stride}), target=0, layer="relu")
-        assert np.isfinite(heatmap.raw).all()
-        assert (heatmap.raw != 0).all(), "a place was never covered"
 
 
 def test_unknown_method_names_the_nearest() -> None:

@@ -1,4 +1,4 @@
-"""Asking the model again: how many rows at once, in which order, with whose seed; the part behind the layer alone."""
+"""Asking the model again: whose target, in which order, the part behind the layer alone; patches that are covered."""
 
 from __future__ import annotations
 
@@ -15,51 +15,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fe_gradcam import METHODS, Augment, Contrast, OutputValue, Rank, Segmentation, UnsupportedModelError, explain
-from fe_gradcam.backends import backend_for
 from fe_gradcam.errors import ArgumentError
-from fe_gradcam.explaining.probe import ModelProbe
-from fe_gradcam.explaining.settings import Settings
-from fe_gradcam.spec.resolved import resolve_target
 from fe_gradcam.types import Needs
-from tests.models.toys import CurvedTorch, SmallTorch, curved_keras, small_keras, twins
+from tests.methods.inputs import Counting
+from tests.models.toys import TOYS, CurvedTorch, SmallTorch, curved_keras, small_keras, twins
 
 ASKING = [name for name, method in METHODS.items() if Needs.PROBE in method.needs]
 PERTURBING = ["score_cam", "ss_cam", "is_cam", "ablation_cam", "occlusion"]
 WITH_NUMBERS = ["smooth_grad_cam_plus_plus", "ss_cam", "random_cam"]
-
-
-class Counting(nn.Module):
-    """A network that notes how many rows it gets, in front and behind the layer `relu`."""
-
-    def __init__(self, net: nn.Module | None = None) -> None:
-        super().__init__()
-        self.front = nn.Conv2d(3, 10, 3)
-        self.relu = nn.ReLU()
-        self.fc = nn.Linear(10, 4)
-        self.rows: list[tuple[int, int]] = []
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        maps = self.relu(self.front(x))
-        self.rows.append((len(x), len(maps)))
-        return self.fc(maps.mean((2, 3)))
-
-
-@pytest.mark.parametrize("method", [*PERTURBING, "smooth_grad_cam_plus_plus"])
-@pytest.mark.parametrize("batch_size", [1, 8])
-def test_never_more_rows_at_once_than_the_batch_size(method: str, batch_size: int) -> None:
-    model, images = Counting(), torch.randn(5, 3, 9, 9)
-    one_piece = explain(model, images, method=method, layer="relu", batch_size=1000)
-    model.rows.clear()
-    chunks = explain(model, images, method=method, layer="relu", batch_size=batch_size)
-    assert max(max(rows) for rows in model.rows) == batch_size
-    assert_allclose(chunks.raw, one_piece.raw, atol=1e-5 * np.abs(one_piece.raw).max())
-
-
-def test_without_a_batch_size_it_asks_thirty_two_at_once() -> None:
-    model = Counting()
-    explain(model, torch.randn(5, 3, 9, 9), method="score_cam", layer="relu")
-    assert max(max(rows) for rows in model.rows) == 32
-    assert sum(rows for rows, _ in model.rows[1:]) == 5 * 10
 
 
 class Convolved(TorchDispatchMode):
@@ -228,26 +191,6 @@ def test_ablation_of_a_segmentation_keeps_the_pixels() -> None:
 
 
 @pytest.mark.parametrize("framework", ["torch", "keras"])
-@pytest.mark.parametrize("method", WITH_NUMBERS)
-def test_a_seed_repeats_and_another_does_not(framework: str, method: str) -> None:
-    model, images, layer = twins()[framework]
-    first, again, other = (explain(model, images, method=method, layer=layer, seed=seed).raw for seed in (4, 4, 5))
-    assert np.array_equal(first, again)
-    assert np.abs(first - other).max() > 1e-4 * np.abs(first).max()
-
-
-def test_each_image_has_numbers_of_its_own() -> None:
-    model, images, layer = twins()["torch"]
-    same = np.repeat(images[:1], 2, 0)
-    assert_allclose(*explain(model, same, method="random_cam", layer=layer).raw, rtol=1e-6)
-    raw = explain(model, images, method="random_cam", layer=layer).raw
-    with torch.no_grad():
-        maps = torch.relu(model.conv2(torch.relu(model.conv1(torch.from_numpy(images))))).flatten(2).numpy()
-    mixtures = [np.linalg.lstsq(one.T, of.ravel(), rcond=None)[0] for one, of in zip(maps, raw, strict=True)]
-    assert np.abs(mixtures[0] - mixtures[1]).max() > 0.05
-
-
-@pytest.mark.parametrize("framework", ["torch", "keras"])
 @pytest.mark.parametrize("method", METHODS)
 def test_the_model_and_the_random_streams_are_left_as_found(framework: str, method: str) -> None:
     import tensorflow as tf
@@ -355,81 +298,6 @@ def test_half_precision(method: str, make: Callable[[nn.Module], nn.Module]) -> 
     assert min(alike) > (0.9 if method in PERTURBING else 0.98)  # differences of scores lose digits: bf16 has 8 bits
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
-def test_the_parts_of_full_grad_sum_to_the_score(framework: str) -> None:
-    """Completeness: input and biases, with what a tanh adds to its tangent; of logits behind a softmax too."""
-    model, images, layer = twins()[framework]
-    backend = backend_for(model)
-    target = resolve_target(1, 3)
-    ref = backend.resolve(layer, images)
-    (first,) = backend.run(images, ref, [target], gradients=True, score="logit")
-    probe = ModelProbe(backend, images, ref, first, Settings())
-    parts = probe.bias_gradients()
-    total = parts.elsewhere + sum(term.flatten(1).sum(1) for term in (parts.of_input, *parts.of_biases))
-    assert_allclose(total, parts.scores, rtol=1e-4, atol=1e-5)
-    assert_allclose(parts.scores, first.scores, rtol=1e-5)
-    assert parts.of_input.shape == (3, 3, 6, 8)
-    assert len(parts.of_biases) == 2
-
-
-@pytest.mark.parametrize("framework", ["torch", "keras"])
-def test_full_grad_takes_batch_norm_and_refuses_attention_to_channels(framework: str) -> None:
-    if framework == "torch":
-        model: Any = SmallTorch(softmax=True)
-        model.norm.running_mean.uniform_(-1, 1)
-        model.norm.bias.data.uniform_(-1, 1)
-        images: Any = np.random.randn(2, 3, 9, 12).astype(np.float32)
-    else:
-        model, images = small_keras(softmax=True), np.random.randn(2, 9, 12, 3).astype(np.float32)
-        norm = next(layer for layer in model.layers if "batch" in layer.name)
-        norm.set_weights([np.random.rand(8), np.random.randn(8), np.random.randn(8), np.random.rand(8) + 0.5])
-    heatmap = explain(model, images, method="full_grad", layer="conv2")
-    assert heatmap.raw.shape == (2, 9, 12)
-    assert (heatmap.raw >= 0).all()
-    if framework == "torch":
-
-        class Gated(SmallTorch):
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                maps = torch.relu(self.norm(self.conv1(x)))
-                maps = self.conv2(maps * torch.sigmoid(maps.mean((2, 3), keepdim=True)))
-                return self.fc(maps.mean((2, 3)))
-
-        gated: Any = Gated()
-    else:
-        import tensorflow as tf
-
-        layers = tf.keras.layers
-        inputs = tf.keras.Input((9, 12, 3))
-        maps = layers.Conv2D(4, 3, name="conv2")(inputs)
-        gate = layers.Activation("sigmoid")(layers.GlobalAveragePooling2D(keepdims=True)(maps))
-        pooled = layers.GlobalAveragePooling2D()(layers.Multiply()([maps, gate]))
-        gated = tf.keras.Model(inputs, layers.Dense(5)(pooled))
-    with pytest.raises(UnsupportedModelError, match=r"full_grad.*piecewise linear.*Use method="):
-        explain(gated, images, method="full_grad", layer="conv2")
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("strength", [1, 4])
-def test_full_grad_refuses_attention(seed: int, strength: float) -> None:
-    torch.manual_seed(seed)
-
-    class Attends(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
-            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-            for parameter in self.attention.parameters():
-                parameter.data *= strength
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            tokens = torch.relu(self.conv(x)).flatten(2).transpose(1, 2)
-            return self.fc(self.attention(tokens, tokens, tokens, need_weights=False)[0].mean(1))
-
-    model, images = Attends().eval(), torch.randn(2, 3, 9, 9)
-    with pytest.raises(UnsupportedModelError, match="full_grad"):
-        explain(model, images, method="full_grad", layer="conv")
-
-
 def test_a_probability_model_without_a_visible_head_is_asked_alike() -> None:
     """Rows under a mask are read as the image itself was: log p, and not one as logits and one as probabilities."""
 
@@ -535,19 +403,6 @@ def test_bytes_stay_bytes(framework: str, method: str) -> None:
     assert_allclose(found.raw, expected.raw, atol=2e-2 * largest)  # bytes are rounded under a mask
 
 
-def test_a_trial_asks_few_variants() -> None:
-    """The trace tries its arguments before the training: not with every channel of a wide layer."""
-    from fe_gradcam.explaining.route import explained
-
-    model = Counting()
-    settings = Settings(batch_size=2, trial=True)
-    for method in PERTURBING:
-        model.rows.clear()
-        done = explained(model, torch.randn(1, 3, 9, 9), settings, methods=[method], layers=["relu"], targets=[None])
-        assert done.heatmaps[0].values.shape == (1, 9, 9)
-        assert len(model.rows) <= 6
-
-
 @pytest.mark.parametrize("framework", ["torch", "keras"])
 def test_logits_of_bytes_that_lie_within_one_by_chance_are_logits(framework: str) -> None:
     """Bytes cannot be scaled without end, but far enough to see that outputs of 0.1 are no probabilities."""
@@ -605,42 +460,6 @@ def test_a_linear_layer_over_channels_that_come_last_is_a_pointwise_convolution(
     images = torch.randn(2, 3, 9, 11)
     maps = [explain(Written(linear), images, method="full_grad", layer="conv").raw for linear in (True, False)]
     assert_allclose(maps[0], maps[1], atol=1e-4 * maps[1].max())
-
-
-@pytest.mark.parametrize("framework", ["torch", "keras"])
-def test_full_grad_takes_a_relu6_and_refuses_bytes(framework: str) -> None:
-    if framework == "torch":
-        model: Any = nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.ReLU6(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
-        )
-        nn.init.constant_(model[0].bias, 6.0)  # half of the values lie beyond
-        images: Any = torch.randn(2, 1, 9, 9) * 3
-        whole = images.to(torch.uint8)
-    else:
-        import tensorflow as tf
-
-        layers = tf.keras.layers
-        first = layers.Conv2D(4, 3, bias_initializer=tf.keras.initializers.Constant(6.0))
-        parts = [
-            layers.InputLayer((9, 9, 1)),
-            first,
-            layers.ReLU(6.0),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(2),
-        ]
-        model = tf.keras.Sequential(parts)
-        images = np.random.randn(2, 9, 9, 1).astype(np.float32) * 3
-        whole = images.astype(np.uint8)
-    assert explain(model, images, method="full_grad").raw.any()
-    if framework == "torch":
-        model = nn.Sequential(Floats(), *model)
-    with pytest.raises(ArgumentError, match=r"full_grad.*Pass them as floats"):
-        explain(model, whole, method="full_grad")
-
-
-class Floats(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.float()
 
 
 @pytest.mark.parametrize("framework", ["torch", "keras"])
@@ -706,3 +525,47 @@ def test_weights_made_in_inference_mode_behind_a_module_that_is_called_twice(met
     expected = explain(plain, images, method=method, layer="relu")
     found = explain(inferring, images, method=method, layer="relu")
     assert_allclose(found.raw, expected.raw, atol=1e-5 * np.abs(expected.raw).max())
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_occlusion_finds_the_one_patch_that_a_net_reads(framework: str) -> None:
+    """A head that reads 3 by 3 places in a corner of 12 by 12, through a 1x1 convolution."""
+    weights = np.zeros((12, 12), np.float32)
+    weights[2:5, 7:10] = 1
+    if framework == "torch":
+        model = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1, bias=False), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+        with torch.no_grad():
+            model[0].weight.fill_(1)
+            model[2].weight.copy_(torch.from_numpy(np.stack([weights.ravel(), -weights.ravel()])))
+        images = np.ones((1, 1, 12, 12), np.float32)
+    else:
+        import tensorflow as tf
+
+        layers = tf.keras.layers
+        model = tf.keras.Sequential(
+            [layers.InputLayer((12, 12, 1)), layers.Conv2D(1, 1), layers.Flatten(), layers.Dense(2)]
+        )
+        flat = np.stack([weights.ravel(), -weights.ravel()], 1)
+        model.set_weights([np.ones((1, 1, 1, 1)), np.zeros(1), flat, np.zeros(2)])
+        images = np.ones((1, 12, 12, 1), np.float32)
+    heatmap = explain(model, images, method=("occlusion", {"patch": 3, "stride": 1, "fill": 0.0}), target=0)
+    raw = heatmap.raw[0]
+    assert np.unravel_index(raw.argmax(), raw.shape) == (3, 8)  # the middle: all nine patches over it cover some
+    assert raw[3, 8] == pytest.approx((9 + 4 * 6 + 4 * 4) / 9)
+    far = np.ones((12, 12), bool)
+    far[0:7, 5:12] = False
+    assert not raw[far].any()
+    assert heatmap.layer == "whole model"
+
+
+def test_occlusion_covers_every_place_and_refuses_gaps() -> None:
+    model, image, _ = TOYS["torch"]("pooled")
+    with pytest.raises(ArgumentError, match=r"stride=3 is larger than patch=2"):
+        explain(model, image, method=("occlusion", {"patch": 2, "stride": 3}))
+    wide = 5 * np.random.rand(2, 1, 7, 11).astype(np.float32)
+    with pytest.raises(ArgumentError, match=r"patch=99 covers the whole image of \(7, 11\)"):
+        explain(model, wide, method=("occlusion", {"patch": 99}), layer="relu")
+    for patch, stride in ((4, 3), (5, 5), (8, 1), (1, 1)):
+        heatmap = explain(model, wide, method=("occlusion", {"patch": patch, "stride": stride}), target=0, layer="relu")
+        assert np.isfinite(heatmap.raw).all()
+        assert (heatmap.raw != 0).all(), "a place was never covered"

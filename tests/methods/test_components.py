@@ -1,0 +1,76 @@
+"""Principal components, and the statistics of a layer, against other libraries."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+
+from fe_gradcam import METHODS
+from fe_gradcam.errors import ArgumentError, CamWarning
+from fe_gradcam.types import CamInputs
+from tests.methods.inputs import inputs_of
+
+
+def test_fem_by_hand() -> None:
+    """Nine zeros and a ten: mean 1, population deviation 3, so the ten alone is above 7, and its channel weighs 1."""
+    activations = torch.zeros(1, 2, 2, 5)
+    activations[0, 0, 1, 2] = 10
+    activations[0, 1] = 0.1  # a constant channel lies at its mean everywhere
+    expected = np.full((2, 5), 0.1)
+    expected[1, 2] += 1
+    inputs = CamInputs(activations, None, torch.zeros(1), torch.zeros(1))
+    assert_allclose(METHODS["fem"](inputs)[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("component", [1, 2, 3])
+@given(seed=st.integers(0, 99))
+def test_kpca_cam_is_the_kernel_pca_of_scikit_learn(component: int, seed: int) -> None:
+    from sklearn.decomposition import KernelPCA
+
+    inputs = inputs_of(seed, 1, 4, 3, 5)
+    rows = inputs.activations[0].flatten(1).T.double().numpy()
+    pca = KernelPCA(n_components=component, kernel="sigmoid", gamma=1 / 4, coef0=1, eigen_solver="dense")
+    expected = pca.fit_transform(rows)[:, component - 1].reshape(3, 5)
+    found = METHODS.find(("kpca_cam", {"component": component}))(inputs)[0].numpy()
+    sign = np.sign((found * expected).sum())
+    assert_allclose(found, sign * expected, atol=1e-5)
+    assert (found * inputs.activations[0].sum(0).numpy()).sum() >= 0
+
+
+@given(seed=st.integers(0, 99), center=st.booleans())
+def test_eigen_cam_is_the_singular_vector_of_numpy(seed: int, center: bool) -> None:
+    inputs = inputs_of(seed, 1, 6, 3, 4)
+    rows = inputs.activations[0].flatten(1).T.double().numpy()
+    rows = rows - rows.mean(0) if center else rows
+    left, values, _ = np.linalg.svd(rows, full_matrices=False)
+    for component in (1, 2, 6):
+        method = METHODS.find(("eigen_cam", {"component": component, "center": center}))
+        found = method(inputs)[0].numpy()
+        expected = (left[:, component - 1] * values[component - 1]).reshape(3, 4)
+        assert_allclose(found, np.sign((found * expected).sum()) * expected, atol=1e-4)
+        assert (found * inputs.activations[0].sum(0).numpy()).sum() >= -1e-4
+
+
+@given(seed=st.integers(0, 99), k=st.integers(1, 20))
+def test_eigen_cam_of_a_rank_one_layer_is_that_map(seed: int, k: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    of_places, of_channels = torch.randn(3, 5, generator=generator), torch.rand(k, generator=generator) + 0.1
+    inputs = CamInputs((of_channels[:, None, None] * of_places)[None], None, torch.zeros(1), torch.zeros(1))
+    assert_allclose(METHODS["eigen_cam"](inputs)[0], of_places * of_channels.norm(), atol=1e-5)
+
+
+def test_more_components_than_there_are_give_a_zero_map_and_a_warning() -> None:
+    inputs = inputs_of(0, 2, 3, 1, 2)
+    for method in ("eigen_cam", "eigen_grad_cam", "kpca_cam"):
+        with pytest.warns(CamWarning, match=r"component=4 is asked for, and this layer has 2"):
+            assert not METHODS.find((method, {"component": 4}))(inputs).any()
+
+
+def test_kpca_cam_refuses_more_places_than_it_can_pair() -> None:
+    inputs = CamInputs(torch.zeros(1, 2, 65, 64), None, torch.zeros(1), torch.zeros(1))
+    with pytest.raises(ArgumentError, match=r"4160 of them; at most 4096.*eigen_cam"):
+        METHODS["kpca_cam"](inputs)

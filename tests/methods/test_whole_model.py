@@ -1,0 +1,128 @@
+"""The rules that look at more than one layer: what they sum to, and which networks they refuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from torch import nn
+
+from fe_gradcam import UnsupportedModelError, explain
+from fe_gradcam.backends import backend_for
+from fe_gradcam.errors import ArgumentError
+from fe_gradcam.explaining.probe import ModelProbe
+from fe_gradcam.explaining.settings import Settings
+from fe_gradcam.spec.images import Inputs
+from fe_gradcam.spec.resolved import resolve_target
+from tests.methods.inputs import Floats
+from tests.models.toys import SmallTorch, small_keras, twins
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_the_parts_of_full_grad_sum_to_the_score(framework: str) -> None:
+    """Completeness: input and biases, with what a tanh adds to its tangent; of logits behind a softmax too."""
+    model, images, layer = twins()[framework]
+    backend = backend_for(model)
+    target = resolve_target(1, 3)
+    inputs = Inputs.of(images)
+    ref = backend.resolve(layer, inputs)
+    (first,) = backend.run(inputs, ref, [target], gradients=True, score="logit")
+    probe = ModelProbe(backend, inputs, ref, first, Settings())
+    parts = probe.bias_gradients()
+    total = parts.elsewhere + sum(term.flatten(1).sum(1) for term in (parts.of_input, *parts.of_biases))
+    assert_allclose(total, parts.scores, rtol=1e-4, atol=1e-5)
+    assert_allclose(parts.scores, first.scores, rtol=1e-5)
+    assert parts.of_input.shape == (3, 3, 6, 8)
+    assert len(parts.of_biases) == 2
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_full_grad_takes_batch_norm_and_refuses_attention_to_channels(framework: str) -> None:
+    if framework == "torch":
+        model: Any = SmallTorch(softmax=True)
+        model.norm.running_mean.uniform_(-1, 1)
+        model.norm.bias.data.uniform_(-1, 1)
+        images: Any = np.random.randn(2, 3, 9, 12).astype(np.float32)
+    else:
+        model, images = small_keras(softmax=True), np.random.randn(2, 9, 12, 3).astype(np.float32)
+        norm = next(layer for layer in model.layers if "batch" in layer.name)
+        norm.set_weights([np.random.rand(8), np.random.randn(8), np.random.randn(8), np.random.rand(8) + 0.5])
+    heatmap = explain(model, images, method="full_grad", layer="conv2")
+    assert heatmap.raw.shape == (2, 9, 12)
+    assert (heatmap.raw >= 0).all()
+    if framework == "torch":
+
+        class Gated(SmallTorch):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                maps = torch.relu(self.norm(self.conv1(x)))
+                maps = self.conv2(maps * torch.sigmoid(maps.mean((2, 3), keepdim=True)))
+                return self.fc(maps.mean((2, 3)))
+
+        gated: Any = Gated()
+    else:
+        import tensorflow as tf
+
+        layers = tf.keras.layers
+        inputs = tf.keras.Input((9, 12, 3))
+        maps = layers.Conv2D(4, 3, name="conv2")(inputs)
+        gate = layers.Activation("sigmoid")(layers.GlobalAveragePooling2D(keepdims=True)(maps))
+        pooled = layers.GlobalAveragePooling2D()(layers.Multiply()([maps, gate]))
+        gated = tf.keras.Model(inputs, layers.Dense(5)(pooled))
+    with pytest.raises(UnsupportedModelError, match=r"full_grad.*piecewise linear.*Use method="):
+        explain(gated, images, method="full_grad", layer="conv2")
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("strength", [1, 4])
+def test_full_grad_refuses_attention(seed: int, strength: float) -> None:
+    torch.manual_seed(seed)
+
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+            for parameter in self.attention.parameters():
+                parameter.data *= strength
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = torch.relu(self.conv(x)).flatten(2).transpose(1, 2)
+            return self.fc(self.attention(tokens, tokens, tokens, need_weights=False)[0].mean(1))
+
+    model, images = Attends().eval(), torch.randn(2, 3, 9, 9)
+    with pytest.raises(UnsupportedModelError, match="full_grad"):
+        explain(model, images, method="full_grad", layer="conv")
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_full_grad_takes_a_relu6_and_refuses_bytes(framework: str) -> None:
+    if framework == "torch":
+        model: Any = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.ReLU6(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+        )
+        nn.init.constant_(model[0].bias, 6.0)  # half of the values lie beyond
+        images: Any = torch.randn(2, 1, 9, 9) * 3
+        whole = images.to(torch.uint8)
+    else:
+        import tensorflow as tf
+
+        layers = tf.keras.layers
+        first = layers.Conv2D(4, 3, bias_initializer=tf.keras.initializers.Constant(6.0))
+        parts = [
+            layers.InputLayer((9, 9, 1)),
+            first,
+            layers.ReLU(6.0),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(2),
+        ]
+        model = tf.keras.Sequential(parts)
+        images = np.random.randn(2, 9, 9, 1).astype(np.float32) * 3
+        whole = images.astype(np.uint8)
+    assert explain(model, images, method="full_grad").raw.any()
+    if framework == "torch":
+        model = nn.Sequential(Floats(), *model)
+    with pytest.raises(ArgumentError, match=r"full_grad.*Pass them as floats"):
+        explain(model, whole, method="full_grad")

@@ -1,0 +1,105 @@
+"""Models that read single pixels, heat for them, and cases at random."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import torch
+from torch import nn
+
+from fe_gradcam import METRICS, Heatmap, measure
+from tests.models.toys import SmallTorch, small_keras
+
+FRAMEWORKS = ("torch", "keras")
+RANGES: dict[str, tuple[float, float]] = {
+    "average_drop": (0, 1),
+    "increase": (0, 1),
+    "deletion": (0, 1),
+    "insertion": (0, 1),
+    "road": (-0.5, 0.5),
+    "pointing_game": (0, 1),
+    "energy_inside": (0, 1),
+    "energy_ratio": (0, np.inf),
+    "sanity": (0, 1),
+}
+OF_MODEL = [name for name, metric in METRICS.items() if metric.needs == "model"]
+OF_PLACE = [name for name, metric in METRICS.items() if metric.needs == "place"]
+
+
+class TorchReader(nn.Module):
+    """The probabilities (p, 1 - p) with p = bias + the weighted sum of the pixels, within [0, 1]."""
+
+    def __init__(self, weights: np.ndarray, bias: float = 0.0) -> None:
+        super().__init__()
+        self.look = nn.Conv2d(1, 1, 1, bias=False)
+        nn.init.ones_(self.look.weight)
+        self.weights, self.bias = torch.from_numpy(weights.astype(np.float32)), bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        p = (self.bias + (self.look(x)[:, 0] * self.weights).sum((1, 2))).clamp(0, 1)
+        return torch.stack([p, 1 - p], 1)
+
+
+class KerasReader(tf.keras.Model):
+    """The same in Keras."""
+
+    def __init__(self, weights: np.ndarray, bias: float = 0.0) -> None:
+        super().__init__()
+        self.look = tf.keras.layers.Conv2D(1, 1, use_bias=False, kernel_initializer="ones")
+        self.read, self.bias = tf.constant(weights, tf.float32), bias
+
+    def call(self, x: Any) -> Any:
+        p = tf.clip_by_value(self.bias + tf.reduce_sum(self.look(x)[..., 0] * self.read, [1, 2]), 0, 1)
+        return tf.stack([p, 1 - p], 1)
+
+
+READERS = {"torch": TorchReader, "keras": KerasReader}
+
+
+def laid_out(framework: str, images: np.ndarray) -> Any:
+    """Images (N, C, H, W) in the framework's layout."""
+    return torch.from_numpy(images) if framework == "torch" else np.ascontiguousarray(np.moveaxis(images, 1, -1))
+
+
+def heat_of(values: Any, class_ids: Any = 0) -> Heatmap:
+    """A heatmap of these values, blank where none is positive."""
+    values = np.asarray(values, np.float32)
+    count = len(values)
+    nothing = np.zeros(count, np.float32)
+    ids = np.broadcast_to(np.asarray(class_ids, np.int64), count).copy()
+    blank = values.reshape(count, -1).max(1) <= 0
+    return Heatmap(values, values, ids, nothing, nothing, blank, method="given", layer="", scaling="none")
+
+
+def random_case(framework: str) -> tuple[Any, Any, Heatmap, np.ndarray]:
+    """A random net, three images, their heatmaps and places."""
+    rng = np.random.default_rng(1)
+    model = SmallTorch().eval() if framework == "torch" else small_keras()
+    images = laid_out(framework, rng.normal(size=(3, 3, 9, 12)).astype(np.float32))
+    heat = rng.random((3, 9, 12), np.float32)
+    heat[:, :3] = 0  # ties
+    places = np.zeros(heat.shape, bool)
+    places[:, 2:7, 3:9] = True
+    return model, images, heat_of(heat, [0, 2, 4]), places
+
+
+def every_metric(model: Any, images: Any, heatmap: Heatmap, places: np.ndarray, **given: Any) -> dict[str, np.ndarray]:
+    def again() -> Heatmap:
+        return heatmap
+
+    return measure(model, images, heatmap, tuple(METRICS), places=places, again=again, **given)
+
+
+def weights_of(model: Any) -> list[np.ndarray]:
+    if isinstance(model, nn.Module):
+        return [value.detach().numpy().copy() for value in model.state_dict().values()]
+    return [value.numpy() for value in model.weights]
+
+
+def outputs_of(model: Any, images: Any) -> np.ndarray:
+    if isinstance(model, nn.Module):
+        with torch.no_grad():
+            return np.array(model(images))
+    return np.array(model(images, training=False))
