@@ -28,28 +28,14 @@ class Argument:
         return f"{words[self.name]} {self.value or ''}".rstrip() if self.name in words else str(self)
 
 
-@dataclass(frozen=True)
-class Function:
-    """A function of this package inside a message."""
-
-    name: str
-    call: str = ""
-
-    def __str__(self) -> str:
-        return f"fe_gradcam.{self.name}{self.call}"
-
-    def told(self, words: Mapping[str, str]) -> str:
-        """As who reads it calls it."""
-        return words.get(self.name, str(self))
-
-
-LIST_LAYERS = Function("list_layers", "(model, images)")
+LIST_LAYERS = Argument("fe_gradcam.list_layers(model, images)")
+"""A function that messages name likewise."""
 
 
 class Told:
-    """A message of parts: text, and arguments and functions as data."""
+    """A message of parts: text, and arguments as data."""
 
-    args: tuple[str | Argument | Function, ...]
+    args: tuple[str | Argument, ...]
 
     def __str__(self) -> str:
         return "".join(map(str, self.args))
@@ -60,7 +46,7 @@ class Told:
         return next((part.name for part in self.args if isinstance(part, Argument)), None)
 
     def told(self, words: Mapping[str, str]) -> str:
-        """The message, with arguments and functions as `words` calls them."""
+        """The message, with arguments as `words` calls them."""
         return "".join(part if isinstance(part, str) else part.told(words) for part in self.args)
 
 

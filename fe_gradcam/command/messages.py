@@ -10,13 +10,13 @@ from typing import Any, NoReturn
 
 import click
 
-from fe_gradcam.errors import CamError, CamWarning, UnsupportedModelError, in_one_line
+from fe_gradcam.errors import LIST_LAYERS, CamError, CamWarning, UnsupportedModelError, in_one_line
 
 OPTIONS = {
     "target": "--class",
     "class_names": "--class-names",
     "model": "MODEL",
-    "list_layers": '"fe-gradcam layers"',
+    LIST_LAYERS.name: '"fe-gradcam layers"',
 } | {
     name: f"--{name.replace('_', '-')}"
     for name in (

@@ -1,0 +1,83 @@
+"""Errors of parts: what Python reads, what the command line reads, and what they know of themselves."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import pytest
+
+import fe_gradcam
+from fe_gradcam.errors import (
+    LIST_LAYERS,
+    Argument,
+    ArgumentError,
+    CamError,
+    CamWarning,
+    GradientError,
+    UnknownNameError,
+    UnsupportedModelError,
+    in_one_line,
+    nearest,
+)
+
+WORDS = {"layer": "--layer", "class_names": "--class-names", LIST_LAYERS.name: '"fe-gradcam layers"'}
+PARTS = (
+    Argument("layer", "'con'"), " is no layer; ", LIST_LAYERS, " shows them. Pass ", Argument("layer", ""),
+    " with one, or ", Argument("class_names"), "; seed is ", Argument("seed", "3"), ".",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "builtin"),
+    [
+        (CamError, Exception),
+        (ArgumentError, ValueError),
+        (UnknownNameError, KeyError),
+        (UnsupportedModelError, TypeError),
+        (GradientError, RuntimeError),
+        (CamWarning, UserWarning),
+    ],
+)
+def test_one_wording_for_both(kind: type[CamError], builtin: type[Exception]) -> None:
+    error = kind(*PARTS)
+    assert isinstance(error, builtin)
+    assert str(error) == (
+        "layer='con' is no layer; fe_gradcam.list_layers(model, images) shows them. Pass layer= with one, or "
+        "class_names; seed is seed=3."
+    )
+    assert error.told(WORDS) == (
+        "--layer 'con' is no layer; \"fe-gradcam layers\" shows them. Pass --layer with one, or --class-names; seed is "
+        "seed=3."
+    )
+    assert error.argument == "layer"
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again)) == (kind, str(error))
+
+
+def test_text_alone_is_a_message_too() -> None:
+    error = ArgumentError("images is empty")
+    assert str(error) == error.told(WORDS) == "images is empty"
+    assert error.argument is None
+    assert str(UnknownNameError()) == ""
+
+
+def test_a_warning_of_parts_is_seen_as_one() -> None:
+    with pytest.warns(fe_gradcam.CamWarning, match="layer=3 is flat") as seen:
+        warnings.warn(CamWarning(Argument("layer", "3"), " is flat"), stacklevel=1)
+    assert isinstance(seen[0].message, CamWarning)
+
+
+def test_the_nearest_names() -> None:
+    assert nearest("layer5", ["layer4", "layer3", "fc"]) == "; did you mean 'layer4', 'layer3'?"
+    assert nearest("conv", ["fc"]) == "."
+
+
+def test_an_error_of_others_in_one_line() -> None:
+    try:
+        raise ValueError("first\n  second")
+    except ValueError as error:
+        said = in_one_line(error)
+    assert said.startswith(f"ValueError: first second ({__file__}, line ")
+    assert in_one_line(ValueError()) == "ValueError"
+    assert len(in_one_line(ValueError("x" * 900))) < 530

@@ -1,0 +1,224 @@
+"""Values of parameters, and how an entry of a catalogue is asked for: by name, as a pair, as one word."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fe_gradcam import METHODS, METRICS, ArgumentError, UnknownNameError
+from fe_gradcam.errors import CamError
+from fe_gradcam.parameters import Parameter, Within, fraction, is_pair, several, whole
+
+
+def ids(value: Any) -> str:
+    return value.name if isinstance(value, Parameter) else str(value)[:60]
+
+
+ACCEPTED = [
+    ("is_cam", "samples", 1),
+    ("is_cam", "samples", np.int64(3)),
+    ("is_cam", "samples", np.uint8(200)),
+    ("ss_cam", "noise", 0),
+    ("ss_cam", "noise", 0.5),
+    ("ss_cam", "noise", np.float32(0.5)),
+    ("ss_cam", "noise", np.float64(0)),
+    ("ss_cam", "noise", np.int16(2)),
+    ("occlusion", "fill", None),
+    ("occlusion", "fill", -3.5),
+    ("occlusion", "patch", None),
+    ("occlusion", "patch", 2),
+    ("eigen_cam", "center", True),
+    ("eigen_cam", "center", np.bool_(False)),
+]
+
+
+@pytest.mark.parametrize(("method", "parameter", "value"), ACCEPTED, ids=ids)
+@pytest.mark.parametrize("pair", [tuple, list])
+def test_values_that_are_accepted_reach_the_method(method: str, parameter: str, value: Any, pair: type) -> None:
+    found = METHODS.find(pair((method, {parameter: value})))
+    assert found.rule is METHODS[method].rule
+    assert found.given == {parameter: value}
+    assert METHODS[method].given == {}, "the registry itself stays as it is"
+
+
+REFUSED = [
+    ("is_cam", "samples", 0, "an integer from 1"),
+    ("is_cam", "samples", -1, "an integer from 1"),
+    ("is_cam", "samples", 2.0, "an integer from 1"),
+    ("is_cam", "samples", True, "an integer from 1"),
+    ("is_cam", "samples", np.bool_(True), "an integer from 1"),
+    ("is_cam", "samples", None, "an integer from 1"),
+    ("is_cam", "samples", "3", "an integer from 1"),
+    ("is_cam", "samples", [3], "an integer from 1"),
+    ("is_cam", "samples", np.array([3]), "an integer from 1"),
+    ("is_cam", "samples", 10**400, "an integer from 1"),
+    ("ss_cam", "noise", -0.1, "a number from 0"),
+    ("ss_cam", "noise", float("nan"), "a number from 0"),
+    ("ss_cam", "noise", np.float32("nan"), "a number from 0"),
+    ("ss_cam", "noise", float("inf"), "a number from 0"),
+    ("ss_cam", "noise", True, "a number from 0"),
+    ("ss_cam", "noise", 1j, "a number from 0"),
+    ("occlusion", "fill", float("-inf"), "a number or None"),
+    ("occlusion", "fill", "mean", "a number or None"),
+    ("occlusion", "patch", 0, "an integer from 1 or None"),
+    ("occlusion", "patch", False, "an integer from 1 or None"),
+    ("eigen_cam", "center", 1, "True or False"),
+    ("eigen_cam", "center", "true", "True or False"),
+    ("eigen_cam", "center", None, "True or False"),
+]
+
+
+@pytest.mark.parametrize(("method", "parameter", "value", "accepted"), REFUSED, ids=ids)
+def test_values_that_are_refused_are_told_with_what_is_accepted(
+    method: str, parameter: str, value: Any, accepted: str
+) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        METHODS.find((method, {parameter: value}))
+    assert str(caught.value) == f"method={method!r}: {parameter}={value!r} is not accepted. Accepted: {accepted}."
+
+
+def test_bounds_are_both_included() -> None:
+    share = Parameter("share", 0.5, float, Within(0, 1))
+    assert share.accepted == "a number from 0 to 1"
+    assert [share.accepts(value) for value in (-1e-9, 0, 0.5, 1, 1 + 1e-9)] == [False, True, True, True, False]
+
+
+def test_numpy_integers_cannot_overflow_in_a_method() -> None:
+    (found,) = METHODS.find(("is_cam", {"samples": np.int8(100)})).given.values()
+    assert type(found) is int
+    assert found * 1000 == 100_000
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("scorecam", r"method='scorecam' is not known; did you mean 'score_cam'.* Accepted: grad_cam, hires_cam, "),
+        ("", r"method='' is not known\. Accepted: grad_cam"),
+        (("iscam", {"samples": 2}), r"method='iscam' is not known; did you mean 'is_cam'"),
+        (("ss_cam", {"sample": 2}), r"method='ss_cam' has no parameter 'sample'; did you mean 'samples'\?"
+                                    r" Accepted: samples, noise\."),
+        (("ss_cam", {"q": 2}), r"method='ss_cam' has no parameter 'q'\. Accepted: samples, noise\."),
+        (("ss_cam", {1: 2}), r"method='ss_cam' has no parameter 1\."),
+        (("grad_cam", {"samples": 2}), r"Accepted: none, this method has no parameters\."),
+    ],
+)  # fmt: skip
+def test_unknown_names_are_told_with_the_nearest(method: Any, message: str) -> None:
+    with pytest.raises(UnknownNameError, match=message):
+        METHODS.find(method)
+
+
+@pytest.mark.parametrize("method", [None, 3, ("is_cam",), ("is_cam", 3), ("is_cam", {}, {}), (3, {}), {"is_cam": {}}])
+def test_what_is_neither_a_name_nor_a_pair_is_refused(method: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"is not accepted. Accepted: a name, or a pair \('ss_cam', {'samples': 8"):
+        METHODS.find(method)
+
+
+def test_two_names_are_no_pair() -> None:
+    assert is_pair(("is_cam", {}))
+    assert is_pair(["is_cam", {"samples": 2}])
+    assert not is_pair(["is_cam", "score_cam"])
+    assert not is_pair("ab")
+
+
+def test_labels() -> None:
+    assert METHODS.find("ss_cam").label == "ss_cam"
+    assert METHODS.find(("ss_cam", {})).label == "ss_cam"
+    assert METHODS.find(("ss_cam", {"noise": 0.5, "samples": np.int64(2)})).label == "ss_cam(noise=0.5, samples=2)"
+    assert METHODS.find(("occlusion", {"fill": None})).label == "occlusion(fill=None)"
+    assert METHODS.find(METHODS.find(("is_cam", {"samples": 2}))).label == "is_cam(samples=2)"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("score_cam", "score_cam"),
+        ("no_such", "no_such"),
+        ("is_cam:samples=2", ("is_cam", {"samples": 2})),
+        ("ss_cam:samples=2,noise=0.5", ("ss_cam", {"samples": 2, "noise": 0.5})),
+        ("ss_cam: samples = 2 , noise = 1e-1", ("ss_cam", {"samples": 2, "noise": 0.1})),
+        ("occlusion:fill=None", ("occlusion", {"fill": None})),
+        ("occlusion:fill=null,patch=3", ("occlusion", {"fill": None, "patch": 3})),
+        ("occlusion:fill=-2.5", ("occlusion", {"fill": -2.5})),
+        ("eigen_cam:center=True", ("eigen_cam", {"center": True})),
+        ("eigen_cam:center=false,component=2", ("eigen_cam", {"center": False, "component": 2})),
+    ],
+)
+def test_one_word(text: str, expected: Any) -> None:
+    found = METHODS.parse(text)
+    assert found == expected
+    if isinstance(expected, tuple):
+        assert [type(value) for value in found[1].values()] == [type(value) for value in expected[1].values()]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["score_cam:", "is_cam:samples", "is_cam:samples=", "is_cam:samples=2,", "is_cam:,samples=2", "is_cam:samples=two",
+     "is_cam:samples=2,samples=3", "occlusion:fill=[1,2]", "is_cam:samples=2;", "is_cam:samples='2'"],
+)  # fmt: skip
+def test_words_of_another_form_are_refused(text: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        METHODS.parse(text)
+    assert str(caught.value).startswith(f"method={text!r} is not accepted. Accepted: a name, or a name with parameters")
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("is_cam:sample=2", UnknownNameError, "has no parameter 'sample'; did you mean 'samples'"),
+        ("is_cam:=2", UnknownNameError, "has no parameter ''"),
+        ("is_cam:samples=2.5", ArgumentError, "samples=2.5 is not accepted. Accepted: an integer from 1"),
+        ('is_cam:samples="2"', ArgumentError, "samples='2' is not accepted"),
+        ("is_cam:samples=[2]", ArgumentError, r"samples=\[2\] is not accepted"),
+        ("ss_cam:noise=NaN", ArgumentError, "noise=nan is not accepted"),
+        ("ss_cam:noise=Infinity", ArgumentError, "noise=inf is not accepted"),
+        (":samples=2", UnknownNameError, "method='' is not known"),
+    ],
+)
+def test_words_of_the_form_with_wrong_content(text: str, error: type[CamError], message: str) -> None:
+    with pytest.raises(error, match=message):
+        METHODS.find(METHODS.parse(text))
+
+
+# --- numbers, and what else errors say ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [1, 7, np.int64(3), np.uint8(200)])
+def test_integers(value: Any) -> None:
+    found = whole("count", value, 1)
+    assert found == value
+    assert type(found) is int
+
+
+@pytest.mark.parametrize("value", [0, True, 1.0, "2", None, np.bool_(True), [1], 10**400])
+def test_what_is_no_integer_from_one(value: Any) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        whole("count", value, 1, none=", or None for all")
+    assert str(caught.value) == f"count={value!r} is not accepted. Accepted: an integer from 1, or None for all."
+    assert caught.value.argument == "count"
+
+
+def test_numbers_from_zero_to_one() -> None:
+    assert [fraction("alpha", value) for value in (0, 1, 0.25, np.float32(0.5))] == [0, 1, 0.25, 0.5]
+    for value in (-0.1, 1.1, True, "0.5", None, float("nan")):
+        with pytest.raises(ArgumentError, match=r"alpha=.* is not accepted. Accepted: a number from 0 to 1\."):
+            fraction("alpha", value)
+
+
+def test_names_that_who_asks_knows_besides_are_accepted_names_too() -> None:
+    with pytest.raises(UnknownNameError, match=r"metric='drif' is not known; did you mean 'drift'.*, sanity, drift\."):
+        METRICS.find("drif", also=["drift"])
+
+
+def test_one_of_them_alone_is_a_list_of_one() -> None:
+    pair, entry = ("ss_cam", {"samples": 2}), METHODS["fem"]
+    assert [several(one) for one in ("fem", pair, entry)] == [["fem"], [pair], [entry]]
+    assert several(["fem", pair]) == ["fem", pair]
+    assert several(3) == 3, "who asks says what is accepted"
+
+
+def test_further_parameters_leave_the_others() -> None:
+    found = METHODS.find(("eigen_cam", {"center": True})).with_parameters(component=2)
+    assert found.given == {"center": True, "component": 2}
+    assert METHODS["eigen_cam"].given == {}
