@@ -1,8 +1,9 @@
-"""Files: pictures as PNG and arrays as .npz, each there as a whole or not at all."""
+"""Files: their names, and what is written to them, there as a whole or not at all."""
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
 import zipfile
@@ -16,6 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 from fe_gradcam.errors import ArgumentError
 
 FilePath: TypeAlias = "str | os.PathLike[str]"
+
+
+def file_name(text: str) -> str:
+    """The text with whatever does not belong into a file's name replaced."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", text)
 
 
 def write_bytes(path: FilePath, data: bytes) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fe_gradcam.drawing.grid import Grid, Panel, Row
+from fe_gradcam.drawing.grid import Grid, Panel, Row, Text
 from fe_gradcam.drawing.pixels import overlay
+from fe_gradcam.drawing.sheet import Look
 from fe_gradcam.verdicts.atlas import Atlas, Box
 
 MOST_CLASSES = 60
@@ -19,8 +20,7 @@ def atlas_grid(
     names: Mapping[int, str],
     title: str,
     method: str,
-    colormap: str,
-    alpha: float,
+    look: Look,
     warned: Mapping[int, Box],
 ) -> Grid:
     """The picture of an atlas: a row for each class, its mean picture and its mean heat.
@@ -30,9 +30,8 @@ def atlas_grid(
         names: Names of classes by id.
         title: What stands above it.
         method: The method's name.
-        colormap: A colormap of matplotlib.
-        alpha: Weight of the heat.
-        warned: The place, by class, that a warning is given of.
+        look: How heat is drawn.
+        warned: What a warning is given of, by class.
     """
     most = sorted(atlas.classes, key=lambda class_id: -atlas.classes[class_id].images)[:MOST_CLASSES]
     rows = []
@@ -41,18 +40,18 @@ def atlas_grid(
         fixed = "-" if np.isnan(one.fixed_place) else f"{one.fixed_place:.2f}"
         outline = warned[class_id].mask(atlas.size) if class_id in warned else None
         texts = [
-            ("class", names.get(class_id, str(class_id))),
-            ("note", f"{one.images} image{'s' * (one.images > 1)}"),
-            ("note", f"fixed place: {fixed}"),
+            Text("class", names.get(class_id, str(class_id))),
+            Text("note", f"{one.images} image{'s' * (one.images > 1)}"),
+            Text("note", f"fixed place: {fixed}"),
         ]
         if outline is not None:
-            texts.append(("warning", "warning: see log"))
+            texts.append(Text("warning", "warning: see log"))
         hottest = one.heat.max()
         heat = one.heat / hottest if hottest > 0 else one.heat
         panels = (
             Panel(one.picture, outline=outline),
             Panel(
-                overlay(one.picture, heat, colormap=colormap, alpha=alpha),
+                overlay(one.picture, heat, colormap=look.colormap, alpha=look.alpha),
                 note="" if one.warm else "no evidence",
                 outline=outline,
             ),
@@ -64,4 +63,4 @@ def atlas_grid(
         "mean heat of the images inferred as the class, 1 where the class has most; fixed place: 1 where the heat is "
         "at one place in all images, 0 where it moves over the frame"
     )
-    return Grid(tuple(rows), ("mean image", f"mean heat, {method}"), colormap, label, (0.0, 1.0), title)
+    return Grid(tuple(rows), ("mean image", f"mean heat, {method}"), look.colormap, label, (0.0, 1.0), title)

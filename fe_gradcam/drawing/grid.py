@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -28,6 +30,20 @@ HEAD_LINES = 5
 """Lines of a column's title: a method with its parameters, and a target."""
 
 
+class Text(NamedTuple):
+    """A text of a row.
+
+    Attributes:
+        role: "id", "label", "prediction", "class", "note" or "warning".
+        words: What is cut where it is too long.
+        number: What stands behind it, and is never cut.
+    """
+
+    role: str
+    words: str
+    number: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Panel:
     """One picture of a row.
@@ -35,16 +51,16 @@ class Panel:
     Attributes:
         rgb: (H, W, 3) uint8.
         note: Written on a dark band over the picture, such as "no evidence".
-        outline: (H, W) bool: the border of these places is drawn; any size, stretched over the picture.
+        outline: (H, W) bool: the border of what is True is drawn; any size, stretched over the picture.
         framed: Whether a frame is drawn within the picture's edges.
-        caption: Written below the picture; of a name and a number the name is cut where they are too long.
+        caption: Written below the picture.
     """
 
     rgb: Rgb
     note: str = ""
     outline: NDArray[np.bool_] | None = None
     framed: bool = False
-    caption: str = ""
+    caption: Text | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,14 +68,23 @@ class Row:
     """What is shown of one image.
 
     Attributes:
-        texts: Pairs of a role ("id", "label", "prediction", "class", "note" or "warning") and its text.
+        texts: What stands beside the pictures.
         wrong: Whether the prediction is: then the row is framed and its prediction crossed.
         panels: The pictures, one for each title of the grid.
+        below: A second line of pictures, each under the one that it belongs to or None; empty where there is none.
+        aside: What stands in the second line in the place of the image.
     """
 
-    texts: tuple[tuple[str, str], ...]
+    texts: tuple[Text, ...]
     wrong: bool
     panels: tuple[Panel, ...]
+    below: tuple[Panel | None, ...] = ()
+    aside: tuple[Text, ...] = ()
+
+    @property
+    def every_panel(self) -> list[Panel]:
+        """The pictures of both lines."""
+        return [*self.panels, *(panel for panel in self.below if panel is not None)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,41 +126,39 @@ def draw_grid(grid: Grid, *, cell: int | None = None) -> Rgb:
     side = cell or _cell_side(grid)
     text_width = _text_width(grid)
     cell_width, cell_height = _cell(grid, side)
-    columns = len(grid.titles)
     left = MARGIN + (text_width + 2 * GAP if text_width else 0)
-    width = max(left + columns * (cell_width + GAP) - GAP, MARGIN + BAR_WIDTH) + MARGIN
+    lefts = [left + column * (cell_width + GAP) for column in range(len(grid.titles))]
+    width = max(lefts[-1] + cell_width, MARGIN + BAR_WIDTH) + MARGIN
     heads = [wrapped(title, cell_width, HEAD_SIZE, "bold", most=HEAD_LINES) for title in grid.titles]
     top = MARGIN + (TITLE_SIZE + 14 if grid.title else 0)
-    rows_top = top + max(map(len, heads)) * LINE + 4
-    caption = LINE if any(panel.caption for row in grid.rows for panel in row.panels) else 0
-    row_height = max(cell_height + caption, max(len(_lines(row, text_width)) for row in grid.rows) * LINE + 2 * FRAME)
-    bar_top = rows_top + len(grid.rows) * (row_height + GAP) + 4
+    line_height = cell_height + (LINE if any(one.caption for row in grid.rows for one in row.every_panel) else 0)
+    least = max(len(_lines(row, text_width)) for row in grid.rows) * LINE + 2 * FRAME
+    heights = [max(line_height * (1 + bool(row.below)) + GAP * bool(row.below), least) for row in grid.rows]
+    tops = [top + max(map(len, heads)) * LINE + 4]
+    for row_height in heights:
+        tops.append(tops[-1] + row_height + GAP)
+    bar_top = tops.pop() + 4
     label_left, label_lines = _label_place(grid, width)
     bar_room = BAR_HEIGHT + 18 if label_left > MARGIN else BAR_HEIGHT + 22 + LINE * len(label_lines)
     height = bar_top + max(bar_room, LINE * len(label_lines)) + MARGIN
 
     canvas: Rgb = np.full((height, width, 3), 255, np.uint8)
-    if grid.title:
-        write(
-            canvas,
-            (MARGIN, MARGIN - 2),
-            fitted(grid.title, width - 2 * MARGIN, TITLE_SIZE, "bold"),
-            TITLE_SIZE,
-            INK,
-            "bold",
-        )
-    for column, lines in enumerate(heads):
+    title = fitted(grid.title, width - 2 * MARGIN, TITLE_SIZE, "bold")
+    write(canvas, (MARGIN, MARGIN - 2), title, TITLE_SIZE, INK, "bold")
+    for x, lines in zip(lefts, heads, strict=True):
         for number, line in enumerate(lines):
-            write(canvas, (left + column * (cell_width + GAP), top + number * LINE), line, HEAD_SIZE, INK, "bold")
-    for number, row in enumerate(grid.rows):
-        y = rows_top + number * (row_height + GAP)
-        _draw_texts(canvas, row, y, text_width)
-        for column, panel in enumerate(row.panels):
-            x = left + column * (cell_width + GAP)
-            _draw_panel(canvas, panel, (x, y), (cell_width, cell_height), side)
-            _draw_caption(canvas, panel.caption, (x, y + cell_height), cell_width)
+            write(canvas, (x, top + number * LINE), line, HEAD_SIZE, INK, "bold")
+    for row, y in zip(grid.rows, tops, strict=True):
+        _write_lines(canvas, _lines(row, text_width), (MARGIN, y))
+        _write_lines(canvas, _cut(row.aside, cell_width - 2 * GAP), (left + GAP, y + line_height + 2 * GAP))
+        for panels, at in ((row.panels, y), (row.below, y + line_height + GAP)):
+            for x, panel in zip(lefts, panels, strict=False):
+                if panel is not None:
+                    _draw_panel(canvas, panel, (x, at), (cell_width, cell_height), side)
+                    _draw_caption(canvas, panel.caption, (x, at + cell_height), cell_width)
         if row.wrong:
-            _draw_frame(canvas, left, y, left + columns * (cell_width + GAP) - GAP, y + cell_height)
+            bottom = y + cell_height + (line_height + GAP if row.below else 0)
+            _draw_frame(canvas, left, y, lefts[-1] + cell_width, bottom)
     _draw_bar(canvas, grid, bar_top, label_left, label_lines)
     return canvas
 
@@ -167,49 +190,59 @@ def _check(grid: Grid, cell: int | None) -> None:
                 f"grid.rows[{number}] has {len(row.panels)} panels for {len(grid.titles)} titles; one for each is "
                 "needed."
             )
-        for panel in row.panels:
+        for panel in row.every_panel:
             require_rgb("panel.rgb", panel.rgb)
     if cell is not None and cell < 16:
         raise ArgumentError(f"cell={cell!r} is too small; accepted are None and whole pixels from 16.")
 
 
 def _cell_side(grid: Grid) -> int:
-    largest = max(max(panel.rgb.shape[:2]) for row in grid.rows for panel in row.panels)
+    largest = max(max(panel.rgb.shape[:2]) for row in grid.rows for panel in row.every_panel)
     return min(largest, 256) if largest >= 160 else largest * max(1, round(176 / largest))
 
 
 def _text_width(grid: Grid) -> int:
-    widest = 0
-    for row in grid.rows:
-        for role, text in row.texts:
-            widest = max(widest, text_mask(_line(role, text, row.wrong), TEXT_SIZE, "bold").shape[1])
+    widths = [_width(_line(text, row.wrong), "bold") for row in grid.rows for text in row.texts]
+    widest = max(widths, default=0)
     return 0 if widest == 0 else int(np.clip(widest, NARROWEST_TEXT, WIDEST_TEXT))
 
 
-def _line(role: str, text: str, wrong: bool) -> str:
-    caption = f"{CAPTIONS[role]}: " if role in CAPTIONS else ""
-    return f"{'✗ ' if wrong and role == 'prediction' else ''}{caption}{text}"
+def _width(line: str, weight: Weight = "regular", size: int = TEXT_SIZE) -> int:
+    return int(text_mask(line, size, weight).shape[1])
 
 
-def _draw_texts(canvas: Rgb, row: Row, top: int, width: int) -> None:
-    for number, (line, weight, colour) in enumerate(_lines(row, width)):
-        write(canvas, (MARGIN, top + number * LINE), line, TEXT_SIZE, colour, weight)
+def _line(text: Text, wrong: bool) -> str:
+    caption = f"{CAPTIONS[text.role]}: " if text.role in CAPTIONS else ""
+    crossed = "✗ " if wrong and text.role == "prediction" else ""
+    return f"{crossed}{caption}{text.words} {text.number}".rstrip()
 
 
-def _lines(row: Row, width: int) -> list[tuple[str, Weight, tuple[int, int, int]]]:
-    """The lines of a row's text cell with their look; long names take two, and a confidence is never cut off."""
-    lines: list[tuple[str, Weight, tuple[int, int, int]]] = []
-    for role, text in row.texts:
-        wrong = row.wrong and role == "prediction"
-        weight: Weight = "bold" if wrong or role in ("label", "class") else "regular"
-        colour = RED if wrong or role == "warning" else GREY if role in ("id", "note") else INK
-        line = _line(role, text, row.wrong)
-        pieces = [line]
-        if text_mask(line, TEXT_SIZE, weight).shape[1] > width:
-            name, _, confidence = line.rpartition(" ") if role == "prediction" else (line, "", "")
-            pieces = [_middle_cut(name, width)] if role == "id" else wrapped(name, width, TEXT_SIZE, weight)
-            if confidence:
-                pieces.append(confidence)
+Line = tuple[str, Weight, tuple[int, int, int]]
+"""A text, and how it looks."""
+
+
+def _write_lines(canvas: Rgb, lines: Sequence[Line], corner: tuple[int, int]) -> None:
+    for number, (line, weight, colour) in enumerate(lines):
+        write(canvas, (corner[0], corner[1] + number * LINE), line, TEXT_SIZE, colour, weight)
+
+
+def _lines(row: Row, width: int) -> list[Line]:
+    """The lines beside a row's pictures."""
+    return _cut(row.texts, width, wrong=row.wrong)
+
+
+def _cut(texts: Sequence[Text], width: int, *, wrong: bool = False) -> list[Line]:
+    """Texts as lines; long names take two, and a number is never cut off."""
+    lines: list[Line] = []
+    for text in texts:
+        crossed = wrong and text.role == "prediction"
+        weight: Weight = "bold" if crossed or text.role in ("label", "class") else "regular"
+        colour = RED if crossed or text.role == "warning" else GREY if text.role in ("id", "note") else INK
+        pieces = [_line(text, wrong)]
+        if _width(pieces[0], weight) > width:
+            name = _line(text._replace(number=""), wrong)
+            pieces = [_middle_cut(name, width)] if text.role == "id" else wrapped(name, width, TEXT_SIZE, weight)
+            pieces += [text.number] * bool(text.number)
         lines += [(piece, weight, colour) for piece in pieces]
     return lines
 
@@ -229,7 +262,7 @@ def _without_middle(name: str, kept: int) -> str:
 
 def _cell(grid: Grid, side: int) -> tuple[int, int]:
     """Width and height that hold every panel once its longer side is `side`."""
-    shown = [_shown(panel, side) for row in grid.rows for panel in row.panels]
+    shown = [_shown(panel, side) for row in grid.rows for panel in row.every_panel]
     return max(width for width, _ in shown), max(height for _, height in shown)
 
 
@@ -259,19 +292,17 @@ def _draw_panel(canvas: Rgb, panel: Panel, corner: tuple[int, int], cell: tuple[
         place[FRAME:-FRAME, FRAME:-FRAME] = inside
 
 
-def _draw_caption(canvas: Rgb, caption: str, corner: tuple[int, int], width: int) -> None:
-    name, space, number = caption.rpartition(" ")
-    if text_mask(caption, SMALL_SIZE).shape[1] > width:
-        name = fitted(name, max(width - text_mask(space + number, SMALL_SIZE).shape[1] - 2, 16), SMALL_SIZE)
-    line = f"{name}{space}{number}"
-    if line:
-        write(
-            canvas,
-            (corner[0] + max(0, width - text_mask(line, SMALL_SIZE).shape[1]) // 2, corner[1]),
-            line,
-            SMALL_SIZE,
-            INK,
-        )
+def _draw_caption(canvas: Rgb, caption: Text | None, corner: tuple[int, int], width: int) -> None:
+    if caption is None:
+        return
+    number = f" {caption.number}" if caption.number else ""
+    room = width - _width(number, size=SMALL_SIZE)
+    words = caption.words
+    if _width(words, size=SMALL_SIZE) > room:
+        words = fitted(words, max(room - 2, 16), SMALL_SIZE)
+    line = f"{words}{number}"
+    left = corner[0] + max(0, width - _width(line, size=SMALL_SIZE)) // 2
+    write(canvas, (left, corner[1]), line, SMALL_SIZE, INK)
 
 
 def _draw_outline(place: NDArray[np.uint8], outline: NDArray[np.bool_]) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fe_gradcam.drawing.grid import draw_grid
+from fe_gradcam.drawing.grid import Grid, draw_grid
 from fe_gradcam.drawing.pixels import require_rgb, to_rgb
 from fe_gradcam.drawing.sheet import Look, compose_grid
 from fe_gradcam.errors import ArgumentError
@@ -20,22 +20,33 @@ from fe_gradcam.spec.images import host_rows
 from fe_gradcam.types import ClassNames, Heatmap
 
 
-@dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture; a notebook shows it.
+    """A picture, drawn when it is first looked at; a notebook shows it.
 
-    Attributes:
-        rgb: (H, W, 3) uint8.
+    Args:
+        grid: What is drawn.
+        cell: See `fe_gradcam.drawing.grid.draw_grid`.
     """
 
-    rgb: NDArray[np.uint8]
+    def __init__(self, grid: Grid, cell: int | None = None) -> None:
+        self.grid, self.cell = grid, cell
+
+    @cached_property
+    def rgb(self) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8."""
+        return draw_grid(self.grid, cell=self.cell)
+
+    @cached_property
+    def png(self) -> bytes:
+        """The picture as a PNG file."""
+        return encode_png(self.rgb)
 
     def save(self, path: FilePath) -> None:
         """Writes it to a file that ends in ``.png``, whole or not at all; folders that are missing are made."""
-        write_png(path, self.rgb)
+        write_bytes(checked_path(path, ".png"), self.png)
 
     def _repr_png_(self) -> bytes:
-        return encode_png(self.rgb)
+        return self.png
 
     def __repr__(self) -> str:
         return f"Picture({self.rgb.shape[1]} x {self.rgb.shape[0]} pixels)"
@@ -105,7 +116,7 @@ def draw(
             f"labels has shape {np.shape(labels)}; ({len(array)},), a class id for each image, is needed."
         )
     grid = compose_grid([part], dict(names), Look(colormap, alpha), title)  # type: ignore[arg-type]
-    return Picture(draw_grid(grid, cell=cell))
+    return Picture(grid, cell)
 
 
 def _check(heatmaps: Sequence[Any], images: NDArray[Any]) -> None:

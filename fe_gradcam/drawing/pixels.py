@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fe_gradcam.errors import ArgumentError, UnknownNameError, nearest
+from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
+from fe_gradcam.parameters import fraction
 
 Rgb: TypeAlias = NDArray[np.uint8]
 """A picture, (H, W, 3), red first, 0 to 255."""
@@ -80,8 +81,8 @@ def colormap_lut(name: str) -> Rgb:
 
     if name not in colormaps:
         raise UnknownNameError(
-            f"colormap={name!r} is no colormap of matplotlib{nearest(name, colormaps, 4)} "
-            "Accepted: any of list(matplotlib.colormaps)."
+            Argument("colormap", repr(name)),
+            f" is no colormap of matplotlib{nearest(name, colormaps, 4)} Accepted: any of list(matplotlib.colormaps).",
         )
     lut: Rgb = np.array(colormaps[name](np.linspace(0.0, 1.0, 256), bytes=True)[:, :3], dtype=np.uint8)
     lut.setflags(write=False)
@@ -247,12 +248,7 @@ def overlay(
             f"heat has shape {heat.shape} and dtype {heat.dtype}; accepted are real numbers of shape "
             f"{picture.shape[:2]}, the size of the image: upsample the map first"
         )
-    try:
-        alpha = float(alpha)
-    except (TypeError, ValueError):
-        raise ArgumentError(f"alpha={alpha!r} is no number; pass one between 0 and 1") from None
-    if not 0.0 <= alpha <= 1.0:
-        raise ArgumentError(f"alpha={alpha!r} is out of range; pass a number between 0 (picture) and 1 (heatmap)")
+    alpha = fraction("alpha", alpha)
     values = np.nan_to_num(heat.astype(np.float64), nan=0.0)
     if signed:
         colormap_lut(colormap)

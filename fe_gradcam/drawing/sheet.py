@@ -1,32 +1,26 @@
-"""From the heatmaps of an epoch to what the trace hands out: the grid, the results, the arrays."""
+"""The sheet of an epoch, or of `draw`: explained images as the rows of a grid."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from fe_gradcam.drawing.grid import Grid, Panel, Row
-from fe_gradcam.drawing.pixels import overlay, signed_colormap
+from fe_gradcam.drawing.grid import Grid, Panel, Row, Text
+from fe_gradcam.drawing.pixels import colormap_lut, overlay, signed_colormap
 from fe_gradcam.explaining.explained import Column, Explained
 from fe_gradcam.explaining.results import as_text
-from fe_gradcam.scaling import upsample
+from fe_gradcam.parameters import fraction
 from fe_gradcam.types import OF_TARGET, Heatmap
 
 LEFT_TO_RIGHT = "\u200e"
 """Keeps a number behind a name that is written from right to left."""
 
-
 TARGET_TITLES = {"pred": "inferred class", "label": "true class"}
-
-
-WHERE_WRONG = "true class, where another was inferred"
-
 
 MOST_ROWS = 200
 """Rows drawn in one grid; beyond that a picture is of no use to a reader, and of harm to the memory."""
@@ -34,53 +28,23 @@ MOST_ROWS = 200
 
 @dataclass(frozen=True)
 class Look:
-    """How the grid is drawn.
+    """How heat is drawn.
 
     Attributes:
         colormap: A colormap of matplotlib.
         alpha: Weight of the heat over the picture, 0 to 1.
-        shared_scale: Whether all heatmaps of the grid have one scale.
+
+    Raises:
+        ArgumentError: The weight is none.
+        UnknownNameError: There is no such colormap.
     """
 
     colormap: str = "turbo"
     alpha: float = 0.5
-    shared_scale: bool = False
 
-
-def with_shared_scale(parts: Sequence[Explained]) -> list[Explained]:
-    """The same heatmaps scaled by the largest of their method, so that magnitudes compare."""
-    columns = [column for part in parts for column in part.columns]
-    if columns[0].heatmap.scaling == "none":
-        return list(parts)
-    largest = _largest_by_method(columns, _divisor)
-    return [
-        replace(part, columns=[replace(c, heatmap=_divided(c.heatmap, largest[c.method])) for c in part.columns])
-        for part in parts
-    ]
-
-
-def _largest_by_method(columns: Sequence[Column], measure: Callable[[Heatmap], float]) -> dict[str, float]:
-    """Of each method the largest measure of its heatmaps, 1 where that is 0; two methods have no unit in common."""
-    found: dict[str, float] = {}
-    for column in columns:
-        found[column.method] = max(found.get(column.method, 0.0), measure(column.heatmap))
-    return {method: largest or 1.0 for method, largest in found.items()}
-
-
-def _upsampled_evidence(heatmap: Heatmap) -> NDArray[np.float32]:
-    """The positive part of the signed maps at the size of the images, not scaled."""
-    positive = torch.from_numpy(heatmap.raw).clamp(min=0)
-    return upsample(positive, (heatmap.values.shape[1], heatmap.values.shape[2])).numpy()
-
-
-def _divisor(heatmap: Heatmap) -> float:
-    if heatmap.scaling == "scale_before_relu":
-        return float(np.abs(heatmap.raw).max())
-    return float(_upsampled_evidence(heatmap).max())
-
-
-def _divided(heatmap: Heatmap, divisor: float) -> Heatmap:
-    return replace(heatmap, values=_upsampled_evidence(heatmap) / np.float32(divisor))
+    def __post_init__(self) -> None:
+        colormap_lut(self.colormap)
+        fraction("alpha", self.alpha)
 
 
 def compose_grid(
@@ -93,47 +57,38 @@ def compose_grid(
         names: Names of classes by id.
         look: How it is drawn.
         title: What stands above it.
-        numbered: Whether images without ids are called by their places in the order of the epoch.
+        numbered: Whether images without ids are called by their positions in the epoch.
     """
-    parts = _drawn(parts)
-    columns = parts[0].columns
-    signed = columns[0].heatmap.scaling == "none"
-    limits: dict[str, float] = {}
-    if signed and look.shared_scale:
-        every = [column for part in parts for column in part.columns]
-        limits = _largest_by_method(every, lambda heatmap: float(np.abs(heatmap.values).max()))
+    columns = parts[0].in_line
     total = sum(len(part) for part in parts)
-    several = len(parts) > 1
-    places = islice(((part, at) for part in parts for at in range(len(part))), MOST_ROWS)
-    rows = [_row(part, at, names, look, limits, name_dataset=several, numbered=numbered) for part, at in places]
+    every = islice(((part, at) for part in parts for at in range(len(part))), MOST_ROWS)
+    rows = [_row(part, at, names, look, name_dataset=len(parts) > 1, numbered=numbered) for part, at in every]
     title = ", ".join(filter(None, (title, _where(parts[0]))))
-    limit = next(iter(limits.values())) if len(limits) == 1 else 1.0
     if total > MOST_ROWS:
         title = f"{title}: the first {MOST_ROWS} of {total} images"
+    titles = ("image", *(_title(column, columns) for column in columns))
+    return replace(bare_grid(parts[0], look), rows=tuple(rows), titles=titles, title=title)
+
+
+def bare_grid(part: Explained, look: Look) -> Grid:
+    """A grid without rows that says what the heat of these images means."""
+    columns = part.in_line
+    signed = columns[0].heatmap.scaling == "none"
+    units = {column.method: column.unit for column in columns}
+    limit = next(iter(units.values())) if len(units) == 1 else None
     return Grid(
-        rows=tuple(rows),
-        titles=("image", *(_title(column, columns) for column in columns)),
+        rows=(),
+        titles=(),
         colormap=signed_colormap(look.colormap) if signed else look.colormap,
-        scale_label=_scale_label(columns, look.shared_scale),
-        scale_range=(-limit, limit) if signed else (0.0, 1.0),
-        title=title,
+        scale_label=_scale_label(columns),
+        scale_range=(-(limit or 1.0), limit or 1.0) if signed else (0.0, 1.0),
     )
-
-
-def _drawn(parts: Sequence[Explained]) -> list[Explained]:
-    """The datasets without the columns in which nothing is drawn."""
-    drawn = [at for at in range(len(parts[0].columns)) if any(_is_drawn(part.columns[at]) for part in parts)]
-    return [replace(part, columns=[part.columns[at] for at in drawn]) for part in parts]
-
-
-def _is_drawn(column: Column) -> bool:
-    return column.shown is None or bool(column.shown.any())
 
 
 def _title(column: Column, columns: Sequence[Column]) -> str:
     methods = {other.method for other in columns}
     targets = {other.target for other in columns}
-    target = TARGET_TITLES.get(column.target, column.target) if column.shown is None else WHERE_WRONG
+    target = TARGET_TITLES.get(column.target, column.target)
     if len(targets) == 1 and column.target == "pred":
         return column.method
     return target if len(methods) == 1 and len(targets) > 1 else f"{column.method}: {target}"
@@ -145,9 +100,10 @@ def _where(part: Explained) -> str:
     return f"{said}, smoothed ({heatmap.smooth})" if heatmap.smooth else said
 
 
-def _scale_label(columns: Sequence[Column], shared: bool) -> str:
+def _scale_label(columns: Sequence[Column]) -> str:
     methods = {column.method: column.heatmap for column in columns}
-    reach = f"one scale for {'each method' if len(methods) > 1 else 'the grid'}" if shared else "each map by itself"
+    shared = f"one scale for {'each method' if len(methods) > 1 else 'the grid'}"
+    reach = "each map by itself" if columns[0].unit is None else shared
     meant: dict[str, list[str]] = {}
     for method, heatmap in methods.items():
         meant.setdefault(_shows(heatmap), []).append(method)
@@ -164,57 +120,85 @@ def _shows(heatmap: Heatmap) -> str:
     return "evidence against (negative) and for (positive)" if signed else heatmap.shows
 
 
-def _row(
-    part: Explained,
-    at: int,
-    names: Mapping[int, str],
-    look: Look,
-    limits: Mapping[str, float],
-    *,
-    name_dataset: bool,
-    numbered: bool,
-) -> Row:
-    texts: list[tuple[str, str]] = []
+def _row(part: Explained, at: int, names: Mapping[int, str], look: Look, *, name_dataset: bool, numbered: bool) -> Row:
+    """An image with its heatmaps; a wrong one has those of its true class below those of the inferred one."""
+    picture, outline = part.pictures[at], None if part.masks is None else part.masks[at]
+
+    def panel(column: Column) -> Panel:
+        if column.target == "label" and column.heatmap.class_ids[at] < 0:
+            return Panel(picture, note="not labelled", outline=outline)
+        heatmap = column.heatmap
+        return replace(
+            heat_panel(picture, heatmap.values[at], bool(heatmap.blank[at]), look, heatmap.scaling, column.unit),
+            outline=outline,
+        )
+
+    below: tuple[Panel | None, ...] = ()
+    aside: tuple[Text, ...] = ()
+    of_true = [column for column in part.columns if column.shown is not None and column.shown[at]]
+    if of_true:
+        by_method = {column.method: panel(column) for column in of_true}
+        below = (None, *(by_method.get(one.method) if one.target == "pred" else None for one in part.in_line))
+        true = _class_text("class", part, at, int(of_true[0].heatmap.class_ids[at]), names)
+        aside = (Text("note", "the true class:"), true)
+    return Row(
+        texts=tuple(texts_of(part, at, names, name_dataset=name_dataset, numbered=numbered)),
+        wrong=bool(part.wrong[at]),
+        panels=(Panel(picture, outline=outline), *map(panel, part.in_line)),
+        below=below,
+        aside=aside,
+    )
+
+
+def texts_of(
+    part: Explained, at: int, names: Mapping[int, str], *, name_dataset: bool = False, numbered: bool = False
+) -> list[Text]:
+    """What stands beside an image: which it is, its true class, and the inferred one."""
+    texts = []
     if part.ids is not None:
-        texts.append(("id", as_text(part.ids[at])))
+        texts.append(Text("id", as_text(part.ids[at])))
     elif numbered and part.positions is not None:
-        texts.append(("id", f"#{part.positions[at]}"))
+        texts.append(Text("id", f"#{part.positions[at]}"))
     if name_dataset and part.ds_id:
-        texts.append(("note", part.ds_id))
-    wrong = False
+        texts.append(Text("note", part.ds_id))
     if part.labels is not None:
         label = int(part.labels[at])
-        texts.append(("label", names.get(label, str(label)) if label >= 0 else "not labelled"))
-    if part.predictions is not None and part.probabilities is not None:
-        prediction = int(part.predictions[at])
-        confidence = float(part.probabilities[at, prediction])
-        name = names.get(prediction, str(prediction))
-        texts.append(("prediction", f"{name}{LEFT_TO_RIGHT} {confidence:.0%}"))
-        wrong = part.labels is not None and 0 <= int(part.labels[at]) != prediction
-    picture = part.pictures[at]
-    panels = [Panel(picture)]
-    for column in part.columns:
-        if column.shown is not None and not column.shown[at]:
-            panels.append(Panel(np.full_like(picture, 255)))
-        elif column.target == "label" and column.heatmap.class_ids[at] < 0:
-            panels.append(Panel(picture, note="not labelled"))
-        else:
-            panels.append(_panel(picture, column.heatmap, at, look, limits.get(column.method)))
-    if part.masks is not None:
-        shown = [column.shown is None or bool(column.shown[at]) for column in part.columns]
-        panels = [
-            replace(panel, outline=part.masks[at]) if drawn else panel
-            for panel, drawn in zip(panels, [True, *shown], strict=True)
-        ]
-    return Row(texts=tuple(texts), wrong=wrong, panels=tuple(panels))
+        texts.append(Text("label", names.get(label, str(label)) if label >= 0 else "not labelled"))
+    if part.predictions is not None:
+        texts.append(_class_text("prediction", part, at, int(part.predictions[at]), names))
+    return texts
 
 
-def _panel(picture: NDArray[np.uint8], heatmap: Heatmap, at: int, look: Look, limit: float | None) -> Panel:
-    heat = heatmap.values[at]
-    signed = heatmap.scaling == "none"
-    if heatmap.blank[at] and not (signed and np.any(heat)):
+def _class_text(role: str, part: Explained, at: int, class_id: int, names: Mapping[int, str]) -> Text:
+    """A class with its probability."""
+    table = part.probabilities
+    number = "" if table is None or class_id >= table.shape[1] else f"{float(table[at, class_id]):.0%}"
+    return Text(role, names.get(class_id, str(class_id)) + LEFT_TO_RIGHT, number)
+
+
+def heat_panel(
+    picture: NDArray[np.uint8],
+    heat: NDArray[np.float32],
+    blank: bool,
+    look: Look,
+    scaling: str,
+    unit: float | None = None,
+) -> Panel:
+    """A picture (H, W, 3) with its heat (h, w) laid over it, or a note where there is none.
+
+    Args:
+        picture: What is drawn on.
+        heat: What is drawn; stretched where it has another size.
+        blank: Whether there is no evidence for the target.
+        look: How it is drawn.
+        scaling: That of the heat.
+        unit: What stands for the ends of the colormap, where several maps have one scale.
+    """
+    signed = scaling == "none"
+    if blank and not (signed and np.any(heat)):
         return Panel(picture, note="no evidence")
     height, width = picture.shape[:2]
     if heat.shape != (height, width):
-        heat = cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR)
+        heat = np.asarray(cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR))
+    limit = unit if signed else None
     return Panel(overlay(picture, heat, colormap=look.colormap, alpha=look.alpha, signed=signed, limit=limit))

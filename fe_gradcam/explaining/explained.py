@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from fe_gradcam.scaling import upsample
 from fe_gradcam.types import BY_ROW, ByRow, Heatmap
 
 
@@ -20,13 +22,16 @@ class Column(ByRow):
         method: The method's name.
         target: The target's name.
         heatmap: Of N images.
-        shown: (N,) which of them are drawn, or None for all.
+        shown: (N,) where the heatmap of the true class stands beside that of the inferred one, which is another; None
+            for all.
+        unit: What stands for 1 where all heatmaps of the method have one scale, or None.
     """
 
     method: str
     target: str
     heatmap: Heatmap = field(metadata=BY_ROW)
     shown: NDArray[np.bool_] | None = field(default=None, metadata=BY_ROW)
+    unit: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,3 +71,59 @@ class Explained(ByRow):
         """A heatmap that says which layer is explained: of a method that knows one, where there are any."""
         heatmaps = [column.heatmap for column in self.columns]
         return next((heatmap for heatmap in heatmaps if heatmap.of_layer), heatmaps[0])
+
+    @property
+    def in_line(self) -> list[Column]:
+        """The columns that hold a heatmap of every image."""
+        return [column for column in self.columns if column.shown is None]
+
+    @property
+    def wrong(self) -> NDArray[np.bool_]:
+        """(N,) whether another class was inferred than the true one, as far as both are known."""
+        if self.labels is None or self.predictions is None:
+            return np.zeros(len(self), bool)
+        return np.asarray((self.labels >= 0) & (self.labels != self.predictions))
+
+
+def with_shared_scale(parts: Sequence[Explained]) -> list[Explained]:
+    """The same heatmaps scaled by the largest of their method, so that magnitudes compare.
+
+    Signed heatmaps stay as they are, and say what the largest is.
+    """
+    columns = [column for part in parts for column in part.columns]
+    signed = columns[0].heatmap.scaling == "none"
+    units = _largest_by_method(columns, _magnitude if signed else _divisor)
+
+    def shared(column: Column) -> Column:
+        unit = units[column.method]
+        heatmap = column.heatmap if signed else _divided(column.heatmap, unit)
+        return replace(column, heatmap=heatmap, unit=unit)
+
+    return [replace(part, columns=[shared(column) for column in part.columns]) for part in parts]
+
+
+def _largest_by_method(columns: Sequence[Column], measure: Callable[[Heatmap], float]) -> dict[str, float]:
+    """The largest measure of the heatmaps of each method, 1 where that is 0; two methods have no unit in common."""
+    found: dict[str, float] = {}
+    for column in columns:
+        found[column.method] = max(found.get(column.method, 0.0), measure(column.heatmap))
+    return {method: largest or 1.0 for method, largest in found.items()}
+
+
+def evidence(raw: NDArray[np.float32], size: Sequence[int]) -> NDArray[np.float32]:
+    """The positive part of signed maps (N, h, w) at a size (H, W), not scaled."""
+    return upsample(torch.from_numpy(raw).clamp(min=0), size).numpy()
+
+
+def _magnitude(heatmap: Heatmap) -> float:
+    return float(np.abs(heatmap.values).max())
+
+
+def _divisor(heatmap: Heatmap) -> float:
+    if heatmap.scaling == "scale_before_relu":
+        return float(np.abs(heatmap.raw).max())
+    return float(evidence(heatmap.raw, heatmap.values.shape[1:]).max())
+
+
+def _divided(heatmap: Heatmap, divisor: float) -> Heatmap:
+    return replace(heatmap, values=evidence(heatmap.raw, heatmap.values.shape[1:]) / np.float32(divisor))

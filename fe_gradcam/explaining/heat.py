@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fe_gradcam.errors import ArgumentError, CamWarning
+from fe_gradcam.errors import Argument, ArgumentError, CamWarning
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.explaining.views import PLAIN, View, eigen_smoothed, smoothing
 from fe_gradcam.methods.registry import CamMethod
 from fe_gradcam.scaling import fuse_maps, scale
-from fe_gradcam.types import CamInputs, Heatmap, LayerRef, Needs
+from fe_gradcam.types import CamInputs, Heatmap, LayerRef, Needs, Scaling
 
 ROUNDING = 2.0**-22
 """Two units in the last place of float32, relative to the sum of the terms' magnitudes."""
@@ -61,7 +61,7 @@ def heatmap_of(
         raw = fuse_maps([_without(one, nothing) for one, nothing in signed], settings.fuse, size)
         blank = raw.flatten(1).amax(1) <= 0
     return Heatmap(
-        values=numpy32(scale(raw if settings.scaling == "none" else _without(raw, blank), settings.scaling, size)),
+        values=numpy32(values_of(raw, blank, settings.scaling, size)),
         raw=numpy32(raw),
         class_ids=first.class_ids.cpu().numpy().astype(np.int64),
         scores=numpy32(first.scores),
@@ -91,30 +91,33 @@ def _signed_map(
     raw = torch.stack(maps).mean(0) if len(maps) > 1 else maps[0]
     finite = raw.flatten(1).isfinite().all(1)
     if not bool(finite.all()):
-        warnings.warn(
-            f"The activations or gradients of layer={str(layer)!r} hold NaN or infinite values for "
-            f"{int((~finite).sum())} of {len(raw)} images: their heatmaps are left blank.",
-            CamWarning,
-            stacklevel=2,
+        told = CamWarning(
+            "The activations or gradients of ",
+            Argument("layer", repr(str(layer))),
+            f" hold NaN or infinite values for {int((~finite).sum())} of {len(raw)} images: their heatmaps are left "
+            "blank.",
         )
+        warnings.warn(told, stacklevel=2)
         raw = torch.where(finite.reshape(-1, *[1] * (raw.dim() - 1)), raw, raw.new_zeros(()))
     return raw, raw.flatten(1).amax(1) <= torch.stack(roundings).mean(0)
 
 
 def _check_places(inputs: CamInputs, layer: LayerRef | str, size: Sequence[int]) -> None:
     """Raises ArgumentError where the layer has other axes than the images, and warns of a single place."""
+    named = Argument("layer", repr(str(layer)))
     if inputs.activations.dim() != len(size) + 2:
-        raise ArgumentError(
-            f"layer={str(layer)!r} has a map with {inputs.activations.dim() - 2} axes, and the images have "
-            f"{len(size)}: pass a layer that keeps all of them."
+        said = (
+            f" has a map with {inputs.activations.dim() - 2} axes, and the images have {len(size)}: pass a layer that "
         )
+        raise ArgumentError(named, f"{said}keeps all of them.")
     if inputs.activations[0, 0].numel() == 1:
-        warnings.warn(
-            f"layer={str(layer)!r} has one place alone: its map says nothing about where. Pass a layer before the "
-            "places are pooled.",
-            CamWarning,
-            stacklevel=2,
-        )
+        said = " has one place alone: its map says nothing about where. Pass a layer before the places are pooled."
+        warnings.warn(CamWarning(named, said), stacklevel=2)
+
+
+def values_of(raw: Tensor, blank: Tensor, scaling: Scaling, size: Sequence[int]) -> Tensor:
+    """The heatmaps (N, *size) of signed maps (N, *S); in those that are `blank` positive values are rounding."""
+    return scale(raw if scaling == "none" else _without(raw, blank), scaling, size)
 
 
 def _without(raw: Tensor, blank: Tensor) -> Tensor:

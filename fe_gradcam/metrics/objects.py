@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from fe_gradcam.errors import ArgumentError
 
 
-def object_places(masks: Any, boxes: Any, size: tuple[int, int]) -> NDArray[np.bool_] | None:
+def object_masks(masks: Any, boxes: Any, size: tuple[int, int]) -> NDArray[np.bool_] | None:
     """Where the object of each image is, (N, H, W), from masks, boxes or both; None where neither is given.
 
     Args:

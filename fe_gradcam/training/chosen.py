@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.spec.images import host_rows
-from fe_gradcam.training.rows import Rows, _joined
+from fe_gradcam.training.rows import Rows
 from fe_gradcam.training.selection import RULES, Facts, Selection
 
 
@@ -29,12 +29,15 @@ class Chosen:
     """The chosen rows of an epoch, copied to the CPU; never more of them than the selection keeps.
 
     Args:
-        keys: Which keys of the batch are kept.
+        keys: Which parts of the batches are kept; None: those of the first batch.
         selection: What is chosen.
+        called: What a part is called in an error, if not by its own name.
     """
 
-    def __init__(self, keys: Sequence[str], selection: Selection) -> None:
-        self.keys = list(keys)
+    def __init__(
+        self, keys: Sequence[str] | None, selection: Selection, called: Mapping[str, str] | None = None
+    ) -> None:
+        self.keys, self._called = list(keys or ()), dict(called or {})
         self.selection = selection
         self.seen = 0
         self.largest_batch = 1
@@ -78,17 +81,23 @@ class Chosen:
         """Looks at the rows of a batch, and keeps copies of those that are wanted.
 
         Args:
-            batch: Holds the keys.
+            batch: Holds the parts.
             labels: (B,) true classes, negative where there is none, or None.
             probabilities: (B, C) inferred, or None.
 
         Raises:
-            ArgumentError: The keys hold different numbers of rows.
+            ArgumentError: The parts hold different numbers of rows.
         """
-        sizes = {key: _rows_in(batch[key], key) for key in self.keys}
+        self.keys = self.keys or list(batch)
+        called = {key: self._called.get(key, key) for key in self.keys}
+        missing = [called[key] for key in self.keys if key not in batch]
+        if missing:
+            raise ArgumentError(f"This batch holds no {' and no '.join(missing)}, as those before it did.")
+        sizes = {called[key]: _rows_in(batch[key], called[key]) for key in self.keys}
         if len(set(sizes.values())) != 1:
-            raise ArgumentError(f"The keys of one batch hold different numbers of rows: {sizes}.")
-        size = sizes[self.keys[0]]
+            said = ", ".join(f"{called} {count}" for called, count in sizes.items())
+            raise ArgumentError(f"One batch holds different numbers of rows: {said}.")
+        size = next(iter(sizes.values()))
         positions = np.arange(self.seen, self.seen + size)
         facts = Facts(positions, self._generator.random(size), labels, probabilities)
         self.seen += size
@@ -109,7 +118,7 @@ class Chosen:
         return facts.inferred if facts.labels is None else facts.labels
 
     def _priority(self, rule: str, facts: Facts) -> NDArray[np.float64]:
-        priority = RULES[rule].priority(facts)
+        priority = RULES[rule](facts)
         if self.selection.positions:
             priority = np.where(np.isin(facts.positions, self._wanted), priority, np.nan)
         if self.selection.by_class and facts.labels is not None and self.selection.most is None:
@@ -162,12 +171,19 @@ def _shown(kept: _Kept, *, ranked: bool) -> tuple[float, int]:
     return (-kept.priority if ranked else 0.0, -kept.before)
 
 
-def _rows_in(value: Any, key: str) -> int:
+def _rows_in(value: Any, called: str) -> int:
     """How many rows a value of a batch has."""
     try:
         return len(value)
     except TypeError:
         raise ArgumentError(
-            f"The key {key!r} of the batch holds a single {type(value).__name__} and no rows; a value for each image "
-            "is needed. Is it the key that was meant?"
+            f"{called} holds a single {type(value).__name__} and no rows; a value for each image is needed. Is it the "
+            "one that was meant?"
         ) from None
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Rows of one part as one array, or a list where the batches held lists."""
+    if parts and isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    return [one for part in parts for one in part]

@@ -1,85 +1,216 @@
-"""Where what a trace makes is put: the epoch's data, its log, and files; for each dataset and for all of them."""
+"""An epoch that has ended: what products read, and where what they put out is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from fastestimator.util.data import Data
 from numpy.typing import NDArray
 
-from fe_gradcam.drawing.picture import write_png
-from fe_gradcam.files import write_arrays
-from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
+from fe_gradcam.drawing.picture import Picture
+from fe_gradcam.explaining.explained import Explained, with_shared_scale
+from fe_gradcam.files import file_name, write_arrays
 from fe_gradcam.metrics.measure import summary
-from fe_gradcam.training.options import file_name
+from fe_gradcam.training.history import Followed, History
+from fe_gradcam.training.options import Options
+from fe_gradcam.training.reading import Reader
+from fe_gradcam.training.rows import Rows
+
+if TYPE_CHECKING:
+    from fe_gradcam.training.selection import Selection
 
 
-@dataclass(frozen=True)
-class Writer:
-    """Writes under the keys that the host's other traces expect: ``key``, and ``key|ds_id`` of a dataset with a name.
+class Product(Protocol):
+    """What is made at the end of an epoch."""
+
+    @property
+    def name(self) -> str:
+        """What a warning calls it if it fails."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """What it puts out."""
+
+    @property
+    def logged(self) -> Sequence[str]:
+        """Those of `keys` that stand in the log."""
+
+    @property
+    def selection(self) -> Selection | None:
+        """Rows of its own; None: those of the grid."""
+
+    def make(self, epoch: Epoch) -> None:
+        """Makes it of what the epoch holds, and puts it out there."""
+
+
+@dataclass(frozen=True, eq=False)
+class Put:
+    """What stands under a key.
 
     Attributes:
-        prefix: Of the files' names.
-        folder: Where files are put, or None for no files.
+        of_all: For all datasets.
+        by_dataset: For each dataset that has a name.
     """
 
-    prefix: str
-    folder: Path | None
+    of_all: Any
+    by_dataset: Mapping[str, Any] = field(default_factory=dict)
 
-    def put(self, data: Data, key: str, of_datasets: Mapping[str, Any], of_all: Any) -> None:
-        """Writes values that are not for the log."""
-        data.write_without_log(key, of_all)
-        for ds_id, value in of_datasets.items():
-            if ds_id:
-                data.write_without_log(f"{key}|{ds_id}", value)
 
-    def show(
+@dataclass(eq=False)
+class Cost:
+    """What the end of an epoch took.
+
+    Attributes:
+        seconds: For each product, and for explaining what they share.
+        of: Seconds since the end of the epoch before, which these are a share of.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    of: float = 0.0
+
+    def add(self, name: str, seconds: float) -> None:
+        """Adds what a product took."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    def __str__(self) -> str:
+        total = sum(self.seconds.values())
+        share = f", {total / self.of:.1%} of the epoch's {self.of:.3g} s" if self.of else ""
+        return f"{total:.2g} s{share} ({', '.join(f'{name} {took:.2g}' for name, took in self.seconds.items())})"
+
+
+class Epoch:
+    """What an epoch was, and what is put out of it.
+
+    Args:
+        number: From 1.
+        mode: Such as "eval".
+        options: What is asked for.
+        reader: Reads rows.
+        rows: What was chosen, by product and dataset; "grid" for those of the grid.
+        history: What is followed from epoch to epoch.
+        log: What the loop knows of the epoch, such as its accuracy.
+
+    Attributes:
+        values: What was put out, by key.
+        logged: What stands in the log, by key; numbers.
+        messages: What a user should read in the log.
+        cost: What it took.
+    """
+
+    def __init__(
         self,
-        data: Data,
-        key: str,
-        pictures: Mapping[str, HeatmapGrid],
+        number: int,
         mode: str,
-        name: str,
-        of_all: HeatmapGrid | None = None,
+        options: Options,
+        reader: Reader,
+        rows: Mapping[str, Mapping[str, Rows]],
+        history: History,
+        log: Mapping[str, Any] | None = None,
     ) -> None:
-        """Writes a picture of each dataset, and saves it.
+        self.number, self.mode, self.options, self.reader = number, mode, options, reader
+        self.log = dict(log or {})
+        self.values: dict[str, Put] = {}
+        self.logged: dict[str, Put] = {}
+        self.messages: list[str] = []
+        self.cost = Cost()
+        self._rows, self._history = rows, history
+        self._failure: Exception | None = None
+
+    def __getitem__(self, key: str) -> Any:
+        """What was put out under a key, for all datasets."""
+        return (self.logged if key in self.logged else self.values)[key].of_all
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.logged or key in self.values
+
+    # --- what products read ----------------------------------------------------------------------
+
+    def rows(self, product: str = "grid") -> Mapping[str, Rows]:
+        """The rows chosen for a product, by dataset."""
+        return self._rows.get(product, {})
+
+    @property
+    def parts(self) -> list[Explained]:
+        """The rows of the grid of each dataset, explained once for all products."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return self._parts
+        except Exception as failure:
+            self._failure = failure
+            raise
+
+    @cached_property
+    def _parts(self) -> list[Explained]:
+        started = time.perf_counter()
+        parts = [self.reader.explained(rows, dataset) for dataset, rows in self.rows().items()]
+        if self.options.shared_scale and parts:
+            parts = with_shared_scale(parts)
+        for part in parts:
+            followed = self.followed(part.ds_id)
+            if followed is not None:
+                followed.add(self.number, part)
+        self.cost.add("explaining", time.perf_counter() - started)
+        return parts
+
+    def followed(self, dataset: str) -> Followed | None:
+        """What is kept of the rows that are followed, or None where none are."""
+        return self._history.streams.get((self.mode, dataset))
+
+    def title(self, dataset: str = "") -> str:
+        """As "eval, epoch 3, night"."""
+        return ", ".join(filter(None, (self.mode, f"epoch {self.number}", dataset)))
+
+    # --- what they put out -----------------------------------------------------------------------
+
+    def put(self, key: str, by_dataset: Mapping[str, Any], of_all: Any) -> None:
+        """Puts out values that are not for the log."""
+        self.values[key] = Put(of_all, {dataset: value for dataset, value in by_dataset.items() if dataset})
+
+    def show(self, key: str, pictures: Mapping[str, Picture], name: str, of_all: Picture | None = None) -> None:
+        """Puts out a picture of each dataset, and saves it.
 
         Args:
-            data: Of the epoch.
             key: Where the pictures stand.
             pictures: By dataset.
-            mode: Of the epoch.
-            name: Of the files, behind prefix and mode; a dataset's id follows where there are several.
-            of_all: What stands under `key` itself; None for the picture of the first dataset.
+            name: Names the files, behind prefix and mode; a dataset follows where there are several.
+            of_all: What stands for all datasets; None for the picture of the first.
         """
-        self.put(data, key, pictures, of_all or next(iter(pictures.values())))
-        for ds_id, picture in pictures.items():
-            path = self.path(mode, name, ds_id if len(pictures) > 1 else "")
-            if path is not None:
-                write_png(path.with_name(path.name + ".png"), picture.raster)
+        self.put(key, pictures, of_all or next(iter(pictures.values())))
+        for dataset, picture in pictures.items():
+            self._write(name, dataset if len(pictures) > 1 else "", ".png", picture.save)
 
-    def save(self, arrays: Mapping[str, NDArray[Any]], mode: str, name: str, ds_id: str = "") -> None:
+    def save(self, arrays: Mapping[str, NDArray[Any]], name: str, dataset: str = "") -> None:
         """Saves arrays beside the pictures."""
-        path = self.path(mode, name, ds_id)
-        if path is not None:
-            write_arrays(path.with_name(path.name + ".npz"), arrays)
+        self._write(name, dataset, ".npz", lambda path: write_arrays(path, arrays))
 
-    def log(self, data: Data, key: str, of_datasets: Mapping[str, NDArray[np.float32]]) -> None:
-        """Logs the mean of a value over images, four digits of it: of all, and of each dataset with a name."""
-        values = {f"{key}|{ds_id}": found for ds_id, found in of_datasets.items() if ds_id}
-        if of_datasets:
-            values[key] = np.concatenate(list(of_datasets.values()))
-        for name, found in values.items():
-            mean = summary(found)
-            if mean is not None:
-                data.write_with_log(name, float(f"{mean:.4g}"))
+    def log_mean(self, key: str, by_dataset: Mapping[str, NDArray[np.float32]]) -> None:
+        """Logs the mean of a value over images, four digits of it: of all, and of each dataset."""
+        if by_dataset:
+            every = np.concatenate(list(by_dataset.values()))
+            means = {dataset: _short(values) for dataset, values in by_dataset.items()}
+            self.log_number(key, _short(every), {one: mean for one, mean in means.items() if mean is not None})
 
-    def path(self, mode: str, name: str, ds_id: str) -> Path | None:
-        """Of a file, without its ending; None where none is wanted."""
-        if self.folder is None:
-            return None
-        return self.folder / file_name("_".join(filter(None, (self.prefix, mode, name, ds_id))))
+    def log_number(self, key: str, of_all: float | None, by_dataset: Mapping[str, float]) -> None:
+        """Logs a number; None where there is none for all, and then none at all."""
+        if of_all is not None:
+            self.logged[key] = Put(of_all, {dataset: number for dataset, number in by_dataset.items() if dataset})
+
+    def say(self, message: str) -> None:
+        """Says something in the log."""
+        self.messages.append(message)
+
+    def _write(self, name: str, dataset: str, ending: str, write: Callable[[Path], None]) -> None:
+        if self.options.save_dir is not None:
+            parts = filter(None, (self.options.name, self.mode, name, dataset))
+            write(self.options.save_dir / f"{file_name('_'.join(parts))}{ending}")
+
+
+def _short(values: NDArray[np.float32]) -> float | None:
+    mean = summary(values)
+    return None if mean is None else float(f"{mean:.4g}")

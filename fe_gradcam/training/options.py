@@ -1,48 +1,158 @@
-"""The arguments of the trace, checked as early as they can be."""
+"""What a training is watched for: the arguments of a watcher, each checked as early as it can be."""
 
 from __future__ import annotations
 
 import os
 import re
-import warnings
-from collections.abc import Mapping
-from dataclasses import replace
-from numbers import Integral, Real
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from fe_gradcam.backends import backend_for
-from fe_gradcam.errors import ArgumentError, CamWarning, UnknownNameError, nearest
-from fe_gradcam.explaining.views import PLAIN, smoothing
-from fe_gradcam.methods import CamMethod, get_method, is_pair
+from fe_gradcam.drawing.sheet import Look
+from fe_gradcam.errors import ArgumentError, UnknownNameError, nearest
+from fe_gradcam.explaining.settings import Settings
+from fe_gradcam.explaining.views import Smooth
+from fe_gradcam.methods import METHODS, CamMethod
+from fe_gradcam.metrics.measure import MetricSpec
+from fe_gradcam.parameters import several, whole
+from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.resolved import resolve_target
-from fe_gradcam.types import Needs, TargetSpec
+from fe_gradcam.training.selection import Select, selection_of
+from fe_gradcam.types import Fuse, Method, Needs, Reshape, Scaling, Target, TargetSpec
+
+ATLAS_SIZE = 128
+"""Images that the atlas is made of, where no number is given."""
+
+GIVEN = ("model", "labels", "preds", "ids", "masks", "boxes", "display")
+"""What a watcher may be given besides the images."""
 
 
-def key(name: str, value: Any, *, optional: bool = True) -> Any:
-    """A key of the batch, or None where that is accepted."""
-    if not (isinstance(value, str) and value) and not (optional and value is None):
-        raise ArgumentError(f"{name}={value!r} is not accepted. Accepted: a key of the batch, a string.")
-    return value
+@dataclass(frozen=True)
+class Classes:
+    """The names of classes.
+
+    Attributes:
+        ids: By name.
+        names: By id; of several names of one class the first.
+    """
+
+    ids: Mapping[str, int] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, label_mapping: Any) -> Classes:
+        """Those of a mapping {class name: value}, where a value is an id or a one-hot row; others name no class.
+
+        Raises:
+            ArgumentError: It is no such mapping.
+        """
+        if label_mapping is not None and not isinstance(label_mapping, Mapping):
+            raise ArgumentError(
+                f"label_mapping is a {type(label_mapping).__name__}. Accepted: a dict {{class name: class id}}, or "
+                "None."
+            )
+        if label_mapping and all(isinstance(name, Integral) for name in label_mapping):
+            raise ArgumentError(
+                f"label_mapping={dict(label_mapping)!r} has numbers for names. Accepted: {{class name: class id}}, as "
+                "FastEstimator has it: turn it round, {name: id for id, name in ...}."
+            )
+        ids: dict[str, int] = {}
+        names: dict[int, str] = {}
+        for name, value in (label_mapping or {}).items():
+            try:
+                array = np.asarray(value)
+            except ValueError:
+                continue
+            if array.dtype.kind in "biuf" and array.size:
+                ids[str(name)] = int(array.reshape(-1)[0]) if array.size == 1 else int(array.argmax())
+                names.setdefault(ids[str(name)], str(name))
+        return cls(ids, names)
 
 
-def whole(name: str, value: Any, least: int, none: str = "") -> int:
-    """An integer that is not below `least`; `none` says what None would mean, where that is accepted elsewhere."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ArgumentError(f"{name}={value!r} is not accepted. Accepted: an integer from {least}{none}.")
-    return int(value)
+class Options:
+    """What `Watcher` takes besides where the heatmaps come from; see `fe_gradcam.GradCAM`, which calls them alike.
+
+    Args:
+        given: Which of GIVEN there is.
+        name: Begins the keys of what is put out, and the names of files.
+        classes: The names of the classes.
+
+    Raises:
+        ArgumentError: An argument is not accepted, or needs another that is not given.
+        UnknownNameError: A method, metric, colormap or class name does not exist.
+    """
+
+    def __init__(
+        self,
+        given: Collection[str] = ("model",),
+        *,
+        name: str = "gradcam",
+        n_components: int = 3,
+        n_samples: int | None = 5,
+        classes: Classes | None = None,
+        methods: Method | Sequence[Method] = "grad_cam",
+        targets: Target | str | Sequence[Target | str] = "pred",
+        scaling: Scaling = "scale_after_relu",
+        colormap: str = "turbo",
+        alpha: float = 0.5,
+        mean: ArrayLike | None = None,
+        std: ArrayLike | None = None,
+        frequency: int = 1,
+        save_dir: str | os.PathLike[str] | None = None,
+        model_output: ModelOutput = None,
+        reshape: Reshape | None = None,
+        fuse: Fuse = "mean",
+        smooth: Smooth | Sequence[Smooth] | None = None,
+        seed: int = 0,
+        batch_size: int | None = None,
+        shared_scale: bool = False,
+        select: Select = "first",
+        per_class: int | None = None,
+        track: bool = False,
+        metrics: MetricSpec | Sequence[MetricSpec] = (),
+        atlas: bool | int = False,
+        on_error: Literal["warn", "raise"] = "warn",
+    ) -> None:
+        self.given = frozenset(given)
+        self.name = name
+        self.classes = classes or Classes()
+        self.frequency = whole("frequency", frequency, 1)
+        self.mean, self.std = _per_channel("mean", mean), _per_channel("std", std)
+        self.save_dir = _folder(save_dir)
+        self.settings = Settings(
+            scaling=scaling,
+            seed=seed,
+            batch_size=batch_size,
+            class_names=self.classes.names,
+            model_output=model_output,
+            reshape=reshape,
+            fuse=fuse,
+            smooth=smooth,
+        )
+        self.look = Look(colormap, alpha)
+        self.shared_scale = bool(shared_scale)
+        if on_error not in ("warn", "raise"):
+            raise ArgumentError(f"on_error={on_error!r} is not known. Accepted: 'warn', 'raise'.")
+        self.on_error = on_error
+        if not isinstance(track, bool):
+            raise ArgumentError(f"track={track!r} is not accepted. Accepted: True or False.")
+        self.track = track
+        size = int(atlas) * ATLAS_SIZE if isinstance(atlas, bool) else atlas
+        self.atlas = whole("atlas", size, 0, none=", or True or False")
+        self.methods = _methods_of(methods, whole("n_components", n_components, 1), model="model" in self.given)
+        if n_samples is not None:
+            n_samples = whole("n_samples", n_samples, 0, none=", or None for all")
+        self.selection = selection_of(select, n_samples, per_class, seed, self.given)
+        self.targets = _named_targets(targets, self.classes, self.given)
+        self.metrics = metrics
 
 
-def fraction(name: str, value: Any) -> float:
-    """A number from 0 to 1."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
-        raise ArgumentError(f"{name}={value!r} is not accepted. Accepted: a number from 0 to 1.")
-    return float(value)
-
-
-def per_channel(name: str, value: Any) -> Any:
+def _per_channel(name: str, value: Any) -> Any:
     """A number or one per channel, of a standard deviation none of them 0; None is accepted."""
     if value is None:
         return None
@@ -56,7 +166,7 @@ def per_channel(name: str, value: Any) -> Any:
     return value
 
 
-def folder(value: Any) -> Path | None:
+def _folder(value: Any) -> Path | None:
     """A path, made absolute; None is accepted."""
     if value is None:
         return None
@@ -82,58 +192,26 @@ def make_folder(path: Path) -> None:
         )
 
 
-def mapping(label_mapping: Any) -> Mapping[str, Any] | None:
-    """A mapping of class names, or None."""
-    if label_mapping is not None and not isinstance(label_mapping, Mapping):
-        raise ArgumentError(
-            f"label_mapping is a {type(label_mapping).__name__}. Accepted: a dict {{class name: class id}}, or None."
-        )
-    if label_mapping and all(isinstance(name, Integral) for name in label_mapping):
-        raise ArgumentError(
-            f"label_mapping={dict(label_mapping)!r} has numbers for names. Accepted: {{class name: class id}}, as "
-            "FastEstimator has it: turn it round, {name: id for id, name in ...}."
-        )
-    return label_mapping
-
-
-def file_name(text: str) -> str:
-    """The text with whatever does not belong into a file's name replaced."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", text)
-
-
-def named_targets(
-    targets: Any, names: Mapping[int, str], ids: Mapping[str, int], *, labels: bool, model: bool
-) -> list[tuple[str, Any]]:
-    """The targets with the names that they go by.
-
-    Args:
-        targets: As the trace takes them.
-        names: Names of classes by id.
-        ids: Ids of classes by name.
-        labels: Whether the true classes are known.
-        model: Whether there is a model to ask.
-
-    Returns:
-        Pairs of a name, each once, and a target; "label" stands for the true classes.
-    """
-    given = list(targets) if isinstance(targets, (list, tuple)) else [targets]
-    if not given:
+def _named_targets(targets: Any, classes: Classes, given: Collection[str]) -> list[tuple[str, Any]]:
+    """Pairs of a name, each once, and a target; "label" stands for the true classes."""
+    asked = list(targets) if isinstance(targets, (list, tuple)) else [targets]
+    if not asked:
         raise ArgumentError("targets is empty; pass 'pred', 'label', a class id, a class name or a callable.")
-    if not model and given != ["pred"]:
+    if "model" not in given and asked != ["pred"]:
         raise ArgumentError(
             f"targets={targets!r} goes with model=: gradients under a key were taken of one target already. Pass it to "
             "the LayerGradientOp as target=."
         )
     counts: dict[str, int] = {}
     unique = []
-    for name, target in (named_target(target, names, ids, labels=labels) for target in given):
+    for name, target in (named_target(target, classes, labels="labels" in given) for target in asked):
         counts[name] = counts.get(name, 0) + 1
         unique.append((name if counts[name] == 1 else f"{name} {counts[name]}", target))
     return unique
 
 
-def named_target(target: Any, names: Mapping[int, str], ids: Mapping[str, int], *, labels: bool) -> tuple[str, Any]:
-    """One target with its name."""
+def named_target(target: Any, classes: Classes, *, labels: bool) -> tuple[str, Any]:
+    """One target with its name; `labels` says whether the true classes are known."""
     if target is None or (isinstance(target, str) and target == "pred"):
         return "pred", None
     if isinstance(target, str) and target == "label":
@@ -141,16 +219,17 @@ def named_target(target: Any, names: Mapping[int, str], ids: Mapping[str, int], 
             raise ArgumentError("targets='label' needs labels= with the key of the true classes.")
         return "label", "label"
     if isinstance(target, TargetSpec):
-        resolve_target(target, 1, names)
+        resolve_target(target, 1, classes.names)
         return target.name, target
     if isinstance(target, Integral) and not isinstance(target, bool) and int(target) >= 0:
-        return names.get(int(target), str(int(target))), int(target)
+        return classes.names.get(int(target), str(int(target))), int(target)
     if isinstance(target, str):
-        if target in ids:
-            return target, ids[target]
+        if target in classes.ids:
+            return target, classes.ids[target]
+        known = ", ".join(classes.ids) or "none, as label_mapping is not given"
         raise UnknownNameError(
-            f"targets={target!r} is neither 'pred' nor 'label' nor a class of label_mapping{nearest(target, ids)} "
-            f"Classes: {', '.join(ids) or 'none, as label_mapping is not given'}."
+            f"targets={target!r} is neither 'pred' nor 'label' nor a class of label_mapping"
+            f"{nearest(target, classes.ids)} Classes: {known}."
         )
     if callable(target):
         return re.sub(r"\W+", "_", getattr(target, "__name__", type(target).__name__)).strip("_"), target
@@ -160,75 +239,25 @@ def named_target(target: Any, names: Mapping[int, str], ids: Mapping[str, int], 
     )
 
 
-def methods_of(given: Any, n_components: int, *, model: bool) -> list[CamMethod]:
-    """The methods asked for, those with components as often as components are shown.
-
-    Args:
-        given: As the trace takes them.
-        n_components: How many components are shown.
-        model: Whether there is a model to ask.
-    """
-    several = [given] if isinstance(given, str) or is_pair(given) else given
-    if not isinstance(several, (list, tuple)) or not several:
+def _methods_of(given: Any, n_components: int, *, model: bool) -> list[CamMethod]:
+    """The methods asked for, those with components as often as components are shown."""
+    named = several(given)
+    if not isinstance(named, (list, tuple)) or not named:
         raise ArgumentError(
             f"methods={given!r} is not accepted. Accepted: a name, a pair ('score_cam', {{parameter: value}}), or "
             "a list of these, with at least one."
         )
     methods: list[CamMethod] = []
-    for method in map(get_method, several):
+    for method in map(METHODS.find, named):
         if not model and Needs.PROBE in method.needs:
             raise ArgumentError(
                 f"methods: {method.name!r} asks the model again, and of gradients under a key there is none at "
                 "hand. Pass model= instead of grads=."
             )
-        expands = "component" in method.parameters and "component" not in method.given
         methods.append(method)
-        if expands:
+        if "component" in method.parameters and "component" not in method.given:
             more = range(2, n_components + 1)
-            methods += [replace(method, given={**method.given, "component": number}) for number in more]
+            methods += [method.with_parameters(component=number) for number in more]
     if len({method.label for method in methods}) < len(methods):
         raise ArgumentError(f"methods={given!r} holds a method twice.")
     return methods
-
-
-def check_source(model: Any, grads: str | None, activations: str | None) -> None:
-    """Raises ArgumentError unless there is one place that gradients come from, and warns of gradients alone."""
-    if model is not None and (grads is not None or activations is not None):
-        raise ArgumentError(
-            "model and grads (or activations) are both given. Pass model=, and the trace takes the gradients "
-            "itself, or grads= and activations= with the keys that a LayerGradientOp writes."
-        )
-    if model is None and grads is None:
-        raise ArgumentError(
-            "model is not given, and neither is grads. Pass model= with the model to explain; or grads= and "
-            "activations= with the keys that a LayerGradientOp writes."
-        )
-    if model is not None:
-        backend_for(model)
-    elif activations is None:
-        warnings.warn(
-            "GradCAM is given grads without activations: it draws the gradients averaged over the channels, as "
-            "FastEstimator's own trace does. That is no Grad-CAM, and is flat under global average pooling. Pass "
-            "activations= (LayerGradientOp puts both out) or model=.",
-            CamWarning,
-            stacklevel=4,
-        )
-
-
-def check_keyed(*, layer: Any, model_output: Any, reshape: Any, smooth: Any, track: Any, atlas: Any) -> None:
-    """Raises ArgumentError where gradients under a key are given what needs a model."""
-    if layer is not None:
-        raise ArgumentError("layer goes with model=; of gradients under a key, pass it to the LayerGradientOp.")
-    if model_output is not None or reshape is not None:
-        raise ArgumentError("model_output and reshape go with model=; keys hold maps that were taken already.")
-    if smoothing(smooth)[0] != [PLAIN]:
-        raise ArgumentError(
-            f"smooth={smooth!r} shows the model other views of the images, and of gradients under a key there is "
-            "no model at hand. Pass model= instead of grads=, or smooth='eigen'."
-        )
-    for name, value in (("track", track), ("atlas", atlas)):
-        if value:
-            raise ArgumentError(
-                f"{name}={value!r} explains images with the model, and of gradients under a key there is none at hand. "
-                "Pass model= instead of grads=."
-            )

@@ -1,4 +1,4 @@
-"""What the values of a batch say, whatever their framework and form: rows, class ids, probabilities, names."""
+"""Rows of an epoch, and what their values say whatever their framework and form: class ids and probabilities."""
 
 from __future__ import annotations
 
@@ -15,8 +15,37 @@ OFF = 1e-3
 """How far a probability may be off 0 and 1 by rounding."""
 
 
-def class_ids_of(values: Any, key: str) -> NDArray[np.int64]:
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of an epoch, on the CPU.
+
+    Attributes:
+        values: An array (N, ...) for each part of the batches, or a list where they held lists.
+        positions: (N,) their positions in the epoch.
+        largest_batch: Rows of the largest batch.
+    """
+
+    values: Mapping[str, Any]
+    positions: NDArray[np.int64]
+    largest_batch: int = 1
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, part: str) -> Any:
+        return self.values[part]
+
+    def get(self, part: str) -> Any:
+        """The values of a part, or None where the batches had none."""
+        return self.values.get(part)
+
+
+def class_ids_of(values: Any, called: str) -> NDArray[np.int64]:
     """Class ids (N,) from labels (N,), (N, 1) or rows (N, C) that are one-hot or sum to 1; negative where unlabelled.
+
+    Args:
+        values: The labels.
+        called: What they are called in an error.
 
     Raises:
         ArgumentError: They are none of these, such as multi-hot rows.
@@ -29,17 +58,17 @@ def class_ids_of(values: Any, key: str) -> NDArray[np.int64]:
     if labels.ndim == 1 and labels.dtype.kind in "biuf" and np.array_equal(labels, np.floor(labels)):
         return labels.astype(np.int64)
     raise ArgumentError(
-        f"labels={key!r} holds an array of shape {labels.shape} and dtype {labels.dtype}; class ids (N,) or (N, 1), or "
+        f"{called} holds an array of shape {labels.shape} and dtype {labels.dtype}; class ids (N,) or (N, 1), or "
         "one-hot rows (N, C), are needed. Several true classes per image cannot be shown: leave labels= out there."
     )
 
 
-def probabilities_of(predictions: Any, key: str, are_probabilities: bool | None = None) -> NDArray[np.float32]:
+def probabilities_of(predictions: Any, called: str, are_probabilities: bool | None = None) -> NDArray[np.float32]:
     """Probabilities (N, C) from predictions: (N, C), or of a single output (N,) or (N, 1) for two classes.
 
     Args:
         predictions: What a model put out.
-        key: Where they stood, for errors.
+        called: What they are called in an error.
         are_probabilities: Whether they are probabilities, or else logits. None, where it is not known:
             they are if they lie in [0, 1] and, of several classes, every row sums to 1.
 
@@ -48,14 +77,14 @@ def probabilities_of(predictions: Any, key: str, are_probabilities: bool | None 
     """
     if np.asarray(predictions).dtype.kind in "iub":
         raise ArgumentError(
-            f"preds={key!r} holds integers of shape {np.shape(predictions)}, as if they were class ids; the "
-            "probabilities or logits (N, C) that the model puts out are needed, or (N, 1) of a single output."
+            f"{called} holds integers of shape {np.shape(predictions)}, as if they were class ids; the probabilities "
+            "or logits (N, C) that the model puts out are needed, or (N, 1) of a single output."
         )
     table = np.asarray(predictions, np.float64)
     if table.ndim == 1:
         table = table[:, None]
     if table.ndim != 2:
-        raise ArgumentError(f"preds={key!r} holds an array of shape {table.shape}; (N, C) or (N, 1) is needed.")
+        raise ArgumentError(f"{called} holds an array of shape {table.shape}; (N, C) or (N, 1) is needed.")
     inside = bool((table >= -OFF).all() and (table <= 1 + OFF).all())
     if are_probabilities is not None:
         inside = inside and are_probabilities  # of a log-softmax they are logarithms, which serve as logits
@@ -84,55 +113,3 @@ def are_probabilities(predictions: Any, known: NDArray[np.float32]) -> bool | No
         return False
     of_logits = 1 / (1 + np.exp(-table[:, 0]))
     return bool(np.abs(table[:, 0] - known[:, 1]).sum() <= np.abs(of_logits - known[:, 1]).sum())
-
-
-def ids_by_name(label_mapping: Mapping[str, Any] | None) -> dict[str, int]:
-    """The class ids of a label mapping {class name: value}, by name.
-
-    A value is a class id or a one-hot row; entries of another kind name no class.
-    """
-    ids: dict[str, int] = {}
-    for name, value in (label_mapping or {}).items():
-        try:
-            array = np.asarray(value)
-        except ValueError:
-            continue
-        if array.dtype.kind in "biuf" and array.size:
-            ids[str(name)] = int(array.reshape(-1)[0]) if array.size == 1 else int(array.argmax())
-    return ids
-
-
-def names_by_id(ids: Mapping[str, int]) -> dict[int, str]:
-    """The class names by id; of several names of one class the first."""
-    names: dict[int, str] = {}
-    for name, class_id in ids.items():
-        names.setdefault(class_id, name)
-    return names
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Rows of an epoch, on the CPU.
-
-    Attributes:
-        values: Of each key an array (N, ...), or a list where the batches held lists.
-        positions: (N,) their places in the order of the epoch.
-        largest_batch: Rows of the largest batch.
-    """
-
-    values: Mapping[str, Any]
-    positions: NDArray[np.int64]
-    largest_batch: int = 1
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, key: str) -> Any:
-        return self.values[key]
-
-
-def _joined(parts: list[Any]) -> Any:
-    """Rows of one key as one array, or a list where the batches held lists."""
-    if parts and isinstance(parts[0], np.ndarray):
-        return np.concatenate(parts)
-    return [one for part in parts for one in part]

@@ -132,12 +132,12 @@ def place_of(heat: NDArray[np.float64]) -> Box | None:
     return Box(int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
 
 
-def suspects(atlas: Atlas, places: Mapping[int, NDArray[np.bool_]] | None = None) -> dict[int, Box]:
+def suspects(atlas: Atlas, masks: Mapping[int, NDArray[np.bool_]] | None = None) -> dict[int, Box]:
     """The classes whose heat stays at a small place that is theirs alone.
 
     Args:
         atlas: The mean heat of the classes.
-        places: By class (N, H, W), where the object is in its images, or None.
+        masks: By class (N, H, W), where the object is in its images, or None.
     """
     found = {}
     for class_id, one in atlas.classes.items():
@@ -147,7 +147,7 @@ def suspects(atlas: Atlas, places: Mapping[int, NDArray[np.bool_]] | None = None
         small = box.width * box.height <= LARGEST * atlas.size[0] * atlas.size[1]
         own, others = shares_in(atlas, class_id, box)
         apart = others is not None and own >= APART * others
-        if small and apart and not _is_object(box, None if places is None else places.get(class_id)):
+        if small and apart and not _is_object(box, None if masks is None else masks.get(class_id)):
             found[class_id] = box
     return found
 
@@ -162,8 +162,8 @@ def shares_in(atlas: Atlas, class_id: int, box: Box) -> tuple[float, float | Non
     return float(atlas.classes[class_id].heat[box.slices].sum()), float(np.mean(others)) if others else None
 
 
-def _is_object(box: Box, places: NDArray[np.bool_] | None) -> bool:
-    known = None if places is None else places[places.any((1, 2))]
+def _is_object(box: Box, masks: NDArray[np.bool_] | None) -> bool:
+    known = None if masks is None else masks[masks.any((1, 2))]
     if known is None or not len(known):
         return False
     inside = known[:, box.slices[0], box.slices[1]].sum((1, 2))
@@ -177,7 +177,7 @@ def alarms(
     heatmap: Heatmap,
     atlas: Atlas,
     *,
-    places: NDArray[np.bool_] | None = None,
+    masks: NDArray[np.bool_] | None = None,
     batch_size: int = 32,
     seed: int = 0,
     model_output: Any = None,
@@ -189,13 +189,13 @@ def alarms(
         images: (N, ...) as it takes them.
         heatmap: Of these images, for the class that each was inferred as.
         atlas: Of the same.
-        places: (N, H, W), where the objects are, or None.
+        masks: (N, H, W), where the objects are, or None.
         batch_size: Images per pass.
         seed: For the choice of images.
         model_output: See `fe_gradcam.explain`.
     """
     ids, generator = heatmap.class_ids, np.random.default_rng(seed)
-    by_class = None if places is None else {int(one): places[ids == one] for one in np.unique(ids)}
+    by_class = None if masks is None else {int(one): masks[ids == one] for one in np.unique(ids)}
     asked = Asked(model, images, heatmap, batch_size, seed, model_output)
     found = []
     for class_id, box in suspects(atlas, by_class).items():
@@ -266,8 +266,8 @@ def _alike(picture: NDArray[np.float32], box: Box) -> list[Box]:
     # Of a flat mark the pixels around it deviate, and count.
     border = (0, 0) if (inside != inside[:, :1, :1]).any() else (max(1, box.height // 4), max(1, box.width // 4))
     tops, lefts = (
-        places.ravel()
-        for places in np.meshgrid(
+        corners.ravel()
+        for corners in np.meshgrid(
             _starts(height, box.height, max(1, box.height // 3)),
             _starts(width, box.width, max(1, box.width // 3)),
             indexing="ij",

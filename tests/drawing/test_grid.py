@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from fe_gradcam.drawing import text
-from fe_gradcam.drawing.grid import RED, Grid, Panel, Row, draw_grid
+from fe_gradcam.drawing.grid import RED, Grid, Panel, Row, Text, draw_grid
 from fe_gradcam.drawing.pixels import colormap_lut
 from fe_gradcam.drawing.text import fitted, text_mask, wrapped
 from fe_gradcam.errors import ArgumentError
@@ -15,7 +17,7 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 
 
 def row(wrong: bool = False, note: str = "", name: str = "cat", panels: int = 2, picture: np.ndarray = PICTURE) -> Row:
-    texts = (("id", "a.png"), ("label", name), ("prediction", f"{name} 87%"))
+    texts = (Text("id", "a.png"), Text("label", name), Text("prediction", name, "87%"))
     return Row(texts, wrong, tuple(Panel(picture, note if at else "") for at in range(panels)))
 
 
@@ -93,9 +95,9 @@ def test_the_colour_bar_runs_through_the_colormap_from_left_to_right() -> None:
 @pytest.mark.parametrize("part", ["label", "prediction", "id", "title", "column", "scale"])
 def test_every_text_is_drawn(part: str) -> None:
     def with_text(word: str) -> np.ndarray:
-        texts = {"label": "cat", "prediction": "cat 87%", "id": "one", "title": "t", "column": "c", "scale": "s"}
-        texts[part] = word if part != "prediction" else f"{word} 87%"
-        roles = tuple((role, texts[role]) for role in ("id", "label", "prediction"))
+        texts = {"label": "cat", "prediction": "cat", "id": "one", "title": "t", "column": "c", "scale": "s"}
+        texts[part] = word
+        roles = tuple(Text(role, texts[role]) for role in ("id", "label", "prediction"))
         panels = (Panel(PICTURE),)
         return draw_grid(
             Grid((Row(roles, False, panels),), (texts["column"],), "turbo", texts["scale"], (0.0, 1.0), texts["title"])
@@ -113,10 +115,30 @@ def test_names_are_never_run_over_the_pictures() -> None:
 
 
 def test_the_confidence_stays_whatever_the_length_of_the_name() -> None:
-    one = Row((("prediction", "a very long name of a class indeed, and more 87%"),), False, (Panel(PICTURE),))
-    two = Row((("prediction", "a very long name of a class indeed, and more 13%"),), False, (Panel(PICTURE),))
-    pictures = [draw_grid(Grid((r,), ("image",), "turbo", "s", (0.0, 1.0))) for r in (one, two)]
-    assert differing(*pictures).sum() > 20
+    name = "a very long name of a class indeed, and more"
+    for where in ("texts", "aside", "caption"):
+        pictures = []
+        for number in ("87%", "13%"):
+            said = Text("prediction", name, number)
+            panel = Panel(PICTURE, caption=said if where == "caption" else None)
+            below = (None,) if where == "aside" else ()
+            one = Row((said,) * (where == "texts"), False, (panel,), below, (said,) * (where == "aside"))
+            pictures.append(draw_grid(Grid((one,), ("image",), "turbo", "s", (0.0, 1.0))))
+        assert differing(*pictures).sum() > 10, where
+
+
+def test_a_second_line_stands_under_the_first_within_the_frame() -> None:
+    """The image is not repeated, and a right row beside it is no higher than before."""
+    other = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    two_lines = replace(row(wrong=True), below=(None, Panel(other)), aside=(Text("class", "dog", "3%"),))
+    one_line = draw_grid(grid(row(wrong=True), row()))
+    drawn = draw_grid(grid(two_lines, row()))
+    assert drawn.shape[0] - one_line.shape[0] == 6 * 32 + 6
+    large = np.kron(other, np.ones((6, 6, 1), np.uint8))
+    assert _contains(drawn, large) == 1
+    assert _contains(drawn, np.kron(PICTURE, np.ones((6, 6, 1), np.uint8))) == 4
+    corners = np.argwhere(reds(drawn))
+    assert np.ptp(corners[:, 0][corners[:, 1] > 200]) + 1 == 2 * 6 * 32 + 6 + 6  # both lines, and 3 px around
 
 
 @pytest.mark.parametrize("count", [1, 20, 120])
@@ -131,7 +153,9 @@ def test_any_number_of_rows_and_any_size(count: int, shape: tuple[int, int]) -> 
 
 def test_the_end_of_a_long_file_name_is_kept() -> None:
     def named(name: str) -> np.ndarray:
-        return draw_grid(Grid((Row((("id", name),), False, (Panel(PICTURE),)),), ("image",), "turbo", "s", (0.0, 1.0)))
+        return draw_grid(
+            Grid((Row((Text("id", name),), False, (Panel(PICTURE),)),), ("image",), "turbo", "s", (0.0, 1.0))
+        )
 
     long = "a_long_folder_name/of_a_patient/with_many_scans/slice_"
     assert differing(named(f"{long}0041.png"), named(f"{long}0042.png")).sum() > 5
@@ -144,7 +168,7 @@ def test_cells_have_the_shape_of_the_pictures() -> None:
     assert _contains(drawn, flat) == 2
 
 
-@pytest.mark.parametrize("texts", [(), (("label", ""),)])
+@pytest.mark.parametrize("texts", [(), (Text("label", ""),)])
 def test_without_texts_the_pictures_stand_at_the_left(texts: tuple) -> None:
     bare = Row(texts, False, (Panel(PICTURE),))
     assert draw_grid(Grid((bare,), ("image",), "turbo", "s", (0.0, 1.0))).shape[1] < 14 + 100 + 192 + 14

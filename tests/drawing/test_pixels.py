@@ -187,9 +187,9 @@ def test_a_limit_shared_by_several_maps_keeps_a_weak_one_weak() -> None:
     [
         (np.zeros((7, 7)), {}, r"heat has shape \(7, 7\).*\(24, 32\).*upsample"),
         (np.zeros((24, 32), object), {}, "dtype object"),
-        (np.zeros((24, 32)), {"alpha": 1.5}, "alpha=1.5 is out of range"),
+        (np.zeros((24, 32)), {"alpha": 1.5}, "alpha=1.5 is not accepted"),
         (np.zeros((24, 32)), {"alpha": np.nan}, "alpha=nan"),
-        (np.zeros((24, 32)), {"alpha": "x"}, "alpha='x' is no number"),
+        (np.zeros((24, 32)), {"alpha": "x"}, "alpha='x' is not accepted"),
     ],
 )
 def test_an_overlay_that_cannot_be_drawn_says_what_to_do(heat: np.ndarray, kwargs: Any, message: str) -> None:

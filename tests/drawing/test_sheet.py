@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from fe_gradcam.drawing.grid import Text
 from fe_gradcam.drawing.pixels import overlay
-from fe_gradcam.drawing.sheet import MOST_ROWS, Look, compose_grid, with_shared_scale
-from fe_gradcam.explaining.explained import Column, Explained
+from fe_gradcam.drawing.sheet import LEFT_TO_RIGHT, MOST_ROWS, Look, compose_grid
+from fe_gradcam.explaining.explained import Column, Explained, with_shared_scale
 from fe_gradcam.explaining.results import compose_arrays, compose_results
 from fe_gradcam.types import Heatmap, Scaling
 
@@ -45,10 +46,7 @@ def part(count: int = 3, **change: object) -> Explained:
 def test_a_row_says_what_is_true_what_was_inferred_and_whether_that_is_wrong() -> None:
     grid = compose_grid([part()], NAMES, Look(), "eval, epoch 1")
     assert [row.wrong for row in grid.rows] == [True, False, True]
-    texts = dict(grid.rows[0].texts)
-    assert texts["label"] == "cat"
-    assert texts["prediction"].startswith("dog")
-    assert texts["prediction"].endswith(" 90%")
+    assert grid.rows[0].texts == (Text("label", "cat"), Text("prediction", f"dog{LEFT_TO_RIGHT}", "90%"))
     assert grid.title == "eval, epoch 1, layer conv3"
     assert grid.titles == ("image", "grad_cam")
 
@@ -80,7 +78,8 @@ def test_a_blank_map_is_said_and_not_drawn() -> None:
 @pytest.mark.parametrize("shared", [True, False])
 def test_the_colour_bar_says_the_scaling_and_its_reach(scaling: Scaling, expected: tuple, shared: bool) -> None:
     explained = part(columns=[Column("grad_cam", "pred", heatmap(scaling=scaling))])
-    grid = compose_grid([explained], NAMES, Look(shared_scale=shared), "t")
+    parts = with_shared_scale([explained]) if shared else [explained]
+    grid = compose_grid(parts, NAMES, Look(), "t")
     assert scaling in grid.scale_label
     assert ("one scale for the grid" in grid.scale_label) == shared
     assert ("each map by itself" in grid.scale_label) != shared
@@ -109,7 +108,7 @@ def test_no_more_rows_are_drawn_than_a_reader_can_use(monkeypatch: pytest.Monkey
 def test_datasets_are_named_where_there_are_several() -> None:
     parts = [replace(part(2), ds_id="day"), replace(part(1), ds_id="night")]
     rows = compose_grid(parts, NAMES, Look(), "t").rows
-    assert [dict(row.texts)["note"] for row in rows] == ["day", "day", "night"]
+    assert [text.words for row in rows for text in row.texts if text.role == "note"] == ["day", "day", "night"]
 
 
 def test_results_and_arrays_name_the_layer_and_the_scaling() -> None:
@@ -123,7 +122,8 @@ def test_results_and_arrays_name_the_layer_and_the_scaling() -> None:
 
 def test_the_legend_says_which_methods_know_no_class() -> None:
     aware = Column("grad_cam", "pred", _heatmap_like("grad_cam"))
-    blind = Column("eigen_cam(component=2)", "pred", _heatmap_like("eigen_cam(component=2)"))
+    of_no_target = replace(_heatmap_like("eigen_cam(component=2)"), shows="what is active, whatever the class")
+    blind = Column("eigen_cam(component=2)", "pred", of_no_target)
     for columns, expected in (
         ([aware], "evidence for the class, each map by itself (scaling: scale_after_relu)"),
         ([blind], "what is active, whatever the class, each map by itself (scaling: scale_after_relu)"),
@@ -146,11 +146,11 @@ def test_a_shared_scale_is_that_of_each_method() -> None:
     for column in scaled.columns:
         assert column.heatmap.values.max() == pytest.approx(1)
         assert column.heatmap.values[0].max() == pytest.approx(0.5)
-    assert "one scale for each method" in compose_grid([part], {}, Look(shared_scale=True), "").scale_label
+    assert "one scale for each method" in compose_grid([scaled], {}, Look(), "").scale_label
 
 
 def test_the_title_names_the_layer_that_is_explained() -> None:
-    columns = [Column("occlusion", "pred", replace(_heatmap_like("occlusion"), layer="whole model"))]
+    columns = [Column("occlusion", "pred", replace(_heatmap_like("occlusion"), layer="whole model", of_layer=False))]
     columns += [Column("grad_cam", "pred", _heatmap_like("grad_cam"))]
     part = Explained(np.zeros((2, 4, 6, 3), np.uint8), columns, None, None, None)
     assert compose_grid([part], {}, Look(), "t").title == "t, layer conv3"

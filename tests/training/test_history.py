@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -28,23 +25,43 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from fe_gradcam import ArgumentError, CamWarning, GradCAM
-from fe_gradcam.drawing import film as follow
-from fe_gradcam.drawing.film import CELL, FRAME_SIDE, MOST_EPOCHS, MOST_IMAGES, Follower
-from fe_gradcam.drawing.grid import GAP, MARGIN, RED, draw_grid
+from fe_gradcam.drawing.film import CELL
+from fe_gradcam.drawing.grid import GAP, MARGIN, RED, Text, draw_grid
+from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.drawing.sheet import Look, compose_grid
-from fe_gradcam.explaining.explained import Column, Explained
-from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
+from fe_gradcam.explaining.explained import Column, Explained, with_shared_scale
+from fe_gradcam.scaling import scale
+from fe_gradcam.training import history as history_module
+from fe_gradcam.training.history import (
+    HEAT_SIDE,
+    MOST_EPOCHS,
+    MOST_IMAGES,
+    PICTURE_SIDE,
+    Followed,
+    History,
+    compare,
+)
+from fe_gradcam.training.options import Classes, Options
+from fe_gradcam.training.products.film import FilmProduct
 from fe_gradcam.training.rows import Rows
 from fe_gradcam.types import Heatmap
-from tests.trainings import FRAMEWORKS, Catch
-from tutorials.real_data import digit_canvases
+from tests.trainings import (
+    FRAMEWORKS,
+    Catch,
+    KilledError,
+    Killer,
+    as_input,
+    canvases,
+    digit_net,
+    in_another_process,
+    words_of,
+)
 
-ROOT = Path(__file__).parents[2]
 EVAL = ("eval", "")
-Heat = NDArray[np.float32]
+HeatValues = NDArray[np.float32]
 
 
-def heatmap(values: Heat, *, blank: bool = False) -> Heatmap:
+def heatmap(values: HeatValues, *, blank: bool = False, scaling: Any = "scale_after_relu") -> Heatmap:
     count = len(values)
     return Heatmap(
         values=values,
@@ -55,7 +72,7 @@ def heatmap(values: Heat, *, blank: bool = False) -> Heatmap:
         blank=np.full(count, blank),
         method="grad_cam",
         layer="conv",
-        scaling="scale_after_relu",
+        scaling=scaling,
     )
 
 
@@ -63,11 +80,10 @@ def heatmap(values: Heat, *, blank: bool = False) -> Heatmap:
 
 
 def test_heat_that_stays_has_no_drift_and_overlaps_wholly() -> None:
-    follower, values = Follower(), np.random.default_rng(0).random((3, 8, 9)).astype(np.float32)
-    assert follower.compared(EVAL, {"grad_cam": heatmap(values)}) == {}
+    values = np.random.default_rng(0).random((3, 8, 9)).astype(np.float32)
     # Stronger heat in the same order is the same heat.
     for again in (values, values / 2):
-        found = follower.compared(EVAL, {"grad_cam": heatmap(again)})["grad_cam"]
+        found = compare(values, again)
         assert_allclose(found["drift"], 0, atol=1e-6)  # of float32 values
         assert_allclose(found["overlap"], 1)
 
@@ -81,90 +97,117 @@ def test_drift_and_overlap_by_hand() -> None:
     falling = np.arange(10, 0, -1, dtype=np.float32).reshape(1, 2, 5)
     swapped = falling.copy()
     swapped[0, 0, 1:3] = 8, 9
-    follower = Follower()
-    follower.compared(EVAL, {"a": heatmap(falling)})
-    found = follower.compared(EVAL, {"a": heatmap(swapped)})["a"]
+    found = compare(falling, swapped)
     assert_allclose(found["drift"], 12 / 990, atol=1e-6)
     assert_allclose(found["overlap"], 1 / 3, rtol=1e-6)
-    follower = Follower()
-    follower.compared(EVAL, {"a": heatmap(falling)})
-    found = follower.compared(EVAL, {"a": heatmap(falling[..., ::-1, ::-1].copy())})["a"]
+    found = compare(falling, falling[..., ::-1, ::-1].copy())
     assert_allclose(found["drift"], 2, rtol=1e-6)
     assert_allclose(found["overlap"], 0)
 
 
 def test_random_heat_drifts_by_one_and_overlaps_as_by_chance() -> None:
     """Two random fifths share 1/25 of all pixels, and hold 9/25 together: 1/9. Spreads are below 0.01 here."""
-    generator, follower = np.random.default_rng(1), Follower()
-    maps = [generator.random((50, 20, 20)).astype(np.float32) for _ in range(2)]
-    follower.compared(EVAL, {"a": heatmap(maps[0])})
-    found = follower.compared(EVAL, {"a": heatmap(maps[1])})["a"]
+    generator = np.random.default_rng(1)
+    found = compare(*(generator.random((50, 20, 20)).astype(np.float32) for _ in range(2)))
     assert_allclose(found["drift"].mean(), 1, atol=0.03)
     assert_allclose(found["overlap"].mean(), 1 / 9, atol=0.01)
 
 
-def test_each_mode_dataset_and_method_is_compared_with_its_own_past() -> None:
-    follower, generator = Follower(), np.random.default_rng(2)
-    maps = {place: generator.random((2, 4, 5)).astype(np.float32) for place in ("a", "b", "c", "d")}
-    follower.compared(("eval", "day"), {"m": heatmap(maps["a"]), "n": heatmap(maps["b"])})
-    assert follower.compared(("eval", "night"), {"m": heatmap(maps["c"])}) == {}
-    assert follower.compared(("train", "day"), {"m": heatmap(maps["d"])}) == {}
-    found = follower.compared(("eval", "day"), {"m": heatmap(maps["a"]), "n": heatmap(maps["a"])})
+def test_each_method_and_target_is_compared_with_its_own_past() -> None:
+    generator, followed = np.random.default_rng(2), Followed(Rows({}, np.zeros(0, np.int64)))
+    maps = [generator.random((2, 4, 5)).astype(np.float32) for _ in range(4)]
+
+    def epoch(number: int, *columns: tuple[str, str, HeatValues]) -> dict[str, dict[str, HeatValues]]:
+        part = part_of(columns[0][2], [0] * len(columns[0][2]), [0] * len(columns[0][2]))
+        made = [Column(method, target, heatmap(values)) for method, target, values in columns]
+        followed.add(number, replace(part, columns=made))
+        return followed.moved("pred")
+
+    assert epoch(1, ("m", "pred", maps[0]), ("n", "pred", maps[1]), ("m", "dog", maps[2])) == {}
+    found = epoch(2, ("m", "pred", maps[0]), ("n", "pred", maps[0]), ("m", "dog", maps[3]))
+    assert set(found) == {"m", "n"}
     assert_allclose(found["m"]["drift"], 0, atol=1e-6)
     assert (found["n"]["drift"] > 0.01).all()
-    # Negative heat is none, of blank heat nothing can be said, nor of another number of images.
-    blank = follower.compared(("eval", "day"), {"m": heatmap(maps["a"] - 5)})["m"]
+    assert followed.moved("dog")["m"]["drift"].min() > 0.01
+    # Negative heat is none, blank heat says nothing, nor does that of another number of images.
+    blank = epoch(3, ("m", "pred", maps[0] - 5))["m"]
     assert np.isnan([blank["drift"], blank["overlap"]]).all()
-    assert follower.compared(("eval", "day"), {"m": heatmap(maps["a"][:1])}) == {}
+    assert epoch(4, ("m", "pred", maps[0][:1])) == {}
 
 
 # --- the filmstrip -----------------------------------------------------------------------------------------
 
 
-def part_of(values: Heat, inferred: list[int], labels: list[int]) -> Explained:
+def part_of(values: HeatValues, inferred: list[int], labels: list[int], **how: Any) -> Explained:
     count = len(values)
     probabilities = np.full((count, 3), 0.1, np.float32)
     probabilities[np.arange(count), inferred] = 0.8
     pictures = np.random.default_rng(0).integers(0, 256, (*values.shape, 3)).astype(np.uint8)
     ids = [f"image {at}" for at in range(count)]
-    column = Column("grad_cam", "pred", heatmap(values))
+    column = Column("grad_cam", "pred", heatmap(values, **how))
     return Explained(pictures, [column], probabilities, np.array(labels), ids)
 
 
-def filmed(follower: Follower, epochs: range, count: int = 3, side: tuple[int, int] = (8, 12)) -> Any:
+OPTIONS = Options(track=True, classes=Classes.of({"cat": 0, "dog": 1}))
+
+
+class Told:
+    """An epoch as the film sees it."""
+
+    def __init__(self, part: Explained, followed: Followed) -> None:
+        self.options, self.mode, self.parts, self._followed = OPTIONS, "eval", [part], followed
+        self.grid: Any = None
+
+    def followed(self, dataset: str) -> Followed:
+        return self._followed
+
+    def show(self, key: str, pictures: dict[str, Picture], name: str) -> None:
+        self.grid = pictures[""].grid
+
+
+def film_of(part: Explained, followed: Followed) -> Any:
+    told = Told(part, followed)
+    FilmProduct(OPTIONS).make(told)  # type: ignore[arg-type]
+    return told.grid
+
+
+def new() -> Followed:
+    return Followed(Rows({}, np.zeros(0, np.int64)))
+
+
+def filmed(followed: Followed, epochs: range, count: int = 3, side: tuple[int, int] = (8, 12)) -> Any:
     """In each epoch the image of that number (modulo `count`) is taken for another class; of all the true one is 0."""
     for epoch in epochs:
         values = np.random.default_rng(epoch).random((count, *side)).astype(np.float32)
+        values /= values.max((1, 2), keepdims=True)
         inferred = [int(at == epoch % count) for at in range(count)]
         part = part_of(values, inferred, [0] * count)
-        grid = compose_grid([part], {0: "cat", 1: "dog"}, Look(), f"eval, epoch {epoch}")
-        follower.add(EVAL, epoch, grid, "grad_cam")
-    return follower.film(EVAL, grid), grid
+        followed.add(epoch, part)
+    return film_of(part, followed), compose_grid([part], {0: "cat", 1: "dog"}, Look(), f"eval, epoch {epoch}")
 
 
 def test_a_film_has_a_row_for_each_image_and_a_column_for_each_epoch() -> None:
-    film, grid = filmed(Follower(), range(1, 5))
+    film, grid = filmed(new(), range(1, 5))
     assert film.titles == ("image", "epoch 1", "epoch 2", "epoch 3", "epoch 4")
     assert film.title == "eval, epochs 1 to 4, grad_cam"
     assert len(film.rows) == 3
     for at, row in enumerate(film.rows):
-        assert row.texts == (("id", f"image {at}"), ("label", "cat"))  # what was inferred stands on each picture
+        assert words_of(row) == {"id": f"image {at}", "label": "cat"}  # what was inferred stands on each picture
         assert not row.wrong
         assert np.array_equal(row.panels[0].rgb, grid.rows[at].panels[0].rgb)
         assert [panel.framed for panel in row.panels] == [False, *(epoch % 3 == at for epoch in range(1, 5))]
         for epoch, panel in enumerate(row.panels[1:], 1):
-            assert panel.caption.startswith("dog" if epoch % 3 == at else "cat")
-            assert panel.caption.endswith("(80%)")
+            assert panel.caption == Text("prediction", "dog" if epoch % 3 == at else "cat", "(80%)")
             assert not panel.note
         assert np.array_equal(row.panels[-1].rgb, grid.rows[at].panels[1].rgb)
 
 
 def test_a_wrong_answer_has_a_red_frame_in_the_picture_and_a_right_one_none() -> None:
-    film, _ = filmed(Follower(), range(1, 3), count=2)
+    film, _ = filmed(new(), range(1, 3), count=2)
     width, height = CELL, round(CELL * 8 / 12)
     for row in film.rows:
         alone = replace(
-            film, rows=(replace(row, texts=(), panels=tuple(replace(one, caption="") for one in row.panels)),)
+            film, rows=(replace(row, texts=(), panels=tuple(replace(one, caption=None) for one in row.panels)),)
         )
         red = (draw_grid(alone, cell=CELL) == RED).all(-1)
         (wrong,) = [at for at, panel in enumerate(row.panels) if panel.framed]
@@ -179,9 +222,9 @@ def test_a_wrong_answer_has_a_red_frame_in_the_picture_and_a_right_one_none() ->
 
 @pytest.mark.parametrize("epochs", [MOST_EPOCHS - 1, MOST_EPOCHS, MOST_EPOCHS + 1, 3 * MOST_EPOCHS, 200])
 def test_a_long_film_is_thinned_and_keeps_its_first_and_its_last_epoch(epochs: int) -> None:
-    follower = Follower()
-    film, _ = filmed(follower, range(1, epochs + 1), count=1, side=(4, 4))
-    numbers = [frame.epoch for frame in follower.frames[EVAL]]
+    followed = new()
+    film, _ = filmed(followed, range(1, epochs + 1), count=1, side=(4, 4))
+    numbers = [record.epoch for record in followed.records]
     assert [f"epoch {number}" for number in numbers] == list(film.titles[1:])
     assert len(numbers) <= MOST_EPOCHS
     assert numbers[0] == 1
@@ -196,27 +239,62 @@ def test_a_long_film_is_thinned_and_keeps_its_first_and_its_last_epoch(epochs: i
 
 def test_an_epoch_that_is_taken_again_replaces_itself_and_what_came_after() -> None:
     """As where a training is resumed from an epoch before its last."""
-    follower = Follower()
-    filmed(follower, range(1, 5))
-    film, _ = filmed(follower, range(3, 4))
+    followed = new()
+    filmed(followed, range(1, 5))
+    film, _ = filmed(followed, range(3, 4))
     assert film.titles[1:] == ("epoch 1", "epoch 2", "epoch 3")
 
 
+@pytest.mark.parametrize("scaling", ["scale_after_relu", "scale_before_relu", "none"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_newest_heat_is_that_of_the_grid_and_past_heat_is_within_half_a_step_of_it(
+    scaling: Any, shared: bool
+) -> None:
+    """A step is 1/127 of the largest magnitude; a scaling to the maximum of a map enlarges it by that maximum."""
+    raw = np.random.default_rng(0).normal(0, 3, (2, 7, 7)).astype(np.float32)
+    values = scale(torch.from_numpy(raw), scaling, (56, 56)).numpy()
+    part = Explained(
+        np.zeros((2, 56, 56, 3), np.uint8),
+        [Column("grad_cam", "pred", replace(heatmap(values, scaling=scaling), raw=raw))],
+        None, None, None,
+    )  # fmt: skip
+    (part,) = with_shared_scale([part]) if shared else (part,)
+    followed = new()
+    for epoch in (1, 2):
+        followed.add(epoch, part)
+        assert np.array_equal(followed.newest[0].values(), part.columns[0].heatmap.values)
+    past = followed.records[0].heat
+    assert past.raw.dtype == np.int8
+    shown = part.columns[0].heatmap.values
+    step = np.abs(raw).max() / 127 if scaling == "none" else 1 / 127
+    most = np.abs(raw).max((1, 2)) / raw.max((1, 2))
+    assert np.abs(past.values() - shown).max() <= step * (1 if scaling == "none" else most.max())
+
+
 def test_what_is_kept_is_small() -> None:
-    follower = Follower()
-    film, _ = filmed(follower, range(1, 2), count=MOST_IMAGES + 4, side=(300, 150))
-    frame = follower.frames[EVAL][0]
-    assert len(frame.pictures) == len(film.rows) == MOST_IMAGES
-    assert {picture.shape for picture in frame.pictures} == {(FRAME_SIDE, FRAME_SIDE // 2, 3)}
+    """1.2 MB of pictures and 28 kB of heat, beside the newest: of 24 images of 300 x 150 over 24 epochs."""
+    followed = new()
+    for epoch in range(1, MOST_EPOCHS + 1):
+        values = np.random.default_rng(epoch).random((MOST_IMAGES + 4, 7, 7)).astype(np.float32)
+        part = part_of(values, [0] * len(values), [0] * len(values))
+        pictures = np.zeros((len(values), 300, 150, 3), np.uint8)
+        followed.add(epoch, replace(part, pictures=pictures))
+    assert followed.pictures is not None
+    assert followed.pictures.shape == (MOST_IMAGES, PICTURE_SIDE, PICTURE_SIDE // 2, 3)
+    assert len(followed.records) == MOST_EPOCHS
+    past = [record.heat.raw for record in followed.records[:-1]]
+    assert sum(raw.nbytes for raw in past) == 23 * MOST_IMAGES * 49
+    whole = part_of(np.zeros((1, 300, 150), np.float32), [0], [0])  # a method that has the size of the image
+    followed = new()
+    followed.add(1, whole)
+    followed.add(2, whole)
+    assert max(followed.records[0].heat.raw.shape) == HEAT_SIDE
 
 
 def test_without_evidence_the_film_says_so() -> None:
-    values = np.zeros((1, 4, 4), np.float32)
-    part = part_of(values, [0], [0])
-    part = replace(part, columns=[Column("grad_cam", "pred", heatmap(values, blank=True))])
-    grid, follower = compose_grid([part], {}, Look(), "eval"), Follower()
-    follower.add(EVAL, 1, grid, "grad_cam")
-    assert follower.film(EVAL, grid).rows[0].panels[1].note == "no evidence"
+    part, followed = part_of(np.zeros((1, 4, 4), np.float32), [0], [0], blank=True), new()
+    followed.add(1, part)
+    assert film_of(part, followed).rows[0].panels[1].note == "no evidence"
 
 
 # --- a state that is saved -------------------------------------------------------------------------------
@@ -225,61 +303,44 @@ def test_without_evidence_the_film_says_so() -> None:
 def test_a_state_is_plain_and_what_it_restores_is_the_same() -> None:
     import dill
 
-    follower = Follower()
-    filmed(follower, range(1, 4))
-    follower.rows[EVAL] = Rows({"x": np.arange(6).reshape(3, 2), "name": ["a", "b", "c"]}, np.array([4, 0, 9]), 7)
-    follower.compared(EVAL, {"grad_cam": heatmap(np.ones((1, 2, 2), np.float32))})
-    state = dill.loads(dill.dumps(follower.state()))
+    history = History()
+    rows = Rows({"images": np.arange(6).reshape(3, 2), "ids": ["a", "b", "c"]}, np.array([4, 0, 9]), 7)
+    history.streams[EVAL] = followed = Followed(rows)
+    filmed(followed, range(1, 4))
+    state = dill.loads(dill.dumps(history.state()))
 
     def only_plain(value: Any) -> bool:
         if isinstance(value, dict):
             return all(only_plain(key) and only_plain(one) for key, one in value.items())
         if isinstance(value, (list, tuple)):
             return all(map(only_plain, value))
-        return isinstance(value, (np.ndarray, str, int, float, bool))
+        return value is None or isinstance(value, (np.ndarray, str, int, float, bool))
 
     assert only_plain(state)
-    other = Follower()
+    other = History()
     other.restore(state)
-    assert other.rows[EVAL].values["name"] == ["a", "b", "c"]
-    assert other.rows[EVAL].positions.tolist() == [4, 0, 9]
-    assert other.rows[EVAL].largest_batch == 7
-    film, _ = filmed(other, range(4, 5))
+    again = other.streams[EVAL]
+    assert again.rows["ids"] == ["a", "b", "c"]
+    assert again.rows.positions.tolist() == [4, 0, 9]
+    assert again.rows.largest_batch == 7
+    film, _ = filmed(again, range(4, 5))
     assert film.titles[1:] == ("epoch 1", "epoch 2", "epoch 3", "epoch 4")
-    expected, _ = filmed(follower, range(4, 5))
-    assert np.array_equal(HeatmapGrid(film).raster, HeatmapGrid(expected).raster)
-    assert list(other.heat) == [(*EVAL, "grad_cam")]
+    expected, _ = filmed(followed, range(4, 5))
+    assert np.array_equal(Picture(film).rgb, Picture(expected).rgb)
+    moved, expected_moved = again.moved("pred")["grad_cam"], followed.moved("pred")["grad_cam"]
+    assert np.array_equal(moved["drift"], expected_moved["drift"])
 
 
 # --- in trainings ------------------------------------------------------------------------------------------
 
 
-def torch_net() -> torch.nn.Module:
-    nn = torch.nn
-    return nn.Sequential(
-        nn.Conv2d(1, 6, 5, stride=3), nn.ReLU(), nn.Conv2d(6, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), nn.Linear(8, 10), nn.Softmax(-1),
-    )  # fmt: skip
-
-
-def keras_net() -> Any:
-    import tensorflow as tf
-
-    layers = tf.keras.layers
-    return tf.keras.Sequential(
-        [
-            layers.Conv2D(6, 5, strides=3, activation="relu", input_shape=(64, 64, 1)),
-            layers.Conv2D(8, 3, strides=2, activation="relu"),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(10, activation="softmax"),
-        ]
-    )
+def net(framework: str) -> Any:
+    return digit_net(framework, "mean", [(6, 5, 3), (8, 3, 2)])
 
 
 def digits(framework: str, rows: slice = slice(0, 24)) -> NumpyDataset:
-    part = digit_canvases()[rows]
-    images = part.images.astype(np.float32) / 255
-    images = images[:, None] if framework == "torch" else images[..., None]
+    part = canvases()[rows]
+    images = as_input(framework, part.images)
     return NumpyDataset({"x": images, "y": part.labels, "name": np.arange(len(images)) + 100})
 
 
@@ -287,7 +348,7 @@ def training(
     framework: str, traces: Any, *, epochs: int = 3, learns: bool = True, name: str = "followed", rate: float = 1e-2
 ) -> tuple[Any, fe.Estimator]:
     """A training with the traces that `traces` makes of its model."""
-    model = fe.build(torch_net if framework == "torch" else keras_net, "adam", model_name=name)
+    model = fe.build(lambda: net(framework), "adam", model_name=name)
     set_lr(model, rate)
     ops = [ModelOp(model, "x", "p"), CrossEntropy(("p", "y"), "ce")]
     pipeline = fe.Pipeline(train_data=digits(framework), eval_data=digits(framework), batch_size=5, num_process=0)
@@ -346,7 +407,7 @@ def test_the_same_images_are_followed_in_a_shuffled_epoch_and_filmed_after_each(
     for epoch, caught in enumerate(catch.caught, 1):
         film = caught["gradcam_film"].grid
         assert film.titles == ("image", *(f"epoch {number}" for number in range(1, epoch + 1)))
-        assert [dict(row.texts)["id"] for row in film.rows] == [str(one) for one in ids[0]]
+        assert [words_of(row)["id"] for row in film.rows] == [str(one) for one in ids[0]]
         for row, shown in zip(film.rows, caught["gradcam"].grid.rows, strict=True):
             assert np.array_equal(row.panels[-1].rgb, shown.panels[1].rgb)
             assert row.panels[-1].framed == shown.wrong
@@ -383,7 +444,7 @@ def test_a_model_that_does_not_learn_does_not_drift_and_a_second_training_starts
 
 
 def test_a_long_training_keeps_the_first_and_last_epoch_in_its_film(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follow, "MOST_EPOCHS", 3)
+    monkeypatch.setattr(history_module, "MOST_EPOCHS", 3)
     catch = Catch("gradcam_film", mode="eval")
     _, fitting = training("torch", lambda model: [followed(model, n_samples=1), catch], epochs=5)
     fitting.fit()
@@ -394,7 +455,7 @@ def test_a_long_training_keeps_the_first_and_last_epoch_in_its_film(monkeypatch:
 
 
 def test_datasets_have_films_of_their_own(tmp_path: Path) -> None:
-    model = fe.build(torch_net, "adam", model_name="several")
+    model = fe.build(lambda: net("torch"), "adam", model_name="several")
     catch = Catch("gradcam_film", "gradcam_film|day", "gradcam_film|night", mode="eval")
     pipeline = fe.Pipeline(
         train_data=digits("torch"),
@@ -418,26 +479,10 @@ def test_following_needs_a_model_and_metrics_of_two_epochs_need_following() -> N
     with pytest.raises(ArgumentError, match=r"track=True explains images with the model.* Pass model= instead"):
         GradCAM("x", "g", activations="a", track=True)
     with pytest.raises(ArgumentError, match="'drift' compares the same images in two epochs"):
-        GradCAM("x", model=torch_net(), metrics="drift")
+        GradCAM("x", model=net("torch"), metrics="drift")
 
 
 # --- a training that is resumed ------------------------------------------------------------------------------
-
-
-class KilledError(Exception):
-    """What ends a training in the midst here."""
-
-
-class Killer(Trace):
-    """Ends the training at the beginning of an epoch."""
-
-    def __init__(self, last: int | None) -> None:
-        super().__init__(mode="train")
-        self.last = SimpleNamespace(epoch=last)  # no number, which the host would restore
-
-    def on_epoch_begin(self, data: Any) -> None:
-        if self.system.epoch_idx == self.last.epoch:
-            raise KilledError
 
 
 def resumable(framework: str, folder: Path, killed: int | None = None) -> dict[str, Any]:
@@ -464,17 +509,9 @@ def all_resumable(folder: str, killed: int | None = None) -> dict[str, Any]:
     return {framework: resumable(framework, Path(folder) / framework, killed) for framework in FRAMEWORKS}
 
 
-def test_the_film_goes_on_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fe, "fe_deterministic_seed", None)  # the host restores no such training
+def test_the_film_goes_on_in_another_process(tmp_path: Path) -> None:
     before = all_resumable(str(tmp_path), 3)
-    program = (
-        "import json, sys, tests.conftest; from tests.training.test_history import all_resumable\n"
-        "print(json.dumps(all_resumable(sys.argv[1])))"
-    )
-    command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-3000:]
-    after = json.loads(done.stdout.strip().splitlines()[-1])
+    after = in_another_process(all_resumable, tmp_path)
     for framework in FRAMEWORKS:
         start, end = before[framework], after[framework]
         # The host saves before the eval of an epoch, and takes that again.
@@ -490,44 +527,37 @@ class Saved:
     """A trace in a system of its own, through which the host saves and loads."""
 
     def __init__(self, **more: Any) -> None:
-        self.trace = followed(torch_net(), on_error="warn", **more)
+        self.trace = followed(net("torch"), on_error="warn", **more)
         self.trace.system = SimpleNamespace(traces=[self.trace], mode="eval", epoch_idx=1, ds_id="", network=None)
+
+
+ROWS = ({"images": np.zeros((1, 1, 64, 64), np.float32)}, np.arange(1), 2)
 
 
 @pytest.mark.parametrize(
     "state",
     [
-        {"follower": {"rows": {}}},
-        {"follower": {"rows": {EVAL: (1,)}, "frames": {}, "heat": {}}},
-        {"follower": {"rows": {EVAL: ({"x": np.zeros((1, 1))}, np.zeros(1), 1)}, "frames": {EVAL: [1]}, "heat": {}}},
-        {"follower": 5},
+        {EVAL: {"rows": {}}},
+        {EVAL: {"rows": (1,), "pictures": None, "records": [], "newest": []}},
+        {EVAL: {"rows": ROWS, "pictures": None, "records": [1], "newest": []}},
+        {EVAL: {"rows": ROWS, "pictures": None, "records": [], "newest": []}},  # without the labels that are asked for
+        5,
     ],
 )
-def test_a_state_that_does_not_fit_is_a_warning_and_changes_nothing(state: dict[str, Any]) -> None:
+def test_a_state_that_does_not_fit_is_a_warning_and_changes_nothing(state: Any) -> None:
     trace = Saved().trace
     with pytest.warns(CamWarning, match="could not go on with the filmstrip of the training that is resumed"):
-        trace.__setstate__(state)
-    assert trace.follower is not None
-    assert trace.follower.rows == trace.follower.frames == trace.follower.heat == {}
+        trace.__setstate__({"history": state})
+    assert trace.watcher.history.streams == {}
     trace.on_epoch_begin(Data())
-    assert trace._runs_now("")  # it goes on with the next epoch
+    assert not trace.watcher._failed  # it goes on with the next epoch
 
 
-def test_images_that_were_saved_without_a_key_that_is_needed_now_are_a_warning_and_chosen_anew() -> None:
-    """As where a training is resumed with `ids` or `boxes` that it had not before."""
-    trace = Saved().trace
-    rows = ({"x": np.zeros((2, 1, 64, 64), np.float32), "y": np.zeros(2, int)}, np.arange(2), 2)
-    with pytest.warns(CamWarning, match="could not go on with the filmstrip"):
-        trace.__setstate__({"follower": {"rows": {EVAL: rows}, "frames": {}, "heat": {}}})
-    assert trace.follower is not None
-    assert trace.follower.rows == {}
-
-
-@pytest.mark.parametrize("state", [{}, {"follower": None}])
+@pytest.mark.parametrize("state", [{}, {"history": {}}])
 def test_a_state_without_a_film_and_a_trace_that_follows_nothing_are_quiet(state: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Saved().trace.__setstate__(state)
         untracked = Saved(track=False).trace
-        untracked.__setstate__({"follower": Follower().state()})
-        assert untracked.__getstate__() == {"follower": None}
+        untracked.__setstate__({"history": {EVAL: {}}})
+    assert untracked.watcher.history.streams == {}

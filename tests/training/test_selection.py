@@ -25,12 +25,12 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from fe_gradcam import ArgumentError, CamWarning, GradCAM, UnknownNameError, explain
-from fe_gradcam.metrics.objects import masks_of_boxes, object_places
+from fe_gradcam.metrics.objects import masks_of_boxes, object_masks
 from fe_gradcam.training import chosen as selecting
 from fe_gradcam.training.chosen import Chosen
 from fe_gradcam.training.rows import probabilities_of
 from fe_gradcam.training.selection import BOTH, RULES, Selection, selection_of
-from tests.trainings import FRAMEWORKS, Catch, streams
+from tests.trainings import FRAMEWORKS, Catch, as_input, digit_net, streams, words_of
 from tutorials.real_data import Canvases, digit_canvases
 
 CLASSES = 3
@@ -250,21 +250,21 @@ def test_an_epoch_of_50_000_images_takes_the_memory_of_those_that_are_kept() -> 
     tracemalloc.start()
     for _ in range(99):
         trace.on_batch_end(batch)
-        for heap in trace._choices[""]["grid"]._heaps.values():
+        for heap in trace.watcher._choices[""]["grid"]._heaps.values():
             assert len(heap) <= kept
     now, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    rows = trace._choices[""]["grid"].rows()
-    assert trace._choices[""]["grid"].seen == 50_000
+    rows = trace.watcher._choices[""]["grid"].rows()
+    assert trace.watcher._choices[""]["grid"].seen == 50_000
     assert len(rows) == kept
-    assert all(part.base is None for heap in trace._choices[""]["grid"]._heaps.values() for part in held(heap))
+    assert all(part.base is None for heap in trace.watcher._choices[""]["grid"]._heaps.values() for part in held(heap))
     # Kept rows replaced by others, and for a moment those of one batch: twice the rows, and 200 KB of numbers.
     assert now < kept * row + 200_000
     assert peak < 2 * kept * row + 200_000
 
 
 def held(heap: Sequence[Any]) -> list[NDArray[Any]]:
-    return [one.row["x"] for one in heap]
+    return [one.row["images"] for one in heap]
 
 
 # --- the random choice ---------------------------------------------------------------------------------
@@ -385,7 +385,7 @@ def test_names_may_be_lists_of_strings_or_bytes_and_tensors_of_them() -> None:
 
 
 def test_keys_of_different_lengths_are_refused() -> None:
-    with pytest.raises(ArgumentError, match=r"different numbers of rows: \{'x': 4, 'name': 3\}"):
+    with pytest.raises(ArgumentError, match=r"different numbers of rows: x 4, name 3"):
         Chosen(["x", "name"], Selection(limit=2)).add({"x": np.zeros(4), "name": ["a", "b", "c"]})
 
 
@@ -402,7 +402,7 @@ def test_keys_of_different_lengths_are_refused() -> None:
         ((BOTH, 5, None, []), ArgumentError, "needs labels= and preds= .* true classes and of the predictions"),
         (("least_confident", 5, None, []), ArgumentError, "select='least_confident' needs preds="),
         (("random", 5, 2, []), ArgumentError, "per_class needs labels= .* or preds="),
-        (("random", 5, 0, GIVEN), ArgumentError, r"per_class=0 is not accepted\. Accepted: None, or an integer from 1"),
+        (("random", 5, 0, GIVEN), ArgumentError, r"per_class=0 is not accepted\. Accepted: an integer from 1, or None"),
         (("random", 5, True, GIVEN), ArgumentError, "per_class=True is not accepted"),
         (("random", 5, 1.5, GIVEN), ArgumentError, "per_class=1.5 is not accepted"),
         (([0, 1], 5, 2, GIVEN), ArgumentError, "per_class goes with a rule by name"),
@@ -473,39 +473,16 @@ def digits() -> Canvases:
 
 def digit_data(framework: str, rows: slice) -> dict[str, Any]:
     part = digits()[rows]
-    images = part.images.astype(np.float32) / 255
     seen = part.labels.copy()
     seen[UNLABELLED] = -1
     return {
-        "x": images[:, None] if framework == "torch" else images[..., None],
+        "x": as_input(framework, part.images),
         "y": part.labels,
         "seen": seen,
         "box": part.boxes,
         "mask": (part.images > 25).astype(np.uint8),
-        "name": np.arange(1000, 1000 + len(images)),
+        "name": np.arange(1000, 1000 + len(part.images)),
     }
-
-
-def torch_digit_net() -> torch.nn.Module:
-    nn = torch.nn
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 5, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 5, stride=2), nn.ReLU(),
-        nn.Flatten(), nn.Linear(16 * 25, 10), nn.Softmax(-1),
-    )  # fmt: skip
-
-
-def keras_digit_net() -> Any:
-    import tensorflow as tf
-
-    layers = tf.keras.layers
-    return tf.keras.Sequential(
-        [
-            layers.Conv2D(8, 5, strides=2, activation="relu", input_shape=(SIDE, SIDE, 1)),
-            layers.Conv2D(16, 5, strides=2, activation="relu"),
-            layers.Flatten(),
-            layers.Dense(10, activation="softmax"),
-        ]
-    )
 
 
 @dataclass
@@ -540,8 +517,7 @@ def trained(request: pytest.FixtureRequest) -> Trained:
 
     framework = request.param
     torch.manual_seed(0)
-    make = torch_digit_net if framework == "torch" else keras_digit_net
-    model = fe.build(make, optimizer_fn="adam", model_name="digits")
+    model = fe.build(lambda: digit_net(framework, "flat", side=SIDE), optimizer_fn="adam", model_name="digits")
     set_lr(model, 5e-3)
     common = {"model": model, "labels": "seen", "preds": "p", "ids": "name", "on_error": "raise"}
     traces: list[Any] = [GradCAM("x", outputs=name, **{**common, **more}) for name, more in TRACES.items()]
@@ -584,7 +560,7 @@ def test_the_images_shown_are_those_that_a_full_inference_chooses(trained: Train
     assert len(expected) >= 4
     assert trained.rows(name).tolist() == expected
     assert [result["id"] for result in trained.results(name)] == [1000 + at for at in expected]
-    assert [dict(row.texts)["id"] for row in trained.caught[name].grid.rows] == [str(1000 + at) for at in expected]
+    assert [words_of(row)["id"] for row in trained.caught[name].grid.rows] == [str(1000 + at) for at in expected]
     for at, result in zip(expected, trained.results(name), strict=True):
         assert result["label"] == epoch.labels[at]
         assert result["prediction"] == epoch.probabilities[at].argmax()
@@ -639,17 +615,24 @@ def test_an_image_without_a_label_has_the_heatmap_of_the_inferred_class_alone(tr
     assert list(unlabelled["heatmap_grad_cam"]) == [f"heatmap_image_class_{unlabelled['prediction']}"]
 
 
-def test_where_the_answer_is_right_the_place_of_the_true_class_stays_empty(trained: Trained) -> None:
-    grid, rows = trained.caught["both"].grid, trained.rows("both")
+def test_a_wrong_answer_has_the_true_class_in_a_second_line_and_a_right_one_none(trained: Trained) -> None:
+    shown, rows = trained.caught["both"], trained.rows("both")
     wrong = trained.epoch.probabilities[rows].argmax(1) != trained.epoch.labels[rows]
-    assert grid.titles == ("image", "grad_cam: inferred class", "grad_cam: true class, where another was inferred") or (
-        grid.titles == ("image", "inferred class", "true class, where another was inferred")
-    )
-    for row, is_wrong in zip(grid.rows, wrong, strict=True):
-        assert row.wrong == is_wrong
-        assert bool((row.panels[2].rgb == 255).all()) != is_wrong
-        assert (row.panels[2].outline is not None) == is_wrong  # of nothing nothing is outlined
-        assert row.panels[0].outline is not None
+    assert shown.grid.titles == ("image", "grad_cam")
+    for row, is_wrong in zip(shown.grid.rows, wrong, strict=True):
+        assert row.wrong == is_wrong == bool(row.below)
+        assert all(panel.outline is not None for panel in row.every_panel)
+        if is_wrong:
+            assert row.below[0] is None
+            assert row.aside[1].words.startswith(words_of(row)["label"])
+    assert any(not np.array_equal(row.below[1].rgb, row.panels[1].rgb) for row in shown.grid.rows if row.below)
+    # In the host's columns a second line is a row of its own, which begins with the image again.
+    images, heats = shown.columns
+    assert len(images.image) == len(heats.image) == len(rows) + wrong.sum()
+    at = int(np.flatnonzero(wrong)[0])
+    first = at + int(wrong[:at].sum())
+    assert np.array_equal(images.image[first], images.image[first + 1])
+    assert np.array_equal(heats.image[first + 1], shown.grid.rows[at].below[1].rgb)
 
 
 def test_boxes_and_masks_are_outlined_in_the_picture(trained: Trained) -> None:
@@ -758,7 +741,7 @@ def test_a_single_output_is_read_as_what_it_is_a_logit_or_a_probability(framewor
 
 def test_predictions_that_are_class_ids_are_refused() -> None:
     with pytest.raises(ArgumentError, match=r"preds='cls' holds integers of shape \(4,\), as if they were class ids"):
-        probabilities_of(np.array([0, 3, 1, 2]), "cls")
+        probabilities_of(np.array([0, 3, 1, 2]), "preds='cls'")
 
 
 def test_per_class_without_labels_and_predictions_is_refused() -> None:
@@ -768,10 +751,10 @@ def test_per_class_without_labels_and_predictions_is_refused() -> None:
 
 def test_a_key_without_rows_is_named() -> None:
     chosen = Chosen(["x", "loss"], Selection(limit=2))
-    with pytest.raises(ArgumentError, match="The key 'loss' of the batch holds a single float and no rows"):
+    with pytest.raises(ArgumentError, match="loss holds a single float and no rows"):
         chosen.add({"x": np.zeros((3, 2)), "loss": 0.5})
 
 
 def test_boxes_in_shares_of_the_image_are_refused() -> None:
     with pytest.raises(ArgumentError, match="boxes hold no number above 1"):
-        object_places(None, np.array([[0.1, 0.2, 0.5, 0.5]]), (64, 64))
+        object_masks(None, np.array([[0.1, 0.2, 0.5, 0.5]]), (64, 64))

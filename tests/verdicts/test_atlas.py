@@ -12,10 +12,12 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from fe_gradcam.drawing.atlas import MOST_CLASSES, atlas_grid
+from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.drawing.pixels import overlay
-from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
+from fe_gradcam.drawing.sheet import Look
 from fe_gradcam.types import Heatmap
 from fe_gradcam.verdicts.atlas import Atlas, Box, ClassHeat
+from tests.trainings import words_of
 
 SIZE = (20, 24)
 
@@ -178,11 +180,11 @@ def drawn_atlas() -> Atlas:
 
 def test_the_picture_has_a_row_for_each_class_with_its_mean_picture_and_heat() -> None:
     atlas = drawn_atlas()
-    grid = atlas_grid(atlas, {1: "cat"}, "eval, epoch 2: the classes", "grad_cam", "viridis", 0.4, {})
+    grid = atlas_grid(atlas, {1: "cat"}, "eval, epoch 2: the classes", "grad_cam", Look("viridis", 0.4), {})
     assert grid.titles == ("mean image", "mean heat, grad_cam")
     assert grid.title == "eval, epoch 2: the classes"
-    assert [dict(row.texts)["class"] for row in grid.rows] == ["cat", "2", "4"]
-    notes = [[text for role, text in row.texts if role == "note"] for row in grid.rows]
+    assert [words_of(row)["class"] for row in grid.rows] == ["cat", "2", "4"]
+    notes = [[text.words for text in row.texts if text.role == "note"] for row in grid.rows]
     assert notes == [
         ["2 images", "fixed place: 1.00"], ["1 image", "fixed place: -"], ["1 image", "fixed place: -"]
     ]  # fmt: skip
@@ -192,22 +194,22 @@ def test_the_picture_has_a_row_for_each_class_with_its_mean_picture_and_heat() -
         assert np.array_equal(row.panels[0].rgb, picture(value))
     hot = atlas.classes[1].heat / atlas.classes[1].heat.max()
     assert np.array_equal(grid.rows[0].panels[1].rgb, overlay(picture(50), hot, colormap="viridis", alpha=0.4))
-    assert HeatmapGrid(grid).raster.ndim == 3
+    assert Picture(grid).rgb.ndim == 3
 
 
 def test_a_class_that_is_warned_of_is_framed_outlined_and_told_to_see_the_warning() -> None:
-    box, other = Box(1, 2, 5, 4), Box(15, 10, 3, 3)
-    grid = atlas_grid(drawn_atlas(), {}, "t", "grad_cam", "turbo", 0.5, {4: [box, other]})
-    by_class = {dict(row.texts)["class"]: row for row in grid.rows}
-    assert ("warning", "warning: see log") in by_class["4"].texts
+    box = Box(1, 2, 5, 4)
+    grid = atlas_grid(drawn_atlas(), {}, "t", "grad_cam", Look(), {4: box})
+    by_class = {words_of(row)["class"]: row for row in grid.rows}
+    assert words_of(by_class["4"])["warning"] == "warning: see log"
     assert by_class["4"].wrong
     for panel in by_class["4"].panels:
-        assert np.array_equal(panel.outline, box.mask(SIZE) | other.mask(SIZE))
+        assert np.array_equal(panel.outline, box.mask(SIZE))
     for name in ("1", "2"):
-        assert "warning" not in dict(by_class[name].texts)
+        assert "warning" not in words_of(by_class[name])
         assert not by_class[name].wrong
-    plain = atlas_grid(drawn_atlas(), {}, "t", "grad_cam", "turbo", 0.5, {})
-    red = [(HeatmapGrid(one).raster == (200, 16, 32)).all(-1).sum() for one in (grid, plain)]
+    plain = atlas_grid(drawn_atlas(), {}, "t", "grad_cam", Look(), {})
+    red = [(Picture(one).rgb == (200, 16, 32)).all(-1).sum() for one in (grid, plain)]
     assert red[0] > 1000 > red[1]  # the frame, 3 pixels wide around two pictures of some 200 pixels
 
 
@@ -216,6 +218,6 @@ def test_beyond_the_most_classes_those_with_most_images_are_drawn_and_that_is_sa
     for class_id in range(MOST_CLASSES + 3):
         for _ in range(1 if class_id < 3 else 2):
             atlas.add(class_id, blob(1, 1, (4, 4)), picture(size=(4, 4)))
-    grid = atlas_grid(atlas, {}, "eval", "grad_cam", "turbo", 0.5, {})
-    assert [dict(row.texts)["class"] for row in grid.rows] == [str(at) for at in range(3, MOST_CLASSES + 3)]
+    grid = atlas_grid(atlas, {}, "eval", "grad_cam", Look(), {})
+    assert [words_of(row)["class"] for row in grid.rows] == [str(at) for at in range(3, MOST_CLASSES + 3)]
     assert grid.title == f"eval: {MOST_CLASSES} of {MOST_CLASSES + 3} classes"

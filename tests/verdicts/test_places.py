@@ -24,7 +24,7 @@ from fe_gradcam import GradCAM, explain
 from fe_gradcam.verdicts import places as shortcut
 from fe_gradcam.verdicts.atlas import Atlas, Box
 from fe_gradcam.verdicts.places import Alarm, _alike, _deviations, alarms, place_of, suspects, where_in_words
-from tests.trainings import FRAMEWORKS, Catch, streams
+from tests.trainings import FRAMEWORKS, Catch, streams, words_of
 
 SIDE, PATCH, GREEN = 32, 4, 1
 CORNER = (SIDE - PATCH, SIDE - PATCH)
@@ -299,18 +299,18 @@ def test_a_place_that_is_the_object_is_no_shortcut() -> None:
     at_corner, elsewhere = np.zeros((len(images), SIDE, SIDE), bool), np.zeros((len(images), SIDE, SIDE), bool)
     at_corner[:, 28:, 28:] = True
     elsewhere[:, :20, :20] = True
-    assert found(images, places=at_corner) == []
-    assert classes(found(images, places=elsewhere)) == [GREEN]
+    assert found(images, masks=at_corner) == []
+    assert classes(found(images, masks=elsewhere)) == [GREEN]
     larger = np.zeros_like(at_corner)
     larger[:, 10:, 10:] = True  # the whole place lies on the object
-    assert found(images, places=larger) == []
+    assert found(images, masks=larger) == []
     smaller = np.zeros_like(at_corner)
     smaller[:, 31:, 31:] = True  # the whole object lies in the place
-    assert found(images, places=smaller) == []
+    assert found(images, masks=smaller) == []
     of_others = at_corner.copy()
     of_others[12:24] = elsewhere[12:24]  # the masks of other classes say nothing of this one
-    assert classes(found(images, places=of_others)) == [GREEN]
-    assert classes(found(images, places=np.zeros_like(at_corner))) == [GREEN]  # no object is known
+    assert classes(found(images, masks=of_others)) == [GREEN]
+    assert classes(found(images, masks=np.zeros_like(at_corner))) == [GREEN]  # no object is known
 
 
 # --- how it is tested ------------------------------------------------------------------------------------
@@ -391,7 +391,7 @@ def test_the_log_of_a_training_says_it_in_plain_words(
     (line,) = [line for line in said.splitlines() if line.startswith("FastEstimator-Eval: ")]
     warned = [line for line in said.splitlines() if line.startswith("FastEstimator-Warn: GradCAM ('gradcam')")]
     assert (tmp_path / "gradcam_eval_atlas_epoch_1.png").exists()
-    rows = {dict(row.texts)["class"]: row for row in caught["gradcam_atlas"].grid.rows}
+    rows = {words_of(row)["class"]: row for row in caught["gradcam_atlas"].grid.rows}
     assert list(rows) == ["red", "green", "blue"]
     if reads == "object":
         assert warned == []
@@ -409,7 +409,7 @@ def test_the_log_of_a_training_says_it_in_plain_words(
     assert "the probability of the class falls from 1.00 to 0.33" in words
     (alarm,) = caught["gradcam_alarms"]
     assert alarm.box == Box(28, 28, 4, 4)
-    assert ("warning", "warning: see log") in rows["green"].texts
+    assert words_of(rows["green"])["warning"] == "warning: see log"
     assert np.array_equal(rows["green"].panels[1].outline, alarm.box.mask((SIDE, SIDE)))
     assert [name for name, row in rows.items() if row.wrong] == ["green"]
 

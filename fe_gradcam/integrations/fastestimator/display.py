@@ -13,38 +13,39 @@ from fastestimator.util.img_data import BatchDisplay, GridDisplay
 from numpy.typing import NDArray
 from plotly.graph_objects import Image
 
-from fe_gradcam.drawing.grid import Grid, draw_grid
-from fe_gradcam.drawing.picture import encode_png, write_png
+from fe_gradcam.drawing.grid import Grid, Row
+from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.files import write_bytes
 
 
 class HeatmapGrid(GridDisplay):
-    """A grid of pictures and heatmaps.
+    """A picture of heatmaps as the host takes it.
 
-    Args:
-        grid: What is drawn.
-        cell: See `fe_gradcam.drawing.grid.draw_grid`.
+    Its columns hold the pictures line by line: of an image with two lines the second begins with the image again.
     """
 
-    def __init__(self, grid: Grid, cell: int | None = None) -> None:
-        self.grid, self.cell = grid, cell
-        self._raster: NDArray[np.uint8] | None = None
+    def __init__(self, picture: Picture) -> None:
+        self.picture = picture
+        grid = picture.grid
         columns = [
-            BatchDisplay(image=[row.panels[at].rgb for row in grid.rows], title=title)
+            BatchDisplay(image=[rgb for row in grid.rows for rgb in _lines(row, at)], title=title)
             for at, title in enumerate(grid.titles)
         ]
         super().__init__(columns=columns)
 
     @property
+    def grid(self) -> Grid:
+        """What is drawn."""
+        return self.picture.grid
+
+    @property
     def raster(self) -> NDArray[np.uint8]:
         """The picture, (H, W, 3) uint8 RGB, drawn when first asked for."""
-        if self._raster is None:
-            self._raster = draw_grid(self.grid, cell=self.cell)
-        return self._raster
+        return self.picture.rgb
 
     def prepare(self) -> FigureFE:
         """A plotly figure of the raster; what it shows and writes as an image is the raster itself."""
-        return RasterFigure.of(self.raster)
+        return RasterFigure.of(self.picture)
 
     def show(
         self, save_path: str | None = None, verbose: bool = True, scale: int = 1, interactive: bool = False
@@ -61,24 +62,32 @@ class HeatmapGrid(GridDisplay):
             path = Path(save_path)
             if verbose:
                 print(f"Saving to {path}")
-            write_png(path, self.raster)
+            self.picture.save(path)
         else:
             self.prepare().show(save_path=save_path, verbose=verbose, scale=scale, interactive=interactive)
+
+
+def _lines(row: Row, at: int) -> list[NDArray[np.uint8]]:
+    """What a row shows in a column: one picture, or two where it has a second line."""
+    first = row.panels[at].rgb
+    if not row.below:
+        return [first]
+    second = row.below[at] or row.panels[0]
+    return [first, second.rgb]
 
 
 class RasterFigure(FigureFE):
     """A plotly figure of one picture, which is not drawn anew to be saved or shown."""
 
     @classmethod
-    def of(cls, raster: NDArray[np.uint8]) -> RasterFigure:
-        """The figure of a picture (H, W, 3)."""
-        png = encode_png(raster)
-        height, width = raster.shape[:2]
-        source = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    def of(cls, picture: Picture) -> RasterFigure:
+        """The figure of a picture."""
+        height, width = picture.rgb.shape[:2]
+        source = "data:image/png;base64," + base64.b64encode(picture.png).decode("ascii")
         figure = cls(Image(source=source, hoverinfo="skip"))
         figure.update_layout(width=width, height=height, margin={"l": 0, "r": 0, "t": 0, "b": 0})
         figure.update_xaxes(visible=False).update_yaxes(visible=False)
-        figure.__dict__["_png"] = png
+        figure.__dict__["_png"] = picture.png
         return figure
 
     def to_image(self, format: str | None = None, *args: Any, **kwargs: Any) -> bytes:

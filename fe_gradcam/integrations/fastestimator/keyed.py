@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,16 +12,17 @@ from fastestimator.schedule.schedule import get_current_items
 from fastestimator.summary.system import System
 from numpy.typing import NDArray
 
-from fe_gradcam.errors import ArgumentError
+from fe_gradcam.backends import backend_for
+from fe_gradcam.errors import ArgumentError, CamWarning
 from fe_gradcam.explaining.explained import Column
 from fe_gradcam.explaining.heat import Passes, heatmap_of
-from fe_gradcam.explaining.settings import Settings
+from fe_gradcam.explaining.views import PLAIN, smoothing
 from fe_gradcam.integrations.fastestimator.op import LayerGradientOp
 from fe_gradcam.methods import CamMethod
 from fe_gradcam.metrics.measure import Metric, measure
-from fe_gradcam.training import options as arguments
+from fe_gradcam.training.options import Classes, Options, named_target
 from fe_gradcam.training.rows import Rows, probabilities_of
-from fe_gradcam.training.source import Found, Labels, Places, by_name
+from fe_gradcam.training.source import Found, Labels, Masks
 from fe_gradcam.types import CamInputs, Heatmap, Needs
 
 MEAN_GRADIENT = CamMethod(
@@ -33,73 +34,95 @@ MEAN_GRADIENT = CamMethod(
 """What is drawn of gradients alone: their mean over the channels, which is no Grad-CAM."""
 
 
-@dataclass(frozen=True, eq=False)
 class KeyedSource:
-    """Takes activations and gradients from the batch.
+    """Takes activations and gradients from the batch; see `fe_gradcam.training.source.Source`.
 
-    Attributes:
-        images: Key of the images.
-        grads: Key of the gradients.
-        activations: Key of the activations, or None: then the gradients alone are drawn.
-        preds: Key of the predictions, or None.
-        labels: Key of the true classes, or None.
-        methods: What is drawn, side by side.
-        names: Names of classes by id.
-        settings: See Settings.
+    Args:
+        more: Keys of the gradients, "grads", and of the "activations"; without these the gradients alone are drawn.
+        parts: Keys of the other parts of the batch, by part.
+        options: What is asked for.
+        system: Gives the state of the training.
+        layer, model_output, reshape, track, atlas: What needs a model, and is refused here.
+
+    Raises:
+        ArgumentError: Something is asked for that needs a model.
     """
 
-    images: str
-    grads: str
-    activations: str | None
-    preds: str | None
-    labels: str | None
-    methods: Sequence[CamMethod]
-    names: Mapping[int, str]
-    settings: Settings
+    def __init__(
+        self,
+        more: Mapping[str, str],
+        parts: Mapping[str, str],
+        options: Options,
+        system: Callable[[], System],
+        *,
+        layer: Any,
+        model_output: Any,
+        reshape: Any,
+        track: Any,
+        atlas: Any,
+    ) -> None:
+        if layer is not None:
+            raise ArgumentError("layer goes with model=; of gradients under a key, pass it to the LayerGradientOp.")
+        if model_output is not None or reshape is not None:
+            raise ArgumentError("model_output and reshape go with model=; keys hold maps that were taken already.")
+        if smoothing(options.settings.smooth)[0] != [PLAIN]:
+            raise ArgumentError(
+                f"smooth={options.settings.smooth!r} shows the model other views of the images, and of gradients under "
+                "a key there is no model at hand. Pass model= instead of grads=, or smooth='eigen'."
+            )
+        for name, value in (("track", track), ("atlas", atlas)):
+            if value:
+                raise ArgumentError(
+                    f"{name}={value!r} explains images with the model, and of gradients under a key there is none at "
+                    "hand. Pass model= instead of grads=."
+                )
+        self._keys, self._options, self._system = {**parts, **more}, options, system
 
-    def explain(self, rows: Rows, labels: Labels, system: System, *, trial: bool = False) -> Found:
-        """The heatmaps of what was put into the batches; `trial` changes nothing."""
-        op = self._op(system)
-        images, channels_last = np.asarray(rows[self.images]), system.network.target_type == "tf"
-        probabilities = self.probabilities(rows[self.preds], system) if self.preds is not None else None
+    @property
+    def channels_last(self) -> bool:
+        """See Source."""
+        return bool(self._system().network.target_type == "tf")
+
+    @property
+    def reads_as_probabilities(self) -> bool | None:
+        """See Source; where our op put the predictions out, it knows."""
+        op = self._op()
+        return None if op is None or self._keys.get("preds") not in op.outputs else op.puts_out_probabilities
+
+    def explain(self, rows: Rows, labels: Labels, *, trial: bool = False) -> Found:
+        """See Source; `trial` changes nothing."""
+        op, settings, alone = self._op(), self._options.settings, "activations" not in self._keys
+        images, channels_last, preds = np.asarray(rows["images"]), self.channels_last, rows.get("preds")
+        known = self.reads_as_probabilities
+        probabilities = None if preds is None else probabilities_of(preds, f"preds={self._keys['preds']!r}", known)
         target, class_ids = self._target(op, probabilities, labels, len(rows))
-        gradients = _map_of(rows, self.grads, channels_last=channels_last)
-        alone = self.activations is None
+        gradients = self._maps(rows, "grads")
         inputs = CamInputs(
-            activations=gradients if alone else _map_of(rows, str(self.activations), channels_last=channels_last),
+            activations=gradients if alone else self._maps(rows, "activations"),
             gradients=None if alone else gradients,
             scores=torch.full((len(rows),), torch.nan),
             class_ids=torch.from_numpy(class_ids),
             probabilities=None if probabilities is None else torch.from_numpy(probabilities),
             images=images,
-            seed=self.settings.seed,
+            seed=settings.seed,
         )
-        methods = [MEAN_GRADIENT] if alone else self.methods
-        height, width = images.shape[1:3] if channels_last else images.shape[2:4]
-        place = (self.activations or self.grads) if op is None else op.place
-        passes = [Passes.of(inputs)]
-        maps = [heatmap_of(passes, method, [place], (height, width), self.settings) for method in methods]
-        return [
-            Column(method.label, target, heatmap) for method, heatmap in zip(methods, maps, strict=True)
-        ], probabilities
+        size = images.shape[1:3] if channels_last else images.shape[2:4]
+        layer = self._keys["grads" if alone else "activations"] if op is None else op.place
+        methods = [MEAN_GRADIENT] if alone else self._options.methods
+        heatmaps = [heatmap_of([Passes.of(inputs)], method, [layer], size, settings) for method in methods]
+        return [Column(heatmap.method, target, heatmap) for heatmap in heatmaps], probabilities
 
     def measured(
-        self, rows: Rows, heatmap: Heatmap, metrics: Sequence[Metric], places: Places, system: System
-    ) -> dict[str, NDArray[np.float32]]:
-        """Metrics of place of the heatmaps of some rows, by name: a value for each."""
-        values = measure(None, np.asarray(rows[self.images]), heatmap, metrics, places=places)
-        return by_name(values, metrics)
+        self, rows: Rows, heatmap: Heatmap, metrics: Sequence[Metric], masks: Masks
+    ) -> Mapping[str, NDArray[np.float32]]:
+        """See Source; metrics that ask no model."""
+        return measure(None, np.asarray(rows["images"]), heatmap, metrics, places=masks)
 
-    def probabilities(self, preds: Any, system: System) -> NDArray[np.float32]:
-        """The probabilities (N, C) that predictions under a key stand for."""
-        op = self._op(system)
-        known = None if op is None or self.preds not in op.outputs else op.puts_out_probabilities
-        return probabilities_of(preds, str(self.preds), known)
-
-    def _op(self, system: System) -> LayerGradientOp | None:
+    def _op(self) -> LayerGradientOp | None:
         """The op of the network that writes our gradients, or None where another does."""
+        system = self._system()
         for op in get_current_items(system.network.ops, run_modes=system.mode):
-            if isinstance(op, LayerGradientOp) and self.grads in op.outputs:
+            if isinstance(op, LayerGradientOp) and self._keys["grads"] in op.outputs:
                 return op
         return None
 
@@ -109,21 +132,46 @@ class KeyedSource:
         """What the gradients under a key were taken of: its name and the class ids, -1 where they are not known."""
         unknown = np.full(count, -1, np.int64)
         if op is None:
-            return self.grads, unknown
+            return self._keys["grads"], unknown
         if op.target is None:
             return "pred", unknown if probabilities is None else probabilities.argmax(1).astype(np.int64)
         if isinstance(op.target, str):
-            return ("label", labels) if op.target == self.labels and labels is not None else (op.target, unknown)
-        name, target = arguments.named_target(op.target, self.names, {}, labels=False)
+            own = op.target == self._keys.get("labels") and labels is not None
+            return ("label", labels) if own and labels is not None else (op.target, unknown)
+        name, target = named_target(op.target, Classes(names=self._options.classes.names), labels=False)
         return name, np.full(count, target, np.int64) if isinstance(target, int) else unknown
 
+    def _maps(self, rows: Rows, name: str) -> torch.Tensor:
+        """The maps under a key, (N, K, h, w)."""
+        values = np.asarray(rows[name])
+        if values.ndim != 4:
+            raise ArgumentError(
+                f"The key {self._keys[name]!r} holds an array of shape {values.shape}; (N, K, h, w), or (N, h, w, K) "
+                "on TensorFlow, is needed, as LayerGradientOp puts it out."
+            )
+        maps = torch.from_numpy(values).float()
+        return maps.movedim(-1, 1) if self.channels_last else maps
 
-def _map_of(rows: Rows, key: str, *, channels_last: bool) -> torch.Tensor:
-    values = np.asarray(rows[key])
-    if values.ndim != 4:
+
+def check_source(model: Any, grads: str | None, activations: str | None) -> None:
+    """Raises ArgumentError unless there is one place that gradients come from, and warns of gradients alone."""
+    if model is not None and (grads is not None or activations is not None):
         raise ArgumentError(
-            f"The key {key!r} holds an array of shape {values.shape}; (N, K, h, w), or (N, h, w, K) on TensorFlow, "
-            "is needed, as LayerGradientOp puts it out."
+            "model and grads (or activations) are both given. Pass model=, and the trace takes the gradients "
+            "itself, or grads= and activations= with the keys that a LayerGradientOp writes."
         )
-    maps = torch.from_numpy(values).float()
-    return maps.movedim(-1, 1) if channels_last else maps
+    if model is None and grads is None:
+        raise ArgumentError(
+            "model is not given, and neither is grads. Pass model= with the model to explain; or grads= and "
+            "activations= with the keys that a LayerGradientOp writes."
+        )
+    if model is not None:
+        backend_for(model)
+    elif activations is None:
+        warnings.warn(
+            "GradCAM is given grads without activations: it draws the gradients averaged over the channels, as "
+            "FastEstimator's own trace does. That is no Grad-CAM, and is flat under global average pooling. Pass "
+            "activations= (LayerGradientOp puts both out) or model=.",
+            CamWarning,
+            stacklevel=4,
+        )

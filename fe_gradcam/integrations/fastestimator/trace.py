@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import traceback
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import cv2
 import numpy as np
+import torch
 from fastestimator.schedule.schedule import get_current_items
 from fastestimator.summary.system import System
 from fastestimator.trace.trace import Trace
@@ -19,39 +17,22 @@ from fastestimator.util.data import Data
 from fastestimator.util.traceability_util import traceable
 from numpy.typing import ArrayLike, NDArray
 
-from fe_gradcam.drawing.atlas import atlas_grid
-from fe_gradcam.drawing.film import CELL, Follower
-from fe_gradcam.drawing.grid import Grid
-from fe_gradcam.drawing.pixels import colormap_lut, to_rgb
-from fe_gradcam.drawing.sheet import Look, compose_grid, with_shared_scale
-from fe_gradcam.errors import ArgumentError, CamError, CamWarning
-from fe_gradcam.explaining.explained import Explained
-from fe_gradcam.explaining.results import compose_arrays, compose_results
-from fe_gradcam.explaining.route import check_reshape
-from fe_gradcam.explaining.settings import Settings
+from fe_gradcam.drawing.picture import Picture
+from fe_gradcam.errors import ArgumentError
 from fe_gradcam.explaining.views import Smooth
 from fe_gradcam.integrations.fastestimator import compat
 from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
-from fe_gradcam.integrations.fastestimator.keyed import KeyedSource
+from fe_gradcam.integrations.fastestimator.keyed import KeyedSource, check_source
 from fe_gradcam.metrics.measure import MetricSpec
-from fe_gradcam.metrics.objects import object_places
-from fe_gradcam.spec.images import host_rows
 from fe_gradcam.spec.outputs import ModelOutput
-from fe_gradcam.training import options as arguments
-from fe_gradcam.training.chosen import Chosen
-from fe_gradcam.training.epoch import Writer
-from fe_gradcam.training.products.metrics import measures_of
-from fe_gradcam.training.rows import Rows, are_probabilities, class_ids_of, ids_by_name, names_by_id, probabilities_of
-from fe_gradcam.training.selection import Select, Selection, selection_of
-from fe_gradcam.training.source import ModelSource, dummy_inputs, resolved
+from fe_gradcam.training.epoch import Cost, Epoch, Put
+from fe_gradcam.training.options import Classes, Options
+from fe_gradcam.training.selection import Select
+from fe_gradcam.training.source import ModelSource, Source
+from fe_gradcam.training.watcher import Watcher
 from fe_gradcam.types import Fuse, Layer, Method, Reshape, Scaling, Target
-from fe_gradcam.verdicts.atlas import FEWEST, Atlas
-from fe_gradcam.verdicts.places import Alarm
 
 compat.apply()
-
-ATLAS_SIZE = 128
-"""Images that the atlas is made of, where no number is given."""
 
 ALL_MODES = frozenset({"train", "eval", "test", "infer"})
 
@@ -189,78 +170,68 @@ class GradCAM(Trace):
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         several = list(images) if isinstance(images, (list, tuple)) and images else [images]
-        self.image_keys = [arguments.key("images", image, optional=False) for image in several]
-        self.label_key, self.pred_key = arguments.key("labels", labels), arguments.key("preds", preds)
-        self.display_key, self.id_key = arguments.key("display", display), arguments.key("ids", ids)
-        self.mask_key, self.box_key = arguments.key("masks", masks), arguments.key("boxes", boxes)
-        arguments.key("outputs", outputs, optional=False)
-        if n_samples is not None:
-            n_samples = arguments.whole("n_samples", n_samples, 0, none=", or None for all")
-        self.frequency = arguments.whole("frequency", frequency, 1)
+        self._image_keys = [_key("images", image, optional=False) for image in several]
+        self._parts = {
+            "labels": _key("labels", labels),
+            "preds": _key("preds", preds),
+            "ids": _key("ids", ids),
+            "masks": _key("masks", masks),
+            "boxes": _key("boxes", boxes),
+            "display": _key("display", display),
+        }
+        self._parts = {part: key for part, key in self._parts.items() if key is not None}
+        _key("outputs", outputs, optional=False)
         self.model = model
-        class_ids = ids_by_name(arguments.mapping(label_mapping))
-        self.names = names_by_id(class_ids)
-        self.mean, self.std = arguments.per_channel("mean", mean), arguments.per_channel("std", std)
-        self.save_dir = arguments.folder(save_dir)
-        self.settings = Settings(
+        check_source(model, _key("grads", grads), _key("activations", activations))
+        keyed = {"layer": layer, "model_output": model_output, "reshape": reshape, "track": track, "atlas": atlas}
+        options = Options(
+            {*self._parts, *(["model"] if model is not None else [])},
+            name=outputs,
+            n_components=n_components,
+            n_samples=n_samples,
+            classes=Classes.of(label_mapping),
+            methods=methods,
+            targets=targets,
             scaling=scaling,
-            seed=seed,
-            batch_size=None if batch_size is None else arguments.whole("batch_size", batch_size, 1),
-            class_names=self.names,
+            colormap=colormap,
+            alpha=alpha,
+            mean=mean,
+            std=std,
+            frequency=frequency,
+            save_dir=save_dir,
             model_output=model_output,
             reshape=reshape,
             fuse=fuse,
             smooth=smooth,
+            seed=seed,
+            batch_size=batch_size,
+            shared_scale=shared_scale,
+            select=select,
+            per_class=per_class,
+            track=track,
+            metrics=metrics,
+            atlas=atlas,
+            on_error=on_error,
         )
-        colormap_lut(colormap)
-        self.look = Look(colormap, arguments.fraction("alpha", alpha), bool(shared_scale))
-        if on_error not in ("warn", "raise"):
-            raise ArgumentError(f"on_error={on_error!r} is not known. Accepted: 'warn', 'raise'.")
-        self.on_error = on_error
-        arguments.check_source(model, arguments.key("grads", grads), arguments.key("activations", activations))
-        if model is None:
-            arguments.check_keyed(
-                layer=layer, model_output=model_output, reshape=reshape, smooth=smooth, track=track, atlas=atlas
-            )
-        check_reshape(reshape, [layer])
-        n_components = arguments.whole("n_components", n_components, 1)
-        rules = arguments.methods_of(methods, n_components, model=model is not None)
-        known = {"model": model, "labels": labels, "preds": preds, "places": masks or boxes, "track": track or None}
-        given = {name for name, value in known.items() if value is not None}
-        self.selection = selection_of(select, n_samples, per_class, seed, given)
-        size = int(atlas) * ATLAS_SIZE if isinstance(atlas, bool) else atlas
-        self.atlas_size = arguments.whole("atlas", size, 0, none=", or True or False")
-        if not isinstance(track, bool):
-            raise ArgumentError(f"track={track!r} is not accepted. Accepted: True or False.")
-        named = arguments.named_targets(
-            targets, self.names, class_ids, labels="labels" in given, model="model" in given
-        )
-        self.source: ModelSource | KeyedSource
-        if model is None:
-            self.source = KeyedSource(
-                self.image_keys[0], str(grads), activations, preds, labels, rules, self.names, self.settings
-            )
+        called = {part: f"{part}={key!r}" for part, key in (("images", self._image_keys[0]), *self._parts.items())}
+        self._more: dict[str, str] = {}
+        source: Source
+        if model is not None:
+            source = ModelSource(model, options, layer, called["images"])
         else:
-            self.source = ModelSource(model, self.image_keys, resolved(layer, model), rules, named, self.settings)
-        self.measures = measures_of(metrics, outputs, [method.label for method in rules], given)
-        self.follower = Follower() if track else None
-        keys = [*self.image_keys, grads, activations, labels, preds, display, ids, masks, boxes]
-        self._keys = list(dict.fromkeys(key for key in keys if key is not None))
-        self.writer = Writer(outputs, self.save_dir)
+            self._more = {"grads": str(grads), **({} if activations is None else {"activations": activations})}
+            called |= {name: f"{name}={key!r}" for name, key in self._more.items()}
+            source = KeyedSource(self._more, self._parts, options, lambda: self.system, **keyed)
+        self.watcher = Watcher(source, options, called)
+        # Ours first, then what stands in the log, then the rest.
+        written = [*self.watcher.keys[:2], *self.watcher.logged, *self.watcher.keys]
+        read = [*self._image_keys, *self._more.values(), *self._parts.values()]
         self._modes: set[str] = set()
-        of_atlas = [f"{outputs}_fixed_place", f"{outputs}_shortcuts"] if self.atlas_size else []
-        self._logged = [*self.measures.keys, *of_atlas]
-        written = [outputs, f"{outputs}_results", *self._logged]
-        written += [f"{outputs}_film"] if track else []
-        written += [f"{outputs}_atlas", f"{outputs}_alarms"] if self.atlas_size else []
-        super().__init__(inputs=self._keys, outputs=written, mode=mode, ds_id=ds_id)
+        super().__init__(inputs=list(dict.fromkeys(read)), outputs=list(dict.fromkeys(written)), mode=mode, ds_id=ds_id)
         self._modes, self._ds_ids = set(self.mode), set(self.ds_id)
-        self._preds_are_probabilities: bool | None = None
         self._read: set[str] = set()
-        self._accused: set[tuple[str, str, int]] = set()
         self._last: dict[tuple[str, str], float] = {}
-        self._reset()
-        self._model_checked = self._batch_checked = False
+        self._cost = Cost()
 
     # --- the host's hooks ------------------------------------------------------------------------
 
@@ -292,15 +263,14 @@ class GradCAM(Trace):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a RestoreWizard saves of the trace: the images that are followed, and their filmstrips."""
-        return {"follower": None if self.follower is None else self.follower.state()}
+        """What a RestoreWizard saves of the trace: what is followed from epoch to epoch."""
+        return {"history": self.watcher.state()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Takes up what was saved; what does not fit is left, with a warning."""
-        follower = getattr(self, "follower", None)  # of a copy, which has nothing
-        if follower is not None and state.get("follower") is not None:
-            with self._forgiven("go on with the filmstrip of the training that is resumed"):
-                follower.restore(state["follower"], self._keys)
+        watcher = getattr(self, "watcher", None)  # a copy has nothing
+        if watcher is not None and watcher.options.track and "history" in state:
+            watcher.restore(state["history"])
 
     def _shares_an_epoch_with(self, other: GradCAM) -> bool:
         same_mode = not self._modes or not other._modes or self._modes & other._modes
@@ -314,348 +284,131 @@ class GradCAM(Trace):
 
     def on_begin(self, data: Data) -> None:
         """Explains a dummy image where the model's input is known, so that mistakes show at once."""
-        self._model_checked = self._batch_checked = False
-        self._accused, self._last = set(), {}
-        if self.save_dir is not None:
-            arguments.make_folder(self.save_dir)
-        if self.follower is not None and self.system.epoch_idx == 0:
-            self.follower.clear()
+        self._last, self._cost = {}, Cost()
+        self.watcher.begin(anew=self.system.epoch_idx == 0)
         dummy = None if self.model is None else dummy_inputs(self.model)
-        if dummy is not None and len(dummy) == len(self.image_keys):
-            rows = Rows(dict(zip(self.image_keys, dummy, strict=True)), np.zeros(1, np.int64))
-            try:
-                self.source.explain(rows, np.zeros(1, np.int64), self.system, trial=True)
-                if self.display_key is None:
-                    self._pictures(dummy[0])
-            except CamError:
-                raise
-            except Exception:  # what a picture of ones does to a model says little
-                with self._forgiven("explain a dummy image"):
-                    raise
-            else:
-                self._model_checked = True
+        if dummy is not None and len(dummy) == len(self._image_keys):
+            with self._on_network_device():
+                self.watcher.try_out(dummy)
 
     def on_epoch_begin(self, data: Data) -> None:
         """Starts anew."""
-        self._reset()
+        if self.system.mode == "train":
+            self._say_cost()
+        self.watcher.begin_epoch(self.system.epoch_idx, self.system.mode)
 
     def on_batch_end(self, data: Data) -> None:
         """Keeps the rows that are wanted."""
-        ds_id = self.system.ds_id
-        if not self._runs_now(ds_id):
-            return
-        if ds_id not in self._choices:
-            self._choices[ds_id] = self._new_choices(ds_id)
-        wanted = [chosen for chosen in self._choices[ds_id].values() if not chosen.full]
-        if not wanted:
-            return
-        if not self._batch_checked:
-            self._check_first(data)
-        with self._forgiven("keep the images of a batch"):
-            facts = self._facts(data)
-            for chosen in wanted:
-                chosen.add(data, *facts)
+        dataset = self.system.ds_id
+        if self._runs_in(self.system.mode, dataset):
+            images = tuple(data[key] for key in self._image_keys)
+            parts: dict[str, Any] = {part: data[key] for part, key in self._parts.items()}
+            more = {name: data[key] for name, key in self._more.items()}
+            with self._on_network_device():
+                self.watcher.see(images, **parts, dataset=dataset, more=more)
 
     def on_epoch_end(self, data: Data) -> None:
         """Explains the kept images, and hands out grid, results, metrics and files."""
-        drawn = not self._failed and bool(self._choices)
         try:
-            if drawn:
-                with self._forgiven("draw the heatmaps of this epoch"):
-                    self._draw(data)
-            if drawn and self.atlas_size:
-                with self._forgiven("draw the atlas of the classes"):
-                    self._draw_atlas(data)
+            with self._on_network_device():
+                epoch = self.watcher.end_epoch(dict(data.read_logs()))
+            self._hand_out(epoch, data)
+            self._add_cost(epoch.cost)
         finally:
             self._fill_in(data)
-            self._reset()
 
-    # --- collecting ------------------------------------------------------------------------------
+    def on_end(self, data: Data) -> None:
+        """Says what the last epoch cost, where that was not said yet."""
+        self._say_cost()
 
-    def _reset(self) -> None:
-        self._choices: dict[str, dict[str, Chosen]] = {}
-        self._failed = False
-
-    def _new_choices(self, ds_id: str) -> dict[str, Chosen]:
-        """What is chosen of a dataset: the rows of the grid, unless they are followed, and those of the atlas."""
-        choices = {}
-        if self.follower is None or (self.system.mode, ds_id) not in self.follower.rows:
-            choices["grid"] = Chosen(self._keys, self.selection)
-        if self.atlas_size:
-            by_class = self.label_key is not None or self.pred_key is not None
-            limit, most = (None, self.atlas_size) if by_class else (self.atlas_size, None)
-            every = Selection("random", ("random",), limit, by_class, most, seed=self.settings.seed)
-            choices["atlas"] = Chosen(self._keys, every)
-        return choices
-
-    def _runs_now(self, ds_id: str) -> bool:
-        return not self._failed and self._runs_in(self.system.mode, ds_id)
+    # --- between the engine and the host ---------------------------------------------------------
 
     def _runs_in(self, mode: str, ds_id: str) -> bool:
-        if mode in ("train", "eval") and self.system.epoch_idx % self.frequency:
-            return False
         asked = SimpleNamespace(mode=self._modes, ds_id=self._ds_ids)
         return bool(get_current_items([asked], run_modes=mode, ds_id=ds_id))
 
-    def _facts(self, data: Mapping[str, Any]) -> tuple[NDArray[np.int64] | None, NDArray[np.float32] | None]:
-        """The labels and probabilities of a batch, as far as choosing rows needs them."""
-        needs, by_class = self.selection.needs, self.selection.by_class or bool(self.atlas_size)
-        labels = probabilities = None
-        if self.label_key is not None and ("labels" in needs or by_class):
-            labels = class_ids_of(host_rows(data[self.label_key]), self.label_key)
-        if self._needs_preds:
-            probabilities = self._probabilities(host_rows(data[self.pred_key]))
-        return labels, probabilities
-
-    @property
-    def _needs_preds(self) -> bool:
-        """Whether predictions say which rows are chosen."""
-        by_class = self.selection.by_class or bool(self.atlas_size)
-        asked = "preds" in self.selection.needs or (by_class and self.label_key is None)
-        return asked and self.pred_key is not None
-
-    def _probabilities(self, preds: Any) -> NDArray[np.float32]:
-        if isinstance(self.source, KeyedSource):
-            return self.source.probabilities(preds, self.system)
-        return probabilities_of(preds, str(self.pred_key), self._preds_are_probabilities)
-
-    def _check_first(self, data: Mapping[str, Any]) -> None:
-        """One image of the first batch: a wrong argument is an error here, and no warning at every epoch's end."""
-        chosen = Chosen(self._keys, Selection(limit=1))
-        try:
-            chosen.add(data)
-            one = chosen.rows()
-            self._pictures(one[self.display_key or self.image_keys[0]])
-            self._places(one)
-            self._labels(one)
-            if not self._model_checked or self._needs_preds:
-                part = self._explain(one, self.system.ds_id, trial=True)
-                if self.pred_key is not None and part.probabilities is not None:
-                    self._preds_are_probabilities = are_probabilities(one[self.pred_key], part.probabilities)
-            self._facts(data)
-        except CamError:
-            raise
-        except Exception:
-            with self._forgiven("explain the first image"):
-                raise
-        self._batch_checked = True
-
-    @contextmanager
-    def _forgiven(self, what: str) -> Iterator[None]:
-        """A failure inside is a warning, and the trace rests until the next epoch."""
-        try:
-            yield
-        except Exception as error:
-            if self.on_error == "raise":
-                raise
-            self._failed = True
-            warnings.warn(
-                f"GradCAM ({self.outputs[0]!r}) could not {what}; the training goes on. "
-                f"{type(error).__name__}: {error}\n{traceback.format_exc()}",
-                CamWarning,
-                stacklevel=3,
-            )
-
-    # --- explaining ------------------------------------------------------------------------------
-
-    def _explain(self, rows: Rows, ds_id: str, *, trial: bool = False) -> Explained:
-        labels = self._labels(rows)
-        columns, probabilities = self.source.explain(rows, labels, self.system, trial=trial)
-        pictures = self._pictures(rows[self.display_key or self.image_keys[0]])
-        return Explained(
-            pictures=pictures,
-            columns=columns,
-            probabilities=probabilities,
-            labels=labels,
-            ids=None if self.id_key is None else list(rows[self.id_key]),
-            ds_id=ds_id,
-            positions=rows.positions,
-            masks=self._places(rows),
-        )
-
-    def _labels(self, rows: Rows) -> NDArray[np.int64] | None:
-        return None if self.label_key is None else class_ids_of(rows[self.label_key], self.label_key)
-
-    def _places(self, rows: Rows) -> NDArray[np.bool_] | None:
-        """Where the object is in each of the network's images, (N, H, W), or None where that is not known."""
-        if self.mask_key is None and self.box_key is None:
-            return None
-        masks = None if self.mask_key is None else rows[self.mask_key]
-        boxes = None if self.box_key is None else rows[self.box_key]
-        shape = np.shape(rows[self.image_keys[0]])
-        height, width = shape[1:3] if self._channels_last else shape[2:4]
-        return object_places(masks, boxes, (int(height), int(width)))
-
-    def _pictures(self, given: Any) -> NDArray[np.uint8]:
-        images = np.asarray(given)
-        channels_first = not self._channels_last
-        if images.ndim == 4:
-            fits = [images.shape[axis] in (1, 3) for axis in (1, 3)]
-            channels_first = fits[0] if fits[0] != fits[1] else channels_first
-        return to_rgb(images, channels_first=channels_first, mean=self.mean, std=self.std)
-
-    @property
-    def _channels_last(self) -> bool:
-        return bool(self.system.network.target_type == "tf")
-
-    def _rows_of_grid(self) -> dict[str, Rows]:
-        """The rows that are explained of each dataset: those followed, or those chosen in this epoch."""
-        found: dict[str, Rows] = {}
-        for ds_id, choices in self._choices.items():
-            place = (self.system.mode, ds_id)
-            if self.follower is not None and place in self.follower.rows:
-                found[ds_id] = self.follower.rows[place]
-            elif "grid" in choices and len(choices["grid"]):
-                found[ds_id] = choices["grid"].rows()
-                if self.follower is not None:
-                    self.follower.rows[place] = found[ds_id]
-            if "grid" in choices and choices["grid"].missing:
-                warnings.warn(
-                    f"select: the epoch had {choices['grid'].seen} images, and none at {choices['grid'].missing}.",
-                    CamWarning,
-                    stacklevel=2,
-                )
-        return found
-
-    # --- handing out -----------------------------------------------------------------------------
-
-    def _draw(self, data: Data) -> None:
-        rows = self._rows_of_grid()
-        if not rows:
-            return
-        parts = [self._explain(kept, ds_id) for ds_id, kept in rows.items()]
-        grids = self._hand_out(parts, data)
-        if self.follower is not None:
-            self._show_film(self.follower, parts, grids, data)
-        if self.measures.keys:
-            with self._forgiven("measure the heatmaps of this epoch"):
-                self._measure(parts, rows, data)
-
-    def _hand_out(self, parts: list[Explained], data: Data) -> dict[str, HeatmapGrid]:
-        """Writes grid, results and files; gives the grid of each dataset."""
-        epoch, mode = self.system.epoch_idx, self.system.mode
-        if self.look.shared_scale:
-            parts = with_shared_scale(parts)
-        grids = {part.ds_id: self._grid([part], part.ds_id) for part in parts}
-        of_all = self._grid(parts) if len(parts) > 1 else None
-        self.writer.show(data, self.outputs[0], grids, mode, f"epoch_{epoch}", of_all)
-        results = {part.ds_id: compose_results([part], self.names, epoch, mode) for part in parts}
-        self.writer.put(data, self.outputs[1], results, [one for part in results.values() for one in part])
-        for part in parts:
-            arrays = compose_arrays(part, epoch, mode)
-            self.writer.save(arrays, mode, f"epoch_{epoch}", part.ds_id if len(parts) > 1 else "")
-        return grids
-
-    def _grid(self, parts: list[Explained], ds_id: str = "") -> HeatmapGrid:
-        numbered = self.selection.name != "first"
-        rule = self.selection.name.replace("_", " ") if numbered else ""
-        title = f"{self._title(ds_id)}, {rule}" if rule else self._title(ds_id)
-        if rule and self.follower is not None:
-            title += " when first seen"
-        return HeatmapGrid(compose_grid(parts, self.names, self.look, title, numbered=numbered))
-
-    def _title(self, ds_id: str) -> str:
-        parts = [self.system.mode, f"epoch {self.system.epoch_idx}", ds_id]
-        return ", ".join(filter(None, parts))
-
-    def _measure(self, parts: list[Explained], rows: Mapping[str, Rows], data: Data) -> None:
-        """Logs the metrics."""
-        found = {}
-        for part in parts:
-            kept = rows[part.ds_id]
-            of_classes = (column.target for column in part.columns if (column.heatmap.class_ids >= 0).any())
-            first = next(of_classes, part.columns[0].target)
-            heatmaps = {column.method: column.heatmap for column in part.columns if column.target == first}
-            found[part.ds_id] = self.measures.of(self.source, kept, heatmaps, part.masks, self.system)
-            if self.follower is not None:
-                compared = self.follower.compared((self.system.mode, part.ds_id), heatmaps)
-                found[part.ds_id] |= self.measures.followed(compared)
-        for key in self.measures.keys:
-            self.writer.log(data, key, {ds_id: values[key] for ds_id, values in found.items() if key in values})
+    def _hand_out(self, epoch: Epoch, data: Data) -> None:
+        """Writes what was put out under the host's keys: ``key``, and ``key|ds_id`` of a dataset with a name."""
+        for key, put in epoch.values.items():
+            with self.watcher.forgiven(f"hand out {key!r}"):
+                for name, value in _by_name(key, put):
+                    data.write_without_log(name, HeatmapGrid(value) if isinstance(value, Picture) else value)
+        for key, put in epoch.logged.items():
+            for name, value in _by_name(key, put):
+                data.write_with_log(name, value)
+        for message in epoch.messages:
+            print(f"FastEstimator-Warn: {message}", flush=True)
 
     def _fill_in(self, data: Data) -> None:
         """The last value under the metrics that were not measured, or NaN: a missing key would stop who monitors it."""
         if self._modes and self.system.mode not in self._modes:
             return
-        of_datasets = {key for key in self._read if key.partition("|")[0] in self._logged}
-        for key in {*self._logged, *of_datasets}:
+        logged = self.watcher.logged
+        of_datasets = {key for key in self._read if key.partition("|")[0] in logged}
+        for key in {*logged, *of_datasets}:
             place = (self.system.mode, key)
             if key in data:
                 self._last[place] = float(data[key])
             else:
                 data.write_without_log(key, self._last.get(place, float("nan")))
 
-    def _show_film(
-        self, follower: Follower, parts: list[Explained], grids: Mapping[str, HeatmapGrid], data: Data
-    ) -> None:
-        """Adds the epoch to the filmstrip of each dataset, and writes it."""
-        films = {}
-        for part in parts:
-            place, grid = (self.system.mode, part.ds_id), grids[part.ds_id].grid
-            follower.add(place, self.system.epoch_idx, grid, part.columns[0].method)
-            films[part.ds_id] = HeatmapGrid(follower.film(place, grid), cell=CELL)
-        self.writer.show(data, f"{self.outputs[0]}_film", films, self.system.mode, "film")
+    def _add_cost(self, cost: Cost) -> None:
+        """Says once an epoch what its ends cost: after the evaluation, if the trace runs there."""
+        for name, seconds in cost.seconds.items():
+            self._cost.add(name, seconds)
+        self._cost.of += cost.of
+        if self.system.mode != "train" or (self._modes and "eval" not in self._modes):
+            self._say_cost()
 
-    def _draw_atlas(self, data: Data) -> None:
-        """Draws the mean heat of each class, and warns of those that seem to be told by a place."""
-        prefix, pictures, every = self.outputs[0], {}, []
-        fixed: dict[str, NDArray[np.float32]] = {}
-        counts: dict[str, int] = {}
-        for ds_id, choices in self._choices.items():
-            if len(choices["atlas"]):
-                grid, atlas, found = self._atlas_of(choices["atlas"].rows(), ds_id)
-                pictures[ds_id] = HeatmapGrid(grid, cell=CELL)
-                fixed[ds_id] = np.array([atlas.fixed_place], np.float32)
-                if self._has_enough(atlas, ds_id):
-                    counts[ds_id] = len(found)
-                every += found
-                self._warn(found, ds_id)
-        if pictures:
-            self.writer.show(
-                data, f"{prefix}_atlas", pictures, self.system.mode, f"atlas_epoch_{self.system.epoch_idx}"
-            )
-            self.writer.log(data, f"{prefix}_fixed_place", fixed)
-            data.write_without_log(f"{prefix}_alarms", every)
-            if counts:
-                data.write_with_log(f"{prefix}_shortcuts", len(every))
-            for ds_id, count in counts.items():
-                if ds_id:
-                    data.write_with_log(f"{prefix}_shortcuts|{ds_id}", count)
+    def _say_cost(self) -> None:
+        if self._cost.seconds and self.system.log_steps is not None:
+            said = f"epoch: {self.system.epoch_idx}; {self.outputs[0]} took {self._cost}"
+            print(f"FastEstimator-GradCAM: {said}", flush=True)
+        self._cost = Cost()
 
-    def _has_enough(self, atlas: Atlas, ds_id: str) -> bool:
-        """Whether a class has the images that a test for shortcuts needs; says once where there cannot be enough."""
-        place, classes = (self.system.mode, ds_id, -1), len(atlas.classes)
-        if self.atlas_size < FEWEST * classes and place not in self._accused:
-            self._accused.add(place)
-            warnings.warn(
-                f"GradCAM ({self.outputs[0]!r}): atlas={self.atlas_size} images are too few for {classes} classes; a "
-                f"class with fewer than {FEWEST} is not tested for shortcuts. Pass atlas={2 * FEWEST * classes}.",
-                CamWarning,
-                stacklevel=2,
-            )
-        return any(one.warm >= FEWEST for one in atlas.classes.values())
+    @contextmanager
+    def _on_network_device(self) -> Iterator[None]:
+        """A PyTorch model on the device that it trains on; the host brings it to the CPU after each epoch."""
+        device = getattr(self.system.network, "device", None)
+        first = next(self.model.parameters(), None) if isinstance(self.model, torch.nn.Module) else None
+        if device is None or first is None or first.device == device:
+            yield
+            return
+        before = first.device
+        try:
+            self.model.to(device)
+            yield
+        finally:
+            self.model.to(before)
 
-    def _warn(self, found: Sequence[Alarm], ds_id: str) -> None:
-        """Says in the log which classes seem to be told by a place; at length when it is the first time."""
-        for alarm in found:
-            accused = (self.system.mode, ds_id, alarm.class_id)
-            text = alarm.text_again(self.names) if accused in self._accused else alarm.text(self.names)
-            self._accused.add(accused)
-            of = f"{self.outputs[0]!r}, {ds_id}" if ds_id else repr(self.outputs[0])
-            print(f"FastEstimator-Warn: GradCAM ({of}): {text}", flush=True)
 
-    def _atlas_of(self, rows: Rows, ds_id: str) -> tuple[Grid, Atlas, list[Alarm]]:
-        source = cast(ModelSource, self.source)  # of keys no atlas is drawn
-        method = source.methods[0]
-        pictures = self._pictures(rows[self.display_key or self.image_keys[0]])
-        heatmap = source.of_inferred_class(rows, self.system)
-        height, width = heatmap.values.shape[1:]
-        if pictures.shape[1:3] != (height, width):
-            pictures = np.stack([cv2.resize(one, (width, height), interpolation=cv2.INTER_AREA) for one in pictures])
-        atlas = Atlas.of(heatmap, pictures)
-        found = source.alarms(rows, heatmap, atlas, self._places(rows), self.system)
-        title = self._title(ds_id)
-        warned = {alarm.class_id: alarm.box for alarm in found}
-        look = self.look
-        grid = atlas_grid(atlas, self.names, f"{title}: the classes", method.label, look.colormap, look.alpha, warned)
-        return grid, atlas, found
+def _key(name: str, value: Any, *, optional: bool = True) -> Any:
+    """A key of the batch, or None where that is accepted."""
+    if not (isinstance(value, str) and value) and not (optional and value is None):
+        raise ArgumentError(f"{name}={value!r} is not accepted. Accepted: a key of the batch, a string.")
+    return value
+
+
+def _by_name(key: str, put: Put) -> list[tuple[str, Any]]:
+    return [(key, put.of_all), *((f"{key}|{dataset}", value) for dataset, value in put.by_dataset.items())]
+
+
+def dummy_inputs(model: Any) -> tuple[NDArray[Any], ...] | None:
+    """One image of ones for each input of the model, or None where the shapes are not known."""
+    spec = getattr(model, "fe_input_spec", None)
+    if spec is not None:
+        dummy = spec.get_dummy_input()
+        parts = list(dummy) if isinstance(dummy, (list, tuple)) else [dummy]
+        if all(isinstance(part, torch.Tensor) for part in parts):
+            return tuple(part[:1].cpu().numpy() for part in parts)
+        return None
+    if isinstance(model, torch.nn.Module):
+        return None
+    try:
+        shapes = model.input_shape
+    except AttributeError:
+        return None
+    shapes = shapes if isinstance(shapes, list) else [shapes]
+    if not all(isinstance(shape, tuple) and None not in shape[1:] for shape in shapes):
+        return None
+    return tuple(np.ones((1, *shape[1:]), np.float32) for shape in shapes)

@@ -405,7 +405,7 @@ def test_the_tables_of_a_report_say_how_the_trace_was_made(framework: str) -> No
         table.render_table(document)
     page = document.dumps()
     for said in (
-        r"fe\_gradcam.trace.GradCAM",
+        r"fe\_gradcam.integrations.fastestimator.trace.GradCAM",
         r"\textit{label\_mapping}",
         "`digit 3'",
         r"`ss\_cam'",

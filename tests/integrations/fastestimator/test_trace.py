@@ -19,6 +19,7 @@ from fastestimator.op.tensorop.model import ModelOp, UpdateOp
 from fastestimator.trace.io import ImageSaver, ImageViewer, TensorBoard
 from fastestimator.trace.metric import Accuracy
 from fastestimator.trace.trace import Trace
+from fastestimator.util.data import Data
 from numpy.testing import assert_allclose
 
 from fe_gradcam import (
@@ -36,11 +37,21 @@ from fe_gradcam import (
 )
 from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
 from fe_gradcam.training.chosen import Chosen
-from fe_gradcam.training.rows import Rows
 from fe_gradcam.training.selection import Selection
 from fe_gradcam.types import Needs
 from tests.models.toys import SmallTorch, TorchToy, keras_toy, small_keras
-from tests.trainings import COUNT, FRAMEWORKS, Catch, build, dataset, estimator, gradcam, shown_images, streams
+from tests.trainings import (
+    COUNT,
+    FRAMEWORKS,
+    Catch,
+    build,
+    dataset,
+    estimator,
+    gradcam,
+    shown_images,
+    streams,
+    words_of,
+)
 
 NAMES = {"猫": 0, "чашка": 1, "κύκλος": 2, "dog": 3, "plate": 4}
 
@@ -75,7 +86,8 @@ def test_grid_results_and_files(framework: str, tmp_path: Path) -> None:
     grid, results = last["gradcam"], last["gradcam_results"]
     assert isinstance(grid, HeatmapGrid)
     assert isinstance(grid, fe.util.img_data.GridDisplay)
-    assert grid.batch_size == 7
+    assert len(grid.grid.rows) == 7
+    assert grid.batch_size == 7 + sum(bool(row.below) for row in grid.grid.rows)
     assert len(grid.columns) == 1 + 2 * 3
     assert len(results) == 7
 
@@ -329,9 +341,9 @@ def test_several_datasets_are_kept_apart(framework: str, tmp_path: Path) -> None
     assert trace.get_outputs(["day"]) == ["gradcam", "gradcam_results", "gradcam|day", "gradcam_results|day"]
     fitting.fit()
     caught = catch.caught[0]
-    assert caught["gradcam|day"].batch_size == 4
-    assert caught["gradcam|night/shift"].batch_size == 5
-    assert caught["gradcam"].batch_size == 9
+    assert len(caught["gradcam|day"].grid.rows) == 4
+    assert len(caught["gradcam|night/shift"].grid.rows) == 5
+    assert len(caught["gradcam"].grid.rows) == 9
     assert [r["ds_id"] for r in caught["gradcam_results"]] == ["day"] * 4 + ["night/shift"] * 5
     assert len(caught["gradcam_results|day"]) == 4
     assert sorted(p.name for p in tmp_path.glob("*.png")) == [
@@ -485,7 +497,7 @@ def test_test_mode_alone(framework: str) -> None:
     catch = Catch("gradcam", mode="test")
     fitting = estimator(framework, model, [gradcam(model), catch], test_data=dataset(framework, 4))
     fitting.test()
-    assert catch.caught[0]["gradcam"].batch_size == 4
+    assert len(catch.caught[0]["gradcam"].grid.rows) == 4
 
 
 # --- mistakes and failures ---------------------------------------------------------------------------
@@ -515,7 +527,7 @@ def test_test_mode_alone(framework: str) -> None:
         ({"label_mapping": {0: "cat"}}, ArgumentError, "has numbers for names"),
         ({"track": "yes"}, ArgumentError, "track='yes' is not accepted"),
         ({"atlas": "yes"}, ArgumentError, "atlas='yes' is not accepted"),
-        ({"metrics": "energy"}, UnknownNameError, "metrics: 'energy' is not known"),
+        ({"metrics": "energy"}, UnknownNameError, "metric='energy' is not known"),
     ],
 )
 def test_mistakes_in_the_arguments_are_errors_at_once(change: dict[str, Any], error: type, message: str) -> None:
@@ -555,7 +567,7 @@ def test_where_no_input_is_known_mistakes_show_with_the_first_batch(framework: s
     [
         ("training.source.explained", MemoryError),
         ("integrations.fastestimator.trace.HeatmapGrid", ValueError),
-        ("training.epoch.write_png", OSError),
+        ("drawing.picture.write_bytes", OSError),
     ],
 )
 def test_a_later_failure_is_a_warning_and_the_training_goes_on(
@@ -612,11 +624,12 @@ def test_a_model_is_explained_on_the_device_of_its_network_and_brought_back() ->
     model = Moving()
     trace = gradcam(model)
     network = SimpleNamespace(device=torch.device("cuda", 0), target_type="torch")
-    trace.system = SimpleNamespace(traces=[trace], network=network)
+    trace.system = SimpleNamespace(traces=[trace], network=network, mode="eval", epoch_idx=1, ds_id="")
 
     def explained(*shape: int) -> None:
-        rows = Rows({"x": np.zeros(shape, np.float32)}, np.zeros(1, np.int64))
-        trace.source.explain(rows, None, trace.system)
+        trace.on_epoch_begin(Data())
+        trace.watcher._batch_checked = False
+        trace.on_batch_end(Data({"x": torch.zeros(shape), "y": torch.zeros(1, dtype=torch.int64)}))
 
     explained(1, 3, 9, 12)
     assert moves == ["cuda:0", "cpu"]
@@ -718,7 +731,7 @@ def test_an_image_without_a_label_loses_its_own_panel_alone() -> None:
     estimator("torch", model, [trace, catch], eval_data=some).fit()
     rows = catch.caught[0]["gradcam"].grid.rows
     assert [row.panels[2].note == "not labelled" for row in rows] == [False, True, False, False, False]
-    assert dict(rows[1].texts)["label"] == "not labelled"
+    assert words_of(rows[1])["label"] == "not labelled"
     assert not rows[1].wrong
     assert catch.caught[0]["gradcam_results"][0]["heatmap_grad_cam"]["heatmap_image_class_1"].any()
 
@@ -864,10 +877,11 @@ def test_components_side_by_side() -> None:
 def test_components_are_as_many_as_asked_for() -> None:
     model = build("torch")
     for count in (1, 3):
-        labels = [method.label for method in gradcam(model, methods="eigen_cam", n_components=count).source.methods]
+        options = gradcam(model, methods="eigen_cam", n_components=count).watcher.options
+        labels = [method.label for method in options.methods]
         assert labels == ["eigen_cam", "eigen_cam(component=2)", "eigen_cam(component=3)"][:count]
     pair = gradcam(model, methods=("eigen_cam", {"component": 3}), n_components=5)
-    assert [method.label for method in pair.source.methods] == ["eigen_cam(component=3)"]
+    assert [method.label for method in pair.watcher.options.methods] == ["eigen_cam(component=3)"]
 
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if Needs.PROBE in method.needs])

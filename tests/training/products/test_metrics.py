@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from fastestimator.trace.adapt import EarlyStopping
 from fastestimator.trace.io import BestModelSaver
 from numpy.testing import assert_allclose
 
-from fe_gradcam import ArgumentError, CamWarning, Contrast, GradCAM, UnknownNameError, explain
+from fe_gradcam import METHODS, ArgumentError, CamWarning, Contrast, GradCAM, UnknownNameError, explain
 from fe_gradcam.metrics.measure import METRICS, measure, summary
-from fe_gradcam.training.products.metrics import FOLLOWED, measures_of
+from fe_gradcam.training.options import Options
+from fe_gradcam.training.products.metrics import FOLLOWED, MetricsProduct
 from tests.trainings import (
     FRAMEWORKS,
     Catch,
@@ -26,25 +28,31 @@ from tests.trainings import (
     shown_images,
 )
 
-EVERYTHING = {"model", "places", "track"}
+EVERYTHING = ("model", "masks", "track")
+
+
+def keys_of(metrics: Any, given: Any = EVERYTHING, methods: Any = "grad_cam") -> list[str]:
+    options = Options(given, name="g", metrics=metrics, methods=methods, track="track" in given)
+    return list(MetricsProduct(options).keys)
 
 
 # --- keys ------------------------------------------------------------------------------------------------
 
 
 def test_of_one_method_a_key_is_the_metric_s_name_and_of_several_it_has_the_method_s_too() -> None:
-    one = measures_of(["deletion", "drift", ("insertion", {"steps": 4})], "g", ["grad_cam"], EVERYTHING)
-    assert one.keys == ["g_deletion", "g_insertion", "g_drift"]
-    several = measures_of("deletion", "g", ["grad_cam", "ss_cam(samples=2, noise=0.5)"], EVERYTHING)
-    assert several.keys == ["g_deletion_grad_cam", "g_deletion_ss_cam_samples_2_noise_0_5"]
-    assert measures_of((), "g", ["grad_cam"], EVERYTHING).keys == []
-    assert measures_of(("deletion", {"steps": 4}), "g", ["grad_cam"], EVERYTHING).keys == ["g_deletion"]
+    one = ["deletion", "drift", ("insertion", {"steps": 4})]
+    assert keys_of(one) == ["g_deletion", "g_insertion", "g_drift"]
+    methods = ["grad_cam", ("ss_cam", {"samples": 2, "noise": 0.5})]
+    several = keys_of("deletion", methods=methods)
+    assert several == ["g_deletion_grad_cam", "g_deletion_ss_cam_samples_2_noise_0_5"]
+    assert MetricsProduct.asked(Options(metrics=())) is None
+    assert keys_of(("deletion", {"steps": 4})) == ["g_deletion"]
 
 
 @pytest.mark.parametrize(
     ("metrics", "given", "error", "message"),
     [
-        ("deletions", EVERYTHING, UnknownNameError, "'deletions' is not known.*did you mean 'deletion'"),
+        ("deletions", EVERYTHING, UnknownNameError, "metric='deletions' is not known.*did you mean 'deletion'"),
         (5, EVERYTHING, ArgumentError, r"metrics=5 is not accepted\. Accepted: a name, a pair .* drift, overlap"),
         (["deletion", 5], EVERYTHING, ArgumentError, "metric=5 is not accepted"),
         (["deletion", ("deletion", {"steps": 4})], EVERYTHING, ArgumentError, "names a metric twice"),
@@ -54,13 +62,13 @@ def test_of_one_method_a_key_is_the_metric_s_name_and_of_several_it_has_the_meth
         ("drift", {"model"}, ArgumentError, r"'drift' compares the same images in two epochs\. Pass track=True too"),
         (["deletion", "overlap"], {"model"}, ArgumentError, "'overlap' compares the same images"),
         ("pointing_game", {"model"}, ArgumentError, r"'pointing_game' needs masks= or boxes="),
-        ("deletion", {"places"}, ArgumentError, r"'deletion' asks the model\. Pass model= instead of grads="),
-        ("sanity", {"places"}, ArgumentError, "'sanity' asks the model"),
+        ("deletion", {"masks"}, ArgumentError, r"'deletion' asks the model\. Pass model= instead of grads="),
+        ("sanity", {"masks"}, ArgumentError, "'sanity' asks the model"),
     ],
 )
 def test_mistakes_are_errors_at_once(metrics: Any, given: set[str], error: type, message: str) -> None:
     with pytest.raises(error, match=message):
-        measures_of(metrics, "g", ["grad_cam"], given)
+        keys_of(metrics, given)
 
 
 @pytest.mark.parametrize("metric", [*METRICS, *FOLLOWED])
@@ -94,7 +102,7 @@ def test_what_is_logged_is_the_mean_of_what_measure_says(framework: str) -> None
     metrics = ["deletion", ("insertion", {"steps": 4}), "energy_inside", "pointing_game", "sanity"]
     methods = ["grad_cam", ("layer_cam", {})]
     trace = gradcam(model, metrics=metrics, methods=methods, boxes="box", n_samples=4, targets=["pred", 2])
-    keys = trace.measures.keys
+    keys = trace.watcher.logged
     catch = Catch("gradcam_results", *keys, mode="eval")
     estimator(framework, model, [trace, catch], eval_data=dataset(framework, box=BOXES)).fit()
     images = shown_images(framework, 4)
@@ -206,7 +214,7 @@ def test_a_metric_that_fails_is_a_warning_and_the_pictures_are_there(
         estimator("torch", model, [trace, saver, catch], epochs=2).fit()
     assert sum("on request" in str(one.message) for one in warned) == 2  # in each epoch
     for caught in catch.caught:
-        assert caught["gradcam"].batch_size == 2
+        assert len(caught["gradcam"].grid.rows) == 2
         assert len(caught["gradcam_results"]) == 2
         assert np.isnan(caught["gradcam_deletion"])
     assert (tmp_path / "gradcam_eval_epoch_2.png").exists()
@@ -263,8 +271,8 @@ def test_metrics_that_take_the_weights_apart_leave_the_training_bit_for_bit(fram
 
 
 def test_a_metric_that_is_not_known_is_told_from_all_there_are() -> None:
-    with pytest.raises(UnknownNameError, match=r"metrics: 'drfit' is not known.*'drift'.*overlap"):
-        measures_of(["drfit"], "gradcam", ["grad_cam"], {"model", "track"})
+    with pytest.raises(UnknownNameError, match=r"metric='drfit' is not known.*'drift'.*overlap"):
+        keys_of(["drfit"], {"model", "track"})
 
 
 def test_of_two_targets_the_first_that_is_a_class_is_measured() -> None:
@@ -282,5 +290,7 @@ def test_a_target_that_is_no_class_has_no_value() -> None:
 
 
 def test_two_methods_under_one_key_are_refused() -> None:
+    options = Options(metrics="deletion")
+    options.methods = [replace(METHODS["grad_cam"], name=name) for name in ("a(b=c)", "a(b.c)")]
     with pytest.raises(ArgumentError, match="would be logged under the same keys"):
-        measures_of("deletion", "gradcam", ["a(b=c)", "a(b.c)"], {"model"})
+        MetricsProduct(options)

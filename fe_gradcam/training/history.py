@@ -1,0 +1,223 @@
+"""Rows that are followed over the epochs, and what is kept of them: small pictures, and heat at the layer's size."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fe_gradcam.errors import ArgumentError
+from fe_gradcam.explaining.explained import Column, Explained, evidence
+from fe_gradcam.explaining.heat import values_of
+from fe_gradcam.metrics.comparison import overlap_of_hottest, rank_correlation
+from fe_gradcam.training.rows import Rows
+from fe_gradcam.types import BY_ROW, ByRow
+
+Stream: TypeAlias = tuple[str, str]
+"""A mode and a dataset."""
+
+MOST_EPOCHS = 24
+"""Epochs that are kept; beyond that every second one is left out, and the last is always there."""
+
+MOST_IMAGES = 24
+"""Images of which epochs are kept."""
+
+PICTURE_SIDE = 128
+"""The longer side of a kept picture in pixels, at the most."""
+
+HEAT_SIDE = 32
+"""The longer side of the heat of past epochs, at the most; a method that explains the whole model has more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Heat(ByRow):
+    """A column of heatmaps at the size of the layer.
+
+    Attributes:
+        method: The method's name.
+        target: The target's name.
+        raw: (N, h, w) signed; float32, of a past epoch int8 for which `largest` stands at 127.
+        largest: (N,) float32.
+        blank: (N,) bool.
+        scaling: The heatmaps' scaling.
+        unit: See `Column`.
+        size: (H, W) of the heatmaps.
+    """
+
+    method: str
+    target: str
+    raw: NDArray[Any] = field(metadata=BY_ROW)
+    largest: NDArray[np.float32] = field(metadata=BY_ROW)
+    blank: NDArray[np.bool_] = field(metadata=BY_ROW)
+    scaling: Any
+    unit: float | None
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, column: Column) -> Heat:
+        """That of a column, in full."""
+        heatmap, ones = column.heatmap, np.full(len(column.heatmap), 127, np.float32)
+        size = (heatmap.values.shape[1], heatmap.values.shape[2])
+        return cls(column.method, column.target, heatmap.raw, ones, heatmap.blank, heatmap.scaling, column.unit, size)
+
+    def past(self) -> Heat:
+        """The same in a byte for each value."""
+        if self.raw.dtype == np.int8:
+            return self
+        raw = np.stack([_shrunk(one, HEAT_SIDE) for one in self.raw])
+        largest = np.abs(raw).max((1, 2))
+        coarse = np.rint(raw / np.where(largest > 0, largest, 1)[:, None, None] * 127)
+        return replace(self, raw=coarse.astype(np.int8), largest=largest)
+
+    def values(self, size: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """The heatmaps at a size (H, W), their own by default."""
+        raw = self.raw.astype(np.float32) * (self.largest / np.float32(127))[:, None, None]
+        if self.unit is not None and self.scaling != "none":
+            return np.asarray(evidence(raw, size or self.size) / np.float32(self.unit))
+        return values_of(torch.from_numpy(raw), torch.from_numpy(self.blank), self.scaling, size or self.size).numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What is kept of an epoch.
+
+    Attributes:
+        epoch: Its number.
+        heat: That of the first column.
+        predictions: (n,) inferred classes, or None.
+        confidences: (n,) their probabilities, or None.
+        wrong: (n,) whether another class was inferred than the true one.
+    """
+
+    epoch: int
+    heat: Heat
+    predictions: NDArray[np.int64] | None
+    confidences: NDArray[np.float32] | None
+    wrong: NDArray[np.bool_]
+
+
+@dataclass(eq=False)
+class Followed:
+    """Rows that are followed.
+
+    Attributes:
+        rows: As the model takes them.
+        pictures: (n, h, w, 3) uint8, small, of the first MOST_IMAGES rows; None before the first epoch.
+        records: The epochs, the oldest first, of the same rows.
+        newest: The heat of every column in the last epoch, in full.
+        before: The same of the epoch before.
+    """
+
+    rows: Rows
+    pictures: NDArray[np.uint8] | None = None
+    records: list[Record] = field(default_factory=list)
+    newest: list[Heat] = field(default_factory=list)
+    before: list[Heat] = field(default_factory=list)
+
+    def add(self, epoch: int, part: Explained) -> None:
+        """Keeps what an epoch shows of the rows."""
+        self.before, self.newest = self.newest, [Heat.of(column) for column in part.columns]
+        part = part.rows(slice(0, MOST_IMAGES))
+        self.pictures = np.stack([_shrunk(one, PICTURE_SIDE) for one in part.pictures])
+        confidences = None
+        if part.probabilities is not None:
+            confidences = part.probabilities.max(1)
+        record = Record(epoch, Heat.of(part.columns[0]), part.predictions, confidences, part.wrong)
+        kept = [
+            replace(one, heat=one.heat.past())
+            for one in self.records
+            if one.epoch < epoch and len(one.wrong) == len(part) and one.heat.method == record.heat.method
+        ]
+        self.records = _thinned([*kept, record])
+
+    def moved(self, target: str) -> dict[str, dict[str, NDArray[np.float32]]]:
+        """How the heat of a target differs from that of the epoch before: "drift" and "overlap", (N,), by method."""
+        found: dict[str, dict[str, NDArray[np.float32]]] = {}
+        before = {heat.method: heat for heat in self.before if heat.target == target}
+        for heat in self.newest:
+            other = before.get(heat.method)
+            if heat.target == target and other is not None:
+                compared = compare(np.maximum(other.values(), 0), np.maximum(heat.values(), 0))
+                found |= {heat.method: compared} if compared else {}
+        return found
+
+
+def compare(before: NDArray[np.float32], now: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    """Drift and overlap (N,) of two heatmaps (N, H, W) without negative values; nothing of two sizes."""
+    if before.shape != now.shape:
+        return {}
+    warm = (before.max((1, 2)) > 0) & (now.max((1, 2)) > 0)  # of blank heat nothing can be said
+    return {
+        "drift": np.where(warm, 1 - rank_correlation(before, now), np.nan).astype(np.float32),
+        "overlap": np.where(warm, overlap_of_hottest(before, now), np.nan).astype(np.float32),
+    }
+
+
+class History:
+    """What is kept from epoch to epoch, by stream."""
+
+    def __init__(self) -> None:
+        self.streams: dict[Stream, Followed] = {}
+
+    def state(self) -> dict[Stream, Any]:
+        """All of it in plain containers, for a training that is resumed."""
+        return {
+            stream: {
+                "rows": (dict(kept.rows.values), kept.rows.positions, kept.rows.largest_batch),
+                "pictures": kept.pictures,
+                "records": [_plain(one) for one in kept.records],
+                "newest": [_plain(heat) for heat in kept.newest],
+            }
+            for stream, kept in self.streams.items()
+        }
+
+    def restore(self, state: Mapping[Any, Any], parts: Collection[str] = ()) -> None:
+        """Takes up what `state` gave, all of it or, where something raises, nothing.
+
+        Args:
+            state: What was saved.
+            parts: What is needed of each image now.
+
+        Raises:
+            ArgumentError: The images that were saved lack one of the parts.
+        """
+        streams = {}
+        for stream, saved in state.items():
+            records = [Record(epoch, Heat(*heat), *more) for epoch, heat, *more in saved["records"]]
+            newest = [Heat(*heat) for heat in saved["newest"]]
+            streams[stream] = Followed(Rows(*saved["rows"]), saved["pictures"], records, newest)
+        missing = sorted({part for one in streams.values() for part in parts if part not in one.rows.values})
+        if missing:
+            raise ArgumentError(f"The images that were followed were saved without {', '.join(map(repr, missing))}.")
+        self.streams = streams
+
+
+def _plain(value: Any) -> Any:
+    """Heat and records as tuples."""
+    is_ours = isinstance(value, (Heat, Record))
+    return tuple(_plain(getattr(value, one.name)) for one in fields(value)) if is_ours else value
+
+
+def _shrunk(picture: NDArray[Any], side: int) -> NDArray[Any]:
+    """A picture or map whose longer side is `side` at the most."""
+    height, width = picture.shape[:2]
+    factor = side / max(height, width)
+    if factor >= 1:
+        return picture.copy()
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
+
+
+def _thinned(records: list[Record]) -> list[Record]:
+    """At most MOST_EPOCHS records, equally far apart in epochs, and the last.
+
+    Where there are more every second one goes; and the one that was the last goes where it is off their steps.
+    """
+    if len(records) > 3 and (records[-2].epoch - records[0].epoch) % (records[1].epoch - records[0].epoch):
+        records = [*records[:-2], records[-1]]
+    return records if len(records) <= MOST_EPOCHS else [*records[:-1:2], records[-1]]

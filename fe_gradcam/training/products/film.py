@@ -1,0 +1,61 @@
+"""The filmstrip: the rows that are followed over the epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fe_gradcam.drawing.film import CELL, Frame, film_grid
+from fe_gradcam.drawing.grid import Text
+from fe_gradcam.drawing.picture import Picture
+from fe_gradcam.drawing.sheet import Look, heat_panel
+from fe_gradcam.training.epoch import Epoch
+from fe_gradcam.training.history import Record
+from fe_gradcam.training.options import Options
+
+
+class FilmProduct:
+    """See `fe_gradcam.training.epoch.Product`."""
+
+    name = "film"
+    logged: Sequence[str] = ()
+    selection = None
+
+    def __init__(self, options: Options) -> None:
+        self.keys = (f"{options.name}_film",)
+
+    @classmethod
+    def asked(cls, options: Options) -> FilmProduct | None:
+        """The product, where images are followed."""
+        return cls(options) if options.track else None
+
+    def make(self, epoch: Epoch) -> None:
+        """A filmstrip of each dataset, with a column more."""
+        options, films = epoch.options, {}
+        names, numbered = options.classes.names, options.selection.name != "first"
+        for part in epoch.parts:
+            followed = epoch.followed(part.ds_id)
+            if followed is not None and followed.pictures is not None:
+                frames = [_frame(one, followed.pictures, names, options.look) for one in followed.records]
+                stream = (epoch.mode, part.ds_id)
+                grid = film_grid(part, followed.pictures, frames, names, options.look, stream, numbered=numbered)
+                films[part.ds_id] = Picture(grid, CELL)
+        epoch.show(self.keys[0], films, "film")
+
+
+def _frame(record: Record, pictures: NDArray[np.uint8], names: Mapping[int, str], look: Look) -> Frame:
+    """What the film shows of an epoch: the heat over each picture, framed where another class was inferred."""
+    heat, size = record.heat, (pictures.shape[1], pictures.shape[2])
+    values = heat.values(size if heat.size > size else None)
+    panels = []
+    for at, picture in enumerate(pictures):
+        caption = None
+        if record.predictions is not None and record.confidences is not None:
+            class_id = int(record.predictions[at])
+            caption = Text("prediction", names.get(class_id, str(class_id)), f"({float(record.confidences[at]):.0%})")
+        panel = heat_panel(picture, values[at], bool(heat.blank[at]), look, heat.scaling, heat.unit)
+        panels.append(replace(panel, framed=bool(record.wrong[at]), caption=caption))
+    return Frame(record.epoch, panels)

@@ -1,0 +1,280 @@
+"""The engine: keeps the rows of an epoch that are wanted, and makes all products at its end, whatever the loop."""
+
+from __future__ import annotations
+
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fe_gradcam.errors import ArgumentError, CamError, CamWarning
+from fe_gradcam.training.chosen import Chosen
+from fe_gradcam.training.epoch import Epoch, Product
+from fe_gradcam.training.history import Followed, History
+from fe_gradcam.training.options import Options, make_folder
+from fe_gradcam.training.products import PRODUCTS
+from fe_gradcam.training.reading import Reader
+from fe_gradcam.training.rows import Rows
+from fe_gradcam.training.selection import Selection
+from fe_gradcam.training.source import Source
+
+
+class Watcher:
+    """Shows of each epoch of a training what the network looks at.
+
+    The loop calls `begin`, and for each epoch and mode `begin_epoch`, `see` with each batch, and `end_epoch`. From
+    the first batch on no failure in here ends a training: it is reported as a warning.
+
+    Args:
+        source: Where heatmaps come from, such as a ModelSource.
+        options: What is asked for.
+        called: What parts of a batch are called in errors, such as ``{"labels": "labels='y'"}``.
+
+    Attributes:
+        keys: All that is put out.
+        logged: Those of `keys` that stand in the log.
+    """
+
+    def __init__(self, source: Source, options: Options, called: Mapping[str, str] | None = None) -> None:
+        self.source, self.options, self._called = source, options, dict(called or {})
+        self.history = History()
+        self._made_anew()
+        self._epoch, self._mode, self._ended = 0, "eval", time.perf_counter()
+        self._reset()
+
+    @property
+    def keys(self) -> list[str]:
+        """See the class."""
+        return list(dict.fromkeys(key for product in self._products for key in product.keys))
+
+    @property
+    def logged(self) -> list[str]:
+        """See the class."""
+        return [key for product in self._products for key in product.logged]
+
+    def begin(self, *, anew: bool = True) -> None:
+        """A training begins; `anew`: none that is resumed, so that nothing is followed yet.
+
+        Raises:
+            ArgumentError: Files cannot be written where they are to be.
+        """
+        self._made_anew()
+        self._ended = time.perf_counter()
+        if self.options.save_dir is not None:
+            make_folder(self.options.save_dir)
+        if anew:
+            self.history = History()
+
+    def try_out(self, images: tuple[NDArray[Any], ...]) -> None:
+        """Explains one image that is made up, so that mistakes show before the first epoch.
+
+        Args:
+            images: The model's inputs, each (1, ...).
+
+        Raises:
+            CamError: Something that was asked for cannot be had.
+        """
+        rows = Rows(dict(zip(_inputs(len(images)), images, strict=True)), np.zeros(1, np.int64))
+        try:
+            self.source.explain(rows, np.zeros(1, np.int64), trial=True)
+            if "display" not in self.options.given:
+                self._reader.pictures(rows)
+        except CamError:
+            raise
+        except Exception:  # what a picture of ones does to a model says little
+            with self.forgiven("explain a dummy image"):
+                raise
+        else:
+            self._model_checked = True
+
+    def begin_epoch(self, epoch: int | None = None, mode: str = "eval") -> None:
+        """An epoch begins; without its number the one after the last."""
+        self._epoch = self._epoch + 1 if epoch is None else epoch
+        self._mode = mode
+        self._reset()
+
+    def see(
+        self,
+        images: Any,
+        labels: Any = None,
+        preds: Any = None,
+        *,
+        ids: Any = None,
+        masks: Any = None,
+        boxes: Any = None,
+        display: Any = None,
+        dataset: str = "",
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keeps the rows of a batch that are wanted; a batch of which none is costs nothing.
+
+        Args:
+            images: As the model takes them; a tuple for a model with several inputs. The first is the picture, unless
+                `display` is another.
+            labels: True classes: ids (N,) or (N, 1), or one-hot (N, C); negative where unlabelled.
+            preds: Predictions (N, C), or (N, 1) of a single output, which choose rows.
+            ids: N names of the images.
+            masks: (N, H, W), where the object is.
+            boxes: (N, 4) or (N, M, 4): left, top, width and height in pixels.
+            display: The pictures to draw on.
+            dataset: Which dataset the batch is of, where there are several.
+            more: Other parts that the source reads.
+
+        Raises:
+            CamError: The first batch shows a mistake in the arguments.
+        """
+        if self._failed or self._rests:
+            return
+        if dataset not in self._choices:
+            self._choices[dataset] = {}
+            for name, selection in self._selections(dataset).items():
+                self._choices[dataset][name] = Chosen(None, selection, self._called)
+        wanted = [chosen for chosen in self._choices[dataset].values() if not chosen.full]
+        if not wanted:
+            return
+        inputs = images if isinstance(images, tuple) else (images,)
+        given = {"labels": labels, "preds": preds, "ids": ids, "masks": masks, "boxes": boxes, "display": display}
+        batch = {**dict(zip(_inputs(len(inputs)), inputs, strict=True)), **given, **(more or {})}
+        batch = {name: part for name, part in batch.items() if part is not None}
+        if not self._batch_checked:
+            self._check_first(batch, dataset)
+        with self.forgiven("keep the images of a batch"):
+            facts = self._reader.facts(batch, [chosen.selection for chosen in self._choices[dataset].values()])
+            for chosen in wanted:
+                chosen.add(batch, *facts)
+
+    def end_epoch(self, log: Mapping[str, Any] | None = None) -> Epoch:
+        """Makes all products of the kept rows; one that fails is a warning, and costs no other.
+
+        Args:
+            log: What the loop knows of the epoch, such as its accuracy.
+
+        Returns:
+            What was put out; nothing of an epoch whose rows were not wanted, or could not be kept.
+        """
+        rows = {} if self._failed else self._rows()
+        epoch = Epoch(self._epoch, self._mode, self.options, self._reader, rows, self.history, log)
+        told: list[BaseException] = []
+        for product in self._products:
+            if not epoch.rows("grid" if product.selection is None else product.name):
+                continue
+            before, started = epoch.cost.seconds.get("explaining", 0.0), time.perf_counter()
+            with self.forgiven(f"make the {product.name} of this epoch", told):
+                product.make(epoch)
+            shared = epoch.cost.seconds.get("explaining", 0.0) - before
+            epoch.cost.add(product.name, time.perf_counter() - started - shared)
+        epoch.cost.of, self._ended = time.perf_counter() - self._ended, time.perf_counter()
+        self._reset()
+        return epoch
+
+    def state(self) -> dict[Any, Any]:
+        """What a training that is resumed goes on with, in plain containers."""
+        return self.history.state()
+
+    def restore(self, state: Mapping[Any, Any]) -> None:
+        """Takes up a state; one that does not fit is left, with a warning."""
+        with self.forgiven("go on with the filmstrip of the training that is resumed"):
+            self.history.restore(state, ["images", *sorted(self.options.given - {"model"})])
+
+    @contextmanager
+    def forgiven(self, what: str, told: list[BaseException] | None = None) -> Iterator[None]:
+        """A failure inside is a warning; while rows are kept, nothing more of the epoch is looked at then.
+
+        Args:
+            what: What could not be done.
+            told: Failures that were warned of already, at the end of an epoch.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.options.on_error == "raise":
+                raise
+            if told is None:
+                self._failed = True
+            elif any(error is one for one in told):
+                return
+            else:
+                told.append(error)
+            warnings.warn(
+                f"GradCAM ({self.options.name!r}) could not {what}; the training goes on. "
+                f"{type(error).__name__}: {error}\n{traceback.format_exc()}",
+                CamWarning,
+                stacklevel=3,
+            )
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _made_anew(self) -> None:
+        made = (make(self.options) for make in PRODUCTS)
+        self._products: list[Product] = [product for product in made if product is not None]
+        self._reader = Reader(self.source, self.options, self._called)
+        self._model_checked = self._batch_checked = False
+
+    def _reset(self) -> None:
+        self._choices: dict[str, dict[str, Chosen]] = {}
+        self._failed = False
+
+    @property
+    def _rests(self) -> bool:
+        return self._mode in ("train", "eval") and self._epoch % self.options.frequency != 0
+
+    def _selections(self, dataset: str) -> dict[str, Selection]:
+        """What is chosen of a dataset, by product: the rows of the grid, unless they are followed already."""
+        own = {product.name: product.selection for product in self._products if product.selection is not None}
+        if self.options.track and (self._mode, dataset) in self.history.streams:
+            return own
+        return {"grid": self.options.selection, **own}
+
+    def _rows(self) -> dict[str, dict[str, Rows]]:
+        """The rows of each product, by dataset."""
+        found: dict[str, dict[str, Rows]] = {}
+        for dataset, choices in self._choices.items():
+            for name, chosen in choices.items():
+                if len(chosen):
+                    found.setdefault(name, {})[dataset] = chosen.rows()
+                if chosen.missing:
+                    warnings.warn(
+                        f"select: the epoch had {chosen.seen} images, and none at {chosen.missing}.",
+                        CamWarning,
+                        stacklevel=3,
+                    )
+            if self.options.track:
+                rows = found.setdefault("grid", {})
+                if dataset in rows:
+                    self.history.streams[self._mode, dataset] = Followed(rows[dataset])
+                elif (self._mode, dataset) in self.history.streams:
+                    rows[dataset] = self.history.streams[self._mode, dataset].rows
+        return found
+
+    def _check_first(self, batch: Mapping[str, Any], dataset: str) -> None:
+        """One image of the first batch: a wrong argument is an error here, and no warning at every epoch's end."""
+        chosen = Chosen(None, Selection(limit=1), self._called)
+        selections = [choice.selection for choice in self._choices[dataset].values()]
+        try:
+            lacking = sorted(self.options.given - {"model"} - set(batch))
+            if lacking:
+                raise ArgumentError(f"see() was given no {' and no '.join(lacking)}, which the options count on.")
+            chosen.add(batch)
+            one = chosen.rows()
+            self._reader.pictures(one)
+            self._reader.masks(one)
+            self._reader.labels(one)
+            if not self._model_checked or self._reader.needs_preds(batch, selections):
+                self._reader.learn(one, self._reader.explained(one, dataset, trial=True))
+            self._reader.facts(batch, selections)
+        except CamError:
+            raise
+        except Exception:
+            with self.forgiven("explain the first image"):
+                raise
+        self._batch_checked = True
+
+
+def _inputs(count: int) -> list[str]:
+    """What the model's inputs are called among the parts of a batch."""
+    return ["images", *(f"images {number}" for number in range(2, count + 1))]
