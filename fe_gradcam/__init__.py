@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from fe_gradcam.integrations.fastestimator.op import LayerGradientOp
     from fe_gradcam.integrations.fastestimator.trace import GradCAM
     from fe_gradcam.methods import METHODS
-    from fe_gradcam.metrics.measure import METRICS, measure
+    from fe_gradcam.metrics.measure import measure
+    from fe_gradcam.metrics.objects import masks_of_boxes
+    from fe_gradcam.metrics.rules import METRICS
     from fe_gradcam.spec.targets import Contrast, OutputValue, Rank, Segmentation, top_k
     from fe_gradcam.types import Heatmap
 
@@ -32,7 +34,7 @@ _ROOMS = {
     "explain_many": "explaining.route",
     "list_layers": "explaining.route",
     "METHODS": "methods",
-    "METRICS": "metrics.measure",
+    "METRICS": "metrics.rules",
     "masks_of_boxes": "metrics.objects",
     "measure": "metrics.measure",
     "draw": "drawing.picture",

@@ -10,24 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.metrics.asked import Asked
-from fe_gradcam.metrics.comparison import overlap_of_hottest, randomised, rank_correlation
-from fe_gradcam.metrics.objects import masks_of_boxes
 from fe_gradcam.metrics.rules import METRICS, Again, Case, Metric, MetricSpec
 from fe_gradcam.parameters import several, whole
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.types import Heatmap, Images
-
-__all__ = [
-    "METRICS",
-    "Metric",
-    "MetricSpec",
-    "masks_of_boxes",
-    "measure",
-    "overlap_of_hottest",
-    "randomised",
-    "rank_correlation",
-    "summary",
-]
 
 
 def measure(

@@ -18,7 +18,7 @@ from fe_gradcam.errors import ArgumentError, UnknownNameError, nearest
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.explaining.views import Smooth
 from fe_gradcam.methods import METHODS, CamMethod
-from fe_gradcam.metrics.measure import MetricSpec
+from fe_gradcam.metrics.rules import MetricSpec
 from fe_gradcam.parameters import several, whole
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.resolved import resolve_target

@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from fe_gradcam import ArgumentError, UnsupportedModelError
-from fe_gradcam.metrics.measure import overlap_of_hottest, randomised, rank_correlation
+from fe_gradcam.metrics.comparison import overlap_of_hottest, randomised, rank_correlation
 from tests.metrics.readers import laid_out, outputs_of, weights_of
 from tests.models.toys import SmallTorch, small_keras
 

@@ -19,7 +19,8 @@ from fe_gradcam.explaining.heat import Passes, heatmap_of
 from fe_gradcam.explaining.views import PLAIN, smoothing
 from fe_gradcam.integrations.fastestimator.op import LayerGradientOp
 from fe_gradcam.methods import CamMethod
-from fe_gradcam.metrics.measure import Metric, measure
+from fe_gradcam.metrics.measure import measure
+from fe_gradcam.metrics.rules import Metric
 from fe_gradcam.training.options import Classes, Options, named_target
 from fe_gradcam.training.rows import Rows, probabilities_of
 from fe_gradcam.training.source import Found, Labels, Masks

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.explaining.explained import Explained
-from fe_gradcam.metrics.measure import METRICS, Metric
+from fe_gradcam.metrics.rules import METRICS, Metric
 from fe_gradcam.parameters import several
 from fe_gradcam.training.epoch import Epoch
 from fe_gradcam.training.options import Options

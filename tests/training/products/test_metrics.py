@@ -15,7 +15,8 @@ from fastestimator.trace.io import BestModelSaver
 from numpy.testing import assert_allclose
 
 from fe_gradcam import METHODS, ArgumentError, CamWarning, Contrast, GradCAM, UnknownNameError, explain
-from fe_gradcam.metrics.measure import METRICS, measure, summary
+from fe_gradcam.metrics.measure import measure, summary
+from fe_gradcam.metrics.rules import METRICS
 from fe_gradcam.training.options import Options
 from fe_gradcam.training.products.metrics import FOLLOWED, MetricsProduct
 from tests.trainings import (
