@@ -1,0 +1,248 @@
+"""The engine by itself: without a host, with a product of somebody else's, and where things fail."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fe_gradcam import ArgumentError, CamWarning, GradCAM
+from fe_gradcam.drawing.grid import Grid, Panel, Row
+from fe_gradcam.drawing.picture import Picture
+from fe_gradcam.training import watcher as engine
+from fe_gradcam.training.epoch import Cost, Epoch
+from fe_gradcam.training.options import Options
+from fe_gradcam.training.selection import Selection
+from fe_gradcam.training.source import ModelSource
+from fe_gradcam.training.watcher import Watcher
+from tests.models.toys import SmallTorch
+from tests.trainings import FRAMEWORKS, ROOT, Catch, build, estimator
+
+EVERYTHING = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("fastestimator", "plotly"):
+            raise ImportError(f"{name} is not to be had here")
+
+sys.meta_path.insert(0, Blocked())
+framework, folder = sys.argv[1:]
+
+import json
+import numpy as np
+from tests.models.toys import SmallTorch, small_keras
+from fe_gradcam.training.options import Classes, Options
+from fe_gradcam.training.source import ModelSource
+from fe_gradcam.training.watcher import Watcher
+
+model = SmallTorch() if framework == "torch" else small_keras()
+options = Options(
+    {"model", "labels", "preds", "ids", "masks", "boxes", "display"},
+    classes=Classes.of({"cat": 0, "dog": 1}), methods=["grad_cam", "score_cam"], targets=["pred", "dog"],
+    select="random", n_samples=4, track=True, atlas=24, shared_scale=True, smooth="augment", save_dir=folder,
+    metrics=["deletion", "sanity", "energy_inside", "drift", "overlap"], on_error="raise",
+)
+watcher = Watcher(ModelSource(model, options), options)
+images = np.random.default_rng(0).normal(size=(20, 9, 12, 3)).astype(np.float32)
+x = images.transpose(0, 3, 1, 2) if framework == "torch" else images
+masks = np.zeros((20, 9, 12), bool)
+masks[:, 2:6, 3:8] = True
+batches = [slice(start, start + 5) for start in range(0, 20, 5)]
+found = []
+watcher.begin()
+for number in (1, 2):
+    watcher.begin_epoch()
+    for at in batches:
+        watcher.see(
+            x[at], np.arange(20)[at] % 5, np.full((5, 5), 0.2, np.float32), ids=[f"image {one}" for one in range(5)],
+            masks=masks[at], boxes=np.tile([2, 1, 8, 7], (5, 1)), display=images[at],
+        )
+    epoch = watcher.end_epoch({"accuracy": 0.5})
+    found.append({
+        "keys": sorted([*epoch.values, *epoch.logged]),
+        "logged": {key: put.of_all for key, put in epoch.logged.items()},
+        "ids": [result["id"] for result in epoch["gradcam_results"]], "size": list(epoch["gradcam_film"].rgb.shape),
+        "accuracy": epoch.log["accuracy"], "cost": sorted(epoch.cost.seconds), "said": str(epoch.cost),
+    })
+assert not {name.partition(".")[0] for name in sys.modules} & {"fastestimator", "plotly"}
+other = Watcher(ModelSource(model, options), options)
+other.restore(watcher.state())
+streams = [list(one) for one in other.history.streams]
+print(json.dumps({"epochs": found, "keys": sorted(watcher.keys), "streams": streams}))
+"""
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_everything_is_made_without_a_host(framework: str, tmp_path: Path) -> None:
+    """Two epochs with all outputs on, in an interpreter that has neither FastEstimator nor plotly."""
+    command = [sys.executable, "-W", "ignore", "-c", EVERYTHING, framework, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = json.loads(done.stdout.strip().splitlines()[-1])
+    first, second = said["epochs"]
+    assert second["keys"] == said["keys"]
+    moved = {f"gradcam_{name}_{method}" for name in ("drift", "overlap") for method in ("grad_cam", "score_cam")}
+    assert set(said["keys"]) - set(first["keys"]) == moved
+    assert all(np.isfinite(second["logged"][key]) for key in second["logged"] if "fixed_place" not in key)
+    assert first["ids"] == second["ids"]
+    assert second["size"][1] > first["size"][1]  # the film has a column more
+    assert second["accuracy"] == 0.5
+    assert second["cost"] == ["atlas", "explaining", "film", "grid", "metrics"]
+    assert "% of the epoch's" in second["said"]
+    assert said["streams"] == [["eval", ""]]
+    names = [f"gradcam_eval_{part}" for part in ("atlas_epoch_1.png", "atlas_epoch_2.png", "epoch_1.npz", "epoch_1.png",
+                                                 "epoch_2.npz", "epoch_2.png", "film.png")]  # fmt: skip
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+# --- a product of somebody else's --------------------------------------------------------------------------
+
+
+class Brightness:
+    """A product that chooses its own rows, draws a picture and logs a number."""
+
+    name = "brightness"
+    keys: Sequence[str] = ("gradcam_brightness", "gradcam_brightest")
+    logged: Sequence[str] = ("gradcam_brightness",)
+    selection: Selection | None = Selection(limit=3)
+
+    def __init__(self, options: Options, fails: bool = False) -> None:
+        self.fails = fails
+
+    def make(self, epoch: Epoch) -> None:
+        if self.fails:
+            raise MemoryError("on request")
+        pictures, means = {}, {}
+        for dataset, rows in epoch.rows(self.name).items():
+            shown = epoch.reader.pictures(rows)
+            means[dataset] = shown.mean((1, 2, 3)).astype(np.float32)
+            row = Row((), wrong=False, panels=(Panel(shown[int(means[dataset].argmax())]),))
+            pictures[dataset] = Picture(Grid((row,), ("brightest",), "gray", "brightness", (0.0, 255.0)))
+        epoch.log_mean(self.keys[0], means)
+        epoch.show(self.keys[1], pictures, f"brightest_epoch_{epoch.number}")
+        assert "gradcam" in epoch  # what was put out before may be looked at
+
+
+@pytest.fixture
+def extended(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(engine, "PRODUCTS", [*engine.PRODUCTS, Brightness])
+    return
+
+
+@pytest.mark.usefixtures("extended")
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_new_output_is_one_entry_and_is_there_for_the_host_too(framework: str, tmp_path: Path) -> None:
+    model = build(framework)
+    trace = GradCAM("x", model=model, n_samples=2, save_dir=tmp_path, on_error="raise")
+    catch = Catch(*Brightness.keys, mode="eval")
+    assert set(Brightness.keys) <= set(trace.get_outputs(None))
+    estimator(framework, model, [trace, catch]).fit()
+    assert 0 < catch.caught[0]["gradcam_brightness"] < 255
+    assert "gradcam_brightness" in catch.logged[0]
+    assert "gradcam_brightest" not in catch.logged[0]
+    assert (tmp_path / "gradcam_eval_brightest_epoch_1.png").exists()
+    assert catch.caught[0]["gradcam_brightest"].raster.ndim == 3
+
+
+# --- failures ----------------------------------------------------------------------------------------------
+
+
+def watched(**how: Any) -> Watcher:
+    options = Options({"model", "labels"}, on_error="warn", **how)
+    watcher = Watcher(ModelSource(SmallTorch().eval(), options), options)
+    watcher.begin()
+    return watcher
+
+
+def one_epoch(watcher: Watcher, number: int = 1) -> Epoch:
+    watcher.begin_epoch(number)
+    generator = torch.Generator().manual_seed(number)
+    watcher.see(torch.rand(6, 3, 9, 12, generator=generator), torch.arange(6) % 5)
+    return watcher.end_epoch()
+
+
+def test_a_product_that_fails_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        engine, "PRODUCTS", [lambda options: Brightness(options, fails=True), *engine.PRODUCTS]
+    )  # fmt: skip
+    watcher = watched(track=True, atlas=6, metrics="average_drop", n_samples=3)
+    for number in (1, 2):
+        with pytest.warns(
+            CamWarning, match=r"could not make the brightness of this epoch; the training goes on"
+        ) as said:
+            epoch = one_epoch(watcher, number)
+        assert len([one for one in said if "could not" in str(one.message)]) == 1
+        assert {"gradcam", "gradcam_film", "gradcam_average_drop", "gradcam_atlas"} <= {*epoch.values, *epoch.logged}
+        assert "gradcam_brightness" not in epoch
+
+
+def test_what_products_share_is_warned_of_once_if_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("on request")
+
+    watcher = watched(track=True, metrics="average_drop", n_samples=3)
+    one_epoch(watcher)
+    monkeypatch.setattr("fe_gradcam.training.source.explained", fail)
+    with pytest.warns(CamWarning, match="on request") as said:
+        epoch = one_epoch(watcher, 2)
+    assert len(said) == 1
+    assert not epoch.values
+    monkeypatch.undo()
+    assert "gradcam_film" in one_epoch(watcher, 3)
+
+
+def test_a_batch_that_lacks_what_the_options_count_on_is_refused_at_once() -> None:
+    watcher = watched()
+    watcher.begin_epoch()
+    with pytest.raises(ArgumentError, match=r"see\(\) was given no labels, which the options count on"):
+        watcher.see(torch.rand(2, 3, 9, 12))
+
+
+def test_a_later_batch_that_lacks_a_part_is_a_warning_and_the_epoch_is_left() -> None:
+    watcher = watched(select="random")
+    watcher.begin_epoch()
+    watcher.see(torch.rand(2, 3, 9, 12), torch.zeros(2, dtype=torch.int64))
+    with pytest.warns(CamWarning, match="This batch holds no labels, as those before it did"):
+        watcher.see(torch.rand(2, 3, 9, 12))
+    assert not watcher.end_epoch().values
+
+
+def test_an_epoch_in_which_nothing_is_wanted_puts_out_nothing() -> None:
+    watcher = watched(frequency=2)
+    assert not one_epoch(watcher, 1).values
+    assert one_epoch(watcher, 2).values
+
+
+# --- what it costs -----------------------------------------------------------------------------------------
+
+
+def test_a_cost_says_seconds_share_and_products() -> None:
+    cost = Cost(of=50.0)
+    cost.add("explaining", 0.75)
+    cost.add("grid", 0.25)
+    cost.add("explaining", 0.25)
+    assert str(cost) == "1.2 s, 2.5% of the epoch's 50 s (explaining 1, grid 0.25)"
+
+
+@pytest.mark.parametrize(
+    ("modes", "log_steps", "epochs"),
+    [("!train", 0, [1, 2]), (["train", "eval"], 0, [1, 2]), ("train", 0, [1, 2]), (None, None, [])],
+)  # fmt: skip
+def test_the_log_says_once_an_epoch_what_its_end_cost(
+    modes: Any, log_steps: Any, epochs: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = build("torch")
+    fitting = estimator("torch", model, [GradCAM("x", model=model, mode=modes, n_samples=1)], epochs=2)
+    fitting.system.log_steps = log_steps
+    fitting.fit()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FastEstimator-GradCAM")]
+    assert [int(line.split("epoch: ")[1].split(";")[0]) for line in lines] == epochs
+    assert all(" s, " in line and "explaining" in line and "grid" in line for line in lines)
