@@ -105,20 +105,12 @@ class Parameter:
 
 
 def whole(name: str, value: Any, least: int, none: str = "") -> int:
-    """The value as an integer that is not below `least`; `none` says what else is accepted, by who asks.
-
-    Raises:
-        ArgumentError: It is none.
-    """
+    """The value as an integer from `least`, or ArgumentError; `none` says what who asks accepts besides."""
     return int(_checked(Parameter(name, least, int, Within(least)), value, none))
 
 
 def fraction(name: str, value: Any) -> float:
-    """The value as a number from 0 to 1.
-
-    Raises:
-        ArgumentError: It is none.
-    """
+    """The value as a number from 0 to 1, or ArgumentError."""
     return float(_checked(Parameter(name, 0, float, Within(0, 1)), value))
 
 

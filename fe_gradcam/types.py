@@ -17,41 +17,32 @@ if TYPE_CHECKING:
 Scaling: TypeAlias = Literal["scale_after_relu", "scale_before_relu", "none"]
 """How a signed map becomes a heatmap; see `fe_gradcam.scaling.scale`."""
 
-
 Score: TypeAlias = Literal["logit", "output"]
 """What is differentiated: the score before the softmax or sigmoid, or the output as it is."""
 
-
 Target: TypeAlias = "int | str | NDArray[np.integer[Any]] | Sequence[int] | TargetSpec | Callable[[Any], Any] | None"
 """What is explained; see `fe_gradcam.explain`."""
-
 
 Layer: TypeAlias = Any
 """A layer's name, its index, the module or Keras layer itself, or None for the default; a list of
 these for a map fused from several."""
 
-
 Fuse: TypeAlias = Literal["mean", "max"]
 """How the maps of several layers become one; see `fe_gradcam.scaling.fuse_maps`."""
-
 
 Images: TypeAlias = Any
 """An array or tensor in the model's own layout, (N, C, H, W) or (N, H, W, C), of volumes
 (N, C, D, H, W) or (N, D, H, W, C); a tuple of them for a model with several inputs."""
 
-
 Method: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
 """The name of a CAM method, or a pair of the name and its parameters by name."""
-
 
 ClassNames: TypeAlias = "Sequence[str] | Mapping[int, str]"
 """Names of classes: in the order of the ids, or by id."""
 
-
 Reshape: TypeAlias = "Callable[[Tensor], Tensor]"
 """Makes a layer's output, as the layer puts it out, a map (N, K, h, w). It may move, split and leave
 out, and nothing else: the gradients go the same way."""
-
 
 OF_TARGET = "evidence for the class"
 """What the heat of most methods means."""
@@ -228,7 +219,6 @@ Entries: TypeAlias = "slice | NDArray[np.bool_] | NDArray[np.integer[Any]]"
 """Some of the images: a slice, a mask (N,) or their numbers."""
 
 T = TypeVar("T", bound="ByRow")
-
 
 BY_ROW = {"by_row": True}
 """Marks a field of a ByRow that holds an entry for each image: an array, a sequence, None, or several of ByRow."""

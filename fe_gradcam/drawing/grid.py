@@ -25,7 +25,6 @@ BAR_WIDTH, BAR_HEIGHT = 160, 12
 FRAME = 3
 CAPTIONS = {"label": "true", "prediction": "inferred"}
 
-
 HEAD_LINES = 5
 """Lines of a column's title: a method with its parameters, and a target."""
 

@@ -14,7 +14,6 @@ from fe_gradcam.parameters import fraction
 Rgb: TypeAlias = NDArray[np.uint8]
 """A picture, (H, W, 3), red first, 0 to 255."""
 
-
 _DIVERGING = frozenset(
     [
         "PiYG",
@@ -162,6 +161,17 @@ def to_rgb(
         else:
             picture[...] = _to_bytes(image)
     return result
+
+
+def check_per_channel(name: str, value: Any) -> None:
+    """Raises ArgumentError unless it is a number or one per channel, above 0 for "std", or None."""
+    try:
+        numbers = np.asarray(0 if value is None else value, np.float64)
+    except (TypeError, ValueError):
+        numbers = np.full(1, np.nan)
+    above = " above 0" if name == "std" else ""
+    if numbers.ndim > 1 or not np.isfinite(numbers).all() or (above and value is not None and not (numbers > 0).all()):
+        raise ArgumentError(f"{name}={value!r} is not accepted. Accepted: a number{above}, or one per channel.")
 
 
 def _per_channel(name: str, value: ArrayLike | None, channels: int, default: float) -> NDArray[np.float64]:

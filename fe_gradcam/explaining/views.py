@@ -94,7 +94,6 @@ class View:
 
 PLAIN = View()
 
-
 Smooth: TypeAlias = "Literal['augment', 'eigen'] | Augment"
 """``"augment"``: test-time augmentation with the settings of `Augment`; ``"eigen"``: see `eigen_smoothed`."""
 

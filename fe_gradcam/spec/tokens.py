@@ -16,7 +16,6 @@ from fe_gradcam.types import Reshape
 EXTRA_TOKENS = (0, 1, 2, 5, 9)
 """Tokens in front of those of the image: a class token, one for distillation beside it, or four or eight registers."""
 
-
 HALVINGS = 5
 """How many times the grid of a transformer's patches may have been halved on the way (Swin: 3)."""
 

@@ -11,7 +11,6 @@ from fe_gradcam.types import Heatmap
 
 Map = NDArray[np.float64]
 
-
 FEWEST = 6
 """Images of a class, with heat, from which its fixed place says something, and that a test needs."""
 
