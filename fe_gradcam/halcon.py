@@ -2,46 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.backends import backend_for
-from fe_gradcam.errors import ArgumentError, UnknownNameError, nearest
+from fe_gradcam.errors import Argument, ArgumentError, CamError, UnknownNameError, nearest
 from fe_gradcam.explaining.results import heatmap_key, inference_entries
 from fe_gradcam.explaining.route import Explanation, explained
 from fe_gradcam.explaining.settings import Settings
-from fe_gradcam.explaining.views import smoothing
 from fe_gradcam.methods import METHODS, CamMethod
 from fe_gradcam.parameters import whole
-from fe_gradcam.scaling import SCALINGS, check_scaling
-from fe_gradcam.spec.images import as_tuple
+from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.layers import convolution_layer
 from fe_gradcam.spec.resolved import resolve_target
 from fe_gradcam.spec.targets import names_by_id, target_name
-from fe_gradcam.types import Layer, LayerRef, Method, Scaling, Target
-
-AT_ONCE = 16
-"""Samples in one pass, where gen_param does not say."""
+from fe_gradcam.types import Layer, LayerRef, Method, Target
 
 TRUE_OR_FALSE = {"true": True, "false": False, True: True, False: False}
 
+OWN = ("target_conv_layer", "use_conv_only", "batch_size")
+"""Settings of the operator alone."""
+
+SHARED = ("scaling", "class_names", "model_output", "seed", "smooth")
+"""Those that `explain` has too."""
+
 
 @dataclass(frozen=True, eq=False)
-class _Settings:
-    """What gen_param says, checked."""
+class GenParam:
+    """What gen_param says, checked.
 
+    Attributes:
+        of_route: What `explain` takes too.
+        target_conv_layer: See `gen_dl_model_heatmap`.
+        use_conv_only: See `gen_dl_model_heatmap`.
+        batch_size: Samples in one pass.
+    """
+
+    of_route: Settings
     target_conv_layer: Layer = None
-    use_conv_only: bool = True
-    scaling: Scaling = "scale_after_relu"
-    class_names: Any = None
-    model_output: Any = None
-    batch_size: int = AT_ONCE
-    seed: int = 0
-    smooth: Any = None
+    use_conv_only: str | bool = True
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        whole("batch_size", self.batch_size, 1)
+        if not isinstance(self.use_conv_only, (str, bool)) or self.use_conv_only not in TRUE_OR_FALSE:
+            said = " is not accepted. Accepted: 'true', 'false'."
+            raise ArgumentError(Argument("use_conv_only", repr(self.use_conv_only)), said)
+
+    @classmethod
+    def of(cls, given: Any) -> GenParam:
+        """What a user passed.
+
+        Raises:
+            ArgumentError: It is no dict, or a value is not accepted.
+            UnknownNameError: There is no such setting.
+        """
+        if given is None or (isinstance(given, Sequence) and not len(given)):
+            return cls(Settings())
+        if not isinstance(given, Mapping):
+            raise ArgumentError(f"gen_param is a {type(given).__name__}. Accepted: a dict of settings, or None.")
+        known = (*OWN, *SHARED)
+        for key in given:
+            if key not in known:
+                raise UnknownNameError(
+                    f"gen_param has the key {key!r}, which is not known{nearest(key, known)} Accepted: "
+                    f"{', '.join(known)}."
+                )
+        values = {**given, "scaling": "none"} if given.get("scaling", "none") is None else dict(given)
+        own = {name: values.pop(name) for name in OWN if name in values}
+        try:
+            return cls(Settings(**values), **own)
+        except CamError as error:
+            parts = (
+                replace(part, name=f"gen_param[{part.name!r}]") if isinstance(part, Argument) else part
+                for part in error.args
+            )
+            raise type(error)(*parts) from None
 
 
 def gen_dl_model_heatmap(
@@ -109,39 +149,30 @@ def gen_dl_model_heatmap(
         ['heatmap_image_class_0', 'heatmap_image_class_1']
     """
     method = METHODS.find(heatmap_method)
-    settings = _settings(gen_param)
+    param = GenParam.of(gen_param)
     targets = _targets(target_classes)
     for target in targets:
-        resolve_target(target, 1, settings.class_names)
+        resolve_target(target, 1, param.of_route.class_names)
     several = not isinstance(dl_sample, Mapping)
     images = [_image(sample, at) for at, sample in enumerate(_samples(dl_sample))]
-    places: dict[Any, LayerRef] = {}
+    layers: dict[Any, LayerRef] = {}
     results: list[dict[str, Any]] = [{} for _ in images]
-    for rows in _of_one_size(images, settings.batch_size):
-        batch = tuple(_stacked([images[row][part] for row in rows]) for part in range(len(images[rows[0]])))
-        packed = batch if len(batch) > 1 else batch[0]
-        size = tuple(tuple(part.shape[1:]) for part in batch)
-        if size not in places:  # which convolution is larger than 1x1 depends on it
-            places[size] = _place(dl_model, packed, settings)
-        of_route = Settings(
-            scaling=settings.scaling,
-            seed=settings.seed,
-            class_names=settings.class_names,
-            model_output=settings.model_output,
-            smooth=settings.smooth,
-        )
-        done = explained(dl_model, packed, of_route, methods=[method], layers=[places[size]], targets=targets)
+    for rows in _of_one_size(images, param.batch_size):
+        inputs = Inputs.stacked([images[row] for row in rows])
+        if inputs.shapes not in layers:  # which convolution is larger than 1x1 depends on it
+            layers[inputs.shapes] = _layer(dl_model, inputs, param)
+        ref = layers[inputs.shapes]
+        done = explained(dl_model, inputs.given(), param.of_route, methods=[method], layers=[ref], targets=targets)
         for at, row in enumerate(rows):
-            results[row] = _result(done, at, method, targets, settings)
+            results[row] = _result(done, at, method, targets, names_by_id(param.of_route.class_names))
     return results if several else results[0]
 
 
 def _result(
-    done: Explanation, at: int, method: CamMethod, targets: Sequence[Target], settings: _Settings
+    done: Explanation, at: int, method: CamMethod, targets: Sequence[Target], names: Mapping[int, str]
 ) -> dict[str, Any]:
     """The result of one sample, which shares no memory with others."""
     probabilities = None if done.probabilities is None else done.probabilities[at]
-    names = names_by_id(settings.class_names)
     result = inference_entries(probabilities, names)
     maps: dict[str, NDArray[np.float32]] = {}
     for target, heatmap in zip(targets, done.heatmaps, strict=True):
@@ -158,11 +189,11 @@ def _unused(key: str, taken: Mapping[str, Any]) -> str:
     return name
 
 
-def _place(model: Any, images: Any, settings: _Settings) -> LayerRef:
-    backend = backend_for(model, settings.model_output)
-    layer = settings.target_conv_layer
-    name = None if layer is None else backend.resolve(layer, images).name
-    return convolution_layer(backend.layers(tuple(part[:1] for part in as_tuple(images))), name, settings.use_conv_only)
+def _layer(model: Any, inputs: Inputs, param: GenParam) -> LayerRef:
+    backend = backend_for(model, param.of_route.model_output)
+    layer = param.target_conv_layer
+    name = None if layer is None else backend.resolve(layer).name
+    return convolution_layer(backend.layers(inputs.rows(slice(1))), name, TRUE_OR_FALSE[param.use_conv_only])
 
 
 def _samples(given: Any) -> list[Any]:
@@ -199,79 +230,7 @@ def _of_one_size(images: Sequence[tuple[Any, ...]], most: int) -> list[list[int]
     return [rows[start : start + most] for rows in groups.values() for start in range(0, len(rows), most)]
 
 
-def _stacked(arrays: Sequence[Any]) -> Any:
-    """Images of one size as a batch, in their own framework."""
-    first = arrays[0]
-    if isinstance(first, np.ndarray):
-        return np.stack(arrays)
-    if hasattr(first, "detach"):
-        import torch
-
-        return torch.stack([array.detach() for array in arrays])
-    return np.stack([array.numpy() for array in arrays])
-
-
 def _targets(given: Any) -> list[Target]:
     if isinstance(given, (list, tuple, np.ndarray, range)):
         return [int(one) if isinstance(one, np.integer) else one for one in given] or [None]
     return [given]
-
-
-def _settings(gen_param: Mapping[str, Any] | None) -> _Settings:
-    if gen_param is None or (isinstance(gen_param, Sequence) and not len(gen_param)):
-        return _Settings()
-    if not isinstance(gen_param, Mapping):
-        raise ArgumentError(f"gen_param is a {type(gen_param).__name__}. Accepted: a dict of settings, or None.")
-    values = {}
-    for key, value in gen_param.items():
-        if key not in _READERS:
-            raise UnknownNameError(
-                f"gen_param has the key {key!r}, which is not known{nearest(key, _READERS)} Accepted: "
-                f"{', '.join(_READERS)}."
-            )
-        values[key] = _READERS[key](value)
-    return _Settings(**values)
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
-def _conv_only(value: Any) -> bool:
-    if not isinstance(value, (str, bool)) or value not in TRUE_OR_FALSE:
-        raise ArgumentError(f"gen_param['use_conv_only']={value!r} is not accepted. Accepted: 'true', 'false'.")
-    return TRUE_OR_FALSE[value]
-
-
-def _scaling(value: Any) -> Scaling:
-    value = "none" if value is None else value
-    try:
-        check_scaling(value)
-    except ArgumentError:
-        raise ArgumentError(
-            f"gen_param['scaling']={value!r} is not accepted{nearest(value, SCALINGS)} Accepted: {', '.join(SCALINGS)}."
-        ) from None
-    scaling: Scaling = value
-    return scaling
-
-
-def _class_names(value: Any) -> Any:
-    names_by_id(value)
-    return value
-
-
-def _smooth(value: Any) -> Any:
-    smoothing(value)
-    return value
-
-
-_READERS: dict[str, Callable[[Any], Any]] = {
-    "target_conv_layer": _as_it_is,
-    "use_conv_only": _conv_only,
-    "scaling": _scaling,
-    "class_names": _class_names,
-    "model_output": _as_it_is,
-    "batch_size": lambda value: whole("gen_param['batch_size']", value, 1),
-    "seed": lambda value: whole("seed", value, 0),
-    "smooth": _smooth,
-}

@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary, ref
 
+from torch import Tensor
+
 from fe_gradcam.spec.tokens import Seen
 from fe_gradcam.types import LayerRef
 
@@ -19,6 +21,9 @@ probabilities that sum to 1, or as probabilities each by itself."""
 
 Which: TypeAlias = "tuple[str | int | None, bool]"
 """Which of a model's outputs, and whether it is read as a segmentation."""
+
+SUM_TOLERANCE = 1e-3
+"""How far from 1 a row of probabilities may sum; fp16 comes to 5e-4 over a thousand classes."""
 
 V = TypeVar("V")
 
@@ -89,7 +94,7 @@ class Known:
 
     def __init__(self) -> None:
         self.told = False
-        self._modules = Alike(())
+        self._modules: Alike | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -102,9 +107,10 @@ class Known:
 
     def now(self, modules: Sequence[Any]) -> Known:
         """The same, of a model that has these modules now."""
-        if not self._modules.are(modules):
+        if self._modules is None or not self._modules.are(modules):
+            if self._modules is not None:
+                self._forget()
             self._modules = Alike(modules)
-            self._forget()
         return self
 
 
@@ -115,3 +121,17 @@ def known_of(model: Any) -> Known:
     """What is known of a model; nothing of it is kept at the model, so that copies begin anew."""
     known = _KNOWN.get(model)
     return _KNOWN.setdefault(model, Known()) if known is None else known
+
+
+def within_unit(table: Tensor) -> bool:
+    """Whether all values of the finite rows lie in [0, 1]."""
+    values = table.detach()
+    values = values[values.isfinite().all(1)]
+    return bool(((values >= 0) & (values <= 1)).all())
+
+
+def sums_to_one(table: Tensor) -> bool:
+    """Whether there are several columns, and every finite row sums to 1."""
+    sums = table.detach().float().sum(1)
+    sums = sums[sums.isfinite()]
+    return table.shape[1] > 1 and bool(((sums - 1).abs() < SUM_TOLERANCE).all())

@@ -1,114 +1,135 @@
-"""What both backends say and do alike."""
+"""The half of a backend that is the same for every framework, and what the other half must be able to do."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
 
-from fe_gradcam.backends.known import Known, Reading, Which
+import torch
+from torch import Tensor
+
+from fe_gradcam.backends.known import Known, Reading, known_of, sums_to_one, within_unit
 from fe_gradcam.errors import CamError, CamWarning, UnsupportedModelError
-from fe_gradcam.spec.images import as_tuple
+from fe_gradcam.spec.images import Inputs
+from fe_gradcam.spec.layers import default_layer
+from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.resolved import ResolvedTarget, resolve_target
-from fe_gradcam.types import BiasGradients, CamInputs, Images, Layer, LayerInfo, LayerRef, Score
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
+from fe_gradcam.spec.tokens import Seen, as_map, pulled_back, token_grid
+from fe_gradcam.types import BiasGradients, CamInputs, Layer, LayerInfo, LayerRef, Reshape, Score
 
 HALF_PRECISION_FACTOR = 1024.0
 """Scales the score of an fp16 model, so that small gradients do not fall below what fp16 can hold."""
 
-
-SUM_TOLERANCE = 1e-3
-"""How far from 1 a row of probabilities may sum; fp16 comes to 5e-4 over a thousand classes."""
-
-
 STRETCHES = (30.0, -30.0, 1000.0, -1000.0)
 """By how much the images are scaled to see whether a model's outputs leave [0, 1]; bytes stay within their range."""
-
 
 HeadKind = Literal["softmax", "sigmoid"]
 
 
-def reading_of(
-    known: Known, which: Which, *, within: bool, sums_to_one: bool, stays_within: Callable[[], bool]
-) -> Reading:
-    """How the outputs of a model without a visible head are read.
+class Scored(NamedTuple):
+    """What a target comes to in a pass.
+
+    Attributes:
+        scores: (N,)
+        came_to: (N, M) the classes that it is made of, the mask (N, *S) of pixels, or None.
+    """
+
+    scores: Any
+    came_to: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Passed:
+    """What one pass yields.
+
+    Attributes:
+        activations: As the layer puts them out.
+        gradients: For each target, in the same layout, float32; None where none are asked for.
+        scored: For each target.
+        tables: The logits and probabilities (N, C), float32, or None where there are none.
+        reading: How the outputs are read; "logits" if there is a head.
+    """
+
+    activations: Tensor
+    gradients: Sequence[Tensor | None]
+    scored: Sequence[Scored]
+    tables: tuple[Tensor, Tensor] | None
+    reading: Reading
+
+
+class Backend(ABC):
+    """A model of one framework, made ready to be explained.
 
     Args:
-        known: Of the model; what is found out of it is kept.
-        which: Which of its outputs.
-        within: Whether all outputs lie in [0, 1].
-        sums_to_one: Whether every row of several sums to 1.
-        stays_within: Whether they lie in [0, 1] for images far from any that the model knows; logits
-            that lie there by chance do not.
-    """
-    if not within:
-        return "logits"
-    if sums_to_one:
-        return "distribution"
-    if which not in known.bounded:
-        known.bounded[which] = stays_within()
-    return "probabilities" if known.bounded[which] else "logits"
-
-
-def warn_of_probabilities(known: Known) -> None:
-    """Says once per model that what stands in for the logit was made of the probability."""
-    if not known.told:
-        known.told = True
-        warnings.warn(
-            "The model's outputs are probabilities, and the softmax or sigmoid that made them was not found: log p (of "
-            "probabilities that do not sum to 1, log p - log(1 - p)) is explained in place of the logit. Pass a model "
-            "that returns logits to be exact.",
-            CamWarning,
-            stacklevel=2,
-        )
-
-
-def reaches(backend: Backend, layer: LayerRef, images: Images) -> bool:
-    """Whether the score of the inferred class depends on the places of a layer's output."""
-    target = resolve_target(None, len(as_tuple(images)[0]))
-    try:
-        (inputs,) = backend.run(images, layer, [target], gradients=True, score="logit")
-    except UnsupportedModelError:  # no classes: a target of another kind will be asked for
-        return True
-    except CamError:
-        return False
-    return inputs.gradients is not None and bool((inputs.gradients != 0).any())
-
-
-class Backend(Protocol):
-    """A model of one framework, made ready to be explained.
+        model: The model itself.
+        model_output: Which of its outputs holds the scores; None if that is plain.
+        reshape: How a layer's output becomes a map; None recognises it.
+        of_pixels: Whether a segmentation is explained.
 
     Attributes:
         channels_first: Whether images are (N, C, *S), or else (N, *S, C).
-        precision: The spacing of the model's numbers at 1.
     """
 
-    channels_first: bool
+    channels_first: ClassVar[bool]
+
+    def __init__(
+        self,
+        model: Any,
+        model_output: ModelOutput = None,
+        reshape: Reshape | None = None,
+        of_pixels: bool = False,
+    ) -> None:
+        self._model = model
+        self._model_output = model_output
+        self._reshape = reshape
+        self._of_pixels = of_pixels
+        self._known = known_of(model)
 
     @property
+    @abstractmethod
     def precision(self) -> float:
         """The spacing of the model's numbers at 1."""
 
-    def layers(self, images: Images) -> list[LayerInfo]:
-        """The layers in the order in which a forward pass of `images` completes them."""
+    def layers(self, inputs: Inputs) -> list[LayerInfo]:
+        """The layers in the order in which a forward pass of the inputs completes them."""
+        infos, seen = self._listed(inputs)
+        self._known_now().seen.put(self.image_size(inputs), seen)
+        return infos
 
-    def image_size(self, images: Images) -> tuple[int, ...]:
-        """(H, W) of the images, of volumes (D, H, W); of the first input that is one where there are several."""
+    def image_size(self, inputs: Inputs) -> tuple[int, ...]:
+        """(H, W) of the images, of volumes (D, H, W)."""
+        return inputs.size(channels_first=self.channels_first)
 
-    def resolve(self, layer: Layer, images: Images) -> LayerRef:
-        """The place that `layer` names; None chooses the default.
+    def resolve(self, layer: Layer, inputs: Inputs | None = None) -> LayerRef:
+        """The place that `layer` names; None chooses the default, once per model and size of the inputs.
 
         Raises:
             UnknownNameError: There is no such layer.
         """
+        if isinstance(layer, LayerRef):
+            return layer
+        if layer is not None or inputs is None:
+            return LayerRef(self._name_of(layer))
+        key = (inputs.shapes, self._model_output, self._of_pixels)
+        found = self._known_now().default_layers.get(key)
+        if found is None:
+            one = self._one_of(inputs)
+            infos = self.layers(inputs if one is None else one)
+            found, certain = default_layer(
+                infos, lambda ref: one is None or self._reaches(ref, one), of_pixels=self._of_pixels
+            )
+            if certain:
+                self._known_now().default_layers.put(key, found)
+        return found
 
     def run(
-        self, images: Images, layer: LayerRef, targets: Sequence[ResolvedTarget], *, gradients: bool, score: Score
+        self, inputs: Inputs, layer: LayerRef, targets: Sequence[ResolvedTarget], *, gradients: bool, score: Score
     ) -> list[CamInputs]:
-        """One forward pass of `images`, and one backward pass for each target where `gradients` are asked for.
+        """One forward pass of the inputs, and one backward pass for each target where `gradients` are asked for.
 
         What comes back has no probe yet, and the seed is 0.
 
@@ -116,26 +137,209 @@ class Backend(Protocol):
             GradientError: The score depends on the layer, and no gradient reaches it.
             UnsupportedModelError: The output does not plainly hold what a target asks for.
         """
+        results, reading = self._run(inputs, layer, targets, gradients, score)
+        if reading != "logits" and score == "logit" and any(target.of_classes for target in targets):
+            self._tell_of_probabilities()
+        return results
 
+    @abstractmethod
     def changed_scores(
-        self, images: Images, layer: LayerRef, change: Tensor, target: ResolvedTarget, score: Score
+        self, inputs: Inputs, layer: LayerRef, change: Tensor, target: ResolvedTarget, score: Score
     ) -> Tensor:
         """Scores (B,) of a pass in which `change`, (B, K, *S), is added to what the layer puts out.
 
         There may be one image and several changes: then the network goes on with as many rows as there are changes.
         """
 
-    def hvp(self, images: Images, layer: LayerRef, target: ResolvedTarget, vectors: Tensor, score: Score) -> Tensor:
+    @abstractmethod
+    def hvp(self, inputs: Inputs, layer: LayerRef, target: ResolvedTarget, vectors: Tensor, score: Score) -> Tensor:
         """The Hessian of the score with respect to the layer's output times `vectors`, both (N, K, *S)."""
 
-    def bias_gradients(self, images: Images, layer: LayerRef, target: ResolvedTarget, score: Score) -> BiasGradients:
+    @abstractmethod
+    def bias_gradients(self, inputs: Inputs, layer: LayerRef, target: ResolvedTarget, score: Score) -> BiasGradients:
         """See `fe_gradcam.types.Probe`; the layer says nothing here."""
 
+    @abstractmethod
     def attention_gradients(
-        self, images: Images, layer: LayerRef, target: ResolvedTarget, score: Score
+        self, inputs: Inputs, layer: LayerRef, target: ResolvedTarget, score: Score
     ) -> list[Tensor]:
         """See `fe_gradcam.types.Probe`; the layer says nothing here.
 
         Raises:
             UnsupportedModelError: The network has no blocks of attention over the image's tokens.
         """
+
+    # --- what a framework must be able to do -----------------------------------------------------------------
+
+    @abstractmethod
+    def _modules(self) -> list[Any]:
+        """All that the model is built of, in a fixed order."""
+
+    @abstractmethod
+    def _name_of(self, layer: Layer) -> str:
+        """The name of a layer given by its name, its index or itself."""
+
+    @abstractmethod
+    def _listed(self, inputs: Inputs) -> tuple[list[LayerInfo], Seen]:
+        """The layers that a pass completes, and what it shows about the layout of their outputs."""
+
+    @abstractmethod
+    def _passed(
+        self,
+        model: Any,
+        inputs: Inputs,
+        layer: LayerRef,
+        targets: Sequence[ResolvedTarget],
+        gradients: bool,
+        score: Score,
+    ) -> Passed:
+        """See `run`, of a model made ready."""
+
+    @abstractmethod
+    def _outputs(self, given: Sequence[Any], of_pixels: bool, factor: float = 1.0) -> Tensor | None:
+        """The table (N, C) that the network as it is puts out, of a segmentation that of its pixels.
+
+        Args:
+            given: Its inputs, in its framework.
+            of_pixels: Whether a segmentation is read.
+            factor: What the images are multiplied with.
+        """
+
+    @contextmanager
+    def _ready(self) -> Iterator[Any]:
+        """The model made ready for passes, and put back."""
+        yield self._model
+
+    def _one_of(self, inputs: Inputs) -> Inputs | None:
+        """One row of the inputs to try things with, or None where there is none."""
+        return inputs.rows(slice(1))
+
+    # --- what is the same for all ----------------------------------------------------------------------------
+
+    def _known_now(self) -> Known:
+        """What is known of the model, and of nothing that it was before a module of it was replaced."""
+        return self._known.now(self._modules())
+
+    def _seen(self, inputs: Inputs) -> Seen:
+        """What a pass shows about the layout of the layers' outputs, looked at once per size of the images."""
+        size = self.image_size(inputs)
+        found = self._known_now().seen.get(size)
+        if found is None:
+            one = self._one_of(inputs)
+            _, found = self._listed(inputs if one is None else one)
+            self._known_now().seen.put(size, found)
+        return found
+
+    def _reaches(self, layer: LayerRef, inputs: Inputs) -> bool:
+        """Whether the score of the inferred class depends on the places of a layer's output."""
+        try:
+            ((found,), _) = self._run(inputs, layer, [resolve_target(None, len(inputs))], True, "logit")
+        except UnsupportedModelError:  # no classes: a target of another kind will be asked for
+            return True
+        except CamError:
+            return False
+        return found.gradients is not None and bool((found.gradients != 0).any())
+
+    def _run(
+        self, inputs: Inputs, layer: LayerRef, targets: Sequence[ResolvedTarget], gradients: bool, score: Score
+    ) -> tuple[list[CamInputs], Reading]:
+        with self._ready() as model:
+            passed = self._passed(model, inputs, layer, targets, gradients, score)
+            activations = self._as_map(passed.activations, layer, inputs).float()
+            logits, probabilities = passed.tables or (None, None)
+            results = []
+            for target, its, gradient in zip(targets, passed.scored, passed.gradients, strict=True):
+                no_class = activations.new_full((len(activations),), -1, dtype=torch.int64)
+                came_to = None if its.came_to is None else its.came_to.cpu().numpy()
+                results.append(
+                    CamInputs(
+                        activations=activations,
+                        gradients=None if gradient is None else self._as_map(gradient, layer, inputs),
+                        scores=its.scores,
+                        class_ids=its.came_to[:, 0] if target.is_class else no_class,
+                        logits=logits,
+                        probabilities=probabilities,
+                        images=inputs.given(),
+                        pinned=target.pinned(came_to),
+                    )
+                )
+        return results, passed.reading
+
+    def _as_map(self, tensor: Tensor, layer: LayerRef, inputs: Inputs) -> Tensor:
+        """The output of the layer, or its gradients, as (N, K, *S)."""
+        size, seen = self.image_size(inputs), lambda: self._seen(inputs)
+        return as_map(tensor, layer, size, seen, self._reshape, channels_first=self.channels_first)
+
+    def _pulled_back(self, maps: Tensor, shape: tuple[int, ...], layer: LayerRef, inputs: Inputs) -> Tensor:
+        """Maps (N, K, *S) in the layout (N, *shape) that the layer puts out."""
+        return pulled_back(maps, shape, lambda zeros: self._as_map(zeros, layer, inputs))
+
+    def _read_as(self, table: Tensor, given: Sequence[Any], of_pixels: bool) -> Reading:
+        """How a table (N, C), which the network as it is put out and no visible head made, is read; it is kept.
+
+        Args:
+            table: Of the scores.
+            given: The inputs, in their framework.
+            of_pixels: Whether a segmentation is read.
+        """
+        reading: Reading = "logits"
+        if within_unit(table):
+            if sums_to_one(table):
+                reading = "distribution"
+            elif self._stays_within(given, of_pixels):  # logits that lie there by chance do not
+                reading = "probabilities"
+        self._known.readings[self._model_output, of_pixels] = reading
+        return reading
+
+    def _stays_within(self, given: Sequence[Any], of_pixels: bool) -> bool:
+        """Whether the outputs lie in [0, 1] for images far from any that the model knows."""
+        which, bounded = (self._model_output, of_pixels), self._known_now().bounded
+        if which not in bounded:
+            tables = (self._outputs(given, of_pixels, factor) for factor in STRETCHES)
+            bounded[which] = all(table is not None and within_unit(table) for table in tables)
+        return bounded[which]
+
+    def _known_reading(self, given: Sequence[Any], of_pixels: bool) -> Reading:
+        """How the outputs were read in the last pass of the network as it is; without one, of a pass made for it."""
+        found = self._known.readings.get((self._model_output, of_pixels))
+        if found is not None:
+            return found
+        table = self._outputs(given, of_pixels)
+        return "logits" if table is None else self._read_as(table, given, of_pixels)
+
+    def _tell_of_probabilities(self) -> None:
+        """Says once per model that what stands in for the logit was made of the probability."""
+        if not self._known.told:
+            self._known.told = True
+            warnings.warn(
+                "The model's outputs are probabilities, and the softmax or sigmoid that made them was not found: log p "
+                "(of probabilities that do not sum to 1, log p - log(1 - p)) is explained in place of the logit. Pass "
+                "a model that returns logits to be exact.",
+                CamWarning,
+                stacklevel=3,
+            )
+
+    def _taken_apart(self, terms: Sequence[Tensor], scores: Tensor, inputs: Inputs) -> BiasGradients:
+        """What the inputs and biases add, channels first, by whether it has places; the first like the picture is its.
+
+        Args:
+            terms: Of the inputs, and then of the layers, float32.
+            scores: (N,)
+            inputs: Of the model.
+        """
+        axes = len(self.image_size(inputs)) + 2
+        picture = next(at for at, term in enumerate(terms) if term.dim() == axes)
+        with_places, elsewhere = [], torch.zeros_like(scores, dtype=torch.float32)
+        for term in (*terms[:picture], *terms[picture + 1 :]):
+            if term.dim() == axes and term[0, 0].numel() > 1:
+                with_places.append(term)
+            else:
+                elsewhere = elsewhere + term.flatten(1).sum(1)
+        return BiasGradients(terms[picture], with_places, elsewhere, scores.detach().float(), self.precision)
+
+    def _are_of_image(self, tokens: Collection[int], inputs: Inputs) -> bool:
+        """Whether attentions that go over so many tokens each go over all of the image."""
+        if len(set(tokens)) != 1:
+            return False
+        found = self._reshape or token_grid(next(iter(tokens)), self._seen(inputs).maps, self.image_size(inputs))
+        return found is not None

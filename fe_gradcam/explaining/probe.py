@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from fe_gradcam.backends.protocol import Backend
 from fe_gradcam.errors import Argument, CamError, GradientError
 from fe_gradcam.explaining.settings import Settings
-from fe_gradcam.spec.images import as_tuple, in_dtype, picture_of
-from fe_gradcam.spec.resolved import CallableTarget, ResolvedTarget
-from fe_gradcam.types import BiasGradients, CamInputs, Images, LayerRef
+from fe_gradcam.spec.images import Inputs
+from fe_gradcam.spec.resolved import ResolvedTarget
+from fe_gradcam.types import BiasGradients, CamInputs, LayerRef
 
 AT_ONCE = 32
 """Rows asked at once, where no batch size is given."""
 
-TRIED = 3
+TRIED_ALONE = 3
 """Rows with which it is tried whether the part behind the layer can be asked alone."""
 
 AGREES = 1e-3
@@ -31,7 +27,7 @@ class ModelProbe:
 
     Args:
         backend: Of the model.
-        images: Of the first pass.
+        inputs: Of the first pass.
         layer: The explained place.
         first: What the first pass yielded.
         settings: What was asked for.
@@ -40,7 +36,7 @@ class ModelProbe:
     def __init__(
         self,
         backend: Backend,
-        images: Images,
+        inputs: Inputs,
         layer: LayerRef,
         first: CamInputs,
         settings: Settings,
@@ -51,18 +47,13 @@ class ModelProbe:
         self._target: ResolvedTarget = first.pinned
         self._score = settings.score
         self._device = first.activations.device
-        parts = as_tuple(images)
-        picture = picture_of(images)
-        self._at = next(at for at, part in enumerate(parts) if part is picture)
-        self._parts = [_as_torch(part) for part in parts]
-        self._dtype = self._parts[self._at].dtype
-        of_picture = self._parts[self._at].to(self._device).float()
-        self.images: Tensor = of_picture if backend.channels_first else of_picture.movedim(-1, 1)
+        self._inputs = inputs.in_torch()
+        self.images: Tensor = self._inputs.seen(channels_first=backend.channels_first).to(self._device)
         self.at_once = AT_ONCE if settings.batch_size is None else settings.batch_size
-        self.row_by_row = not isinstance(self._target, CallableTarget)
+        self.row_by_row = self._target.row_by_row
         self.precision = backend.precision
         self.progress, self.trial = settings.progress, settings.trial
-        self._behind_alone: bool | None = None if self.row_by_row and self.at_once >= TRIED else False
+        self._behind_alone: bool | None = None if self.row_by_row and self.at_once >= TRIED_ALONE else False
 
     def score(self, images: Tensor, rows: Tensor) -> Tensor:
         """See Probe."""
@@ -88,7 +79,7 @@ class ModelProbe:
     def hvp(self, vectors: Tensor) -> Tensor:
         """See Probe."""
         try:
-            return self._backend.hvp(self._given(), self._layer, self._target, vectors, self._score)
+            return self._backend.hvp(self._inputs, self._layer, self._target, vectors, self._score)
         except (LookupError, NotImplementedError, RuntimeError) as error:
             if isinstance(error, CamError) or not any(word in str(error).lower() for word in ("deriv", "gradient")):
                 raise
@@ -104,24 +95,24 @@ class ModelProbe:
 
     def bias_gradients(self) -> BiasGradients:
         """See Probe."""
-        return self._backend.bias_gradients(self._given(), self._layer, self._target, self._score)
+        return self._backend.bias_gradients(self._inputs, self._layer, self._target, self._score)
 
     def attention_gradients(self) -> list[Tensor]:
         """See Probe."""
-        return self._backend.attention_gradients(self._given(), self._layer, self._target, self._score)
+        return self._backend.attention_gradients(self._inputs, self._layer, self._target, self._score)
 
     def _run(self, images: Tensor, rows: Tensor, *, gradients: bool) -> CamInputs:
-        given, target = self._rows(images, rows), self._target_of(rows)
+        given, target = self._asked(images, rows), self._target_of(rows)
         (inputs,) = self._backend.run(given, self._layer, [target], gradients=gradients, score=self._score)
         return inputs
 
     def _changed(self, before: Tensor, change: Tensor, rows: Tensor) -> Tensor:
-        given, target = self._rows(self.images[before], before), self._target_of(rows)
+        given, target = self._asked(self.images[before], before), self._target_of(rows)
         return self._backend.changed_scores(given, self._layer, change, target, self._score).to(self._device)
 
     def _goes_alone(self, row: Tensor) -> bool:
         """Whether the part behind the layer gives the same scores for several rows of one image, asked alone."""
-        rows = row.reshape(1).expand(TRIED)
+        rows = row.reshape(1).expand(TRIED_ALONE)
         activations = self._first.activations[row]
         change = torch.stack([torch.zeros_like(activations), -activations, activations.flip(0) - activations])
         whole = self._changed(rows, change, rows)
@@ -132,20 +123,9 @@ class ModelProbe:
         same = alone.shape == whole.shape and bool(whole.isfinite().all())
         return same and bool(((alone - whole).abs() <= AGREES * whole.abs().max()).all())
 
-    def _given(self) -> Images:
-        return self._rows(self.images, torch.arange(len(self.images), device=self._device))
-
-    def _rows(self, images: Tensor, rows: Tensor) -> Images:
+    def _asked(self, images: Tensor, rows: Tensor) -> Inputs:
         """The model's inputs: the picture is `images`, the others are those of the rows."""
-        picture = in_dtype(images if self._backend.channels_first else images.movedim(1, -1), self._dtype)
-        parts: Sequence[Any] = [
-            picture if at == self._at else part[rows.to(part.device)] for at, part in enumerate(self._parts)
-        ]
-        return tuple(parts) if len(parts) > 1 else parts[0]
+        return self._inputs.asked(images, rows, channels_first=self._backend.channels_first)
 
     def _target_of(self, rows: Tensor) -> ResolvedTarget:
         return self._target.rows(rows.cpu().numpy())
-
-
-def _as_torch(part: Any) -> Tensor:
-    return part.detach() if isinstance(part, Tensor) else torch.from_numpy(np.array(part))

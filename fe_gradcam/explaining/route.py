@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fe_gradcam.backends import backend_for
 from fe_gradcam.backends.protocol import Backend
@@ -20,10 +18,10 @@ from fe_gradcam.explaining.probe import ModelProbe
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.explaining.views import Smooth, View, smoothing
 from fe_gradcam.methods import METHODS, CamMethod
-from fe_gradcam.parameters import several, whole
-from fe_gradcam.spec.images import as_tuple, picture_of
+from fe_gradcam.parameters import several
+from fe_gradcam.spec.images import Inputs, in_torch
 from fe_gradcam.spec.outputs import ModelOutput
-from fe_gradcam.spec.resolved import TOP_CLASS, ClassTarget, RegionTarget, ResolvedTarget, resolve_target
+from fe_gradcam.spec.resolved import ResolvedTarget, resolve_target
 from fe_gradcam.spec.targets import target_name
 from fe_gradcam.types import (
     CamInputs,
@@ -212,9 +210,10 @@ def list_layers(model: Any, images: Images, *, model_output: ModelOutput = None)
         model_output: See `explain`.
     """
     backend = backend_for(model, model_output)
-    infos = backend.layers(images)
+    inputs = Inputs.of(images)
+    infos = backend.layers(inputs)
     if any(info.spatial for info in infos):
-        name = backend.resolve(None, images).name
+        name = backend.resolve(None, inputs).name
         last = max(at for at, info in enumerate(infos) if info.name == name)
         infos[last] = replace(infos[last], default=True)
     return infos
@@ -250,20 +249,21 @@ def explained(
         if not len(given):
             raise ArgumentError(f"{name} is empty; at least one is needed.")
     rules = [METHODS.find(method) for method in methods]
-    count = _count(images)
-    step = _step(settings.batch_size, count)
+    inputs = Inputs.of(images).checked()
+    count = len(inputs)
+    step = count if settings.batch_size is None else int(settings.batch_size)
     resolved = [resolve_target(target, count, settings.class_names) for target in targets]
-    of_pixels = any(isinstance(target, RegionTarget) for target in resolved)
+    of_pixels = any(target.of_pixels for target in resolved)
     backend = backend_for(model, settings.model_output, settings.reshape, of_pixels=of_pixels)
     check_reshape(settings.reshape, layers)
-    places = [_places(backend, layer, images) for layer in layers]
-    size = backend.image_size(images)
+    refs_of = [_refs(backend, layer, inputs) for layer in layers]
+    size = backend.image_size(inputs)
     parts: dict[tuple[int, int, int], list[Heatmap]] = {}
     probabilities: list[NDArray[np.float32]] = []
     for start in range(0, count, step):
         rows = slice(start, start + step)
-        chunk, chunk_targets = _rows(images, rows), [target.rows(rows) for target in resolved]
-        for at_layer, refs in enumerate(places):
+        chunk, chunk_targets = inputs.rows(rows), [target.rows(rows) for target in resolved]
+        for at_layer, refs in enumerate(refs_of):
             passes = [_passes(backend, chunk, ref, chunk_targets, rules, settings) for ref in refs]
             if at_layer == 0:
                 for target, its in zip(chunk_targets, passes[0], strict=True):
@@ -274,13 +274,13 @@ def explained(
                     heatmap = heatmap_of(of_layers, rule, refs, size, settings)
                     parts.setdefault((at_method, at_layer, at_target), []).append(heatmap)
     called = [target_name(target, settings.class_names) for target in targets]
-    heatmaps = [replace(Heatmap.joined(parts[place]), target=called[place[2]]) for place in sorted(parts)]
+    heatmaps = [replace(Heatmap.joined(parts[key]), target=called[key[2]]) for key in sorted(parts)]
     return Explanation(heatmaps, np.concatenate(probabilities) if probabilities else None)
 
 
 def _passes(
     backend: Backend,
-    images: Images,
+    inputs: Inputs,
     layer: LayerRef,
     targets: Sequence[ResolvedTarget],
     rules: Sequence[CamMethod],
@@ -291,42 +291,25 @@ def _passes(
     asks = any(Needs.PROBE in rule.needs for rule in rules)
     views, _ = smoothing(settings.smooth)
 
-    def passed(seen: Images, of: Sequence[ResolvedTarget]) -> list[CamInputs]:
+    def passed(seen: Inputs, of: Sequence[ResolvedTarget]) -> list[CamInputs]:
         results = backend.run(seen, layer, of, gradients=gradients, score=settings.score)
         return [
             replace(one, seed=settings.seed, probe=ModelProbe(backend, seen, layer, one, settings) if asks else None)
             for one in results
         ]
 
-    plain = passed(images, targets)
-    pinned = [inputs.pinned for inputs in plain]  # what is explained stays what it is for the images themselves
-    by_view = [
-        (view, plain if view.is_plain else passed(_seen_by(view, images, backend), _turned(pinned, view)))
-        for view in views
-    ]
-    return [Passes(inputs, [(view, of[at]) for view, of in by_view]) for at, inputs in enumerate(plain)]
+    plain = passed(inputs, targets)
+    by_view = []
+    for view in views:  # what is explained stays what it is for the images themselves
+        pinned = [] if view.is_plain else [one.pinned.turned(view.axes) for one in plain]
+        by_view.append((view, plain if view.is_plain else passed(_seen_by(view, inputs, backend), pinned)))
+    return [Passes(one, [(view, of[at]) for view, of in by_view]) for at, one in enumerate(plain)]
 
 
-def _turned(targets: Sequence[ResolvedTarget], view: View) -> list[ResolvedTarget]:
-    """The targets of a view: where the image is turned round, so are the pixels of a region."""
-    return [
-        RegionTarget(target.class_id, np.ascontiguousarray(np.flip(target.mask, view.axes)))
-        if isinstance(target, RegionTarget) and target.mask is not None
-        else target
-        for target in targets
-    ]
-
-
-def _seen_by(view: View, images: Images, backend: Backend) -> Images:
+def _seen_by(view: View, inputs: Inputs, backend: Backend) -> Inputs:
     """The inputs with the picture seen another way."""
-    picture = picture_of(images)
-    parts = []
-    for part in as_tuple(images):
-        if part is picture:
-            tensor = part.detach() if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
-            part = view.of(tensor, channels_first=backend.channels_first)
-        parts.append(part)
-    return tuple(parts) if isinstance(images, (tuple, list)) else parts[0]
+    picture = view.of(in_torch(inputs.picture), channels_first=backend.channels_first)
+    return inputs.with_picture(picture)
 
 
 def check_reshape(reshape: Reshape | None, layers: Sequence[Layer]) -> None:
@@ -338,53 +321,22 @@ def check_reshape(reshape: Reshape | None, layers: Sequence[Layer]) -> None:
 
 def _warn_of_itself(target: ResolvedTarget, inputs: CamInputs) -> None:
     """Says where the class that others are held against is one of these others."""
-    if not isinstance(target, ClassTarget) or target.is_class or inputs.logits is None:
+    if target.kind != "classes" or target.is_class or inputs.logits is None:
         return
-    ids = torch.from_numpy(target.class_ids).to(inputs.logits.device)
-    first = torch.where(ids[:, :1] == TOP_CLASS, inputs.logits.argmax(1, keepdim=True), ids[:, :1])
-    count = int((ids[:, 1:] == first).any(1).sum())
+    count = target.against_itself(inputs.logits.argmax(1).cpu().numpy())
     if count:
         told = CamWarning(
             Argument("target"),
-            f" holds a class against itself in {count} of {len(ids)} images, which are inferred as a class of against: "
-            "their heatmaps show nothing of it. Contrast(None, None) takes the closest rival of each.",
+            f" holds a class against itself in {count} of {len(inputs.logits)} images, which are inferred as a class "
+            "of against: their heatmaps show nothing of it. Contrast(None, None) takes the closest rival of each.",
         )
         warnings.warn(told, stacklevel=2)
 
 
-def _places(backend: Backend, layer: Layer, images: Images) -> list[LayerRef]:
+def _refs(backend: Backend, layer: Layer, inputs: Inputs) -> list[LayerRef]:
     """The places that one entry of `layers` names: one, or several to be fused."""
     if not isinstance(layer, (list, tuple)):
-        return [backend.resolve(layer, images)]
+        return [backend.resolve(layer, inputs)]
     if not layer:
         raise ArgumentError("layer is an empty list. Accepted: a layer, or a list of at least one.")
-    return [backend.resolve(one, images) for one in layer]
-
-
-def _count(images: Images) -> int:
-    parts = as_tuple(images)
-    shapes = [tuple(getattr(part, "shape", ())) for part in parts]
-    if not shapes or any(len(shape) < 1 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
-        raise ArgumentError(
-            f"images holds shapes {shapes}; an array (N, C, H, W) or (N, H, W, C) as the model takes it is needed, or "
-            "a tuple of arrays with the same N for a model with several inputs."
-        )
-    shape = tuple(picture_of(images).shape)
-    if len(shape) not in (4, 5):
-        raise ArgumentError(
-            f"images has shape {shape}; (N, C, H, W) for PyTorch or (N, H, W, C) for Keras is needed, of volumes "
-            "with a depth before H. Add the batch axis to a single image: images[None]."
-        )
-    if shape[0] == 0:
-        raise ArgumentError("images is empty; at least one image is needed.")
-    return int(shape[0])
-
-
-def _step(batch_size: int | None, count: int) -> int:
-    return count if batch_size is None else whole("batch_size", batch_size, 1, none=" or None")
-
-
-def _rows(images: Images, rows: slice) -> Images:
-    if isinstance(images, (tuple, list)):
-        return tuple(part[rows] for part in images)
-    return images[rows]
+    return [backend.resolve(one, inputs) for one in layer]

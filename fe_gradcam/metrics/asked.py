@@ -6,21 +6,19 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, TypeAlias, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fe_gradcam.backends import backend_for
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.methods.asking import RandomNumbers
-from fe_gradcam.spec.images import as_tuple, in_dtype, picture_of
+from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.resolved import ClassTarget
 from fe_gradcam.types import CamInputs, Heatmap, Images
 
 Make: TypeAlias = Callable[[Tensor], Tensor]
 """Makes some of the versions to be asked about, (B, C, *S), by their places in the order asked."""
-
 
 Ask: TypeAlias = Callable[[Tensor, Make], Tensor]
 """Gets the image that each version belongs to, (V,), and returns the probability of its class, (V,)."""
@@ -43,13 +41,12 @@ class Asked:
     ) -> None:
         self.model = model
         self.seed = seed
-        self._images = images
+        self._inputs = Inputs.of(images)
         self._class_ids = heatmap.class_ids
         self._batch_size = batch_size
         self._backend = backend_for(model, model_output)
-        picture = picture_of(images)
-        self._at = next(at for at, part in enumerate(as_tuple(images)) if part is picture)
-        size = self._backend.image_size(images) if len(picture.shape) > 3 else ()
+        picture = self._inputs.picture
+        size = self._backend.image_size(self._inputs) if len(picture.shape) > 3 else ()
         if (len(picture), *size) != heatmap.values.shape:
             raise ArgumentError(
                 f"images has shape {tuple(picture.shape)}, and heatmap holds heat of shape {heatmap.values.shape}: the "
@@ -59,8 +56,7 @@ class Asked:
     @cached_property
     def picture(self) -> Tensor:
         """(N, C, *S) float32, the input that is changed, channels first."""
-        picture = self._parts[self._at].float()
-        return picture if self._backend.channels_first else picture.movedim(-1, 1)
+        return self._in_torch.seen(channels_first=self._backend.channels_first)
 
     @cached_property
     def random(self) -> RandomNumbers:
@@ -86,29 +82,17 @@ class Asked:
         rows = torch.cat([rows[:1], rows])
         pictures = torch.cat([self.picture[rows[:1].to(self.picture.device)], pictures])
         ids = self._class_ids[rows.cpu().numpy()][:, None]
-        images = self._with(pictures, rows)
-        (inputs,) = self._backend.run(images, self._layer, [ClassTarget(ids)], gradients=False, score="output")
+        asked = self._in_torch.asked(pictures, rows, channels_first=self._backend.channels_first)
+        (inputs,) = self._backend.run(asked, self._layer, [ClassTarget(ids)], gradients=False, score="output")
         probabilities = cast(Tensor, inputs.probabilities).cpu()  # a model without classes was refused
         return probabilities.gather(1, torch.from_numpy(ids))[1:, 0]
 
     @cached_property
     def _layer(self) -> Any:
         """A place to look at, which every pass has; it says nothing here."""
-        return self._backend.resolve(None, self._images)
+        return self._backend.resolve(None, self._inputs)
 
     @cached_property
-    def _parts(self) -> list[Tensor]:
-        """The model's inputs."""
-        return [
-            part.detach() if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
-            for part in as_tuple(self._images)
-        ]
-
-    def _with(self, pictures: Tensor, rows: Tensor) -> Images:
-        """The model's inputs with other pictures, in the layout and dtype of the images."""
-        layout = pictures if self._backend.channels_first else pictures.movedim(1, -1)
-        parts = [
-            in_dtype(layout, part.dtype) if at == self._at else part[rows.to(part.device)]
-            for at, part in enumerate(self._parts)
-        ]
-        return tuple(parts) if len(parts) > 1 else parts[0]
+    def _in_torch(self) -> Inputs:
+        """The model's inputs as tensors of PyTorch."""
+        return self._inputs.in_torch()

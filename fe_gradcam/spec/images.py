@@ -2,13 +2,123 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fe_gradcam.errors import ArgumentError
 from fe_gradcam.types import Images
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a model takes: one input or several, one of them the picture, that is drawn on.
+
+    Attributes:
+        parts: As they were passed, each with an axis of rows.
+        at: Which of them is the picture: the first with two axes of space or more, or else the first.
+    """
+
+    parts: tuple[Any, ...]
+    at: int
+
+    @classmethod
+    def of(cls, images: Images) -> Inputs:
+        """Those that a user passed: an array or tensor, or several in a tuple or list."""
+        parts = tuple(images) if isinstance(images, (tuple, list)) else (images,)
+        return cls(parts, next((at for at, part in enumerate(parts) if len(getattr(part, "shape", ())) >= 4), 0))
+
+    @classmethod
+    def stacked(cls, rows: Sequence[Sequence[Any]]) -> Inputs:
+        """Those whose rows are given, each as the arrays or tensors of its inputs, in their own framework."""
+        return cls.of(tuple(_stacked(arrays) for arrays in zip(*rows, strict=True)))
+
+    @property
+    def picture(self) -> Any:
+        """The input that is drawn on."""
+        return self.parts[self.at]
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of each input for one row."""
+        return tuple(tuple(part.shape[1:]) for part in self.parts)
+
+    def __len__(self) -> int:
+        return len(self.picture)
+
+    def checked(self) -> Inputs:
+        """The same.
+
+        Raises:
+            ArgumentError: They are no batch of images.
+        """
+        shapes = [tuple(getattr(part, "shape", ())) for part in self.parts]
+        if not shapes or any(len(shape) < 1 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
+            raise ArgumentError(
+                f"images holds shapes {shapes}; an array (N, C, H, W) or (N, H, W, C) as the model takes it is needed, "
+                "or a tuple of arrays with the same N for a model with several inputs."
+            )
+        if len(shapes[self.at]) not in (4, 5):
+            raise ArgumentError(
+                f"images has shape {shapes[self.at]}; (N, C, H, W) for PyTorch or (N, H, W, C) for Keras is needed, of "
+                "volumes with a depth before H. Add the batch axis to a single image: images[None]."
+            )
+        if len(self) == 0:
+            raise ArgumentError("images is empty; at least one image is needed.")
+        return self
+
+    def given(self) -> Images:
+        """What the model takes: an array or tensor, or several in a tuple."""
+        return self.parts if len(self.parts) > 1 else self.parts[0]
+
+    def size(self, *, channels_first: bool) -> tuple[int, ...]:
+        """(H, W) of the picture, (N, C, H, W) or (N, H, W, C), or (D, H, W) of volumes."""
+        shape = tuple(self.picture.shape)
+        return shape[2:] if channels_first else shape[1:-1]
+
+    def rows(self, which: slice) -> Inputs:
+        """Some of the rows."""
+        return Inputs(tuple(part[which] for part in self.parts), self.at)
+
+    def in_torch(self) -> Inputs:
+        """The same as tensors of PyTorch, without their history."""
+        return Inputs(tuple(in_torch(part) for part in self.parts), self.at)
+
+    def seen(self, *, channels_first: bool) -> Tensor:
+        """The picture (N, C, *S), float32; of inputs in PyTorch."""
+        picture: Tensor = self.picture.float()
+        return picture if channels_first else picture.movedim(-1, 1)
+
+    def with_picture(self, new: Any) -> Inputs:
+        """Another picture, and the other inputs as they are."""
+        return Inputs((*self.parts[: self.at], new, *self.parts[self.at + 1 :]), self.at)
+
+    def asked(self, pictures: Tensor, rows: Tensor, *, channels_first: bool) -> Inputs:
+        """Other pictures (B, C, *S), in the layout and dtype of this one; of inputs in PyTorch.
+
+        Args:
+            pictures: Of some of the rows.
+            rows: (B,) which row's other inputs each goes with.
+            channels_first: Whether the model takes them so.
+        """
+        new = in_dtype(pictures if channels_first else pictures.movedim(1, -1), self.picture.dtype)
+        others = (part[rows.to(part.device)] if at != self.at else new for at, part in enumerate(self.parts))
+        return Inputs(tuple(others), self.at)
+
+
+def _stacked(arrays: Sequence[Any]) -> Any:
+    if isinstance(arrays[0], Tensor):
+        return torch.stack([array.detach() for array in arrays])
+    return np.stack([array if isinstance(array, np.ndarray) else array.numpy() for array in arrays])
+
+
+def in_torch(part: Any) -> Tensor:
+    """An array or tensor as one of PyTorch, without its history."""
+    return part.detach() if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
 
 
 def host_rows(value: Any, rows: slice | None = None) -> Any:
@@ -22,17 +132,6 @@ def host_rows(value: Any, rows: slice | None = None) -> Any:
     if isinstance(chosen, np.ndarray):
         return chosen.copy()
     return list(chosen)
-
-
-def as_tuple(images: Images) -> tuple[Any, ...]:
-    """The inputs of a model, one or several."""
-    return tuple(images) if isinstance(images, (tuple, list)) else (images,)
-
-
-def picture_of(images: Images) -> Any:
-    """The input that is drawn on: the first with two axes of space or more, or else the first."""
-    parts = as_tuple(images)
-    return next((part for part in parts if len(part.shape) >= 4), parts[0])
 
 
 def in_dtype(images: Tensor, dtype: torch.dtype) -> Tensor:

@@ -63,14 +63,14 @@ def default_layer(
     of_tokens = [info for info in spatial if info.tokens is not None]
     normalised = [info for info in of_tokens if "norm" in info.kind.lower()]
     first = [last] if last.tokens is None else []
-    places = dict.fromkeys(_place_at(info) for info in [*first, *normalised, *of_tokens, *spatial])
-    for place in list(places)[:MOST_TRIED]:
-        if reaches(place):
-            return place, True
-    return _place_at(last), False
+    refs = dict.fromkeys(_ref_at(info) for info in [*first, *normalised, *of_tokens, *spatial])
+    for ref in list(refs)[:MOST_TRIED]:
+        if reaches(ref):
+            return ref, True
+    return _ref_at(last), False
 
 
-def _place_at(info: LayerInfo) -> LayerRef:
+def _ref_at(info: LayerInfo) -> LayerRef:
     return LayerRef(info.name, "output" if info.activation is None else "activation")
 
 

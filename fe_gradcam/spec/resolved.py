@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fe_gradcam.errors import ArgumentError
+from fe_gradcam.errors import Argument, ArgumentError
 from fe_gradcam.spec.targets import Contrast, OutputValue, Rank, Segmentation, _is_id, class_id_of
 from fe_gradcam.types import ClassNames, Target
 
@@ -28,8 +28,49 @@ ACCEPTED = (
 )
 
 
+class Resolved:
+    """What every resolved target says of itself.
+
+    Attributes:
+        of_classes: Whether it is made of scores of classes.
+        of_pixels: Whether it reads a segmentation.
+        row_by_row: Whether the score of an image is its own, whatever else is in the batch.
+        called: The callable that it is, or None.
+    """
+
+    of_classes: bool = False
+    of_pixels: bool = False
+    row_by_row: bool = True
+    called: Callable[[Any], Any] | None = None
+
+    @property
+    def is_class(self) -> bool:
+        """Whether it is the score of one class of each image, and no sum."""
+        return False
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """What it needs of each image."""
+        return ()
+
+    def rows(self: R, rows: Rows) -> R:
+        """The same for some of the images."""
+        return self
+
+    def pinned(self: R, came_to: NDArray[Any] | None) -> R:
+        """The same with what it came to in a pass: the classes inferred, the pixels that are a class's own."""
+        return self
+
+    def turned(self: R, axes: tuple[int, ...]) -> R:
+        """The same for images that are turned round along some axes, counted from the last."""
+        return self
+
+
+R = TypeVar("R", bound=Resolved)
+
+
 @dataclass(frozen=True, eq=False)
-class ClassTarget:
+class ClassTarget(Resolved):
     """A sum of class scores, Σ_m weights[m] * y[class_ids[:, m]].
 
     Attributes:
@@ -40,10 +81,12 @@ class ClassTarget:
 
     class_ids: NDArray[np.int64]
     weights: tuple[float, ...] = (1.0,)
+    of_classes = True
+    kind: ClassVar[Literal["classes"]] = "classes"
 
     @property
     def is_class(self) -> bool:
-        """Whether it is the score of one class, and no sum."""
+        """See Resolved."""
         return len(self.weights) == 1
 
     @property
@@ -58,12 +101,21 @@ class ClassTarget:
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:
-        """What it needs of each image."""
+        """See Resolved."""
         return (self.class_ids,)
 
     def rows(self, rows: Rows) -> ClassTarget:
-        """The same for some of the images."""
+        """See Resolved."""
         return ClassTarget(self.class_ids[rows], self.weights)
+
+    def pinned(self, came_to: NDArray[Any] | None) -> ClassTarget:
+        """See Resolved."""
+        return self if came_to is None else ClassTarget(came_to, self.weights)
+
+    def against_itself(self, top: NDArray[np.int64]) -> int:
+        """In how many images a class is held against itself, where these (N,) classes score highest."""
+        first = np.where(self.class_ids[:, 0] == TOP_CLASS, top, self.class_ids[:, 0])
+        return int((self.class_ids[:, 1:] == first[:, None]).any(1).sum())
 
     def check(self, n_classes: int) -> None:
         """Raises ArgumentError where a class is not one of `n_classes`."""
@@ -72,31 +124,28 @@ class ClassTarget:
         largest = int(self.class_ids.max())
         if largest >= n_classes:
             raise ArgumentError(
-                f"target={largest} is not a class of this model: it has {n_classes} classes, ids 0 to {n_classes - 1}."
+                Argument("target", str(largest)),
+                f" is not a class of this model: it has {n_classes} classes, ids 0 to {n_classes - 1}.",
             )
         first, others = self.class_ids[:, 0], self.class_ids[:, 1:]
         wanted = max(int(-first.min()), int(1 - others.min()) if others.size else 0)
         if wanted > n_classes:
-            raise ArgumentError(f"target asks for {wanted} different classes, and this model has {n_classes}.")
+            said = f" asks for {wanted} different classes, and this model has {n_classes}."
+            raise ArgumentError(Argument("target"), said)
 
 
 @dataclass(frozen=True, eq=False)
-class ValueTarget:
+class ValueTarget(Resolved):
     """A column of the output as it is, times `sign`."""
 
     index: int
     sign: int
+    kind: ClassVar[Literal["value"]] = "value"
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """See ClassTarget."""
+        """What a compiled pass depends on besides the arrays."""
         return ("value", self.index, self.sign)
-
-    arrays: tuple[NDArray[Any], ...] = ()
-
-    def rows(self, rows: Rows) -> ValueTarget:
-        """See ClassTarget."""
-        return self
 
     def check(self, width: int) -> None:
         """Raises ArgumentError where the output has no such column."""
@@ -105,25 +154,38 @@ class ValueTarget:
 
 
 @dataclass(frozen=True, eq=False)
-class RegionTarget:
+class RegionTarget(Resolved):
     """The scores of a class, summed over the pixels of a mask (N, *S) float32, or over its own where that is None."""
 
     class_id: int
     mask: NDArray[np.float32] | None
+    of_classes = True
+    of_pixels = True
+    kind: ClassVar[Literal["region"]] = "region"
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """See ClassTarget."""
+        """What a compiled pass depends on besides the arrays."""
         return ("region", self.class_id, self.mask is not None)
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:
-        """See ClassTarget."""
+        """See Resolved."""
         return () if self.mask is None else (self.mask,)
 
     def rows(self, rows: Rows) -> RegionTarget:
-        """See ClassTarget."""
+        """See Resolved."""
         return self if self.mask is None else RegionTarget(self.class_id, self.mask[rows])
+
+    def pinned(self, came_to: NDArray[Any] | None) -> RegionTarget:
+        """See Resolved."""
+        return self if came_to is None else RegionTarget(self.class_id, came_to.astype(np.float32, copy=False))
+
+    def turned(self, axes: tuple[int, ...]) -> RegionTarget:
+        """See Resolved."""
+        if self.mask is None:
+            return self
+        return RegionTarget(self.class_id, np.ascontiguousarray(np.flip(self.mask, axes)))
 
     def check(self, shape: tuple[int, ...], n_classes: int) -> None:
         """Raises ArgumentError where the mask has not the `shape` (*S) of the output, or the class is none of it."""
@@ -142,21 +204,17 @@ class RegionTarget:
 
 
 @dataclass(frozen=True, eq=False)
-class CallableTarget:
-    """A callable on the model's own output that returns (N,) scores."""
+class CallableTarget(Resolved):
+    """A callable on the model's own output that returns (N,) scores, which it may make for the batch as it is."""
 
-    score: Callable[[Any], Any]
+    called: Callable[[Any], Any]
+    row_by_row = False
+    kind: ClassVar[Literal["callable"]] = "callable"
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """See ClassTarget."""
-        return ("callable", id(self.score))
-
-    arrays: tuple[NDArray[Any], ...] = ()
-
-    def rows(self, rows: Rows) -> CallableTarget:
-        """See ClassTarget."""
-        return self
+        """What a compiled pass depends on besides the arrays."""
+        return ("callable", id(self.called))
 
 
 ResolvedTarget: TypeAlias = "ClassTarget | ValueTarget | RegionTarget | CallableTarget"
@@ -190,7 +248,7 @@ def resolve_target(target: Target, count: int, names: ClassNames | None = None) 
         return CallableTarget(target)
     ids = np.full(count, int(target), np.int64) if _is_id(target) else _as_ids(target, count)
     if count and ids.min() < 0:
-        raise ArgumentError(f"target={target!r} holds a negative class id; class ids count from 0.")
+        raise ArgumentError(Argument("target", repr(target)), " holds a negative class id; class ids count from 0.")
     return ClassTarget(ids[:, None])
 
 
@@ -198,8 +256,8 @@ def _contrast(target: Contrast, count: int, names: ClassNames | None) -> ClassTa
     first = TOP_CLASS if target.of is None else class_id_of(target.of, names)
     others = [class_id_of(one, names) for one in target._others()]
     if first >= 0 and first in others:
-        raise ArgumentError("target holds a class against itself; name another class in against.")
-    others = others or [TOP_CLASS - place for place in range(target.rivals)]
+        raise ArgumentError(Argument("target"), " holds a class against itself; name another class in against.")
+    others = others or [TOP_CLASS - rank for rank in range(target.rivals)]
     row = np.array([first, *others], np.int64)
     weight = -float(target.strength) / len(others)
     return ClassTarget(np.tile(row, (count, 1)), (1.0, *[weight] * len(others)))
@@ -232,5 +290,6 @@ def _as_ids(target: Any, count: int) -> NDArray[np.int64]:
     if ids.ndim == 0 and ids.dtype.kind in "iu":
         ids = np.full(count, ids)
     if ids.dtype.kind not in "iu" or ids.shape != (count,):
-        raise ArgumentError(f"target={target!r} is not accepted for {count} image(s). Accepted: {ACCEPTED}.")
+        said = f" is not accepted for {count} image(s). Accepted: {ACCEPTED}."
+        raise ArgumentError(Argument("target", repr(target)), said)
     return ids.astype(np.int64)

@@ -42,7 +42,7 @@ def top_k(count: int) -> list[Rank]:
         ['top 1', 'top 2', 'top 3']
     """
     whole("count", count, 1)
-    return [Rank(place) for place in range(1, count + 1)]
+    return [Rank(rank) for rank in range(1, count + 1)]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import nn
 from fe_gradcam import UnsupportedModelError, explain
 from fe_gradcam.backends import backend_for
 from fe_gradcam.backends.pytorch.attention import AttentionMode
+from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.resolved import resolve_target
 
 WIDTH, GRID = 8, (3, 4)
@@ -340,10 +341,10 @@ def test_scores_behind_a_block_that_lie_within_one_by_chance_are_logits_all_the_
         assert ((net.head(net.norm(net.blocks[0](net.tokens(images)))[:, 0])) <= 1).all()
         net.head.bias[3] += 3 if late[0, 3] > early[0, 3] else -3
     backend = backend_for(net)
-    place = backend.resolve("blocks.2.norm1", images)
+    ref, inputs = backend.resolve("blocks.2.norm1"), Inputs.of(images)
     target = resolve_target(1, 1)
-    (first,) = backend.run(images, place, [target], gradients=False, score="logit")
-    maps = backend.attention_gradients(images, place, first.pinned, "logit")
+    (first,) = backend.run(inputs, ref, [target], gradients=False, score="logit")
+    maps = backend.attention_gradients(inputs, ref, first.pinned, "logit")
     tokens = net.tokens(images)
     for block, found in zip(net.blocks, maps, strict=True):
         apart = Block("kept").eval()

@@ -14,7 +14,10 @@ from numpy.testing import assert_allclose
 from torch import nn
 
 from fe_gradcam import explain
-from fe_gradcam.backends.known import Known, Recent, known_of
+from fe_gradcam.backends import backend_for
+from fe_gradcam.backends.known import KEPT_SIZES, Known, Recent, known_of
+from fe_gradcam.spec.images import Inputs
+from fe_gradcam.spec.resolved import resolve_target
 from fe_gradcam.spec.tokens import Seen
 
 
@@ -95,3 +98,26 @@ def test_a_store_forgets_what_was_not_asked_for_the_longest() -> None:
     assert store.get(1) == "a"
     store.put(3, "c")
     assert (store.get(1), store.get(2), store.get(3), len(store)) == ("a", None, "c", 2)
+
+
+@pytest.mark.filterwarnings("ignore:The model's outputs are probabilities")
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_what_is_missing_is_found_anew(framework: str) -> None:
+    """How outputs read, and of Keras the shape at the layer: an altered pass alone could only guess them."""
+    model, images = by_hand(framework)
+    backend, inputs, target = backend_for(model), Inputs.of(images), resolve_target(1, 2)
+    ref = backend.resolve(None, inputs)
+    (first,) = backend.run(inputs, ref, [target], gradients=False, score="logit")
+    change = torch.zeros_like(first.activations)
+    known_of(model).now([model])
+    assert not known_of(model).readings
+    scores = backend.changed_scores(inputs, ref, change, first.pinned, "logit")
+    assert_allclose(scores, first.scores, rtol=1e-5)
+    assert known_of(model).readings == {(None, False): "distribution"}
+
+
+def test_facts_of_sizes_are_bounded() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    for side in range(2, KEPT_SIZES + 9):
+        explain(net, torch.rand(1, 1, side, 4))
+    assert len(known_of(net).default_layers) == len(known_of(net).seen) == KEPT_SIZES

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fe_gradcam.backends.known import Alike, Recent
-from fe_gradcam.spec.resolved import CallableTarget, ResolvedTarget
+from fe_gradcam.spec.resolved import ResolvedTarget
 
 KEPT_FUNCTIONS = 32
 """Compiled functions kept per model."""
@@ -58,7 +58,7 @@ def _read_by(model: Any, targets: Sequence[ResolvedTarget]) -> list[Any]:
     """The objects that a trace goes by: layers, their weights, and callable targets."""
     layers = list(model._flatten_layers())
     weights = (weight for layer in layers for weight in chain(layer._trainable_weights, layer._non_trainable_weights))
-    return [*layers, *weights, *(target.score for target in targets if isinstance(target, CallableTarget))]
+    return [*layers, *weights, *(target.called for target in targets if target.called)]
 
 
 def compiled(function: Callable[..., Any], specs: list[Any]) -> Any:

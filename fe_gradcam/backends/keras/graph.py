@@ -14,18 +14,18 @@ from fe_gradcam.backends.protocol import HeadKind
 
 _HEADS: dict[str, HeadKind] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
 
-_REARRANGING = frozenset(
+REARRANGING_OPS = frozenset(
     {"Cast", "ExpandDims", "GatherV2", "Identity", "Reshape", "Squeeze", "StridedSlice", "Transpose", "Unpack"}
 )
 """Operations that are repeated on the logits, so that these keep the layout of the output."""
 
-_MONOTONE = frozenset({"ClipByValue", "Exp", "Log", "StopGradient"})
+MONOTONE_OPS = frozenset({"ClipByValue", "Exp", "Log", "StopGradient"})
 """Operations after which the same logits stand for the output."""
 
-RELUS = frozenset({"LeakyRelu", "Relu", "Relu6"})
+RELU_OPS = frozenset({"LeakyRelu", "Relu", "Relu6"})
 """The rectifiers among the activations."""
 
-ACTIVATIONS = frozenset({"Elu", "Gelu", "LeakyRelu", "Relu", "Relu6", "Selu", "Softplus", "Softsign", "Tanh"})
+ACTIVATION_OPS = frozenset({"Elu", "Gelu", "LeakyRelu", "Relu", "Relu6", "Selu", "Softplus", "Softsign", "Tanh"})
 
 
 Call: TypeAlias = tuple[Any, Any, Any]
@@ -110,7 +110,7 @@ def call_model(model: Any, inputs: Any, *, training: bool) -> Any:
 def activation_behind(tensor: Any) -> Any | None:
     """The output of the activation function that takes the tensor up directly, or None."""
     for operation in tensor.consumers():
-        if operation.type in ACTIVATIONS and operation.inputs[0] is tensor:
+        if operation.type in ACTIVATION_OPS and operation.inputs[0] is tensor:
             return operation.outputs[0]
     return None
 
@@ -122,7 +122,7 @@ def relu_behind(tensor: Any, calls: list[Call]) -> Any | None:
         tensor: What a convolution layer put out.
         calls: All calls of the pass, in their order.
     """
-    if tensor.op.type in RELUS:
+    if tensor.op.type in RELU_OPS:
         return tensor
     for layer, given, output in calls:
         if given is not tensor:
@@ -132,7 +132,7 @@ def relu_behind(tensor: Any, calls: list[Call]) -> Any | None:
         elif isinstance(layer, (tf.keras.layers.ReLU, tf.keras.layers.LeakyReLU, tf.keras.layers.PReLU)):
             return output
     for operation in tensor.consumers():
-        if operation.type in RELUS:
+        if operation.type in RELU_OPS:
             return operation.outputs[0]
     return None
 
@@ -146,9 +146,9 @@ def head_of(output: Any) -> tuple[Any, HeadKind, int] | None:
     tensor = output
     while tensor.op.type not in _HEADS:
         operation = tensor.op
-        if operation.type in _REARRANGING:
+        if operation.type in REARRANGING_OPS:
             repeated.append((operation, tensor.value_index))
-        elif operation.type not in _MONOTONE:
+        elif operation.type not in MONOTONE_OPS:
             return None
         tensor = operation.inputs[0]
     logits, kind = tensor.op.inputs[0], _HEADS[tensor.op.type]
@@ -168,22 +168,22 @@ def _repeated(operation: Any, first_input: Any) -> Any:
     )
 
 
-def go_on_with(place: Any, other: Any) -> None:
-    """Lets all that takes `place` up in the graph that is being traced take `other` up, which may be made of it."""
-    for operation in place.consumers():
+def go_on_with(tensor: Any, other: Any) -> None:
+    """Lets all that takes `tensor` up in the graph that is being traced take `other` up, which may be made of it."""
+    for operation in tensor.consumers():
         if operation is not other.op and not depends_on(other, operation.outputs[0] if operation.outputs else None):
             for at, given in enumerate(operation.inputs):
-                if given is place:
+                if given is tensor:
                     operation._update_input(at, other)
 
 
-def depends_on(tensor: Any, place: Any) -> bool:
-    """Whether the tensor was computed from the place, in the graph that both are in."""
+def depends_on(tensor: Any, source: Any) -> bool:
+    """Whether the tensor was computed from the source, in the graph that both are in."""
     seen: set[int] = set()
     waiting = [tensor]
     while waiting:
         current = waiting.pop()
-        if current is place:
+        if current is source:
             return True
         if id(current.op) not in seen:
             seen.add(id(current.op))

@@ -13,7 +13,7 @@ from fe_gradcam.spec.layers import only_pools, unknown_layer
 from fe_gradcam.spec.tokens import Seen, token_grid
 from fe_gradcam.types import Layer, LayerInfo, LayerRef
 
-CONVOLUTIONS = (
+CONV_LAYERS = (
     tf.keras.layers.Conv1D,
     tf.keras.layers.Conv2D,
     tf.keras.layers.Conv3D,
@@ -52,8 +52,8 @@ def layer_infos(calls: list[Call], names: dict[int, str], size: tuple[int, ...])
                 spatial=len(own) == len(size) + 1 and any(side != 1 for side in own[1:]) and not attention,
                 activation=None if behind is None else behind.op.type.lower(),
                 tokens=of_tokens,
-                convolution=isinstance(layer, CONVOLUTIONS),
-                relu=isinstance(layer, CONVOLUTIONS) and relu_behind(first, calls) is not None,
+                convolution=isinstance(layer, CONV_LAYERS),
+                relu=isinstance(layer, CONV_LAYERS) and relu_behind(first, calls) is not None,
                 pooled=_only_pools(layer) or pooled.get(id(first), False),
             )
         )
@@ -67,7 +67,7 @@ def _only_pools(layer: Any) -> bool:
 
 def seen_by(calls: list[Call], size: tuple[int, ...]) -> Seen:
     """What the pass showed about the layout of the layers' outputs."""
-    shapes = [tuple(first_of(output).shape[1:-1]) for layer, _, output in calls if isinstance(layer, CONVOLUTIONS)]
+    shapes = [tuple(first_of(output).shape[1:-1]) for layer, _, output in calls if isinstance(layer, CONV_LAYERS)]
     return Seen(tuple(shape for shape in shapes if len(shape) == len(size) and None not in shape))
 
 
@@ -103,7 +103,7 @@ def name_of(model: Any, layer: Layer) -> str:
     raise unknown_layer(layer if isinstance(layer, (str, int)) else type(layer).__name__, list(named))
 
 
-def place_among(outputs: list[Any], layer: LayerRef, calls: Sequence[Call] = ()) -> Any:
+def explained_among(outputs: list[Any], layer: LayerRef, calls: Sequence[Call] = ()) -> Any:
     """The explained tensor among what a layer put out in one pass: the last call counts.
 
     Args:
@@ -117,18 +117,18 @@ def place_among(outputs: list[Any], layer: LayerRef, calls: Sequence[Call] = ())
     """
     if not outputs:
         raise not_called(layer)
-    place = outputs[-1]
-    if not isinstance(place, tf.Tensor):
-        raise no_tensor(layer, place)
+    found = outputs[-1]
+    if not isinstance(found, tf.Tensor):
+        raise no_tensor(layer, found)
     if layer.place == "activation":
-        behind = activation_behind(place)
-        return place if behind is None else behind
+        behind = activation_behind(found)
+        return found if behind is None else behind
     if layer.place == "relu":
-        behind = relu_behind(place, list(calls))
+        behind = relu_behind(found, list(calls))
         if behind is None:
             raise not_called(layer)
         return behind
-    return place
+    return found
 
 
 def first_of(output: Any) -> Any:

@@ -8,25 +8,25 @@ import tensorflow as tf
 
 from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR
 
-ACTIVATIONS = frozenset({"Elu", "LeakyRelu", "Relu6", "Selu", "Sigmoid", "Softplus", "Softsign", "Tanh"})
+CURVED_OPS = frozenset({"Elu", "LeakyRelu", "Relu6", "Selu", "Sigmoid", "Softplus", "Softsign", "Tanh"})
 """Functions of each value by itself; a plain ReLU adds nothing to its tangent."""
 
 
-def hessian_product(scores: Any, place: Any, vectors: Any) -> Any:
-    """∂²(Σ scores)/∂place² times vectors in float32; zero where nothing there is curved."""
-    factor = HALF_PRECISION_FACTOR if place.dtype == tf.float16 else 1.0
-    (gradient,) = tf.gradients(scores * tf.cast(factor, scores.dtype), [place])
+def hessian_product(scores: Any, at_layer: Any, vectors: Any) -> Any:
+    """∂²(Σ scores)/∂at_layer² times vectors in float32; zero where nothing there is curved."""
+    factor = HALF_PRECISION_FACTOR if at_layer.dtype == tf.float16 else 1.0
+    (gradient,) = tf.gradients(scores * tf.cast(factor, scores.dtype), [at_layer])
     product = None
     if gradient is not None:
         along = tf.reduce_sum(gradient * tf.cast(vectors, gradient.dtype))
-        (product,) = tf.gradients(along, [place])
-    return tf.zeros_like(place, tf.float32) if product is None else tf.cast(product, tf.float32) / factor
+        (product,) = tf.gradients(along, [at_layer])
+    return tf.zeros_like(at_layer, tf.float32) if product is None else tf.cast(product, tf.float32) / factor
 
 
 def bias_terms(scores: Any, inputs: list[Any]) -> list[Any]:
     """The inputs, and then all that layers add on the way to the scores, each times the gradient there; float32."""
     from_input = {part.ref() for part in inputs}
-    places, values = list(inputs), list(inputs)
+    outputs, values = list(inputs), list(inputs)
     for operation in list(scores.graph.get_operations()):
         given = [tensor.ref() in from_input for tensor in operation.inputs]
         if not any(given):
@@ -34,14 +34,14 @@ def bias_terms(scores: Any, inputs: list[Any]) -> list[Any]:
         from_input |= {output.ref() for output in operation.outputs if output.dtype.is_floating}
         added = _added(operation, given)
         if added is not None:
-            places.append(operation.outputs[0])
+            outputs.append(operation.outputs[0])
             values.append(added)
-    gradients = tf.gradients(scores, places)
+    gradients = tf.gradients(scores, outputs)
     return [
-        tf.zeros_like(place, tf.float32)
+        tf.zeros_like(output, tf.float32)
         if gradient is None
-        else tf.cast(tf.zeros_like(place) + tf.cast(value, place.dtype), tf.float32) * tf.cast(gradient, tf.float32)
-        for place, value, gradient in zip(places, values, gradients, strict=True)
+        else tf.cast(tf.zeros_like(output) + tf.cast(value, output.dtype), tf.float32) * tf.cast(gradient, tf.float32)
+        for output, value, gradient in zip(outputs, values, gradients, strict=True)
     ]
 
 
@@ -59,7 +59,7 @@ def _added(operation: Any, from_input: list[bool]) -> Any | None:
     if kind == "FusedBatchNormV3" and from_input[0]:
         _, scale, offset, mean, variance = inputs
         return offset - scale * mean * tf.math.rsqrt(variance + operation.get_attr("epsilon"))
-    if kind in ACTIVATIONS:  # where its tangent meets the axis
+    if kind in CURVED_OPS:  # where its tangent meets the axis
         (slope,) = tf.gradients(operation.outputs[0], [inputs[0]])
         return operation.outputs[0] - slope * inputs[0]
     return None

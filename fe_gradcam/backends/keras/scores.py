@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from fe_gradcam.backends.errors import no_scores, no_segmentation, no_table
 from fe_gradcam.backends.keras.graph import head_of
 from fe_gradcam.backends.known import Reading
-from fe_gradcam.backends.protocol import HeadKind
-from fe_gradcam.spec.resolved import CallableTarget, RegionTarget, ResolvedTarget, ValueTarget
+from fe_gradcam.backends.protocol import HeadKind, Scored
+from fe_gradcam.spec.resolved import RegionTarget, ResolvedTarget
 from fe_gradcam.types import Score
-
-
-class Scored(NamedTuple):
-    """What a target comes to in a pass.
-
-    Attributes:
-        scores: (N,)
-        came_to: (N, M) class ids of a ClassTarget, the mask (N, *S) of a RegionTarget, or None.
-    """
-
-    scores: Any
-    came_to: Any = None
 
 
 def class_scores(picked: Any, reading: Reading) -> dict[str, Any]:
@@ -67,12 +54,12 @@ def class_ids_among(table: Any, wanted: Any, ranked: bool) -> Any:
         return tf.where(wanted < 0, tf.argmax(table, 1)[:, None], wanted)
     order = tf.cast(tf.argsort(table, 1, "DESCENDING", stable=True), tf.int64)
     last = table.shape[1] - 1
-    place = tf.clip_by_value(-1 - wanted[:, :1], 0, last)
-    first = tf.where(wanted[:, :1] < 0, tf.gather(order, place, axis=1, batch_dims=1), wanted[:, :1])
-    place_of_first = tf.argmax(tf.cast(order == first, tf.int32), 1)[:, None]
-    place = tf.maximum(-1 - wanted[:, 1:], 0)
-    place = tf.minimum(place + tf.cast(place >= place_of_first, tf.int64), last)
-    others = tf.where(wanted[:, 1:] < 0, tf.gather(order, place, axis=1, batch_dims=1), wanted[:, 1:])
+    rank = tf.clip_by_value(-1 - wanted[:, :1], 0, last)
+    first = tf.where(wanted[:, :1] < 0, tf.gather(order, rank, axis=1, batch_dims=1), wanted[:, :1])
+    rank_of_first = tf.argmax(tf.cast(order == first, tf.int32), 1)[:, None]
+    rank = tf.maximum(-1 - wanted[:, 1:], 0)
+    rank = tf.minimum(rank + tf.cast(rank >= rank_of_first, tf.int64), last)
+    others = tf.where(wanted[:, 1:] < 0, tf.gather(order, rank, axis=1, batch_dims=1), wanted[:, 1:])
     return tf.concat([first, others], 1)
 
 
@@ -95,11 +82,6 @@ def head_for(picked: Any) -> tuple[Any, HeadKind] | None:
     if found is None or (found[1] == "softmax" and rows_of(picked).shape[1] != found[2]):
         return None
     return found[:2]
-
-
-def within_unit(values: NDArray[Any]) -> bool:
-    """Whether all lie in [0, 1]."""
-    return bool(((values >= 0) & (values <= 1)).all())
 
 
 def is_tensor(value: Any) -> bool:
@@ -148,18 +130,18 @@ def scored(
         described: Says what an output is, for errors.
     """
     table = tables.get("explained" if score == "logit" else "outputs")
-    if isinstance(target, CallableTarget):
-        scores = target.score(output)
+    if target.kind == "callable":
+        scores = target.called(output)
         if not isinstance(scores, tf.Tensor) or scores.shape.rank != 1:
             raise no_scores(scores.shape if isinstance(scores, tf.Tensor) else type(scores).__name__)
         return Scored(scores)
-    if isinstance(target, RegionTarget):
+    if target.kind == "region":
         if picked is None or not is_segmentation(picked):
             raise no_segmentation(described(output))
         return Scored(*region_score(picked, table, target, arrays))
     if picked is None or table is None or not is_table(picked):
         raise no_table(described(output), 1)
-    if isinstance(target, ValueTarget):
+    if target.kind == "value":
         rows = rows_of(picked)
         target.check(rows.shape[1])
         return Scored(target.sign * rows[:, target.index])

@@ -144,12 +144,12 @@ class BlockLister:
 
 
 @contextmanager
-def ending_behind(blocks: Sequence[nn.Module], place: int, taken: list[Tensor]) -> Iterator[None]:
-    """While active, the blocks behind that `place` hand on what they get, and autograd begins at its attention.
+def ending_behind(blocks: Sequence[nn.Module], last: int, taken: list[Tensor]) -> Iterator[None]:
+    """While active, the blocks behind the `last` hand on what they get, and autograd begins at its attention.
 
     Args:
         blocks: In their order.
-        place: Of the last block that does what it does.
+        last: The last block that does what it does, counted from 0.
         taken: The attention of that block is added to it.
     """
     inside: list[bool] = []
@@ -166,10 +166,10 @@ def ending_behind(blocks: Sequence[nn.Module], place: int, taken: list[Tensor]) 
         return with_first(output, given) if isinstance(output, tuple) and given is not None else given
 
     with ExitStack() as stack:
-        block = blocks[place]
+        block = blocks[last]
         stack.callback(block.register_forward_pre_hook(lambda *_: inside.append(True)).remove)
         stack.callback(block.register_forward_hook(lambda *_: inside.clear()).remove)
-        for later in blocks[place + 1 :]:
+        for later in blocks[last + 1 :]:
             stack.callback(later.register_forward_hook(leave, with_kwargs=True).remove)
         stack.enter_context(AttentionMode(on_attention))
         yield

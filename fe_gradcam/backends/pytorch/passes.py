@@ -133,18 +133,18 @@ class BiasRecorder(TorchFunctionMode):
 
     def terms(self, leaves: Sequence[Tensor], scores: Tensor) -> list[Tensor]:
         """The leaves, and then all that was added, each times the gradient of Σ scores there; channels first."""
-        places = [*leaves, *(output for output, _ in self._met)]
+        tensors = [*leaves, *(output for output, _ in self._met)]
         values = [*leaves, *(bias for _, bias in self._met)]
         if not scores.requires_grad:
             return [torch.zeros_like(value, dtype=torch.float32) for value in values]
-        gradients = torch.autograd.grad(scores, places, torch.ones_like(scores), allow_unused=True)
+        gradients = torch.autograd.grad(scores, tensors, torch.ones_like(scores), allow_unused=True)
         terms = [
-            torch.zeros_like(place, dtype=torch.float32)
+            torch.zeros_like(tensor, dtype=torch.float32)
             if gradient is None
             else value.detach().float() * gradient.float()
-            for place, value, gradient in zip(places, values, gradients, strict=True)
+            for tensor, value, gradient in zip(tensors, values, gradients, strict=True)
         ]
-        last = [place in self._channels_last for place in places]
+        last = [tensor in self._channels_last for tensor in tensors]
         return [term.movedim(-1, 1) if turned else term for term, turned in zip(terms, last, strict=True)]
 
     def __torch_function__(

@@ -90,7 +90,7 @@ class Recorder(TorchFunctionMode):
     """A function mode under which a model is called once.
 
     Args:
-        place: What is explained.
+        ref: What is explained.
         take: Gets the tensor at the place, and returns the one with which the model goes on.
         skip: How many times the pass comes by the place before `take` is asked: of a layer called
             several times the last call counts, and what lies before it needs no gradients.
@@ -99,9 +99,9 @@ class Recorder(TorchFunctionMode):
         reached: How many times the pass came by the place.
     """
 
-    def __init__(self, place: LayerRef, take: Callable[[Tensor], Tensor], skip: int = 0) -> None:
+    def __init__(self, ref: LayerRef, take: Callable[[Tensor], Tensor], skip: int = 0) -> None:
         super().__init__()
-        self._place = place
+        self._ref = ref
         self._take = take
         self._skip = skip
         self._awaited: Tensor | None = None
@@ -148,12 +148,12 @@ class Recorder(TorchFunctionMode):
 
     def _on_output(self, module: nn.Module, args: Any, output: Any) -> Any:
         self._inside = False
-        if self._place.place in ("convolution", "relu"):
+        if self._ref.place in ("convolution", "relu"):
             return output  # the convolution itself was met as a function, inside
         first = output[0] if isinstance(output, tuple) and output else output  # a transformer's block
         if not isinstance(first, Tensor):
-            raise no_tensor(self._place, output)
-        if self._place.place == "activation":
+            raise no_tensor(self._ref, output)
+        if self._ref.place == "activation":
             self._awaited = first
             return output
         written = self._versions.get(id(first), None) not in (None, _version(first))
@@ -163,7 +163,7 @@ class Recorder(TorchFunctionMode):
     def _taken(self, tensor: Tensor, *, in_place: bool) -> Tensor:
         if tensor.is_inference():
             raise GradientError(
-                Argument("layer", repr(str(self._place))),
+                Argument("layer", repr(str(self._ref))),
                 " runs under torch.inference_mode() of the model's own, where no gradient can be taken. Use "
                 "torch.no_grad() in the model's forward instead.",
             )
@@ -187,15 +187,15 @@ class Recorder(TorchFunctionMode):
         before = first.clone() if name == "sigmoid_" else first
         out = func(*args, **kwargs)
         if self._inside and name in CONVOLUTIONS:
-            if self._place.place == "convolution":
+            if self._ref.place == "convolution":
                 out = self._taken(out, in_place=False)
             else:
                 self._awaited = out
         elif self._awaited is not None and first is self._awaited:
-            if name in (RELUS if self._place.place == "relu" else ACTIVATIONS):
+            if name in (RELUS if self._ref.place == "relu" else ACTIVATIONS):
                 self._awaited = None
                 out = self._taken(out, in_place=out is first)
-            elif name == "batch_norm" and self._place.place == "relu":
+            elif name == "batch_norm" and self._ref.place == "relu":
                 self._awaited = out
         if isinstance(first, Tensor):
             self._follow(func, name, before, out, args, kwargs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from fe_gradcam.backends.errors import no_scores, no_segmentation, no_table
 from fe_gradcam.backends.known import Reading
-from fe_gradcam.backends.protocol import SUM_TOLERANCE, HeadKind
+from fe_gradcam.backends.protocol import HeadKind, Scored
 from fe_gradcam.backends.pytorch.recorder import Head
 from fe_gradcam.spec.outputs import described
-from fe_gradcam.spec.resolved import CallableTarget, ClassTarget, RegionTarget, ResolvedTarget, ValueTarget
+from fe_gradcam.spec.resolved import ClassTarget, RegionTarget, ResolvedTarget
 from fe_gradcam.types import Score
 
 
@@ -115,20 +115,6 @@ def class_scores(forward: Forward) -> ClassScores:
     return ClassScores(logits, outputs, probabilities)
 
 
-class Scored(NamedTuple):
-    """What a target comes to in a pass.
-
-    Attributes:
-        scores: (N,)
-        class_ids: (N,), -1 where the target is no class.
-        pinned: The target with what it came to: the classes inferred, the pixels that are a class's own.
-    """
-
-    scores: Tensor
-    class_ids: Tensor
-    pinned: ResolvedTarget
-
-
 def target_scores(forward: Forward, target: ResolvedTarget, score: Score) -> Scored:
     """The scores of a target.
 
@@ -137,31 +123,27 @@ def target_scores(forward: Forward, target: ResolvedTarget, score: Score) -> Sco
         UnsupportedModelError: The output does not hold what the target asks for.
     """
     count = len(forward.leaf)
-    no_class = torch.full((count,), -1, device=forward.leaf.device)
     with torch.enable_grad():
-        if isinstance(target, CallableTarget):
-            scores = target.score(forward.output)
+        if target.kind == "callable":
+            scores = target.called(forward.output)
             if not isinstance(scores, Tensor) or scores.shape != (count,):
                 raise no_scores(tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__)
-            return Scored(scores, no_class, target)
-        if isinstance(target, RegionTarget):
-            scores, mask = _region_score(forward, target, score)
-            return Scored(scores, no_class, RegionTarget(target.class_id, mask.float().cpu().numpy()))
+            return Scored(scores)
+        if target.kind == "region":
+            return _region_score(forward, target, score)
         if forward.picked is None or not forward.is_table:
             raise no_table(described(forward.output, is_tensor), count)
-        if isinstance(target, ValueTarget):
+        if target.kind == "value":
             table = as_rows(forward.picked, count)
             target.check(table.shape[1])
-            return Scored(target.sign * table[:, target.index], no_class, target)
+            return Scored(target.sign * table[:, target.index])
         tables = class_scores(forward)
         table = tables.logits if score == "logit" else tables.outputs
         target.check(table.shape[1])
         class_ids = _class_ids(table.detach(), target)
         chosen = table.gather(1, class_ids)
-        pinned = ClassTarget(class_ids.cpu().numpy(), target.weights)
-        if target.is_class:
-            return Scored(chosen[:, 0], class_ids[:, 0], pinned)
-        return Scored((chosen * chosen.new_tensor(target.weights)).sum(1), no_class, pinned)
+        of_one = target.is_class
+        return Scored(chosen[:, 0] if of_one else (chosen * chosen.new_tensor(target.weights)).sum(1), class_ids)
 
 
 def _class_ids(table: Tensor, target: ClassTarget) -> Tensor:
@@ -172,15 +154,15 @@ def _class_ids(table: Tensor, target: ClassTarget) -> Tensor:
         return torch.where(wanted < 0, top, wanted)
     order = torch.argsort(table, dim=1, descending=True, stable=True)
     first = torch.where(wanted[:, :1] < 0, order.gather(1, (-1 - wanted[:, :1]).clamp(min=0)), wanted[:, :1])
-    place_of_first = (order == first).int().argmax(1, keepdim=True)
-    place = (-1 - wanted[:, 1:]).clamp(min=0)
-    place = (place + (place >= place_of_first)).clamp(max=table.shape[1] - 1)
-    others = torch.where(wanted[:, 1:] < 0, order.gather(1, place), wanted[:, 1:])
+    rank_of_first = (order == first).int().argmax(1, keepdim=True)
+    rank = (-1 - wanted[:, 1:]).clamp(min=0)
+    rank = (rank + (rank >= rank_of_first)).clamp(max=table.shape[1] - 1)
+    others = torch.where(wanted[:, 1:] < 0, order.gather(1, rank), wanted[:, 1:])
     return torch.cat([first, others], 1)
 
 
-def _region_score(forward: Forward, target: RegionTarget, score: Score) -> tuple[Tensor, Tensor]:
-    """(N,) the scores, and the mask (N, *S) that they are summed over."""
+def _region_score(forward: Forward, target: RegionTarget, score: Score) -> Scored:
+    """The scores, and the mask (N, *S) that they are summed over."""
     count = len(forward.leaf)
     if forward.picked is None or not is_segmentation(forward.picked, count):
         raise no_segmentation(described(forward.output, is_tensor))
@@ -192,23 +174,10 @@ def _region_score(forward: Forward, target: RegionTarget, score: Score) -> tuple
         counts = table.detach().argmax(1).reshape(count, -1) == target.class_id
     else:
         counts = torch.from_numpy(np.ascontiguousarray(target.mask)).to(table.device).reshape(count, -1)
-    return (of_class.float() * counts).sum(1), counts.reshape(count, *forward.picked.shape[2:])
+    mask = counts.reshape(count, *forward.picked.shape[2:])
+    return Scored((of_class.float() * counts).sum(1), mask.float())
 
 
 def is_tensor(value: Any) -> bool:
     """Whether it is a PyTorch tensor."""
     return isinstance(value, Tensor)
-
-
-def within_unit(table: Tensor) -> bool:
-    """Whether all values of the finite rows lie in [0, 1]."""
-    values = table.detach().reshape(len(table), -1)
-    values = values[values.isfinite().all(1)]
-    return bool(((values >= 0) & (values <= 1)).all())
-
-
-def sums_to_one(table: Tensor) -> bool:
-    """Whether there are several columns, and every finite row sums to 1."""
-    sums = table.detach().float().sum(1)
-    sums = sums[sums.isfinite()]
-    return table.shape[1] > 1 and bool(((sums - 1).abs() < SUM_TOLERANCE).all())

@@ -15,6 +15,7 @@ from fastestimator.util.traceability_util import traceable
 from fe_gradcam.backends import backend_for
 from fe_gradcam.errors import ArgumentError, CamWarning, UnsupportedModelError
 from fe_gradcam.integrations.fastestimator import compat
+from fe_gradcam.spec.images import Inputs
 from fe_gradcam.types import Layer, LayerRef, Target, TargetSpec
 
 compat.apply()
@@ -82,7 +83,7 @@ class LayerGradientOp(ModelOp):
         self.target = target
         self._layer = layer
         self._backend: Any = backend_for(model)
-        self._place: LayerRef | None = None if layer is None else self._backend.resolve(layer, None)
+        self._place: LayerRef | None = None if layer is None else self._backend.resolve(layer)
         self._state: dict[str, Any] = {}
         self.puts_out_probabilities: bool | None = None
 
@@ -111,7 +112,7 @@ class LayerGradientOp(ModelOp):
         inputs = [data] if self._n_images == 1 else list(data)
         target = self._state["target"]
         if self._place is None:
-            self._place = self._backend.resolve(None, tuple(inputs))
+            self._place = self._backend.resolve(None, Inputs.of(inputs))
         if isinstance(self.model, torch.nn.Module):
             self.model.train(mode=training)
             if isinstance(target, torch.Tensor):
