@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +21,32 @@ from tests.state import kept, seed
 
 fe.fe_history_path = False
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=15)
+settings.register_profile("few", deadline=None, derandomize=True, max_examples=4)
 settings.load_profile("repeatable")
+
+
+REAL = {"pretrained", "trained"}
+"""Fixtures that train a network, or give a real one."""
+
+
+def trains(function: Any, seen: set[Any]) -> bool:
+    """Whether a function of the tests fits a network or starts a process, or calls one that does."""
+    if not inspect.isfunction(function) or function in seen or not function.__module__.startswith("tests."):
+        return False
+    seen.add(function)
+    codes = [function.__code__]
+    for code in codes:
+        codes += [const for const in code.co_consts if inspect.iscode(const)]
+    called = {name for code in codes for name in code.co_names}
+    return bool(called & {"fit", "subprocess"}) or any(trains(function.__globals__.get(name), seen) for name in called)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        function = inspect.unwrap(getattr(item, "function", len))
+        function = getattr(getattr(function, "hypothesis", None), "inner_test", function)
+        if REAL & set(getattr(item, "fixturenames", ())) or trains(function, set()):
+            item.add_marker(pytest.mark.slow)
 
 
 class Last:

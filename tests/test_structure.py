@@ -165,6 +165,14 @@ def test_the_tests_mirror_the_package() -> None:
             assert (TESTS / TESTED_ELSEWHERE[name]).exists(), TESTED_ELSEWHERE[name]
 
 
+def test_no_test_module_imports_another() -> None:
+    """What they share stands in files of its own: `tests.trainings`, `tests.models`."""
+    for path in TESTS.rglob("*.py"):
+        for module, names in imports(path):
+            taken = [*module.split("."), *names]
+            assert module.partition(".")[0] != "tests" or not any(name.startswith("test_") for name in taken), path
+
+
 def modules_after(statement: str) -> set[str]:
     program = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT.parent)

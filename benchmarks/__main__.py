@@ -1,0 +1,47 @@
+"""``python -m benchmarks`` runs every benchmark that ends within minutes, and says which it leaves out and why."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+
+RUN: dict[str, tuple[str, ...]] = {
+    "drawing": (),
+    "route": (),
+    "zoo": (),
+    "localisation": (),
+    "methods": ("cost", "memory"),
+    "shortcut": ("--trainings", "1"),
+}
+"""Each benchmark, and what it is asked for."""
+
+LEFT_OUT: dict[str, str] = {
+    "methods quality class": "every method on 500 digits takes hours; docs/methods.md has the figures",
+    "shortcut --trainings 20": "160 trainings take hours; docs/metrics.md has the figures",
+    "default_layer": "it trains a net for each head, and takes hours",
+}
+"""What --all runs too, and why the others come first."""
+
+NO_BENCHMARK: dict[str, str] = {"measure": "what the others measure with"}
+
+
+def main() -> int:
+    """Runs each in a process of its own; the exit code is 1 if one of them failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--all", action="store_true", help="leave out nothing")
+    everything: bool = parser.parse_args().all
+    failed = []
+    for command in [[name, *more] for name, more in RUN.items()] + [each.split() for each in LEFT_OUT if everything]:
+        print(f"--- {' '.join(command)}", flush=True)
+        if subprocess.run([sys.executable, "-m", f"benchmarks.{command[0]}", *command[1:]], check=False).returncode:
+            failed.append(command[0])
+    if not everything:
+        for command, why in LEFT_OUT.items():
+            print(f"left out: python -m benchmarks.{command} ({why})")
+    print(f"failed: {', '.join(failed)}" if failed else "all good")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
