@@ -168,15 +168,19 @@ class Catalogue(dict[str, E]):
     """Entries by name, in the order in which they were added.
 
     Args:
+        entry: What the entries are.
         kind: What is named, as errors call it: "method".
         example: A name and parameters, for errors that say what is accepted.
         no_name: What such an error adds if no name was given.
         unknown: What it adds if the name is unknown.
     """
 
-    def __init__(self, kind: str, example: tuple[str, Mapping[str, Any]], no_name: str = "", unknown: str = "") -> None:
+    def __init__(
+        self, entry: type[E], kind: str, example: tuple[str, Mapping[str, Any]], no_name: str = "", unknown: str = ""
+    ) -> None:
         super().__init__()
-        self.kind, self.example, self.no_name, self.unknown = kind, example, no_name, unknown
+        self.entry, self.kind, self.example = entry, kind, example
+        self.no_name, self.unknown = no_name, unknown
 
     def add(self, *entries: E) -> None:
         """Adds entries under their names."""
@@ -193,8 +197,8 @@ class Catalogue(dict[str, E]):
             UnknownNameError: There is no such name, or it has no such parameter.
             ArgumentError: A parameter's value is not accepted, or `asked` is neither a name nor a pair.
         """
-        if isinstance(asked, Entry):
-            return asked  # type: ignore[return-value]
+        if isinstance(asked, self.entry):
+            return asked
         name, given = asked if is_pair(asked) else (asked, {})
         if not isinstance(name, str):
             said = f" is not accepted. Accepted: a name, or a pair {self.example}{self.no_name}."
@@ -204,7 +208,7 @@ class Catalogue(dict[str, E]):
             known = [*self, *also]
             accepted = f"{', '.join(known)}{self.unknown}"
             raise UnknownNameError(named, f" is not known{nearest(name, known)} Accepted: {accepted}.")
-        parameters = self[name].parameters
+        parameters = self[name].parameters if given else {}
         for key, value in given.items():
             if key not in parameters:
                 accepted = ", ".join(parameters) or f"none, this {self.kind} has no parameters"

@@ -7,19 +7,8 @@ import warnings
 
 import pytest
 
-import fe_gradcam
-from fe_gradcam.errors import (
-    LIST_LAYERS,
-    Argument,
-    ArgumentError,
-    CamError,
-    CamWarning,
-    GradientError,
-    UnknownNameError,
-    UnsupportedModelError,
-    in_one_line,
-    nearest,
-)
+from fe_gradcam import ArgumentError, CamError, CamWarning, GradientError, UnknownNameError, UnsupportedModelError
+from fe_gradcam.errors import LIST_LAYERS, Argument, in_one_line, nearest
 
 WORDS = {"layer": "--layer", "class_names": "--class-names", LIST_LAYERS.name: '"fe-gradcam layers"'}
 PARTS = (
@@ -63,7 +52,7 @@ def test_text_alone_is_a_message_too() -> None:
 
 
 def test_a_warning_of_parts_is_seen_as_one() -> None:
-    with pytest.warns(fe_gradcam.CamWarning, match="layer=3 is flat") as seen:
+    with pytest.warns(CamWarning, match="layer=3 is flat") as seen:
         warnings.warn(CamWarning(Argument("layer", "3"), " is flat"), stacklevel=1)
     assert isinstance(seen[0].message, CamWarning)
 

@@ -109,7 +109,9 @@ def test_unknown_names_are_told_with_the_nearest(method: Any, message: str) -> N
         METHODS.find(method)
 
 
-@pytest.mark.parametrize("method", [None, 3, ("is_cam",), ("is_cam", 3), ("is_cam", {}, {}), (3, {}), {"is_cam": {}}])
+@pytest.mark.parametrize(
+    "method", [None, 3, METRICS["road"], ("is_cam",), ("is_cam", 3), ("is_cam", {}, {}), (3, {}), {"is_cam": {}}]
+)
 def test_what_is_neither_a_name_nor_a_pair_is_refused(method: Any) -> None:
     with pytest.raises(ArgumentError, match=r"is not accepted. Accepted: a name, or a pair \('ss_cam', {'samples': 8"):
         METHODS.find(method)

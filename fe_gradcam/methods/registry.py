@@ -46,7 +46,10 @@ class CamMethod(Entry):
 
 
 METHODS: Catalogue[CamMethod] = Catalogue(
-    "method", ("ss_cam", {"samples": 8, "noise": 0.1}), no_name="; several go to explain_many(methods=[...])"
+    CamMethod,
+    "method",
+    ("ss_cam", {"samples": 8, "noise": 0.1}),
+    no_name="; several go to explain_many(methods=[...])",
 )
 
 

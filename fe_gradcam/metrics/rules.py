@@ -115,7 +115,7 @@ class Metric(Entry):
         return found
 
 
-METRICS: Catalogue[Metric] = Catalogue("metric", ("deletion", {"steps": 16}))
+METRICS: Catalogue[Metric] = Catalogue(Metric, "metric", ("deletion", {"steps": 16}))
 
 
 def metric(

@@ -99,7 +99,7 @@ class Ranking(Entry):
 _TRUTH = ("labels", "preds")
 
 RULES: Catalogue[Ranking] = Catalogue(
-    "select", ("first", {}), unknown=", or positions in the order of the epoch, as [0, 7, 12]"
+    Ranking, "select", ("first", {}), unknown=", or positions in the order of the epoch, as [0, 7, 12]"
 )
 RULES.add(
     Ranking("first", lambda facts: -facts.positions),
@@ -162,6 +162,8 @@ def selection_of(select: Any, n_samples: int | None, per_class: Any, seed: int, 
         ArgumentError: An argument is not accepted, or one that the rule needs is missing.
         UnknownNameError: There is no such rule.
     """
+    if n_samples is not None:
+        n_samples = whole("n_samples", n_samples, 0, none=", or None for all")
     if per_class is not None:
         per_class = whole("per_class", per_class, 1, none=", or None")
     if not isinstance(select, str):
