@@ -36,7 +36,7 @@ from fe_gradcam.backends.pytorch.scores import (
     target_scores,
 )
 from fe_gradcam.backends.pytorch.state import left_as_found, unwrapped, without_reentrant_checkpoints
-from fe_gradcam.errors import UnsupportedModelError
+from fe_gradcam.errors import Argument, UnsupportedModelError
 from fe_gradcam.spec.images import Inputs, in_dtype
 from fe_gradcam.spec.outputs import ModelOutput, pick
 from fe_gradcam.spec.resolved import ResolvedTarget, resolve_target
@@ -70,8 +70,9 @@ class TorchBackend(Backend):
         self._kept_front: tuple[Front, LayerRef, tuple[Tensor, ...]] | None = None
         if isinstance(self._model, torch.jit.ScriptModule):
             raise UnsupportedModelError(
-                "model is a scripted module (torch.jit), whose layers cannot be observed. Pass the nn.Module that it "
-                "was scripted from, with the same weights (load_state_dict)."
+                Argument("model"),
+                " is a scripted module (torch.jit), whose layers cannot be observed. Pass the nn.Module that it was "
+                "scripted from, with the same weights (load_state_dict).",
             )
 
     @property
