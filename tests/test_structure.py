@@ -131,9 +131,9 @@ def test_no_two_classes_have_one_name_and_no_constant_two_values() -> None:
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef):
                 classes.setdefault(node.name, []).append(name)
-            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                if node.targets[0].id.isupper():
-                    constants.setdefault(node.targets[0].id, set()).add(ast.dump(node.value))
+            target = node.targets[0] if isinstance(node, ast.Assign) else None
+            if isinstance(target, ast.Name) and target.id.isupper():
+                constants.setdefault(target.id, set()).add(ast.dump(node.value))
     assert not {name: places for name, places in classes.items() if len(places) > 1}
     assert not {name for name, values in constants.items() if len(values) > 1}
 
