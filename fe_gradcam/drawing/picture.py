@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fe_gradcam.drawing.grid import Grid, draw_grid
-from fe_gradcam.drawing.pixels import require_rgb, to_rgb
+from fe_gradcam.drawing.pixels import require_rgb
 from fe_gradcam.drawing.sheet import Look, compose_grid
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.explaining.explained import Column, Explained
@@ -101,10 +101,10 @@ def draw(
     several = [heatmaps] if isinstance(heatmaps, Heatmap) else list(heatmaps)
     array = np.asarray(host_rows(images))
     _check(several, array)
-    channels_first = array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3)
+    look = Look(colormap, alpha, mean, std)
     inferred = next((one for one in several if one.target == "pred" and (one.class_ids >= 0).all()), None)
     part = Explained(
-        pictures=to_rgb(array, channels_first=channels_first, mean=mean, std=std),
+        pictures=look.pictures(array, channels_first=False),
         columns=[Column(one.method, one.target, one) for one in several],
         probabilities=None if inferred is None else _of_inferred(inferred),
         labels=None if labels is None else np.asarray(labels, np.int64).reshape(-1),
@@ -115,7 +115,7 @@ def draw(
         raise ArgumentError(
             f"labels has shape {np.shape(labels)}; ({len(array)},), a class id for each image, is needed."
         )
-    grid = compose_grid([part], dict(names), Look(colormap, alpha), title)  # type: ignore[arg-type]
+    grid = compose_grid([part], dict(names), look, title)  # type: ignore[arg-type]
     return Picture(grid, cell)
 
 

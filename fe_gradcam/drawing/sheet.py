@@ -8,10 +8,10 @@ from itertools import islice
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fe_gradcam.drawing.grid import Grid, Panel, Row, Text
-from fe_gradcam.drawing.pixels import colormap_lut, overlay, signed_colormap
+from fe_gradcam.drawing.pixels import check_per_channel, colormap_lut, overlay, signed_colormap, to_rgb
 from fe_gradcam.explaining.explained import Column, Explained
 from fe_gradcam.explaining.results import as_text
 from fe_gradcam.parameters import fraction
@@ -26,25 +26,39 @@ MOST_ROWS = 200
 """Rows drawn in one grid; beyond that a picture is of no use to a reader, and of harm to the memory."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Look:
-    """How heat is drawn.
+    """How images and their heat are drawn.
 
     Attributes:
         colormap: A colormap of matplotlib.
         alpha: Weight of the heat over the picture, 0 to 1.
+        mean: Mean that the images were normalised with, a number or one per channel, to undo it.
+        std: Standard deviation likewise.
 
     Raises:
-        ArgumentError: The weight is none.
+        ArgumentError: The weight, the mean or the deviation is none.
         UnknownNameError: There is no such colormap.
     """
 
     colormap: str = "turbo"
     alpha: float = 0.5
+    mean: ArrayLike | None = None
+    std: ArrayLike | None = None
 
     def __post_init__(self) -> None:
         colormap_lut(self.colormap)
         fraction("alpha", self.alpha)
+        check_per_channel("mean", self.mean)
+        check_per_channel("std", self.std)
+
+    def pictures(self, images: ArrayLike, *, channels_first: bool) -> NDArray[np.uint8]:
+        """The images as pictures (N, H, W, 3); see `to_rgb`. Three or one channels are found where they stand."""
+        array = np.asarray(images)
+        if array.ndim == 4:
+            fits = [array.shape[axis] in (1, 3) for axis in (1, 3)]
+            channels_first = fits[0] if fits[0] != fits[1] else channels_first
+        return to_rgb(array, channels_first=channels_first, mean=self.mean, std=self.std)
 
 
 def compose_grid(

@@ -26,23 +26,19 @@ if TYPE_CHECKING:
 
 
 class Product(Protocol):
-    """What is made at the end of an epoch."""
+    """What is made at the end of an epoch.
 
-    @property
-    def name(self) -> str:
-        """What a warning calls it if it fails."""
+    Attributes:
+        name: What a warning calls it if it fails.
+        keys: What it puts out.
+        logged: Those of `keys` that stand in the log.
+        selection: Rows of its own; None: those of the grid.
+    """
 
-    @property
-    def keys(self) -> Sequence[str]:
-        """What it puts out."""
-
-    @property
-    def logged(self) -> Sequence[str]:
-        """Those of `keys` that stand in the log."""
-
-    @property
-    def selection(self) -> Selection | None:
-        """Rows of its own; None: those of the grid."""
+    name: str
+    keys: Sequence[str]
+    logged: Sequence[str]
+    selection: Selection | None
 
     def make(self, epoch: Epoch) -> None:
         """Makes it of what the epoch holds, and puts it out there."""

@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from fe_gradcam.drawing.sheet import Look
 from fe_gradcam.errors import ArgumentError, UnknownNameError, nearest
 from fe_gradcam.explaining.settings import Settings
-from fe_gradcam.explaining.views import Smooth
 from fe_gradcam.methods import METHODS, CamMethod
-from fe_gradcam.metrics.rules import MetricSpec
 from fe_gradcam.parameters import several, whole
-from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.resolved import resolve_target
-from fe_gradcam.training.selection import Select, selection_of
-from fe_gradcam.types import Fuse, Method, Needs, Reshape, Scaling, Target, TargetSpec
+from fe_gradcam.training.selection import Selection
+from fe_gradcam.types import Needs, TargetSpec
 
 ATLAS_SIZE = 128
 """Images that the atlas is made of, where no number is given."""
-
-GIVEN = ("model", "labels", "preds", "ids", "masks", "boxes", "display")
-"""What a watcher may be given besides the images."""
 
 
 @dataclass(frozen=True)
@@ -74,96 +68,54 @@ class Classes:
         return cls(ids, names)
 
 
+@dataclass(eq=False)
 class Options:
     """What `Watcher` takes besides where the heatmaps come from; see `fe_gradcam.GradCAM`, which calls them alike.
 
-    Args:
-        given: Which of GIVEN there is.
+    Attributes:
+        given: What there is of "model", "labels", "preds", "ids", "masks", "boxes" and "display".
         name: Begins the keys of what is put out, and the names of files.
-        classes: The names of the classes.
+        rules: The methods.
+        named_targets: Pairs of a name, each once, and a target; "label" stands for the true classes.
+        atlas: Of how many images an atlas is made.
 
     Raises:
         ArgumentError: An argument is not accepted, or needs another that is not given.
-        UnknownNameError: A method, metric, colormap or class name does not exist.
+        UnknownNameError: A method or class name does not exist.
     """
 
-    def __init__(
-        self,
-        given: Collection[str] = ("model",),
-        *,
-        name: str = "gradcam",
-        n_components: int = 3,
-        n_samples: int | None = 5,
-        classes: Classes | None = None,
-        methods: Method | Sequence[Method] = "grad_cam",
-        targets: Target | str | Sequence[Target | str] = "pred",
-        scaling: Scaling = "scale_after_relu",
-        colormap: str = "turbo",
-        alpha: float = 0.5,
-        mean: ArrayLike | None = None,
-        std: ArrayLike | None = None,
-        frequency: int = 1,
-        save_dir: str | os.PathLike[str] | None = None,
-        model_output: ModelOutput = None,
-        reshape: Reshape | None = None,
-        fuse: Fuse = "mean",
-        smooth: Smooth | Sequence[Smooth] | None = None,
-        seed: int = 0,
-        batch_size: int | None = None,
-        shared_scale: bool = False,
-        select: Select = "first",
-        per_class: int | None = None,
-        track: bool = False,
-        metrics: MetricSpec | Sequence[MetricSpec] = (),
-        atlas: bool | int = False,
-        on_error: Literal["warn", "raise"] = "warn",
-    ) -> None:
-        self.given = frozenset(given)
-        self.name = name
-        self.classes = classes or Classes()
-        self.frequency = whole("frequency", frequency, 1)
-        self.mean, self.std = _per_channel("mean", mean), _per_channel("std", std)
-        self.save_dir = _folder(save_dir)
-        self.settings = Settings(
-            scaling=scaling,
-            seed=seed,
-            batch_size=batch_size,
-            class_names=self.classes.names,
-            model_output=model_output,
-            reshape=reshape,
-            fuse=fuse,
-            smooth=smooth,
-        )
-        self.look = Look(colormap, alpha)
-        self.shared_scale = bool(shared_scale)
-        if on_error not in ("warn", "raise"):
-            raise ArgumentError(f"on_error={on_error!r} is not known. Accepted: 'warn', 'raise'.")
-        self.on_error = on_error
-        if not isinstance(track, bool):
-            raise ArgumentError(f"track={track!r} is not accepted. Accepted: True or False.")
-        self.track = track
-        size = int(atlas) * ATLAS_SIZE if isinstance(atlas, bool) else atlas
+    given: AbstractSet[str] = frozenset({"model"})
+    name: str = "gradcam"
+    classes: Classes = field(default_factory=Classes)
+    settings: Settings = field(default_factory=Settings)
+    look: Look = field(default_factory=Look)
+    selection: Selection = field(default_factory=lambda: Selection(limit=5))
+    methods: Any = "grad_cam"
+    n_components: int = 3
+    targets: Any = "pred"
+    frequency: int = 1
+    save_dir: Any = None
+    shared_scale: bool = False
+    track: bool = False
+    metrics: Any = ()
+    atlas: int = 0
+    on_error: str = "warn"
+    rules: list[CamMethod] = field(init=False)
+    named_targets: list[tuple[str, Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.settings = replace(self.settings, class_names=self.classes.names)
+        self.frequency = whole("frequency", self.frequency, 1)
+        self.save_dir = _folder(self.save_dir)
+        if self.on_error not in ("warn", "raise"):
+            raise ArgumentError(f"on_error={self.on_error!r} is not known. Accepted: 'warn', 'raise'.")
+        if not isinstance(self.track, bool):
+            raise ArgumentError(f"track={self.track!r} is not accepted. Accepted: True or False.")
+        size = self.atlas * ATLAS_SIZE if isinstance(self.atlas, bool) else self.atlas
         self.atlas = whole("atlas", size, 0, none=", or True or False")
-        self.methods = _methods_of(methods, whole("n_components", n_components, 1), model="model" in self.given)
-        if n_samples is not None:
-            n_samples = whole("n_samples", n_samples, 0, none=", or None for all")
-        self.selection = selection_of(select, n_samples, per_class, seed, self.given)
-        self.targets = _named_targets(targets, self.classes, self.given)
-        self.metrics = metrics
-
-
-def _per_channel(name: str, value: Any) -> Any:
-    """A number or one per channel, of a standard deviation none of them 0; None is accepted."""
-    if value is None:
-        return None
-    try:
-        numbers = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
-        numbers = np.full(1, np.nan)
-    if numbers.ndim > 1 or not np.isfinite(numbers).all() or (name == "std" and not (numbers > 0).all()):
-        positive = " above 0" if name == "std" else ""
-        raise ArgumentError(f"{name}={value!r} is not accepted. Accepted: a number{positive}, or one per channel.")
-    return value
+        components = whole("n_components", self.n_components, 1)
+        self.rules = _methods_of(self.methods, components, model="model" in self.given)
+        self.named_targets = _named(self.targets, self.classes, self.given)
 
 
 def _folder(value: Any) -> Path | None:
@@ -192,7 +144,7 @@ def make_folder(path: Path) -> None:
         )
 
 
-def _named_targets(targets: Any, classes: Classes, given: Collection[str]) -> list[tuple[str, Any]]:
+def _named(targets: Any, classes: Classes, given: AbstractSet[str]) -> list[tuple[str, Any]]:
     """Pairs of a name, each once, and a target; "label" stands for the true classes."""
     asked = list(targets) if isinstance(targets, (list, tuple)) else [targets]
     if not asked:

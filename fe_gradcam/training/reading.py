@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fe_gradcam.drawing.pixels import to_rgb
 from fe_gradcam.explaining.explained import Explained
 from fe_gradcam.metrics.objects import object_masks
 from fe_gradcam.spec.images import host_rows
@@ -83,12 +82,8 @@ class Reader:
 
     def pictures(self, rows: Rows) -> NDArray[np.uint8]:
         """(N, H, W, 3), what is drawn on."""
-        images = np.asarray(rows["display"] if rows.get("display") is not None else rows["images"])
-        channels_first = not self.source.channels_last
-        if images.ndim == 4:
-            fits = [images.shape[axis] in (1, 3) for axis in (1, 3)]
-            channels_first = fits[0] if fits[0] != fits[1] else channels_first
-        return to_rgb(images, channels_first=channels_first, mean=self.options.mean, std=self.options.std)
+        images = rows["images"] if rows.get("display") is None else rows["display"]
+        return self.options.look.pictures(images, channels_first=not self.source.channels_last)
 
     def _probabilities(self, preds: Any) -> NDArray[np.float32]:
         known = self.source.reads_as_probabilities

@@ -38,12 +38,10 @@ class Source(Protocol):
     """
 
     @property
-    def channels_last(self) -> bool:
-        """See the class."""
+    def channels_last(self) -> bool: ...  # noqa: D102
 
     @property
-    def reads_as_probabilities(self) -> bool | None:
-        """See the class."""
+    def reads_as_probabilities(self) -> bool | None: ...  # noqa: D102
 
     def explain(self, rows: Rows, labels: Labels, *, trial: bool = False) -> Found:
         """The heatmaps of some rows; `trial`: to see whether they can be made."""
@@ -72,7 +70,7 @@ class ModelSource:
 
     def __init__(self, model: Any, options: Options, layer: Layer = None, called: str = "images") -> None:
         backend = backend_for(model)
-        self.model, self.methods, self._options, self._called = model, options.methods, options, called
+        self.model, self.methods, self._options, self._called = model, options.rules, options, called
         self.channels_last = not backend.channels_first
         several = isinstance(layer, (list, tuple)) and len(layer) > 0
         check_reshape(options.settings.reshape, [layer])
@@ -88,7 +86,7 @@ class ModelSource:
                 "pictures. Pass the volumes to fe_gradcam.explain, and draw slices of what it returns."
             )
         known = None if labels is None else np.maximum(labels, 0)
-        targets = self._options.targets
+        targets = self._options.named_targets
         asked = [known if isinstance(target, str) else target for _, target in targets]
         done = self._explained(images, asked, rows.largest_batch, trial=trial)
         named = [(method.label, name) for method in self.methods for name, _ in targets]
@@ -132,7 +130,7 @@ class ModelSource:
         """The same classes explained once more by the same method, with the weights that the model then has."""
         method = next(method for method in self.methods if method.label == heatmap.method)
         known = heatmap.class_ids >= 0
-        target = np.maximum(heatmap.class_ids, 0) if known.any() else self._options.targets[0][1]
+        target = np.maximum(heatmap.class_ids, 0) if known.any() else self._options.named_targets[0][1]
         return self._explained(images, [target], largest_batch, methods=[method]).heatmaps[0]
 
     def _explained(
@@ -163,7 +161,7 @@ class ModelSource:
         largest_batch: int,
     ) -> list[Column]:
         """Beside the heatmaps of the inferred class those of the true one, which are others where it is wrong."""
-        names = [name for name, _ in self._options.targets]
+        names = [name for name, _ in self._options.named_targets]
         if "pred" not in names or "label" in names:
             return columns
         wrong = (labels >= 0) & (labels < probabilities.shape[1]) & (labels != probabilities.argmax(1))

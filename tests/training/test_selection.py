@@ -628,11 +628,11 @@ def test_a_wrong_answer_has_the_true_class_in_a_second_line_and_a_right_one_none
     assert any(not np.array_equal(row.below[1].rgb, row.panels[1].rgb) for row in shown.grid.rows if row.below)
     # In the host's columns a second line is a row of its own, which begins with the image again.
     images, heats = shown.columns
-    assert len(images.image) == len(heats.image) == len(rows) + wrong.sum()
+    assert len(images.batch) == len(heats.batch) == len(rows) + wrong.sum()
     at = int(np.flatnonzero(wrong)[0])
     first = at + int(wrong[:at].sum())
-    assert np.array_equal(images.image[first], images.image[first + 1])
-    assert np.array_equal(heats.image[first + 1], shown.grid.rows[at].below[1].rgb)
+    assert np.array_equal(images.batch[first].image, images.batch[first + 1].image)
+    assert np.array_equal(heats.batch[first + 1].image, shown.grid.rows[at].below[1].rgb)
 
 
 def test_boxes_and_masks_are_outlined_in_the_picture(trained: Trained) -> None:

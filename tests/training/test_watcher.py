@@ -19,7 +19,7 @@ from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.training import watcher as engine
 from fe_gradcam.training.epoch import Cost, Epoch
 from fe_gradcam.training.options import Options
-from fe_gradcam.training.selection import Selection
+from fe_gradcam.training.selection import Selection, selection_of
 from fe_gradcam.training.source import ModelSource
 from fe_gradcam.training.watcher import Watcher
 from tests.models.toys import SmallTorch
@@ -40,6 +40,8 @@ import json
 import numpy as np
 from tests.models.toys import SmallTorch, small_keras
 from fe_gradcam.training.options import Classes, Options
+from fe_gradcam.explaining.settings import Settings
+from fe_gradcam.training.selection import Selection, selection_of
 from fe_gradcam.training.source import ModelSource
 from fe_gradcam.training.watcher import Watcher
 
@@ -47,7 +49,8 @@ model = SmallTorch() if framework == "torch" else small_keras()
 options = Options(
     {"model", "labels", "preds", "ids", "masks", "boxes", "display"},
     classes=Classes.of({"cat": 0, "dog": 1}), methods=["grad_cam", "score_cam"], targets=["pred", "dog"],
-    select="random", n_samples=4, track=True, atlas=24, shared_scale=True, smooth="augment", save_dir=folder,
+    selection=Selection("random", ("random",), 4), settings=Settings(smooth="augment"), shared_scale=True,
+    track=True, atlas=24, save_dir=folder,
     metrics=["deletion", "sanity", "energy_inside", "drift", "overlap"], on_error="raise",
 )
 watcher = Watcher(ModelSource(model, options), options)
@@ -155,8 +158,9 @@ def test_a_new_output_is_one_entry_and_is_there_for_the_host_too(framework: str,
 # --- failures ----------------------------------------------------------------------------------------------
 
 
-def watched(**how: Any) -> Watcher:
-    options = Options({"model", "labels"}, on_error="warn", **how)
+def watched(n_samples: int = 3, select: str = "first", **how: Any) -> Watcher:
+    selection = selection_of(select, n_samples, None, 0, ())
+    options = Options({"model", "labels"}, selection=selection, **how)
     watcher = Watcher(ModelSource(SmallTorch().eval(), options), options)
     watcher.begin()
     return watcher

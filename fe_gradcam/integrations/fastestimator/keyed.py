@@ -109,7 +109,7 @@ class KeyedSource:
         )
         size = images.shape[1:3] if channels_last else images.shape[2:4]
         layer = self._keys["grads" if alone else "activations"] if op is None else op.place
-        methods = [MEAN_GRADIENT] if alone else self._options.methods
+        methods = [MEAN_GRADIENT] if alone else self._options.rules
         heatmaps = [heatmap_of([Passes.of(inputs)], method, [layer], size, settings) for method in methods]
         return [Column(heatmap.method, target, heatmap) for heatmap in heatmaps], probabilities
 

@@ -18,16 +18,18 @@ from fastestimator.util.traceability_util import traceable
 from numpy.typing import ArrayLike, NDArray
 
 from fe_gradcam.drawing.picture import Picture
+from fe_gradcam.drawing.sheet import Look
 from fe_gradcam.errors import ArgumentError
+from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.explaining.views import Smooth
 from fe_gradcam.integrations.fastestimator import compat
 from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
 from fe_gradcam.integrations.fastestimator.keyed import KeyedSource, check_source
-from fe_gradcam.metrics.measure import MetricSpec
+from fe_gradcam.metrics.rules import MetricSpec
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.training.epoch import Cost, Epoch, Put
 from fe_gradcam.training.options import Classes, Options
-from fe_gradcam.training.selection import Select
+from fe_gradcam.training.selection import Select, selection_of
 from fe_gradcam.training.source import ModelSource, Source
 from fe_gradcam.training.watcher import Watcher
 from fe_gradcam.types import Fuse, Layer, Method, Reshape, Scaling, Target
@@ -184,30 +186,28 @@ class GradCAM(Trace):
         self.model = model
         check_source(model, _key("grads", grads), _key("activations", activations))
         keyed = {"layer": layer, "model_output": model_output, "reshape": reshape, "track": track, "atlas": atlas}
+        given = {*self._parts, *(["model"] if model is not None else [])}
         options = Options(
-            {*self._parts, *(["model"] if model is not None else [])},
+            given,
             name=outputs,
-            n_components=n_components,
-            n_samples=n_samples,
             classes=Classes.of(label_mapping),
+            settings=Settings(
+                scaling=scaling,
+                batch_size=batch_size,
+                seed=seed,
+                model_output=model_output,
+                reshape=reshape,
+                fuse=fuse,
+                smooth=smooth,
+            ),
+            look=Look(colormap, alpha, mean, std),
+            selection=selection_of(select, n_samples, per_class, seed, given),
             methods=methods,
+            n_components=n_components,
             targets=targets,
-            scaling=scaling,
-            colormap=colormap,
-            alpha=alpha,
-            mean=mean,
-            std=std,
             frequency=frequency,
             save_dir=save_dir,
-            model_output=model_output,
-            reshape=reshape,
-            fuse=fuse,
-            smooth=smooth,
-            seed=seed,
-            batch_size=batch_size,
-            shared_scale=shared_scale,
-            select=select,
-            per_class=per_class,
+            shared_scale=bool(shared_scale),
             track=track,
             metrics=metrics,
             atlas=atlas,

@@ -15,6 +15,7 @@ from fe_gradcam.drawing.sheet import Look, heat_panel
 from fe_gradcam.training.epoch import Epoch
 from fe_gradcam.training.history import Record
 from fe_gradcam.training.options import Options
+from fe_gradcam.training.selection import Selection
 
 
 class FilmProduct:
@@ -22,10 +23,10 @@ class FilmProduct:
 
     name = "film"
     logged: Sequence[str] = ()
-    selection = None
+    selection: Selection | None = None
 
     def __init__(self, options: Options) -> None:
-        self.keys = (f"{options.name}_film",)
+        self.keys: Sequence[str] = (f"{options.name}_film",)
 
     @classmethod
     def asked(cls, options: Options) -> FilmProduct | None:

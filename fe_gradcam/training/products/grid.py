@@ -10,6 +10,7 @@ from fe_gradcam.explaining.explained import Explained
 from fe_gradcam.explaining.results import compose_arrays, compose_results
 from fe_gradcam.training.epoch import Epoch
 from fe_gradcam.training.options import Options
+from fe_gradcam.training.selection import Selection
 
 
 class GridProduct:
@@ -17,10 +18,10 @@ class GridProduct:
 
     name = "grid"
     logged: Sequence[str] = ()
-    selection = None
+    selection: Selection | None = None
 
     def __init__(self, options: Options) -> None:
-        self.keys = (options.name, f"{options.name}_results")
+        self.keys: Sequence[str] = (options.name, f"{options.name}_results")
 
     def make(self, epoch: Epoch) -> None:
         """A grid of each dataset and one of all."""

@@ -15,6 +15,7 @@ from fe_gradcam.metrics.rules import METRICS, Metric
 from fe_gradcam.parameters import several
 from fe_gradcam.training.epoch import Epoch
 from fe_gradcam.training.options import Options
+from fe_gradcam.training.selection import Selection
 
 FOLLOWED = ("drift", "overlap")
 """Metrics of two epochs: how far the heat of the same images has moved."""
@@ -29,14 +30,14 @@ class MetricsProduct:
     """
 
     name = "metrics"
-    selection = None
+    selection: Selection | None = None
 
     def __init__(self, options: Options) -> None:
-        self._prefix, self._methods = options.name, [method.label for method in options.methods]
+        self._prefix, self._methods = options.name, [method.label for method in options.rules]
         self._metrics, self._followed = _checked(options)
         names = [*(metric.name for metric in self._metrics), *self._followed]
         self.keys: Sequence[str] = [self._key(name, method) for method in self._methods for name in names]
-        self.logged = self.keys
+        self.logged: Sequence[str] = self.keys
         if len(set(self.keys)) < len(self.keys):
             raise ArgumentError(
                 f"metrics of the methods {self._methods} would be logged under the same keys: {self.keys}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import cast
 
 import cv2
@@ -29,11 +30,12 @@ class VerdictsProduct:
 
     def __init__(self, options: Options) -> None:
         prefix = options.name
-        self.logged = (f"{prefix}_fixed_place", f"{prefix}_shortcuts")
-        self.keys = (*self.logged, f"{prefix}_atlas", f"{prefix}_alarms")
+        self.logged: Sequence[str] = (f"{prefix}_fixed_place", f"{prefix}_shortcuts")
+        self.keys: Sequence[str] = (*self.logged, f"{prefix}_atlas", f"{prefix}_alarms")
         by_class = bool({"labels", "preds"} & options.given)
         limit, most = (None, options.atlas) if by_class else (options.atlas, None)
-        self.selection = Selection("random", ("random",), limit, by_class, most, seed=options.settings.seed)
+        every = Selection("random", ("random",), limit, by_class, most, seed=options.settings.seed)
+        self.selection: Selection | None = every
         self._accused: set[tuple[str, str, int]] = set()
         self._told_of_few: set[tuple[str, str]] = set()
 

@@ -878,10 +878,10 @@ def test_components_are_as_many_as_asked_for() -> None:
     model = build("torch")
     for count in (1, 3):
         options = gradcam(model, methods="eigen_cam", n_components=count).watcher.options
-        labels = [method.label for method in options.methods]
+        labels = [method.label for method in options.rules]
         assert labels == ["eigen_cam", "eigen_cam(component=2)", "eigen_cam(component=3)"][:count]
     pair = gradcam(model, methods=("eigen_cam", {"component": 3}), n_components=5)
-    assert [method.label for method in pair.watcher.options.methods] == ["eigen_cam(component=3)"]
+    assert [method.label for method in pair.watcher.options.rules] == ["eigen_cam(component=3)"]
 
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if Needs.PROBE in method.needs])

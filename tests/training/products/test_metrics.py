@@ -33,7 +33,7 @@ EVERYTHING = ("model", "masks", "track")
 
 
 def keys_of(metrics: Any, given: Any = EVERYTHING, methods: Any = "grad_cam") -> list[str]:
-    options = Options(given, name="g", metrics=metrics, methods=methods, track="track" in given)
+    options = Options(set(given), name="g", metrics=metrics, methods=methods, track="track" in given)
     return list(MetricsProduct(options).keys)
 
 
@@ -292,6 +292,6 @@ def test_a_target_that_is_no_class_has_no_value() -> None:
 
 def test_two_methods_under_one_key_are_refused() -> None:
     options = Options(metrics="deletion")
-    options.methods = [replace(METHODS["grad_cam"], name=name) for name in ("a(b=c)", "a(b.c)")]
+    options.rules = [replace(METHODS["grad_cam"], name=name) for name in ("a(b=c)", "a(b.c)")]
     with pytest.raises(ArgumentError, match="would be logged under the same keys"):
         MetricsProduct(options)
