@@ -134,6 +134,9 @@ def kernel_environment(private: str) -> dict[str, str]:
     """The variables of a kernel that finds this project, and nothing that a user set up for IPython."""
     paths = [str(FOLDER), str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]
     variables = {
+        # One thread: on a busy machine two wait for each other, and steps of small networks take seven times as long.
+        "OMP_NUM_THREADS": "1",
+        "FE_NUM_THREADS": "1",  # without it the host takes all cores
         **os.environ,
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONWARNINGS": "ignore:pkg_resources is deprecated",
