@@ -185,7 +185,7 @@ def test_a_layer_without_places_is_an_error(kit: Kit) -> None:
 
 
 def test_a_gradient_that_is_stopped_behind_the_layer_is_an_error(kit: Kit) -> None:
-    model = kit.pooled(3, behind_layer=kit.stopped)
+    model = kit.pooled(3, behind=kit.stopped)
     with pytest.raises(GradientError, match="No gradient reaches layer='conv', though the score depends on it"):
         explain(model, kit.images(np.random.rand(2, 8, 8, 1)), layer="conv")
 
