@@ -30,7 +30,7 @@ REAL = {"pretrained", "trained"}
 
 
 def trains(function: Any, seen: set[Any]) -> bool:
-    """Whether a function of the tests fits a network or starts a process, or calls one that does."""
+    """Whether a function of the tests fits or tests a network or starts a process, or calls one that does."""
     if not inspect.isfunction(function) or function in seen or not function.__module__.startswith("tests."):
         return False
     seen.add(function)
@@ -38,7 +38,7 @@ def trains(function: Any, seen: set[Any]) -> bool:
     for code in codes:
         codes += [const for const in code.co_consts if inspect.iscode(const)]
     called = {name for code in codes for name in code.co_names}
-    return bool(called & {"fit", "subprocess"}) or any(trains(function.__globals__.get(name), seen) for name in called)
+    return bool(called & {"fit", "test", "subprocess"}) or any(trains(function.__globals__.get(name), seen) for name in called)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

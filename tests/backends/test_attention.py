@@ -13,6 +13,7 @@ from torch import nn
 
 from fe_gradcam import UnsupportedModelError, explain
 from fe_gradcam.backends import backend_for
+from fe_gradcam.backends.protocol import Query
 from fe_gradcam.backends.pytorch.attention import AttentionMode
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.resolved import resolve_target
@@ -246,6 +247,7 @@ def keras_transformer(nested: bool = False) -> Any:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nested", [False, True])
 def test_keras_is_what_autograd_says(nested: bool) -> None:
     images = torch.randn(2, 3, 12, 16)
@@ -342,9 +344,9 @@ def test_scores_behind_a_block_that_lie_within_one_by_chance_are_logits_all_the_
         net.head.bias[3] += 3 if late[0, 3] > early[0, 3] else -3
     backend = backend_for(net)
     ref, inputs = backend.resolve("blocks.2.norm1"), Inputs.of(images)
-    target = resolve_target(1, 1)
-    (first,) = backend.run(inputs, ref, [target], gradients=False, score="logit")
-    maps = backend.attention_gradients(inputs, ref, first.pinned, "logit")
+    query = Query(ref, [resolve_target(1, 1)], "logit")
+    (first,) = backend.run(inputs, query)
+    maps = backend.attention_gradients(inputs, query)
     tokens = net.tokens(images)
     for block, found in zip(net.blocks, maps, strict=True):
         apart = Block("kept").eval()
@@ -384,6 +386,7 @@ def test_reshape_says_where_the_tokens_of_the_image_are() -> None:
     assert_allclose(heatmap.raw, expected, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_keras_refuses_a_head_that_goes_by_the_number_of_images() -> None:
     import tensorflow as tf
 

@@ -16,6 +16,7 @@ from torch import nn
 from fe_gradcam import explain
 from fe_gradcam.backends import backend_for
 from fe_gradcam.backends.known import KEPT_SIZES, Known, Recent, known_of
+from fe_gradcam.backends.protocol import Query
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.resolved import resolve_target
 from fe_gradcam.spec.tokens import Seen
@@ -34,6 +35,7 @@ def many_layers(count: int) -> Any:
     return tf.keras.Model(inputs, layers.Lambda(lambda e: e / tf.reduce_sum(e, 1, keepdims=True))(powers))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The model's outputs are probabilities")
 def test_how_outputs_read_outlives_any_number_of_compiled_functions() -> None:
     """Read as logits instead of log p, the heat of ablation_cam would be off by several times its own maximum."""
@@ -105,13 +107,12 @@ def test_a_store_forgets_what_was_not_asked_for_the_longest() -> None:
 def test_what_is_missing_is_found_anew(framework: str) -> None:
     """How outputs read, and of Keras the shape at the layer: an altered pass alone could only guess them."""
     model, images = by_hand(framework)
-    backend, inputs, target = backend_for(model), Inputs.of(images), resolve_target(1, 2)
-    ref = backend.resolve(None, inputs)
-    (first,) = backend.run(inputs, ref, [target], gradients=False, score="logit")
-    change = torch.zeros_like(first.activations)
+    backend, inputs = backend_for(model), Inputs.of(images)
+    query = Query(backend.resolve(None, inputs), [resolve_target(1, 2)], "logit")
+    (first,) = backend.run(inputs, query)
     known_of(model).now([model])
     assert not known_of(model).readings
-    scores = backend.changed_scores(inputs, ref, change, first.pinned, "logit")
+    scores = backend.changed_scores(inputs, query, torch.zeros_like(first.activations))
     assert_allclose(scores, first.scores, rtol=1e-5)
     assert known_of(model).readings == {(None, False): "distribution"}
 

@@ -190,6 +190,7 @@ def test_ablation_of_a_segmentation_keeps_the_pixels() -> None:
     assert_allclose(found.raw, given.raw, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", ["torch", "keras"])
 @pytest.mark.parametrize("method", METHODS)
 def test_the_model_and_the_random_streams_are_left_as_found(framework: str, method: str) -> None:
@@ -228,6 +229,7 @@ def test_the_model_and_the_random_streams_are_left_as_found(framework: str, meth
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ("cam", "full_grad", "le_grad")])
 @pytest.mark.parametrize("framework", ["torch", "keras"])
 def test_volumes(framework: str, method: str) -> None:
