@@ -79,43 +79,36 @@ class Cost:
         return f"{total:.2g} s{share} ({', '.join(f'{name} {took:.2g}' for name, took in self.seconds.items())})"
 
 
+@dataclass(eq=False)
 class Epoch:
     """What an epoch was, and what is put out of it.
 
-    Args:
+    Attributes:
         number: From 1.
         mode: Such as "eval".
         options: What is asked for.
         reader: Reads rows.
-        rows: What was chosen, by product and dataset; "grid" for those of the grid.
+        chosen: Rows by product and dataset; "grid" for those of the grid.
         history: What is followed from epoch to epoch.
         log: What the loop knows of the epoch, such as its accuracy.
-
-    Attributes:
         values: What was put out, by key.
-        logged: What stands in the log, by key; numbers.
+        logged: Numbers for the log, by key.
         messages: What a user should read in the log.
         cost: What it took.
     """
 
-    def __init__(
-        self,
-        number: int,
-        mode: str,
-        options: Options,
-        reader: Reader,
-        rows: Mapping[str, Mapping[str, Rows]],
-        history: History,
-        log: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.number, self.mode, self.options, self.reader = number, mode, options, reader
-        self.log = dict(log or {})
-        self.values: dict[str, Put] = {}
-        self.logged: dict[str, Put] = {}
-        self.messages: list[str] = []
-        self.cost = Cost()
-        self._rows, self._history = rows, history
-        self._failure: Exception | None = None
+    number: int
+    mode: str
+    options: Options
+    reader: Reader
+    chosen: Mapping[str, Mapping[str, Rows]]
+    history: History
+    log: Mapping[str, Any] = field(default_factory=dict)
+    values: dict[str, Put] = field(default_factory=dict)
+    logged: dict[str, Put] = field(default_factory=dict)
+    messages: list[str] = field(default_factory=list)
+    cost: Cost = field(default_factory=Cost)
+    _failure: Exception | None = None
 
     def __getitem__(self, key: str) -> Any:
         """What was put out under a key, for all datasets."""
@@ -128,7 +121,7 @@ class Epoch:
 
     def rows(self, product: str = "grid") -> Mapping[str, Rows]:
         """The rows chosen for a product, by dataset."""
-        return self._rows.get(product, {})
+        return self.chosen.get(product, {})
 
     @property
     def parts(self) -> list[Explained]:
@@ -156,7 +149,7 @@ class Epoch:
 
     def followed(self, dataset: str) -> Followed | None:
         """What is kept of the rows that are followed, or None where none are."""
-        return self._history.streams.get((self.mode, dataset))
+        return self.history.streams.get((self.mode, dataset))
 
     def title(self, dataset: str = "") -> str:
         """As "eval, epoch 3, night"."""
@@ -196,10 +189,6 @@ class Epoch:
         """Logs a number; None where there is none for all, and then none at all."""
         if of_all is not None:
             self.logged[key] = Put(of_all, {dataset: number for dataset, number in by_dataset.items() if dataset})
-
-    def say(self, message: str) -> None:
-        """Says something in the log."""
-        self.messages.append(message)
 
     def _write(self, name: str, dataset: str, ending: str, write: Callable[[Path], None]) -> None:
         if self.options.save_dir is not None:

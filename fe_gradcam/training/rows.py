@@ -40,6 +40,11 @@ class Rows:
         return self.values.get(part)
 
 
+def input_names(count: int) -> list[str]:
+    """What the model's inputs are called among the parts of a batch."""
+    return ["images", *(f"images {number}" for number in range(2, count + 1))]
+
+
 def class_ids_of(values: Any, called: str) -> NDArray[np.int64]:
     """Class ids (N,) from labels (N,), (N, 1) or rows (N, C) that are one-hot or sum to 1; negative where unlabelled.
 

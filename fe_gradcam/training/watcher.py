@@ -19,7 +19,7 @@ from fe_gradcam.training.history import Followed, History
 from fe_gradcam.training.options import Options, make_folder
 from fe_gradcam.training.products import PRODUCTS
 from fe_gradcam.training.reading import Reader
-from fe_gradcam.training.rows import Rows
+from fe_gradcam.training.rows import Rows, input_names
 from fe_gradcam.training.selection import Selection
 from fe_gradcam.training.source import Source
 
@@ -79,7 +79,7 @@ class Watcher:
         Raises:
             CamError: Something that was asked for cannot be had.
         """
-        rows = Rows(dict(zip(_inputs(len(images)), images, strict=True)), np.zeros(1, np.int64))
+        rows = Rows(dict(zip(input_names(len(images)), images, strict=True)), np.zeros(1, np.int64))
         try:
             self.source.explain(rows, np.zeros(1, np.int64), trial=True)
             if "display" not in self.options.given:
@@ -139,7 +139,7 @@ class Watcher:
             return
         inputs = images if isinstance(images, tuple) else (images,)
         given = {"labels": labels, "preds": preds, "ids": ids, "masks": masks, "boxes": boxes, "display": display}
-        batch = {**dict(zip(_inputs(len(inputs)), inputs, strict=True)), **given, **(more or {})}
+        batch = {**dict(zip(input_names(len(inputs)), inputs, strict=True)), **given, **(more or {})}
         batch = {name: part for name, part in batch.items() if part is not None}
         if not self._batch_checked:
             self._check_first(batch, dataset)
@@ -158,7 +158,7 @@ class Watcher:
             What was put out; nothing of an epoch whose rows were not wanted, or could not be kept.
         """
         rows = {} if self._failed else self._rows()
-        epoch = Epoch(self._epoch, self._mode, self.options, self._reader, rows, self.history, log)
+        epoch = Epoch(self._epoch, self._mode, self.options, self._reader, rows, self.history, dict(log or {}))
         told: list[BaseException] = []
         for product in self._products:
             if not epoch.rows("grid" if product.selection is None else product.name):
@@ -179,7 +179,8 @@ class Watcher:
     def restore(self, state: Mapping[Any, Any]) -> None:
         """Takes up a state; one that does not fit is left, with a warning."""
         with self.forgiven("go on with the filmstrip of the training that is resumed"):
-            self.history.restore(state, ["images", *sorted(self.options.given - {"model"})])
+            needed = {"images", *self.options.given, *self._called} - {"model"}
+            self.history.restore(state, sorted(needed))
 
     @contextmanager
     def forgiven(self, what: str, told: list[BaseException] | None = None) -> Iterator[None]:
@@ -273,8 +274,3 @@ class Watcher:
             with self.forgiven("explain the first image"):
                 raise
         self._batch_checked = True
-
-
-def _inputs(count: int) -> list[str]:
-    """What the model's inputs are called among the parts of a batch."""
-    return ["images", *(f"images {number}" for number in range(2, count + 1))]

@@ -29,6 +29,7 @@ from fe_gradcam.metrics.rules import MetricSpec
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.training.epoch import Cost, Epoch, Put
 from fe_gradcam.training.options import Classes, Options
+from fe_gradcam.training.rows import input_names
 from fe_gradcam.training.selection import Select, selection_of
 from fe_gradcam.training.source import ModelSource, Source
 from fe_gradcam.training.watcher import Watcher
@@ -213,7 +214,9 @@ class GradCAM(Trace):
             atlas=atlas,
             on_error=on_error,
         )
-        called = {part: f"{part}={key!r}" for part, key in (("images", self._image_keys[0]), *self._parts.items())}
+        called = {part: f"{part}={key!r}" for part, key in self._parts.items()}
+        inputs = zip(input_names(len(several)), self._image_keys, strict=True)
+        called |= {name: f"images={key!r}" for name, key in inputs}
         self._more: dict[str, str] = {}
         source: Source
         if model is not None:

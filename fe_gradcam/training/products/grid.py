@@ -28,9 +28,9 @@ class GridProduct:
         parts, names, name = epoch.parts, epoch.options.classes.names, f"epoch_{epoch.number}"
         pictures = {part.ds_id: self._picture(epoch, [part], part.ds_id) for part in parts}
         of_all = self._picture(epoch, parts) if len(parts) > 1 else None
-        epoch.show(self.keys[0], pictures, name, of_all)
         results = {part.ds_id: compose_results([part], names, epoch.number, epoch.mode) for part in parts}
         epoch.put(self.keys[1], results, [one for of_part in results.values() for one in of_part])
+        epoch.show(self.keys[0], pictures, name, of_all)
         for part in parts:
             arrays = compose_arrays(part, epoch.number, epoch.mode)
             epoch.save(arrays, name, part.ds_id if len(parts) > 1 else "")

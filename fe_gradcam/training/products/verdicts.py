@@ -98,4 +98,4 @@ class VerdictsProduct:
             text = alarm.text_again(names) if accused in self._accused else alarm.text(names)
             self._accused.add(accused)
             of = f"{epoch.options.name!r}, {dataset}" if dataset else repr(epoch.options.name)
-            epoch.say(f"GradCAM ({of}): {text}")
+            epoch.messages.append(f"GradCAM ({of}): {text}")
