@@ -38,7 +38,9 @@ def trains(function: Any, seen: set[Any]) -> bool:
     for code in codes:
         codes += [const for const in code.co_consts if inspect.iscode(const)]
     called = {name for code in codes for name in code.co_names}
-    return bool(called & {"fit", "test", "subprocess"}) or any(trains(function.__globals__.get(name), seen) for name in called)
+    if called & {"fit", "test", "subprocess"}:
+        return True
+    return any(trains(function.__globals__.get(name), seen) for name in called)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
