@@ -37,8 +37,8 @@ def main() -> int:
         if subprocess.run([sys.executable, "-m", f"benchmarks.{command[0]}", *command[1:]], check=False).returncode:
             failed.append(command[0])
     if not everything:
-        for command, why in LEFT_OUT.items():
-            print(f"left out: python -m benchmarks.{command} ({why})")
+        for left_out, why in LEFT_OUT.items():
+            print(f"left out: python -m benchmarks.{left_out} ({why})")
     print(f"failed: {', '.join(failed)}" if failed else "all good")
     return int(bool(failed))
 

@@ -17,7 +17,7 @@ from fastestimator.trace.io import ImageSaver
 from fastestimator.util.data import Data
 
 from fe_gradcam import explain_many
-from fe_gradcam.drawing.picture import write_png
+from fe_gradcam.drawing.picture import Picture, write_png
 from fe_gradcam.drawing.sheet import Look, compose_grid
 from fe_gradcam.explaining.explained import Column, Explained
 from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
@@ -39,15 +39,19 @@ def photo_grid() -> Explained:
     )
 
 
+def picture_of(part: Explained) -> Picture:
+    return Picture(compose_grid([part], {}, Look(), "photos"))
+
+
 def through_own_file(part: Explained, folder: Path) -> None:
     """As the trace does with `save_dir`."""
-    write_png(folder / "own.png", HeatmapGrid(compose_grid([part], {}, Look(), "photos")).raster)
+    write_png(folder / "own.png", picture_of(part).rgb)
 
 
 def through_image_saver(part: Explained, folder: Path) -> None:
     """As FastEstimator's ImageSaver does."""
     data = Data()
-    data.write_without_log("gradcam", HeatmapGrid(compose_grid([part], {}, Look(), "photos")))
+    data.write_without_log("gradcam", HeatmapGrid(picture_of(part)))
     saver = ImageSaver("gradcam", save_dir=str(folder))
     saver.system = SimpleNamespace(mode="eval", epoch_idx=1)
     saver.on_epoch_end(data)
