@@ -40,6 +40,7 @@ def photo_grid() -> Explained:
 
 
 def picture_of(part: Explained) -> Picture:
+    """What is drawn anew each time."""
     return Picture(compose_grid([part], {}, Look(), "photos"))
 
 
