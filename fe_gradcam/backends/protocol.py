@@ -30,6 +30,33 @@ STRETCHES = (30.0, -30.0, 1000.0, -1000.0)
 HeadKind = Literal["softmax", "sigmoid"]
 
 
+@dataclass(frozen=True, eq=False)
+class Query:
+    """What a pass is asked for.
+
+    Attributes:
+        layer: What is observed.
+        targets: What is explained, each by itself; passes that change the network take one.
+        score: What is differentiated.
+        gradients: Whether it is.
+    """
+
+    layer: LayerRef
+    targets: Sequence[ResolvedTarget]
+    score: Score
+    gradients: bool = True
+
+    @property
+    def of_pixels(self) -> bool:
+        """Whether a segmentation is read."""
+        return any(target.of_pixels for target in self.targets)
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether classes are to be told: of a table of values alone they are not."""
+        return not all(target.kind == "value" for target in self.targets)
+
+
 class Scored(NamedTuple):
     """What a target comes to in a pass.
 
@@ -87,7 +114,6 @@ class Backend(ABC):
         self._model_output = model_output
         self._reshape = reshape
         self._of_pixels = of_pixels
-        self._known = known_of(model)
 
     @property
     @abstractmethod
@@ -126,10 +152,8 @@ class Backend(ABC):
                 self._known_now().default_layers.put(key, found)
         return found
 
-    def run(
-        self, inputs: Inputs, layer: LayerRef, targets: Sequence[ResolvedTarget], *, gradients: bool, score: Score
-    ) -> list[CamInputs]:
-        """One forward pass of the inputs, and one backward pass for each target where `gradients` are asked for.
+    def run(self, inputs: Inputs, query: Query) -> list[CamInputs]:
+        """One forward pass of the inputs, and one backward pass for each target if gradients are asked for.
 
         What comes back has no probe yet, and the seed is 0.
 
@@ -137,32 +161,28 @@ class Backend(ABC):
             GradientError: The score depends on the layer, and no gradient reaches it.
             UnsupportedModelError: The output does not plainly hold what a target asks for.
         """
-        results, reading = self._run(inputs, layer, targets, gradients, score)
-        if reading != "logits" and score == "logit" and any(target.of_classes for target in targets):
+        results, reading = self._run(inputs, query)
+        if reading != "logits" and query.score == "logit" and any(target.of_classes for target in query.targets):
             self._tell_of_probabilities()
         return results
 
     @abstractmethod
-    def changed_scores(
-        self, inputs: Inputs, layer: LayerRef, change: Tensor, target: ResolvedTarget, score: Score
-    ) -> Tensor:
+    def changed_scores(self, inputs: Inputs, query: Query, change: Tensor) -> Tensor:
         """Scores (B,) of a pass in which `change`, (B, K, *S), is added to what the layer puts out.
 
         There may be one image and several changes: then the network goes on with as many rows as there are changes.
         """
 
     @abstractmethod
-    def hvp(self, inputs: Inputs, layer: LayerRef, target: ResolvedTarget, vectors: Tensor, score: Score) -> Tensor:
+    def hvp(self, inputs: Inputs, query: Query, vectors: Tensor) -> Tensor:
         """The Hessian of the score with respect to the layer's output times `vectors`, both (N, K, *S)."""
 
     @abstractmethod
-    def bias_gradients(self, inputs: Inputs, layer: LayerRef, target: ResolvedTarget, score: Score) -> BiasGradients:
+    def bias_gradients(self, inputs: Inputs, query: Query) -> BiasGradients:
         """See `fe_gradcam.types.Probe`; the layer says nothing here."""
 
     @abstractmethod
-    def attention_gradients(
-        self, inputs: Inputs, layer: LayerRef, target: ResolvedTarget, score: Score
-    ) -> list[Tensor]:
+    def attention_gradients(self, inputs: Inputs, query: Query) -> list[Tensor]:
         """See `fe_gradcam.types.Probe`; the layer says nothing here.
 
         Raises:
@@ -184,15 +204,7 @@ class Backend(ABC):
         """The layers that a pass completes, and what it shows about the layout of their outputs."""
 
     @abstractmethod
-    def _passed(
-        self,
-        model: Any,
-        inputs: Inputs,
-        layer: LayerRef,
-        targets: Sequence[ResolvedTarget],
-        gradients: bool,
-        score: Score,
-    ) -> Passed:
+    def _passed(self, model: Any, inputs: Inputs, query: Query) -> Passed:
         """See `run`, of a model made ready."""
 
     @abstractmethod
@@ -216,6 +228,11 @@ class Backend(ABC):
 
     # --- what is the same for all ----------------------------------------------------------------------------
 
+    @property
+    def _known(self) -> Known:
+        """Not held here: a backend is copied and pickled as its model is."""
+        return known_of(self._model)
+
     def _known_now(self) -> Known:
         """What is known of the model, and of nothing that it was before a module of it was replaced."""
         return self._known.now(self._modules())
@@ -233,28 +250,26 @@ class Backend(ABC):
     def _reaches(self, layer: LayerRef, inputs: Inputs) -> bool:
         """Whether the score of the inferred class depends on the places of a layer's output."""
         try:
-            ((found,), _) = self._run(inputs, layer, [resolve_target(None, len(inputs))], True, "logit")
+            ((found,), _) = self._run(inputs, Query(layer, [resolve_target(None, len(inputs))], "logit"))
         except UnsupportedModelError:  # no classes: a target of another kind will be asked for
             return True
         except CamError:
             return False
         return found.gradients is not None and bool((found.gradients != 0).any())
 
-    def _run(
-        self, inputs: Inputs, layer: LayerRef, targets: Sequence[ResolvedTarget], gradients: bool, score: Score
-    ) -> tuple[list[CamInputs], Reading]:
+    def _run(self, inputs: Inputs, query: Query) -> tuple[list[CamInputs], Reading]:
         with self._ready() as model:
-            passed = self._passed(model, inputs, layer, targets, gradients, score)
-            activations = self._as_map(passed.activations, layer, inputs).float()
+            passed = self._passed(model, inputs, query)
+            activations = self._as_map(passed.activations, query.layer, inputs).float()
             logits, probabilities = passed.tables or (None, None)
             results = []
-            for target, its, gradient in zip(targets, passed.scored, passed.gradients, strict=True):
+            for target, its, gradient in zip(query.targets, passed.scored, passed.gradients, strict=True):
                 no_class = activations.new_full((len(activations),), -1, dtype=torch.int64)
                 came_to = None if its.came_to is None else its.came_to.cpu().numpy()
                 results.append(
                     CamInputs(
                         activations=activations,
-                        gradients=None if gradient is None else self._as_map(gradient, layer, inputs),
+                        gradients=None if gradient is None else self._as_map(gradient, query.layer, inputs),
                         scores=its.scores,
                         class_ids=its.came_to[:, 0] if target.is_class else no_class,
                         logits=logits,

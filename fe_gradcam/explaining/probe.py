@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from fe_gradcam.backends.protocol import Backend
+from fe_gradcam.backends.protocol import Backend, Query
 from fe_gradcam.errors import Argument, CamError, GradientError
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.spec.images import Inputs
-from fe_gradcam.spec.resolved import ResolvedTarget
-from fe_gradcam.types import BiasGradients, CamInputs, LayerRef
+from fe_gradcam.types import BiasGradients, CamInputs
 
 AT_ONCE = 32
 """Rows asked at once, where no batch size is given."""
@@ -28,29 +29,20 @@ class ModelProbe:
     Args:
         backend: Of the model.
         inputs: Of the first pass.
-        layer: The explained place.
-        first: What the first pass yielded.
+        query: What it was asked for.
+        first: What it yielded for one target, which is asked about from then on as what it came to.
         settings: What was asked for.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        inputs: Inputs,
-        layer: LayerRef,
-        first: CamInputs,
-        settings: Settings,
-    ) -> None:
+    def __init__(self, backend: Backend, inputs: Inputs, query: Query, first: CamInputs, settings: Settings) -> None:
         self._backend = backend
-        self._layer = layer
+        self._query = replace(query, targets=[first.pinned], gradients=True)
         self._first = first
-        self._target: ResolvedTarget = first.pinned
-        self._score = settings.score
         self._device = first.activations.device
         self._inputs = inputs.in_torch()
         self.images: Tensor = self._inputs.seen(channels_first=backend.channels_first).to(self._device)
         self.at_once = AT_ONCE if settings.batch_size is None else settings.batch_size
-        self.row_by_row = self._target.row_by_row
+        self.row_by_row = first.pinned.row_by_row
         self.precision = backend.precision
         self.progress, self.trial = settings.progress, settings.trial
         self._behind_alone: bool | None = None if self.row_by_row and self.at_once >= TRIED_ALONE else False
@@ -79,13 +71,13 @@ class ModelProbe:
     def hvp(self, vectors: Tensor) -> Tensor:
         """See Probe."""
         try:
-            return self._backend.hvp(self._inputs, self._layer, self._target, vectors, self._score)
+            return self._backend.hvp(self._inputs, self._query, vectors)
         except (LookupError, NotImplementedError, RuntimeError) as error:
             if isinstance(error, CamError) or not any(word in str(error).lower() for word in ("deriv", "gradient")):
                 raise
             raise GradientError(
                 "No second derivative is defined for an operation behind ",
-                Argument("layer", repr(str(self._layer))),
+                Argument("layer", repr(str(self._query.layer))),
                 f" ({error}). Use ",
                 Argument("method", "'grad_cam'"),
                 ", which takes the first alone, or pass ",
@@ -95,20 +87,19 @@ class ModelProbe:
 
     def bias_gradients(self) -> BiasGradients:
         """See Probe."""
-        return self._backend.bias_gradients(self._inputs, self._layer, self._target, self._score)
+        return self._backend.bias_gradients(self._inputs, self._query)
 
     def attention_gradients(self) -> list[Tensor]:
         """See Probe."""
-        return self._backend.attention_gradients(self._inputs, self._layer, self._target, self._score)
+        return self._backend.attention_gradients(self._inputs, self._query)
 
     def _run(self, images: Tensor, rows: Tensor, *, gradients: bool) -> CamInputs:
-        given, target = self._asked(images, rows), self._target_of(rows)
-        (inputs,) = self._backend.run(given, self._layer, [target], gradients=gradients, score=self._score)
+        (inputs,) = self._backend.run(self._asked(images, rows), self._query_of(rows, gradients))
         return inputs
 
     def _changed(self, before: Tensor, change: Tensor, rows: Tensor) -> Tensor:
-        given, target = self._asked(self.images[before], before), self._target_of(rows)
-        return self._backend.changed_scores(given, self._layer, change, target, self._score).to(self._device)
+        given = self._asked(self.images[before], before)
+        return self._backend.changed_scores(given, self._query_of(rows), change).to(self._device)
 
     def _goes_alone(self, row: Tensor) -> bool:
         """Whether the part behind the layer gives the same scores for several rows of one image, asked alone."""
@@ -127,5 +118,5 @@ class ModelProbe:
         """The model's inputs: the picture is `images`, the others are those of the rows."""
         return self._inputs.asked(images, rows, channels_first=self._backend.channels_first)
 
-    def _target_of(self, rows: Tensor) -> ResolvedTarget:
-        return self._target.rows(rows.cpu().numpy())
+    def _query_of(self, rows: Tensor, gradients: bool = False) -> Query:
+        return replace(self._query, targets=[self._first.pinned.rows(rows.cpu().numpy())], gradients=gradients)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.backends import backend_for
-from fe_gradcam.backends.protocol import Backend
+from fe_gradcam.backends.protocol import Backend, Query
 from fe_gradcam.errors import Argument, ArgumentError, CamWarning
 from fe_gradcam.explaining.heat import Passes, heatmap_of, numpy32
 from fe_gradcam.explaining.probe import ModelProbe
@@ -292,10 +292,10 @@ def _passes(
     views, _ = smoothing(settings.smooth)
 
     def passed(seen: Inputs, of: Sequence[ResolvedTarget]) -> list[CamInputs]:
-        results = backend.run(seen, layer, of, gradients=gradients, score=settings.score)
+        query = Query(layer, of, settings.score, gradients)
         return [
-            replace(one, seed=settings.seed, probe=ModelProbe(backend, seen, layer, one, settings) if asks else None)
-            for one in results
+            replace(one, seed=settings.seed, probe=ModelProbe(backend, seen, query, one, settings) if asks else None)
+            for one in backend.run(seen, query)
         ]
 
     plain = passed(inputs, targets)

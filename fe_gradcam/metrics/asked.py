@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fe_gradcam.backends import backend_for
+from fe_gradcam.backends.protocol import Query
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.methods.asking import RandomNumbers
 from fe_gradcam.spec.images import Inputs
@@ -83,7 +84,7 @@ class Asked:
         pictures = torch.cat([self.picture[rows[:1].to(self.picture.device)], pictures])
         ids = self._class_ids[rows.cpu().numpy()][:, None]
         asked = self._in_torch.asked(pictures, rows, channels_first=self._backend.channels_first)
-        (inputs,) = self._backend.run(asked, self._layer, [ClassTarget(ids)], gradients=False, score="output")
+        (inputs,) = self._backend.run(asked, Query(self._layer, [ClassTarget(ids)], "output", gradients=False))
         probabilities = cast(Tensor, inputs.probabilities).cpu()  # a model without classes was refused
         return probabilities.gather(1, torch.from_numpy(ids))[1:, 0]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from fe_gradcam.errors import LIST_LAYERS, Argument, ArgumentError, UnknownNameError, nearest
-from fe_gradcam.types import LayerInfo, LayerRef
+from fe_gradcam.types import Layer, LayerInfo, LayerRef
 
 MOST_TRIED = 8
 """Layers asked whether the score depends on them, before the last map is taken as it is."""
@@ -107,6 +108,27 @@ def convolution_layer(infos: Sequence[LayerInfo], name: str | None, conv_only: b
             f"normalisation. Pass 'true', or target_conv_layer with one that has one: {', '.join(followed) or 'none'}."
         )
     return LayerRef(chosen[-1].name, "relu")
+
+
+def name_among(layer: Layer, named: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The name of a layer given by its name, its index or itself.
+
+    Args:
+        layer: As it is given.
+        named: The model's layers by name, under each that they have.
+        names: One for each layer, in the order in which an index counts.
+
+    Raises:
+        UnknownNameError: The model has no such layer.
+    """
+    if isinstance(layer, str) and layer in named:
+        return layer
+    if isinstance(layer, int) and not isinstance(layer, bool) and -len(names) <= layer < len(names):
+        return names[layer]
+    for name, its in named.items():
+        if its is layer:
+            return name
+    raise unknown_layer(layer if isinstance(layer, (str, int)) else type(layer).__name__, list(named))
 
 
 def unknown_layer(layer: object, names: Sequence[str]) -> UnknownNameError:

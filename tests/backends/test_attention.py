@@ -345,7 +345,7 @@ def test_scores_behind_a_block_that_lie_within_one_by_chance_are_logits_all_the_
     backend = backend_for(net)
     ref, inputs = backend.resolve("blocks.2.norm1"), Inputs.of(images)
     query = Query(ref, [resolve_target(1, 1)], "logit")
-    (first,) = backend.run(inputs, query)
+    backend.run(inputs, query)
     maps = backend.attention_gradients(inputs, query)
     tokens = net.tokens(images)
     for block, found in zip(net.blocks, maps, strict=True):

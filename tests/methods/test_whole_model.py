@@ -12,6 +12,7 @@ from torch import nn
 
 from fe_gradcam import UnsupportedModelError, explain
 from fe_gradcam.backends import backend_for
+from fe_gradcam.backends.protocol import Query
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.explaining.probe import ModelProbe
 from fe_gradcam.explaining.settings import Settings
@@ -26,11 +27,10 @@ def test_the_parts_of_full_grad_sum_to_the_score(framework: str) -> None:
     """Completeness: input and biases, with what a tanh adds to its tangent; of logits behind a softmax too."""
     model, images, layer = twins()[framework]
     backend = backend_for(model)
-    target = resolve_target(1, 3)
     inputs = Inputs.of(images)
-    ref = backend.resolve(layer, inputs)
-    (first,) = backend.run(inputs, ref, [target], gradients=True, score="logit")
-    probe = ModelProbe(backend, inputs, ref, first, Settings())
+    query = Query(backend.resolve(layer, inputs), [resolve_target(1, 3)], "logit")
+    (first,) = backend.run(inputs, query)
+    probe = ModelProbe(backend, inputs, query, first, Settings())
     parts = probe.bias_gradients()
     total = parts.elsewhere + sum(term.flatten(1).sum(1) for term in (parts.of_input, *parts.of_biases))
     assert_allclose(total, parts.scores, rtol=1e-4, atol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,12 +34,11 @@ from fe_gradcam.backends.keras.scores import (
     scored,
 )
 from fe_gradcam.backends.known import Reading
-from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR, Backend, Passed, Scored
+from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR, Backend, Passed, Query, Scored
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.outputs import described, pick
-from fe_gradcam.spec.resolved import ResolvedTarget
 from fe_gradcam.spec.tokens import Seen, no_map
-from fe_gradcam.types import BiasGradients, Layer, LayerInfo, LayerRef, Score, Target
+from fe_gradcam.types import BiasGradients, Layer, LayerInfo, LayerRef, Target
 
 AGREES = 1e-3
 """How far a score may be off the same one of a larger batch."""
@@ -87,46 +87,37 @@ class KerasBackend(Backend):
         with tf.init_scope():
             return super()._reaches(layer, inputs)
 
-    def _passed(
-        self,
-        model: Any,
-        inputs: Inputs,
-        layer: LayerRef,
-        targets: Sequence[ResolvedTarget],
-        gradients: bool,
-        score: Score,
-    ) -> Passed:
+    def _passed(self, model: Any, inputs: Inputs, query: Query) -> Passed:
         given, specs = self._given(inputs), self._specs(inputs)
-        arrays = [tf.constant(array) for target in targets for array in target.arrays]
-        of_pixels = any(target.of_pixels for target in targets)
-        which = (self._model_output, of_pixels)
+        arrays = [tf.constant(array) for target in query.targets for array in target.arrays]
+        which = (self._model_output, query.of_pixels)
 
         def results_for(reading: Reading) -> Any:
             def trace(given: Any, arrays: Any, more: Any) -> Any:
-                return self._traced_pass(given, arrays, layer, targets, gradients, score, reading)
+                return self._traced_pass(given, arrays, query, reading)
 
-            key = ("pass", layer, gradients, score, reading, self._model_output)
-            return compiled_pass(model, key, specs, targets, trace)(*given, *arrays)
+            key = ("pass", query.layer, query.gradients, query.score, reading, self._model_output)
+            return compiled_pass(model, key, specs, query.targets, trace)(*given, *arrays)
 
         guessed = self._known.readings.get(which, "logits")
         results, reading = results_for(guessed), guessed
         if "headless" in results:
-            reading = self._read_as(as_torch(results["headless"]), given, of_pixels)
+            reading = self._read_as(as_torch(results["headless"]), given, query.of_pixels)
             if reading != guessed:
                 results = results_for(reading)
         else:  # it is not asked
             self._known.readings[which] = reading = "logits"
-        check_rows(layer, int(results["activations"].shape[0]), len(inputs))
+        check_rows(query.layer, int(results["activations"].shape[0]), len(inputs))
         tables = None
-        if "logits" in results and not all(target.kind == "value" for target in targets):
+        if "logits" in results and query.of_classes:
             tables = as_torch(results["logits"]), as_torch(results["probabilities"])
-            for target in targets:
+            for target in query.targets:
                 if target.kind == "classes":
                     target.check(tables[0].shape[1])
-        self._known.shapes.put((layer, inputs.shapes), tuple(results["activations"].shape[1:]))
+        self._known.shapes.put((query.layer, inputs.shapes), tuple(results["activations"].shape[1:]))
         return Passed(
             as_torch(results["activations"]),
-            [as_torch(one) for one in results["gradients"]] if gradients else [None] * len(targets),
+            [as_torch(one) for one in results["gradients"]] if query.gradients else [None] * len(query.targets),
             [
                 Scored(as_torch(scores), None if came_to is None else as_torch(came_to))
                 for scores, came_to in zip(results["scores"], results["came_to"], strict=True)
@@ -219,54 +210,47 @@ class KerasBackend(Backend):
         picked = pick(output, self._model_output, is_tensor=is_tensor, fits=fits, names=names)
         return picked if picked is not None and (is_table(picked) or is_segmentation(picked)) else None
 
-    def changed_scores(
-        self, inputs: Inputs, layer: LayerRef, change: Tensor, target: ResolvedTarget, score: Score
-    ) -> Tensor:
+    def changed_scores(self, inputs: Inputs, query: Query, change: Tensor) -> Tensor:
         """See Backend."""
 
         def trace(given: Any, more: Any, score_of: Any) -> Any:
-            at_layer, output = self._at_layer_and_output(given, layer)
+            at_layer, output = self._at_layer_and_output(given, query.layer)
             changed = at_layer + tf.cast(more[0], at_layer.dtype)
             go_on_with(at_layer, changed)
             output = tf.nest.map_structure(lambda part: changed if part is at_layer else part, output)
             return score_of(output)
 
-        raw = self._raw(change, layer, inputs)
-        return as_torch(self._asked("changed", inputs, layer, target, score, trace, [raw]))
+        return as_torch(self._asked("changed", inputs, query, trace, [self._raw(change, query.layer, inputs)]))
 
-    def hvp(self, inputs: Inputs, layer: LayerRef, target: ResolvedTarget, vectors: Tensor, score: Score) -> Tensor:
+    def hvp(self, inputs: Inputs, query: Query, vectors: Tensor) -> Tensor:
         """See Backend."""
 
         def trace(given: Any, more: Any, score_of: Any) -> Any:
-            at_layer, output = self._at_layer_and_output(given, layer)
-            scores = score_of(output)
-            return hessian_product(scores, at_layer, more[0])
+            at_layer, output = self._at_layer_and_output(given, query.layer)
+            return hessian_product(score_of(output), at_layer, more[0])
 
-        raw = self._raw(vectors, layer, inputs)
-        return self._as_map(as_torch(self._asked("hvp", inputs, layer, target, score, trace, [raw])), layer, inputs)
+        raw = self._raw(vectors, query.layer, inputs)
+        return self._as_map(as_torch(self._asked("hvp", inputs, query, trace, [raw])), query.layer, inputs)
 
-    def bias_gradients(self, inputs: Inputs, layer: LayerRef, target: ResolvedTarget, score: Score) -> BiasGradients:
+    def bias_gradients(self, inputs: Inputs, query: Query) -> BiasGradients:
         """See Backend."""
 
         def trace(given: Any, more: Any, score_of: Any) -> Any:
-            output = call_model(self._model, packed(given), training=False)
-            scores = score_of(output)
+            scores = score_of(call_model(self._model, packed(given), training=False))
             return scores, bias_terms(scores, [part for part in given if part.dtype.is_floating])
 
         if not self._specs(inputs)[inputs.at].dtype.is_floating:
             raise no_slope([inputs.picture])
-        scores, terms = self._asked("biases", inputs, layer, target, score, trace, [])
+        scores, terms = self._asked("biases", inputs, query, trace, [])
         return self._taken_apart([as_torch(term).movedim(-1, 1) for term in terms], as_torch(scores), inputs)
 
-    def attention_gradients(
-        self, inputs: Inputs, layer: LayerRef, target: ResolvedTarget, score: Score
-    ) -> list[Tensor]:
+    def attention_gradients(self, inputs: Inputs, query: Query) -> list[Tensor]:
         """See Backend. The classifier gets the tokens behind all blocks at once, as one batch."""
         self._seen(inputs)  # not while a graph is traced
 
         def trace(given: Any, more: Any, score_of: Any) -> Any:
             output = call_model(self._model, packed(given), training=False)
-            picked = self._picked(output, target.of_pixels)
+            picked = self._picked(output, query.of_pixels)
             attentions = [] if picked is None else attentions_in(picked.graph, picked)
             known = self._are_of_image([attention.shape[2] for attention in attentions], inputs)
             ends = ends_of_blocks(attentions, picked) if known else None
@@ -283,14 +267,14 @@ class KerasBackend(Backend):
             return maps, scores
 
         try:
-            maps, behind_all = self._asked("attentions", inputs, layer, target, score, trace, [])
+            maps, behind_all = self._asked("attentions", inputs, query, trace, [])
         except tf.errors.InvalidArgumentError as error:
             raise counts_its_images() from error
-        (plain,) = self.run(inputs, layer, [target], gradients=False, score=score)
+        (plain,) = self.run(inputs, replace(query, gradients=False))
         of_all, of_plain = behind_all.numpy(), plain.scores.numpy()
         if of_all.shape != of_plain.shape or not np.allclose(of_all, of_plain, AGREES, AGREES, equal_nan=True):
             raise counts_its_images()
-        return [self._as_map(as_torch(one), layer, inputs)[:, 0] for one in maps]
+        return [self._as_map(as_torch(one), query.layer, inputs)[:, 0] for one in maps]
 
     def _raw(self, maps: Tensor, layer: LayerRef, inputs: Inputs) -> Any:
         """Maps (N, K, *S) in the layout that the layer puts out."""
@@ -301,40 +285,24 @@ class KerasBackend(Backend):
         return tf.constant(self._pulled_back(maps, shape, layer, inputs).numpy())
 
     def _asked(
-        self,
-        what: str,
-        inputs: Inputs,
-        layer: LayerRef,
-        target: ResolvedTarget,
-        score: Score,
-        trace: Callable[[Any, Any, Any], Any],
-        more: Sequence[Any],
+        self, what: str, inputs: Inputs, query: Query, trace: Callable[[Any, Any, Any], Any], more: Sequence[Any]
     ) -> Any:
         """What another pass yields, compiled once, of a model that was explained before."""
-        given = self._given(inputs)
+        given, (target,) = self._given(inputs), query.targets
         arrays = [tf.constant(array) for array in target.arrays]
         reading = self._known_reading(given, target.of_pixels)
 
         def traced(given: Any, arrays: Any, more: Any) -> Any:
-            return trace(given, more, lambda output: self._target_score(output, target, arrays, score, reading))
+            return trace(given, more, lambda output: self._target_score(output, arrays, query, reading))
 
-        key = (what, layer, score, reading, self._model_output)
+        key = (what, query.layer, query.score, reading, self._model_output)
         return compiled_pass(self._model, key, self._specs(inputs), [target], traced, more)(*given, *arrays, *more)
 
-    def _traced_pass(
-        self,
-        given: tuple[Any, ...],
-        arrays: tuple[Any, ...],
-        layer: LayerRef,
-        targets: Sequence[ResolvedTarget],
-        gradients: bool,
-        score: Score,
-        reading: Reading,
-    ) -> dict[str, Any]:
+    def _traced_pass(self, given: Any, arrays: Sequence[Any], query: Query, reading: Reading) -> dict[str, Any]:
         """Builds the graph of a pass: the forward, the head and one gradient for each target."""
-        at_layer, output = self._at_layer_and_output(given, layer)
+        at_layer, output = self._at_layer_and_output(given, query.layer)
         results: dict[str, Any] = {"activations": tf.cast(at_layer, tf.float32)}
-        picked = self._picked(output, any(target.of_pixels for target in targets))
+        picked = self._picked(output, query.of_pixels)
         tables: dict[str, Any] = {}
         if picked is not None:
             tables = class_scores(picked, reading)
@@ -342,22 +310,21 @@ class KerasBackend(Backend):
             results |= {name: tables[name] for name in wanted if name in tables}
         results |= {"scores": [], "came_to": [], "gradients": []}
         remaining = list(arrays)
-        for target in targets:
+        for target in query.targets:
             of_target = [remaining.pop(0) for _ in target.arrays]
-            its = scored(output, picked, tables, target, of_target, score, self._described)
+            its = scored(output, picked, tables, target, of_target, query.score, self._described)
             results["scores"].append(tf.cast(its.scores, tf.float32))
             results["came_to"].append(its.came_to)
-            if gradients:
-                results["gradients"].append(_gradient(its.scores, at_layer, layer))
+            if query.gradients:
+                results["gradients"].append(_gradient(its.scores, at_layer, query.layer))
         return results
 
-    def _target_score(
-        self, output: Any, target: ResolvedTarget, arrays: Sequence[Any], score: Score, reading: Reading
-    ) -> Any:
+    def _target_score(self, output: Any, arrays: Sequence[Any], query: Query, reading: Reading) -> Any:
         """(N,) scores of one target, float32."""
-        picked = self._picked(output, target.of_pixels)
+        picked, (target,) = self._picked(output, query.of_pixels), query.targets
         tables = {} if picked is None else class_scores(picked, reading)
-        return tf.cast(scored(output, picked, tables, target, list(arrays), score, self._described).scores, tf.float32)
+        its = scored(output, picked, tables, target, list(arrays), query.score, self._described)
+        return tf.cast(its.scores, tf.float32)
 
     def _described(self, output: Any) -> str:
         return described(output, is_tensor, getattr(self._model, "output_names", None))

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from fe_gradcam.backends.errors import no_tensor, not_called
 from fe_gradcam.backends.keras.graph import Call, activation_behind, relu_behind
-from fe_gradcam.spec.layers import only_pools, unknown_layer
+from fe_gradcam.spec.layers import name_among, only_pools
 from fe_gradcam.spec.tokens import Seen, token_grid
 from fe_gradcam.types import Layer, LayerInfo, LayerRef
 
@@ -85,22 +85,9 @@ def named_layers(model: Any) -> dict[str, Any]:
 
 
 def name_of(model: Any, layer: Layer) -> str:
-    """The name of a layer given by its name, its index or itself.
-
-    Raises:
-        UnknownNameError: The model has no such layer.
-    """
+    """See `name_among`."""
     named = named_layers(model)
-    if isinstance(layer, str) and layer in named:
-        return layer
-    if isinstance(layer, int) and not isinstance(layer, bool):
-        names = list(named)
-        if -len(names) <= layer < len(names):
-            return names[layer]
-    for name, its_layer in named.items():
-        if its_layer is layer:
-            return name
-    raise unknown_layer(layer if isinstance(layer, (str, int)) else type(layer).__name__, list(named))
+    return name_among(layer, named, list(named))
 
 
 def explained_among(outputs: list[Any], layer: LayerRef, calls: Sequence[Call] = ()) -> Any:

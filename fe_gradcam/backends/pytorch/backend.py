@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fe_gradcam.backends.errors import check_rows, no_attention, no_gradient, no_slope, not_called
 from fe_gradcam.backends.known import Reading
-from fe_gradcam.backends.protocol import Backend, Passed, Scored
+from fe_gradcam.backends.protocol import Backend, Passed, Query, Scored
 from fe_gradcam.backends.pytorch.attention import BlockLister, ending_behind
 from fe_gradcam.backends.pytorch.layers import layer_infos, name_of, seen_by
 from fe_gradcam.backends.pytorch.passes import (
@@ -39,9 +40,15 @@ from fe_gradcam.backends.pytorch.state import left_as_found, unwrapped, without_
 from fe_gradcam.errors import Argument, UnsupportedModelError
 from fe_gradcam.spec.images import Inputs, in_dtype
 from fe_gradcam.spec.outputs import ModelOutput, pick
-from fe_gradcam.spec.resolved import ResolvedTarget, resolve_target
+from fe_gradcam.spec.resolved import resolve_target
 from fe_gradcam.spec.tokens import Seen
-from fe_gradcam.types import BiasGradients, Layer, LayerInfo, LayerRef, Reshape, Score, Target
+from fe_gradcam.types import BiasGradients, Layer, LayerInfo, LayerRef, Reshape, Target
+
+Given: TypeAlias = Sequence[Tensor]
+"""The inputs as the model takes them, on its device and in its precision."""
+
+Take: TypeAlias = Callable[[Tensor], Tensor]
+"""See Recorder."""
 
 
 class TorchBackend(Backend):
@@ -67,7 +74,7 @@ class TorchBackend(Backend):
         of_pixels: bool = False,
     ) -> None:
         super().__init__(unwrapped(model), model_output, reshape, of_pixels)
-        self._kept_front: tuple[Front, LayerRef, tuple[Tensor, ...]] | None = None
+        self._kept_front: tuple[Front, LayerRef, Given] | None = None
         if isinstance(self._model, torch.jit.ScriptModule):
             raise UnsupportedModelError(
                 Argument("model"),
@@ -99,51 +106,32 @@ class TorchBackend(Backend):
         with left_as_found(self._model) as model, torch.no_grad():
             yield model
 
-    def _passed(
-        self,
-        model: nn.Module,
-        inputs: Inputs,
-        layer: LayerRef,
-        targets: Sequence[ResolvedTarget],
-        gradients: bool,
-        score: Score,
-    ) -> Passed:
+    def _passed(self, model: nn.Module, inputs: Inputs, query: Query) -> Passed:
         given = self._given(inputs, model)
-        forward, scored = self._scored(model, given, layer, targets, gradients, score)
-        found: list[Tensor | None] = [None] * len(targets)
-        for at, (target, its) in enumerate(zip(targets, scored, strict=True)) if gradients else ():
+        forward, scored = self._scored(model, given, query)
+        found: list[Tensor | None] = [None] * len(scored)
+        for at, (target, its) in enumerate(zip(query.targets, scored, strict=True)) if query.gradients else ():
             found[at] = gradient_at(forward.leaf, its.scores, retain_graph=at + 1 < len(scored))
             if found[at] is None:
-                self._refuse_if_detached(model, given, layer, forward, target, score)
+                self._refuse_if_detached(model, given, forward, replace(query, targets=[target]))
                 found[at] = torch.zeros_like(forward.leaf, dtype=torch.float32)
         tables = None
-        if forward.is_table and not all(target.kind == "value" for target in targets):
+        if forward.is_table and query.of_classes:
             of_classes = class_scores(forward)
             tables = of_classes.logits.detach().float(), of_classes.probabilities
         plain = [Scored(its.scores.detach().float(), its.came_to) for its in scored]
         return Passed(forward.leaf.detach(), found, plain, tables, forward.reading)
 
-    def _scored(
-        self,
-        model: nn.Module,
-        given: tuple[Tensor, ...],
-        layer: LayerRef,
-        targets: Sequence[ResolvedTarget],
-        gradients: bool,
-        score: Score,
-    ) -> tuple[Forward, list[Scored]]:
+    def _scored(self, model: nn.Module, given: Given, query: Query) -> tuple[Forward, list[Scored]]:
         """One pass; a second where a no_grad() of the model's own closed behind the layer and took ours with it."""
-        of_pixels = any(target.of_pixels for target in targets)
         for whole_graph in (False, True):
-            forward = self._forward(model, given, layer, gradients, of_pixels, whole_graph)
-            scored = [target_scores(forward, target, score) for target in targets]
-            if not gradients or all(its.scores.requires_grad for its in scored):
+            forward = self._forward(model, given, query, whole_graph)
+            scored = [target_scores(forward, target, query.score) for target in query.targets]
+            if not query.gradients or all(its.scores.requires_grad for its in scored):
                 break
         return forward, scored
 
-    def changed_scores(
-        self, inputs: Inputs, layer: LayerRef, change: Tensor, target: ResolvedTarget, score: Score
-    ) -> Tensor:
+    def changed_scores(self, inputs: Inputs, query: Query, change: Tensor) -> Tensor:
         """See Backend."""
         changed: list[Tensor] = []
         front: Front | None = None
@@ -152,22 +140,22 @@ class TorchBackend(Backend):
             if front is not None:
                 front.left = True
             leaf = tensor.detach()
-            changed[:] = [leaf + self._pulled_back(change, tuple(leaf.shape[1:]), layer, inputs).to(leaf)]
+            changed[:] = [leaf + self._pulled_back(change, tuple(leaf.shape[1:]), query.layer, inputs).to(leaf)]
             return changed[0].clone()  # what follows may write in place
 
         with self._ready() as model:
             given = self._given(inputs, model)
-            reading = self._known_reading(given, target.of_pixels)
+            reading = self._known_reading(given, query.of_pixels)
             if len(inputs) == 1 < len(change):
-                front = self._front(model, given, layer).again(len(change))
+                front = self._front(model, given, query.layer).again(len(change))
                 given = tuple(part.expand(len(change), *part.shape[1:]) for part in given)
             with nullcontext() if front is None else front:
-                output, recorder = self._observed(model, given, layer, take)
-            forward = self._read(changed[0], output, recorder, given, target.of_pixels, reading)
-            scores: Tensor = target_scores(forward, target, score).scores
+                passed = self._observed(model, given, query.layer, take)
+            forward = self._read(changed[0], passed, given, query.of_pixels, reading)
+            scores: Tensor = target_scores(forward, query.targets[0], query.score).scores
             return scores.detach().float()
 
-    def _front(self, model: nn.Module, given: tuple[Tensor, ...], layer: LayerRef) -> Front:
+    def _front(self, model: nn.Module, given: Given, layer: LayerRef) -> Front:
         """What lies before the layer, computed once for an image."""
         if self._kept_front is not None:
             kept, its_layer, its_inputs = self._kept_front
@@ -184,17 +172,17 @@ class TorchBackend(Backend):
         self._kept_front = (front, layer, given)
         return front
 
-    def hvp(self, inputs: Inputs, layer: LayerRef, target: ResolvedTarget, vectors: Tensor, score: Score) -> Tensor:
+    def hvp(self, inputs: Inputs, query: Query, vectors: Tensor) -> Tensor:
         """See Backend."""
         with self._ready() as model, sdpa_kernel(SDPBackend.MATH):
-            forward, (its,) = self._scored(model, self._given(inputs, model), layer, [target], True, score)
+            forward, (its,) = self._scored(model, self._given(inputs, model), query)
             product, leaf = None, forward.leaf
             if its.scores.requires_grad:
-                along = self._pulled_back(vectors, tuple(leaf.shape[1:]), layer, inputs)
+                along = self._pulled_back(vectors, tuple(leaf.shape[1:]), query.layer, inputs)
                 product = hessian_product(leaf, its.scores, along)
-            return torch.zeros_like(vectors) if product is None else self._as_map(product, layer, inputs)
+            return torch.zeros_like(vectors) if product is None else self._as_map(product, query.layer, inputs)
 
-    def bias_gradients(self, inputs: Inputs, layer: LayerRef, target: ResolvedTarget, score: Score) -> BiasGradients:
+    def bias_gradients(self, inputs: Inputs, query: Query) -> BiasGradients:
         """See Backend."""
         with self._ready() as model:
             given = self._given(inputs, model)
@@ -203,19 +191,17 @@ class TorchBackend(Backend):
                 raise no_slope(given)
             biases = BiasRecorder()
             with biases, without_reentrant_checkpoints():
-                output, recorder = self._observed(model, given, layer, torch.clone, whole_graph=True)
-            forward = self._read(given[0], output, recorder, given, target.of_pixels)
-            scores = target_scores(forward, target, score).scores
+                passed = self._observed(model, given, query.layer, torch.clone, whole_graph=True)
+            forward = self._read(given[0], passed, given, query.of_pixels)
+            scores = target_scores(forward, query.targets[0], query.score).scores
             return self._taken_apart(biases.terms(leaves, scores), scores, inputs)
 
-    def attention_gradients(
-        self, inputs: Inputs, layer: LayerRef, target: ResolvedTarget, score: Score
-    ) -> list[Tensor]:
+    def attention_gradients(self, inputs: Inputs, query: Query) -> list[Tensor]:
         """See Backend."""
         maps = []
         with self._ready() as model:
             given = self._given(inputs, model)
-            reading = self._known_reading(given, target.of_pixels)
+            reading = self._known_reading(given, query.of_pixels)
             lister = BlockLister(len(inputs))
             with lister.watching(model):
                 model(*(part.clone() for part in given))
@@ -225,13 +211,13 @@ class TorchBackend(Backend):
             for last in range(len(blocks)):
                 attentions: list[Tensor] = []
                 with ending_behind(blocks, last, attentions), torch.no_grad():
-                    output, recorder = self._observed(model, given, layer, torch.clone)
-                    forward = self._read(given[0], output, recorder, given, target.of_pixels, reading)
-                    scores = target_scores(forward, target, score).scores
+                    passed = self._observed(model, given, query.layer, torch.clone)
+                    forward = self._read(given[0], passed, given, query.of_pixels, reading)
+                    scores = target_scores(forward, query.targets[0], query.score).scores
                     gradient = gradient_at(attentions[0], scores, retain_graph=False)
                 of_heads = torch.zeros_like(attentions[0]) if gradient is None else gradient.clamp(min=0)
                 by_key = of_heads.reshape(len(inputs), -1, *of_heads.shape[-2:]).mean((1, 2)).float()
-                maps.append(self._as_map(by_key[:, :, None].expand(-1, -1, 2), layer, inputs)[:, 0])
+                maps.append(self._as_map(by_key[:, :, None].expand(-1, -1, 2), query.layer, inputs)[:, 0])
         return maps
 
     def run_inside(
@@ -271,7 +257,7 @@ class TorchBackend(Backend):
                 break
         to_map = partial(self._as_map, layer=layer, inputs=Inputs.of(tuple(inputs)))
         activations = to_map(leaves[0].detach())
-        forward = self._read(leaves[0], output, recorder, inputs, of_pixels=False)
+        forward = self._read(leaves[0], (output, recorder), inputs, of_pixels=False)
 
         def gradients() -> Tensor:
             scores = target_scores(forward, resolve_target(target, len(inputs[0])), "logit").scores
@@ -283,48 +269,32 @@ class TorchBackend(Backend):
         are_probabilities = forward.head is not None or forward.reading != "logits"
         return (output if keep_graph else output.detach()), activations, gradients, are_probabilities
 
-    def _forward(
-        self,
-        model: nn.Module,
-        given: tuple[Tensor, ...],
-        layer: LayerRef,
-        gradients: bool,
-        of_pixels: bool,
-        whole_graph: bool,
-    ) -> Forward:
+    def _forward(self, model: nn.Module, given: Given, query: Query, whole_graph: bool) -> Forward:
         leaves: list[Tensor] = []
 
         def take(tensor: Tensor) -> Tensor:
             leaf = tensor.detach()
-            if gradients:
+            if query.gradients:
                 leaf.requires_grad_(True)
                 torch.set_grad_enabled(True)
             leaves[:] = [leaf]
             return leaf.clone()  # what follows may write in place
 
         with without_reentrant_checkpoints() if whole_graph else nullcontext():
-            output, recorder = self._observed(model, given, layer, take, whole_graph=whole_graph)
-        leaf = leaves[0]
-        check_rows(layer, len(leaf), len(given[0]))
-        return self._read(leaf, output, recorder, given, of_pixels)
+            passed = self._observed(model, given, query.layer, take, whole_graph=whole_graph)
+        check_rows(query.layer, len(leaves[0]), len(given[0]))
+        return self._read(leaves[0], passed, given, query.of_pixels)
 
     def _observed(
-        self,
-        model: nn.Module,
-        given: Sequence[Tensor],
-        layer: LayerRef,
-        take: Callable[[Tensor], Tensor],
-        *,
-        whole_graph: bool = False,
+        self, model: nn.Module, given: Given, layer: LayerRef, take: Take, *, whole_graph: bool = False
     ) -> tuple[Any, Recorder]:
         return observe(model, given, layer, take, self._known.reached, whole_graph=whole_graph)
 
     def _read(
         self,
         leaf: Tensor,
-        output: Any,
-        recorder: Recorder,
-        given: Sequence[Tensor],
+        passed: tuple[Any, Recorder],
+        given: Given,
         of_pixels: bool,
         reading: Reading | None = None,
     ) -> Forward:
@@ -332,6 +302,7 @@ class TorchBackend(Backend):
 
         What an altered network puts out says nothing of the network: how it is read is then passed in.
         """
+        output, recorder = passed
         picked = self._picked(output, len(leaf), of_pixels)
         head = None if picked is None else head_for(picked, recorder.head_of(picked), len(leaf))
         if picked is None or head is not None:
@@ -360,35 +331,25 @@ class TorchBackend(Backend):
                 picked = pick(output, self._model_output, is_tensor=is_tensor, fits=fits)
         return picked if picked is not None and (is_table(picked) or is_pixels(picked)) else None
 
-    def _refuse_if_detached(
-        self,
-        model: nn.Module,
-        given: tuple[Tensor, ...],
-        layer: LayerRef,
-        forward: Forward,
-        target: ResolvedTarget,
-        score: Score,
-    ) -> None:
+    def _refuse_if_detached(self, model: nn.Module, given: Given, forward: Forward, query: Query) -> None:
         """No gradient came: right where the score ignores the layer, an error where it does not."""
 
         def disturb(tensor: Tensor) -> Tensor:
             return 1 - tensor
 
-        output, recorder = self._observed(model, given, layer, disturb)
-        altered = self._read(forward.leaf, output, recorder, given, target.of_pixels, forward.reading)
-        disturbed = target_scores(altered, target, score).scores
-        plain = target_scores(forward, target, score).scores
+        passed = self._observed(model, given, query.layer, disturb)
+        altered = self._read(forward.leaf, passed, given, query.of_pixels, forward.reading)
+        disturbed, plain = (target_scores(one, query.targets[0], query.score).scores for one in (altered, forward))
         if not torch.equal(disturbed.detach(), plain.detach()):
-            raise no_gradient(layer, "detach(), inference_mode(), .data, a NumPy step")
+            raise no_gradient(query.layer, "detach(), inference_mode(), .data, a NumPy step")
 
-    def _outputs(self, given: Sequence[Tensor], of_pixels: bool, factor: float = 1.0) -> Tensor | None:
+    def _outputs(self, given: Given, of_pixels: bool, factor: float = 1.0) -> Tensor | None:
         with self._ready() as model:
             output = model(*(_stretched(part, factor) for part in given))
             picked = self._picked(output, len(given[0]), of_pixels)
             return None if picked is None else as_rows(picked, len(given[0]))
 
-    def _given(self, inputs: Inputs, model: nn.Module) -> tuple[Tensor, ...]:
-        """The inputs as the model takes them, on its device and in its precision."""
+    def _given(self, inputs: Inputs, model: nn.Module) -> Given:
         like = next((p for p in model.parameters() if p.is_floating_point()), None)
         given = []
         for part in inputs.parts:

@@ -7,7 +7,7 @@ from torch import nn
 
 from fe_gradcam.backends.pytorch.recorder import Lister
 from fe_gradcam.backends.pytorch.state import uncompiled, unwrapped
-from fe_gradcam.spec.layers import only_pools, unknown_layer
+from fe_gradcam.spec.layers import name_among, only_pools
 from fe_gradcam.spec.tokens import Seen, as_map, token_grid
 from fe_gradcam.types import Layer, LayerInfo
 
@@ -62,34 +62,15 @@ def seen_by(lister: Lister, size: tuple[int, ...]) -> Seen:
 
 
 def name_of(model: nn.Module, layer: Layer) -> str:
-    """The name of a layer given by its name, its index or itself.
-
-    Raises:
-        UnknownNameError: The model has no such layer.
-    """
+    """See `name_among`; inside torch.compile and DataParallel names are those of the module within."""
     if isinstance(layer, nn.Module):
         layer = unwrapped(layer)
-    elif isinstance(layer, str):
-        layer = layer.replace("_orig_mod.", "")
     with uncompiled(list(model.modules())):
-        return _plain_name_of(model, layer)
-
-
-def _plain_name_of(model: nn.Module, layer: Layer) -> str:
-    named: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
-    if isinstance(layer, nn.Module):
-        for name, module in named.items():
-            if module is layer:
-                return name
-    elif isinstance(layer, str):
-        for name in (layer, layer.removeprefix("module.")):
-            if name in named:
-                return name
-    elif isinstance(layer, int) and not isinstance(layer, bool):
-        names: list[str] = [name for name, _ in model.named_modules()]
-        if -len(names) <= layer < len(names):
-            return names[layer]
-    raise unknown_layer(layer if isinstance(layer, (str, int)) else type(layer).__name__, list(named))
+        named: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+        if isinstance(layer, str):
+            layer = layer.replace("_orig_mod.", "")
+            layer = next((name for name in (layer, layer.removeprefix("module.")) if name in named), layer)
+        return name_among(layer, named, [name for name, _ in model.named_modules()])
 
 
 def _is_convolution(module: nn.Module) -> bool:
