@@ -16,12 +16,7 @@ MOST_CLASSES = 60
 
 
 def atlas_grid(
-    atlas: Atlas,
-    names: Mapping[int, str],
-    title: str,
-    method: str,
-    look: Look,
-    warned: Mapping[int, Box],
+    atlas: Atlas, names: Mapping[int, str], title: str, method: str, look: Look, warned: Mapping[int, Box]
 ) -> Grid:
     """The picture of an atlas: a row for each class, its mean picture and its mean heat.
 
@@ -31,32 +26,24 @@ def atlas_grid(
         title: What stands above it.
         method: The method's name.
         look: How heat is drawn.
-        warned: What a warning is given of, by class.
+        warned: The place that a warning is given of, by class.
     """
     most = sorted(atlas.classes, key=lambda class_id: -atlas.classes[class_id].images)[:MOST_CLASSES]
     rows = []
     for class_id in sorted(most):
         one = atlas.classes[class_id]
         fixed = "-" if np.isnan(one.fixed_place) else f"{one.fixed_place:.2f}"
-        outline = warned[class_id].mask(atlas.size) if class_id in warned else None
-        texts = [
+        texts = (
             Text("class", names.get(class_id, str(class_id))),
             Text("note", f"{one.images} image{'s' * (one.images > 1)}"),
             Text("note", f"fixed place: {fixed}"),
-        ]
-        if outline is not None:
-            texts.append(Text("warning", "warning: see log"))
-        hottest = one.heat.max()
-        heat = one.heat / hottest if hottest > 0 else one.heat
-        panels = (
-            Panel(one.picture, outline=outline),
-            Panel(
-                overlay(one.picture, heat, colormap=look.colormap, alpha=look.alpha),
-                note="" if one.warm else "no evidence",
-                outline=outline,
-            ),
         )
-        rows.append(Row(tuple(texts), wrong=outline is not None, panels=panels))
+        outline = None
+        if class_id in warned:
+            outline, texts = warned[class_id].mask(atlas.size), (*texts, Text("warning", "warning: see log"))
+        drawn = overlay(one.picture, one.heat / (one.heat.max() or 1), colormap=look.colormap, alpha=look.alpha)
+        heat = Panel(drawn, note="" if one.warm else "no evidence", outline=outline)
+        rows.append(Row(texts, class_id in warned, (Panel(one.picture, outline=outline), heat)))
     if len(atlas.classes) > len(rows):
         title = f"{title}: {len(rows)} of {len(atlas.classes)} classes"
     label = (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +17,8 @@ CELL = 112
 """The longer side of a picture in a filmstrip, in pixels."""
 
 
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """What a filmstrip shows of an epoch.
-
-    Attributes:
-        epoch: Its number.
-        panels: One for each image.
-    """
+class Frame(NamedTuple):
+    """What a filmstrip shows of an epoch: a panel for each image."""
 
     epoch: int
     panels: Sequence[Panel]
@@ -52,9 +47,8 @@ def film_grid(
     """
     rows = []
     for at, picture in enumerate(pictures):
-        texts = texts_of(part, at, names, numbered=numbered)
-        panels = (Panel(picture), *(frame.panels[at] for frame in frames))
-        rows.append(Row(tuple(text for text in texts if text.role != "prediction"), wrong=False, panels=panels))
+        texts = (one for one in texts_of(part, at, names, numbered=numbered) if one.role != "prediction")
+        rows.append(Row(tuple(texts), False, (Panel(picture), *(frame.panels[at] for frame in frames))))
     title = ", ".join(filter(None, stream))
     return replace(
         bare_grid(part, look),

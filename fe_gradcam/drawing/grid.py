@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import count
+from typing import Literal, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.drawing.pixels import Rgb, colormap_lut, require_rgb
-from fe_gradcam.drawing.text import ELLIPSIS, Weight, fitted, text_mask, wrapped
+from fe_gradcam.drawing.text import Weight, fitted, text_mask, text_width, without_middle, wrapped
 from fe_gradcam.errors import ArgumentError
+
+Colour: TypeAlias = tuple[int, int, int]
 
 INK, GREY, RED, WHITE = (26, 26, 26), (110, 110, 110), (200, 16, 32), (255, 255, 255)
 MARGIN, GAP = 14, 6
@@ -23,22 +26,29 @@ LINE = 20
 NARROWEST_TEXT, WIDEST_TEXT = 70, 190
 BAR_WIDTH, BAR_HEIGHT = 160, 12
 FRAME = 3
-CAPTIONS = {"label": "true", "prediction": "inferred"}
-
 HEAD_LINES = 5
 """Lines of a column's title: a method with its parameters, and a target."""
 
+Role: TypeAlias = Literal["id", "label", "prediction", "class", "note", "warning"]
+
+CROSSED: tuple[str, Weight, Colour] = ("✗ inferred: ", "bold", RED)
+"""How a prediction is written that is wrong."""
+
+ROLES: dict[Role, tuple[str, Weight, Colour]] = {
+    "id": ("", "regular", GREY),
+    "label": ("true: ", "bold", INK),
+    "prediction": ("inferred: ", "regular", INK),
+    "class": ("", "bold", INK),
+    "note": ("", "regular", GREY),
+    "warning": ("", "regular", RED),
+}
+"""What stands before a text, and how both are written."""
+
 
 class Text(NamedTuple):
-    """A text of a row.
+    """A text of a row: words, which are cut where they are too long, and a number behind, which never is."""
 
-    Attributes:
-        role: "id", "label", "prediction", "class", "note" or "warning".
-        words: What is cut where it is too long.
-        number: What stands behind it, and is never cut.
-    """
-
-    role: str
+    role: Role
     words: str
     number: str = ""
 
@@ -48,7 +58,6 @@ class Panel:
     """One picture of a row.
 
     Attributes:
-        rgb: (H, W, 3) uint8.
         note: Written on a dark band over the picture, such as "no evidence".
         outline: (H, W) bool: the border of what is True is drawn; any size, stretched over the picture.
         framed: Whether a frame is drawn within the picture's edges.
@@ -88,15 +97,11 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """What is drawn.
+    """At least one row, a title for each column of pictures, and a colour bar below.
 
     Attributes:
-        rows: One for each image, at least one.
-        titles: One for each column of pictures.
-        colormap: Of the colour bar.
         scale_label: What the colour bar means.
         scale_range: The numbers at its two ends.
-        title: What stands above the grid.
     """
 
     rows: tuple[Row, ...]
@@ -108,87 +113,37 @@ class Grid:
 
 
 def draw_grid(grid: Grid, *, cell: int | None = None) -> Rgb:
-    """Draws a grid.
+    """Draws a grid as a raster (H, W, 3), at the size that it needs.
 
     Args:
         grid: What is drawn.
         cell: Side of a picture's cell in pixels, from 16. None: pictures of 160 to 256 px are shown
             1:1, smaller ones enlarged by a whole number, larger ones shrunk to 256.
 
-    Returns:
-        (H, W, 3) uint8, at the size that the grid needs.
-
     Raises:
         ArgumentError: There are no rows, or a row has not one panel for each title.
     """
     _check(grid, cell)
-    side = cell or _cell_side(grid)
-    text_width = _text_width(grid)
-    cell_width, cell_height = _cell(grid, side)
-    left = MARGIN + (text_width + 2 * GAP if text_width else 0)
-    lefts = [left + column * (cell_width + GAP) for column in range(len(grid.titles))]
-    width = max(lefts[-1] + cell_width, MARGIN + BAR_WIDTH) + MARGIN
-    heads = [wrapped(title, cell_width, HEAD_SIZE, "bold", most=HEAD_LINES) for title in grid.titles]
-    top = MARGIN + (TITLE_SIZE + 14 if grid.title else 0)
-    line_height = cell_height + (LINE if any(one.caption for row in grid.rows for one in row.every_panel) else 0)
-    least = max(len(_lines(row, text_width)) for row in grid.rows) * LINE + 2 * FRAME
-    heights = [max(line_height * (1 + bool(row.below)) + GAP * bool(row.below), least) for row in grid.rows]
-    tops = [top + max(map(len, heads)) * LINE + 4]
-    for row_height in heights:
-        tops.append(tops[-1] + row_height + GAP)
-    bar_top = tops.pop() + 4
-    label_left, label_lines = _label_place(grid, width)
-    bar_room = BAR_HEIGHT + 18 if label_left > MARGIN else BAR_HEIGHT + 22 + LINE * len(label_lines)
-    height = bar_top + max(bar_room, LINE * len(label_lines)) + MARGIN
-
-    canvas: Rgb = np.full((height, width, 3), 255, np.uint8)
-    title = fitted(grid.title, width - 2 * MARGIN, TITLE_SIZE, "bold")
-    write(canvas, (MARGIN, MARGIN - 2), title, TITLE_SIZE, INK, "bold")
-    for x, lines in zip(lefts, heads, strict=True):
-        for number, line in enumerate(lines):
-            write(canvas, (x, top + number * LINE), line, HEAD_SIZE, INK, "bold")
-    for row, y in zip(grid.rows, tops, strict=True):
-        _write_lines(canvas, _lines(row, text_width), (MARGIN, y))
-        _write_lines(canvas, _cut(row.aside, cell_width - 2 * GAP), (left + GAP, y + line_height + 2 * GAP))
-        for panels, at in ((row.panels, y), (row.below, y + line_height + GAP)):
-            for x, panel in zip(lefts, panels, strict=False):
-                if panel is not None:
-                    _draw_panel(canvas, panel, (x, at), (cell_width, cell_height), side)
-                    _draw_caption(canvas, panel.caption, (x, at + cell_height), cell_width)
-        if row.wrong:
-            bottom = y + cell_height + (line_height + GAP if row.below else 0)
-            _draw_frame(canvas, left, y, lefts[-1] + cell_width, bottom)
-    _draw_bar(canvas, grid, bar_top, label_left, label_lines)
+    layout = _Layout(grid, cell or _cell_side(grid))
+    canvas: Rgb = np.full((layout.height, layout.width, 3), 255, np.uint8)
+    title = fitted(grid.title, layout.width - 2 * MARGIN, TITLE_SIZE, "bold")
+    _write(canvas, (MARGIN, MARGIN - 2), [_Line(title, "bold")], TITLE_SIZE)
+    for x, head in zip(layout.lefts, layout.heads, strict=True):
+        _write(canvas, (x, layout.top), [_Line(line, "bold") for line in head], HEAD_SIZE)
+    for number, row in enumerate(grid.rows):
+        _draw_row(canvas, row, layout, number)
+    _draw_bar(canvas, grid, layout)
     return canvas
-
-
-def write(
-    canvas: Rgb,
-    corner: tuple[int, int],
-    text: str,
-    size: int,
-    colour: tuple[int, int, int],
-    weight: Weight = "regular",
-) -> None:
-    """Writes a line of text onto the canvas, its upper left corner at (x, y); what lies outside is cut off."""
-    x, y = corner
-    mask = text_mask(text, size, weight)[: max(0, canvas.shape[0] - y), : max(0, canvas.shape[1] - x)]
-    place = canvas[y : y + mask.shape[0], x : x + mask.shape[1]]
-    share = mask[..., None].astype(np.float32) / 255
-    place[:] = (place * (1 - share) + np.array(colour, np.float32) * share + 0.5).astype(np.uint8)
 
 
 def _check(grid: Grid, cell: int | None) -> None:
     if not grid.rows or not grid.titles:
-        raise ArgumentError(
-            f"grid has {len(grid.rows)} rows and {len(grid.titles)} titles; at least one of each is needed."
-        )
+        counts = f"{len(grid.rows)} rows and {len(grid.titles)} titles"
+        raise ArgumentError(f"grid has {counts}; at least one of each is needed.")
     for number, row in enumerate(grid.rows):
         if len(row.panels) != len(grid.titles):
-            raise ArgumentError(
-                f"grid.rows[{number}] has {len(row.panels)} panels for {len(grid.titles)} titles; one for each is "
-                "needed."
-            )
+            panels = f"{len(row.panels)} panels for {len(grid.titles)} titles"
+            raise ArgumentError(f"grid.rows[{number}] has {panels}; one for each is needed.")
         for panel in row.every_panel:
             require_rgb("panel.rgb", panel.rgb)
     if cell is not None and cell < 16:
@@ -200,155 +155,173 @@ def _cell_side(grid: Grid) -> int:
     return min(largest, 256) if largest >= 160 else largest * max(1, round(176 / largest))
 
 
-def _text_width(grid: Grid) -> int:
-    widths = [_width(_line(text, row.wrong), "bold") for row in grid.rows for text in row.texts]
-    widest = max(widths, default=0)
-    return 0 if widest == 0 else int(np.clip(widest, NARROWEST_TEXT, WIDEST_TEXT))
+# --- where things stand ------------------------------------------------------------------------------------
 
 
-def _width(line: str, weight: Weight = "regular", size: int = TEXT_SIZE) -> int:
-    return int(text_mask(line, size, weight).shape[1])
+class _Layout:
+    """Where everything stands on the canvas, in pixels: of each row its top, its texts and those of its second line."""
+
+    def __init__(self, grid: Grid, side: int) -> None:
+        panels = [panel for row in grid.rows for panel in row.every_panel]
+        widths, heights = zip(*(_shown(panel, side) for panel in panels), strict=True)
+        self.side, self.cell = side, (max(widths), max(heights))
+        self.line_height = self.cell[1] + LINE * any(panel.caption for panel in panels)
+
+        whole = [line for row in grid.rows for line in _lines(row.texts, None, wrong=row.wrong)]
+        widest = max((text_width(line.text, TEXT_SIZE, "bold") for line in whole), default=0)
+        room = int(np.clip(widest, NARROWEST_TEXT, WIDEST_TEXT)) if whole else 0
+        self.texts = [_lines(row.texts, room, wrong=row.wrong) for row in grid.rows]
+        self.asides = [_lines(row.aside, self.cell[0] - 2 * GAP) for row in grid.rows]
+
+        left = MARGIN + (room + 2 * GAP if room else 0)
+        self.lefts = [left + column * (self.cell[0] + GAP) for column in range(len(grid.titles))]
+        self.right = self.lefts[-1] + self.cell[0]
+        self.width = max(self.right, MARGIN + BAR_WIDTH) + MARGIN
+        self.heads = [wrapped(title, self.cell[0], HEAD_SIZE, "bold", most=HEAD_LINES) for title in grid.titles]
+        self.top = MARGIN + (TITLE_SIZE + 14 if grid.title else 0)
+
+        self.tops = [self.top + max(map(len, self.heads)) * LINE + 4]
+        least = max(map(len, self.texts)) * LINE + 2 * FRAME
+        for row in grid.rows:
+            height = self.line_height * (1 + bool(row.below)) + GAP * bool(row.below)
+            self.tops.append(self.tops[-1] + max(height, least) + GAP)
+        self.bar_top = self.tops.pop() + 4
+
+        # The colour bar's label stands beside the bar where there is room, else below it.
+        beside = MARGIN + BAR_WIDTH + 16
+        room = self.width - beside - MARGIN
+        if room >= 220 or text_width(grid.scale_label, SMALL_SIZE) <= room:
+            self.label, self.label_corner = wrapped(grid.scale_label, room, SMALL_SIZE), (beside, self.bar_top - 2)
+            needed = max(BAR_HEIGHT + 18, LINE * len(self.label))
+        else:
+            self.label = wrapped(grid.scale_label, self.width - 2 * MARGIN, SMALL_SIZE, most=4)
+            self.label_corner = MARGIN, self.bar_top + BAR_HEIGHT + 2 + LINE
+            needed = BAR_HEIGHT + 2 + LINE * (1 + len(self.label))
+        self.height = self.bar_top + needed + MARGIN
 
 
-def _line(text: Text, wrong: bool) -> str:
-    caption = f"{CAPTIONS[text.role]}: " if text.role in CAPTIONS else ""
-    crossed = "✗ " if wrong and text.role == "prediction" else ""
-    return f"{crossed}{caption}{text.words} {text.number}".rstrip()
+class _Line(NamedTuple):
+    text: str
+    weight: Weight = "regular"
+    colour: Colour = INK
 
 
-Line = tuple[str, Weight, tuple[int, int, int]]
-"""A text, and how it looks."""
-
-
-def _write_lines(canvas: Rgb, lines: Sequence[Line], corner: tuple[int, int]) -> None:
-    for number, (line, weight, colour) in enumerate(lines):
-        write(canvas, (corner[0], corner[1] + number * LINE), line, TEXT_SIZE, colour, weight)
-
-
-def _lines(row: Row, width: int) -> list[Line]:
-    """The lines beside a row's pictures."""
-    return _cut(row.texts, width, wrong=row.wrong)
-
-
-def _cut(texts: Sequence[Text], width: int, *, wrong: bool = False) -> list[Line]:
-    """Texts as lines; long names take two, and a number is never cut off."""
-    lines: list[Line] = []
+def _lines(texts: Sequence[Text], width: int | None, *, wrong: bool = False) -> list[_Line]:
+    """Texts as lines of a width, if there is one; long names take two, and a number is never cut off."""
+    lines = []
     for text in texts:
-        crossed = wrong and text.role == "prediction"
-        weight: Weight = "bold" if crossed or text.role in ("label", "class") else "regular"
-        colour = RED if crossed or text.role == "warning" else GREY if text.role in ("id", "note") else INK
-        pieces = [_line(text, wrong)]
-        if _width(pieces[0], weight) > width:
-            name = _line(text._replace(number=""), wrong)
-            pieces = [_middle_cut(name, width)] if text.role == "id" else wrapped(name, width, TEXT_SIZE, weight)
-            pieces += [text.number] * bool(text.number)
-        lines += [(piece, weight, colour) for piece in pieces]
+        caption, weight, colour = CROSSED if wrong and text.role == "prediction" else ROLES[text.role]
+        name = f"{caption}{text.words}".rstrip()
+        pieces = [f"{name} {text.number}".rstrip()]
+        if width is not None and text_width(pieces[0], TEXT_SIZE, weight) > width:
+            cut = (
+                [without_middle(name, width, TEXT_SIZE)]
+                if text.role == "id"
+                else wrapped(name, width, TEXT_SIZE, weight)
+            )
+            pieces = [*cut, *filter(None, [text.number])]
+        lines += [_Line(piece, weight, colour) for piece in pieces]
     return lines
 
 
-def _middle_cut(name: str, width: int) -> str:
-    """A file's name without its middle: the end tells it from its neighbours."""
-    kept = len(name)
-    while kept > 2 and text_mask(_without_middle(name, kept), TEXT_SIZE).shape[1] > width:
-        kept -= 1
-    return _without_middle(name, kept)
-
-
-def _without_middle(name: str, kept: int) -> str:
-    head = kept // 3
-    return f"{name[:head]}{ELLIPSIS}{name[len(name) - (kept - head) :]}"
-
-
-def _cell(grid: Grid, side: int) -> tuple[int, int]:
-    """Width and height that hold every panel once its longer side is `side`."""
-    shown = [_shown(panel, side) for row in grid.rows for panel in row.every_panel]
-    return max(width for width, _ in shown), max(height for _, height in shown)
-
-
 def _shown(panel: Panel, side: int) -> tuple[int, int]:
+    """Width and height of a picture whose longer side is `side`."""
     height, width = panel.rgb.shape[:2]
     factor = side / max(height, width)
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
-def _draw_panel(canvas: Rgb, panel: Panel, corner: tuple[int, int], cell: tuple[int, int], side: int) -> None:
-    height, width = panel.rgb.shape[:2]
-    factor, shown = side / max(height, width), _shown(panel, side)
+# --- what stands there -------------------------------------------------------------------------------------
+
+
+def _write(
+    canvas: Rgb, corner: tuple[int, int], lines: Sequence[_Line], size: int = TEXT_SIZE, step: int = LINE
+) -> None:
+    """Writes lines of text below each other, from an upper left corner (x, y); what lies outside is cut off."""
+    x = corner[0]
+    for y, line in zip(count(corner[1], step), lines):
+        mask = text_mask(line.text, size, line.weight)[: max(0, canvas.shape[0] - y), : max(0, canvas.shape[1] - x)]
+        region = canvas[y : y + mask.shape[0], x : x + mask.shape[1]]
+        share = mask[..., None].astype(np.float32) / 255
+        region[:] = (region * (1 - share) + np.array(line.colour, np.float32) * share + 0.5).astype(np.uint8)
+
+
+def _draw_row(canvas: Rgb, row: Row, layout: _Layout, number: int) -> None:
+    top, left = layout.tops[number], layout.lefts[0]
+    below = top + layout.line_height + GAP
+    _write(canvas, (MARGIN, top), layout.texts[number])
+    _write(canvas, (left + GAP, below + GAP), layout.asides[number])
+    for y, panels in ((top, row.panels), (below, row.below)):
+        for x, panel in zip(layout.lefts, panels, strict=False):
+            if panel is not None:
+                _draw_panel(canvas, panel, (x, y), layout)
+    if row.wrong:
+        bottom = (below if row.below else top) + layout.cell[1]
+        _draw_frame(canvas[top - FRAME : bottom + FRAME, left - FRAME : layout.right + FRAME])
+
+
+def _draw_panel(canvas: Rgb, panel: Panel, corner: tuple[int, int], layout: _Layout) -> None:
+    (width, height), longer = _shown(panel, layout.side), max(panel.rgb.shape[:2])
     picture = panel.rgb
-    if shown != (width, height):
-        way = cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST if factor >= 2 else cv2.INTER_CUBIC
-        picture = np.asarray(cv2.resize(panel.rgb, shown, interpolation=way), np.uint8)
-    x, y = corner[0] + (cell[0] - shown[0]) // 2, corner[1] + (cell[1] - shown[1]) // 2
-    place = canvas[y : y + shown[1], x : x + shown[0]]
-    place[:] = picture
+    if picture.shape[:2] != (height, width):
+        enlarges = cv2.INTER_NEAREST if layout.side >= 2 * longer else cv2.INTER_CUBIC
+        way = cv2.INTER_AREA if layout.side < longer else enlarges
+        picture = np.asarray(cv2.resize(picture, (width, height), interpolation=way), np.uint8)
+    x, y = corner[0] + (layout.cell[0] - width) // 2, corner[1] + (layout.cell[1] - height) // 2
+    region = canvas[y : y + height, x : x + width]
+    region[:] = picture
     if panel.outline is not None:
-        _draw_outline(place, panel.outline)
+        _draw_outline(region, panel.outline)
     if panel.note:
-        _draw_note(place, panel.note)
+        _draw_note(region, panel.note)
     if panel.framed:
-        inside = place[FRAME:-FRAME, FRAME:-FRAME].copy()
-        place[:] = RED
-        place[FRAME:-FRAME, FRAME:-FRAME] = inside
+        _draw_frame(region)
+    if panel.caption is not None:
+        _draw_caption(canvas, panel.caption, (corner[0], corner[1] + layout.cell[1]), layout.cell[0])
 
 
-def _draw_caption(canvas: Rgb, caption: Text | None, corner: tuple[int, int], width: int) -> None:
-    if caption is None:
-        return
+def _draw_caption(canvas: Rgb, caption: Text, corner: tuple[int, int], width: int) -> None:
     number = f" {caption.number}" if caption.number else ""
-    room = width - _width(number, size=SMALL_SIZE)
-    words = caption.words
-    if _width(words, size=SMALL_SIZE) > room:
+    room, words = width - text_width(number, SMALL_SIZE), caption.words
+    if text_width(words, SMALL_SIZE) > room:
         words = fitted(words, max(room - 2, 16), SMALL_SIZE)
     line = f"{words}{number}"
-    left = corner[0] + max(0, width - _width(line, size=SMALL_SIZE)) // 2
-    write(canvas, (left, corner[1]), line, SMALL_SIZE, INK)
+    left = corner[0] + max(0, width - text_width(line, SMALL_SIZE)) // 2
+    _write(canvas, (left, corner[1]), [_Line(line)], SMALL_SIZE)
 
 
-def _draw_outline(place: NDArray[np.uint8], outline: NDArray[np.bool_]) -> None:
-    """The border of a place: white between dark, so that it is seen on any picture."""
-    height, width = place.shape[:2]
+def _draw_outline(region: Rgb, outline: NDArray[np.bool_]) -> None:
+    """The border of what is True: white between dark, so that it is seen on any picture."""
+    height, width = region.shape[:2]
     mask = np.asarray(cv2.resize(outline.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
-    grown = cv2.dilate(np.pad(mask, 2), np.ones((3, 3), np.uint8))
-    line = (grown - np.pad(mask, 2)).astype(np.uint8)
-    around = cv2.dilate(line, np.ones((3, 3), np.uint8))[2:-2, 2:-2] > 0
-    place[around] = INK
-    place[line[2:-2, 2:-2] > 0] = WHITE
+    padded, square = np.pad(mask, 2), np.ones((3, 3), np.uint8)
+    line = cv2.dilate(padded, square) - padded
+    region[cv2.dilate(line, square)[2:-2, 2:-2] > 0] = INK
+    region[line[2:-2, 2:-2] > 0] = WHITE
 
 
-def _draw_frame(canvas: Rgb, left: int, top: int, right: int, bottom: int) -> None:
-    """A frame around the place, outside of it."""
-    inside = canvas[top:bottom, left:right].copy()
-    canvas[top - FRAME : bottom + FRAME, left - FRAME : right + FRAME] = RED
-    canvas[top:bottom, left:right] = inside
+def _draw_frame(region: Rgb) -> None:
+    """A frame within the edges of a region."""
+    inside = region[FRAME:-FRAME, FRAME:-FRAME].copy()
+    region[:] = RED
+    region[FRAME:-FRAME, FRAME:-FRAME] = inside
 
 
-def _draw_note(place: NDArray[np.uint8], note: str) -> None:
-    height = min(LINE + 4, place.shape[0])
-    band = place[-height:]
+def _draw_note(region: Rgb, note: str) -> None:
+    height = min(LINE + 4, region.shape[0])
+    band = region[-height:]
     band[:] = band // 4
-    line = fitted(note, place.shape[1] - 8, TEXT_SIZE)
-    x = max(0, (place.shape[1] - text_mask(line, TEXT_SIZE).shape[1]) // 2)
-    write(band, (x, max(0, (height - LINE) // 2)), line, TEXT_SIZE, WHITE)
+    line = fitted(note, region.shape[1] - 8, TEXT_SIZE)
+    x = max(0, (region.shape[1] - text_width(line, TEXT_SIZE)) // 2)
+    _write(band, (x, max(0, (height - LINE) // 2)), [_Line(line, colour=WHITE)])
 
 
-def _label_place(grid: Grid, width: int) -> tuple[int, list[str]]:
-    """Where the colour bar's label stands: beside the bar where there is room, else below it."""
-    beside = MARGIN + BAR_WIDTH + 16
-    room = width - beside - MARGIN
-    if room >= 220 or text_mask(grid.scale_label, SMALL_SIZE).shape[1] <= room:
-        return beside, wrapped(grid.scale_label, room, SMALL_SIZE, most=2)
-    return MARGIN, wrapped(grid.scale_label, width - 2 * MARGIN, SMALL_SIZE, most=4)
-
-
-def _draw_bar(canvas: Rgb, grid: Grid, top: int, label_left: int, label_lines: list[str]) -> None:
+def _draw_bar(canvas: Rgb, grid: Grid, layout: _Layout) -> None:
+    top, under = layout.bar_top, layout.bar_top + BAR_HEIGHT + 2
     colours = colormap_lut(grid.colormap)[np.linspace(0, 255, BAR_WIDTH).round().astype(int)]
     canvas[top : top + BAR_HEIGHT, MARGIN : MARGIN + BAR_WIDTH] = colours
     low, high = (f"{number:.3g}" for number in grid.scale_range)
-    under = top + BAR_HEIGHT + 2
-    write(canvas, (MARGIN, under), low, SMALL_SIZE, INK)
-    write(canvas, (MARGIN + BAR_WIDTH - text_mask(high, SMALL_SIZE).shape[1], under), high, SMALL_SIZE, INK)
-    if grid.scale_range[0] < 0:
-        write(canvas, (MARGIN + BAR_WIDTH // 2 - 4, under), "0", SMALL_SIZE, INK)
-    label_top = top - 2 if label_left > MARGIN else under + LINE
-    for number, line in enumerate(label_lines):
-        write(canvas, (label_left, label_top + number * (LINE - 3)), line, SMALL_SIZE, GREY)
+    numbers = [(0, low), (BAR_WIDTH // 2 - 4, "0" * (grid.scale_range[0] < 0))]
+    for x, number in (*numbers, (BAR_WIDTH - text_width(high, SMALL_SIZE), high)):
+        _write(canvas, (MARGIN + x, under), [_Line(number)], SMALL_SIZE)
+    _write(canvas, layout.label_corner, [_Line(line, colour=GREY) for line in layout.label], SMALL_SIZE, LINE - 3)

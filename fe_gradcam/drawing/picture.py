@@ -112,19 +112,16 @@ def draw(
     )
     names = class_names if hasattr(class_names, "items") else enumerate(class_names or ())
     if labels is not None and np.shape(labels) not in ((len(array),), (len(array), 1)):
-        raise ArgumentError(
-            f"labels has shape {np.shape(labels)}; ({len(array)},), a class id for each image, is needed."
-        )
-    grid = compose_grid([part], dict(names), look, title)  # type: ignore[arg-type]
-    return Picture(grid, cell)
+        needed = f"({len(array)},), a class id for each image, is needed."
+        raise ArgumentError(f"labels has shape {np.shape(labels)}; {needed}")
+    return Picture(compose_grid([part], dict(names), look, title), cell)  # type: ignore[arg-type]
 
 
 def _check(heatmaps: Sequence[Any], images: NDArray[Any]) -> None:
     """Raises ArgumentError unless the heatmaps can stand side by side over the images."""
     if not heatmaps or not all(isinstance(one, Heatmap) for one in heatmaps):
-        raise ArgumentError(
-            f"heatmaps={heatmaps!r} is not accepted. Accepted: a Heatmap of explain, or a list of them."
-        )
+        accepted = "a Heatmap of explain, or a list of them."
+        raise ArgumentError(f"heatmaps={heatmaps!r} is not accepted. Accepted: {accepted}")
     if heatmaps[0].values.ndim != 3:
         raise ArgumentError(
             f"heatmaps are of volumes {heatmaps[0].values.shape[1:]}, and what is drawn are pictures: draw slices, "
@@ -151,13 +148,10 @@ def _of_inferred(heatmap: Heatmap) -> NDArray[np.float32]:
 
 
 def encode_png(rgb: NDArray[np.uint8]) -> bytes:
-    r"""A picture as the bytes of a PNG file, lossless.
-
-    Args:
-        rgb: (H, W, 3) uint8.
+    r"""A picture (H, W, 3) as the bytes of a PNG file, lossless.
 
     Raises:
-        ArgumentError: `rgb` is no such picture, or larger than the encoder takes.
+        ArgumentError: It is no such picture, or larger than the encoder takes.
 
     Examples:
         >>> encode_png(np.zeros((2, 2, 3), np.uint8))[:4]
@@ -165,27 +159,16 @@ def encode_png(rgb: NDArray[np.uint8]) -> bytes:
     """
     picture = require_rgb("rgb", rgb)
     # The fastest level: a grid is written while a training waits for it.
-    options = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    options, done, reason = [cv2.IMWRITE_PNG_COMPRESSION, 1], False, ""
     try:
         done, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
     except cv2.error as error:
-        done, reason = False, f" ({error})"
-    else:
-        reason = ""
+        reason = f" ({error})"
     if not done:
         raise ArgumentError(f"rgb of shape {picture.shape} cannot be encoded as PNG{reason}; draw fewer rows")
     return bytes(encoded)
 
 
 def write_png(path: FilePath, rgb: NDArray[np.uint8]) -> None:
-    """Writes a picture to a PNG file, whole or not at all (see `write_arrays`).
-
-    Args:
-        path: Ends in ``.png``. Folders that are missing are made; a file that exists is replaced.
-        rgb: (H, W, 3) uint8.
-
-    Raises:
-        ArgumentError: The path does not end in ``.png``, or `rgb` is no such picture.
-        OSError: The file cannot be written; the message names the path.
-    """
+    """Writes a picture (H, W, 3) to a file that ends in ``.png``, whole or not at all; see `write_arrays`."""
     write_bytes(checked_path(path, ".png"), encode_png(rgb))

@@ -14,33 +14,12 @@ from fe_gradcam.parameters import fraction
 Rgb: TypeAlias = NDArray[np.uint8]
 """A picture, (H, W, 3), red first, 0 to 255."""
 
-_DIVERGING = frozenset(
-    [
-        "PiYG",
-        "PRGn",
-        "BrBG",
-        "PuOr",
-        "RdGy",
-        "RdBu",
-        "RdYlBu",
-        "RdYlGn",
-        "Spectral",
-        "coolwarm",
-        "bwr",
-        "seismic",
-        "berlin",
-        "managua",
-        "vanimo",
-    ]
-)
+DIVERGING = "PiYG PRGn BrBG PuOr RdGy RdBu RdYlBu RdYlGn Spectral coolwarm bwr seismic berlin managua vanimo"
+"""Colormaps of matplotlib whose middle is pale and stands for 0."""
 
 
 def require_rgb(name: str, picture: Any) -> Rgb:
-    """The picture as it came, once it is known to be one.
-
-    Raises:
-        ArgumentError: It is no (H, W, 3) uint8 array with at least one pixel.
-    """
+    """The picture as it came; raises ArgumentError unless it is (H, W, 3) uint8 with at least one pixel."""
     if not isinstance(picture, np.ndarray):
         raise ArgumentError(f"{name} is a {type(picture).__name__}; pass a NumPy array (H, W, 3) of uint8")
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
@@ -56,13 +35,7 @@ def require_rgb(name: str, picture: Any) -> Rgb:
 
 @lru_cache(maxsize=64)
 def colormap_lut(name: str) -> Rgb:
-    """The colours of a matplotlib colormap from its low end to its high end.
-
-    Args:
-        name: Any colormap that matplotlib knows.
-
-    Returns:
-        (256, 3) uint8, read-only, the same array at each call.
+    """The colours of a matplotlib colormap from its low end to its high end, (256, 3), read-only.
 
     Raises:
         ArgumentError: `name` is no string.
@@ -90,7 +63,7 @@ def colormap_lut(name: str) -> Rgb:
 
 def signed_colormap(colormap: str) -> str:
     """The colormap that a signed map is drawn with: the given one where it is diverging, else ``"RdBu_r"``."""
-    return colormap if colormap.removesuffix("_r") in _DIVERGING else "RdBu_r"
+    return colormap if colormap.removesuffix("_r") in DIVERGING.split() else "RdBu_r"
 
 
 # --- images ----------------------------------------------------------------------------------------------------

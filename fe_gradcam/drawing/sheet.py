@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fe_gradcam.drawing.grid import Grid, Panel, Row, Text
+from fe_gradcam.drawing.grid import Grid, Panel, Role, Row, Text
 from fe_gradcam.drawing.pixels import check_per_channel, colormap_lut, overlay, signed_colormap, to_rgb
 from fe_gradcam.explaining.explained import Column, Explained
 from fe_gradcam.explaining.results import as_text
@@ -64,20 +64,22 @@ class Look:
 def compose_grid(
     parts: Sequence[Explained], names: Mapping[int, str], look: Look, title: str, *, numbered: bool = False
 ) -> Grid:
-    """The grid of one or several datasets.
+    """The grid of one or several datasets, which have the same columns.
 
     Args:
-        parts: The datasets, at least one, with the same columns.
+        parts: The datasets, at least one.
         names: Names of classes by id.
         look: How it is drawn.
         title: What stands above it.
         numbered: Whether images without ids are called by their positions in the epoch.
     """
-    columns = parts[0].in_line
-    total = sum(len(part) for part in parts)
+    columns, total = parts[0].in_line, sum(map(len, parts))
     every = islice(((part, at) for part in parts for at in range(len(part))), MOST_ROWS)
     rows = [_row(part, at, names, look, name_dataset=len(parts) > 1, numbered=numbered) for part, at in every]
-    title = ", ".join(filter(None, (title, _where(parts[0]))))
+    heatmap = parts[0].of_layer
+    layer = f"layer {heatmap.layer}" if heatmap.of_layer else f"the {heatmap.layer}"
+    smoothed = f"smoothed ({heatmap.smooth})" if heatmap.smooth else ""
+    title = ", ".join(filter(None, (title, layer, smoothed)))
     if total > MOST_ROWS:
         title = f"{title}: the first {MOST_ROWS} of {total} images"
     titles = ("image", *(_title(column, columns) for column in columns))
@@ -87,31 +89,19 @@ def compose_grid(
 def bare_grid(part: Explained, look: Look) -> Grid:
     """A grid without rows that says what the heat of these images means."""
     columns = part.in_line
-    signed = columns[0].heatmap.scaling == "none"
+    if columns[0].heatmap.scaling != "none":
+        return Grid((), (), look.colormap, _scale_label(columns), (0.0, 1.0))
     units = {column.method: column.unit for column in columns}
-    limit = next(iter(units.values())) if len(units) == 1 else None
-    return Grid(
-        rows=(),
-        titles=(),
-        colormap=signed_colormap(look.colormap) if signed else look.colormap,
-        scale_label=_scale_label(columns),
-        scale_range=(-(limit or 1.0), limit or 1.0) if signed else (0.0, 1.0),
-    )
+    limit = (columns[0].unit if len(units) == 1 else None) or 1.0
+    return Grid((), (), signed_colormap(look.colormap), _scale_label(columns), (-limit, limit))
 
 
 def _title(column: Column, columns: Sequence[Column]) -> str:
-    methods = {other.method for other in columns}
-    targets = {other.target for other in columns}
+    methods, targets = ({getattr(other, name) for other in columns} for name in ("method", "target"))
     target = TARGET_TITLES.get(column.target, column.target)
-    if len(targets) == 1 and column.target == "pred":
+    if targets == {"pred"}:
         return column.method
     return target if len(methods) == 1 and len(targets) > 1 else f"{column.method}: {target}"
-
-
-def _where(part: Explained) -> str:
-    heatmap = part.of_layer
-    said = f"layer {heatmap.layer}" if heatmap.of_layer else f"the {heatmap.layer}"
-    return f"{said}, smoothed ({heatmap.smooth})" if heatmap.smooth else said
 
 
 def _scale_label(columns: Sequence[Column]) -> str:
@@ -130,8 +120,8 @@ def _scale_label(columns: Sequence[Column]) -> str:
 
 def _shows(heatmap: Heatmap) -> str:
     """What the heat means, in words."""
-    signed = heatmap.shows == OF_TARGET and heatmap.scaling == "none"
-    return "evidence against (negative) and for (positive)" if signed else heatmap.shows
+    signed_evidence = heatmap.shows == OF_TARGET and heatmap.scaling == "none"
+    return "evidence against (negative) and for (positive)" if signed_evidence else heatmap.shows
 
 
 def _row(part: Explained, at: int, names: Mapping[int, str], look: Look, *, name_dataset: bool, numbered: bool) -> Row:
@@ -141,11 +131,9 @@ def _row(part: Explained, at: int, names: Mapping[int, str], look: Look, *, name
     def panel(column: Column) -> Panel:
         if column.target == "label" and column.heatmap.class_ids[at] < 0:
             return Panel(picture, note="not labelled", outline=outline)
-        heatmap = column.heatmap
-        return replace(
-            heat_panel(picture, heatmap.values[at], bool(heatmap.blank[at]), look, heatmap.scaling, column.unit),
-            outline=outline,
-        )
+        heat = column.heatmap
+        drawn = heat_panel(picture, heat.values[at], bool(heat.blank[at]), look, heat.scaling, column.unit)
+        return replace(drawn, outline=outline)
 
     below: tuple[Panel | None, ...] = ()
     aside: tuple[Text, ...] = ()
@@ -153,15 +141,11 @@ def _row(part: Explained, at: int, names: Mapping[int, str], look: Look, *, name
     if of_true:
         by_method = {column.method: panel(column) for column in of_true}
         below = (None, *(by_method.get(one.method) if one.target == "pred" else None for one in part.in_line))
-        true = _class_text("class", part, at, int(of_true[0].heatmap.class_ids[at]), names)
-        aside = (Text("note", "the true class:"), true)
-    return Row(
-        texts=tuple(texts_of(part, at, names, name_dataset=name_dataset, numbered=numbered)),
-        wrong=bool(part.wrong[at]),
-        panels=(Panel(picture, outline=outline), *map(panel, part.in_line)),
-        below=below,
-        aside=aside,
-    )
+        true = int(of_true[0].heatmap.class_ids[at])
+        aside = (Text("note", "the true class:"), _class_text("class", part, at, true, names))
+    texts = texts_of(part, at, names, name_dataset=name_dataset, numbered=numbered)
+    panels = (Panel(picture, outline=outline), *map(panel, part.in_line))
+    return Row(tuple(texts), bool(part.wrong[at]), panels, below, aside)
 
 
 def texts_of(
@@ -183,7 +167,7 @@ def texts_of(
     return texts
 
 
-def _class_text(role: str, part: Explained, at: int, class_id: int, names: Mapping[int, str]) -> Text:
+def _class_text(role: Role, part: Explained, at: int, class_id: int, names: Mapping[int, str]) -> Text:
     """A class with its probability."""
     table = part.probabilities
     number = "" if table is None or class_id >= table.shape[1] else f"{float(table[at, class_id]):.0%}"
@@ -202,7 +186,7 @@ def heat_panel(
 
     Args:
         picture: What is drawn on.
-        heat: What is drawn; stretched where it has another size.
+        heat: Stretched where it has another size.
         blank: Whether there is no evidence for the target.
         look: How it is drawn.
         scaling: That of the heat.
@@ -211,8 +195,6 @@ def heat_panel(
     signed = scaling == "none"
     if blank and not (signed and np.any(heat)):
         return Panel(picture, note="no evidence")
-    height, width = picture.shape[:2]
-    if heat.shape != (height, width):
-        heat = np.asarray(cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR))
-    limit = unit if signed else None
-    return Panel(overlay(picture, heat, colormap=look.colormap, alpha=look.alpha, signed=signed, limit=limit))
+    if heat.shape != picture.shape[:2]:
+        heat = np.asarray(cv2.resize(heat, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR))
+    return Panel(overlay(picture, heat, colormap=look.colormap, alpha=look.alpha, signed=signed, limit=unit))

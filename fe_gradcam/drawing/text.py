@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,17 +23,10 @@ ELLIPSIS = "…"
 
 @lru_cache(maxsize=4096)
 def text_mask(text: str, size: int, weight: Weight = "regular") -> NDArray[np.uint8]:
-    """The coverage of a line of text, 0 to 255.
+    """The coverage (height, width) of a line of text, 0 to 255, read-only; the height depends on `size` alone.
 
-    Characters that no font on the machine has are written as their code point, ``U+732B``.
-
-    Args:
-        text: One line; control characters count as spaces.
-        size: Height of the letters' body in pixels.
-        weight: ``"regular"`` or ``"bold"``.
-
-    Returns:
-        (height, width) uint8, read-only; the height depends on `size` alone.
+    `size` is that of the letters' body in pixels. Control characters count as spaces; characters that no font on the
+    machine has are written as their code point, ``U+732B``.
     """
     from PIL import Image, ImageDraw
 
@@ -49,19 +44,30 @@ def text_mask(text: str, size: int, weight: Weight = "regular") -> NDArray[np.ui
     return array
 
 
+def text_width(line: str, size: int, weight: Weight = "regular") -> int:
+    """Pixels that a line of text takes."""
+    return int(text_mask(line, size, weight).shape[1])
+
+
 def fitted(text: str, width: int, size: int, weight: Weight = "regular") -> str:
     """The text, or as much of its beginning as fits into `width` pixels before an ellipsis."""
     text = " ".join(text.split())
-    if text_mask(text, size, weight).shape[1] <= width:
+    if text_width(text, size, weight) <= width:
         return text
-    low, high = 0, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if text_mask(text[:middle].rstrip() + ELLIPSIS, size, weight).shape[1] <= width:
-            low = middle
-        else:
-            high = middle - 1
-    return text[:low].rstrip() + ELLIPSIS
+
+    def cut(kept: int) -> str:
+        return text[:kept].rstrip() + ELLIPSIS
+
+    return cut(bisect(range(1, len(text) + 1), width, key=lambda kept: text_width(cut(kept), size, weight)))
+
+
+def without_middle(name: str, width: int, size: int) -> str:
+    """A file's name whose middle is an ellipsis, so that it fits: the end tells it from its neighbours."""
+
+    def cut(kept: int) -> str:
+        return f"{name[: kept // 3]}{ELLIPSIS}{name[len(name) - (kept - kept // 3) :]}"
+
+    return cut(max(2, bisect(range(1, len(name) + 1), width, key=lambda kept: text_width(cut(kept), size))))
 
 
 def wrapped(text: str, width: int, size: int, weight: Weight = "regular", most: int = 2) -> list[str]:
@@ -73,65 +79,54 @@ def wrapped(text: str, width: int, size: int, weight: Weight = "regular", most: 
     words = [word for whole in text.split() for word in _broken(whole, width, size, weight)]
     while words and len(lines) < most - 1:
         taken = 1
-        while taken < len(words) and _width(_together(words[: taken + 1]), size, weight) <= width:
+        while taken < len(words) and text_width(_together(words[: taken + 1]), size, weight) <= width:
             taken += 1
         line = _together(words[:taken])
-        if _width(line, size, weight) > width:
+        if text_width(line, size, weight) > width:
             break
         lines.append(line)
         words = words[taken:]
     return [*lines, fitted(_together(words), width, size, weight)] if words or not lines else lines
 
 
+_NO_SPACE = "\x00"
+"""Ends a piece of a word that the next follows without a space."""
+
+
 def _broken(word: str, width: int, size: int, weight: Weight) -> list[str]:
-    """The word, or its pieces where it is too long; a piece that the next follows without a space ends with a mark."""
-    if _width(word, size, weight) <= width:
+    """The word, or its pieces where it is too long."""
+    if text_width(word, size, weight) <= width:
         return [word]
-    pieces = [piece for piece in re.split(r"(?<=[_(,])", word) if piece]
-    return [*(piece + _NO_SPACE for piece in pieces[:-1]), *pieces[-1:]]
+    *pieces, last = filter(None, re.split(r"(?<=[_(,])", word))
+    return [*(piece + _NO_SPACE for piece in pieces), last]
 
 
 def _together(words: Sequence[str]) -> str:
     return " ".join(words).replace(f"{_NO_SPACE} ", "").replace(_NO_SPACE, "")
 
 
-def _width(line: str, size: int, weight: Weight) -> int:
-    return int(text_mask(line.replace(_NO_SPACE, ""), size, weight).shape[1])
-
-
-_NO_SPACE = "\x00"
-
-
 def _runs(text: str, size: int, weight: Weight) -> Iterator[tuple[str, Path, int]]:
     """Pieces of the text that one font has: the piece, the font's file and its size."""
-    dejavu = _dejavu(weight)
-    run, run_font = "", dejavu
+    dejavu = current = _dejavu(weight)
+    pieces = []
     for character in text:
         if unicodedata.category(character) in ("Cc", "Cs"):
             character = " "
-        font = _font_with(character, dejavu, run_font)
-        if font is None:
-            if run:
-                yield run, run_font, size
-            yield f"U+{ord(character):04X} ", dejavu, max(7, round(0.7 * size))
-            run, run_font = "", dejavu
-            continue
-        if font != run_font and run:
-            yield run, run_font, size
-            run = ""
-        run, run_font = run + character, font
-    if run or not text:
-        yield run, run_font, size
+        font = _font_with(character, dejavu, current)
+        code, small = f"U+{ord(character):04X} ", max(7, round(0.7 * size))
+        pieces.append((code, dejavu, small) if font is None else (character, font, size))
+        current = font or dejavu
+    for (path, font_size), group in groupby(pieces, key=lambda piece: piece[1:]):
+        yield "".join(piece for piece, *_ in group), path, font_size
 
 
 def _font_with(character: str, dejavu: Path, current: Path) -> Path | None:
     """A font that has the character: the one in use, DejaVu, or one of the system."""
-    point = ord(character)
-    ignorable = unicodedata.category(character) in ("Cf", "Mn", "Zs")
     for path in (current, dejavu):
-        if point in _covered(path):
+        if ord(character) in _covered(path):
             return path
-    return current if ignorable else _system_font_with(point)
+    ignorable = unicodedata.category(character) in ("Cf", "Mn", "Zs")
+    return current if ignorable else _system_font_with(ord(character))
 
 
 @lru_cache(maxsize=4096)
@@ -139,11 +134,8 @@ def _system_font_with(point: int) -> Path | None:
     from matplotlib.font_manager import fontManager
 
     entries = sorted(fontManager.ttflist, key=lambda entry: (entry.style != "normal", str(entry.weight) != "400"))
-    for entry in entries:
-        path = Path(entry.fname)
-        if "LastResort" not in path.name and path.exists() and point in _covered(path):
-            return path
-    return None
+    paths = (Path(entry.fname) for entry in entries if "LastResort" not in entry.fname)
+    return next((path for path in paths if path.exists() and point in _covered(path)), None)
 
 
 @lru_cache(maxsize=256)
