@@ -13,16 +13,19 @@ import numpy as np
 
 from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
 
+LARGEST_NUMBER = float(np.finfo(np.float64).max)
+
 
 @dataclass(frozen=True)
 class Within:
-    """The numbers that a parameter accepts: from `least` to `most`, both included; None has no bound."""
+    """The finite numbers that a parameter accepts, both bounds included."""
 
-    least: float
-    most: float | None = None
+    least: float = -LARGEST_NUMBER
+    most: float = LARGEST_NUMBER
 
     def __str__(self) -> str:
-        return f"from {self.least:g}" if self.most is None else f"from {self.least:g} to {self.most:g}"
+        least = f" from {self.least:g}" * (self.least > -LARGEST_NUMBER)
+        return least + f" to {self.most:g}" * (self.most < LARGEST_NUMBER)
 
 
 Count: TypeAlias = Annotated[int, Within(1)]
@@ -31,53 +34,39 @@ Level: TypeAlias = Annotated[float, Within(0)]
 OptionalCount: TypeAlias = Annotated[int | None, Within(1)]
 Value: TypeAlias = float | None
 
-LARGEST_NUMBER = float(np.finfo(np.float64).max)
-"""The largest number there is."""
-
 
 @dataclass(frozen=True)
 class Parameter:
     """What a rule takes besides its inputs.
 
     Attributes:
-        name: What it is called.
-        default: Its value if none is given.
         kind: bool, int or float.
-        within: The numbers that are accepted, or None for any finite one.
-        optional: Whether None is accepted.
-        words: Accepted besides numbers.
+        others: What is accepted besides numbers: words, None.
         several: Whether it takes a tuple of such numbers.
     """
 
     name: str
     default: Any
     kind: type
-    within: Within | None = None
-    optional: bool = False
-    words: tuple[str, ...] = ()
+    within: Within = Within()
+    others: tuple[str | None, ...] = ()
     several: bool = False
 
     @classmethod
     def of(cls, name: str, default: Any, hint: Any) -> Parameter:
         """The parameter that an annotation describes, such as Count, or a float or some words."""
-        hint, accepted = get_args(hint) if get_origin(hint) is Annotated else (hint, None)
+        hint, accepted = get_args(hint) if get_origin(hint) is Annotated else (hint, Within())
+        within, words = (accepted, ()) if isinstance(accepted, Within) else (Within(), accepted)
         kinds = get_args(hint) or (hint,)
-        return cls(
-            name,
-            default,
-            next(one for one in kinds if one in (bool, int, float)),
-            within=accepted if isinstance(accepted, Within) else None,
-            optional=type(None) in kinds,
-            words=accepted if isinstance(accepted, tuple) else (),
-            several=get_origin(hint) is tuple,
-        )
+        kind = next(one for one in kinds if one in (bool, int, float))
+        others = (*words, *[None] * (type(None) in kinds))
+        return cls(name, default, kind, within, others, several=get_origin(hint) is tuple)
 
     @property
     def accepted(self) -> str:
         """In words, what it accepts."""
         number = {bool: "True or False", int: "an integer", float: "a number"}[self.kind]
-        others = [*map(repr, self.words), *["None"] * self.optional]
-        one = " or ".join([f"{number} {self.within}" if self.within else number, *others])
+        one = " or ".join([f"{number}{self.within}", *map(repr, self.others)])
         return f"several, each {one}" if self.several else one
 
     def accepts(self, value: Any) -> bool:
@@ -88,14 +77,11 @@ class Parameter:
 
     def _accepts_one(self, value: Any) -> bool:
         if value is None or isinstance(value, str):
-            return self.optional if value is None else value in self.words
+            return value in self.others
         if self.kind is bool or isinstance(value, bool):
             return self.kind is bool and isinstance(value, (bool, np.bool_))
         number: Any = Integral if self.kind is int else Real
-        if not isinstance(value, number) or not abs(value) <= LARGEST_NUMBER:
-            return False
-        bounds = self.within or Within(-LARGEST_NUMBER)
-        return bool(bounds.least <= value <= (LARGEST_NUMBER if bounds.most is None else bounds.most))
+        return isinstance(value, number) and bool(self.within.least <= value <= self.within.most)
 
     def plain(self, value: Any) -> Any:
         """An accepted value with NumPy's integers, which overflow, as Python's own."""
@@ -126,9 +112,7 @@ class Entry:
     """What is asked for by a name: a rule, with the parameters that it was asked for with.
 
     Attributes:
-        name: What users call it.
         rule: The function; its keyword-only arguments are the parameters.
-        paper: Its source.
         given: Parameters that were passed, by name; the others have their defaults.
     """
 
@@ -162,25 +146,35 @@ class Entry:
 
 
 E = TypeVar("E", bound=Entry)
+R = TypeVar("R", bound=Callable[..., Any])
 
 
+@dataclass(eq=False, repr=False)
 class Catalogue(dict[str, E]):
     """Entries by name, in the order in which they were added.
 
-    Args:
-        entry: What the entries are.
+    Attributes:
+        entry: The class of the entries.
         kind: What is named, as errors call it: "method".
         example: A name and parameters, for errors that say what is accepted.
         no_name: What such an error adds if no name was given.
         unknown: What it adds if the name is unknown.
     """
 
-    def __init__(
-        self, entry: type[E], kind: str, example: tuple[str, Mapping[str, Any]], no_name: str = "", unknown: str = ""
-    ) -> None:
-        super().__init__()
-        self.entry, self.kind, self.example = entry, kind, example
-        self.no_name, self.unknown = no_name, unknown
+    entry: type[E]
+    kind: str
+    example: tuple[str, Mapping[str, Any]]
+    no_name: str = ""
+    unknown: str = ""
+
+    def register(self, name: str, **facts: Any) -> Callable[[R], R]:
+        """Decorates a rule that is to be found by a name; `facts` are the other fields of its entry."""
+
+        def register(rule: R) -> R:
+            self.add(self.entry(name, rule, **facts))
+            return rule
+
+        return register
 
     def add(self, *entries: E) -> None:
         """Adds entries under their names."""
@@ -189,9 +183,7 @@ class Catalogue(dict[str, E]):
     def find(self, asked: Any, also: Iterable[str] = ()) -> E:
         """What a name, or a pair of a name and parameters, asks for; an entry asks for itself.
 
-        Args:
-            asked: A name, a pair or an entry.
-            also: Names that who asks knows besides, for the error.
+        `also` are names that who asks knows besides, for the error.
 
         Raises:
             UnknownNameError: There is no such name, or it has no such parameter.

@@ -26,11 +26,7 @@ Ask: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 def probe_of(inputs: CamInputs) -> Probe:
-    """The probe that a rule asks.
-
-    Raises:
-        ArgumentError: There is none.
-    """
+    """The probe that a rule asks, or ArgumentError."""
     if inputs.probe is None:
         raise ArgumentError(
             "inputs.probe is None, and this method asks the model again: pass the model (of the trace: model=) instead "
@@ -42,14 +38,9 @@ def probe_of(inputs: CamInputs) -> Probe:
 def each_variant(
     inputs: CamInputs, variants: int, ask: Ask, add: Callable[[Tensor, Tensor, Tensor], None], *, by_image: bool = False
 ) -> None:
-    """Asks about every variant of every image, so many at once as the probe says.
+    """Asks about every variant of every image, so many at once as the probe says; `add` gets rows, variants, answers.
 
-    Args:
-        inputs: What the rule was given.
-        variants: How many there are of each image.
-        ask: Makes a chunk's variants and asks the probe.
-        add: Gets rows, variants and the answers of a chunk.
-        by_image: Whether a chunk is to hold variants of one image alone, where that is possible.
+    `by_image` has each chunk hold variants of one image alone, where that is possible.
     """
     probe, count, device = probe_of(inputs), len(inputs.activations), inputs.activations.device
     by_image = by_image and probe.row_by_row
@@ -76,24 +67,17 @@ def scores_of(inputs: CamInputs, variants: int, ask: Ask, *, by_image: bool = Fa
 
 
 def _chunks(count: int, variants: int, probe: Probe, *, by_image: bool) -> list[tuple[int, int]]:
-    """Where each chunk of the pairs begins and ends."""
+    """Where each chunk of the pairs begins and ends; none reaches over the end of a group of pairs."""
+    total = count * variants
+    group, size = variants if by_image else total, probe.at_once
     if not probe.row_by_row:  # the target may know the batch as it is
-        return [(start, start + count) for start in range(0, count * variants, count)]
-    total, size = (variants, min(probe.at_once, variants)) if by_image else (count * variants, probe.at_once)
-    of_one = [(start, min(start + size, total)) for start in range(0, total, size)]
-    if not by_image:
-        return of_one
-    return [(row * variants + start, row * variants + stop) for row in range(count) for start, stop in of_one]
+        group = size = count
+    firsts = range(0, total, group)
+    return [(at, min(at + size, first + group)) for first in firsts for at in range(first, first + group, size)]
 
 
 def without_rounding(drops: Tensor, scores: Tensor, inputs: CamInputs) -> Tensor:
-    """Differences of scores (N, V), zero where they are no larger than two equal scores may come out apart.
-
-    Args:
-        drops: The differences.
-        scores: (N, V), one side of them.
-        inputs: What the rule was given; the other side are its scores.
-    """
+    """Differences (N, V) of scores and those of `inputs`, zero where two equal scores may come out as far apart."""
     largest = torch.maximum(scores.abs().amax(1), inputs.scores.abs())
     if inputs.logits is not None:
         largest = torch.maximum(largest, inputs.logits.abs().amax(1))
@@ -104,20 +88,18 @@ class RandomNumbers:
     """Random numbers that depend on the seed and on an image, and on no other image of the batch.
 
     They are drawn on the CPU, so that they are the same on every device, and the global streams are not touched.
-
-    Args:
-        inputs: What the rule was given.
     """
 
     def __init__(self, inputs: CamInputs) -> None:
-        images = inputs.images
-        self._seed = int(inputs.seed)
-        count = len(inputs.activations)
-        self._sums = [0] * count if images is None else [_checksum(images, row) for row in range(count)]
+        rows, images = range(len(inputs.activations)), inputs.images
+        self._seed, self._device = int(inputs.seed), inputs.activations.device
+        self._sums = [0 if images is None else _checksum(images, row) for row in rows]
 
-    def uniform(self, row: int, shape: tuple[int, ...], draw: int = 0) -> Tensor:
-        """Within [-1, 1)."""
-        return torch.rand(shape, generator=self._generator(row, draw)) * 2 - 1
+    def uniform(self, shape: tuple[int, ...], draw: int = 0) -> Tensor:
+        """(N, *shape) within [-1, 1)."""
+        generators = (self._generator(row, draw) for row in range(len(self._sums)))
+        drawn = [torch.rand(shape, generator=generator) for generator in generators]
+        return torch.stack(drawn).to(self._device) * 2 - 1
 
     def normal(self, rows: Tensor, draws: Tensor, shape: tuple[int, ...]) -> Tensor:
         """(B, *shape), standard normal, for each row and number of the draw."""

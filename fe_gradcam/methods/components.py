@@ -3,40 +3,56 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from fe_gradcam.errors import Argument, ArgumentError, CamWarning
-from fe_gradcam.methods.gradients import NEARLY_ZERO, _gradients, _over_space
+from fe_gradcam.methods.gradients import NEARLY_ZERO, _aligned, _gradients, _over_space
 from fe_gradcam.methods.registry import OF_NO_TARGET, cam_method
 from fe_gradcam.parameters import Count
 from fe_gradcam.types import CamInputs, Needs
 
+MOST_PLACES = 64 * 64
+"""Places of which `kpca_cam` takes all pairs: 128 MiB in double precision."""
+
+ROUNDING_OF_PLACES = 1e-14
+"""How large an eigenvalue that is zero may come out, relative to the number of places."""
+
+_of_maps = partial(cam_method, needs=Needs.ACTIVATIONS, cost="1 forward", shows=OF_NO_TARGET)
+
 
 def component_of(maps: Tensor, which: int, *, center: bool = False) -> Tensor:
-    """The maps of each image times their right singular vector number `which`.
+    """The maps (N, K, *S) of each image times their right singular vector number `which`, (N, *S).
 
-    Args:
-        maps: (N, K, *S).
-        which: From 1, by falling singular value. Where there are fewer, the result is zero.
-        center: Whether the mean over the places is taken off each channel first, as in a PCA.
-
-    Returns:
-        (N, *S), its sign chosen so that it agrees with Σ_k of the maps.
+    `which` counts from 1, by falling singular value; where there are fewer, the result is zero. `center` takes the
+    mean over the places off each channel first, as in a PCA. The sign is such that it agrees with Σ_k of the maps.
     """
-    rows = maps.flatten(2).transpose(1, 2).double()  # (N, places, K)
+    rows, finite = _rows_of(maps)
+    if which > min(rows.shape[1:]):
+        return _none_left(maps, which, min(rows.shape[1:]))
     if center:
         rows = rows - rows.mean(1, keepdim=True)
     largest = rows.abs().amax((1, 2), keepdim=True)
-    rows = rows / largest.where(largest > 0, 1)
+    of_places, values = _left(rows / largest.where(largest > 0, 1), which)
+    return _signed_map(of_places * values[:, None] * largest[:, :, 0], finite, maps)
+
+
+def _rows_of(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """The maps (N, places, K), and of which images they are finite; the others are zero.
+
+    A decomposition fails on NaN, and takes the other images with it.
+    """
+    rows = maps.flatten(2).transpose(1, 2).double()
     finite = rows.isfinite().all(2).all(1)
-    rows = rows.where(finite[:, None, None], 0)  # a decomposition fails on NaN, and takes the other images with it
-    if which > min(rows.shape[1:]):
-        return _none_left(maps, which, min(rows.shape[1:]))
-    of_places, values = _left(rows, which)
-    projected = of_places * values[:, None] * largest[:, :, 0]
-    return signed_like(projected.where(finite[:, None], torch.nan).reshape(maps[:, 0].shape), maps.sum(1)).float()
+    return rows.where(finite[:, None, None], 0), finite
+
+
+def _signed_map(projected: Tensor, finite: Tensor, maps: Tensor) -> Tensor:
+    """(N, places) as maps (N, *S), signed; NaN where the image is not finite."""
+    projected = projected.where(finite[:, None], torch.nan)
+    return signed_like(projected.reshape(maps[:, 0].shape), maps.sum(1)).float()
 
 
 def _left(rows: Tensor, which: int) -> tuple[Tensor, Tensor]:
@@ -50,43 +66,6 @@ def _left(rows: Tensor, which: int) -> tuple[Tensor, Tensor]:
     return (rows @ vector[:, :, None])[:, :, 0] / value.where(value > 0, 1)[:, None], value
 
 
-def kernel_component_of(maps: Tensor, which: int) -> Tensor:
-    """Kernel principal component number `which` over the places, of the sigmoid kernel tanh(x·y / K + 1).
-
-    The kernel matrix is centred in feature space, as a kernel PCA does.
-
-    Args:
-        maps: (N, K, *S).
-        which: From 1, by falling eigenvalue. Where that is not positive, the result is zero.
-
-    Returns:
-        (N, *S), its sign chosen as in `component_of`.
-    """
-    places = maps[0, 0].numel()
-    if places > MOST_PLACES:
-        raise ArgumentError(
-            Argument("method", "'kpca_cam'"),
-            f" needs a matrix of all pairs of places, and the layer has {places} of them; at most {MOST_PLACES} are "
-            "accepted. Pass a later ",
-            Argument("layer", ""),
-            ", or ",
-            Argument("method", "'eigen_cam'"),
-            ".",
-        )
-    rows = maps.flatten(2).transpose(1, 2).double()
-    finite = rows.isfinite().all(2).all(1)
-    rows = rows.where(finite[:, None, None], 0)
-    if which > rows.shape[1]:
-        return _none_left(maps, which, rows.shape[1])
-    kernel = torch.tanh(rows @ rows.transpose(1, 2) / rows.shape[2] + 1)
-    kernel = kernel - kernel.mean(1, keepdim=True) - kernel.mean(2, keepdim=True) + kernel.mean((1, 2), keepdim=True)
-    values, vectors = torch.linalg.eigh(kernel)
-    value = values[:, -which]
-    value = value.where(value > ROUNDING_OF_PLACES * rows.shape[1], 0)  # an eigenvalue of zero comes out as rounding
-    projected = (vectors[:, :, -which] * value.sqrt()[:, None]).where(finite[:, None], torch.nan)
-    return signed_like(projected.reshape(maps[:, 0].shape), maps.sum(1)).float()
-
-
 def _none_left(maps: Tensor, which: int, there_are: int) -> Tensor:
     warnings.warn(
         f"component={which} is asked for, and this layer has {there_are} (the smaller of its channels and places): the "
@@ -97,22 +76,13 @@ def _none_left(maps: Tensor, which: int, there_are: int) -> Tensor:
     return torch.zeros_like(maps[:, 0])
 
 
-MOST_PLACES = 64 * 64
-"""Places of which `kernel_component_of` takes all pairs: 128 MiB in double precision."""
-
-ROUNDING_OF_PLACES = 1e-14
-"""How large an eigenvalue that is zero may come out, relative to the number of places."""
-
-
 def signed_like(maps: Tensor, like: Tensor) -> Tensor:
     """The maps (N, *S), each turned so that its inner product with the one of `like` is not negative."""
     agreement = (maps * like).flatten(1).sum(1)
-    return maps * torch.where(agreement < 0, -1.0, 1.0).to(maps.dtype).reshape(-1, *[1] * (maps.dim() - 1))
+    return maps * _aligned(torch.where(agreement < 0, -1.0, 1.0).to(maps.dtype), maps)
 
 
-@cam_method(
-    "eigen_cam", paper="Muhammad 2020, arXiv:2008.00299", needs=Needs.ACTIVATIONS, cost="1 forward", shows=OF_NO_TARGET
-)
+@_of_maps("eigen_cam", paper="Muhammad 2020, arXiv:2008.00299")
 def eigen_cam(inputs: CamInputs, *, component: Count = 1, center: bool = False) -> Tensor:
     """First principal component of A: (hw, K) times its first right singular vector. Knows no class.
 
@@ -138,28 +108,41 @@ def eigen_grad_cam(inputs: CamInputs, *, component: Count = 1, center: bool = Fa
     return component_of(_gradients(inputs) * inputs.activations, component, center=center)
 
 
-@cam_method(
-    "kpca_cam", paper="Karmani 2024, arXiv:2410.00267", needs=Needs.ACTIVATIONS, cost="1 forward", shows=OF_NO_TARGET
-)
+@_of_maps("kpca_cam", paper="Karmani 2024, arXiv:2410.00267")
 def kpca_cam(inputs: CamInputs, *, component: Count = 1) -> Tensor:
     """First kernel principal component of A over places, sigmoid kernel tanh(x·y / K + 1). Knows no class.
 
-    Memory grows with the square of the number of places. Signed so that it agrees with Σ_k A_k.
+    The kernel matrix is centred in feature space, as a kernel PCA does. Memory grows with the square of the number of
+    places. Signed so that it agrees with Σ_k A_k. Where the eigenvalue is not positive, the map is zero.
 
     Args:
         inputs: What one pass yields.
         component: Which component, from 1.
     """
-    return kernel_component_of(inputs.activations, component)
+    maps = inputs.activations
+    places = maps[0, 0].numel()
+    if places > MOST_PLACES:
+        raise ArgumentError(
+            Argument("method", "'kpca_cam'"),
+            f" needs a matrix of all pairs of places, and the layer has {places} of them; at most {MOST_PLACES} are "
+            "accepted. Pass a later ",
+            Argument("layer", ""),
+            ", or ",
+            Argument("method", "'eigen_cam'"),
+            ".",
+        )
+    if component > places:
+        return _none_left(maps, component, places)
+    rows, finite = _rows_of(maps)
+    kernel = torch.tanh(rows @ rows.transpose(1, 2) / rows.shape[2] + 1)
+    kernel = kernel - kernel.mean(1, keepdim=True) - kernel.mean(2, keepdim=True) + kernel.mean((1, 2), keepdim=True)
+    values, vectors = torch.linalg.eigh(kernel)
+    value = values[:, -component]
+    value = value.where(value > ROUNDING_OF_PLACES * places, 0)  # an eigenvalue of zero comes out as rounding
+    return _signed_map(vectors[:, :, -component] * value.sqrt()[:, None], finite, maps)
 
 
-@cam_method(
-    "fem",
-    paper="Fuad 2020, IPTA, doi:10.1109/IPTA50016.2020.9286629",
-    needs=Needs.ACTIVATIONS,
-    cost="1 forward",
-    shows=OF_NO_TARGET,
-)
+@_of_maps("fem", paper="Fuad 2020, IPTA, doi:10.1109/IPTA50016.2020.9286629")
 def fem(inputs: CamInputs) -> Tensor:
     """Σ_k mean(A_k) 1[A_k ≥ μ_k + 2 σ_k], population σ: where a channel is far above its mean. Knows no class."""
     maps = inputs.activations

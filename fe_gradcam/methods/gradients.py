@@ -14,9 +14,9 @@ from torch import Tensor
 
 from fe_gradcam.errors import Argument, ArgumentError, UnsupportedModelError
 from fe_gradcam.methods.asking import RandomNumbers, each_variant, probe_of
-from fe_gradcam.methods.registry import cam_method
+from fe_gradcam.methods.registry import BY_BOTH, cam_method
 from fe_gradcam.parameters import Count, Level
-from fe_gradcam.types import CamInputs, Needs
+from fe_gradcam.types import CamInputs
 
 NEARLY_ZERO = 1e-6
 """A denominator below this is taken as zero, and so is its term."""
@@ -74,7 +74,7 @@ def grad_cam_plus_plus(inputs: CamInputs) -> Tensor:
 @cam_method(
     "smooth_grad_cam_plus_plus",
     paper="Omeiza 2019, arXiv:1908.01224",
-    needs=Needs.ACTIVATIONS | Needs.GRADIENTS | Needs.PROBE,
+    needs=BY_BOTH,
     cost="samples forwards and backwards",
 )
 def smooth_grad_cam_plus_plus(inputs: CamInputs, *, samples: Count = 20, noise: Level = 0.15) -> Tensor:
@@ -89,9 +89,10 @@ def smooth_grad_cam_plus_plus(inputs: CamInputs, *, samples: Count = 20, noise: 
         noise: Standard deviation of the noise, as a share of each image's own range.
     """
     probe, numbers = probe_of(inputs), RandomNumbers(inputs)
-    size = _size_of(_gradients(inputs))
+    flat, largest = probe.images.flatten(1), _gradients(inputs).abs().flatten(1).amax(1)
+    size = _aligned(largest.where(largest != 0, 1), inputs.activations)
     sums = torch.zeros(3, *inputs.activations.shape, device=inputs.activations.device)
-    spread = noise * _range_of(probe.images)
+    spread = _aligned(noise * (flat.amax(1) - flat.amin(1)), probe.images)
 
     def ask(rows: Tensor, which: Tensor) -> Tensor:
         images = probe.images[rows]
@@ -124,12 +125,7 @@ def xgrad_cam(inputs: CamInputs) -> Tensor:
     return weights.where(usable | ~total.isfinite(), 0) * maps
 
 
-@cam_method(
-    "shapley_cam",
-    paper="Cai 2025, arXiv:2501.06261",
-    needs=Needs.ACTIVATIONS | Needs.GRADIENTS | Needs.PROBE,
-    cost="2 forwards, 3 backwards",
-)
+@cam_method("shapley_cam", paper="Cai 2025, arXiv:2501.06261", needs=BY_BOTH, cost="2 forwards, 3 backwards")
 def shapley_cam(inputs: CamInputs) -> Tensor:
     """Σ_k mean(g_k - ½ (H A)_k) A_k: grad_cam with the second order of the score, H its Hessian by A.
 
@@ -140,12 +136,7 @@ def shapley_cam(inputs: CamInputs) -> Tensor:
     return _over_space(curved, "mean") * inputs.activations
 
 
-@cam_method(
-    "cam",
-    paper="Zhou 2016, arXiv:1512.04150",
-    needs=Needs.ACTIVATIONS | Needs.GRADIENTS | Needs.PROBE,
-    cost="7 forwards, 1 backward",
-)
+@cam_method("cam", paper="Zhou 2016, arXiv:1512.04150", needs=BY_BOTH, cost="7 forwards, 1 backward")
 def cam(inputs: CamInputs) -> Tensor:
     """Σ_k w_k A_k, w the classifier's own weights; for nets that average the layer over space before a linear head.
 
@@ -190,9 +181,9 @@ def _over_space(maps: Tensor, how: str) -> Tensor:
     return maps.sum(axes, keepdim=True) if how == "sum" else maps.mean(axes, keepdim=True)
 
 
-def _as_weights(weights: Tensor, inputs: CamInputs) -> Tensor:
-    """(N, K) as (N, K, 1, 1)."""
-    return weights.reshape(*weights.shape, *[1] * (inputs.activations.dim() - 2))
+def _aligned(values: Tensor, maps: Tensor) -> Tensor:
+    """(N, K) as (N, K, 1, 1), (N,) as (N, 1, 1, 1): with as many axes as the maps have."""
+    return values.reshape(*values.shape, *[1] * (maps.dim() - values.dim()))
 
 
 def _one_over(denominator: Tensor) -> Tensor:
@@ -201,24 +192,12 @@ def _one_over(denominator: Tensor) -> Tensor:
     return torch.where(usable, 1 / denominator.where(usable, 1), 0)
 
 
-def _size_of(maps: Tensor) -> Tensor:
-    """(N, 1, 1, 1): the largest magnitude of each image, 1 where that is 0."""
-    largest = maps.abs().amax(tuple(range(1, maps.dim())), keepdim=True)
-    return largest.where(largest != 0, 1)
-
-
-def _range_of(images: Tensor) -> Tensor:
-    """(N, 1, 1, 1): from the smallest to the largest value of each image."""
-    axes = tuple(range(1, images.dim()))
-    return images.amax(axes, keepdim=True) - images.amin(axes, keepdim=True)
-
-
 def _trials(maps: Tensor, inputs: CamInputs) -> list[Tensor]:
     """Other activations to hold a head against: none, the opposite, places in disorder, channels made more or less."""
-    numbers, rows = RandomNumbers(inputs), range(len(maps))
-    channels = [torch.stack([numbers.uniform(row, maps.shape[1:2], draw) for row in rows]) for draw in (1, 2, 3)]
-    factors = [_as_weights(one.to(maps.device), inputs) * 3 for one in channels]
-    return [maps * 0, -maps, _shuffled(maps, inputs) * 2 + maps, *(maps * factor for factor in factors)]
+    numbers, flat = RandomNumbers(inputs), maps.flatten(1)
+    disordered = flat.gather(1, numbers.uniform(flat.shape[1:]).argsort(1)).reshape(maps.shape)
+    factors = [_aligned(numbers.uniform(maps.shape[1:2], draw), maps) * 3 for draw in (1, 2, 3)]
+    return [maps * 0, -maps, disordered * 2 + maps, *(maps * factor for factor in factors)]
 
 
 def _is_bent(inputs: CamInputs, gradients: Tensor, other: Tensor) -> Tensor:
@@ -230,11 +209,3 @@ def _is_bent(inputs: CamInputs, gradients: Tensor, other: Tensor) -> Tensor:
     rounding = asked.abs() + inputs.scores.abs() + (terms**2).sum(1).sqrt()
     off = (asked - inputs.scores - terms.sum(1)).abs()
     return off > BENT * moved + ROUNDINGS_OF_HEAD * probe.precision * rounding
-
-
-def _shuffled(maps: Tensor, inputs: CamInputs) -> Tensor:
-    """The maps with the values of each image in another order: other activations of the same size."""
-    numbers = RandomNumbers(inputs)
-    flat = maps.flatten(1)
-    orders = [numbers.uniform(row, (flat.shape[1],)).argsort() for row in range(len(maps))]
-    return flat.gather(1, torch.stack(orders).to(maps.device)).reshape(maps.shape)

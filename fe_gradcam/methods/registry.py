@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from torch import Tensor
 
 from fe_gradcam.parameters import Catalogue, Entry
 from fe_gradcam.types import OF_TARGET, CamInputs, Needs
 
-CamRule: TypeAlias = Callable[..., Tensor]
-"""Takes CamInputs and keyword-only parameters; returns the signed map (N, *S), or its terms by channel
-(N, K, *S), whose sum over the channels is the map."""
+BY_GRADIENTS = Needs.ACTIVATIONS | Needs.GRADIENTS
+BY_ASKING = Needs.ACTIVATIONS | Needs.PROBE
+BY_BOTH = BY_GRADIENTS | Needs.PROBE
 
 OF_NO_TARGET = "what is active, whatever the class"
 UNSIGNED = "how much the class depends on a place, for or against"
@@ -22,7 +20,7 @@ AT_RANDOM = "random weights, the baseline"
 
 @dataclass(frozen=True)
 class CamMethod(Entry):
-    """A method: a CamRule, with the parameters that it was asked for with.
+    """A method. Its rule takes CamInputs and returns the signed map (N, *S), or its terms by channel (N, K, *S).
 
     Attributes:
         needs: What it must be given.
@@ -30,15 +28,14 @@ class CamMethod(Entry):
         shows: What the heat of its maps means, for a legend.
     """
 
-    needs: Needs
-    cost: str = ""
+    needs: Needs = BY_GRADIENTS
+    cost: str = "1 forward, 1 backward"
     shows: str = OF_TARGET
 
     def terms(self, inputs: CamInputs) -> Tensor:
         """The terms that the map is the sum of, (N, K, *S); of a method that has none, the map itself, K = 1."""
         result: Tensor = self.rule(inputs, **self.given)
-        of_images = inputs.activations.dim() - 1
-        return result[:, None] if result.dim() == of_images else result
+        return result if result.dim() == inputs.activations.dim() else result[:, None]
 
     def __call__(self, inputs: CamInputs) -> Tensor:
         """The signed map, (N, *S)."""
@@ -46,25 +43,6 @@ class CamMethod(Entry):
 
 
 METHODS: Catalogue[CamMethod] = Catalogue(
-    CamMethod,
-    "method",
-    ("ss_cam", {"samples": 8, "noise": 0.1}),
-    no_name="; several go to explain_many(methods=[...])",
+    CamMethod, "method", ("ss_cam", {"samples": 8, "noise": 0.1}), no_name="; several go to explain_many(methods=[...])"
 )
-
-
-def cam_method(
-    name: str,
-    *,
-    paper: str,
-    needs: Needs = Needs.ACTIVATIONS | Needs.GRADIENTS,
-    cost: str = "1 forward, 1 backward",
-    shows: str = OF_TARGET,
-) -> Callable[[CamRule], CamRule]:
-    """Registers a rule under a name; its keyword-only arguments become the method's parameters."""
-
-    def register(rule: CamRule) -> CamRule:
-        METHODS.add(CamMethod(name, rule, needs, cost, shows, paper=paper))
-        return rule
-
-    return register
+cam_method = METHODS.register

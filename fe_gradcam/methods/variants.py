@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.methods.asking import RandomNumbers, probe_of, scores_of, without_rounding
-from fe_gradcam.methods.gradients import NEARLY_ZERO, _as_weights
-from fe_gradcam.methods.registry import AT_RANDOM, cam_method
+from fe_gradcam.methods.gradients import NEARLY_ZERO, _aligned
+from fe_gradcam.methods.registry import AT_RANDOM, BY_ASKING, cam_method
 from fe_gradcam.parameters import Count, Level, OptionalCount, Value
 from fe_gradcam.scaling import upsample
 from fe_gradcam.types import CamInputs, Needs
@@ -24,14 +24,8 @@ PATCHES_PER_SIDE = 8
 """How many patches of `occlusion` fit beside each other on the shorter side, where no size is given."""
 
 
-def _mask_weights(inputs: CamInputs, samples: int, vary: Vary | None = None) -> Tensor:
-    """(N, K) softmax over the channels of the scores of the image under each channel's mask, (N, K).
-
-    Args:
-        inputs: What one pass yields.
-        samples: How many masks are made of each channel, whose scores are averaged.
-        vary: What becomes of the masks; None leaves them.
-    """
+def _by_masks(inputs: CamInputs, samples: int, vary: Vary | None = None) -> Tensor:
+    """softmax_k(scores of the image under masks of A_k, averaged over the samples) A_k; `vary` changes the masks."""
     probe, maps = probe_of(inputs), inputs.activations
     channels = maps.shape[1]
     size = tuple(probe.images.shape[2:])
@@ -51,14 +45,11 @@ def _mask_weights(inputs: CamInputs, samples: int, vary: Vary | None = None) -> 
         tells = without_rounding(inputs.scores[:, None] - means, means, inputs)
     says_nothing = (tells == 0).all(1) | constant.all(1)
     weights = means.where(~constant, -torch.inf).softmax(1)
-    return weights.where(~says_nothing[:, None], 0)
+    return _aligned(weights.where(~says_nothing[:, None], 0), maps) * maps
 
 
 @cam_method(
-    "score_cam",
-    paper="Wang 2020, arXiv:1910.01279",
-    needs=Needs.ACTIVATIONS | Needs.PROBE,
-    cost="K forwards, K the layer's channels",
+    "score_cam", paper="Wang 2020, arXiv:1910.01279", needs=BY_ASKING, cost="K forwards, K the layer's channels"
 )
 def score_cam(inputs: CamInputs) -> Tensor:
     """Σ_k softmax_k(y(x ⊙ norm(up A_k))) A_k: each channel weighted by the score of what it lets through.
@@ -66,15 +57,10 @@ def score_cam(inputs: CamInputs) -> Tensor:
     The mask is brought to [0, 1] after the upsampling; a constant channel has weight 0. The paper's baseline
     term cancels in the softmax. Where no mask changes the score there is no evidence, and the map is zero.
     """
-    return _as_weights(_mask_weights(inputs, 1), inputs) * inputs.activations
+    return _by_masks(inputs, 1)
 
 
-@cam_method(
-    "ss_cam",
-    paper="Wang 2020, arXiv:2006.14255",
-    needs=Needs.ACTIVATIONS | Needs.PROBE,
-    cost="samples K forwards",
-)
+@cam_method("ss_cam", paper="Wang 2020, arXiv:2006.14255", needs=BY_ASKING, cost="samples K forwards")
 def ss_cam(inputs: CamInputs, *, samples: Count = 8, noise: Level = 0.2) -> Tensor:
     """score_cam with scores averaged over noisy masks, before the softmax.
 
@@ -92,15 +78,10 @@ def ss_cam(inputs: CamInputs, *, samples: Count = 8, noise: Level = 0.2) -> Tens
         # one pattern of noise per sample, whatever the order of the channels
         return _unit(masks + noise * numbers.normal(rows, which // channels, tuple(masks.shape[1:])))
 
-    return _as_weights(_mask_weights(inputs, samples, vary if noise else None), inputs) * inputs.activations
+    return _by_masks(inputs, samples, vary if noise else None)
 
 
-@cam_method(
-    "is_cam",
-    paper="Naidu 2020, arXiv:2010.03023",
-    needs=Needs.ACTIVATIONS | Needs.PROBE,
-    cost="samples K forwards",
-)
+@cam_method("is_cam", paper="Naidu 2020, arXiv:2010.03023", needs=BY_ASKING, cost="samples K forwards")
 def is_cam(inputs: CamInputs, *, samples: Count = 10) -> Tensor:
     """score_cam with scores averaged over mask · i / samples for i = 1 … samples, before the softmax.
 
@@ -113,16 +94,15 @@ def is_cam(inputs: CamInputs, *, samples: Count = 10) -> Tensor:
     channels = inputs.activations.shape[1]
 
     def vary(masks: Tensor, rows: Tensor, which: Tensor) -> Tensor:
-        step = (which // channels + 1) / samples
-        return masks * step.reshape(-1, *[1] * (masks.dim() - 1))
+        return masks * _aligned((which // channels + 1) / samples, masks)
 
-    return _as_weights(_mask_weights(inputs, samples, vary), inputs) * inputs.activations
+    return _by_masks(inputs, samples, vary)
 
 
 @cam_method(
     "ablation_cam",
     paper="Desai 2020, WACV, doi:10.1109/WACV45572.2020.9093360",
-    needs=Needs.ACTIVATIONS | Needs.PROBE,
+    needs=BY_ASKING,
     cost="K forwards, of the part behind the layer where the rest can be kept",
 )
 def ablation_cam(inputs: CamInputs) -> Tensor:
@@ -140,7 +120,7 @@ def ablation_cam(inputs: CamInputs) -> Tensor:
     scores = scores_of(inputs, maps.shape[1], ask, by_image=True)
     drops = without_rounding(inputs.scores[:, None] - scores, scores, inputs)
     divisor = inputs.scores.abs()
-    return _as_weights(drops / divisor.where(divisor != 0, 1)[:, None], inputs) * maps
+    return _aligned(drops / divisor.where(divisor != 0, 1)[:, None], maps) * maps
 
 
 @cam_method("occlusion", paper="Zeiler 2014, arXiv:1311.2901", needs=Needs.PROBE, cost="one forward per patch")
@@ -160,8 +140,7 @@ def occlusion(
             image.
     """
     probe = probe_of(inputs)
-    images = probe.images
-    size = tuple(images.shape[2:])
+    images, size = probe.images, tuple(probe.images.shape[2:])
     patch = -(-min(size) // PATCHES_PER_SIDE) if patch is None else patch
     sides = tuple(min(patch, side) for side in size)
     stride = -(-patch // 2) if stride is None else stride
@@ -182,14 +161,14 @@ def occlusion(
     def ask(rows: Tensor, which: Tensor) -> Tensor:
         covered = images[rows].clone()
         for at, (row, corner) in enumerate(zip(rows.tolist(), which.tolist(), strict=True)):
-            covered[at][area(corners[corner])] = cover[row].reshape(-1, *[1] * len(size))
+            covered[at][area(corners[corner])] = _aligned(cover[row], covered[at])
         return probe.score(covered, rows)
 
     scores = scores_of(inputs, len(corners), ask)
     drops = without_rounding(inputs.scores[:, None] - scores, scores, inputs)
     total, times = images.new_zeros(len(images), *size), images.new_zeros(1, *size)
     for at, corner in enumerate(corners):
-        total[area(corner)] += drops[:, at].reshape(-1, *[1] * len(size))
+        total[area(corner)] += _aligned(drops[:, at], total)
         times[area(corner)] += 1.0
     return total / times
 
@@ -203,15 +182,13 @@ def occlusion(
 )
 def random_cam(inputs: CamInputs) -> Tensor:
     """Σ_k u_k A_k with u uniform within [-1, 1): what activations alone look like, whatever the score."""
-    numbers = RandomNumbers(inputs)
-    channels = inputs.activations.shape[1]
-    weights = torch.stack([numbers.uniform(row, (channels,)) for row in range(len(inputs.activations))])
-    return _as_weights(weights.to(inputs.activations.device), inputs) * inputs.activations
+    maps = inputs.activations
+    return _aligned(RandomNumbers(inputs).uniform(maps.shape[1:2]), maps) * maps
 
 
 def _unit(masks: Tensor) -> Tensor:
     """Masks (B, *S) brought to [0, 1]; constant ones to 0."""
-    axes = tuple(range(1, masks.dim()))
-    least = masks.amin(axes, keepdim=True)
-    spread = masks.amax(axes, keepdim=True) - least
-    return (masks - least) / spread.where(spread != 0, 1)
+    flat = masks.flatten(1)
+    least = flat.amin(1)
+    spread = flat.amax(1) - least
+    return (masks - _aligned(least, masks)) / _aligned(spread.where(spread != 0, 1), masks)

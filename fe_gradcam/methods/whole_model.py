@@ -21,13 +21,7 @@ CONSTANT = 1e-5
 """A term whose range is below this, relative to its size, is the same everywhere."""
 
 
-@cam_method(
-    "full_grad",
-    paper="Srinivas 2019, arXiv:1905.00780",
-    needs=Needs.PROBE,
-    cost="1 forward, 1 backward",
-    shows=UNSIGNED,
-)
+@cam_method("full_grad", paper="Srinivas 2019, arXiv:1905.00780", needs=Needs.PROBE, shows=UNSIGNED)
 def full_grad(inputs: CamInputs) -> Tensor:
     """ψ(g_x ⊙ x) + Σ over layers and channels of ψ(bias · gradient), ψ = upsampled, rescaled magnitude.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -101,39 +102,24 @@ def randomised(model: Any, seed: int = 0) -> Iterator[None]:
     """
     seed = whole("seed", seed, 0)
     backend_for(model)  # says what is accepted
-    with _torch_shuffled(model, seed) if isinstance(model, torch.nn.Module) else _keras_shuffled(model, seed):
-        yield
-
-
-@contextmanager
-def _torch_shuffled(model: torch.nn.Module, seed: int) -> Iterator[None]:
-    """Written to .data, which leaves the versions as they are: a graph that somebody holds stays valid."""
-    weights = [one for one in model.parameters() if one.dim() > 1 and one.is_floating_point()]
-    kept = [one.detach().clone() for one in weights]
-    try:
-        with torch.inference_mode():
-            for at, (weight, values) in enumerate(zip(weights, kept, strict=True)):
-                order = torch.from_numpy(_order(seed, at, weight.numel())).to(weight.device)
-                weight.data.copy_(values.reshape(-1)[order].reshape(weight.shape))
-        yield
-    finally:
-        with torch.inference_mode():
-            for weight, values in zip(weights, kept, strict=True):
-                weight.data.copy_(values)
-
-
-@contextmanager
-def _keras_shuffled(model: Any, seed: int) -> Iterator[None]:
-    weights = [one for one in model.weights if len(one.shape) > 1 and one.dtype.is_floating]
-    kept = [one.numpy() for one in weights]
+    of_torch = isinstance(model, torch.nn.Module)
+    weights = [one for one in (model.parameters() if of_torch else model.weights) if len(one.shape) > 1]
+    weights = [one for one in weights if (one.is_floating_point() if of_torch else one.dtype.is_floating)]
+    kept = [one.detach().clone() if of_torch else one.numpy() for one in weights]
     try:
         for at, (weight, values) in enumerate(zip(weights, kept, strict=True)):
-            weight.assign(values.reshape(-1)[_order(seed, at, values.size)].reshape(values.shape))
+            order = np.random.default_rng((seed, at)).permutation(math.prod(values.shape))
+            _write(weight, values.reshape(-1)[order].reshape(values.shape))
         yield
     finally:
         for weight, values in zip(weights, kept, strict=True):
-            weight.assign(values)
+            _write(weight, values)
 
 
-def _order(seed: int, at: int, size: int) -> NDArray[np.int64]:
-    return np.random.default_rng((seed, at)).permutation(size)
+def _write(weight: Any, values: Any) -> None:
+    """Into .data with PyTorch, which leaves the versions as they are: a graph that somebody holds stays valid."""
+    if not isinstance(weight, torch.Tensor):
+        weight.assign(values)
+        return
+    with torch.inference_mode():
+        weight.data.copy_(values)

@@ -21,11 +21,10 @@ BLUR = (11, 5.0)
 FILLS = ("mean", "blur")
 """What pixels may be replaced by, besides a number."""
 
-ACROSS_EDGES = [(-1, 0), (0, -1), (0, 1), (1, 0)]
-
-ACROSS_CORNERS = [(-1, -1), (-1, 1), (1, -1), (1, 1)]
-
-NEIGHBOURS = dict.fromkeys(ACROSS_EDGES, 1 / 6) | dict.fromkeys(ACROSS_CORNERS, 1 / 12)
+NEIGHBOURS = {
+    **dict.fromkeys([(-1, 0), (0, -1), (0, 1), (1, 0)], 1 / 6),  # across an edge
+    **dict.fromkeys([(-1, -1), (-1, 1), (1, -1), (1, 1)], 1 / 12),  # across a corner
+}
 """Weights of a pixel's neighbours, by how far down and right they are; of ROAD."""
 
 BLOCK = 4
@@ -39,15 +38,9 @@ MOST_STEPS = 500
 
 
 def falling(heat: NDArray[np.float32], ties: NDArray[Any]) -> NDArray[np.int64]:
-    """The place of each pixel in the order of falling heat: 0 is the hottest.
+    """The place of each pixel in the order of falling heat, (N, *S): 0 is the hottest.
 
-    Args:
-        heat: (N, *S), finite.
-        ties: Of the same shape: pixels of equal heat come in the order of these. By index the large areas of zero
-            heat would be taken row by row.
-
-    Returns:
-        (N, *S), each image a permutation of the integers below its number of pixels.
+    Pixels of equal heat come in the order of `ties`: by index the large areas of zero heat would be taken row by row.
     """
     flat = heat.reshape(len(heat), -1)
     order = np.lexsort((ties.reshape(flat.shape), -flat), axis=-1)
@@ -81,11 +74,10 @@ def replaced(ask: Ask, images: Tensor, replacements: Tensor, places: Tensor, ste
     new = torch.ones_like(until, dtype=torch.bool)
     new[:, 1:] = until[:, 1:] > until[:, :-1]
     rows, which = new.nonzero(as_tuple=True)
-    by_pixel = (1, *[1] * (images.dim() - 1))
 
     def versions(at: Tensor) -> Tensor:
         row = rows[at]
-        is_replaced = places[row, None] < counts[which[at]].reshape(-1, *by_pixel[1:])
+        is_replaced = places[row, None] < counts[which[at]].reshape(-1, *[1] * (images.dim() - 1))
         return torch.where(is_replaced, replacements[row], images[row])
 
     asked = ask(rows, versions).double()
@@ -169,10 +161,7 @@ def _solved(system: Any, sums: NDArray[np.float64], blocks: NDArray[np.int64]) -
     which is small and solved as it is. Its steps do not grow in number with the holes, as those of the diagonal alone
     do, and it takes half the time of factors of the whole, at 224 pixels; of those the time grows faster.
 
-    Args:
-        system: Sparse, by rows.
-        sums: (n, C), the right-hand sides.
-        blocks: (n,), the block that each unknown is in, counted from 0.
+    `blocks`, (n,), is the block that each unknown is in, counted from 0.
     """
     inverse = 1 / system.diagonal()[:, None]
     of_blocks = csr_matrix((np.ones(len(blocks)), (np.arange(len(blocks)), blocks)))

@@ -81,7 +81,11 @@ def measure(
         raise ArgumentError(f"model is None, and metrics {names} ask it: pass the model that was explained.")
     asked = None if model is None else Asked(model, images, heatmap, batch_size, seed, model_output)
     case = Case(heatmap, cast(Asked, asked), None if places is None else _checked(places, heatmap), again)
-    return {one.label: _of_known(one, case) for one in chosen}
+    found: dict[str, NDArray[np.float32]] = {}
+    for one in chosen:
+        no_class = (heatmap.class_ids < 0) & (one.needs == "model")
+        found[one.label] = np.where(no_class, np.nan, one(case)).astype(np.float32)
+    return found
 
 
 def summary(values: ArrayLike) -> float | None:
@@ -100,11 +104,3 @@ def _checked(places: ArrayLike, heatmap: Heatmap) -> NDArray[np.bool_]:
             "the heat, are needed: of boxes masks_of_boxes(boxes, (H, W)), of masks mask > 0."
         )
     return masks
-
-
-def _of_known(metric: Metric, case: Case) -> NDArray[np.float32]:
-    """The metric's values, of images whose class is known where it asks about that."""
-    values = np.asarray(metric(case), np.float64)
-    if metric.needs == "model":
-        values = np.where(case.heatmap.class_ids < 0, np.nan, values)
-    return values.astype(np.float32)

@@ -41,14 +41,7 @@ Percentages: TypeAlias = Annotated[tuple[float, ...], Within(0, 100)]
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """What a metric reads.
-
-    Attributes:
-        heatmap: What is measured.
-        asked: Gives probabilities of other pictures.
-        places: (N, *S) where the object is, or None.
-        again: Explains once more, or None.
-    """
+    """What a metric reads; `places`, (N, *S), is where the object is."""
 
     heatmap: Heatmap
     asked: Asked
@@ -65,7 +58,7 @@ class Case:
     def order(self) -> Tensor:
         """(N, *S), the place of each pixel by falling heat; those of equal heat come in random order."""
         heat = self.heatmap.values
-        ties = np.stack([self.asked.random.uniform(row, heat.shape[1:]).numpy() for row in range(len(heat))])
+        ties = self.asked.random.uniform(heat.shape[1:]).cpu().numpy()
         return torch.from_numpy(falling(heat, ties)).to(self.asked.picture.device)
 
     @cached_property
@@ -99,15 +92,10 @@ def _numpy64(tensor: Tensor) -> Values:
 
 @dataclass(frozen=True)
 class Metric(Entry):
-    """A metric: a rule, with the parameters that it was asked for with.
+    """A metric; `better` says which of its values are the better ones."""
 
-    Attributes:
-        needs: What it must be given besides the heatmaps.
-        better: Which values are the better ones.
-    """
-
-    needs: MetricNeeds
     better: Better
+    needs: MetricNeeds = "model"
 
     def __call__(self, case: Case) -> Values:
         """(N,), NaN where an image has no value."""
@@ -116,21 +104,7 @@ class Metric(Entry):
 
 
 METRICS: Catalogue[Metric] = Catalogue(Metric, "metric", ("deletion", {"steps": 16}))
-
-
-def metric(
-    name: str, *, paper: str, better: Better, needs: MetricNeeds = "model"
-) -> Callable[[Callable[..., Values]], Callable[..., Values]]:
-    """Registers a rule under a name; its keyword-only arguments become the metric's parameters."""
-
-    def register(rule: Callable[..., Values]) -> Callable[..., Values]:
-        METRICS.add(Metric(name, rule, needs, better, paper=paper))
-        return rule
-
-    return register
-
-
-# --- the metrics ---------------------------------------------------------------------------------------
+metric = METRICS.register
 
 
 @metric("average_drop", paper="arXiv:1710.11063", better="lower")
