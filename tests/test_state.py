@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import random
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import fastestimator as fe
@@ -13,8 +16,7 @@ import tensorflow as tf
 import torch
 
 from tests.state import STATE, kept
-
-pytest_plugins = "pytester"
+from tests.trainings import ROOT
 
 OTHERS: dict[str, Any] = {
     "environment": {"ONLY": "this"},
@@ -95,8 +97,13 @@ def test_later(shared, again):
 """
 
 
-@pytest.mark.parametrize("order", [["first", "later"], ["later", "first"]])
-def test_every_test_is_alone_in_any_order(pytester: pytest.Pytester, order: list[str]) -> None:
-    path = pytester.makepyfile(MODULE)
-    done = pytester.inline_run("-p", "tests.conftest", "-p", "no:randomly", *(f"{path}::test_{name}" for name in order))
-    done.assertoutcome(passed=3)
+def test_every_test_is_alone_in_any_order(tmp_path: Path) -> None:
+    """In a process of its own: pytest within pytest would unload modules that can be loaded only once."""
+    (tmp_path / "pytest.ini").write_text("[pytest]")
+    for name in ("one", "other"):
+        (tmp_path / f"test_{name}.py").write_text(MODULE)
+    order = ["one.py::test_first", "one.py::test_later", "other.py::test_later", "other.py::test_first"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-c", str(tmp_path / "pytest.ini")]
+    command += [f"{tmp_path}/test_{name}" for name in order]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stdout.strip().splitlines()[-1].startswith("6 passed"), done.stdout
