@@ -148,7 +148,25 @@ def test_classes_stay_small() -> None:
                 assert lines <= 300, f"{name}.{node.name} has {lines} lines beside its docstring"
 
 
-TESTED_ELSEWHERE: dict[str, str] = {}
+TESTED_ELSEWHERE: dict[str, str] = {
+    "backends.errors": "backends/test_protocol.py",
+    "backends.keras.attention": "backends/test_attention.py",
+    "backends.keras.compiled": "backends/test_known.py",
+    "backends.keras.graph": "backends/keras/test_backend.py",
+    "backends.keras.layers": "spec/test_layers.py",
+    "backends.keras.passes": "methods/test_whole_model.py",
+    "backends.keras.scores": "spec/test_targets.py",
+    "backends.pytorch.attention": "backends/test_attention.py",
+    "backends.pytorch.layers": "spec/test_layers.py",
+    "backends.pytorch.passes": "methods/test_whole_model.py",
+    "backends.pytorch.recorder": "backends/pytorch/test_backend.py",
+    "backends.pytorch.scores": "spec/test_targets.py",
+    "backends.pytorch.state": "backends/pytorch/test_backend.py",
+    "explaining.probe": "methods/test_variants.py",
+    "explaining.route": "backends/test_protocol.py",
+    "explaining.settings": "backends/test_protocol.py",
+    "spec.tokens": "spec/test_layers.py",
+}
 """Modules without a test file of their own name, and what tests them."""
 
 

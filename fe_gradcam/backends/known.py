@@ -25,10 +25,10 @@ Which: TypeAlias = "tuple[str | int | None, bool]"
 SUM_TOLERANCE = 1e-3
 """How far from 1 a row of probabilities may sum; fp16 comes to 5e-4 over a thousand classes."""
 
-V = TypeVar("V")
+Kept = TypeVar("Kept")
 
 
-class Recent(Generic[V]):
+class Recent(Generic[Kept]):
     """A store that holds the last few: what was asked for longest ago goes first.
 
     Args:
@@ -37,19 +37,19 @@ class Recent(Generic[V]):
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._kept: OrderedDict[Hashable, V] = OrderedDict()
+        self._kept: OrderedDict[Hashable, Kept] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def get(self, key: Hashable) -> V | None:
+    def get(self, key: Hashable) -> Kept | None:
         """What is kept under a key, or None."""
         if key not in self._kept:
             return None
         self._kept.move_to_end(key)
         return self._kept[key]
 
-    def put(self, key: Hashable, value: V) -> V:
+    def put(self, key: Hashable, value: Kept) -> Kept:
         """Keeps a value, and returns it."""
         self._kept[key] = value
         self._kept.move_to_end(key)

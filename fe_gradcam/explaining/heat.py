@@ -18,7 +18,7 @@ from fe_gradcam.methods.registry import CamMethod
 from fe_gradcam.scaling import fuse_maps, scale
 from fe_gradcam.types import CamInputs, Heatmap, LayerRef, Needs, Scaling
 
-ROUNDING = 2.0**-22
+ROUNDING_OF_SUMS = 2.0**-22
 """Two units in the last place of float32, relative to the sum of the terms' magnitudes."""
 
 WHOLE_MODEL = "whole model"
@@ -140,7 +140,7 @@ def _rounding(inputs: CamInputs, method: CamMethod, terms: Tensor) -> Tensor:
         gradients = inputs.gradients.abs()
         weights = gradients.maximum(gradients.mean(tuple(range(2, gradients.dim())), keepdim=True))
         largest = largest.maximum((inputs.activations.abs() * weights).sum(1).flatten(1).amax(1))
-    return ROUNDING * largest.where(largest.isfinite(), largest.new_zeros(()))
+    return ROUNDING_OF_SUMS * largest.where(largest.isfinite(), largest.new_zeros(()))
 
 
 def _confidences(inputs: CamInputs) -> NDArray[np.float32]:

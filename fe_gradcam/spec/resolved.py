@@ -53,20 +53,20 @@ class Resolved:
         """What it needs of each image."""
         return ()
 
-    def rows(self: R, rows: Rows) -> R:
+    def rows(self: Same, rows: Rows) -> Same:
         """The same for some of the images."""
         return self
 
-    def pinned(self: R, came_to: NDArray[Any] | None) -> R:
+    def pinned(self: Same, came_to: NDArray[Any] | None) -> Same:
         """The same with what it came to in a pass: the classes inferred, the pixels that are a class's own."""
         return self
 
-    def turned(self: R, axes: tuple[int, ...]) -> R:
+    def turned(self: Same, axes: tuple[int, ...]) -> Same:
         """The same for images that are turned round along some axes, counted from the last."""
         return self
 
 
-R = TypeVar("R", bound=Resolved)
+Same = TypeVar("Same", bound=Resolved)
 
 
 @dataclass(frozen=True, eq=False)
