@@ -33,17 +33,18 @@ def atlas_grid(
     for class_id in sorted(most):
         one = atlas.classes[class_id]
         fixed = "-" if np.isnan(one.fixed_place) else f"{one.fixed_place:.2f}"
-        texts = (
+        texts = [
             Text("class", names.get(class_id, str(class_id))),
             Text("note", f"{one.images} image{'s' * (one.images > 1)}"),
             Text("note", f"fixed place: {fixed}"),
-        )
+        ]
         outline = None
         if class_id in warned:
-            outline, texts = warned[class_id].mask(atlas.size), (*texts, Text("warning", "warning: see log"))
+            outline = warned[class_id].mask(atlas.size)
+            texts.append(Text("warning", "warning: see log"))
         drawn = overlay(one.picture, one.heat / (one.heat.max() or 1), colormap=look.colormap, alpha=look.alpha)
         heat = Panel(drawn, note="" if one.warm else "no evidence", outline=outline)
-        rows.append(Row(texts, class_id in warned, (Panel(one.picture, outline=outline), heat)))
+        rows.append(Row(tuple(texts), class_id in warned, (Panel(one.picture, outline=outline), heat)))
     if len(atlas.classes) > len(rows):
         title = f"{title}: {len(rows)} of {len(atlas.classes)} classes"
     label = (

@@ -171,7 +171,7 @@ class _Layout:
         widest = max((text_width(line.text, TEXT_SIZE, "bold") for line in whole), default=0)
         room = int(np.clip(widest, NARROWEST_TEXT, WIDEST_TEXT)) if whole else 0
         self.texts = [_lines(row.texts, room, wrong=row.wrong) for row in grid.rows]
-        self.asides = [_lines(row.aside, self.cell[0] - 2 * GAP) for row in grid.rows]
+        self.asides = [_lines(row.aside, self.cell[0] - 2 * GAP, most=3) for row in grid.rows]
 
         left = MARGIN + (room + 2 * GAP if room else 0)
         self.lefts = [left + column * (self.cell[0] + GAP) for column in range(len(grid.titles))]
@@ -182,22 +182,22 @@ class _Layout:
 
         self.tops = [self.top + max(map(len, self.heads)) * LINE + 4]
         least = max(map(len, self.texts)) * LINE + 2 * FRAME
-        for row in grid.rows:
-            height = self.line_height * (1 + bool(row.below)) + GAP * bool(row.below)
-            self.tops.append(self.tops[-1] + max(height, least) + GAP)
+        gap = GAP + 2 * FRAME * any(row.wrong for row in grid.rows)  # two frames do not touch
+        for row, aside in zip(grid.rows, self.asides, strict=True):
+            second = GAP + max(self.line_height, len(aside) * LINE) if row.below else 0
+            self.tops.append(self.tops[-1] + max(self.line_height + second, least) + gap)
         self.bar_top = self.tops.pop() + 4
 
         # The colour bar's label stands beside the bar where there is room, else below it.
         beside = MARGIN + BAR_WIDTH + 16
         room = self.width - beside - MARGIN
         if room >= 220 or text_width(grid.scale_label, SMALL_SIZE) <= room:
-            self.label, self.label_corner = wrapped(grid.scale_label, room, SMALL_SIZE), (beside, self.bar_top - 2)
-            needed = max(BAR_HEIGHT + 18, LINE * len(self.label))
+            self.label_corner, above = (beside, self.bar_top - 2), 0
         else:
-            self.label = wrapped(grid.scale_label, self.width - 2 * MARGIN, SMALL_SIZE, most=4)
-            self.label_corner = MARGIN, self.bar_top + BAR_HEIGHT + 2 + LINE
-            needed = BAR_HEIGHT + 2 + LINE * (1 + len(self.label))
-        self.height = self.bar_top + needed + MARGIN
+            room, above = self.width - 2 * MARGIN, BAR_HEIGHT + 2 + LINE
+            self.label_corner = MARGIN, self.bar_top + above
+        self.label = wrapped(grid.scale_label, room, SMALL_SIZE, most=4)
+        self.height = self.bar_top + max(BAR_HEIGHT + 18, above + LINE * len(self.label)) + MARGIN
 
 
 class _Line(NamedTuple):
@@ -206,19 +206,16 @@ class _Line(NamedTuple):
     colour: Colour = INK
 
 
-def _lines(texts: Sequence[Text], width: int | None, *, wrong: bool = False) -> list[_Line]:
-    """Texts as lines of a width, if there is one; long names take two, and a number is never cut off."""
+def _lines(texts: Sequence[Text], width: int | None, *, wrong: bool = False, most: int = 2) -> list[_Line]:
+    """Texts as lines of a width, if there is one; a name takes `most` of them, and a number is never cut off."""
     lines = []
     for text in texts:
         caption, weight, colour = CROSSED if wrong and text.role == "prediction" else ROLES[text.role]
         name = f"{caption}{text.words}".rstrip()
         pieces = [f"{name} {text.number}".rstrip()]
         if width is not None and text_width(pieces[0], TEXT_SIZE, weight) > width:
-            cut = (
-                [without_middle(name, width, TEXT_SIZE)]
-                if text.role == "id"
-                else wrapped(name, width, TEXT_SIZE, weight)
-            )
+            of_file = text.role == "id"
+            cut = [without_middle(name, width, TEXT_SIZE)] if of_file else wrapped(name, width, TEXT_SIZE, weight, most)
             pieces = [*cut, *filter(None, [text.number])]
         lines += [_Line(piece, weight, colour) for piece in pieces]
     return lines
@@ -247,16 +244,19 @@ def _write(
 
 
 def _draw_row(canvas: Rgb, row: Row, layout: _Layout, number: int) -> None:
-    top, left = layout.tops[number], layout.lefts[0]
+    top, left, aside = layout.tops[number], layout.lefts[0], layout.asides[number]
     below = top + layout.line_height + GAP
+    bottom = below + max(layout.cell[1], len(aside) * LINE) if row.below else top + layout.cell[1]
     _write(canvas, (MARGIN, top), layout.texts[number])
-    _write(canvas, (left + GAP, below + GAP), layout.asides[number])
+    for y, line in zip(count((below + bottom - len(aside) * LINE) // 2, LINE), aside):
+        # At the right, beside the heat that it is said of.
+        x = left + layout.cell[0] - GAP - text_width(line.text, TEXT_SIZE, line.weight)
+        _write(canvas, (x, y), [line])
     for y, panels in ((top, row.panels), (below, row.below)):
         for x, panel in zip(layout.lefts, panels, strict=False):
             if panel is not None:
                 _draw_panel(canvas, panel, (x, y), layout)
     if row.wrong:
-        bottom = (below if row.below else top) + layout.cell[1]
         _draw_frame(canvas[top - FRAME : bottom + FRAME, left - FRAME : layout.right + FRAME])
 
 

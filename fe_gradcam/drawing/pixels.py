@@ -122,17 +122,12 @@ def to_rgb(
         )
     shift = _per_channel("mean", mean, channels, 0.0)
     factor = _per_channel("std", std, channels, 1.0)
-    denormalise = mean is not None or std is not None
+    denormalise = array.dtype.kind == "f" and (mean is not None or std is not None)
     result = np.empty((*array.shape[:3], 3), np.uint8)
     for picture, image in zip(result, array, strict=True):
-        if image.size == 0:
-            continue
-        if image.dtype == np.uint8:
-            picture[...] = image
-        elif image.dtype.kind == "f" and denormalise:
-            picture[...] = _to_bytes(image.astype(np.float64) * factor + shift, denormalised=True)
-        else:
-            picture[...] = _to_bytes(image)
+        if image.size:
+            values = image.astype(np.float64) * factor + shift if denormalise else image
+            picture[...] = _to_bytes(values, denormalised=denormalise)
     return result
 
 
@@ -162,8 +157,10 @@ def _per_channel(name: str, value: ArrayLike | None, channels: int, default: flo
     return numbers
 
 
-def _to_bytes(image: NDArray[Any], *, denormalised: bool = False) -> Rgb:
+def _to_bytes(image: NDArray[Any], *, denormalised: bool) -> Rgb:
     """One image (H, W, C) of any real dtype, by the rules of `to_rgb`."""
+    if image.dtype == np.uint8:
+        return image
     if image.dtype.kind == "b":
         return image.astype(np.uint8) * np.uint8(255)
     values = image.astype(np.float64)

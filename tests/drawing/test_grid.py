@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,18 +35,16 @@ def reds(picture: np.ndarray) -> np.ndarray:
     return (picture == np.array(RED)).all(2)
 
 
+def enlarged(picture: np.ndarray) -> np.ndarray:
+    """As a picture of 32 pixels is drawn."""
+    return np.kron(picture, np.ones((6, 6, 1), np.uint8))
+
+
 def test_pictures_stand_in_it_as_they_are() -> None:
-    """Enlarged by a whole number, pixel for pixel; 224 px 1:1."""
-    drawn = draw_grid(grid(row()))
-    factor = round(176 / 32)
-    enlarged = np.kron(PICTURE, np.ones((factor, factor, 1), np.uint8))
-    assert _contains(drawn, enlarged) == 2
+    """Enlarged by a whole number, pixel for pixel; 224 px 1:1; and no frame covers them."""
+    assert _contains(draw_grid(grid(row())), enlarged(PICTURE)) == 2
     large = np.random.default_rng(1).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     assert _contains(draw_grid(grid(row(picture=large))), large) == 2
-
-
-def test_a_frame_does_not_cover_the_picture() -> None:
-    large = np.random.default_rng(1).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     assert _contains(draw_grid(grid(row(wrong=True, picture=large), row(picture=large))), large) == 4
 
 
@@ -92,6 +91,12 @@ def test_the_colour_bar_runs_through_the_colormap_from_left_to_right() -> None:
     assert (drawn[rows[0], 14 + 80] == lut[128]).all()
 
 
+def test_what_the_colour_bar_means_is_said_in_full() -> None:
+    words = "mean heat of the images, 1 where the class has most; 1 where it is at one place in all of them, 0 where "
+    ends = [draw_grid(replace(grid(row()), scale_label=words + end)) for end in ("it moves", "it never")]
+    assert differing(*ends).sum() > 20
+
+
 @pytest.mark.parametrize("part", ["label", "prediction", "id", "title", "column", "scale"])
 def test_every_text_is_drawn(part: str) -> None:
     def with_text(word: str) -> np.ndarray:
@@ -110,7 +115,7 @@ def test_names_are_never_run_over_the_pictures() -> None:
     """However long: the row is higher then, and what does not fit ends in an ellipsis."""
     short, long = draw_grid(grid(row(name="x" * 9))), draw_grid(grid(row(name="Lophophorus impejanus " * 8)))
     assert long.shape[1] <= 14 + 190 + 12 + 2 * 198 - 6 + 14
-    assert _contains(long, np.kron(PICTURE, np.ones((6, 6, 1), np.uint8))) == 2
+    assert _contains(long, enlarged(PICTURE)) == 2
     assert short.shape[1] <= long.shape[1]
 
 
@@ -134,11 +139,31 @@ def test_a_second_line_stands_under_the_first_within_the_frame() -> None:
     one_line = draw_grid(grid(row(wrong=True), row()))
     drawn = draw_grid(grid(two_lines, row()))
     assert drawn.shape[0] - one_line.shape[0] == 6 * 32 + 6
-    large = np.kron(other, np.ones((6, 6, 1), np.uint8))
-    assert _contains(drawn, large) == 1
-    assert _contains(drawn, np.kron(PICTURE, np.ones((6, 6, 1), np.uint8))) == 4
+    assert _contains(drawn, enlarged(other)) == 1
+    assert _contains(drawn, enlarged(PICTURE)) == 4
     corners = np.argwhere(reds(drawn))
     assert np.ptp(corners[:, 0][corners[:, 1] > 200]) + 1 == 2 * 6 * 32 + 6 + 6  # both lines, and 3 px around
+
+
+@pytest.mark.parametrize("cell", [40, None])
+def test_what_a_second_line_says_stands_within_the_frame_however_small_the_cell(cell: int | None) -> None:
+    """At the right, beside the heat, half-way up; the frame grows where the words need it."""
+    said, side = (Text("note", "the true class:"), Text("class", "dog", "3%")), cell or 192
+    drawn = draw_grid(grid(replace(row(wrong=True), below=(None, Panel(PICTURE)), aside=said)), cell=cell)
+    frame = reds(drawn)
+    frame[:, : frame.sum(0).argmax()] = False  # the prediction, which is red too
+    (top, left), (bottom, _) = np.argwhere(frame).min(0), np.argwhere(frame).max(0)
+    empty = drawn[top + 3 + side + 6 : bottom - 2, left + 3 : left + 3 + side]
+    ys, xs = np.nonzero((empty < 120).all(2))
+    above, below = ys.min(), len(empty) - 1 - ys.max()
+    assert len(empty) == side if cell is None else len(empty) > side
+    assert above > 2 and below > 2 and abs(above - below) <= 4
+    assert xs.min() >= 0 and 6 <= side - xs.max() <= 10
+
+
+def test_frames_of_neighbours_are_apart() -> None:
+    lines = reds(draw_grid(grid(row(wrong=True), row(wrong=True)))).sum(1) > 300
+    assert np.diff(np.flatnonzero(lines)).tolist() == [1, 1, 193, 1, 1, 7, 1, 1, 193, 1, 1]  # 3 px, 6 px between
 
 
 @pytest.mark.parametrize("count", [1, 20, 120])
@@ -151,14 +176,14 @@ def test_any_number_of_rows_and_any_size(count: int, shape: tuple[int, int]) -> 
     assert drawn.shape[1] < 2000
 
 
-def test_the_end_of_a_long_file_name_is_kept() -> None:
-    def named(name: str) -> np.ndarray:
-        return draw_grid(
-            Grid((Row((Text("id", name),), False, (Panel(PICTURE),)),), ("image",), "turbo", "s", (0.0, 1.0))
-        )
+def bare(*texts: Text, **more: Any) -> Grid:
+    """One picture."""
+    return Grid((Row(texts, False, (Panel(PICTURE),), **more),), ("image",), "turbo", "s", (0.0, 1.0))
 
-    long = "a_long_folder_name/of_a_patient/with_many_scans/slice_"
-    assert differing(named(f"{long}0041.png"), named(f"{long}0042.png")).sum() > 5
+
+def test_the_end_of_a_long_file_name_is_kept() -> None:
+    name = "a_long_folder_name/of_a_patient/with_many_scans/slice_004"
+    assert differing(*(draw_grid(bare(Text("id", f"{name}{end}.png"))) for end in "12")).sum() > 5
 
 
 def test_cells_have_the_shape_of_the_pictures() -> None:
@@ -170,8 +195,7 @@ def test_cells_have_the_shape_of_the_pictures() -> None:
 
 @pytest.mark.parametrize("texts", [(), (Text("label", ""),)])
 def test_without_texts_the_pictures_stand_at_the_left(texts: tuple) -> None:
-    bare = Row(texts, False, (Panel(PICTURE),))
-    assert draw_grid(Grid((bare,), ("image",), "turbo", "s", (0.0, 1.0))).shape[1] < 14 + 100 + 192 + 14
+    assert draw_grid(bare(*texts)).shape[1] < 14 + 100 + 192 + 14
 
 
 def test_mistakes_are_named() -> None:
@@ -192,11 +216,8 @@ SCRIPTS = ["cat", "κύκλος", "чашка", "قطة", "חתול", "猫", "�
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_any_script_gives_ink_of_its_own(name: str) -> None:
-    masks = {other: text_mask(other, 14) for other in SCRIPTS}
-    assert masks[name].max() > 200
-    for other, mask in masks.items():
-        if other != name:
-            assert mask.shape != masks[name].shape or (mask != masks[name]).any(), (name, other)
+    assert text_mask(name, 14).max() > 200
+    assert not any(np.array_equal(text_mask(name, 14), text_mask(other, 14)) for other in SCRIPTS if other != name)
 
 
 def test_what_no_font_has_is_written_as_its_code_point(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,6 +260,5 @@ def test_fitted_and_wrapped_keep_within_the_width() -> None:
 
 
 def test_pictures_narrower_than_the_colour_bar_are_drawn() -> None:
-    tall = np.full((120, 40, 3), 90, np.uint8)
-    picture = draw_grid(Grid((Row((), wrong=False, panels=(Panel(tall),)),), ("t",), "turbo", "label", (0.0, 1.0)))
-    assert picture.shape[1] >= 160
+    tall = replace(bare(), rows=(Row((), wrong=False, panels=(Panel(np.full((120, 40, 3), 90, np.uint8)),)),))
+    assert draw_grid(tall).shape[1] >= 160

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,25 +15,16 @@ from fe_gradcam.drawing.sheet import LEFT_TO_RIGHT, MOST_ROWS, Look, compose_gri
 from fe_gradcam.explaining.explained import Column, Explained, with_shared_scale
 from fe_gradcam.explaining.results import compose_arrays, compose_results
 from fe_gradcam.types import Heatmap, Scaling
+from tests.heat import heatmap_of
 
 NAMES = {0: "cat", 1: "dog"}
 
 
 def heatmap(count: int = 3, scaling: Scaling = "scale_after_relu", blank: tuple[int, ...] = ()) -> Heatmap:
     values = np.linspace(0, 1, count * 64, dtype=np.float32).reshape(count, 8, 8)
-    for at in blank:
-        values[at] = 0
-    return Heatmap(
-        values=values,
-        raw=values[:, ::4, ::4],
-        class_ids=np.ones(count, np.int64),
-        scores=np.ones(count, np.float32),
-        confidences=np.full(count, 0.9, np.float32),
-        blank=np.isin(np.arange(count), blank),
-        method="grad_cam",
-        layer="conv3",
-        scaling=scaling,
-    )
+    values[list(blank)] = 0
+    is_blank = np.isin(np.arange(count), blank)
+    return heatmap_of(values, 1, raw=values[:, ::4, ::4], blank=is_blank, confidence=0.9, scaling=scaling)
 
 
 def part(count: int = 3, **change: object) -> Explained:
@@ -121,10 +113,9 @@ def test_results_and_arrays_name_the_layer_and_the_scaling() -> None:
 
 
 def test_the_legend_says_which_methods_know_no_class() -> None:
-    aware = Column("grad_cam", "pred", _heatmap_like("grad_cam"))
-    of_no_target = replace(_heatmap_like("eigen_cam(component=2)"), shows="what is active, whatever the class")
-    blind = Column("eigen_cam(component=2)", "pred", of_no_target)
-    for columns, expected in (
+    aware = _heatmap_like("grad_cam")
+    blind = _heatmap_like("eigen_cam(component=2)", shows="what is active, whatever the class")
+    for heatmaps, expected in (
         ([aware], "evidence for the class, each map by itself (scaling: scale_after_relu)"),
         ([blind], "what is active, whatever the class, each map by itself (scaling: scale_after_relu)"),
         (
@@ -133,16 +124,12 @@ def test_the_legend_says_which_methods_know_no_class() -> None:
             "each map by itself (scaling: scale_after_relu)",
         ),
     ):
-        part = Explained(np.zeros((2, 4, 6, 3), np.uint8), columns, None, None, None)
-        assert compose_grid([part], {}, Look(), "").scale_label == expected
+        assert compose_grid([_of_columns(*heatmaps)], {}, Look(), "").scale_label == expected
 
 
 def test_a_shared_scale_is_that_of_each_method() -> None:
     """Two methods have no unit in common; one a thousand times larger must not make the other dark."""
-    small, large = _heatmap_like("grad_cam"), _heatmap_like("score_cam", 1000)
-    columns = [Column("grad_cam", "pred", small), Column("score_cam", "pred", large)]
-    part = Explained(np.zeros((2, 4, 6, 3), np.uint8), columns, None, None, None)
-    (scaled,) = with_shared_scale([part])
+    (scaled,) = with_shared_scale([_of_columns(_heatmap_like("grad_cam"), _heatmap_like("score_cam", 1000))])
     for column in scaled.columns:
         assert column.heatmap.values.max() == pytest.approx(1)
         assert column.heatmap.values[0].max() == pytest.approx(0.5)
@@ -150,26 +137,19 @@ def test_a_shared_scale_is_that_of_each_method() -> None:
 
 
 def test_the_title_names_the_layer_that_is_explained() -> None:
-    columns = [Column("occlusion", "pred", replace(_heatmap_like("occlusion"), layer="whole model", of_layer=False))]
-    columns += [Column("grad_cam", "pred", _heatmap_like("grad_cam"))]
-    part = Explained(np.zeros((2, 4, 6, 3), np.uint8), columns, None, None, None)
-    assert compose_grid([part], {}, Look(), "t").title == "t, layer conv3"
-    alone = replace(part, columns=columns[:1])
-    assert compose_grid([alone], {}, Look(), "t").title == "t, the whole model"
+    of_model = _heatmap_like("occlusion", layer="whole model", of_layer=False)
+    both = _of_columns(of_model, _heatmap_like("grad_cam"))
+    assert compose_grid([both], {}, Look(), "t").title == "t, layer conv3"
+    assert compose_grid([_of_columns(of_model)], {}, Look(), "t").title == "t, the whole model"
 
 
-def _heatmap_like(method: str, size: float = 1) -> Heatmap:
+def _heatmap_like(method: str, size: float = 1, **more: Any) -> Heatmap:
     """Two maps, the second twice as large as the first."""
     raw = np.stack([np.full((4, 6), 0.5, np.float32), np.ones((4, 6), np.float32)]) * np.float32(size)
-    ones = np.ones(2, np.float32)
-    return Heatmap(
-        values=np.ones_like(raw),
-        raw=raw,
-        class_ids=np.zeros(2, np.int64),
-        scores=ones,
-        confidences=ones,
-        blank=np.zeros(2, bool),
-        method=method,
-        layer="conv3",
-        scaling="scale_after_relu",
-    )
+    return heatmap_of(np.ones_like(raw), raw=raw, method=method, **more)
+
+
+def _of_columns(*heatmaps: Heatmap) -> Explained:
+    """Two images without labels."""
+    columns = [Column(one.method, "pred", one) for one in heatmaps]
+    return Explained(np.zeros((2, 4, 6, 3), np.uint8), columns, None, None, None)

@@ -15,8 +15,8 @@ from fe_gradcam.drawing.atlas import MOST_CLASSES, atlas_grid
 from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.drawing.pixels import overlay
 from fe_gradcam.drawing.sheet import Look
-from fe_gradcam.types import Heatmap
 from fe_gradcam.verdicts.atlas import Atlas, Box, ClassHeat
+from tests.heat import heatmap_of
 from tests.trainings import words_of
 
 SIZE = (20, 24)
@@ -45,21 +45,6 @@ def brute_force(maps: NDArray[np.float32]) -> float:
     """The mean correlation over all pairs of different images."""
     flat = np.maximum(maps, 0).reshape(len(maps), -1).astype(np.float64)
     return float(np.mean([np.corrcoef(flat[i], flat[j])[0, 1] for i in range(len(maps)) for j in range(i)]))
-
-
-def heatmap(values: NDArray[np.float32], class_ids: list[int]) -> Heatmap:
-    count = len(values)
-    return Heatmap(
-        values=values,
-        raw=values,
-        class_ids=np.array(class_ids, np.int64),
-        scores=np.zeros(count, np.float32),
-        confidences=np.ones(count, np.float32),
-        blank=np.zeros(count, bool),
-        method="grad_cam",
-        layer="conv",
-        scaling="scale_after_relu",
-    )
 
 
 # --- the fixed-place score -----------------------------------------------------------------------------
@@ -151,7 +136,7 @@ def test_an_atlas_takes_the_same_memory_for_any_number_of_images() -> None:
 def test_of_heatmaps_the_classes_are_kept_apart_and_those_of_no_class_left_out() -> None:
     values = np.stack([*[blob(2, 2)] * 6, blob(9, 9), blob(15, 3), blob(4, 18)])
     shades = [0, 100] * 3 + [7, 255, 9]
-    atlas = Atlas.of(heatmap(values, [3] * 6 + [0, -1, 0]), np.stack([picture(value) for value in shades]))
+    atlas = Atlas.of(heatmap_of(values, [3] * 6 + [0, -1, 0]), np.stack([picture(value) for value in shades]))
     assert atlas.size == SIZE
     assert {class_id: one.images for class_id, one in atlas.classes.items()} == {3: 6, 0: 2}
     assert np.array_equal(atlas.classes[3].picture, picture(50))
@@ -175,7 +160,7 @@ def test_the_box_of_a_place() -> None:
 
 def drawn_atlas() -> Atlas:
     values = np.stack([blob(3, 3), blob(3, 3), blob(12, 12), np.zeros(SIZE, np.float32)])
-    return Atlas.of(heatmap(values, [1, 1, 4, 2]), np.stack([picture(value) for value in (40, 60, 80, 120)]))
+    return Atlas.of(heatmap_of(values, [1, 1, 4, 2]), np.stack([picture(value) for value in (40, 60, 80, 120)]))
 
 
 def test_the_picture_has_a_row_for_each_class_with_its_mean_picture_and_heat() -> None:
