@@ -1,16 +1,50 @@
-"""The options that several commands share, and how their texts are read."""
+"""The options of the commands, and how their texts are read."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+HELP = {
+    "--weights": "Weights to load into the model. PyTorch: a state dict (.pt, .pth), also a checkpoint that holds "
+    "it under state_dict, model_state_dict or model, or .safetensors; nothing but tensors is unpickled. "
+    "Keras: .h5, .keras. Default: the model as it is.",
+    "--size": "Height and width of the model's images. Default: what the model says; PyTorch models seldom do.",
+    "--channels": "1 for grey images, 3 for RGB. Default: what the model says by its input or first convolution, "
+    "else 3.",
+    "--device": "PyTorch: cpu, cuda, cuda:1. Default: cuda where there is one, else cpu.",
+    "--recursive": "Take the images in folders below the folders too. Default: no.",
+    "--fit": "crop: fill the size and cut off what stands out on both sides; stretch: distort.",
+    "--value-range": "Pixels before --mean and --std: unit in [0, 1], byte in [0, 255].",
+    "--mean": "Subtracted from the pixels; one number, or one per channel.",
+    "--std": "What the pixels are divided by then: (x - mean) / std.",
+    "--method": "How the heatmap is made; may be repeated. With parameters: "
+    'smooth_grad_cam_plus_plus:samples=8,noise=0.1; "fe-gradcam methods" lists them. Accepted: METHODS.',
+    "--layer": "The layer that is explained, by name or index; repeated: one heatmap fused of all. "
+    '"fe-gradcam layers" lists them. Default: the last that puts out a map.',
+    "--fuse": "How the heatmaps of several layers become one.",
+    "--smooth": "augment: the mean over flipped and scaled views of the image; eigen: what the channels of a map "
+    "share; may be repeated. Default: neither.",
+    "--seed": "For the methods that draw random numbers.",
+    "--class": "What is explained; may be repeated. An id; a name of --class-names; top3 for the three highest "
+    "classes; A:B for a contrast, why A and not B (without A the inferred class, without B its closest rival). "
+    "Default: the inferred class.",
+    "--class-names": "Names of the classes: a text file with a name per line, in the order of the ids, or JSON, a "
+    "list or {id: name}. Default: the ids.",
+    "--scaling": "scale_after_relu: the hottest place of each heatmap is 1; scale_before_relu: less than 1 where "
+    "evidence against the class is the stronger; none: signed and not scaled.",
+    "--colormap": "Any colormap of matplotlib.",
+    "--alpha": "How strongly the heat covers the picture.",
+    "--model-output": "Of a model with several outputs the one that holds the class scores, by name or position. "
+    "Default: the one that plainly does.",
+    "--batch-size": "Images in one pass; of the variants that a method makes of them 32.",
+    "--output": "The folder that is written to; it is made where it is missing.",
+    "--quiet": "No progress bar. Default: one on stderr, in a terminal.",
+}
 
 
 class MethodOption(click.Option):
@@ -35,7 +69,7 @@ def _size(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple
     return size
 
 
-def numbers(ctx: click.Context, param: click.Parameter, text: str) -> tuple[float, ...]:
+def _numbers(ctx: click.Context, param: click.Parameter, text: str) -> tuple[float, ...]:
     """The numbers of "0.5" or "0.485,0.456,0.406"."""
     try:
         numbers = tuple(float(part) for part in text.split(","))
@@ -48,37 +82,44 @@ def numbers(ctx: click.Context, param: click.Parameter, text: str) -> tuple[floa
     return numbers
 
 
-def model_options(command: Command) -> Command:
-    """The model and what it takes: the same for every command that loads one."""
-    for option in reversed(
-        [
-            click.argument("model"),
-            click.option(
-                "--weights",
-                type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                help="Weights to load into the model. PyTorch: a state dict (.pt, .pth), also a checkpoint that holds "
-                "it under state_dict, model_state_dict or model, or .safetensors; nothing but tensors is unpickled. "
-                "Keras: .h5, .keras. Default: the model as it is.",
-            ),
-            click.option(
-                "--size",
-                callback=_size,
-                metavar="H[xW]",
-                help="Height and width of the model's images. Default: what the model says; PyTorch models seldom do.",
-            ),
-            click.option(
-                "--channels",
-                type=click.Choice(["1", "3"]),
-                callback=lambda ctx, param, text: None if text is None else int(text),
-                help="1 for grey images, 3 for RGB. Default: what the model says by its input or first convolution, "
-                "else 3.",
-            ),
-            click.option(
-                "--device",
-                metavar="NAME",
-                help="PyTorch: cpu, cuda, cuda:1. Default: cuda where there is one, else cpu.",
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
+def _option(names: str, default: Any = None, *, cls: type[click.Option] = click.Option, **more: Any) -> click.Option:
+    """An option with its help; a default is shown if there is one."""
+    flag, *called = names.split()
+    shown = {} if default is None else {"default": default, "show_default": True}
+    return cls([flag, *called], help=HELP[flag], **shown, **more)
+
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+MODEL: list[click.Parameter] = [
+    click.Argument(["model"]),
+    _option("--weights", type=_FILE),
+    _option("--size", callback=_size, metavar="H[xW]"),
+    _option("--channels", type=click.Choice(["1", "3"]), callback=lambda ctx, param, text: text and int(text)),
+    _option("--device", metavar="NAME"),
+]
+"""The model and what it takes: the same for every command that loads one."""
+
+EXPLAIN: list[click.Parameter] = [
+    click.Argument(["images"], nargs=-1, required=True, type=click.Path(exists=True, path_type=Path)),
+    _option("--recursive", is_flag=True),
+    _option("--fit", "crop", type=click.Choice(["crop", "stretch"])),
+    _option("--value-range", "unit", type=click.Choice(["unit", "byte"])),
+    _option("--mean", "0", callback=_numbers, metavar="X[,X,X]"),
+    _option("--std", "1", callback=_numbers, metavar="X[,X,X]"),
+    _option("--method methods", ["grad_cam"], cls=MethodOption, multiple=True, metavar="NAME"),
+    _option("--layer layers", multiple=True, metavar="NAME"),
+    _option("--fuse", "mean", metavar="[mean|max]"),
+    _option("--smooth", type=click.Choice(["augment", "eigen"]), multiple=True),
+    _option("--seed", 0, type=click.IntRange(0), metavar="N"),
+    _option("--class classes", multiple=True, metavar="CLASS"),
+    _option("--class-names", type=_FILE),
+    _option("--scaling", "scale_after_relu", metavar="NAME"),
+    _option("--colormap", "turbo", metavar="NAME"),
+    _option("--alpha", 0.5, type=click.FloatRange(0, 1), metavar="0..1"),
+    _option("--model-output", metavar="NAME"),
+    _option("--batch-size", 8, type=click.IntRange(1), metavar="N"),
+    _option("--output", "fe_gradcam_output", type=click.Path(file_okay=False, path_type=Path)),
+    _option("--quiet", is_flag=True),
+]
+"""What else there is to say of heatmaps."""

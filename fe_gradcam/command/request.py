@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fe_gradcam.command.messages import refuse, say
-from fe_gradcam.loading.models import Loaded, geometry_of
+from fe_gradcam.loading.models import Loaded, geometry_of, load_model
 
 if TYPE_CHECKING:
     from fe_gradcam.loading.photos import Preparation
@@ -51,13 +51,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A target and what it is called.
-
-    Attributes:
-        target: As `fe_gradcam.explain` takes it.
-        label: Above the column of the grid.
-        slug: In names of files and arrays.
-    """
+    """A target, as `explain` takes it, and what it is called: above its column, and in names of files and arrays."""
 
     target: Target
     label: str
@@ -69,39 +63,45 @@ class Plan:
     """All that stays the same from image to image."""
 
     request: Request
-    loaded: Loaded
-    preparation: Preparation
+    methods: list[CamMethod]
     names: dict[int, str]
     wanted: list[Wanted]
-    methods: list[CamMethod]
+    files: list[Path]
+    loaded: Loaded
+    preparation: Preparation
     layer: Any
-    one_batch: bool
+
+    @property
+    def one_batch(self) -> bool:
+        """Whether all images go through the model at once."""
+        return len(self.files) <= self.request.batch_size
 
 
-def check(request: Request) -> None:
-    """What is wrong without looking at the model or the images."""
+def plan_for(request: Request) -> Plan:
+    """What is asked for, with the model loaded; what is wrong without looking at the model is told first."""
     from fe_gradcam.drawing.pixels import colormap_lut
     from fe_gradcam.explaining.views import smoothing
+    from fe_gradcam.loading.photos import image_files
+    from fe_gradcam.methods import METHODS
     from fe_gradcam.scaling import check_fuse, check_scaling
 
-    methods_asked(request.methods)
+    methods = [METHODS.find(METHODS.parse(text)) for text in request.methods]
     smoothing(request.smooth)
     check_scaling(request.scaling)
     check_fuse(request.fuse)
     colormap_lut(request.colormap)
     if any(path.is_dir() and path.resolve() == request.output.resolve() for path in request.images):
         refuse("--output", "this is a folder of IMAGES; the heatmaps would be taken for images the next time.")
+    names = _read_class_names(request.class_names)
+    wanted = _wanted_targets(request.classes, names)
+    files = image_files(request.images, recursive=request.recursive, without=request.output)
+    loaded = load_model(request.model, request.weights, request.device)
+    preparation, layer = _preparation_for(request, loaded), _layer_asked(loaded, request.layers)
+    each_once = list({method.label: method for method in methods}.values())
+    return Plan(request, each_once, names, wanted, files, loaded, preparation, layer)
 
 
-def methods_asked(texts: Sequence[str]) -> list[CamMethod]:
-    """The methods that --method names, each once."""
-    from fe_gradcam.methods import METHODS
-
-    methods = [METHODS.find(METHODS.parse(text)) for text in texts]
-    return list({method.label: method for method in methods}.values())
-
-
-def read_class_names(path: Path | None) -> dict[int, str]:
+def _read_class_names(path: Path | None) -> dict[int, str]:
     """The names of the classes by id, out of a text file with a name per line or of JSON; none without a file."""
     if path is None:
         return {}
@@ -110,23 +110,17 @@ def read_class_names(path: Path | None) -> dict[int, str]:
         given = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
     except ValueError as error:
         refuse("--class-names", f"{str(path)!r} cannot be read: {error}", error)
+    if isinstance(given, list) and all(isinstance(name, str) for name in given):
+        return {at: name.strip() for at, name in enumerate(given) if name.strip()}
     if isinstance(given, dict):
-        return _named_ids(path, given)
-    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
-        refuse("--class-names", f"{str(path)!r} holds neither a list of names nor {{id: name}}.")
-    return {at: name.strip() for at, name in enumerate(given) if name.strip()}
+        turned = {str(value): name for name, value in given.items() if type(value) is int}
+        pairs = turned if len(turned) == len(given) else given  # {name: id}, as torchvision and Keras have it
+        if all(key.isdecimal() and isinstance(name, str) for key, name in pairs.items()):
+            return {int(key): name for key, name in pairs.items()}
+    refuse("--class-names", f"{str(path)!r} holds neither a list of names nor {{id: name}}.")
 
 
-def _named_ids(path: Path, given: dict[str, Any]) -> dict[int, str]:
-    """{id: name}, of which {name: id} is taken too, as torchvision and Keras have it for folders."""
-    turned = {str(value): name for name, value in given.items() if type(value) is int}
-    pairs = turned if len(turned) == len(given) else given
-    if not all(key.isdecimal() and isinstance(name, str) for key, name in pairs.items()):
-        refuse("--class-names", f"{str(path)!r} holds neither a list of names nor {{id: name}}.")
-    return {int(key): name for key, name in pairs.items()}
-
-
-def wanted_targets(classes: Sequence[str], names: Mapping[int, str]) -> list[Wanted]:
+def _wanted_targets(classes: Sequence[str], names: Mapping[int, str]) -> list[Wanted]:
     """The targets that --class names, each once."""
     from fe_gradcam.loading.photos import unused
 
@@ -140,8 +134,7 @@ def _targets_of(text: str, names: Mapping[int, str]) -> Iterator[tuple[Any, str]
 
     found = re.fullmatch(r"top(\d+)", text)
     if found and text not in names.values():
-        ranks = top_k(int(found[1]))
-        yield from ((rank, rank.name) for rank in ranks if isinstance(rank, Rank))
+        yield from ((rank, rank.name) for rank in top_k(int(found[1])) if isinstance(rank, Rank))
     elif (sides := _sides_of_contrast(text, names)) is not None:
         of, against = (None if side is None else _class_id(side, names) for side in sides)
         first = "top class" if of is None else target_name(of, names)
@@ -174,44 +167,36 @@ def file_slug(label: str) -> str:
     return re.sub(r"[^\w.-]+", "_", label).strip("_.")[:60] or "class"
 
 
-def preparation_for(request: Request, loaded: Loaded) -> Preparation:
+def _preparation_for(request: Request, loaded: Loaded) -> Preparation:
     """How image files become what the model takes."""
     from fe_gradcam.loading.photos import Preparation
 
     geometry = geometry_of(loaded, request.size, request.channels)
     for name, numbers in (("--mean", request.mean), ("--std", request.std)):
         if len(numbers) not in (1, geometry.channels):
-            refuse(
-                name, f"{len(numbers)} numbers for {geometry.channels} channel(s); one is needed, or one per channel."
-            )
-    _warn_of_range(request, loaded)
+            said = f"{len(numbers)} numbers for {geometry.channels} channel(s); one is needed, or one per channel."
+            refuse(name, said)
+    if request.value_range == "unit":  # where that is plainly wrong, the heatmaps would look like any others
+        if max(map(abs, request.mean + request.std)) > 2:
+            say("Warning: --mean or --std is for pixels in [0, 255], and these are in [0, 1]: --value-range byte?")
+        if loaded.framework == "keras" and any(type(layer).__name__ == "Rescaling" for layer in loaded.model.layers):
+            say("Warning: the model scales its images itself, and may take pixels in [0, 255]: --value-range byte?")
     return Preparation(geometry.size, geometry.channels, request.fit, request.value_range, request.mean, request.std)
 
 
-def _warn_of_range(request: Request, loaded: Loaded) -> None:
-    """Says so where pixels in [0, 1] are plainly not what the model takes: the heatmaps would look like any others."""
-    if request.value_range != "unit":
-        return
-    if max(map(abs, request.mean)) > 2 or max(map(abs, request.std)) > 2:
-        say("Warning: --mean or --std is for pixels in [0, 255], and these are in [0, 1]: --value-range byte?")
-    if loaded.framework == "keras" and any(type(layer).__name__ == "Rescaling" for layer in loaded.model.layers):
-        say("Warning: the model scales its images itself, and may take pixels in [0, 255]: --value-range byte?")
-
-
-def layer_asked(loaded: Loaded, given: Sequence[str]) -> Any:
+def _layer_asked(loaded: Loaded, given: Sequence[str]) -> Any:
     """One layer, a list of several, or None; a number is an index where no layer has it for a name."""
     from fe_gradcam.backends import backend_for
     from fe_gradcam.errors import UnknownNameError
 
     backend = backend_for(loaded.model)
-    found: list[str | int] = []
-    for text in given:
+    found: list[str | int] = [*given]
+    for at, text in enumerate(given):
         try:
             backend.resolve(text, None)
-            found.append(text)
         except UnknownNameError:
             if not re.fullmatch(r"-?\d+", text):
                 raise
-            backend.resolve(int(text), None)
-            found.append(int(text))
+            found[at] = int(text)
+            backend.resolve(found[at], None)
     return found if len(found) > 1 else found[0] if found else None

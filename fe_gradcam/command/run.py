@@ -11,18 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fe_gradcam.command.messages import model_errors, say
-from fe_gradcam.command.request import (
-    Plan,
-    Request,
-    check,
-    layer_asked,
-    methods_asked,
-    preparation_for,
-    read_class_names,
-    wanted_targets,
-)
+from fe_gradcam.command.request import Plan, Request, plan_for
 from fe_gradcam.command.written import Written, finish, write_image
-from fe_gradcam.loading.models import load_model
 
 if TYPE_CHECKING:
     from fe_gradcam.explaining.route import Explanation
@@ -31,27 +21,10 @@ if TYPE_CHECKING:
 
 def explain_images(request: Request) -> bool:
     """Does it all; whether something was left out."""
-    from fe_gradcam.loading.photos import image_files, unique_names
-
-    check(request)
-    names = read_class_names(request.class_names)
-    wanted = wanted_targets(request.classes, names)
-    files = image_files(request.images, recursive=request.recursive, without=request.output)
-    loaded = load_model(request.model, request.weights, request.device)
-    plan = Plan(
-        request,
-        loaded,
-        preparation_for(request, loaded),
-        names,
-        wanted,
-        methods_asked(request.methods),
-        layer_asked(loaded, request.layers),
-        len(files) <= request.batch_size,
-    )
+    plan, written = plan_for(request), Written()
     request.output.mkdir(parents=True, exist_ok=True)
-    written = Written()
     try:
-        _explain_files(plan, files, unique_names(files), written)
+        _explain_files(plan, written)
     except BaseException:
         if written.entries:  # of a long run that was broken off, what there is
             finish(plan, written)
@@ -60,9 +33,12 @@ def explain_images(request: Request) -> bool:
     return bool(written.errors)
 
 
-def _explain_files(plan: Plan, files: Sequence[Path], names: Sequence[str], written: Written) -> None:
+def _explain_files(plan: Plan, written: Written) -> None:
     """Batch by batch: no more images than that are held at a time, besides those of the grid."""
-    called, size = dict(zip(files, names, strict=True)), plan.request.batch_size
+    from fe_gradcam.loading.photos import unique_names
+
+    files, size = plan.files, plan.request.batch_size
+    called = dict(zip(files, unique_names(files), strict=True))
     with _progress(len(files), plan.request.quiet or plan.one_batch) as advance:
         for start in range(0, len(files), size):
             chunk = files[start : start + size]
@@ -101,12 +77,12 @@ def _explain_batch(plan: Plan, photos: Sequence[Photo], called: Sequence[str], w
 
     pictures = np.stack([photo.picture for photo in photos])
     done = _asked_of_the_model(plan, plan.preparation.inputs(pictures, channels_first=plan.loaded.framework == "torch"))
-    _warn_of_names(plan, done, first=not written.entries)
+    classes = 0 if done.probabilities is None else done.probabilities.shape[1]
+    if not written.entries and classes and max(plan.names, default=0) >= classes:  # they may be those of another model
+        say(f"Warning: --class-names goes up to id {max(plan.names)}, and the model has {classes} classes.")
     whose = [(method, wanted) for method in plan.methods for wanted in plan.wanted]
-    columns = [
-        Column(method.label, wanted.label, heatmap)
-        for (method, wanted), heatmap in zip(whose, done.heatmaps, strict=True)
-    ]
+    pairs = zip(whose, done.heatmaps, strict=True)
+    columns = [Column(method.label, wanted.label, heatmap) for (method, wanted), heatmap in pairs]
     part = Explained(pictures, columns, done.probabilities, None, list(called))
     for at, photo in enumerate(photos):
         written.entries.append(write_image(plan, photo, called[at], part.rows(slice(at, at + 1))))
@@ -138,10 +114,3 @@ def _asked_of_the_model(plan: Plan, images: Any) -> Explanation:
             layers=[plan.layer],
             targets=[wanted.target for wanted in plan.wanted],
         )
-
-
-def _warn_of_names(plan: Plan, done: Explanation, *, first: bool) -> None:
-    """Says so where there are names of more classes than the model has: they may be those of another one."""
-    classes = None if done.probabilities is None else done.probabilities.shape[1]
-    if first and classes is not None and plan.names and max(plan.names) >= classes:
-        say(f"Warning: --class-names goes up to id {max(plan.names)}, and the model has {classes} classes.")

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +31,7 @@ CLASSES_LISTED = 5
 
 @dataclass
 class Written:
-    """What a run has come to so far.
-
-    Attributes:
-        entries: Of results.json, one for each image.
-        errors: Of results.json, one for each file that was left out.
-        rows: The first images, for the grid.
-    """
+    """What a run has come to so far: images and files left out, for results.json, and rows for the grid."""
 
     entries: list[dict[str, Any]] = field(default_factory=list)
     errors: list[dict[str, str]] = field(default_factory=list)
@@ -52,24 +46,19 @@ def write_image(plan: Plan, photo: Photo, name: str, part: Explained) -> dict[st
     from fe_gradcam.files import write_arrays
     from fe_gradcam.loading.photos import unused
 
-    folder, slugs = plan.request.output, [wanted.slug for _ in plan.methods for wanted in plan.wanted]
-    taken: set[str] = set()
+    asked, taken = plan.request, set[str]()
     of_methods = [unused(file_slug(method.label), taken) for method in plan.methods]
-    files = [f"{name}.{of_method}.{wanted.slug}.png" for of_method in of_methods for wanted in plan.wanted]
-    heatmaps = []
-    for column, file in zip(part.columns, files, strict=True):
-        drawn = overlay(
-            photo.picture,
-            column.heatmap.values[0],
-            colormap=plan.request.colormap,
-            alpha=plan.request.alpha,
-            signed=plan.request.scaling == "none",
-        )
-        write_png(folder / file, drawn)
+    slugs = [(of_method, wanted.slug) for of_method in of_methods for wanted in plan.wanted]
+    heatmaps, called = [], []
+    for column, (of_method, slug) in zip(part.columns, slugs, strict=True):
+        file, values, signed = f"{name}.{of_method}.{slug}.png", column.heatmap.values[0], asked.scaling == "none"
+        drawn = overlay(photo.picture, values, colormap=asked.colormap, alpha=asked.alpha, signed=signed)
+        write_png(asked.output / file, drawn)
         heatmaps.append({"target": column.target, **_heatmap_entry(column.heatmap, plan.names), "overlay": file})
-    called = [replace(column, target=slug) for column, slug in zip(part.columns, slugs, strict=True)]
+        called.append(replace(column, target=slug))
     arrays = compose_arrays(replace(part, columns=called), 0, "")
-    write_arrays(folder / f"{name}.npz", {key: array for key, array in arrays.items() if key not in ("epoch", "mode")})
+    kept = {key: array for key, array in arrays.items() if key not in ("epoch", "mode")}
+    write_arrays(asked.output / f"{name}.npz", kept)
     return {
         "file": str(photo.path),
         "name": name,
@@ -85,23 +74,18 @@ def _classes(part: Explained, names: Mapping[int, str]) -> list[dict[str, Any]]:
     from fe_gradcam.explaining.results import inference_entries
 
     found = inference_entries(None if part.probabilities is None else part.probabilities[0], names)
-    triples = zip(
-        found["classification_class_ids"],
-        found["classification_class_names"],
-        found["classification_confidences"],
-        strict=True,
-    )
-    classes = [{"id": id_, "name": name, "confidence": _number(number)} for id_, name, number in triples]
-    return classes[:CLASSES_LISTED]
+    columns = (found[f"classification_{what}"][:CLASSES_LISTED] for what in ("class_ids", "class_names", "confidences"))
+    triples = zip(*columns, strict=True)
+    return [{"id": id_, "name": name, "confidence": _number(number)} for id_, name, number in triples]
 
 
 def _heatmap_entry(heatmap: Heatmap, names: Mapping[int, str]) -> dict[str, Any]:
-    class_id = int(heatmap.class_ids[0])
+    class_id = None if heatmap.class_ids[0] < 0 else int(heatmap.class_ids[0])
     return {
         "method": heatmap.method,
         "layer": heatmap.layer,
-        "class_id": None if class_id < 0 else class_id,
-        "class_name": None if class_id < 0 else names.get(class_id, str(class_id)),
+        "class_id": class_id,
+        "class_name": None if class_id is None else names.get(class_id, str(class_id)),
         "score": _number(heatmap.scores[0]),
         "confidence": _number(heatmap.confidences[0]),
         "blank": bool(heatmap.blank[0]),
@@ -128,7 +112,7 @@ def finish(plan: Plan, written: Written) -> None:
         "fe_gradcam": __version__,
         "model": plan.loaded.name,
         "weights": None if plan.request.weights is None else str(plan.request.weights),
-        "preprocessing": _preprocessing(plan),
+        "preprocessing": asdict(plan.preparation),
         "scaling": plan.request.scaling,
         "grid": grid,
         "images": written.entries,
@@ -143,18 +127,6 @@ def _as_json(results: Mapping[str, Any]) -> bytes:
     text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
     text = re.sub(r"\[\n([\s\d.,-]+)\]", lambda found: f"[{' '.join(found[1].split())}]", text)
     return f"{text}\n".encode("utf-8", "backslashreplace")
-
-
-def _preprocessing(plan: Plan) -> dict[str, Any]:
-    prepared = plan.preparation
-    return {
-        "size": list(prepared.size),
-        "channels": prepared.channels,
-        "fit": prepared.fit,
-        "value_range": prepared.value_range,
-        "mean": list(prepared.mean),
-        "std": list(prepared.std),
-    }
 
 
 def _grid(plan: Plan, written: Written) -> Any:

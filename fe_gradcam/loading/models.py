@@ -19,13 +19,7 @@ Framework: TypeAlias = Literal["torch", "keras"]
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A model, ready.
-
-    Attributes:
-        model: With its weights, on its device.
-        name: As it was asked for.
-        framework: Whose it is.
-    """
+    """A model with its weights, on its device, and the name that it was asked for by."""
 
     model: Any
     name: str
@@ -58,17 +52,12 @@ def load_model(name: str, weights: str | Path | None = None, device: str | None 
     framework = _framework_of(model)
     if framework is None:
         raise _refused(name, f" made {type_of(model)}; a torch.nn.Module or a tf.keras.Model is needed.")
-    if framework == "keras":
-        if device is not None:
-            said = " is for PyTorch; TensorFlow takes a GPU if it sees one (CUDA_VISIBLE_DEVICES)."
-            raise ArgumentError(Argument("device", repr(device)), said)
-        if weights is not None:
-            load_keras_weights(model, Path(weights))
-    else:
-        if weights is not None:
-            load_torch_weights(model, Path(weights))
-        model = _on_device(model, device)
-    return Loaded(model, name, framework)
+    if framework == "keras" and device is not None:
+        said = " is for PyTorch; TensorFlow takes a GPU if it sees one (CUDA_VISIBLE_DEVICES)."
+        raise ArgumentError(Argument("device", repr(device)), said)
+    if weights is not None:
+        (load_keras_weights if framework == "keras" else load_torch_weights)(model, Path(weights))
+    return Loaded(model if framework == "keras" else _on_device(model, device), name, framework)
 
 
 def _refused(name: str, *said: str | Argument) -> ArgumentError:
@@ -77,11 +66,9 @@ def _refused(name: str, *said: str | Argument) -> ArgumentError:
 
 def _framework_of(model: Any) -> Framework | None:
     torch, tensorflow = sys.modules.get("torch"), sys.modules.get("tensorflow")
-    if torch is not None and isinstance(model, torch.nn.Module):
+    if torch and isinstance(model, torch.nn.Module):
         return "torch"
-    if tensorflow is not None and isinstance(model, tensorflow.keras.Model):
-        return "keras"
-    return None
+    return "keras" if tensorflow and isinstance(model, tensorflow.keras.Model) else None
 
 
 def _from_keras_file(path: Path) -> Any:
@@ -167,12 +154,7 @@ def _on_device(model: Any, device: str | None) -> Any:
 
 
 def geometry_of(loaded: Loaded, size: tuple[int, int] | None = None, channels: int | None = None) -> Geometry:
-    """What the model's images are: as it was asked for, else as the model says.
-
-    Args:
-        loaded: The model.
-        size: (H, W).
-        channels: 1 or 3.
+    """What the model's images are: (H, W) and 1 or 3 channels as they are asked for, else as the model says.
 
     Raises:
         ArgumentError: What was asked for does not fit the model, or it does not say its size; a ValueError.
@@ -181,7 +163,7 @@ def geometry_of(loaded: Loaded, size: tuple[int, int] | None = None, channels: i
     by_torch = loaded.framework == "torch"
     stated_size, stated_channels = (_torch_geometry if by_torch else _keras_geometry)(loaded.model)
     wanted = stated_channels if channels is None else channels
-    if not by_torch and size is not None and stated_size is not None and size != stated_size:
+    if not by_torch and size and stated_size and size != stated_size:
         said = f" does not fit the model, which takes {in_pixels(stated_size)}."
         raise ArgumentError(Argument("size", in_pixels(size)), said)
     if not by_torch and stated_channels not in (None, wanted):

@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -121,10 +122,7 @@ def read_photo(path: Path, preparation: Preparation) -> Photo:
 def image_files(given: Sequence[Path], *, recursive: bool = False, without: Path | None = None) -> list[Path]:
     """The files that are meant, each once: those named, and in the place of a folder its image files, sorted.
 
-    Args:
-        given: Files and folders.
-        recursive: Whether folders below a folder count too.
-        without: A folder of which nothing is taken, unless it is named as a file.
+    `recursive` looks below a folder too; of the folder `without` nothing is taken, unless it is named as a file.
 
     Raises:
         PhotoError: A folder holds no image file.
@@ -149,21 +147,16 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     """
     counts = Counter(path.stem.casefold() for path in paths)
     taken = {stem for stem, count in counts.items() if count == 1}
-    names = []
-    for path in paths:
-        name = path.stem
-        if counts[name.casefold()] > 1:
-            name = unused(f"{path.resolve().parent.name}_{name}", taken)
-        names.append(name)
-    return names
+    alone = [path.stem.casefold() in taken for path in paths]
+    return [
+        path.stem if free else unused(f"{path.resolve().parent.name}_{path.stem}", taken)
+        for path, free in zip(paths, alone, strict=True)
+    ]
 
 
 def unused(name: str, taken: set[str]) -> str:
     """The name, with a number behind it where it is taken; it is taken then. Capitals make no difference."""
-    count, free = 1, name
-    while free.casefold() in taken:
-        count += 1
-        free = f"{name}_{count}"
+    free = next(one for one in chain([name], (f"{name}_{at}" for at in count(2))) if one.casefold() not in taken)
     taken.add(free.casefold())
     return free
 
@@ -186,8 +179,7 @@ def _plain(image: Image.Image, channels: int) -> Image.Image:
         raise PhotoError("its pixels are floating-point numbers, whose range is not known")
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("L" if channels == 1 else "RGB")
 
 

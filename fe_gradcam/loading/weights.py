@@ -106,12 +106,7 @@ def _first_line(error: BaseException) -> str:
 def _without_prefix(state: dict[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """The tensors without what DataParallel, torch.compile and Lightning put in front of their names."""
     prefixes = ("module.", "_orig_mod.", "model.")
-    while True:
-        found = [
-            prefix
-            for prefix in prefixes
-            if all(name.startswith(prefix) for name in state) and not any(name.startswith(prefix) for name in wanted)
-        ]
-        if not found:
-            return state
-        state = {name.removeprefix(found[0]): value for name, value in state.items()}
+    added = [one for one in prefixes if not any(name.startswith(one) for name in wanted)]
+    while found := next((one for one in added if all(name.startswith(one) for name in state)), None):
+        state = {name.removeprefix(found): value for name, value in state.items()}
+    return state
