@@ -31,9 +31,6 @@ ROUNDINGS_OF_HEAD = 64
 """Besides, so many times the spacing of the model's numbers, relative to the size of what is summed."""
 
 
-# --- weights from gradients --------------------------------------------------------------------------------
-
-
 @cam_method("grad_cam", paper="Selvaraju 2017, arXiv:1610.02391")
 def grad_cam(inputs: CamInputs) -> Tensor:
     """Σ_k mean(g_k) A_k: each channel weighted by its gradient averaged over space."""

@@ -21,14 +21,10 @@ Values = NDArray[np.float64]
 
 
 def rank_correlation(a: ArrayLike, b: ArrayLike) -> Values:
-    """Spearman's rank correlation of two maps, image by image; equal values share the mean of their ranks.
+    """Spearman's rank correlation of two finite maps (N, ...), image by image, (N,) within [-1, 1].
 
-    Args:
-        a: (N, ...), finite.
-        b: Of the same shape.
-
-    Returns:
-        (N,) within [-1, 1]. Of a map that is constant no order is known: 1 where both are, 0 where one is.
+    Equal values share the mean of their ranks. Of a map that is constant no order is known: 1 where both are, 0 where
+    one is.
 
     Raises:
         ArgumentError: The shapes differ, or there is no axis besides N.
@@ -43,21 +39,13 @@ def rank_correlation(a: ArrayLike, b: ArrayLike) -> Values:
 
 
 def overlap_of_hottest(a: ArrayLike, b: ArrayLike, share: float = 0.2) -> Values:
-    """How far the hottest pixels of two maps are the same ones: intersection over union, image by image.
+    """How far the hottest pixels of two finite maps (N, ...) are the same ones: intersection over union, (N,), 0 to 1.
 
     The hottest are k = share * pixels, rounded, at least one. Of the pixels at the threshold, which are equally hot,
     each is taken in part, so that k are taken in all; intersection and union are then the sums of the smaller and of
     the larger part of each pixel. So the order of the pixels never counts, and two maps without any order take the
-    same k pixels.
-
-    Args:
-        a: (N, ...), finite.
-        b: Of the same shape.
-        share: Of the pixels, above 0 and at most 1.
-
-    Returns:
-        (N,) within [0, 1]. Against a constant map, where each pixel is taken by `share`, about share / (2 - share):
-        0.11 of a fifth, as by chance.
+    same k pixels. Against a constant map, where each pixel is taken by `share`, it is about share / (2 - share): 0.11
+    of a fifth, as by chance.
 
     Raises:
         ArgumentError: The shapes differ, or `share` is out of range.
@@ -86,18 +74,14 @@ def _rows(a: ArrayLike, b: ArrayLike) -> tuple[Values, Values]:
 
 @contextmanager
 def randomised(model: Any, seed: int = 0) -> Iterator[None]:
-    """The model without what it has learnt: the values of each weight tensor in a random order.
+    """The model, changed in place, without what it has learnt: the values of each weight tensor in a random order.
 
     Every weight tensor of two axes or more, all layers at once; biases and the parameters and statistics of
     normalisations, which have one, stay. So each layer's weights keep their distribution. Afterwards the weights are
     put back bit for bit, also where something raises; gradients and the global random streams are not touched.
 
-    Args:
-        model: A torch.nn.Module or a tf.keras.Model; it is changed in place.
-        seed: Of the orders.
-
     Raises:
-        UnsupportedModelError: It is neither.
+        UnsupportedModelError: `model` is neither a torch.nn.Module nor a tf.keras.Model.
         ArgumentError: `seed` is no integer from 0.
     """
     seed = whole("seed", seed, 0)

@@ -58,10 +58,10 @@ def replaced(ask: Ask, images: Tensor, replacements: Tensor, places: Tensor, ste
 
     Args:
         ask: Is not asked about a version that is the same as the one before.
-        images: (N, C, *S), what is replaced.
-        replacements: (N, C, *S), what it is replaced by.
+        images: (N, C, *S).
+        replacements: (N, C, *S).
         places: (N, *S), of each pixel in the order, as `falling` gives them.
-        steps: How many.
+        steps: Versions of each image, besides the first.
 
     Returns:
         (N,) float64 within [0, 1].
@@ -106,18 +106,11 @@ def blurred(images: Tensor) -> Tensor:
 
 
 def interpolated(image: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """The image with its missing pixels filled in, each by the weighted mean of its neighbours.
+    """The image (C, H, W) with its missing pixels (H, W) filled in, each by the weighted mean of its neighbours.
 
     Some of those are missing too, so that it is a sparse system of equations, one for each missing pixel. At the
-    image's border the weights are those of the neighbours there are. Source: Rong 2022 (ROAD), arXiv:2202.00449,
-    without its noise.
-
-    Args:
-        image: (C, H, W).
-        missing: (H, W), not everywhere.
-
-    Returns:
-        (C, H, W), exact to about 1e-4 of the image's range; the pixels that are not missing as they were.
+    image's border the weights are those of the neighbours there are. It is exact to about 1e-4 of the image's range;
+    the pixels that are not missing are as they were. Source: Rong 2022 (ROAD), arXiv:2202.00449, without its noise.
 
     Raises:
         ArgumentError: Every pixel is missing.

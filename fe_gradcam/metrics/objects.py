@@ -24,9 +24,7 @@ def object_masks(masks: Any, boxes: Any, size: tuple[int, int]) -> NDArray[np.bo
     Raises:
         ArgumentError: They have another shape.
     """
-    found = []
-    if masks is not None:
-        found.append(_of_masks(np.asarray(masks), size))
+    found = [] if masks is None else [_of_masks(np.asarray(masks), size)]
     if boxes is not None:
         table = np.asarray(boxes, np.float64)
         real = table[..., :4][(table[..., 2:4] > 0).all(-1)] if table.shape[-1] >= 4 else table[:0]
@@ -49,8 +47,7 @@ def _of_masks(masks: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
         )
     inside = (masks >= 0.5 if masks.dtype.kind == "f" else masks != 0).astype(np.uint8)
     if inside.shape[1:] != tuple(size):
-        stretched = [cv2.resize(one, (size[1], size[0]), interpolation=cv2.INTER_NEAREST) for one in inside]
-        inside = np.stack(stretched)
+        inside = np.stack([cv2.resize(one, size[::-1], interpolation=cv2.INTER_NEAREST) for one in inside])
     return np.asarray(inside > 0)
 
 
