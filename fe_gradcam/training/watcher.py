@@ -57,6 +57,11 @@ class Watcher:
         """See the class."""
         return [key for product in self._products for key in product.logged]
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to be made at the end of the epoch."""
+        return self._failed or not self._choices
+
     def begin(self, *, anew: bool = True) -> None:
         """A training begins; `anew`: none that is resumed, so that nothing is followed yet.
 
@@ -157,7 +162,7 @@ class Watcher:
         Returns:
             What was put out; nothing of an epoch whose rows were not wanted, or could not be kept.
         """
-        rows = {} if self._failed else self._rows()
+        rows = {} if self.idle else self._rows()
         epoch = Epoch(self._epoch, self._mode, self.options, self._reader, rows, self.history, dict(log or {}))
         told: list[BaseException] = []
         for product in self._products:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -61,7 +61,8 @@ class GradCAM(Trace):
             ``component`` is passed to them; no other method has any.
         n_samples: How many images, of each dataset, are explained every epoch; None for all, 0 for
             none.
-        labels: Key of the true classes: ids (N,) or (N, 1), or one-hot (N, C).
+        labels: Key of the true classes: ids (N,) or (N, 1), or one-hot (N, C). Where another was inferred, the heatmap
+            of the true one stands below its.
         preds: Key of the predictions. With `model` what is shown was inferred in the pass that
             explains; with `grads` this is where predictions come from.
         label_mapping: {class name: class id}, as FastEstimator has it.
@@ -313,8 +314,8 @@ class GradCAM(Trace):
     def on_epoch_end(self, data: Data) -> None:
         """Explains the kept images, and hands out grid, results, metrics and files."""
         try:
-            with self._on_network_device():
-                epoch = self.watcher.end_epoch(dict(data.read_logs()))
+            with nullcontext() if self.watcher.idle else self._on_network_device():
+                epoch = self.watcher.end_epoch(data.read_logs())
             self._hand_out(epoch, data)
             self._add_cost(epoch.cost)
         finally:
