@@ -6,82 +6,50 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fe_gradcam.drawing.picture import draw
-    from fe_gradcam.errors import (
-        ArgumentError,
-        CamError,
-        CamWarning,
-        GradientError,
-        UnknownNameError,
-        UnsupportedModelError,
-    )
-    from fe_gradcam.explaining.route import explain, explain_many, list_layers
-    from fe_gradcam.explaining.views import Augment
-    from fe_gradcam.halcon import gen_dl_model_heatmap
-    from fe_gradcam.integrations.fastestimator.op import LayerGradientOp
-    from fe_gradcam.integrations.fastestimator.trace import GradCAM
-    from fe_gradcam.methods import METHODS
-    from fe_gradcam.metrics.measure import measure
-    from fe_gradcam.metrics.objects import masks_of_boxes
-    from fe_gradcam.metrics.rules import METRICS
-    from fe_gradcam.spec.targets import Contrast, OutputValue, Rank, Segmentation, top_k
-    from fe_gradcam.types import Heatmap
+    from fe_gradcam.drawing.picture import draw as draw
+    from fe_gradcam.errors import ArgumentError as ArgumentError
+    from fe_gradcam.errors import CamError as CamError
+    from fe_gradcam.errors import CamWarning as CamWarning
+    from fe_gradcam.errors import GradientError as GradientError
+    from fe_gradcam.errors import UnknownNameError as UnknownNameError
+    from fe_gradcam.errors import UnsupportedModelError as UnsupportedModelError
+    from fe_gradcam.explaining.route import explain as explain
+    from fe_gradcam.explaining.route import explain_many as explain_many
+    from fe_gradcam.explaining.route import list_layers as list_layers
+    from fe_gradcam.explaining.views import Augment as Augment
+    from fe_gradcam.halcon import gen_dl_model_heatmap as gen_dl_model_heatmap
+    from fe_gradcam.integrations.fastestimator.op import LayerGradientOp as LayerGradientOp
+    from fe_gradcam.integrations.fastestimator.trace import GradCAM as GradCAM
+    from fe_gradcam.methods import METHODS as METHODS
+    from fe_gradcam.metrics.measure import measure as measure
+    from fe_gradcam.metrics.objects import masks_of_boxes as masks_of_boxes
+    from fe_gradcam.metrics.rules import METRICS as METRICS
+    from fe_gradcam.spec.targets import Contrast as Contrast
+    from fe_gradcam.spec.targets import OutputValue as OutputValue
+    from fe_gradcam.spec.targets import Rank as Rank
+    from fe_gradcam.spec.targets import Segmentation as Segmentation
+    from fe_gradcam.spec.targets import top_k as top_k
+    from fe_gradcam.types import Heatmap as Heatmap
 
 __version__ = "0.1.0"
 
-_ROOMS = {
-    "explain": "explaining.route",
-    "explain_many": "explaining.route",
-    "list_layers": "explaining.route",
-    "METHODS": "methods",
-    "METRICS": "metrics.rules",
-    "masks_of_boxes": "metrics.objects",
-    "measure": "metrics.measure",
-    "draw": "drawing.picture",
-    "LayerGradientOp": "integrations.fastestimator.op",
-    "gen_dl_model_heatmap": "halcon",
-    "Augment": "explaining.views",
-    "Contrast": "spec.targets",
-    "OutputValue": "spec.targets",
-    "Rank": "spec.targets",
-    "Segmentation": "spec.targets",
-    "top_k": "spec.targets",
-    "GradCAM": "integrations.fastestimator.trace",
-    "ArgumentError": "errors",
-    "CamError": "errors",
-    "CamWarning": "errors",
-    "GradientError": "errors",
-    "Heatmap": "types",
-    "UnknownNameError": "errors",
-    "UnsupportedModelError": "errors",
+_NAMES = {
+    "drawing.picture": "draw",
+    "errors": "ArgumentError CamError CamWarning GradientError UnknownNameError UnsupportedModelError",
+    "explaining.route": "explain explain_many list_layers",
+    "explaining.views": "Augment",
+    "halcon": "gen_dl_model_heatmap",
+    "integrations.fastestimator.op": "LayerGradientOp",
+    "integrations.fastestimator.trace": "GradCAM",
+    "methods": "METHODS",
+    "metrics.measure": "measure",
+    "metrics.objects": "masks_of_boxes",
+    "metrics.rules": "METRICS",
+    "spec.targets": "Contrast OutputValue Rank Segmentation top_k",
+    "types": "Heatmap",
 }
-
-__all__ = [
-    "METHODS",
-    "METRICS",
-    "ArgumentError",
-    "Augment",
-    "CamError",
-    "CamWarning",
-    "Contrast",
-    "GradCAM",
-    "GradientError",
-    "Heatmap",
-    "LayerGradientOp",
-    "OutputValue",
-    "Rank",
-    "Segmentation",
-    "UnknownNameError",
-    "UnsupportedModelError",
-    "draw",
-    "explain",
-    "explain_many",
-    "gen_dl_model_heatmap",
-    "list_layers",
-    "masks_of_boxes",
-    "measure",
-    "top_k",
-]
+_ROOMS = {name: room for room, names in _NAMES.items() for name in names.split()}
+__all__ = sorted(_ROOMS)
 
 
 def __getattr__(name: str) -> Any:

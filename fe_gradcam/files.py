@@ -25,16 +25,8 @@ def file_name(text: str) -> str:
 
 
 def write_bytes(path: FilePath, data: bytes) -> None:
-    """Writes bytes to a file, whole or not at all (see `write_arrays`).
-
-    Raises:
-        OSError: The file cannot be written; the message names the path.
-    """
-
-    def write(file: IO[bytes]) -> None:
-        file.write(data)
-
-    _write_whole(Path(path), write)
+    """Writes bytes to a file, whole or not at all; see `write_arrays`."""
+    _write_whole(Path(path), lambda file: file.write(data))
 
 
 def write_arrays(path: FilePath, arrays: Mapping[str, ArrayLike]) -> None:
@@ -60,10 +52,8 @@ def write_arrays(path: FilePath, arrays: Mapping[str, ArrayLike]) -> None:
             raise ArgumentError(f"arrays for {target} has the name {name!r}; each needs a text that is not empty")
         array = np.asanyarray(value)
         if array.dtype.hasobject:
-            raise ArgumentError(
-                f"arrays[{name!r}] for {target} holds Python objects (shape {array.shape}); pass numbers, bools or "
-                "strings of one shape"
-            )
+            holds = f"holds Python objects (shape {array.shape})"
+            raise ArgumentError(f"arrays[{name!r}] for {target} {holds}; pass numbers, bools or strings of one shape")
         members[name] = array
 
     def write(file: IO[bytes]) -> None:
@@ -83,26 +73,21 @@ def checked_path(path: FilePath, suffix: str) -> Path:
     return target
 
 
-def _write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+def _write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Writes a file beside its place and moves it there; leaves nothing behind where that fails."""
-    temporary: Path | None = None
+    # Behind a symbolic link: the file that it names is replaced, not the link.
+    place = Path(os.path.realpath(path))
+    beside = place.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        # Behind a symbolic link: the file that it names is replaced, not the link.
-        place = Path(os.path.realpath(path))
         place.parent.mkdir(parents=True, exist_ok=True)
-        beside = place.with_name(f".{secrets.token_hex(8)}.tmp")
-        with beside.open("xb") as file:
-            temporary = beside
-            write(file)
-        if place.exists():
-            temporary.chmod(stat.S_IMODE(place.stat().st_mode))
-        temporary.replace(place)
-        temporary = None
+        try:
+            with beside.open("xb") as file:
+                write(file)
+            if place.exists():
+                beside.chmod(stat.S_IMODE(place.stat().st_mode))
+            beside.replace(place)
+        finally:
+            beside.unlink(missing_ok=True)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(
-            error.errno, f"{reason}: nothing was written; check the folder and the space left", str(path)
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        said = f"{error.strerror or error}: nothing was written; check the folder and the space left"
+        raise OSError(error.errno, said, str(path)) from error

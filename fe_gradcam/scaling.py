@@ -15,22 +15,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
-
 FUSES: tuple[Fuse, ...] = get_args(Fuse)
-
-_LINEAR = {2: "bilinear", 3: "trilinear"}
-"""Interpolation by the number of the image's axes."""
 
 
 def check_scaling(scaling: object) -> None:
-    """Raises ArgumentError where `scaling` is none of SCALINGS."""
+    """Raises ArgumentError unless it is one of SCALINGS."""
     if scaling not in SCALINGS:
         said = f" is not known{nearest(scaling, SCALINGS)} Accepted: {', '.join(SCALINGS)}."
         raise ArgumentError(Argument("scaling", repr(scaling)), said)
 
 
 def check_fuse(fuse: object) -> None:
-    """Raises ArgumentError where `fuse` is none of FUSES."""
+    """Raises ArgumentError unless it is one of FUSES."""
     if fuse not in FUSES:
         raise ArgumentError(Argument("fuse", repr(fuse)), f" is not known. Accepted: {', '.join(FUSES)}.")
 
@@ -39,7 +35,7 @@ def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Maps (N, h, w) at `size` (H, W): bilinear, half-pixel centres, borders repeated; volumes trilinear."""
     if tuple(maps.shape[1:]) == tuple(size):
         return maps
-    mode = _LINEAR[len(size)]
+    mode = "trilinear" if len(size) == 3 else "bilinear"
     return F.interpolate(maps.unsqueeze(1), size=tuple(size), mode=mode, align_corners=False).squeeze(1)
 
 
@@ -57,7 +53,6 @@ def fuse_maps(maps: Sequence[Tensor], fuse: Fuse, size: Sequence[int]) -> Tensor
     Returns:
         (N, H, W), within [-1, 1].
     """
-    check_fuse(fuse)
     layers = torch.stack([upsample(one / _largest(one.abs()), size) for one in maps])
     return layers.mean(0) if fuse == "mean" else layers.amax(0)
 

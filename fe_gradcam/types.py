@@ -1,10 +1,11 @@
-"""What the rooms of the package pass to each other: data, protocols and errors."""
+"""What the rooms of the package pass to each other: data and protocols."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import Flag, auto
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -31,8 +32,8 @@ Fuse: TypeAlias = Literal["mean", "max"]
 """How the maps of several layers become one; see `fe_gradcam.scaling.fuse_maps`."""
 
 Images: TypeAlias = Any
-"""An array or tensor in the model's own layout, (N, C, H, W) or (N, H, W, C), of volumes
-(N, C, D, H, W) or (N, D, H, W, C); a tuple of them for a model with several inputs."""
+"""An array or tensor in the model's own layout, (N, C, H, W) or (N, H, W, C), of volumes (N, C, D, H, W) or
+(N, D, H, W, C); a tuple of them for a model with several inputs."""
 
 Method: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
 """The name of a CAM method, or a pair of the name and its parameters by name."""
@@ -107,12 +108,7 @@ directly or behind a batch normalisation, or is fused into it."""
 
 @dataclass(frozen=True)
 class LayerRef:
-    """The place in the network that is explained.
-
-    Attributes:
-        name: The layer's path in the model.
-        place: Where at the layer.
-    """
+    """The place in the network that is explained: the path of a layer, and where at it."""
 
     name: str
     place: Place = "output"
@@ -229,59 +225,51 @@ class ByRow:
 
     def rows(self: T, which: Entries) -> T:
         """The same for some of the images."""
-        return self._with(lambda value: _some(value, which))
+
+        def some(value: Any) -> Any:
+            if isinstance(value, np.ndarray):
+                return value[which]
+            return [value[at] for at in np.arange(len(value))[which]]
+
+        return self._with(some)
 
     def filled(self: T, which: NDArray[np.bool_], other: T) -> T:
         """The same with the entries of `other`, which has as many as are chosen, in the chosen places."""
-        return self._with(lambda value, its: _filled(value, which, its), other)
+
+        def filled(value: Any, others: Any) -> Any:
+            if others is None:
+                return value
+            changed = value.copy() if isinstance(value, np.ndarray) else list(value)
+            for at, its in zip(np.flatnonzero(which), others, strict=True):
+                changed[at] = its
+            return changed
+
+        return self._with(filled, other)
 
     @classmethod
     def joined(cls: type[T], parts: Sequence[T]) -> T:
         """The images of several parts, one after the other; what they have not by image is that of the first."""
-        first, *others = parts
-        return first._with(lambda *values: _joined(values), *others) if others else first
+
+        def all_of(*values: Any) -> Any:
+            if any(value is None for value in values):
+                return None
+            return np.concatenate(values) if isinstance(values[0], np.ndarray) else list(chain(*values))
+
+        return parts[0]._with(all_of, *parts[1:]) if len(parts) > 1 else parts[0]
 
     def _with(self: T, change: Callable[..., Any], *others: T) -> T:
+        """The same with each field by row changed, which gets those of the others too; None stays None."""
+
+        def changed(value: Any, *its: Any) -> Any:
+            if isinstance(value, ByRow):
+                return value._with(change, *its)
+            if isinstance(value, (list, tuple)) and value and all(isinstance(one, ByRow) for one in value):
+                return [changed(*of_all) for of_all in zip(value, *its, strict=True)]
+            return None if value is None else change(value, *its)
+
         names = [one.name for one in fields(self) if "by_row" in one.metadata]  # type: ignore[arg-type]
-        changed = {name: change(*(getattr(part, name) for part in (self, *others))) for name in names}
-        return replace(self, **changed)  # type: ignore[type-var]
-
-
-def _some(value: Any, which: Entries) -> Any:
-    if isinstance(value, ByRow):
-        return value.rows(which)
-    if _is_several(value):
-        return [one.rows(which) for one in value]
-    if value is None or isinstance(value, np.ndarray):
-        return None if value is None else value[which]
-    return [value[at] for at in np.arange(len(value))[which]]
-
-
-def _filled(value: Any, which: NDArray[np.bool_], other: Any) -> Any:
-    if isinstance(value, ByRow):
-        return value.filled(which, other)
-    if _is_several(value):
-        return [one.filled(which, its) for one, its in zip(value, other, strict=True)]
-    if value is None or other is None:
-        return value
-    changed = value.copy() if isinstance(value, np.ndarray) else list(value)
-    for at, its in zip(np.flatnonzero(which), other, strict=True):
-        changed[at] = its
-    return changed
-
-
-def _joined(values: Sequence[Any]) -> Any:
-    if isinstance(values[0], ByRow):
-        return type(values[0]).joined(values)
-    if _is_several(values[0]):
-        return [type(of_all[0]).joined(of_all) for of_all in zip(*values, strict=True)]
-    if any(value is None for value in values):
-        return None
-    return np.concatenate(values) if isinstance(values[0], np.ndarray) else [one for value in values for one in value]
-
-
-def _is_several(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(one, ByRow) for one in value)
+        entries = {name: changed(*(getattr(part, name) for part in (self, *others))) for name in names}
+        return replace(self, **entries)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fe_gradcam import files as export
 from fe_gradcam.drawing.picture import encode_png, write_png
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.files import write_arrays
@@ -134,6 +133,6 @@ def test_what_cannot_be_written_is_refused_before_anything_is(tmp_path: Path, wr
 
 
 def test_a_picture_that_the_encoder_refuses_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export.cv2, "imencode", lambda *_: (False, None))
+    monkeypatch.setattr("fe_gradcam.drawing.picture.cv2.imencode", lambda *_: (False, None))
     with pytest.raises(ArgumentError, match=r"shape \(20, 30, 3\) cannot be encoded"):
         encode_png(PHOTO)
