@@ -241,6 +241,13 @@ def test_every_public_name_is_there() -> None:
         _ = fe_gradcam.gradcam
 
 
+def test_checkers_and_editors_see_the_public_names() -> None:
+    """Whose imports are written once more, as type checkers read them."""
+    seen = {(module, name) for module, names in imports(ROOT / "__init__.py") for name in names}
+    lazily = {(f"fe_gradcam.{room}", name) for name, room in fe_gradcam._ROOMS.items()}
+    assert lazily == {(module, name) for module, name in seen if module.startswith("fe_gradcam")}
+
+
 def test_one_version() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT.parent / "setup.cfg")
