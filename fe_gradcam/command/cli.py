@@ -13,8 +13,7 @@ import click
 from fe_gradcam import __version__
 from fe_gradcam.command.layers import layer_table
 from fe_gradcam.command.messages import plain_errors, plain_warnings
-from fe_gradcam.command.options import EXPLAIN, MODEL
-from fe_gradcam.command.request import Request
+from fe_gradcam.command.options import ModelRequest, Request, parameters_of
 from fe_gradcam.command.run import explain_images
 from fe_gradcam.loading.models import geometry_of, load_model
 
@@ -42,7 +41,7 @@ def main() -> None:
     """  # noqa: D301 - click's mark for lines that stay as they are
 
 
-@main.command(params=[*MODEL, *EXPLAIN])
+@main.command(params=parameters_of(Request))
 @click.pass_context
 def explain(ctx: click.Context, /, **given: Any) -> None:
     """Draw heatmaps over image files.
@@ -88,9 +87,9 @@ def explain(ctx: click.Context, /, **given: Any) -> None:
     ctx.exit(1 if errors else 0)
 
 
-@main.command(params=[*MODEL])
+@main.command(params=parameters_of(ModelRequest))
 @click.option("--all", "everything", is_flag=True, help="All layers, also those that put out no map. Default: no.")
-def layers(model: str, size: tuple[int, int] | None, channels: int | None, everything: bool, **given: Any) -> None:
+def layers(everything: bool, **given: Any) -> None:
     """List the layers of a model that can be explained, in the order in which they are computed.
 
     MODEL is as in "fe-gradcam explain". The columns: index and name, both of which --layer takes; the layer's class;
@@ -104,8 +103,9 @@ def layers(model: str, size: tuple[int, int] | None, channels: int | None, every
       fe-gradcam layers nets:build --size 224 --all
     """  # noqa: D301
     with plain_errors(), plain_warnings():
-        loaded = load_model(model, **given)
-        for line in layer_table(loaded, geometry_of(loaded, size, channels), everything):
+        request = ModelRequest(**given)
+        loaded = load_model(request.model, request.weights, request.device)
+        for line in layer_table(loaded, geometry_of(loaded, request.size, request.channels), everything):
             click.echo(line)
 
 

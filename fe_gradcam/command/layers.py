@@ -29,20 +29,20 @@ def layer_table(loaded: Loaded, geometry: Geometry, everything: bool) -> Iterato
     if not shown:
         raise click.UsageError("no layer of MODEL puts out a map larger than 1x1; --all lists them all.")
     indices = _indices(loaded.model)
-    table = [("index", "name", "kind", "output", "map", "convolution", "ReLU behind", "")]
-    table += [(str(indices.get(info.name, "-")), *_cells(info)) for info in shown]
+    table = [["index", "name", "kind", "output", "map", "convolution", "ReLU behind", ""]]
+    table += [[str(indices.get(info.name, "-")), *_cells(info)] for info in shown]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for index, *cells in table:
         rest = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths[1:], strict=True))
         yield f"{index:>{widths[0]}}  {rest}".rstrip()
 
 
-def _cells(info: LayerInfo) -> tuple[str, str, str, str, str, str, str]:
+def _cells(info: LayerInfo) -> list[str]:
+    facts = ["yes" if fact else "-" for fact in (info.spatial, info.convolution)]
     relu = "-" if not info.convolution else "yes" if info.relu else "no"
-    is_map, convolution = ("yes" if fact else "-" for fact in (info.spatial, info.convolution))
     behind = f", behind its {info.activation}" if info.activation else ""
     arrow = f"<- default{behind}" if info.default else ""
-    return info.name or "(the model)", info.kind, in_pixels(info.shape) or "-", is_map, convolution, relu, arrow
+    return [info.name or "(the model)", info.kind, in_pixels(info.shape) or "-", *facts, relu, arrow]
 
 
 def _indices(model: Any) -> dict[str, int]:

@@ -1,9 +1,12 @@
 """The options of the commands, and how their texts are read."""
 
+# ruff: noqa: RUF009 - these calls make fields, as `dataclasses.field` does
+
 from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -82,44 +85,61 @@ def _numbers(ctx: click.Context, param: click.Parameter, text: str) -> tuple[flo
     return numbers
 
 
-def _option(names: str, default: Any = None, *, cls: type[click.Option] = click.Option, **more: Any) -> click.Option:
-    """An option with its help; a default is shown if there is one."""
-    flag, *called = names.split()
+def _option(default: Any = None, *, flag: str = "", cls: type[click.Option] = click.Option, **more: Any) -> Any:
+    """A field that an option fills, whose help is in HELP; a default is shown if there is one."""
     shown = {} if default is None else {"default": default, "show_default": True}
-    return cls([flag, *called], help=HELP[flag], **shown, **more)
+
+    def make(name: str) -> click.Option:
+        called = flag or f"--{name.replace('_', '-')}"
+        return cls([called, name], help=HELP[called], **shown, **more)
+
+    return field(metadata={"make": make})
+
+
+def _argument(**more: Any) -> Any:
+    return field(metadata={"make": lambda name: click.Argument([name], **more)})
 
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
-MODEL: list[click.Parameter] = [
-    click.Argument(["model"]),
-    _option("--weights", type=_FILE),
-    _option("--size", callback=_size, metavar="H[xW]"),
-    _option("--channels", type=click.Choice(["1", "3"]), callback=lambda ctx, param, text: text and int(text)),
-    _option("--device", metavar="NAME"),
-]
-"""The model and what it takes: the same for every command that loads one."""
 
-EXPLAIN: list[click.Parameter] = [
-    click.Argument(["images"], nargs=-1, required=True, type=click.Path(exists=True, path_type=Path)),
-    _option("--recursive", is_flag=True),
-    _option("--fit", "crop", type=click.Choice(["crop", "stretch"])),
-    _option("--value-range", "unit", type=click.Choice(["unit", "byte"])),
-    _option("--mean", "0", callback=_numbers, metavar="X[,X,X]"),
-    _option("--std", "1", callback=_numbers, metavar="X[,X,X]"),
-    _option("--method methods", ["grad_cam"], cls=MethodOption, multiple=True, metavar="NAME"),
-    _option("--layer layers", multiple=True, metavar="NAME"),
-    _option("--fuse", "mean", metavar="[mean|max]"),
-    _option("--smooth", type=click.Choice(["augment", "eigen"]), multiple=True),
-    _option("--seed", 0, type=click.IntRange(0), metavar="N"),
-    _option("--class classes", multiple=True, metavar="CLASS"),
-    _option("--class-names", type=_FILE),
-    _option("--scaling", "scale_after_relu", metavar="NAME"),
-    _option("--colormap", "turbo", metavar="NAME"),
-    _option("--alpha", 0.5, type=click.FloatRange(0, 1), metavar="0..1"),
-    _option("--model-output", metavar="NAME"),
-    _option("--batch-size", 8, type=click.IntRange(1), metavar="N"),
-    _option("--output", "fe_gradcam_output", type=click.Path(file_okay=False, path_type=Path)),
-    _option("--quiet", is_flag=True),
-]
-"""What else there is to say of heatmaps."""
+@dataclass(frozen=True)
+class ModelRequest:
+    """The model and what it takes: the same for every command that loads one."""
+
+    model: str = _argument()
+    weights: Path | None = _option(type=_FILE)
+    size: tuple[int, int] | None = _option(callback=_size, metavar="H[xW]")
+    channels: int | None = _option(type=click.Choice(["1", "3"]), callback=lambda ctx, param, text: text and int(text))
+    device: str | None = _option(metavar="NAME")
+
+
+@dataclass(frozen=True)
+class Request(ModelRequest):
+    """The arguments of "fe-gradcam explain"."""
+
+    images: tuple[Path, ...] = _argument(nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+    recursive: bool = _option(is_flag=True)
+    fit: Any = _option("crop", type=click.Choice(["crop", "stretch"]))
+    value_range: Any = _option("unit", type=click.Choice(["unit", "byte"]))
+    mean: tuple[float, ...] = _option("0", callback=_numbers, metavar="X[,X,X]")
+    std: tuple[float, ...] = _option("1", callback=_numbers, metavar="X[,X,X]")
+    methods: tuple[str, ...] = _option(["grad_cam"], flag="--method", cls=MethodOption, multiple=True, metavar="NAME")
+    layers: tuple[str, ...] = _option(flag="--layer", multiple=True, metavar="NAME")
+    fuse: Any = _option("mean", metavar="[mean|max]")
+    smooth: tuple[Any, ...] = _option(type=click.Choice(["augment", "eigen"]), multiple=True)
+    seed: int = _option(0, type=click.IntRange(0), metavar="N")
+    classes: tuple[str, ...] = _option(flag="--class", multiple=True, metavar="CLASS")
+    class_names: Path | None = _option(type=_FILE)
+    scaling: Any = _option("scale_after_relu", metavar="NAME")
+    colormap: str = _option("turbo", metavar="NAME")
+    alpha: float = _option(0.5, type=click.FloatRange(0, 1), metavar="0..1")
+    model_output: str | None = _option(metavar="NAME")
+    batch_size: int = _option(8, type=click.IntRange(1), metavar="N")
+    output: Path = _option("fe_gradcam_output", type=click.Path(file_okay=False, path_type=Path))
+    quiet: bool = _option(is_flag=True)
+
+
+def parameters_of(request: type[ModelRequest]) -> list[click.Parameter]:
+    """What a command takes to fill a request."""
+    return [one.metadata["make"](one.name) for one in fields(request)]

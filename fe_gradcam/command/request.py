@@ -10,43 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fe_gradcam.command.messages import refuse, say
+from fe_gradcam.command.options import Request
 from fe_gradcam.loading.models import Loaded, geometry_of, load_model
 
 if TYPE_CHECKING:
     from fe_gradcam.loading.photos import Preparation
     from fe_gradcam.methods import CamMethod
     from fe_gradcam.types import Target
-
-
-@dataclass(frozen=True)
-class Request:
-    """The arguments of "fe-gradcam explain", as its help describes them."""
-
-    model: str
-    images: tuple[Path, ...]
-    weights: Path | None
-    size: tuple[int, int] | None
-    channels: int | None
-    device: str | None
-    recursive: bool
-    fit: Any
-    value_range: Any
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    methods: tuple[str, ...]
-    layers: tuple[str, ...]
-    fuse: Any
-    smooth: tuple[Any, ...]
-    seed: int
-    classes: tuple[str, ...]
-    class_names: Path | None
-    scaling: Any
-    colormap: str
-    alpha: float
-    model_output: str | None
-    batch_size: int
-    output: Path
-    quiet: bool
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fe_gradcam.command.messages import model_errors, say
-from fe_gradcam.command.request import Plan, Request, plan_for
+from fe_gradcam.command.options import Request
+from fe_gradcam.command.request import Plan, plan_for
 from fe_gradcam.command.written import Written, finish, write_image
 
 if TYPE_CHECKING:

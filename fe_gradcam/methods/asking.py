@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -35,10 +35,8 @@ def probe_of(inputs: CamInputs) -> Probe:
     return inputs.probe
 
 
-def each_variant(
-    inputs: CamInputs, variants: int, ask: Ask, add: Callable[[Tensor, Tensor, Tensor], None], *, by_image: bool = False
-) -> None:
-    """Asks about every variant of every image, so many at once as the probe says; `add` gets rows, variants, answers.
+def chunks_of(inputs: CamInputs, variants: int, *, by_image: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and variants, so many at once as the probe is to be asked about, until all of every image are done.
 
     `by_image` has each chunk hold variants of one image alone, where that is possible.
     """
@@ -48,21 +46,17 @@ def each_variant(
     with tqdm(total=count * variants, unit="pass", delay=PATIENCE, leave=False, disable=hidden) as bar:
         for start, stop in _chunks(count, variants, probe, by_image=by_image):
             pairs = torch.arange(start, stop, device=device)
-            rows, which = (pairs // variants, pairs % variants) if by_image else (pairs % count, pairs // count)
-            add(rows, which, ask(rows, which))
+            yield (pairs // variants, pairs % variants) if by_image else (pairs % count, pairs // count)
             bar.update(stop - start)
             if probe.trial:
                 break
 
 
 def scores_of(inputs: CamInputs, variants: int, ask: Ask, *, by_image: bool = False) -> Tensor:
-    """(N, variants) scores; see `each_variant`."""
+    """(N, variants) scores; see `chunks_of`."""
     scores = torch.zeros(len(inputs.activations), variants, device=inputs.activations.device)
-
-    def add(rows: Tensor, which: Tensor, answers: Tensor) -> None:
-        scores[rows, which] = answers
-
-    each_variant(inputs, variants, ask, add, by_image=by_image)
+    for rows, which in chunks_of(inputs, variants, by_image=by_image):
+        scores[rows, which] = ask(rows, which)
     return scores
 
 

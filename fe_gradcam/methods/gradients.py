@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fe_gradcam.errors import Argument, ArgumentError, UnsupportedModelError
-from fe_gradcam.methods.asking import RandomNumbers, each_variant, probe_of
+from fe_gradcam.methods.asking import RandomNumbers, chunks_of, probe_of
 from fe_gradcam.methods.registry import BY_BOTH, cam_method
 from fe_gradcam.parameters import Count, Level
 from fe_gradcam.types import CamInputs
@@ -91,18 +91,13 @@ def smooth_grad_cam_plus_plus(inputs: CamInputs, *, samples: Count = 20, noise: 
     sums = torch.zeros(3, *inputs.activations.shape, device=inputs.activations.device)
     spread = _aligned(noise * (flat.amax(1) - flat.amin(1)), probe.images)
 
-    def ask(rows: Tensor, which: Tensor) -> Tensor:
+    for rows, which in chunks_of(inputs, samples):
         images = probe.images[rows]
         if noise:
             images = images + spread[rows] * numbers.normal(rows, which, tuple(images.shape[1:]))
-        return probe.gradients(images, rows)
-
-    def add(rows: Tensor, which: Tensor, gradients: Tensor) -> None:
-        scaled = gradients / size[rows]  # so that g³ cannot underflow
+        scaled = probe.gradients(images, rows) / size[rows]  # so that g³ cannot underflow
         for power in (1, 2, 3):
             sums[power - 1].index_add_(0, rows, scaled**power)
-
-    each_variant(inputs, samples, ask, add)
     first, second, third = sums / samples
     ratio = size * torch.where(second > 0, third / second.where(second > 0, 1), 0)
     share = _one_over(2 + ratio * _over_space(inputs.activations, "sum")) * (second > 0)
