@@ -15,9 +15,8 @@ FEWEST = 6
 """Images of a class, with heat, from which its fixed place says something, and that a test needs."""
 
 
-@dataclass(eq=False)
 class ClassHeat:
-    """The running sums of a class: as much memory for a million images as for one.
+    """The running sums of a class, of images (H, W): as much memory for a million images as for one.
 
     Attributes:
         images: How many were added.
@@ -27,11 +26,9 @@ class ClassHeat:
         pictures: (H, W, 3), sum of the pictures.
     """
 
-    images: int
-    warm: int
-    shares: Map
-    units: Map
-    pictures: Map
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.images = self.warm = 0
+        self.shares, self.units, self.pictures = np.zeros(size), np.zeros(size), np.zeros((*size, 3))
 
     def add(self, heat: NDArray[np.float32], picture: NDArray[np.uint8]) -> None:
         """Adds an image with its heat (H, W); negative heat is none."""
@@ -72,11 +69,7 @@ class ClassHeat:
 
 
 class Atlas:
-    """The mean heat of each class.
-
-    Args:
-        size: Of the images, (H, W).
-    """
+    """The mean heat of each class, of images of a size (H, W)."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
@@ -84,12 +77,7 @@ class Atlas:
 
     @classmethod
     def of(cls, heatmap: Heatmap, pictures: NDArray[np.uint8]) -> Atlas:
-        """That of some images.
-
-        Args:
-            heatmap: Of N images; those whose target is no class are left out.
-            pictures: (N, H, W, 3).
-        """
+        """That of some pictures (N, H, W, 3) and their heat; images whose target is no class are left out."""
         atlas = cls((pictures.shape[1], pictures.shape[2]))
         for class_id, heat, picture in zip(heatmap.class_ids, heatmap.values, pictures, strict=True):
             if class_id >= 0:
@@ -97,23 +85,15 @@ class Atlas:
         return atlas
 
     def add(self, class_id: int, heat: NDArray[np.float32], picture: NDArray[np.uint8]) -> None:
-        """Adds an image.
-
-        Args:
-            class_id: Whose heat it is.
-            heat: (H, W).
-            picture: (H, W, 3).
-        """
+        """Adds an image (H, W, 3) with the heat (H, W) of a class."""
         if class_id not in self.classes:
-            shares, units, pictures = np.zeros(self.size), np.zeros(self.size), np.zeros((*self.size, 3))
-            self.classes[class_id] = ClassHeat(0, 0, shares, units, pictures)
+            self.classes[class_id] = ClassHeat(self.size)
         self.classes[class_id].add(heat, picture)
 
     @property
     def fixed_place(self) -> float:
         """The largest of the classes that have FEWEST images with heat, NaN where there is none."""
-        known = [one.fixed_place for one in self.classes.values() if one.warm >= FEWEST]
-        return max(known) if known else float("nan")
+        return max((one.fixed_place for one in self.classes.values() if one.warm >= FEWEST), default=float("nan"))
 
 
 @dataclass(frozen=True)

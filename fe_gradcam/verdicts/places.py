@@ -49,8 +49,8 @@ ALIKE = 2.0
 OTHERS = 4
 """Other places that are covered in each image, those most like it."""
 
-ROUNDING = 1e-9
-"""Of a variance, relative to the largest square of a picture."""
+NO_VARIANCE = 1e-9
+"""Rounding of a variance, relative to the largest square of a picture."""
 
 TRIED = 16
 """Images of a class that are tried at the most."""
@@ -137,7 +137,7 @@ def suspects(atlas: Atlas, masks: Mapping[int, NDArray[np.bool_]] | None = None)
 
     Args:
         atlas: The mean heat of the classes.
-        masks: By class (N, H, W), where the object is in its images, or None.
+        masks: By class (N, H, W), where the object is in its images; none where that is not known.
     """
     found = {}
     for class_id, one in atlas.classes.items():
@@ -147,7 +147,7 @@ def suspects(atlas: Atlas, masks: Mapping[int, NDArray[np.bool_]] | None = None)
         small = box.width * box.height <= LARGEST * atlas.size[0] * atlas.size[1]
         own, others = shares_in(atlas, class_id, box)
         apart = others is not None and own >= APART * others
-        if small and apart and not _is_object(box, None if masks is None else masks.get(class_id)):
+        if small and apart and not (masks and class_id in masks and _is_object(box, masks[class_id])):
             found[class_id] = box
     return found
 
@@ -162,13 +162,11 @@ def shares_in(atlas: Atlas, class_id: int, box: Box) -> tuple[float, float | Non
     return float(atlas.classes[class_id].heat[box.slices].sum()), float(np.mean(others)) if others else None
 
 
-def _is_object(box: Box, masks: NDArray[np.bool_] | None) -> bool:
-    known = None if masks is None else masks[masks.any((1, 2))]
-    if known is None or not len(known):
-        return False
+def _is_object(box: Box, masks: NDArray[np.bool_]) -> bool:
+    known = masks[masks.any((1, 2))]
     inside = known[:, box.slices[0], box.slices[1]].sum((1, 2))
-    of_box, of_object = inside / (box.width * box.height), inside / known.sum((1, 2))
-    return bool(of_box.mean() >= ON_OBJECT or of_object.mean() >= ON_OBJECT)
+    shares = inside / (box.width * box.height), inside / known.sum((1, 2))
+    return len(known) > 0 and any(share.mean() >= ON_OBJECT for share in shares)
 
 
 def alarms(
@@ -227,36 +225,22 @@ def _tested(
     """The alarm, if covering the place is what makes the probability of the class fall."""
     pictures = asked.picture.cpu().numpy()
     elsewhere = {int(row): _alike(pictures[row], box) for row in rows}
-    tried = [row for row, others in elsewhere.items() if others]
-    if len(tried) < FEWEST:
+    places = {row: (box, *others) for row, others in elsewhere.items() if others}
+    if len(places) < FEWEST:
         return None
-    covered = [
-        [interpolated(pictures[row], place.mask(atlas.size)) for place in (box, *elsewhere[row])] for row in tried
-    ]
-    every = torch.from_numpy(np.stack([one for several in covered for one in several])).to(asked.picture.device)
-    of = torch.tensor([row for row, several in zip(tried, covered, strict=True) for _ in several])
-    answers = asked(of.to(every.device), lambda at: every[at]).double().numpy()
-    by_image = np.split(answers, np.cumsum([len(several) for several in covered])[:-1])
-    plain = float(heatmap.confidences[tried].mean(dtype=np.float64))
-    with_cover = float(np.mean([one[0] for one in by_image]))
-    with_others = float(np.mean([one[1:].mean() for one in by_image]))
-    if plain - with_cover < max(FALL, TIMES * (plain - with_others)):
+    versions = [(row, interpolated(pictures[row], one.mask(atlas.size))) for row, few in places.items() for one in few]
+    every = torch.from_numpy(np.stack([version for _, version in versions])).to(asked.picture.device)
+    of = torch.tensor([row for row, _ in versions]).to(every.device)
+    answers = asked(of, lambda at: every[at]).double().numpy()
+    by_image = np.split(answers, np.cumsum([len(few) for few in places.values()])[:-1])
+    plain = float(heatmap.confidences[list(places)].mean(dtype=np.float64))
+    covered = float(np.mean([one[0] for one in by_image]))
+    covered_elsewhere = float(np.mean([one[1:].mean() for one in by_image]))
+    if plain - covered < max(FALL, TIMES * (plain - covered_elsewhere)):
         return None
-    one = atlas.classes[class_id]
-    share, of_others = shares_in(atlas, class_id, box)
-    return Alarm(
-        class_id=class_id,
-        box=box,
-        size=atlas.size,
-        images=one.warm,
-        fixed_place=one.fixed_place,
-        share=share,
-        share_of_others=of_others or 0.0,
-        tried=len(tried),
-        plain=plain,
-        covered=with_cover,
-        covered_elsewhere=with_others,
-    )
+    one, (share, of_others) = atlas.classes[class_id], shares_in(atlas, class_id, box)
+    found = one.warm, one.fixed_place, share, of_others or 0.0
+    return Alarm(class_id, box, atlas.size, *found, len(places), plain, covered, covered_elsewhere)
 
 
 def _alike(picture: NDArray[np.float32], box: Box) -> list[Box]:
@@ -265,14 +249,8 @@ def _alike(picture: NDArray[np.float32], box: Box) -> list[Box]:
     inside = picture[:, box.slices[0], box.slices[1]]
     # Of a flat mark the pixels around it deviate, and count.
     border = (0, 0) if (inside != inside[:, :1, :1]).any() else (max(1, box.height // 4), max(1, box.width // 4))
-    tops, lefts = (
-        corners.ravel()
-        for corners in np.meshgrid(
-            _starts(height, box.height, max(1, box.height // 3)),
-            _starts(width, box.width, max(1, box.width // 3)),
-            indexing="ij",
-        )
-    )
+    corners = np.meshgrid(_starts(height, box.height), _starts(width, box.width), indexing="ij")
+    tops, lefts = (ends.ravel() for ends in corners)
     apart = (abs(tops - box.top) >= box.height) | (abs(lefts - box.left) >= box.width)
     tops, lefts = np.append(box.top, tops[apart]), np.append(box.left, lefts[apart])
     content, *others = _deviations(picture, tops, lefts, (box.height, box.width), border)
@@ -295,24 +273,21 @@ def _deviations(
 
     By sums over all that is above and to the left, so that the number of places costs little.
     """
-    rows = [(tops - border[0]).clip(0), (tops + size[0] + border[0]).clip(None, picture.shape[1])]
-    columns = [(lefts - border[1]).clip(0), (lefts + size[1] + border[1]).clip(None, picture.shape[2])]
-    area = (rows[1] - rows[0]) * (columns[1] - columns[0])
+    top, bottom = (tops - border[0]).clip(0), (tops + size[0] + border[0]).clip(None, picture.shape[1])
+    left, right = (lefts - border[1]).clip(0), (lefts + size[1] + border[1]).clip(None, picture.shape[2])
     centred = picture.astype(np.float64) - picture.mean((1, 2), dtype=np.float64, keepdims=True)
 
     def means(values: NDArray[np.float64]) -> NDArray[np.float64]:
         sums = np.pad(values.cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
-        (top, bottom), (left, right) = rows, columns
-        return np.asarray(
-            (sums[:, bottom, right] - sums[:, top, right] - sums[:, bottom, left] + sums[:, top, left]) / area
-        )
+        inside = sums[:, bottom, right] - sums[:, top, right] - sums[:, bottom, left] + sums[:, top, left]
+        return np.asarray(inside / ((bottom - top) * (right - left)))
 
     variances = (means(centred**2) - means(centred) ** 2).clip(0)
     # What is left of sums that cancel is none.
-    variances[variances < ROUNDING * (centred**2).max((1, 2))[:, None]] = 0
+    variances[variances < NO_VARIANCE * (centred**2).max((1, 2))[:, None]] = 0
     return np.asarray(np.sqrt(variances).mean(0))
 
 
-def _starts(size: int, side: int, step: int) -> list[int]:
-    """Where places of a side may begin along an axis, the last at its end."""
-    return sorted({*range(0, size - side + 1, step), size - side})
+def _starts(size: int, side: int) -> list[int]:
+    """Where places of a side may begin along an axis, a third of it apart, the last at its end."""
+    return sorted({*range(0, size - side + 1, max(1, side // 3)), size - side})

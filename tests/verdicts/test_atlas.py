@@ -86,7 +86,7 @@ def test_the_running_sums_give_the_mean_correlation_over_all_pairs(count: int, s
 
 
 def test_blank_and_uniform_heat_is_not_counted_and_one_image_says_nothing() -> None:
-    one = ClassHeat(0, 0, np.zeros(SIZE), np.zeros(SIZE), np.zeros((*SIZE, 3)))
+    one = ClassHeat(SIZE)
     for heat in (np.zeros(SIZE), -blob(3, 3), np.full(SIZE, 0.7), np.full(SIZE, 1 / 3)):
         one.add(heat.astype(np.float32), picture())
     assert (one.images, one.warm) == (4, 0)
@@ -110,7 +110,7 @@ def test_the_mean_heat_is_that_of_each_image_over_its_own_sum() -> None:
 
 
 def test_the_mean_picture_is_rounded() -> None:
-    one = ClassHeat(0, 0, np.zeros(SIZE), np.zeros(SIZE), np.zeros((*SIZE, 3)))
+    one = ClassHeat(SIZE)
     for value in (10, 11, 255):
         one.add(blob(1, 1), picture(value))
     assert np.array_equal(one.picture, picture(92))  # 276 / 3
