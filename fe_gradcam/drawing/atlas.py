@@ -18,16 +18,7 @@ MOST_CLASSES = 60
 def atlas_grid(
     atlas: Atlas, names: Mapping[int, str], title: str, method: str, look: Look, warned: Mapping[int, Box]
 ) -> Grid:
-    """The picture of an atlas: a row for each class, its mean picture and its mean heat.
-
-    Args:
-        atlas: Of at least one class.
-        names: Names of classes by id.
-        title: What stands above it.
-        method: The method's name.
-        look: How heat is drawn.
-        warned: The place that a warning is given of, by class.
-    """
+    """A row for each class: its mean picture and its mean heat, and the place that is warned of, if there is one."""
     most = sorted(atlas.classes, key=lambda class_id: -atlas.classes[class_id].images)[:MOST_CLASSES]
     rows = []
     for class_id in sorted(most):

@@ -34,16 +34,10 @@ def film_grid(
     *,
     numbered: bool = False,
 ) -> Grid:
-    """A row for each image, a column for each epoch.
+    """A row for each picture (N, h, w, 3), a column for each epoch, of which there is at least one.
 
-    Args:
-        part: The images as they were explained last, which says what stands beside them.
-        pictures: (N, h, w, 3), as many as there are rows.
-        frames: The epochs, at least one.
-        names: Names of classes by id.
-        look: How heat is drawn.
-        stream: Mode and dataset.
-        numbered: See `compose_grid`.
+    What stands beside the pictures is said by `part`, the images as they were explained last; `stream` is the mode and
+    the dataset.
     """
     rows = []
     for at, picture in enumerate(pictures):

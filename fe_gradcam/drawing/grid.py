@@ -117,8 +117,8 @@ def draw_grid(grid: Grid, *, cell: int | None = None) -> Rgb:
 
     Args:
         grid: What is drawn.
-        cell: Side of a picture's cell in pixels, from 16. None: pictures of 160 to 256 px are shown
-            1:1, smaller ones enlarged by a whole number, larger ones shrunk to 256.
+        cell: Side of a picture's cell in pixels, from 16. None: pictures of 160 to 256 px are shown 1:1, smaller ones
+            enlarged by a whole number, larger ones shrunk to 256.
 
     Raises:
         ArgumentError: There are no rows, or a row has not one panel for each title.

@@ -21,12 +21,7 @@ from fe_gradcam.types import ClassNames, Heatmap
 
 
 class Picture:
-    """A picture, drawn when it is first looked at; a notebook shows it.
-
-    Args:
-        grid: What is drawn.
-        cell: See `fe_gradcam.drawing.grid.draw_grid`.
-    """
+    """The picture of a grid, drawn when it is first looked at; a notebook shows it."""
 
     def __init__(self, grid: Grid, cell: int | None = None) -> None:
         self.grid, self.cell = grid, cell

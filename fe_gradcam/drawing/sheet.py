@@ -28,13 +28,7 @@ MOST_ROWS = 200
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """How images and their heat are drawn.
-
-    Attributes:
-        colormap: A colormap of matplotlib.
-        alpha: Weight of the heat over the picture, 0 to 1.
-        mean: Mean that the images were normalised with, a number or one per channel, to undo it.
-        std: Standard deviation likewise.
+    """How images and their heat are drawn; see `fe_gradcam.draw`.
 
     Raises:
         ArgumentError: The weight, the mean or the deviation is none.
@@ -66,12 +60,7 @@ def compose_grid(
 ) -> Grid:
     """The grid of one or several datasets, which have the same columns.
 
-    Args:
-        parts: The datasets, at least one.
-        names: Names of classes by id.
-        look: How it is drawn.
-        title: What stands above it.
-        numbered: Whether images without ids are called by their positions in the epoch.
+    If it is `numbered`, images without ids are called by their positions in the epoch.
     """
     columns, total = parts[0].in_line, sum(map(len, parts))
     every = islice(((part, at) for part in parts for at in range(len(part))), MOST_ROWS)
@@ -182,15 +171,9 @@ def heat_panel(
     scaling: str,
     unit: float | None = None,
 ) -> Panel:
-    """A picture (H, W, 3) with its heat (h, w) laid over it, or a note where there is none.
+    """A picture (H, W, 3) with its heat (h, w) stretched over it; if it is blank, a note: no evidence.
 
-    Args:
-        picture: What is drawn on.
-        heat: Stretched where it has another size.
-        blank: Whether there is no evidence for the target.
-        look: How it is drawn.
-        scaling: That of the heat.
-        unit: What stands for the ends of the colormap, where several maps have one scale.
+    Where several signed maps have one scale, `unit` stands for the ends of the colormap.
     """
     signed = scaling == "none"
     if blank and not (signed and np.any(heat)):

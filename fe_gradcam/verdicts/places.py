@@ -135,9 +135,7 @@ def place_of(heat: NDArray[np.float64]) -> Box | None:
 def suspects(atlas: Atlas, masks: Mapping[int, NDArray[np.bool_]] | None = None) -> dict[int, Box]:
     """The classes whose heat stays at a small place that is theirs alone.
 
-    Args:
-        atlas: The mean heat of the classes.
-        masks: By class (N, H, W), where the object is in its images; none where that is not known.
+    By class, masks (N, H, W) may say where the object is in its images.
     """
     found = {}
     for class_id, one in atlas.classes.items():
@@ -182,15 +180,8 @@ def alarms(
 ) -> list[Alarm]:
     """The classes that are suspected, and accused by what happens when the place is covered.
 
-    Args:
-        model: The model.
-        images: (N, ...) as it takes them.
-        heatmap: Of these images, for the class that each was inferred as.
-        atlas: Of the same.
-        masks: (N, H, W), where the objects are, or None.
-        batch_size: Images per pass.
-        seed: For the choice of images.
-        model_output: See `fe_gradcam.explain`.
+    Heatmap and atlas are of the images (N, ...), for the class that each was inferred as; masks (N, H, W) say where the
+    objects are; the seed is for the choice of images that are tried.
     """
     ids, generator = heatmap.class_ids, np.random.default_rng(seed)
     by_class = None if masks is None else {int(one): masks[ids == one] for one in np.unique(ids)}
