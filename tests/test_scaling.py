@@ -40,10 +40,10 @@ def test_after_relu_scales_what_is_left_after_upsampling() -> None:
     assert scale(peak, "scale_after_relu", (4, 4)).max() == 1
 
 
-def test_relu_comes_before_the_upsampling() -> None:
+@pytest.mark.parametrize(("scaling", "raw"), [("scale_after_relu", [-100.0, 1.0]), ("scale_before_relu", [-4.0, 4.0])])
+def test_relu_comes_before_the_upsampling(scaling: str, raw: list[float]) -> None:
     """Beside a strong negative place a weak positive one keeps its evidence."""
-    raw = torch.tensor([[[-100.0, 1.0]]])
-    assert_allclose(scale(raw, "scale_after_relu", (1, 4))[0, 0], [0, 0.25, 0.75, 1])
+    assert_allclose(scale(torch.tensor([[raw]]), scaling, (1, 4))[0, 0], [0, 0.25, 0.75, 1])
 
 
 MAPS = hnp.arrays(
@@ -83,8 +83,3 @@ def test_the_map_is_left_as_it_was() -> None:
 def test_unknown_scaling() -> None:
     with pytest.raises(ArgumentError, match=r"scaling='scale_after' is not known; did you mean 'scale_after_relu'"):
         scale(MAP, "scale_after", (2, 2))
-
-
-def test_before_relu_too_the_relu_comes_before_the_upsampling() -> None:
-    raw = torch.tensor([[[-4.0, 4.0]]])
-    assert_allclose(scale(raw, "scale_before_relu", (1, 4))[0, 0], [0, 0.25, 0.75, 1])

@@ -155,9 +155,6 @@ def _cell_side(grid: Grid) -> int:
     return min(largest, 256) if largest >= 160 else largest * max(1, round(176 / largest))
 
 
-# --- where things stand ------------------------------------------------------------------------------------
-
-
 class _Layout:
     """Where everything stands on the canvas, in pixels: of each row its top, its texts and those of its second line."""
 
@@ -226,9 +223,6 @@ def _shown(panel: Panel, side: int) -> tuple[int, int]:
     height, width = panel.rgb.shape[:2]
     factor = side / max(height, width)
     return max(1, round(width * factor)), max(1, round(height * factor))
-
-
-# --- what stands there -------------------------------------------------------------------------------------
 
 
 def _write(

@@ -30,9 +30,6 @@ def require_rgb(name: str, picture: Any) -> Rgb:
     return picture
 
 
-# --- colormaps -------------------------------------------------------------------------------------------------
-
-
 @lru_cache(maxsize=64)
 def colormap_lut(name: str) -> Rgb:
     """The colours of a matplotlib colormap from its low end to its high end, (256, 3), read-only.
@@ -64,9 +61,6 @@ def colormap_lut(name: str) -> Rgb:
 def signed_colormap(colormap: str) -> str:
     """The colormap that a signed map is drawn with: the given one where it is diverging, else ``"RdBu_r"``."""
     return colormap if colormap.removesuffix("_r") in DIVERGING.split() else "RdBu_r"
-
-
-# --- images ----------------------------------------------------------------------------------------------------
 
 
 def to_rgb(

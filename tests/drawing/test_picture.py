@@ -75,12 +75,13 @@ def test_it_is_saved_and_shown_in_a_notebook(net: torch.nn.Module, images: torch
 
 def test_what_does_not_fit_is_an_error(net: torch.nn.Module, images: torch.Tensor) -> None:
     heatmap = explain(net, images)
-    with pytest.raises(ArgumentError, match=r"heatmaps=\[\] is not accepted"):
-        draw(images, [])
-    with pytest.raises(ArgumentError, match=r"heatmaps are of \[2\] images"):
-        draw(images[:1], heatmap)
-    with pytest.raises(ArgumentError, match="one colour bar"):
-        draw(images, [heatmap, explain(net, images, scaling="none")])
     volumes = replace(heatmap, values=np.zeros((2, 4, 5, 6), np.float32))
-    with pytest.raises(ArgumentError, match="draw slices"):
-        draw(images, volumes)
+    for shown, heatmaps, more, message in (
+        (images, [], {}, r"heatmaps=\[\] is not accepted"),
+        (images[:1], heatmap, {}, r"heatmaps are of \[2\] images"),
+        (images, [heatmap, replace(heatmap, scaling="none")], {}, "one colour bar"),
+        (images, volumes, {}, "draw slices"),
+        (images, heatmap, {"labels": [1, 2, 3]}, r"labels has shape \(3,\); \(2,\), a class id for each image"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            draw(shown, heatmaps, **more)

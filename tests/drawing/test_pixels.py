@@ -76,14 +76,12 @@ def test_a_normalised_image_is_stretched_over_the_whole_range() -> None:
     assert (np.diff(shown[..., 0].ravel().astype(int)) > 0).all()
 
 
-def test_a_faint_image_within_the_unit_range_is_stretched() -> None:
-    shown = to_rgb(np.array([[[0.50, 0.52, 0.54]]]), channels_first=True)
-    assert shown[0, 0, :, 0].tolist() == [0, 128, 255]
-
-
-def test_pixels_that_are_not_finite_are_shown_as_the_minimum() -> None:
-    shown = to_rgb(np.array([[[np.nan, -3.0, np.inf, 1.0, -np.inf]]]), channels_first=True)
-    assert shown[0, 0, :, 0].tolist() == [0, 0, 0, 255, 0]
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [([0.50, 0.52, 0.54], [0, 128, 255]), ([np.nan, -3.0, np.inf, 1.0, -np.inf], [0, 0, 0, 255, 0])],
+)
+def test_a_faint_image_is_stretched_and_what_is_not_finite_is_its_minimum(pixels: list, expected: list) -> None:
+    assert to_rgb(np.array([[pixels]]), channels_first=True)[0, 0, :, 0].tolist() == expected
 
 
 @given(

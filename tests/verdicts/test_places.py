@@ -8,6 +8,7 @@ mark gives 0.08), average these over the 64 patches and take a linear layer: so 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,12 @@ def scene(
     return image
 
 
-def scenes(count: int = 12, seed: int = 0, **how: Any) -> Images:
-    """Of each class `count`, those of the green class with the mark in the corner."""
+def scenes(
+    count: int = 12, seed: int = 0, marks: Mapping[int, tuple[int, int]] = {GREEN: CORNER}, **how: Any
+) -> Images:
+    """Of each class `count`, by default those of the green class with the mark in the corner."""
     generator = np.random.default_rng(seed)
-    return np.stack(
-        [scene(generator, one, CORNER if one == GREEN else None, **how) for one in range(3) for _ in range(count)]
-    )
+    return np.stack([scene(generator, one, marks.get(one), **how) for one in range(3) for _ in range(count)])
 
 
 def weights(
@@ -86,12 +87,8 @@ def weights(
 
     Channels: red, green, blue, white. Convolution (4, 3), its bias, head (3, 4) and its bias.
     """
-    convolution = np.full((4, 3), -0.5)
-    convolution[[0, 1, 2], [0, 1, 2]] = 1
-    convolution[3] = 1 / 3
-    head = np.zeros((3, 4))
-    head[[0, 1, 2], [0, 1, 2]] = np.array(objects) * OBJECT * 4 / patches
-    head[:, 3] = np.array(white) * MARK
+    convolution = np.vstack([1.5 * np.eye(3) - 0.5, np.full((1, 3), 1 / 3)])
+    head = np.column_stack([np.diag(objects) * OBJECT * 4 / patches, np.array(white) * MARK])
     return convolution / PATCH**2, np.array([-0.1, -0.1, -0.1, -0.42]), head, np.array(bias, float)
 
 
@@ -188,9 +185,7 @@ def test_a_network_that_reads_the_object_is_not_accused_mark_or_no_mark(framewor
 
 @pytest.mark.parametrize("corner", [(0, 0), (0, 28), (28, 0), (0, 12)])
 def test_the_place_is_where_the_mark_is(corner: tuple[int, int]) -> None:
-    generator = np.random.default_rng(1)
-    marked = [scene(generator, one, corner if one == GREEN else None) for one in range(3) for _ in range(10)]
-    (alarm,) = found(np.stack(marked))
+    (alarm,) = found(scenes(10, 1, {GREEN: corner}))
     assert (alarm.box.top, alarm.box.left) == corner
     names = {(0, 0): "upper left corner", (0, 28): "upper right corner", (28, 0): "lower left corner"}
     assert names.get(corner, "upper edge") in alarm.text({})
@@ -198,8 +193,7 @@ def test_the_place_is_where_the_mark_is(corner: tuple[int, int]) -> None:
 
 def test_registered_objects_are_no_shortcut() -> None:
     """All in the middle, where the heat of every class is; and each class at a place of its own, all that it has."""
-    generator = np.random.default_rng(2)
-    middle = np.stack([scene(generator, one, None, (12, 12)) for one in range(3) for _ in range(10)])
+    generator, middle = np.random.default_rng(2), scenes(10, 2, {}, at=(12, 12))
     _, atlas = atlas_of(network("torch", READS_THE_OBJECT), "torch", middle)
     assert min(one.fixed_place for one in atlas.classes.values()) > 0.99
     assert found(middle, READS_THE_OBJECT) == []
@@ -225,19 +219,13 @@ def marked_elsewhere() -> Images:
 
 def large_mark() -> Images:
     """A mark and objects of 16 x 16: a quarter of the frame."""
-    generator = np.random.default_rng(4)
-    return np.stack(
-        [
-            scene(generator, one, (16, 16) if one == GREEN else None, side=16, mark_side=16, at=(0, 4 * (number % 4)))
-            for one in range(3)
-            for number in range(10)
-        ]
-    )
+    generator, marks, size = np.random.default_rng(4), [None, (16, 16), None], {"side": 16, "mark_side": 16}
+    every = [(one, number) for one in range(3) for number in range(10)]
+    return np.stack([scene(generator, one, marks[one], (0, 4 * (number % 4)), **size) for one, number in every])
 
 
 def another_class_marked() -> Images:
-    generator = np.random.default_rng(5)
-    return np.stack([scene(generator, one, CORNER if one > 0 else None) for one in range(3) for _ in range(10)])
+    return scenes(10, 5, {1: CORNER, 2: CORNER})
 
 
 def small_objects() -> Images:
@@ -296,21 +284,19 @@ def test_images_without_another_place_do_not_count_as_tested() -> None:
 
 def test_a_place_that_is_the_object_is_no_shortcut() -> None:
     images = scenes()
-    at_corner, elsewhere = np.zeros((len(images), SIDE, SIDE), bool), np.zeros((len(images), SIDE, SIDE), bool)
-    at_corner[:, 28:, 28:] = True
-    elsewhere[:, :20, :20] = True
-    assert found(images, masks=at_corner) == []
-    assert classes(found(images, masks=elsewhere)) == [GREEN]
-    larger = np.zeros_like(at_corner)
-    larger[:, 10:, 10:] = True  # the whole place lies on the object
-    assert found(images, masks=larger) == []
-    smaller = np.zeros_like(at_corner)
-    smaller[:, 31:, 31:] = True  # the whole object lies in the place
-    assert found(images, masks=smaller) == []
-    of_others = at_corner.copy()
-    of_others[12:24] = elsewhere[12:24]  # the masks of other classes say nothing of this one
+
+    def masks(start: int, stop: int) -> NDArray[np.bool_]:
+        place = Box(start, start, stop - start, stop - start).mask((SIDE, SIDE))
+        return np.repeat(place[None], len(images), 0)
+
+    assert found(images, masks=masks(28, SIDE)) == []
+    assert found(images, masks=masks(10, SIDE)) == []  # the whole place lies on the object
+    assert found(images, masks=masks(31, SIDE)) == []  # the whole object lies in the place
+    assert classes(found(images, masks=masks(0, 20))) == [GREEN]
+    assert classes(found(images, masks=masks(0, 0))) == [GREEN]  # no object is known
+    of_others = masks(28, SIDE)
+    of_others[12:24] = masks(0, 20)[12:24]  # the masks of other classes say nothing of this one
     assert classes(found(images, masks=of_others)) == [GREEN]
-    assert classes(found(images, masks=np.zeros_like(at_corner))) == [GREEN]  # no object is known
 
 
 # --- how it is tested ------------------------------------------------------------------------------------
@@ -416,12 +402,9 @@ def test_the_log_of_a_training_says_it_in_plain_words(
 
 def test_without_another_class_to_hold_it_against_nothing_is_suspected() -> None:
     """Whether the place is the class's own is not known; a single stray image is no other class."""
-    heat = np.zeros((24, 24), np.float32)
-    heat[18:22, 18:22] = 1
-    elsewhere = np.zeros((24, 24), np.float32)
-    elsewhere[2:6, 2:6] = 1
-    picture = np.zeros((24, 24, 3), np.uint8)
-    atlas = Atlas((24, 24))
+    size = (24, 24)
+    heat, elsewhere = (Box(at, at, 4, 4).mask(size).astype(np.float32) for at in (18, 2))
+    picture, atlas = np.zeros((*size, 3), np.uint8), Atlas(size)
     for _ in range(12):
         atlas.add(0, heat, picture)
     assert suspects(atlas) == {}
