@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from fe_gradcam.errors import Argument, ArgumentError, CamWarning
 from fe_gradcam.explaining.heat import Passes, heatmap_of, numpy32
 from fe_gradcam.explaining.probe import ModelProbe
 from fe_gradcam.explaining.settings import Settings
-from fe_gradcam.explaining.views import Smooth, View, smoothing
+from fe_gradcam.explaining.views import Smooth, smoothing
 from fe_gradcam.methods import METHODS, CamMethod
 from fe_gradcam.parameters import several
 from fe_gradcam.spec.images import Inputs, in_torch
@@ -121,24 +121,8 @@ def explain(
         >>> explain(net, torch.rand(2, 1, 28, 28)).values.shape
         (2, 28, 28)
     """
-    (heatmap,) = explain_many(
-        model,
-        images,
-        methods=(method,),
-        layers=(layer,),
-        targets=(target,),
-        scaling=scaling,
-        score=score,
-        batch_size=batch_size,
-        seed=seed,
-        class_names=class_names,
-        model_output=model_output,
-        reshape=reshape,
-        fuse=fuse,
-        smooth=smooth,
-        progress=progress,
-    )
-    return heatmap
+    settings = Settings(scaling, score, batch_size, seed, class_names, model_output, reshape, fuse, smooth, progress)
+    return explained(model, images, settings, methods=(method,), layers=(layer,), targets=(target,)).heatmaps[0]
 
 
 def explain_many(
@@ -161,22 +145,8 @@ def explain_many(
 ) -> list[Heatmap]:
     """Heatmaps for several methods, layers and targets; one forward pass per layer serves them all.
 
-    Args:
-        model: See `explain`, as for the other arguments.
-        images: See `explain`.
-        methods: Methods, each as `explain` takes it.
-        layers: Layers, each as `explain` takes it; a list among them is fused.
-        targets: Targets, each as `explain` takes it; ``targets=top_k(3)`` for the three highest classes.
-        scaling: See `explain`.
-        score: See `explain`.
-        batch_size: See `explain`.
-        seed: See `explain`.
-        class_names: See `explain`.
-        model_output: See `explain`.
-        reshape: See `explain`.
-        fuse: See `explain`.
-        smooth: See `explain`.
-        progress: See `explain`.
+    Each of `methods`, `layers` and `targets` is as `explain` takes it: a list among the layers is fused, and
+    ``targets=top_k(3)`` explains the three highest classes. The other arguments are those of `explain`.
 
     Returns:
         One Heatmap for each combination: methods outermost, then layers, targets innermost.
@@ -184,18 +154,7 @@ def explain_many(
     Raises:
         ArgumentError, UnknownNameError, UnsupportedModelError, GradientError: As `explain`.
     """
-    settings = Settings(
-        scaling=scaling,
-        score=score,
-        batch_size=batch_size,
-        seed=seed,
-        class_names=class_names,
-        model_output=model_output,
-        reshape=reshape,
-        fuse=fuse,
-        smooth=smooth,
-        progress=progress,
-    )
+    settings = Settings(scaling, score, batch_size, seed, class_names, model_output, reshape, fuse, smooth, progress)
     return explained(model, images, settings, methods=methods, layers=layers, targets=targets).heatmaps
 
 
@@ -219,14 +178,8 @@ def list_layers(model: Any, images: Images, *, model_output: ModelOutput = None)
     return infos
 
 
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """What the route yields.
-
-    Attributes:
-        heatmaps: Methods outermost, then layers, targets innermost.
-        probabilities: (N, C) of the inference, or None where the output is no table of classes.
-    """
+class Explanation(NamedTuple):
+    """The heatmaps of `explain_many`, and the probabilities (N, C) of the inference where the output is a table."""
 
     heatmaps: list[Heatmap]
     probabilities: NDArray[np.float32] | None
@@ -300,16 +253,13 @@ def _passes(
 
     plain = passed(inputs, targets)
     by_view = []
-    for view in views:  # what is explained stays what it is for the images themselves
-        pinned = [] if view.is_plain else [one.pinned.turned(view.axes) for one in plain]
-        by_view.append((view, plain if view.is_plain else passed(_seen_by(view, inputs, backend), pinned)))
+    for view in views:
+        of = plain
+        if not view.is_plain:  # what is explained stays what it is for the images themselves
+            picture = view.of(in_torch(inputs.picture), channels_first=backend.channels_first)
+            of = passed(inputs.with_picture(picture), [one.pinned.turned(view.axes) for one in plain])
+        by_view.append((view, of))
     return [Passes(one, [(view, of[at]) for view, of in by_view]) for at, one in enumerate(plain)]
-
-
-def _seen_by(view: View, inputs: Inputs, backend: Backend) -> Inputs:
-    """The inputs with the picture seen another way."""
-    picture = view.of(in_torch(inputs.picture), channels_first=backend.channels_first)
-    return inputs.with_picture(picture)
 
 
 def check_reshape(reshape: Reshape | None, layers: Sequence[Layer]) -> None:

@@ -51,11 +51,7 @@ class Inputs:
         return len(self.picture)
 
     def checked(self) -> Inputs:
-        """The same.
-
-        Raises:
-            ArgumentError: They are no batch of images.
-        """
+        """The same; an ArgumentError if they are no batch of images."""
         shapes = [tuple(getattr(part, "shape", ())) for part in self.parts]
         if not shapes or any(len(shape) < 1 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
             raise ArgumentError(
@@ -98,13 +94,7 @@ class Inputs:
         return Inputs((*self.parts[: self.at], new, *self.parts[self.at + 1 :]), self.at)
 
     def asked(self, pictures: Tensor, rows: Tensor, *, channels_first: bool) -> Inputs:
-        """Other pictures (B, C, *S), in the layout and dtype of this one; of inputs in PyTorch.
-
-        Args:
-            pictures: Of some of the rows.
-            rows: (B,) which row's other inputs each goes with.
-            channels_first: Whether the model takes them so.
-        """
+        """Other pictures (B, C, *S), in the layout and dtype of this one, with the other inputs of their rows (B,)."""
         new = in_dtype(pictures if channels_first else pictures.movedim(1, -1), self.picture.dtype)
         others = (part[rows.to(part.device)] if at != self.at else new for at, part in enumerate(self.parts))
         return Inputs(tuple(others), self.at)

@@ -3,21 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fe_gradcam.errors import LIST_LAYERS, Argument, ArgumentError, UnknownNameError, nearest
+from fe_gradcam.spec.tokens import Seen, channels_last, token_grid
 from fe_gradcam.types import Layer, LayerInfo, LayerRef
 
 MOST_TRIED = 8
 """Layers asked whether the score depends on them, before the last map is taken as it is."""
 
 
-# --- which layer -----------------------------------------------------------------------------------------
-
-
 def only_pools(kind: str) -> bool:
     """Whether a layer of this class computes nothing but a pooling, or nothing at all."""
     return any(word in kind.lower() for word in ("pool", "dropout", "identity"))
+
+
+def with_maps(
+    infos: Sequence[LayerInfo], seen: Seen, size: tuple[int, ...], *, channels_first: bool
+) -> list[LayerInfo]:
+    """Layers whose shapes are as a pass met them, with the maps that these are: tokens recognised, channels first."""
+    counts = {info.shape[0] for info in infos if _are_tokens(info.shape)}
+    grids = {count: found.grid for count in counts if (found := token_grid(count, seen.maps, size)) is not None}
+    done = []
+    for info in infos:
+        own, tokens = info.shape, None
+        sides = own[1:] if channels_first else own[:-1]
+        attention = len(own) == 3 and own[1] == own[2] and own[1] in grids and sides not in seen.maps
+        if _are_tokens(own) and own[0] in grids:
+            tokens, own = own[0], (own[1], *grids[own[0]])
+        elif not channels_first or (seen.channels_last and channels_last(own, size)):
+            own = (*own[-1:], *own[:-1])
+        of_image = info.spatial and len(own) == len(size) + 1 and not attention
+        spatial = of_image and any(side != 1 for side in own[1:])
+        done.append(replace(info, shape=own, tokens=tokens, spatial=spatial))
+    return done
+
+
+def _are_tokens(shape: tuple[int, ...]) -> bool:
+    """Whether it is the shape (T, K) of tokens of one image."""
+    return len(shape) == 2 and None not in shape and shape[1] > 1
 
 
 def default_layer(
@@ -76,12 +101,7 @@ def _ref_at(info: LayerInfo) -> LayerRef:
 
 
 def convolution_layer(infos: Sequence[LayerInfo], name: str | None, conv_only: bool) -> LayerRef:
-    """The place that HALCON's operator explains.
-
-    Args:
-        infos: The layers in the order of execution.
-        name: Of a convolution; None takes the last whose output is larger than 1x1.
-        conv_only: Whether the convolution's own output is meant, or else the ReLU behind it.
+    """The place that HALCON's operator explains: of the last convolution, or the one named, itself or its ReLU.
 
     Raises:
         ArgumentError: The network has no such convolution, the layer is none, or no ReLU follows it.
@@ -117,9 +137,6 @@ def name_among(layer: Layer, named: Mapping[str, Any], names: Sequence[str]) -> 
         layer: As it is given.
         named: The model's layers by name, under each that they have.
         names: One for each layer, in the order in which an index counts.
-
-    Raises:
-        UnknownNameError: The model has no such layer.
     """
     if isinstance(layer, str) and layer in named:
         return layer
@@ -128,14 +145,10 @@ def name_among(layer: Layer, named: Mapping[str, Any], names: Sequence[str]) -> 
     for name, its in named.items():
         if its is layer:
             return name
-    raise unknown_layer(layer if isinstance(layer, (str, int)) else type(layer).__name__, list(named))
-
-
-def unknown_layer(layer: object, names: Sequence[str]) -> UnknownNameError:
-    """The error for a layer that the model does not have."""
-    return UnknownNameError(
-        Argument("layer", repr(layer)),
-        f" is no layer of this model{nearest(layer, names)} Accepted: one of its {len(names)} layers by name, index or "
+    said = layer if isinstance(layer, (str, int)) else type(layer).__name__
+    raise UnknownNameError(
+        Argument("layer", repr(said)),
+        f" is no layer of this model{nearest(said, named)} Accepted: one of its {len(named)} layers by name, index or "
         "as the module itself; ",
         LIST_LAYERS,
         " shows them with their shapes.",

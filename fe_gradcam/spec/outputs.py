@@ -17,12 +17,7 @@ PLAIN_NAMES = ("logits", "out")
 
 
 def entries_of(output: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """The parts of an output that is no tensor, by name or position.
-
-    Args:
-        output: What a model returned.
-        names: The names of its outputs, where the model knows them.
-    """
+    """The parts of an output that is no tensor, by name, which a model may know, or position."""
     if isinstance(output, Mapping):
         return {str(name): part for name, part in output.items()}
     if dataclasses.is_dataclass(output) and not isinstance(output, type):
@@ -45,16 +40,8 @@ def pick(
 ) -> Any | None:
     """The tensor of the scores.
 
-    Args:
-        output: What the model returned.
-        wanted: As the user named it; None looks for the plain one.
-        is_tensor: Whether something is a tensor of the framework.
-        fits: Whether a tensor can hold the scores that are asked for.
-        names: The names of the model's outputs, where it knows them.
-
-    Returns:
-        The tensor: the output itself, the one named, the one called "logits" or "out", or the only one
-        that fits. None where nothing is plain.
+    The output itself, the one `wanted`, the one called "logits" or "out", or the only one that `fits` what is asked
+    for; None where nothing is plain.
 
     Raises:
         UnknownNameError: There is no output of that name or position.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -20,7 +20,6 @@ TOP_CLASS = -1
 Rows: TypeAlias = "slice | NDArray[np.int64]"
 """Some of the images, in any order, also several times."""
 
-
 ACCEPTED = (
     "None (the inferred class), a class id, a class name (with class_names), an integer array of shape (N,) with one "
     "class id per image, one of Rank, Contrast, OutputValue and Segmentation, or a callable that gets the model's "
@@ -32,12 +31,14 @@ class Resolved:
     """What every resolved target says of itself.
 
     Attributes:
+        by_image: What it needs of each image: class ids (N, M) or a mask (N, *S), or None.
         of_classes: Whether it is made of scores of classes.
         of_pixels: Whether it reads a segmentation.
         row_by_row: Whether the score of an image is its own, whatever else is in the batch.
         called: The callable that it is, or None.
     """
 
+    by_image: NDArray[Any] | None = None
     of_classes: bool = False
     of_pixels: bool = False
     row_by_row: bool = True
@@ -50,20 +51,25 @@ class Resolved:
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:
-        """What it needs of each image."""
-        return ()
+        """What it needs of each image: one array or none."""
+        return () if self.by_image is None else (self.by_image,)
 
     def rows(self: Same, rows: Rows) -> Same:
         """The same for some of the images."""
-        return self
+        return self if self.by_image is None else self._with(self.by_image[rows])
 
     def pinned(self: Same, came_to: NDArray[Any] | None) -> Same:
         """The same with what it came to in a pass: the classes inferred, the pixels that are a class's own."""
-        return self
+        return self if came_to is None else self._with(came_to)
 
     def turned(self: Same, axes: tuple[int, ...]) -> Same:
         """The same for images that are turned round along some axes, counted from the last."""
-        return self
+        if self.by_image is None or not self.of_pixels:
+            return self
+        return self._with(np.ascontiguousarray(np.flip(self.by_image, axes)))
+
+    def _with(self: Same, by_image: NDArray[Any]) -> Same:
+        return replace(self, by_image=by_image)  # type: ignore[type-var]
 
 
 Same = TypeVar("Same", bound=Resolved)
@@ -71,15 +77,15 @@ Same = TypeVar("Same", bound=Resolved)
 
 @dataclass(frozen=True, eq=False)
 class ClassTarget(Resolved):
-    """A sum of class scores, Σ_m weights[m] * y[class_ids[:, m]].
+    """A sum of class scores, Σ_m weights[m] * y[by_image[:, m]].
 
     Attributes:
-        class_ids: (N, M) int64. In the first column -1 - r stands for the class of the r-th highest
+        by_image: (N, M) int64 class ids. In the first column -1 - r stands for the class of the r-th highest
             score, in the others for the r-th highest besides the first column's class; r counts from 0.
         weights: M numbers.
     """
 
-    class_ids: NDArray[np.int64]
+    by_image: NDArray[np.int64]
     weights: tuple[float, ...] = (1.0,)
     of_classes = True
     kind: ClassVar[Literal["classes"]] = "classes"
@@ -92,42 +98,26 @@ class ClassTarget(Resolved):
     @property
     def ranked(self) -> bool:
         """Whether the classes must be brought into order: the highest alone is found without."""
-        return bool((self.class_ids[:, 1:] < 0).any() or (self.class_ids[:, 0] < TOP_CLASS).any())
+        return bool((self.by_image[:, 1:] < 0).any() or (self.by_image[:, 0] < TOP_CLASS).any())
 
     @property
     def signature(self) -> tuple[Any, ...]:
         """What a compiled pass depends on besides the arrays."""
         return ("classes", self.weights, self.ranked)
 
-    @property
-    def arrays(self) -> tuple[NDArray[Any], ...]:
-        """See Resolved."""
-        return (self.class_ids,)
-
-    def rows(self, rows: Rows) -> ClassTarget:
-        """See Resolved."""
-        return ClassTarget(self.class_ids[rows], self.weights)
-
-    def pinned(self, came_to: NDArray[Any] | None) -> ClassTarget:
-        """See Resolved."""
-        return self if came_to is None else ClassTarget(came_to, self.weights)
-
     def against_itself(self, top: NDArray[np.int64]) -> int:
         """In how many images a class is held against itself, where these (N,) classes score highest."""
-        first = np.where(self.class_ids[:, 0] == TOP_CLASS, top, self.class_ids[:, 0])
-        return int((self.class_ids[:, 1:] == first[:, None]).any(1).sum())
+        first = np.where(self.by_image[:, 0] == TOP_CLASS, top, self.by_image[:, 0])
+        return int((self.by_image[:, 1:] == first[:, None]).any(1).sum())
 
     def check(self, n_classes: int) -> None:
         """Raises ArgumentError where a class is not one of `n_classes`."""
-        if not self.class_ids.size:
+        if not self.by_image.size:
             return
-        largest = int(self.class_ids.max())
+        largest = int(self.by_image.max())
         if largest >= n_classes:
-            raise ArgumentError(
-                Argument("target", str(largest)),
-                f" is not a class of this model: it has {n_classes} classes, ids 0 to {n_classes - 1}.",
-            )
-        first, others = self.class_ids[:, 0], self.class_ids[:, 1:]
+            raise ArgumentError(Argument("target", str(largest)), _no_class_of(n_classes))
+        first, others = self.by_image[:, 0], self.by_image[:, 1:]
         wanted = max(int(-first.min()), int(1 - others.min()) if others.size else 0)
         if wanted > n_classes:
             said = f" asks for {wanted} different classes, and this model has {n_classes}."
@@ -158,7 +148,7 @@ class RegionTarget(Resolved):
     """The scores of a class, summed over the pixels of a mask (N, *S) float32, or over its own where that is None."""
 
     class_id: int
-    mask: NDArray[np.float32] | None
+    by_image: NDArray[np.float32] | None
     of_classes = True
     of_pixels = True
     kind: ClassVar[Literal["region"]] = "region"
@@ -166,40 +156,17 @@ class RegionTarget(Resolved):
     @property
     def signature(self) -> tuple[Any, ...]:
         """What a compiled pass depends on besides the arrays."""
-        return ("region", self.class_id, self.mask is not None)
-
-    @property
-    def arrays(self) -> tuple[NDArray[Any], ...]:
-        """See Resolved."""
-        return () if self.mask is None else (self.mask,)
-
-    def rows(self, rows: Rows) -> RegionTarget:
-        """See Resolved."""
-        return self if self.mask is None else RegionTarget(self.class_id, self.mask[rows])
-
-    def pinned(self, came_to: NDArray[Any] | None) -> RegionTarget:
-        """See Resolved."""
-        return self if came_to is None else RegionTarget(self.class_id, came_to.astype(np.float32, copy=False))
-
-    def turned(self, axes: tuple[int, ...]) -> RegionTarget:
-        """See Resolved."""
-        if self.mask is None:
-            return self
-        return RegionTarget(self.class_id, np.ascontiguousarray(np.flip(self.mask, axes)))
+        return ("region", self.class_id, self.by_image is not None)
 
     def check(self, shape: tuple[int, ...], n_classes: int) -> None:
         """Raises ArgumentError where the mask has not the `shape` (*S) of the output, or the class is none of it."""
         if self.class_id >= n_classes:
+            raise ArgumentError(f"Segmentation: class_id={self.class_id}{_no_class_of(n_classes)}")
+        sizes = shape if self.by_image is None else self.by_image.shape[1:]
+        if len(sizes) != len(shape) or any(side not in (None, own) for own, side in zip(sizes, shape, strict=True)):
             raise ArgumentError(
-                f"Segmentation: class_id={self.class_id} is not a class of this model: it has {n_classes} classes, "
-                f"ids 0 to {n_classes - 1}."
-            )
-        sizes = () if self.mask is None else self.mask.shape[1:]
-        fits = len(sizes) == len(shape) and all(side in (None, own) for own, side in zip(sizes, shape, strict=True))
-        if self.mask is not None and not fits:
-            raise ArgumentError(
-                f"Segmentation: mask has shape {self.mask.shape[1:]} per image; {shape}, the size of the model's "
-                "segmentation, is needed."
+                f"Segmentation: mask has shape {sizes} per image; {shape}, the size of the model's segmentation, is "
+                "needed."
             )
 
 
@@ -217,16 +184,15 @@ class CallableTarget(Resolved):
         return ("callable", id(self.called))
 
 
+def _no_class_of(n_classes: int) -> str:
+    return f" is not a class of this model: it has {n_classes} classes, ids 0 to {n_classes - 1}."
+
+
 ResolvedTarget: TypeAlias = "ClassTarget | ValueTarget | RegionTarget | CallableTarget"
 
 
 def resolve_target(target: Target, count: int, names: ClassNames | None = None) -> ResolvedTarget:
-    """Makes a target plain for `count` images.
-
-    Args:
-        target: As `fe_gradcam.explain` takes it.
-        count: N.
-        names: Names of classes.
+    """Makes a target, as `fe_gradcam.explain` takes it, plain for `count` images.
 
     Raises:
         ArgumentError: It is of no accepted form, or its length is not the number of images.

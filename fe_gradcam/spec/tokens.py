@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import ceil, isqrt
-from typing import Any
+from math import ceil, isqrt, prod
 
 import torch
 from torch import Tensor
@@ -56,14 +55,14 @@ def token_grid(count: int, maps: Iterable[Sequence[int]], size: Sequence[int]) -
 
     Args:
         count: T.
-        maps: The sizes (h, w) of the maps that the network made.
+        maps: See `Seen`.
         size: (H, W) of the images.
     """
     found = []
     for grid in dict.fromkeys(tuple(one) for one in maps):
         for halvings in range(HALVINGS + 1):
             smaller = tuple(ceil(side / 2**halvings) for side in grid)
-            found.append((count - _product(smaller), smaller))
+            found.append((count - prod(smaller), smaller))
     if len(size) == 2 and None not in size and not found:
         for extra in EXTRA_TOKENS:
             height = isqrt(max(count - extra, 0) * size[0] // size[1])
@@ -71,25 +70,19 @@ def token_grid(count: int, maps: Iterable[Sequence[int]], size: Sequence[int]) -
                 width = (count - extra) // height
                 if size[0] % height == 0 and size[1] % width == 0 and size[0] // height == size[1] // width:
                     found.append((extra, (height, width)))
-    fitting = [(extra, grid) for extra, grid in found if extra in EXTRA_TOKENS and extra < _product(grid)]
+    fitting = [(extra, grid) for extra, grid in found if extra in EXTRA_TOKENS and extra < prod(grid)]
     if not fitting:
         return None
     extra, grid = min(fitting, key=lambda one: one[0])
-    return Tokens(grid, extra) if _product(grid) > 1 else None
+    return Tokens(grid, extra) if prod(grid) > 1 else None
 
 
 def channels_last(shape: Sequence[int], size: Sequence[int]) -> bool:
     """Whether a layer's output of this shape for one image can only be (h, w, K), where networks have either.
 
     It can where the first axes are in proportion to the image, and the last are not.
-
-    Args:
-        shape: Of its output for one image.
-        size: (H, W) of the images.
     """
-    if len(shape) != len(size) + 1:
-        return False
-    return _in_proportion(shape[:-1], size) and not _in_proportion(shape[1:], size)
+    return len(shape) == len(size) + 1 and _in_proportion(shape[:-1], size) and not _in_proportion(shape[1:], size)
 
 
 def _in_proportion(sides: Sequence[int], size: Sequence[int]) -> bool:
@@ -145,10 +138,7 @@ def as_map(
 def pulled_back(maps: Tensor, shape: tuple[int, ...], to_map: Callable[[Tensor], Tensor]) -> Tensor:
     """Maps (N, K, *S) in the layout (N, *shape) that the layer puts out; zero where `to_map` leaves something out.
 
-    Args:
-        maps: In the layout that `to_map` makes.
-        shape: Of the layer's output for one image.
-        to_map: Moves, splits and leaves out, and nothing else: so its transpose, which autograd knows, leads back.
+    It moves, splits and leaves out, and nothing else: so its transpose, which autograd knows, leads back.
     """
     with torch.enable_grad():
         leaf = torch.zeros(len(maps), *shape, device=maps.device, requires_grad=True)
@@ -167,10 +157,3 @@ def no_map(layer: object, shape: Sequence[int]) -> ArgumentError:
         LIST_LAYERS,
         f" shows them.{tokens}",
     )
-
-
-def _product(sides: Sequence[Any]) -> int:
-    whole = 1
-    for side in sides:
-        whole *= int(side)
-    return whole

@@ -22,7 +22,7 @@ from fe_gradcam.backends.keras.graph import (
     go_on_with,
     unactivated,
 )
-from fe_gradcam.backends.keras.layers import explained_among, first_of, layer_infos, name_of, named_layers, seen_by
+from fe_gradcam.backends.keras.layers import explained_among, first_of, layer_infos, named_layers, seen_by
 from fe_gradcam.backends.keras.passes import bias_terms, hessian_product
 from fe_gradcam.backends.keras.scores import (
     class_scores,
@@ -36,6 +36,7 @@ from fe_gradcam.backends.keras.scores import (
 from fe_gradcam.backends.known import Reading
 from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR, Backend, Passed, Query, Scored
 from fe_gradcam.spec.images import Inputs
+from fe_gradcam.spec.layers import name_among
 from fe_gradcam.spec.outputs import described, pick
 from fe_gradcam.spec.tokens import Seen, no_map
 from fe_gradcam.types import BiasGradients, Layer, LayerInfo, LayerRef, Target
@@ -59,7 +60,8 @@ class KerasBackend(Backend):
         return list(self._model._flatten_layers())
 
     def _name_of(self, layer: Layer) -> str:
-        return name_of(self._model, layer)
+        named = named_layers(self._model)
+        return name_among(layer, named, list(named))
 
     def _listed(self, inputs: Inputs) -> tuple[list[LayerInfo], Seen]:
         """See Backend; nothing is computed."""

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from fe_gradcam.backends.errors import no_tensor, not_called
 from fe_gradcam.backends.keras.graph import Call, activation_behind, relu_behind
-from fe_gradcam.spec.layers import name_among, only_pools
-from fe_gradcam.spec.tokens import Seen, token_grid
-from fe_gradcam.types import Layer, LayerInfo, LayerRef
+from fe_gradcam.spec.layers import only_pools, with_maps
+from fe_gradcam.spec.tokens import Seen
+from fe_gradcam.types import LayerInfo, LayerRef
 
 CONV_LAYERS = (
     tf.keras.layers.Conv1D,
@@ -25,44 +25,28 @@ CONV_LAYERS = (
 
 
 def layer_infos(calls: list[Call], names: dict[int, str], size: tuple[int, ...]) -> list[LayerInfo]:
-    """What the calls of a traced pass show, in their order.
-
-    Args:
-        calls: Of all layers.
-        names: Of the layers, by their ids.
-        size: (H, W) of the images.
-    """
-    maps = seen_by(calls, size).maps
-    met = [(layer, first) for layer, _, output in calls if isinstance(first := first_of(output), tf.Tensor)]
-    counts = {shape[1] for _, first in met if is_tokens(shape := tuple(first.shape))}
-    tokens = {count: found for count in counts if (found := token_grid(count, maps, size)) is not None}
+    """What the calls of all layers in a traced pass show, in their order; names by the layers' ids."""
     infos: list[LayerInfo] = []
     pooled: dict[int, bool] = {}
-    for layer, first in met:
-        shape = tuple(first.shape)
-        of_tokens = shape[1] if is_tokens(shape) and shape[1] in tokens else None
-        own = shape[-1:] + (shape[1:-1] if of_tokens is None else tokens[of_tokens].grid)
-        attention = len(shape) == 4 and shape[2] == shape[3] and shape[2] in tokens and shape[1:3] not in maps
-        behind = activation_behind(first)
-        infos.append(
-            LayerInfo(
-                names[id(layer)],
-                type(layer).__name__,
-                own,
-                spatial=len(own) == len(size) + 1 and any(side != 1 for side in own[1:]) and not attention,
-                activation=None if behind is None else behind.op.type.lower(),
-                tokens=of_tokens,
-                convolution=isinstance(layer, CONV_LAYERS),
-                relu=isinstance(layer, CONV_LAYERS) and relu_behind(first, calls) is not None,
-                pooled=_only_pools(layer) or pooled.get(id(first), False),
+    for layer, _, output in calls:
+        first, kind, convolution = first_of(output), type(layer).__name__, isinstance(layer, CONV_LAYERS)
+        if isinstance(first, tf.Tensor):
+            behind = activation_behind(first)
+            pools = only_pools(kind) and not any(layer._flatten_layers(include_self=False))
+            pooled[id(first)] = pools or pooled.get(id(first), False)
+            infos.append(
+                LayerInfo(
+                    names[id(layer)],
+                    kind,
+                    tuple(first.shape[1:]),
+                    spatial=True,
+                    activation=None if behind is None else behind.op.type.lower(),
+                    convolution=convolution,
+                    relu=convolution and relu_behind(first, calls) is not None,
+                    pooled=pooled[id(first)],
+                )
             )
-        )
-        pooled[id(first)] = infos[-1].pooled
-    return infos
-
-
-def _only_pools(layer: Any) -> bool:
-    return only_pools(type(layer).__name__) and not any(layer._flatten_layers(include_self=False))
+    return with_maps(infos, seen_by(calls, size), size, channels_first=False)
 
 
 def seen_by(calls: list[Call], size: tuple[int, ...]) -> Seen:
@@ -73,9 +57,8 @@ def seen_by(calls: list[Call], size: tuple[int, ...]) -> Seen:
 
 def named_layers(model: Any) -> dict[str, Any]:
     """A Keras model's layers by name, in the order of FastEstimator's ``intermediate_layers``."""
-    layers = list(model._flatten_layers(include_self=False, recursive=True))
     named: dict[str, Any] = {}
-    for layer in layers:
+    for layer in model._flatten_layers(include_self=False, recursive=True):
         name, count = layer.name, 1
         while name in named and named[name] is not layer:
             count += 1
@@ -84,23 +67,10 @@ def named_layers(model: Any) -> dict[str, Any]:
     return named
 
 
-def name_of(model: Any, layer: Layer) -> str:
-    """See `name_among`."""
-    named = named_layers(model)
-    return name_among(layer, named, list(named))
-
-
 def explained_among(outputs: list[Any], layer: LayerRef, calls: Sequence[Call] = ()) -> Any:
     """The explained tensor among what a layer put out in one pass: the last call counts.
 
-    Args:
-        outputs: Of the layer.
-        layer: The place.
-        calls: All calls of the pass, where the place is behind the ReLU that follows.
-
-    Raises:
-        ArgumentError: The layer was not called.
-        UnsupportedModelError: The layer returns something that is no tensor.
+    All calls of the pass are needed where the place is behind the ReLU that follows.
     """
     if not outputs:
         raise not_called(layer)
@@ -111,18 +81,12 @@ def explained_among(outputs: list[Any], layer: LayerRef, calls: Sequence[Call] =
         behind = activation_behind(found)
         return found if behind is None else behind
     if layer.place == "relu":
-        behind = relu_behind(found, list(calls))
-        if behind is None:
+        found = relu_behind(found, list(calls))
+        if found is None:
             raise not_called(layer)
-        return behind
     return found
 
 
 def first_of(output: Any) -> Any:
     """A layer's output, or the first of several, as a transformer's block returns it."""
     return output[0] if isinstance(output, (tuple, list)) and output else output
-
-
-def is_tokens(shape: tuple[int | None, ...]) -> bool:
-    """Whether it is the shape of tokens (N, T, K)."""
-    return len(shape) == 3 and None not in shape[1:] and shape[2] != 1

@@ -2,54 +2,34 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from fe_gradcam.backends.pytorch.recorder import Lister
 from fe_gradcam.backends.pytorch.state import uncompiled, unwrapped
-from fe_gradcam.spec.layers import name_among, only_pools
-from fe_gradcam.spec.tokens import Seen, as_map, token_grid
+from fe_gradcam.spec.layers import name_among, only_pools, with_maps
+from fe_gradcam.spec.tokens import Seen
 from fe_gradcam.types import Layer, LayerInfo
 
 
 def layer_infos(lister: Lister, count: int, size: tuple[int, ...]) -> list[LayerInfo]:
-    """What a Lister met, in that order.
-
-    Args:
-        lister: After the pass.
-        count: The number of images.
-        size: (H, W) of the images.
-    """
-    seen = seen_by(lister, size)
-    counts = {shape[1] for _, shape in lister.met if len(shape) == 3 and shape[2] > 1}
-    tokens = {each for each in counts if token_grid(each, seen.maps, size)}
+    """What a Lister met in a pass of `count` images, in that order."""
     infos: list[LayerInfo] = []
     for position, (module, shape) in enumerate(lister.met):
-        own = shape[1:]
-        of_tokens = shape[1] if len(shape) == 3 and shape[2] > 1 and shape[1] in tokens else None
-        source = lister.same_as.get(position)
-        attention = len(own) == 3 and own[1] == own[2] and own[1] in tokens and own[1:] not in seen.maps
-        if of_tokens or len(own) == len(size) + 1:
-            output = torch.empty(shape, device="meta")
-            own = tuple(as_map(output, "", size, lambda: seen, None, channels_first=True).shape[1:])
+        source, kind = lister.same_as.get(position), type(module).__name__
+        pools = not module._modules and only_pools(kind)
         infos.append(
             LayerInfo(
                 lister.names[module],
-                type(module).__name__,
-                own,
-                spatial=len(own) == len(size) + 1 and max(own[1:]) > 1 and shape[0] == count and not attention,
+                kind,
+                shape[1:],
+                spatial=shape[:1] == (count,),
                 activation=lister.activations.get(position),
-                tokens=of_tokens,
                 convolution=_is_convolution(module),
                 relu=module in lister.rectified,
-                pooled=_only_pools(module) or (source is not None and infos[source].pooled),
+                pooled=pools or (source is not None and infos[source].pooled),
             )
         )
-    return infos
-
-
-def _only_pools(module: nn.Module) -> bool:
-    return not module._modules and only_pools(type(module).__name__)
+    return with_maps(infos, seen_by(lister, size), size, channels_first=True)
 
 
 def seen_by(lister: Lister, size: tuple[int, ...]) -> Seen:

@@ -148,7 +148,7 @@ def target_scores(forward: Forward, target: ResolvedTarget, score: Score) -> Sco
 
 def _class_ids(table: Tensor, target: ClassTarget) -> Tensor:
     """(N, M) class ids of scores (N, C), with the places in the order resolved."""
-    wanted = torch.from_numpy(np.asarray(target.class_ids)).to(table.device)
+    wanted = torch.from_numpy(np.asarray(target.by_image)).to(table.device)
     if not target.ranked:
         top = table.argmax(1, keepdim=True)
         return torch.where(wanted < 0, top, wanted)
@@ -170,10 +170,10 @@ def _region_score(forward: Forward, target: RegionTarget, score: Score) -> Score
     table = tables.logits if score == "logit" else tables.outputs
     target.check(tuple(forward.picked.shape[2:]), table.shape[1])
     of_class = table[:, target.class_id].reshape(count, -1)
-    if target.mask is None:
+    if target.by_image is None:
         counts = table.detach().argmax(1).reshape(count, -1) == target.class_id
     else:
-        counts = torch.from_numpy(np.ascontiguousarray(target.mask)).to(table.device).reshape(count, -1)
+        counts = torch.from_numpy(np.ascontiguousarray(target.by_image)).to(table.device).reshape(count, -1)
     mask = counts.reshape(count, *forward.picked.shape[2:])
     return Scored((of_class.float() * counts).sum(1), mask.float())
 
