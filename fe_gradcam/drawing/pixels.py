@@ -43,9 +43,8 @@ def colormap_lut(name: str) -> Rgb:
         [[0, 0, 0], [255, 255, 255]]
     """
     if not isinstance(name, str):
-        raise ArgumentError(
-            f"colormap is a {type(name).__name__}; pass the name of a matplotlib colormap, such as 'turbo'"
-        )
+        such = "pass the name of a matplotlib colormap, such as 'turbo'"
+        raise ArgumentError(f"colormap is a {type(name).__name__}; {such}")
     from matplotlib import colormaps
 
     if name not in colormaps:
@@ -224,16 +223,13 @@ def overlay(
         )
     alpha = fraction("alpha", alpha)
     values = np.nan_to_num(heat.astype(np.float64), nan=0.0)
+    colours, strength = colormap_lut(colormap), np.linspace(0.0, 1.0, 256)
     if signed:
-        colormap_lut(colormap)
         largest = float(np.abs(values).max()) if limit is None else limit
         values = 0.5 + 0.5 * (values / largest) if largest > 0 else np.full_like(values, 0.5)
         colours = colormap_lut(signed_colormap(colormap))
         # 0 lies between the two middle levels; both are cold.
         strength = (np.abs(np.arange(256) * 2.0 - 255.0) - 1.0) / 254.0
-    else:
-        colours = colormap_lut(colormap)
-        strength = np.linspace(0.0, 1.0, 256)
     level = np.rint(np.clip(values, 0.0, 1.0) * 255.0).astype(np.uint8)
     weight = np.ones(256) if alpha == 1.0 else 1.0 - (1.0 - alpha) ** (2.0 * strength)
     kept = (1.0 - weight).astype(np.float32)
