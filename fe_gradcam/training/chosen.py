@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,15 +29,12 @@ class Chosen:
     """The chosen rows of an epoch, copied to the CPU; never more of them than the selection keeps.
 
     Args:
-        keys: Which parts of the batches are kept; None: those of the first batch.
         selection: What is chosen.
-        called: What a part is called in an error, if not by its own name.
+        called: What a part of the batches is called in an error, if not by its own name.
     """
 
-    def __init__(
-        self, keys: Sequence[str] | None, selection: Selection, called: Mapping[str, str] | None = None
-    ) -> None:
-        self.keys, self._called = list(keys or ()), dict(called or {})
+    def __init__(self, selection: Selection, called: Mapping[str, str] | None = None) -> None:
+        self.keys, self._called = list[str](), dict(called or {})
         self.selection = selection
         self.seen = 0
         self.largest_batch = 1
@@ -69,8 +66,8 @@ class Chosen:
 
     @property
     def missing(self) -> list[int]:
-        """The places asked for that the epoch did not reach."""
-        return [place for place in self.selection.positions if place >= self.seen]
+        """The positions asked for that the epoch did not reach."""
+        return [position for position in self.selection.positions if position >= self.seen]
 
     def add(
         self,
@@ -81,7 +78,7 @@ class Chosen:
         """Looks at the rows of a batch, and keeps copies of those that are wanted.
 
         Args:
-            batch: Holds the parts.
+            batch: Parts with rows; the first batch says which there are.
             labels: (B,) true classes, negative where there is none, or None.
             probabilities: (B, C) inferred, or None.
 

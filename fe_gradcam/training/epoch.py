@@ -162,14 +162,7 @@ class Epoch:
         self.values[key] = Put(of_all, {dataset: value for dataset, value in by_dataset.items() if dataset})
 
     def show(self, key: str, pictures: Mapping[str, Picture], name: str, of_all: Picture | None = None) -> None:
-        """Puts out a picture of each dataset, and saves it.
-
-        Args:
-            key: Where the pictures stand.
-            pictures: By dataset.
-            name: Names the files, behind prefix and mode; a dataset follows where there are several.
-            of_all: What stands for all datasets; None for the picture of the first.
-        """
+        """Puts out a picture of each dataset, and saves it under `name`; without `of_all` the first stands for all."""
         self.put(key, pictures, of_all or next(iter(pictures.values())))
         for dataset, picture in pictures.items():
             self._write(name, dataset if len(pictures) > 1 else "", ".png", picture.save)

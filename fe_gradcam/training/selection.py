@@ -41,42 +41,30 @@ class Facts:
 
     positions: NDArray[np.int64]
     chances: NDArray[np.float64]
-    labels: NDArray[np.int64] | None = None
-    probabilities: NDArray[np.float32] | None = None
+    labels: Any = None
+    probabilities: Any = None
 
     @property
     def inferred(self) -> NDArray[np.int64]:
         """(B,) the classes inferred."""
-        return np.asarray(self._probabilities.argmax(1), np.int64)
+        return np.asarray(self.probabilities.argmax(1), np.int64)
 
     @property
     def confidence(self) -> NDArray[np.float64]:
         """(B,) probabilities of the classes inferred."""
-        return np.asarray(self._probabilities.max(1), np.float64)
+        return np.asarray(self.probabilities.max(1), np.float64)
 
     @property
     def of_true_class(self) -> NDArray[np.float64]:
         """(B,) probabilities of the true classes, NaN where there is none."""
-        known = np.where((self._labels >= 0) & (self._labels < self._probabilities.shape[1]), self._labels, 0)
-        chosen = self._probabilities[np.arange(len(known)), known].astype(np.float64)
-        return np.where(known == self._labels, chosen, np.nan)
+        known = np.where((self.labels >= 0) & (self.labels < self.probabilities.shape[1]), self.labels, 0)
+        chosen = self.probabilities[np.arange(len(known)), known].astype(np.float64)
+        return np.where(known == self.labels, chosen, np.nan)
 
     @property
     def wrong(self) -> NDArray[np.bool_]:
         """(B,) whether another class was inferred than the true one."""
-        return np.asarray((self._labels >= 0) & (self.inferred != self._labels))
-
-    @property
-    def _labels(self) -> NDArray[np.int64]:
-        if self.labels is None:
-            raise ArgumentError("select needs labels= with the key of the true classes.")
-        return self.labels
-
-    @property
-    def _probabilities(self) -> NDArray[np.float32]:
-        if self.probabilities is None:
-            raise ArgumentError("select needs preds= with the key of the predictions.")
-        return self.probabilities
+        return np.asarray((self.labels >= 0) & (self.inferred != self.labels))
 
 
 @dataclass(frozen=True)
@@ -149,14 +137,7 @@ class Selection:
 
 
 def selection_of(select: Any, n_samples: int | None, per_class: Any, seed: int, given: Iterable[str]) -> Selection:
-    """The selection that the trace's arguments ask for.
-
-    Args:
-        select: See `fe_gradcam.GradCAM`.
-        n_samples: See there.
-        per_class: See there.
-        seed: See there.
-        given: Which of "labels" and "preds" the trace was given.
+    """The selection that the arguments of `fe_gradcam.GradCAM` ask for; `given` says which keys there are.
 
     Raises:
         ArgumentError: An argument is not accepted, or one that the rule needs is missing.

@@ -138,7 +138,7 @@ class Watcher:
         if dataset not in self._choices:
             self._choices[dataset] = {}
             for name, selection in self._selections(dataset).items():
-                self._choices[dataset][name] = Chosen(None, selection, self._called)
+                self._choices[dataset][name] = Chosen(selection, self._called)
         wanted = [chosen for chosen in self._choices[dataset].values() if not chosen.full]
         if not wanted:
             return
@@ -259,7 +259,7 @@ class Watcher:
 
     def _check_first(self, batch: Mapping[str, Any], dataset: str) -> None:
         """One image of the first batch: a wrong argument is an error here, and no warning at every epoch's end."""
-        chosen = Chosen(None, Selection(limit=1), self._called)
+        chosen = Chosen(Selection(limit=1), self._called)
         selections = [choice.selection for choice in self._choices[dataset].values()]
         try:
             lacking = sorted(self.options.given - {"model"} - set(batch))

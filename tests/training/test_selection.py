@@ -70,7 +70,7 @@ def cuts(count: int) -> st.SearchStrategy[list[int]]:
 def chosen_of(
     selection: Selection, epoch: Epoch, sizes: Sequence[int], after: Callable[[Chosen], None] = lambda chosen: None
 ) -> Chosen:
-    chosen, start = Chosen(["x"], selection), 0
+    chosen, start = Chosen(selection), 0
     for size in sizes:
         part = slice(start, start + size)
         batch = {"x": np.arange(start, start + size)[:, None]}
@@ -176,7 +176,7 @@ def test_positions_are_shown_in_the_order_asked_and_the_missing_ones_are_known(
 @pytest.mark.parametrize("name", ["random", "first", "least_confident"])
 @given(epoch=epochs(least=1))
 def test_where_no_labels_are_given_the_classes_are_those_inferred(name: str, epoch: Epoch) -> None:
-    chosen = Chosen(["x"], selection_of(name, 5, 1, 0, ["preds"]))
+    chosen = Chosen(selection_of(name, 5, 1, 0, ["preds"]))
     chosen.add({"x": np.arange(len(epoch))[:, None]}, None, epoch.probabilities)
     inferred = epoch.probabilities.argmax(1)
     assert [int(inferred[place]) for place in places(chosen)] == np.unique(inferred).tolist()
@@ -202,26 +202,26 @@ def test_only_rows_that_are_wanted_are_copied(monkeypatch: pytest.MonkeyPatch) -
     generator = np.random.default_rng(0)
     falling = np.sort(generator.uniform(0.4, 1, 400).astype(np.float32))[::-1]
     table = np.stack([falling, 1 - falling], 1)
-    chosen = Chosen(["x"], selection_of("confident_mistakes", 5, None, 0, GIVEN))
+    chosen = Chosen(selection_of("confident_mistakes", 5, None, 0, GIVEN))
     for start in range(0, 400, 20):
         chosen.add({"x": np.zeros((20, 3))}, np.ones(20, np.int64), table[start : start + 20])
     chosen.add({"x": np.zeros((20, 3))}, np.ones(20, np.int64), np.tile(table[4], (20, 1)))
     assert copied == [1] * 5  # the most confident come first, and none after them is wanted, nor any as confident
 
     copied.clear()
-    chosen = Chosen(["x"], selection_of("confident_mistakes", 5, None, 0, GIVEN))
+    chosen = Chosen(selection_of("confident_mistakes", 5, None, 0, GIVEN))
     for start in range(0, 400, 20):
         chosen.add({"x": np.zeros((20, 3))}, np.zeros(20, np.int64), 1 - table[::-1][start : start + 20])
         assert sum(copied) <= 5 * (start // 20 + 1)  # of a batch no more than are kept at all
     copied.clear()
-    chosen = Chosen(["x"], selection_of("random", 5, None, 0, ()))
+    chosen = Chosen(selection_of("random", 5, None, 0, ()))
     for _ in range(1000):
         chosen.add({"x": np.zeros((20, 3))})
     # A row is kept when it is among the five best so far: 5 (1 + ln(20,000 / 5)) = 46 of 20,000 in the mean, and the
     # deviation is below the root of it.
     assert sum(copied) < 46 + 5 * 7
     copied.clear()
-    chosen = Chosen(["x"], Selection("random", ("random",), None, True, 10))
+    chosen = Chosen(Selection("random", ("random",), None, True, 10))
     for _ in range(1000):
         chosen.add({"x": np.zeros((20, 3))}, np.arange(20) % 3)
     # Of each of three classes three or four, of 6,667: 4 (1 + ln(6,667 / 4)) = 34 and as much spread; and of the first
@@ -342,7 +342,7 @@ def batches_of(kind: str) -> list[Any]:
 
 @pytest.mark.parametrize("kind", ["numpy", "torch", "tf"])
 def test_rows_are_copies_of_their_own_on_the_cpu(kind: str) -> None:
-    chosen = Chosen(["x"], Selection(limit=5))
+    chosen = Chosen(Selection(limit=5))
     for batch in batches_of(kind):
         chosen.add({"x": batch})
         if kind == "torch":
@@ -359,7 +359,7 @@ def test_rows_are_copies_of_their_own_on_the_cpu(kind: str) -> None:
 
 
 def test_rows_with_gradients_and_of_half_precision_are_plain_numbers() -> None:
-    chosen = Chosen(["x", "half"], Selection(limit=2))
+    chosen = Chosen(Selection(limit=2))
     graph = torch.ones(3, 2, requires_grad=True) * 2
     chosen.add({"x": graph, "half": torch.full((3, 2), 1.5, dtype=torch.bfloat16)})
     rows = chosen.rows()
@@ -373,7 +373,7 @@ def test_names_may_be_lists_of_strings_or_bytes_and_tensors_of_them() -> None:
     given_names = ["a", "b", "c", "d"]
     as_bytes = [name.encode() for name in given_names]
     kinds = {"strings": given_names, "bytes": as_bytes, "tensor": tf.constant(as_bytes), "array": np.array(given_names)}
-    chosen = Chosen([*kinds, "x"], selection_of([3, 1], None, None, 0, ()))
+    chosen = Chosen(selection_of([3, 1], None, None, 0, ()))
     halves = [slice(0, 2), slice(2, 4)]
     for half in halves:
         chosen.add({"x": np.arange(4)[half], **{kind: names[half] for kind, names in kinds.items()}})
@@ -386,7 +386,7 @@ def test_names_may_be_lists_of_strings_or_bytes_and_tensors_of_them() -> None:
 
 def test_keys_of_different_lengths_are_refused() -> None:
     with pytest.raises(ArgumentError, match=r"different numbers of rows: x 4, name 3"):
-        Chosen(["x", "name"], Selection(limit=2)).add({"x": np.zeros(4), "name": ["a", "b", "c"]})
+        Chosen(Selection(limit=2)).add({"x": np.zeros(4), "name": ["a", "b", "c"]})
 
 
 # --- mistakes in the arguments -----------------------------------------------------------------------
@@ -425,7 +425,7 @@ def test_rules_and_their_needs(name: str) -> None:
     """What a rule needs is asked for at once, and with it alone the rule runs."""
     needs = {need for rule in selection_of(name, 5, None, 0, GIVEN).rules for need in RULES[rule].needs}
     selection = selection_of(name, 5, None, 0, needs)
-    chosen = Chosen(["x"], selection)
+    chosen = Chosen(selection)
     labels = np.zeros(2, np.int64) if "labels" in needs else None
     table = np.array([[0.3, 0.7], [0.6, 0.4]], np.float32) if "preds" in needs else None
     chosen.add({"x": np.arange(2)[:, None]}, labels, table)
@@ -750,7 +750,7 @@ def test_per_class_without_labels_and_predictions_is_refused() -> None:
 
 
 def test_a_key_without_rows_is_named() -> None:
-    chosen = Chosen(["x", "loss"], Selection(limit=2))
+    chosen = Chosen(Selection(limit=2))
     with pytest.raises(ArgumentError, match="loss holds a single float and no rows"):
         chosen.add({"x": np.zeros((3, 2)), "loss": 0.5})
 

@@ -645,7 +645,7 @@ def test_a_model_is_explained_on_the_device_of_its_network_and_brought_back() ->
 
 def test_kept_rows_are_copies() -> None:
     batch = {"x": torch.ones(4, 3)}
-    kept = Chosen(["x"], Selection(limit=6))
+    kept = Chosen(Selection(limit=6))
     kept.add(batch)
     batch["x"].zero_()
     kept.add({"x": torch.full((4, 3), 2.0)})
