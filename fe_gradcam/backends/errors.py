@@ -50,25 +50,6 @@ def no_gradient(layer: LayerRef, ways: str) -> GradientError:
     )
 
 
-def no_scores(came: object) -> ArgumentError:
-    """The error for a callable target that returns something else than one score per image."""
-    return ArgumentError(
-        f"target, a callable, returned {came}; a tensor of shape (N,), one score per image, is needed."
-    )
-
-
-def no_table(described: str, count: int) -> UnsupportedModelError:
-    """The error for a model whose output does not plainly hold a table of class scores."""
-    return UnsupportedModelError(
-        Argument("model"),
-        f" returns {described} for {count} image(s); one tensor (N, C) of class scores is needed. If the output has "
-        "several parts, pass ",
-        Argument("model_output", ""),
-        " with the name or position of the one that holds them; of a segmentation pass target=Segmentation(class_id); "
-        "else a callable target= that makes one score per image of it.",
-    )
-
-
 def no_slope(images: Sequence[Any]) -> ArgumentError:
     """The error for images that no gradient can be taken of."""
     kinds = ", ".join(str(part.dtype) for part in images)
@@ -99,14 +80,6 @@ def counts_its_images() -> UnsupportedModelError:
         "then: behind its blocks it goes by the number of images in front. Use ",
         Argument("method", "'grad_cam'"),
         ".",
-    )
-
-
-def no_segmentation(described: str) -> UnsupportedModelError:
-    """The error for a model whose output does not plainly hold scores of every pixel."""
-    return UnsupportedModelError(
-        f"target=Segmentation needs the class scores of every pixel, (N, C, h, w) or on Keras (N, h, w, C), and model "
-        f"returns {described}. Where the output has several parts, pass model_output= with the name or position of one."
     )
 
 

@@ -29,11 +29,7 @@ Kept = TypeVar("Kept")
 
 
 class Recent(Generic[Kept]):
-    """A store that holds the last few: what was asked for longest ago goes first.
-
-    Args:
-        most: How many.
-    """
+    """A store that holds the last few: what was asked for longest ago goes first."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -59,7 +55,7 @@ class Recent(Generic[Kept]):
 
 
 class Alike:
-    """Objects held weakly, to see whether others are the very same: an id alone may come again."""
+    """Objects held weakly, if their kind allows it, to see whether others are the very same: an id may come again."""
 
     def __init__(self, objects: Sequence[Any]) -> None:
         self._held = [_held(one) for one in objects]
@@ -72,7 +68,6 @@ class Alike:
 
 
 def _held(one: Any) -> Callable[[], Any]:
-    """A reference that does not keep an object alive, where its kind allows that."""
     try:
         return ref(one)
     except TypeError:

@@ -7,12 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from fe_gradcam.backends.known import Known, Reading, known_of, sums_to_one, within_unit
+from fe_gradcam.backends.scoring import Scored
 from fe_gradcam.errors import CamError, CamWarning, UnsupportedModelError
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.layers import default_layer
@@ -27,19 +28,10 @@ HALF_PRECISION_FACTOR = 1024.0
 STRETCHES = (30.0, -30.0, 1000.0, -1000.0)
 """By how much the images are scaled to see whether a model's outputs leave [0, 1]; bytes stay within their range."""
 
-HeadKind = Literal["softmax", "sigmoid"]
-
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """What a pass is asked for.
-
-    Attributes:
-        layer: What is observed.
-        targets: What is explained, each by itself; passes that change the network take one.
-        score: What is differentiated.
-        gradients: Whether it is.
-    """
+    """What a pass is asked for; passes that change the network take one target."""
 
     layer: LayerRef
     targets: Sequence[ResolvedTarget]
@@ -57,18 +49,6 @@ class Query:
         return not all(target.kind == "value" for target in self.targets)
 
 
-class Scored(NamedTuple):
-    """What a target comes to in a pass.
-
-    Attributes:
-        scores: (N,)
-        came_to: (N, M) the classes that it is made of, the mask (N, *S) of pixels, or None.
-    """
-
-    scores: Any
-    came_to: Any = None
-
-
 @dataclass(frozen=True, eq=False)
 class Passed:
     """What one pass yields.
@@ -76,7 +56,6 @@ class Passed:
     Attributes:
         activations: As the layer puts them out.
         gradients: For each target, in the same layout, float32; None where none are asked for.
-        scored: For each target.
         tables: The logits and probabilities (N, C), float32, or None where there are none.
         reading: How the outputs are read; "logits" if there is a head.
     """
@@ -89,27 +68,12 @@ class Passed:
 
 
 class Backend(ABC):
-    """A model of one framework, made ready to be explained.
-
-    Args:
-        model: The model itself.
-        model_output: Which of its outputs holds the scores; None if that is plain.
-        reshape: How a layer's output becomes a map; None recognises it.
-        of_pixels: Whether a segmentation is explained.
-
-    Attributes:
-        channels_first: Whether images are (N, C, *S), or else (N, *S, C).
-    """
+    """A model of one framework, made ready to be explained; see `backend_for`."""
 
     channels_first: ClassVar[bool]
+    """Whether images are (N, C, *S), or else (N, *S, C)."""
 
-    def __init__(
-        self,
-        model: Any,
-        model_output: ModelOutput = None,
-        reshape: Reshape | None = None,
-        of_pixels: bool = False,
-    ) -> None:
+    def __init__(self, model: Any, model_output: ModelOutput, reshape: Reshape | None, of_pixels: bool) -> None:
         self._model = model
         self._model_output = model_output
         self._reshape = reshape
@@ -131,11 +95,7 @@ class Backend(ABC):
         return inputs.size(channels_first=self.channels_first)
 
     def resolve(self, layer: Layer, inputs: Inputs | None = None) -> LayerRef:
-        """The place that `layer` names; None chooses the default, once per model and size of the inputs.
-
-        Raises:
-            UnknownNameError: There is no such layer.
-        """
+        """The place that `layer` names; None chooses the default, once per model and size of the inputs."""
         if isinstance(layer, LayerRef):
             return layer
         if layer is not None or inputs is None:
@@ -183,11 +143,7 @@ class Backend(ABC):
 
     @abstractmethod
     def attention_gradients(self, inputs: Inputs, query: Query) -> list[Tensor]:
-        """See `fe_gradcam.types.Probe`; the layer says nothing here.
-
-        Raises:
-            UnsupportedModelError: The network has no blocks of attention over the image's tokens.
-        """
+        """See `fe_gradcam.types.Probe`; the layer says nothing here."""
 
     # --- what a framework must be able to do -----------------------------------------------------------------
 
@@ -209,13 +165,7 @@ class Backend(ABC):
 
     @abstractmethod
     def _outputs(self, given: Sequence[Any], of_pixels: bool, factor: float = 1.0) -> Tensor | None:
-        """The table (N, C) that the network as it is puts out, of a segmentation that of its pixels.
-
-        Args:
-            given: Its inputs, in its framework.
-            of_pixels: Whether a segmentation is read.
-            factor: What the images are multiplied with.
-        """
+        """The table (N, C) that the network as it is puts out for images times a factor, or that of its pixels."""
 
     @contextmanager
     def _ready(self) -> Iterator[Any]:
@@ -290,13 +240,7 @@ class Backend(ABC):
         return pulled_back(maps, shape, lambda zeros: self._as_map(zeros, layer, inputs))
 
     def _read_as(self, table: Tensor, given: Sequence[Any], of_pixels: bool) -> Reading:
-        """How a table (N, C), which the network as it is put out and no visible head made, is read; it is kept.
-
-        Args:
-            table: Of the scores.
-            given: The inputs, in their framework.
-            of_pixels: Whether a segmentation is read.
-        """
+        """How a table (N, C), which the network as it is put out and no visible head made, is read; it is kept."""
         reading: Reading = "logits"
         if within_unit(table):
             if sums_to_one(table):
@@ -337,10 +281,7 @@ class Backend(ABC):
     def _taken_apart(self, terms: Sequence[Tensor], scores: Tensor, inputs: Inputs) -> BiasGradients:
         """What the inputs and biases add, channels first, by whether it has places; the first like the picture is its.
 
-        Args:
-            terms: Of the inputs, and then of the layers, float32.
-            scores: (N,)
-            inputs: Of the model.
+        The terms are those of the inputs, and then of the layers, float32.
         """
         axes = len(self.image_size(inputs)) + 2
         picture = next(at for at, term in enumerate(terms) if term.dim() == axes)

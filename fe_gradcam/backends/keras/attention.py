@@ -82,12 +82,9 @@ def _ancestors(tensor: Any) -> set[Any]:
 
 
 def by_key(score: Any, attention: Any, others: list[Any]) -> Any:
-    """(N, T): the positive part of the score's gradients at an attention, averaged over heads and queries.
+    """(N, T): the mean over heads and queries of the positive gradients of scores at an attention (N, heads, T, T).
 
-    Args:
-        score: (N,).
-        attention: (N, heads, T, T).
-        others: Tokens that the score does not depend on, or only through others: no gradient goes by there.
+    No gradient goes by the `others`: tokens that the score does not depend on, or only through others.
     """
     (gradient,) = tf.gradients(score, [attention], stop_gradients=others)
     gradient = tf.zeros_like(attention) if gradient is None else gradient

@@ -14,30 +14,16 @@ from torch import Tensor
 from fe_gradcam.backends.errors import check_rows, counts_its_images, no_attention, no_gradient, no_slope
 from fe_gradcam.backends.keras.attention import attentions_in, by_key, ends_of_blocks
 from fe_gradcam.backends.keras.compiled import as_torch, compiled, compiled_pass, packed, tensor_of
-from fe_gradcam.backends.keras.graph import (
-    Call,
-    call_model,
-    calls_of,
-    depends_on,
-    go_on_with,
-    unactivated,
-)
+from fe_gradcam.backends.keras.graph import Call, call_model, calls_of, depends_on, go_on_with, unactivated
 from fe_gradcam.backends.keras.layers import explained_among, first_of, layer_infos, named_layers, seen_by
 from fe_gradcam.backends.keras.passes import bias_terms, hessian_product
-from fe_gradcam.backends.keras.scores import (
-    class_scores,
-    head_for,
-    is_segmentation,
-    is_table,
-    is_tensor,
-    rows_of,
-    scored,
-)
+from fe_gradcam.backends.keras.scores import OPERATIONS, is_segmentation, is_table, is_tensor, outputs_of, rows_of
 from fe_gradcam.backends.known import Reading
-from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR, Backend, Passed, Query, Scored
+from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR, Backend, Passed, Query
+from fe_gradcam.backends.scoring import Outputs, Scored
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.layers import name_among
-from fe_gradcam.spec.outputs import described, pick
+from fe_gradcam.spec.outputs import pick
 from fe_gradcam.spec.tokens import Seen, no_map
 from fe_gradcam.types import BiasGradients, Layer, LayerInfo, LayerRef, Target
 
@@ -111,8 +97,8 @@ class KerasBackend(Backend):
             self._known.readings[which] = reading = "logits"
         check_rows(query.layer, int(results["activations"].shape[0]), len(inputs))
         tables = None
-        if "logits" in results and query.of_classes:
-            tables = as_torch(results["logits"]), as_torch(results["probabilities"])
+        if "tables" in results and query.of_classes:
+            tables = as_torch(results["tables"][0]), as_torch(results["tables"][1])
             for target in query.targets:
                 if target.kind == "classes":
                     target.check(tables[0].shape[1])
@@ -132,14 +118,9 @@ class KerasBackend(Backend):
     def run_inside(
         self, inputs: Sequence[Any], layer: LayerRef, target: Target, *, tape: Any, training: bool
     ) -> tuple[Any, Any, Callable[[], Any], bool]:
-        """A pass that is part of somebody else's, eager or in their graph.
+        """A pass that is part of somebody else's, eager or in their graph; class ids may be a tensor.
 
-        Args:
-            inputs: The model's inputs.
-            layer: What is explained.
-            target: What is explained; class ids may be a tensor.
-            tape: Their gradient tape, or None; it records the forward pass alone.
-            training: As Keras has it.
+        Their gradient tape, or None, records the forward pass alone.
 
         Returns:
             The model's output, the activations (N, h, w, K), a function that takes the gradients
@@ -173,23 +154,22 @@ class KerasBackend(Backend):
                     return _gradient(self._scores_inside(output, target, reading), at_layer, layer)
                 return tf.cast(inner.gradient(scores, at_layer, unconnected_gradients="zero"), tf.float32)
 
-        headed = isinstance(output, tf.Tensor) and head_for(output) is not None
+        headed = isinstance(output, tf.Tensor) and outputs_of(output, output, reading).head is not None
         return output, at_layer, gradients, headed or reading != "logits"
 
     def _scores_inside(self, output: Any, target: Target, reading: Reading) -> Any:
         if callable(target):
             return target(output)
-        tables = class_scores(output, reading)
-        top = tf.argmax(tables["logits"], 1)
+        explained, _, _ = outputs_of(output, output, reading).scores
+        top = tf.argmax(explained, 1)
         ids = top if target is None else tf.broadcast_to(tf.cast(tf.reshape(target, [-1]), tf.int64), tf.shape(top))
-        count = tables["explained"].shape[1]
-        known = (ids >= 0) & (ids < count)  # an image without a class has no gradient
-        scores = tf.gather(tables["explained"], tf.clip_by_value(ids, 0, count - 1), axis=1, batch_dims=1)
+        known = (ids >= 0) & (ids < explained.shape[1])  # an image without a class has no gradient
+        scores = OPERATIONS.gather(explained, ids[:, None])[:, 0]
         return tf.where(known, scores, tf.zeros_like(scores))
 
     def _reading_inside(self, inputs: Sequence[Any], output: Any) -> Reading:
         """How the outputs are read where the images are symbols: asked of images made for it."""
-        if not is_table(output) or head_for(output) is not None:
+        if not is_table(output) or outputs_of(output, output, "logits").head is not None:
             return "logits"
         with tf.init_scope():
             made = [tf.ones([1, *part.shape[1:]], part.dtype) for part in inputs]
@@ -295,7 +275,11 @@ class KerasBackend(Backend):
         reading = self._known_reading(given, target.of_pixels)
 
         def traced(given: Any, arrays: Any, more: Any) -> Any:
-            return trace(given, more, lambda output: self._target_score(output, arrays, query, reading))
+            def score_of(output: Any) -> Any:
+                its = self._read(output, query, reading).scored(target, query.score, arrays)
+                return tf.cast(its.scores, tf.float32)
+
+            return trace(given, more, score_of)
 
         key = (what, query.layer, query.score, reading, self._model_output)
         return compiled_pass(self._model, key, self._specs(inputs), [target], traced, more)(*given, *arrays, *more)
@@ -304,32 +288,24 @@ class KerasBackend(Backend):
         """Builds the graph of a pass: the forward, the head and one gradient for each target."""
         at_layer, output = self._at_layer_and_output(given, query.layer)
         results: dict[str, Any] = {"activations": tf.cast(at_layer, tf.float32)}
-        picked = self._picked(output, query.of_pixels)
-        tables: dict[str, Any] = {}
-        if picked is not None:
-            tables = class_scores(picked, reading)
-            wanted = ("logits", "probabilities", "headless") if is_table(picked) else ("headless",)
-            results |= {name: tables[name] for name in wanted if name in tables}
+        outputs = self._read(output, query, reading)
+        if outputs.is_table:
+            results["tables"] = outputs.tables
+        if outputs.rows is not None and outputs.head is None:
+            results["headless"] = outputs.rows
         results |= {"scores": [], "came_to": [], "gradients": []}
         remaining = list(arrays)
         for target in query.targets:
-            of_target = [remaining.pop(0) for _ in target.arrays]
-            its = scored(output, picked, tables, target, of_target, query.score, self._described)
+            its = outputs.scored(target, query.score, [remaining.pop(0) for _ in target.arrays])
             results["scores"].append(tf.cast(its.scores, tf.float32))
             results["came_to"].append(its.came_to)
             if query.gradients:
                 results["gradients"].append(_gradient(its.scores, at_layer, query.layer))
         return results
 
-    def _target_score(self, output: Any, arrays: Sequence[Any], query: Query, reading: Reading) -> Any:
-        """(N,) scores of one target, float32."""
-        picked, (target,) = self._picked(output, query.of_pixels), query.targets
-        tables = {} if picked is None else class_scores(picked, reading)
-        its = scored(output, picked, tables, target, list(arrays), query.score, self._described)
-        return tf.cast(its.scores, tf.float32)
-
-    def _described(self, output: Any) -> str:
-        return described(output, is_tensor, getattr(self._model, "output_names", None))
+    def _read(self, output: Any, query: Query, reading: Reading) -> Outputs:
+        picked = self._picked(output, query.of_pixels)
+        return outputs_of(output, picked, reading, getattr(self._model, "output_names", None))
 
     def _at_layer_and_output(self, given: tuple[Any, ...], layer: LayerRef) -> tuple[Any, Any]:
         keras_layer = named_layers(self._model)[layer.name]

@@ -32,13 +32,8 @@ def compiled_pass(
 ) -> Any:
     """A compiled pass, made once; it lives no longer than the model.
 
-    Args:
-        model: Whose weights it reads.
-        what: All that it depends on besides the inputs and targets.
-        specs: Of the model's inputs.
-        targets: What is explained.
-        trace: Gets the inputs, the targets' arrays and `more`, and builds the pass.
-        more: What else it takes, each with an axis of rows.
+    `trace` gets the inputs, the targets' arrays and `more`, each with an axis of rows, and builds the pass; `what` is
+    all that it depends on besides.
     """
     kept = FUNCTIONS.setdefault(model, Recent(KEPT_FUNCTIONS))
     of_targets = [array for target in targets for array in target.arrays]

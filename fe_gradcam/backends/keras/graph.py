@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.python.autograph.core import ag_ctx
 from tensorflow.python.autograph.impl import api as autograph
 
-from fe_gradcam.backends.protocol import HeadKind
+from fe_gradcam.backends.scoring import HeadKind
 
 _HEADS: dict[str, HeadKind] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
 
@@ -26,7 +26,6 @@ RELU_OPS = frozenset({"LeakyRelu", "Relu", "Relu6"})
 """The rectifiers among the activations."""
 
 ACTIVATION_OPS = frozenset({"Elu", "Gelu", "LeakyRelu", "Relu", "Relu6", "Selu", "Softplus", "Softsign", "Tanh"})
-
 
 Call: TypeAlias = tuple[Any, Any, Any]
 """A layer, the first thing that it was called with, and what it put out."""
@@ -116,12 +115,7 @@ def activation_behind(tensor: Any) -> Any | None:
 
 
 def relu_behind(tensor: Any, calls: list[Call]) -> Any | None:
-    """The output of the ReLU that made the tensor, or takes it up directly or behind its batch normalisation, or None.
-
-    Args:
-        tensor: What a convolution layer put out.
-        calls: All calls of the pass, in their order.
-    """
+    """The output of the ReLU that made the tensor, or takes it up directly or behind a batch normalisation, or None."""
     if tensor.op.type in RELU_OPS:
         return tensor
     for layer, given, output in calls:

@@ -46,12 +46,7 @@ def bias_terms(scores: Any, inputs: list[Any]) -> list[Any]:
 
 
 def _added(operation: Any, from_input: list[bool]) -> Any | None:
-    """What an operation adds to what it multiplies its input with, or None.
-
-    Args:
-        operation: Of the graph.
-        from_input: Which of its inputs depend on the model's input.
-    """
+    """What an operation adds to what it multiplies its input with, or None, if these inputs depend on the model's."""
     inputs, kind = operation.inputs, operation.type
     if kind in ("BiasAdd", "Add", "AddV2", "Sub") and sum(from_input) == 1:
         constant = inputs[1] if from_input[0] else inputs[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,9 +19,7 @@ from fe_gradcam.backends.pytorch.recorder import with_first
 class AttentionMode(TorchFunctionMode):
     """A function mode that hands over the attention of each head as it is computed, fused or not.
 
-    Args:
-        found: Gets an attention after its softmax, (N, heads, T, T) or (N * heads, T, T), and returns the one
-            with which the model goes on.
+    `found` gets it after its softmax, (N, heads, T, T) or (N * heads, T, T), and returns what the model goes on with.
     """
 
     def __init__(self, found: Callable[[Tensor], Tensor]) -> None:
@@ -81,21 +80,15 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 class BlockLister:
-    """Finds the blocks: the outermost modules that hold one attention and hand on tokens of the shape they got.
-
-    Args:
-        count: The number of images.
-
-    Attributes:
-        tokens: How many tokens each attention went over.
-    """
+    """Finds the blocks: the outermost modules that hold one attention and hand on tokens of the shape they got."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self.tokens: list[int] = []
+        """How many tokens each attention went over."""
         self._active: list[nn.Module] = []
         self._around: list[list[nn.Module]] = []
-        self._calls: dict[nn.Module, int] = {}
+        self._calls: Counter[nn.Module] = Counter()
         self._keeps: dict[nn.Module, int] = {}
 
     @contextmanager
@@ -113,10 +106,7 @@ class BlockLister:
     @property
     def blocks(self) -> list[nn.Module] | None:
         """In their order; None where an attention lies in no such module, or a module is called twice."""
-        held: dict[nn.Module, int] = {}
-        for modules in self._around:
-            for module in modules:
-                held[module] = held.get(module, 0) + 1
+        held = Counter(module for modules in self._around for module in modules)
         found = []
         for modules, tokens in zip(self._around, self.tokens, strict=True):
             of_one = [one for one in modules if held[one] == 1 and self._calls[one] == 1]
@@ -133,7 +123,7 @@ class BlockLister:
 
     def _on_input(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._active.append(module)
-        self._calls[module] = self._calls.get(module, 0) + 1
+        self._calls[module] += 1
 
     def _on_output(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         self._active.pop()
@@ -147,10 +137,7 @@ class BlockLister:
 def ending_behind(blocks: Sequence[nn.Module], last: int, taken: list[Tensor]) -> Iterator[None]:
     """While active, the blocks behind the `last` hand on what they get, and autograd begins at its attention.
 
-    Args:
-        blocks: In their order.
-        last: The last block that does what it does, counted from 0.
-        taken: The attention of that block is added to it.
+    That attention is added to `taken`.
     """
     inside: list[bool] = []
 

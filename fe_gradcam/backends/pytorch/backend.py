@@ -15,34 +15,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fe_gradcam.backends.errors import check_rows, no_attention, no_gradient, no_slope, not_called
 from fe_gradcam.backends.known import Reading
-from fe_gradcam.backends.protocol import Backend, Passed, Query, Scored
+from fe_gradcam.backends.protocol import Backend, Passed, Query
 from fe_gradcam.backends.pytorch.attention import BlockLister, ending_behind
 from fe_gradcam.backends.pytorch.layers import layer_infos, name_of, seen_by
-from fe_gradcam.backends.pytorch.passes import (
-    BiasRecorder,
-    Front,
-    gradient_at,
-    hessian_product,
-    observe,
-)
+from fe_gradcam.backends.pytorch.passes import BiasRecorder, Front, gradient_at, hessian_product, observe
 from fe_gradcam.backends.pytorch.recorder import Lister, Recorder
-from fe_gradcam.backends.pytorch.scores import (
-    Forward,
-    as_rows,
-    as_table,
-    class_scores,
-    head_for,
-    is_segmentation,
-    is_tensor,
-    target_scores,
-)
+from fe_gradcam.backends.pytorch.scores import OPERATIONS, as_rows, as_table, is_segmentation, is_tensor
 from fe_gradcam.backends.pytorch.state import left_as_found, unwrapped, without_reentrant_checkpoints
+from fe_gradcam.backends.scoring import Outputs, Scored
 from fe_gradcam.errors import Argument, UnsupportedModelError
 from fe_gradcam.spec.images import Inputs, in_dtype
 from fe_gradcam.spec.outputs import ModelOutput, pick
-from fe_gradcam.spec.resolved import resolve_target
+from fe_gradcam.spec.resolved import ResolvedTarget, resolve_target
 from fe_gradcam.spec.tokens import Seen
-from fe_gradcam.types import BiasGradients, Layer, LayerInfo, LayerRef, Reshape, Target
+from fe_gradcam.types import BiasGradients, Layer, LayerInfo, LayerRef, Reshape, Score, Target
 
 Given: TypeAlias = Sequence[Tensor]
 """The inputs as the model takes them, on its device and in its precision."""
@@ -52,27 +38,11 @@ Take: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class TorchBackend(Backend):
-    """A PyTorch model, ready to be explained; see Backend.
-
-    Args:
-        model: Any module; of DataParallel and torch.compile the module inside is used.
-        model_output: See Backend.
-        reshape: See Backend.
-        of_pixels: See Backend.
-
-    Raises:
-        UnsupportedModelError: A scripted module, which takes no hooks.
-    """
+    """A PyTorch model, ready to be explained; see Backend. Of DataParallel and torch.compile, the module inside."""
 
     channels_first = True
 
-    def __init__(
-        self,
-        model: nn.Module,
-        model_output: ModelOutput = None,
-        reshape: Reshape | None = None,
-        of_pixels: bool = False,
-    ) -> None:
+    def __init__(self, model: nn.Module, model_output: ModelOutput, reshape: Reshape | None, of_pixels: bool) -> None:
         super().__init__(unwrapped(model), model_output, reshape, of_pixels)
         self._kept_front: tuple[Front, LayerRef, Given] | None = None
         if isinstance(self._model, torch.jit.ScriptModule):
@@ -108,28 +78,28 @@ class TorchBackend(Backend):
 
     def _passed(self, model: nn.Module, inputs: Inputs, query: Query) -> Passed:
         given = self._given(inputs, model)
-        forward, scored = self._scored(model, given, query)
+        leaf, outputs, scored = self._scored(model, given, query)
         found: list[Tensor | None] = [None] * len(scored)
         for at, (target, its) in enumerate(zip(query.targets, scored, strict=True)) if query.gradients else ():
-            found[at] = gradient_at(forward.leaf, its.scores, retain_graph=at + 1 < len(scored))
+            found[at] = gradient_at(leaf, its.scores, retain_graph=at + 1 < len(scored))
             if found[at] is None:
-                self._refuse_if_detached(model, given, forward, replace(query, targets=[target]))
-                found[at] = torch.zeros_like(forward.leaf, dtype=torch.float32)
+                self._refuse_if_detached(model, given, leaf, outputs, replace(query, targets=[target]))
+                found[at] = torch.zeros_like(leaf, dtype=torch.float32)
         tables = None
-        if forward.is_table and query.of_classes:
-            of_classes = class_scores(forward)
-            tables = of_classes.logits.detach().float(), of_classes.probabilities
+        if outputs.is_table and query.of_classes:
+            logits, probabilities = outputs.tables
+            tables = logits.detach(), probabilities.detach()
         plain = [Scored(its.scores.detach().float(), its.came_to) for its in scored]
-        return Passed(forward.leaf.detach(), found, plain, tables, forward.reading)
+        return Passed(leaf.detach(), found, plain, tables, outputs.reading)
 
-    def _scored(self, model: nn.Module, given: Given, query: Query) -> tuple[Forward, list[Scored]]:
+    def _scored(self, model: nn.Module, given: Given, query: Query) -> tuple[Tensor, Outputs, list[Scored]]:
         """One pass; a second where a no_grad() of the model's own closed behind the layer and took ours with it."""
         for whole_graph in (False, True):
-            forward = self._forward(model, given, query, whole_graph)
-            scored = [target_scores(forward, target, query.score) for target in query.targets]
+            leaf, outputs = self._forward(model, given, query, whole_graph)
+            scored = [_scores(outputs, target, query.score) for target in query.targets]
             if not query.gradients or all(its.scores.requires_grad for its in scored):
                 break
-        return forward, scored
+        return leaf, outputs, scored
 
     def changed_scores(self, inputs: Inputs, query: Query, change: Tensor) -> Tensor:
         """See Backend."""
@@ -151,8 +121,8 @@ class TorchBackend(Backend):
                 given = tuple(part.expand(len(change), *part.shape[1:]) for part in given)
             with nullcontext() if front is None else front:
                 passed = self._observed(model, given, query.layer, take)
-            forward = self._read(changed[0], passed, given, query.of_pixels, reading)
-            scores: Tensor = target_scores(forward, query.targets[0], query.score).scores
+            outputs = self._read(changed[0], passed, given, query.of_pixels, reading)
+            scores: Tensor = _scores(outputs, query.targets[0], query.score).scores
             return scores.detach().float()
 
     def _front(self, model: nn.Module, given: Given, layer: LayerRef) -> Front:
@@ -175,8 +145,8 @@ class TorchBackend(Backend):
     def hvp(self, inputs: Inputs, query: Query, vectors: Tensor) -> Tensor:
         """See Backend."""
         with self._ready() as model, sdpa_kernel(SDPBackend.MATH):
-            forward, (its,) = self._scored(model, self._given(inputs, model), query)
-            product, leaf = None, forward.leaf
+            leaf, _, (its,) = self._scored(model, self._given(inputs, model), query)
+            product = None
             if its.scores.requires_grad:
                 along = self._pulled_back(vectors, tuple(leaf.shape[1:]), query.layer, inputs)
                 product = hessian_product(leaf, its.scores, along)
@@ -192,8 +162,8 @@ class TorchBackend(Backend):
             biases = BiasRecorder()
             with biases, without_reentrant_checkpoints():
                 passed = self._observed(model, given, query.layer, torch.clone, whole_graph=True)
-            forward = self._read(given[0], passed, given, query.of_pixels)
-            scores = target_scores(forward, query.targets[0], query.score).scores
+            outputs = self._read(given[0], passed, given, query.of_pixels)
+            scores = _scores(outputs, query.targets[0], query.score).scores
             return self._taken_apart(biases.terms(leaves, scores), scores, inputs)
 
     def attention_gradients(self, inputs: Inputs, query: Query) -> list[Tensor]:
@@ -212,8 +182,8 @@ class TorchBackend(Backend):
                 attentions: list[Tensor] = []
                 with ending_behind(blocks, last, attentions), torch.no_grad():
                     passed = self._observed(model, given, query.layer, torch.clone)
-                    forward = self._read(given[0], passed, given, query.of_pixels, reading)
-                    scores = target_scores(forward, query.targets[0], query.score).scores
+                    outputs = self._read(given[0], passed, given, query.of_pixels, reading)
+                    scores = _scores(outputs, query.targets[0], query.score).scores
                     gradient = gradient_at(attentions[0], scores, retain_graph=False)
                 of_heads = torch.zeros_like(attentions[0]) if gradient is None else gradient.clamp(min=0)
                 by_key = of_heads.reshape(len(inputs), -1, *of_heads.shape[-2:]).mean((1, 2)).float()
@@ -225,18 +195,10 @@ class TorchBackend(Backend):
     ) -> tuple[Tensor, Tensor, Callable[[], Tensor], bool]:
         """A pass that is part of somebody else's: modes and graph are theirs, and are kept.
 
-        Args:
-            inputs: The model's inputs.
-            layer: What is explained.
-            target: What is explained.
-
         Returns:
             The model's output, the activations (N, K, h, w), a function that takes the gradients
             (N, K, h, w) from the graph, which it leaves to be used again, and whether the output is
             probabilities.
-
-        Raises:
-            UnsupportedModelError: The model does not return one tensor.
         """
         keep_graph = torch.is_grad_enabled()
         leaves: list[Tensor] = []
@@ -257,19 +219,18 @@ class TorchBackend(Backend):
                 break
         to_map = partial(self._as_map, layer=layer, inputs=Inputs.of(tuple(inputs)))
         activations = to_map(leaves[0].detach())
-        forward = self._read(leaves[0], (output, recorder), inputs, of_pixels=False)
+        outputs = self._read(leaves[0], (output, recorder), inputs, of_pixels=False)
 
         def gradients() -> Tensor:
-            scores = target_scores(forward, resolve_target(target, len(inputs[0])), "logit").scores
-            gradient = gradient_at(forward.leaf, scores, retain_graph=keep_graph)
+            scores = _scores(outputs, resolve_target(target, len(inputs[0])), "logit").scores
+            gradient = gradient_at(leaves[0], scores, retain_graph=keep_graph)
             if gradient is None:
                 raise no_gradient(layer, "detach(), inference_mode(), .data, a NumPy step")
             return to_map(gradient)
 
-        are_probabilities = forward.head is not None or forward.reading != "logits"
-        return (output if keep_graph else output.detach()), activations, gradients, are_probabilities
+        return (output if keep_graph else output.detach()), activations, gradients, outputs.are_probabilities
 
-    def _forward(self, model: nn.Module, given: Given, query: Query, whole_graph: bool) -> Forward:
+    def _forward(self, model: nn.Module, given: Given, query: Query, whole_graph: bool) -> tuple[Tensor, Outputs]:
         leaves: list[Tensor] = []
 
         def take(tensor: Tensor) -> Tensor:
@@ -283,7 +244,7 @@ class TorchBackend(Backend):
         with without_reentrant_checkpoints() if whole_graph else nullcontext():
             passed = self._observed(model, given, query.layer, take, whole_graph=whole_graph)
         check_rows(query.layer, len(leaves[0]), len(given[0]))
-        return self._read(leaves[0], passed, given, query.of_pixels)
+        return leaves[0], self._read(leaves[0], passed, given, query.of_pixels)
 
     def _observed(
         self, model: nn.Module, given: Given, layer: LayerRef, take: Take, *, whole_graph: bool = False
@@ -291,27 +252,29 @@ class TorchBackend(Backend):
         return observe(model, given, layer, take, self._known.reached, whole_graph=whole_graph)
 
     def _read(
-        self,
-        leaf: Tensor,
-        passed: tuple[Any, Recorder],
-        given: Given,
-        of_pixels: bool,
-        reading: Reading | None = None,
-    ) -> Forward:
-        """The pass with the scores that its output holds, their head, or else how they are read.
+        self, leaf: Tensor, passed: tuple[Any, Recorder], given: Given, of_pixels: bool, reading: Reading | None = None
+    ) -> Outputs:
+        """The outputs with the scores that its output holds, their head, or else how they are read.
 
         What an altered network puts out says nothing of the network: how it is read is then passed in.
         """
-        output, recorder = passed
-        picked = self._picked(output, len(leaf), of_pixels)
-        head = None if picked is None else head_for(picked, recorder.head_of(picked), len(leaf))
-        if picked is None or head is not None:
+        (output, recorder), count = passed, len(leaf)
+        picked: Any = self._picked(output, count, of_pixels)
+        head = None if picked is None else recorder.head_of(picked)
+        with torch.enable_grad():
+            rows: Any = None if picked is None else as_rows(picked, count)
+            if head is not None and head.kind == "softmax" and rows.shape[1] != head.classes:
+                head = None  # classes of it are missing
+            logits = None if head is None else (as_rows(head.logits, count).reshape(rows.shape), head.kind)
+        if rows is not None and head is None:
+            reading = reading or self._read_as(rows, given, of_pixels)
+        else:
             if reading is None:  # it is not asked
                 self._known.readings[self._model_output, of_pixels] = "logits"
-            return Forward(leaf, output, picked, head)
-        return Forward(
-            leaf, output, picked, None, reading or self._read_as(as_rows(picked, len(leaf)), given, of_pixels)
-        )
+            reading = "logits"
+        sides = tuple(picked.shape[2:]) if is_segmentation(picked, count) else None
+        is_table = as_table(picked, count) is not None
+        return Outputs(OPERATIONS, output, count, rows, is_table, sides, sides or (), logits, reading)
 
     def _picked(self, output: Any, count: int, of_pixels: bool) -> Tensor | None:
         """What of the output holds scores: a table, or those of every pixel."""
@@ -331,15 +294,11 @@ class TorchBackend(Backend):
                 picked = pick(output, self._model_output, is_tensor=is_tensor, fits=fits)
         return picked if picked is not None and (is_table(picked) or is_pixels(picked)) else None
 
-    def _refuse_if_detached(self, model: nn.Module, given: Given, forward: Forward, query: Query) -> None:
+    def _refuse_if_detached(self, model: nn.Module, given: Given, leaf: Tensor, outputs: Outputs, query: Query) -> None:
         """No gradient came: right where the score ignores the layer, an error where it does not."""
-
-        def disturb(tensor: Tensor) -> Tensor:
-            return 1 - tensor
-
-        passed = self._observed(model, given, query.layer, disturb)
-        altered = self._read(forward.leaf, passed, given, query.of_pixels, forward.reading)
-        disturbed, plain = (target_scores(one, query.targets[0], query.score).scores for one in (altered, forward))
+        passed = self._observed(model, given, query.layer, lambda tensor: 1 - tensor)
+        altered = self._read(leaf, passed, given, query.of_pixels, outputs.reading)
+        disturbed, plain = (_scores(one, query.targets[0], query.score).scores for one in (altered, outputs))
         if not torch.equal(disturbed.detach(), plain.detach()):
             raise no_gradient(query.layer, "detach(), inference_mode(), .data, a NumPy step")
 
@@ -358,6 +317,14 @@ class TorchBackend(Backend):
                 tensor = tensor.to(like.device, like.dtype if tensor.is_floating_point() else None)
             given.append(tensor.clone() if tensor.is_inference() else tensor.detach())
         return tuple(given)
+
+
+def _scores(outputs: Outputs, target: ResolvedTarget, score: Score) -> Scored:
+    """What a target comes to, in a graph that gradients can be taken of."""
+    with torch.enable_grad():
+        device = None if outputs.rows is None else outputs.rows.device
+        arrays = [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in target.arrays]
+        return outputs.scored(target, score, arrays)
 
 
 def _stretched(part: Tensor, factor: float) -> Tensor:

@@ -26,7 +26,7 @@ def observe(
     *,
     whole_graph: bool,
 ) -> tuple[Any, Recorder]:
-    """Calls the model once under a Recorder.
+    """The model's output for inputs, and the Recorder under which it was called.
 
     Args:
         model: The module to call.
@@ -35,21 +35,15 @@ def observe(
         take: See Recorder.
         times: How many times a pass comes by each place, as the last one did.
         whole_graph: Whether autograd is on from the start.
-
-    Returns:
-        The model's output and the recorder.
-
-    Raises:
-        ArgumentError: The pass never came to the place.
     """
-    module = model.get_submodule(layer.name)
-    recorder = Recorder(layer, take, skip=times.get(layer, 1) - 1)
-    with torch.set_grad_enabled(whole_graph), recorder.watching(module):
-        output = model(*(part.clone() for part in inputs))  # some write to what they get
-    if 0 < recorder.reached < times.get(layer, 1):  # called fewer times than before: nothing was taken
-        recorder = Recorder(layer, take, skip=recorder.reached - 1)
-        with torch.set_grad_enabled(whole_graph), recorder.watching(module):
-            output = model(*(part.clone() for part in inputs))
+    calls = times.get(layer, 1)
+    while True:
+        recorder = Recorder(layer, take, skip=calls - 1)
+        with torch.set_grad_enabled(whole_graph), recorder.watching(model.get_submodule(layer.name)):
+            output = model(*(part.clone() for part in inputs))  # some write to what they get
+        if not 0 < recorder.reached < calls:
+            break
+        calls = recorder.reached  # fewer than before: nothing was taken
     if not recorder.reached:
         raise not_called(layer)
     times[layer] = recorder.reached

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fe_gradcam.backends.errors import no_tensor
-from fe_gradcam.backends.protocol import HeadKind
+from fe_gradcam.backends.scoring import HeadKind
 from fe_gradcam.errors import Argument, GradientError
 from fe_gradcam.types import LayerRef
 
@@ -60,7 +60,6 @@ class Head:
 
     Attributes:
         logits: What went in, in the layout of the model's output.
-        kind: Which of the two it was.
         classes: Over how many classes a softmax went; an output with fewer is no softmax of its logits.
     """
 
@@ -71,12 +70,10 @@ class Head:
 
 @dataclass(frozen=True, eq=False)
 class _Link:
-    """How a tensor came out of another: as a head, or by a step that keeps the head behind it.
+    """How a tensor came out of its parent: as the output of a head, or by a step that keeps the head behind it.
 
     Attributes:
-        parent: The other tensor.
         version: Of the tensor; another one later tells that it was written to.
-        head: The softmax or sigmoid that it is the output of, or None.
         repeat: Does the step to the logits; None where the same logits stand for the result.
     """
 
@@ -90,13 +87,10 @@ class Recorder(TorchFunctionMode):
     """A function mode under which a model is called once.
 
     Args:
-        ref: What is explained.
-        take: Gets the tensor at the place, and returns the one with which the model goes on.
-        skip: How many times the pass comes by the place before `take` is asked: of a layer called
+        ref: The place that is explained; `reached` says how many times the pass came by it.
+        take: Gets the tensor there, and returns the one with which the model goes on.
+        skip: How many times the pass comes by before `take` is asked: of a layer called
             several times the last call counts, and what lies before it needs no gradients.
-
-    Attributes:
-        reached: How many times the pass came by the place.
     """
 
     def __init__(self, ref: LayerRef, take: Callable[[Tensor], Tensor], skip: int = 0) -> None:
@@ -130,10 +124,7 @@ class Recorder(TorchFunctionMode):
     @contextmanager
     def watching(self, module: nn.Module) -> Iterator[None]:
         """Active as a function mode, with its hooks on the module of the place."""
-        handles = [
-            module.register_forward_pre_hook(self._on_input),
-            module.register_forward_hook(self._on_output),
-        ]
+        handles = [module.register_forward_pre_hook(self._on_input), module.register_forward_hook(self._on_output)]
         try:
             with self:
                 yield
