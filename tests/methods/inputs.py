@@ -1,14 +1,21 @@
-"""What one pass yields, made up."""
+"""What one pass yields, made up; and small networks for both frameworks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from fe_gradcam.types import CamInputs
-from tests.models.toys import FakeProbe
+from tests.models.toys import FakeProbe, SmallTorch, small_keras
+
+PERTURBING = ["score_cam", "ss_cam", "is_cam", "ablation_cam", "occlusion"]
+A0 = np.array([[0, 1, 2], [3, 4, 5]], np.float64)
+A1 = np.array([[2, 1, 0], [0, 0, 0]], np.float64)
 
 
 def inputs_of(seed: int, n: int, k: int, h: int, w: int, at_once: int = 7) -> CamInputs:
@@ -32,11 +39,9 @@ def row_of(inputs: CamInputs, rows: Any) -> CamInputs:
 class Counting(nn.Module):
     """A network that notes how many rows it gets, in front and behind the layer `relu`."""
 
-    def __init__(self, net: nn.Module | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.front = nn.Conv2d(3, 10, 3)
-        self.relu = nn.ReLU()
-        self.fc = nn.Linear(10, 4)
+        self.front, self.relu, self.fc = nn.Conv2d(3, 10, 3), nn.ReLU(), nn.Linear(10, 4)
         self.rows: list[tuple[int, int]] = []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -45,6 +50,45 @@ class Counting(nn.Module):
         return self.fc(maps.mean((2, 3)))
 
 
-class Floats(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.float()
+class Net(nn.Module):
+    """Layers by name, and what is computed with them of the net itself and its inputs."""
+
+    def __init__(self, compute: Callable[..., torch.Tensor], **layers: nn.Module) -> None:
+        super().__init__()
+        self.compute = compute
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.compute(self, *inputs)
+
+
+def small(framework: str, softmax: bool = False) -> tuple[Any, np.ndarray]:
+    """A small network with a layer `conv2`, and two images."""
+    if framework == "torch":
+        return SmallTorch(softmax=softmax), np.random.randn(2, 3, 9, 12).astype(np.float32)
+    return small_keras(softmax=softmax), np.random.randn(2, 9, 12, 3).astype(np.float32)
+
+
+def stacked(
+    framework: str, size: tuple[int, ...], bend: str, kernel: int = 1, *, pooled: bool = False
+) -> tuple[Any, np.ndarray, tuple[Any, ...]]:
+    """A convolution of one channel, a bend, and two classes, of all places or of each; two images; the layers."""
+    of_volumes = len(size) == 3
+    if framework == "torch":
+        convolution = nn.Conv3d if of_volumes else nn.Conv2d
+        pool = nn.AdaptiveAvgPool3d if of_volumes else nn.AdaptiveAvgPool2d
+        bends = {"relu": nn.ReLU, "tanh": nn.Tanh, "relu6": partial(nn.ReLU6, inplace=True)}
+        head = [pool(1), nn.Flatten(), nn.Linear(4, 2)] if pooled else [convolution(4, 2, 1)]
+        model = nn.Sequential(convolution(1, 4, kernel), bends[bend](), *head)
+        return model, np.random.randn(2, 1, *size).astype(np.float32), ("0", "1", "2")
+    import tensorflow as tf
+
+    layers = tf.keras.layers
+    convolution = layers.Conv3D if of_volumes else layers.Conv2D
+    pool = layers.GlobalAveragePooling3D if of_volumes else layers.GlobalAveragePooling2D
+    bent = layers.ReLU(6.0) if bend == "relu6" else layers.Activation(bend)
+    head = [pool(), layers.Dense(2)] if pooled else [convolution(2, 1)]
+    parts = [convolution(4, kernel), bent, *head]
+    model = tf.keras.Sequential([layers.InputLayer((*size, 1)), *parts])
+    return model, np.random.randn(2, *size, 1).astype(np.float32), tuple(part.name for part in parts)

@@ -12,15 +12,14 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import Tensor
 
-from fe_gradcam import METHODS, ArgumentError, UnknownNameError, explain, explain_many
+from fe_gradcam import METHODS, ArgumentError, explain, explain_many
 from fe_gradcam.methods.registry import CamMethod, cam_method
 from fe_gradcam.parameters import Count, Fraction, OptionalCount, Parameter
 from fe_gradcam.types import CamInputs, Needs
-from tests.models.toys import TOYS, SmallTorch
+from tests.methods.inputs import A0, A1, inputs_of, small
+from tests.models.toys import TOYS
 
 PARAMETERS = [(name, one) for name, method in METHODS.items() for one in method.parameters.values()]
-A0 = np.array([[0, 1, 2], [3, 4, 5]], np.float64)
-A1 = np.array([[2, 1, 0], [0, 0, 0]], np.float64)
 
 
 def ids(value: Any) -> str:
@@ -93,19 +92,9 @@ def test_a_registered_method_is_found_with_its_parameters(framework: str, weighe
         explain(model, image, method=(weighed, {"first": 1.5}))
 
 
-def test_the_method_of_the_test_is_gone() -> None:
-    with pytest.raises(UnknownNameError, match="method='weighed' is not known"):
-        METHODS.find("weighed")
-
-
 def test_terms_and_maps() -> None:
     """What a rule returns by channel, or as a whole, has its terms, and their sum is the map."""
-    inputs = CamInputs(
-        activations=torch.randn(2, 3, 4, 5),
-        gradients=torch.randn(2, 3, 4, 5),
-        scores=torch.zeros(2),
-        class_ids=torch.zeros(2, dtype=torch.int64),
-    )
+    inputs = inputs_of(0, 2, 3, 4, 5)
     by_channel = METHODS["hires_cam"]
     assert_array_equal(by_channel.terms(inputs), inputs.gradients * inputs.activations)
     assert_array_equal(by_channel(inputs), (inputs.gradients * inputs.activations).sum(1))
@@ -114,14 +103,13 @@ def test_terms_and_maps() -> None:
     assert_array_equal(whole(inputs), whole.rule(inputs))
 
 
-def test_a_method_without_a_function_has_no_parameters() -> None:
+def test_a_method_of_a_lambda_has_no_parameters() -> None:
     method = CamMethod("plain", lambda inputs: inputs.activations.mean(1), Needs.ACTIVATIONS)
-    assert method.parameters == {}
-    assert method.summary == ""
+    assert method.parameters == {} and method.summary == ""
 
 
 def test_several_methods_are_a_list_and_one_pair_is_one_method() -> None:
-    model, images = SmallTorch().eval(), np.random.randn(2, 3, 9, 12).astype(np.float32)
+    model, images = small("torch")
     (one,) = explain_many(model, images, methods=("eigen_cam", {"component": 2}))
     two = explain_many(model, images, methods=[("eigen_cam", {"component": 2}), "eigen_cam"])
     assert [one.method, *(each.method for each in two)] == ["eigen_cam(component=2)"] * 2 + ["eigen_cam"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fe_gradcam import METHODS, Augment, Contrast, OutputValue, Rank, Segmentation, UnsupportedModelError, explain
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.types import Needs
-from tests.methods.inputs import Counting
-from tests.models.toys import TOYS, CurvedTorch, SmallTorch, curved_keras, small_keras, twins
+from tests.methods.inputs import PERTURBING, Counting, Net, small, stacked
+from tests.metrics.readers import outputs_of, weights_of
+from tests.models.toys import TOYS, CurvedTorch, curved_keras, twins
 
 ASKING = [name for name, method in METHODS.items() if Needs.PROBE in method.needs]
-PERTURBING = ["score_cam", "ss_cam", "is_cam", "ablation_cam", "occlusion"]
-WITH_NUMBERS = ["smooth_grad_cam_plus_plus", "ss_cam", "random_cam"]
 
 
 class Convolved(TorchDispatchMode):
@@ -144,26 +142,21 @@ def test_the_target_stays_what_it_was(framework: str) -> None:
 
 
 @pytest.mark.parametrize("framework", ["torch", "keras"])
-@pytest.mark.parametrize("target", [Rank(2), Contrast(None, None), Contrast(1, 2), OutputValue(1)], ids=repr)
-def test_ablation_of_other_targets_is_that_of_a_callable(framework: str, target: Any) -> None:
+@pytest.mark.parametrize(
+    ("target", "ranked", "of", "against"),
+    [(Rank(2), True, 1, []), (Contrast(None, None), True, 0, [1]), (Contrast(1, 2), False, 1, [2]),
+     (OutputValue(1), False, 1, [])],
+    ids=repr,
+)  # fmt: skip
+def test_ablation_of_other_targets_is_that_of_a_callable(
+    framework: str, target: Any, ranked: bool, of: int, against: list[int]
+) -> None:
     model, images, layer = twins()[framework]
-    outputs = np.asarray(model(torch.from_numpy(images)).detach()) if framework == "torch" else model(images).numpy()
-    order = np.argsort(-outputs, 1)
-
-    def weights() -> np.ndarray:
-        table = np.zeros_like(outputs)
-        rows = np.arange(len(outputs))
-        if isinstance(target, Rank):
-            table[rows, order[:, 1]] = 1
-        elif target == Contrast(None, None):
-            table[rows, order[:, 0]], table[rows, order[:, 1]] = 1, -1
-        elif isinstance(target, Contrast):
-            table[:, 1], table[:, 2] = 1, -1
-        else:
-            table[:, 1] = 1
-        return table
-
-    table = weights()
+    outputs = outputs_of(model, images)
+    classes = np.argsort(-outputs, 1) if ranked else np.broadcast_to(np.arange(outputs.shape[1]), outputs.shape)
+    table = np.zeros_like(outputs)
+    np.put_along_axis(table, classes[:, [of]], 1, 1)
+    np.put_along_axis(table, classes[:, against], -1, 1)
 
     def score(output: Any) -> Any:
         if framework == "torch":
@@ -196,19 +189,8 @@ def test_ablation_of_a_segmentation_keeps_the_pixels() -> None:
 def test_the_model_and_the_random_streams_are_left_as_found(framework: str, method: str) -> None:
     import tensorflow as tf
 
-    if framework == "torch":
-        model: Any = SmallTorch().train()
-        images: Any = np.random.randn(2, 3, 9, 12).astype(np.float32)
-
-        def state() -> list[np.ndarray]:
-            return [value.numpy().copy() for value in model.state_dict().values()]
-    else:
-        model, images = small_keras(), np.random.randn(2, 9, 12, 3).astype(np.float32)
-
-        def state() -> list[np.ndarray]:
-            return [np.array(value) for value in model.get_weights()]
-
-    before = state()
+    model, images = small(framework)
+    before = weights_of(model)
     streams = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
     tf.random.set_seed(1)
     expected = tf.random.uniform([3]).numpy()
@@ -217,7 +199,7 @@ def test_the_model_and_the_random_streams_are_left_as_found(framework: str, meth
         explain(model, images, method=method, layer="conv2")
     except UnsupportedModelError:
         assert method in ("cam", "le_grad")
-    for now, then in zip(state(), before, strict=True):
+    for now, then in zip(weights_of(model), before, strict=True):
         assert np.array_equal(now, then)
     assert random.getstate() == streams[0]
     assert np.array_equal(np.random.get_state()[1], streams[1])
@@ -233,24 +215,7 @@ def test_the_model_and_the_random_streams_are_left_as_found(framework: str, meth
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ("cam", "full_grad", "le_grad")])
 @pytest.mark.parametrize("framework", ["torch", "keras"])
 def test_volumes(framework: str, method: str) -> None:
-    if framework == "torch":
-        model: Any = nn.Sequential(
-            nn.Conv3d(1, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(3, 2)
-        )
-        images: Any = torch.randn(2, 1, 5, 6, 7)
-    else:
-        import tensorflow as tf
-
-        layers = tf.keras.layers
-        model = tf.keras.Sequential(
-            [
-                layers.InputLayer((5, 6, 7, 1)),
-                layers.Conv3D(3, 3, activation="relu"),
-                layers.GlobalAveragePooling3D(),
-                layers.Dense(2),
-            ]
-        )
-        images = np.random.randn(2, 5, 6, 7, 1).astype(np.float32)
+    model, images, _ = stacked(framework, (5, 6, 7), "relu", 3, pooled=True)
     heatmap = explain(model, images, method=method)
     assert heatmap.values.shape == (2, 5, 6, 7)
     assert np.isfinite(heatmap.values).all()
@@ -258,42 +223,28 @@ def test_volumes(framework: str, method: str) -> None:
 
 @pytest.mark.parametrize("method", ["score_cam", "ablation_cam", "occlusion", "smooth_grad_cam_plus_plus"])
 def test_of_several_inputs_the_picture_is_varied(method: str) -> None:
-    class Two(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.fc = nn.Conv2d(1, 3, 3), nn.Linear(3 + 2, 2)
+    def score(net: Any, numbers: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        return net.fc(torch.cat([torch.relu(net.conv(image)).mean((2, 3)), numbers], 1))
 
-        def forward(self, numbers: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-            return self.fc(torch.cat([torch.relu(self.conv(image)).mean((2, 3)), numbers], 1))
-
-    model, numbers, images = Two(), torch.tensor([[5.0, -3.0], [0.5, 2.0]]), torch.randn(2, 1, 8, 9)
-
-    class OfNumbers(nn.Module):
-        def __init__(self, row: int) -> None:
-            super().__init__()
-            self.two, self.row = model, row
-
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            return self.two(numbers[self.row].expand(len(image), -1), image)
-
+    model = Net(score, conv=nn.Conv2d(1, 3, 3), fc=nn.Linear(3 + 2, 2))
+    numbers, images = torch.tensor([[5.0, -3.0], [0.5, 2.0]]), torch.randn(2, 1, 8, 9)
     whole = explain(model, (numbers, images), method=method, layer="conv", target=0)
     for row in range(2):
-        alone = explain(OfNumbers(row), images[row : row + 1], method=method, layer="two.conv", target=0)
+        of_row = Net(lambda net, image, row=row: net.two(numbers[row].expand(len(image), -1), image), two=model)
+        alone = explain(of_row, images[row : row + 1], method=method, layer="two.conv", target=0)
         # A drop is what two scores differ by, and their terms, up to 2 here, cancel to 0.1: they round by their size.
         rounding = 2 * 2.0**-23 * float((model.fc.weight[0, 3:] * numbers[row]).abs().sum())
         assert_allclose(whole.raw[row], alone.raw[0], rtol=1e-5, atol=rounding)
     assert explain(model, (numbers, images), method="full_grad", layer="conv").raw.shape == (2, 8, 9)
 
 
-@pytest.mark.parametrize("method", ASKING)
-@pytest.mark.parametrize("make", [lambda net: net.half(), lambda net: net.bfloat16()], ids=["fp16", "bf16"])
-def test_half_precision(method: str, make: Callable[[nn.Module], nn.Module]) -> None:
+@pytest.mark.parametrize("method", [name for name in ASKING if name != "le_grad"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(method: str, dtype: torch.dtype) -> None:
     torch.manual_seed(1)
     net, images = CurvedTorch(linear=True).eval(), torch.randn(2, 3, 6, 8)
-    if method == "le_grad":
-        return
     wide = explain(net, images, method=method, target=1)
-    narrow = explain(make(net), images, method=method, target=1)
+    narrow = explain(net.to(dtype), images, method=method, target=1)
     assert narrow.raw.dtype == np.float32
     assert np.isfinite(narrow.raw).all()
     alike = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(wide.raw, narrow.raw, strict=True)]
@@ -303,29 +254,19 @@ def test_half_precision(method: str, make: Callable[[nn.Module], nn.Module]) -> 
 def test_a_probability_model_without_a_visible_head_is_asked_alike() -> None:
     """Rows under a mask are read as the image itself was: log p, and not one as logits and one as probabilities."""
 
-    class Hidden(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = SmallTorch()
+    def shares(net: Any, x: torch.Tensor) -> torch.Tensor:
+        raised = net.net(x).exp()
+        return raised / raised.sum(1, keepdim=True)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            raised = self.net(x).exp()
-            return raised / raised.sum(1, keepdim=True)
-
-    model, images = Hidden(), np.random.randn(2, 3, 9, 12).astype(np.float32)
+    inside, images = small("torch")
+    model = Net(shares, net=inside)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for method in PERTURBING:
             hidden = explain(model, images, method=method, layer="net.conv2", target=2)
             assert np.isfinite(hidden.raw).all()
         ablated = explain(model, images, method="ablation_cam", layer="net.conv2", target=2)
-
-    class Logs(Hidden):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.net(x).log_softmax(1)
-
-    logs = Logs()
-    logs.load_state_dict(model.state_dict())
+    logs = Net(lambda net, x: net.net(x).log_softmax(1), net=inside)
     expected = explain(logs, images, method="ablation_cam", layer="net.conv2", target=lambda out: out[:, 2])
     assert_allclose(ablated.raw, expected.raw, atol=1e-5 * np.abs(expected.raw).max())
 
@@ -348,22 +289,11 @@ def test_a_region_is_mirrored_with_the_image(framework: str) -> None:
     """A pointwise network sees each place by itself: mirrored views must give the very map of the plain one."""
     mask = np.zeros((4, 6), np.float32)
     mask[1:3, 0:2] = 1
-    if framework == "torch":
-        model: Any = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Tanh(), nn.Conv2d(3, 2, 1))
-        images: Any = np.random.randn(2, 1, 4, 6).astype(np.float32)
-        layer = "1"
-    else:
-        import tensorflow as tf
-
-        layers = tf.keras.layers
-        model = tf.keras.Sequential(
-            [layers.InputLayer((4, 6, 1)), layers.Conv2D(3, 1, activation="tanh", name="first"), layers.Conv2D(2, 1)]
-        )
-        images, layer = np.random.randn(2, 4, 6, 1).astype(np.float32), "first"
+    model, images, (_, layer, _) = stacked(framework, (4, 6), "tanh")
     flips = Augment(flips=("horizontal", "vertical"), factors=(1.0,))
     for method in ("hires_cam", "ablation_cam"):
-        plain = explain(model, images, method=method, layer=layer, target=Segmentation(1, mask=mask))
-        mirrored = explain(model, images, method=method, layer=layer, target=Segmentation(1, mask=mask), smooth=flips)
+        asked: dict[str, Any] = {"method": method, "layer": layer, "target": Segmentation(1, mask=mask)}
+        plain, mirrored = explain(model, images, **asked), explain(model, images, **asked, smooth=flips)
         if method == "hires_cam":
             assert not plain.raw[:, 3].any(), "the region is not what is explained"
         assert_allclose(mirrored.raw, plain.raw, atol=1e-5 * np.abs(plain.raw).max())
@@ -377,17 +307,8 @@ def test_bytes_stay_bytes(framework: str, method: str) -> None:
     net = CurvedTorch()
     nn.init.constant_(net.out.bias, 3.0)  # beyond what could be probabilities
     if framework == "torch":
-
-        class OfBytes(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.net = net
-
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                return self.net(x.float() / 255 if x.dtype == torch.uint8 else x)
-
-        model: Any = OfBytes()
-        inside, layer = model.net, "net.conv2"
+        model: Any = Net(lambda outer, x: outer.net(x.float() / 255 if x.dtype == torch.uint8 else x), net=net)
+        inside, layer = net, "net.conv2"
         images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
     else:
         import tensorflow as tf
@@ -396,11 +317,9 @@ def test_bytes_stay_bytes(framework: str, method: str) -> None:
         inside = curved_keras(net)
         model = tf.keras.Model(inputs, inside(tf.keras.layers.Rescaling(1 / 255)(inputs)))
         images, layer = pixels, "conv2"
-    settings: dict[str, Any] = {"target": 1, "method": (method, {"noise": 0} if "smooth" in method else {})}
-    if method == "ss_cam":
-        settings["method"] = (method, {"noise": 0, "samples": 1})
-    found = explain(model, images, layer=layer, **settings)
-    expected = explain(inside, images.astype(np.float32) / 255, layer="conv2", **settings)
+    given = {"ss_cam": {"noise": 0, "samples": 1}, "smooth_grad_cam_plus_plus": {"noise": 0}}.get(method, {})
+    found = explain(model, images, layer=layer, target=1, method=(method, given))
+    expected = explain(inside, images.astype(np.float32) / 255, layer="conv2", target=1, method=(method, given))
     largest = np.abs(expected.raw).max()
     assert_allclose(found.raw, expected.raw, atol=2e-2 * largest)  # bytes are rounded under a mask
 
@@ -409,20 +328,11 @@ def test_bytes_stay_bytes(framework: str, method: str) -> None:
 def test_logits_of_bytes_that_lie_within_one_by_chance_are_logits(framework: str) -> None:
     """Bytes cannot be scaled without end, but far enough to see that outputs of 0.1 are no probabilities."""
     if framework == "torch":
-
-        class OfBytes(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.conv, self.fc = nn.Conv2d(1, 2, 1), nn.Linear(2, 3)
-                nn.init.constant_(self.conv.weight, 1.0)
-                nn.init.constant_(self.conv.bias, 0.0)
-                nn.init.constant_(self.fc.weight, 0.02)
-                nn.init.constant_(self.fc.bias, 0.1)
-
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                return self.fc(self.conv(x.float()).mean((2, 3)))
-
-        model: Any = OfBytes()
+        conv, fc = nn.Conv2d(1, 2, 1), nn.Linear(2, 3)
+        for layer, weight, bias in ((conv, 1.0, 0.0), (fc, 0.02, 0.1)):
+            nn.init.constant_(layer.weight, weight)
+            nn.init.constant_(layer.bias, bias)
+        model: Any = Net(lambda net, x: net.fc(net.conv(x.float()).mean((2, 3))), conv=conv, fc=fc)
         images: Any = np.full((2, 1, 4, 4), 3, np.uint8)
     else:
         import tensorflow as tf
@@ -430,10 +340,8 @@ def test_logits_of_bytes_that_lie_within_one_by_chance_are_logits(framework: str
         layers, fill = tf.keras.layers, tf.keras.initializers.Constant
         inputs = tf.keras.Input((4, 4, 1), dtype="uint8")
         maps = layers.Conv2D(2, 1, kernel_initializer="ones")(tf.keras.layers.Rescaling(1.0)(inputs))
-        pooled = layers.GlobalAveragePooling2D()(maps)
-        model = tf.keras.Model(
-            inputs, layers.Dense(3, kernel_initializer=fill(0.02), bias_initializer=fill(0.1))(pooled)
-        )
+        dense = layers.Dense(3, kernel_initializer=fill(0.02), bias_initializer=fill(0.1))
+        model = tf.keras.Model(inputs, dense(layers.GlobalAveragePooling2D()(maps)))
         images = np.full((2, 4, 4, 1), 3, np.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -444,41 +352,26 @@ def test_logits_of_bytes_that_lie_within_one_by_chance_are_logits(framework: str
 def test_a_linear_layer_over_channels_that_come_last_is_a_pointwise_convolution() -> None:
     """The same function written two ways has one map of full_grad: the axis of the channels is not guessed."""
 
-    class Written(nn.Module):
-        def __init__(self, linear: bool) -> None:
-            super().__init__()
-            torch.manual_seed(5)
-            self.conv, self.point, self.fc = nn.Conv2d(3, 6, 3), nn.Linear(6, 5), nn.Linear(5, 2)
-            self.linear = linear
+    def linear(net: Any, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.relu6(net.point(net.conv(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        return net.fc(x.mean((2, 3)))
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = self.conv(x)
-            if self.linear:
-                x = nn.functional.relu6(self.point(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-            else:
-                x = nn.functional.relu6(nn.functional.conv2d(x, self.point.weight[:, :, None, None], self.point.bias))
-            return self.fc(x.mean((2, 3)))
+    def pointwise(net: Any, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.conv2d(net.conv(x), net.point.weight[:, :, None, None], net.point.bias)
+        return net.fc(nn.functional.relu6(x).mean((2, 3)))
 
+    layers = {"conv": nn.Conv2d(3, 6, 3), "point": nn.Linear(6, 5), "fc": nn.Linear(5, 2)}
     images = torch.randn(2, 3, 9, 11)
-    maps = [explain(Written(linear), images, method="full_grad", layer="conv").raw for linear in (True, False)]
+    maps = [explain(Net(how, **layers), images, method="full_grad", layer="conv").raw for how in (linear, pointwise)]
     assert_allclose(maps[0], maps[1], atol=1e-4 * maps[1].max())
 
 
 @pytest.mark.parametrize("framework", ["torch", "keras"])
 def test_ablation_where_the_layer_is_the_output(framework: str) -> None:
     """Of a segmentation the last layer is what the scores are read from: its own channel is all there is."""
-    if framework == "torch":
-        model: Any = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Conv2d(3, 2, 1))
-        images: Any = torch.randn(2, 1, 4, 5)
-        layer, maps = "2", model(images)[:, 1].detach().numpy()
-    else:
-        import tensorflow as tf
-
-        layers = tf.keras.layers
-        parts = [layers.InputLayer((4, 5, 1)), layers.Conv2D(3, 1, activation="relu"), layers.Conv2D(2, 1, name="last")]
-        model = tf.keras.Sequential(parts)
-        images, layer = np.random.randn(2, 4, 5, 1).astype(np.float32), "last"
-        maps = model(images).numpy()[..., 1]
+    model, images, (*_, layer) = stacked(framework, (4, 5), "relu")
+    outputs = outputs_of(model, images)
+    maps = outputs[:, 1] if framework == "torch" else outputs[..., 1]
     mask = np.ones((4, 5), np.float32)
     heatmap = explain(model, images, method="ablation_cam", layer=layer, target=Segmentation(1, mask=mask))
     expected = np.sign(maps.sum((1, 2)))[:, None, None] * maps
@@ -511,18 +404,14 @@ def test_images_of_nan_alone_do_not_say_how_the_next_are_read() -> None:
 def test_weights_made_in_inference_mode_behind_a_module_that_is_called_twice(method: str) -> None:
     """Such a model is copied for a pass: how often its layer is called must be known of the copy too."""
 
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 8, 3, stride=2)
-            self.relu, self.fc = nn.ReLU(), nn.Linear(8, 3)
+    def twice() -> nn.Module:
+        first, second, fc = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 8, 3, stride=2), nn.Linear(8, 3)
+        parts = {"first": first, "second": second, "relu": nn.ReLU(), "fc": fc}
+        return Net(lambda net, x: net.fc(net.relu(net.second(net.relu(net.first(x)))).mean((2, 3))), **parts)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.fc(self.relu(self.second(self.relu(self.first(x)))).mean((2, 3)))
-
-    plain, images = Twice(), torch.randn(2, 3, 13, 13)
+    plain, images = twice(), torch.randn(2, 3, 13, 13)
     with torch.inference_mode():
-        inferring = Twice()
+        inferring = twice()
         inferring.load_state_dict(plain.state_dict())
     expected = explain(plain, images, method=method, layer="relu")
     found = explain(inferring, images, method=method, layer="relu")
@@ -544,9 +433,8 @@ def test_occlusion_finds_the_one_patch_that_a_net_reads(framework: str) -> None:
         import tensorflow as tf
 
         layers = tf.keras.layers
-        model = tf.keras.Sequential(
-            [layers.InputLayer((12, 12, 1)), layers.Conv2D(1, 1), layers.Flatten(), layers.Dense(2)]
-        )
+        parts = [layers.InputLayer((12, 12, 1)), layers.Conv2D(1, 1), layers.Flatten(), layers.Dense(2)]
+        model = tf.keras.Sequential(parts)
         flat = np.stack([weights.ravel(), -weights.ravel()], 1)
         model.set_weights([np.ones((1, 1, 1, 1)), np.zeros(1), flat, np.zeros(2)])
         images = np.ones((1, 12, 12, 1), np.float32)

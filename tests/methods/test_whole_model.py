@@ -18,8 +18,8 @@ from fe_gradcam.explaining.probe import ModelProbe
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.resolved import resolve_target
-from tests.methods.inputs import Floats
-from tests.models.toys import SmallTorch, small_keras, twins
+from tests.methods.inputs import Net, small, stacked
+from tests.models.toys import twins
 
 
 @pytest.mark.parametrize("framework", ["torch", "keras"])
@@ -41,13 +41,11 @@ def test_the_parts_of_full_grad_sum_to_the_score(framework: str) -> None:
 
 @pytest.mark.parametrize("framework", ["torch", "keras"])
 def test_full_grad_takes_batch_norm_and_refuses_attention_to_channels(framework: str) -> None:
+    model, images = small(framework, softmax=True)
     if framework == "torch":
-        model: Any = SmallTorch(softmax=True)
         model.norm.running_mean.uniform_(-1, 1)
         model.norm.bias.data.uniform_(-1, 1)
-        images: Any = np.random.randn(2, 3, 9, 12).astype(np.float32)
     else:
-        model, images = small_keras(softmax=True), np.random.randn(2, 9, 12, 3).astype(np.float32)
         norm = next(layer for layer in model.layers if "batch" in layer.name)
         norm.set_weights([np.random.rand(8), np.random.randn(8), np.random.randn(8), np.random.rand(8) + 0.5])
     heatmap = explain(model, images, method="full_grad", layer="conv2")
@@ -55,13 +53,11 @@ def test_full_grad_takes_batch_norm_and_refuses_attention_to_channels(framework:
     assert (heatmap.raw >= 0).all()
     if framework == "torch":
 
-        class Gated(SmallTorch):
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                maps = torch.relu(self.norm(self.conv1(x)))
-                maps = self.conv2(maps * torch.sigmoid(maps.mean((2, 3), keepdim=True)))
-                return self.fc(maps.mean((2, 3)))
+        def gate(net: Any, x: torch.Tensor) -> torch.Tensor:
+            maps = net.conv2(x)
+            return net.fc((maps * torch.sigmoid(maps.mean((2, 3), keepdim=True))).mean((2, 3)))
 
-        gated: Any = Gated()
+        gated: Any = Net(gate, conv2=nn.Conv2d(3, 4, 3), fc=nn.Linear(4, 5))
     else:
         import tensorflow as tf
 
@@ -80,49 +76,28 @@ def test_full_grad_takes_batch_norm_and_refuses_attention_to_channels(framework:
 def test_full_grad_refuses_attention(seed: int, strength: float) -> None:
     torch.manual_seed(seed)
 
-    class Attends(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
-            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-            for parameter in self.attention.parameters():
-                parameter.data *= strength
+    def attend(net: Any, x: torch.Tensor) -> torch.Tensor:
+        tokens = torch.relu(net.conv(x)).flatten(2).transpose(1, 2)
+        return net.fc(net.attention(tokens, tokens, tokens, need_weights=False)[0].mean(1))
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            tokens = torch.relu(self.conv(x)).flatten(2).transpose(1, 2)
-            return self.fc(self.attention(tokens, tokens, tokens, need_weights=False)[0].mean(1))
-
-    model, images = Attends().eval(), torch.randn(2, 3, 9, 9)
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    for parameter in attention.parameters():
+        parameter.data *= strength
+    model = Net(attend, conv=nn.Conv2d(3, 8, 3), fc=nn.Linear(8, 4), attention=attention).eval()
+    images = torch.randn(2, 3, 9, 9)
     with pytest.raises(UnsupportedModelError, match="full_grad"):
         explain(model, images, method="full_grad", layer="conv")
 
 
 @pytest.mark.parametrize("framework", ["torch", "keras"])
 def test_full_grad_takes_a_relu6_and_refuses_bytes(framework: str) -> None:
+    model, images, _ = stacked(framework, (9, 9), "relu6", 3, pooled=True)
     if framework == "torch":
-        model: Any = nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.ReLU6(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
-        )
         nn.init.constant_(model[0].bias, 6.0)  # half of the values lie beyond
-        images: Any = torch.randn(2, 1, 9, 9) * 3
-        whole = images.to(torch.uint8)
     else:
-        import tensorflow as tf
-
-        layers = tf.keras.layers
-        first = layers.Conv2D(4, 3, bias_initializer=tf.keras.initializers.Constant(6.0))
-        parts = [
-            layers.InputLayer((9, 9, 1)),
-            first,
-            layers.ReLU(6.0),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(2),
-        ]
-        model = tf.keras.Sequential(parts)
-        images = np.random.randn(2, 9, 9, 1).astype(np.float32) * 3
-        whole = images.astype(np.uint8)
-    assert explain(model, images, method="full_grad").raw.any()
+        model.layers[0].bias.assign(np.full(4, 6.0))
+    assert explain(model, 3 * images, method="full_grad").raw.any()
     if framework == "torch":
-        model = nn.Sequential(Floats(), *model)
+        model = nn.Sequential(Net(lambda net, x: x.float()), *model)
     with pytest.raises(ArgumentError, match=r"full_grad.*Pass them as floats"):
-        explain(model, whole, method="full_grad")
+        explain(model, images.astype(np.uint8), method="full_grad")

@@ -101,5 +101,5 @@ def weights_of(model: Any) -> list[np.ndarray]:
 def outputs_of(model: Any, images: Any) -> np.ndarray:
     if isinstance(model, nn.Module):
         with torch.no_grad():
-            return np.array(model(images))
+            return np.array(model(torch.as_tensor(images)))
     return np.array(model(images, training=False))

@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
 from fe_gradcam import METRICS, ArgumentError, explain, measure
+from tests.methods.inputs import Net
 from tests.metrics.readers import FRAMEWORKS, OF_MODEL, every_metric, heat_of, laid_out, random_case
 from tests.models.toys import SmallTorch, small_keras
 
@@ -68,42 +69,26 @@ def test_an_image_without_a_class_has_no_value_of_the_model(framework: str) -> N
         assert_array_equal(np.isnan(values), [False, name in OF_MODEL, False], name)
 
 
-class OfBytes(nn.Module):
-    """Takes bytes alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.look = nn.Conv2d(1, 1, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.dtype != torch.uint8:
-            raise TypeError(x.dtype)
-        return torch.stack([self.look(x.float() / 255).mean((1, 2, 3)), torch.zeros(len(x))], 1)
-
-
 def test_bytes_stay_bytes() -> None:
-    images = torch.randint(0, 256, (2, 1, 9, 12), dtype=torch.uint8)
-    found = measure(OfBytes().eval(), images, heat_of(np.random.default_rng(0).random((2, 9, 12))), OF_MODEL)
+    def of_bytes(net: Any, x: torch.Tensor) -> torch.Tensor:
+        assert x.dtype == torch.uint8, "it takes bytes alone"
+        return torch.stack([net.look(x.float() / 255).mean((1, 2, 3)), torch.zeros(len(x))], 1)
+
+    model, images = Net(of_bytes, look=nn.Conv2d(1, 1, 1)).eval(), torch.randint(0, 256, (2, 1, 9, 12)).byte()
+    found = measure(model, images, heat_of(np.random.default_rng(0).random((2, 9, 12))), OF_MODEL)
     assert all(np.isfinite(values).all() for values in found.values())
 
 
-class WithMore(nn.Module):
-    """p is the share of white pixels, or what comes beside the image where that is not 0."""
+def test_of_several_inputs_the_picture_alone_is_changed() -> None:
+    """P is the share of white pixels, or what comes beside the image where that is not 0."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.look = nn.Identity()
-
-    def forward(self, more: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        p = torch.where(more[:, 0] != 0, more[:, 0], self.look(x).mean((1, 2, 3)))
+    def with_more(net: Any, more: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        p = torch.where(more[:, 0] != 0, more[:, 0], net.look(x).mean((1, 2, 3)))
         return torch.stack([p, 1 - p], 1)
 
-
-def test_of_several_inputs_the_picture_alone_is_changed() -> None:
-    inputs = (torch.tensor([[0.0], [0.25]]), torch.ones(2, 1, 4, 4))
-    assert_allclose(
-        measure(WithMore(), inputs, heat_of(np.ones((2, 4, 4))), "deletion", batch_size=3)["deletion"], [0.5, 0.25]
-    )
+    model, inputs = Net(with_more, look=nn.Identity()), (torch.tensor([[0.0], [0.25]]), torch.ones(2, 1, 4, 4))
+    found = measure(model, inputs, heat_of(np.ones((2, 4, 4))), "deletion", batch_size=3)
+    assert_allclose(found["deletion"], [0.5, 0.25])
 
 
 def test_volumes() -> None:
@@ -112,9 +97,8 @@ def test_volumes() -> None:
     heatmap = heat_of(np.random.default_rng(0).random((2, 5, 6, 7)))
     places = np.zeros((2, 5, 6, 7), bool)
     places[:, 1:3, 2:5, 2:6] = True
-    found = measure(
-        model, volumes, heatmap, [name for name in METRICS if name not in ("road", "sanity")], places=places
-    )
+    of_volumes = [name for name in METRICS if name not in ("road", "sanity")]
+    found = measure(model, volumes, heatmap, of_volumes, places=places)
     assert all(np.isfinite(values).all() for values in found.values())
     with pytest.raises(ArgumentError, match="images of two axes"):
         measure(model, volumes, heatmap, "road")

@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from fe_gradcam import METRICS, ArgumentError, Heatmap, explain, measure
 from fe_gradcam.metrics.measure import summary
+from fe_gradcam.metrics.objects import masks_of_boxes
 from tests.metrics.readers import FRAMEWORKS, OF_MODEL, READERS, TorchReader, heat_of, laid_out, outputs_of, random_case
 
 WEIGHTS = np.arange(1, 9, dtype=np.float32).reshape(2, 4) / 36
@@ -99,11 +100,8 @@ def test_a_constant_model(framework: str) -> None:
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_average_drop_is_nan_where_there_is_nothing_to_lose(framework: str) -> None:
-    model = READERS[framework](quadrant() / 16)
-    found = measure(
-        model, laid_out(framework, np.zeros((1, 1, 8, 8), np.float32)), heat_of([quadrant()]), "average_drop"
-    )
-    assert np.isnan(found["average_drop"]).all()
+    model, blank = READERS[framework](quadrant() / 16), laid_out(framework, np.zeros((1, 1, 8, 8), np.float32))
+    assert np.isnan(measure(model, blank, heat_of([quadrant()]), "average_drop")["average_drop"]).all()
 
 
 def test_noise_is_that_of_the_seed_and_of_missing_pixels_alone() -> None:
@@ -127,9 +125,8 @@ def test_noise_is_that_of_the_seed_and_of_missing_pixels_alone() -> None:
 def of_places(heat: Any, places: Any, *metrics: Any) -> list[np.ndarray]:
     heat = np.asarray(heat, np.float32)
     images = torch.zeros(len(heat), 1, *heat.shape[1:])
-    return list(
-        measure(TorchReader(heat[0]), images, heat_of(heat, -1), metrics, places=np.array(places, bool)).values()
-    )
+    found = measure(TorchReader(heat[0]), images, heat_of(heat, -1), metrics, places=np.array(places, bool))
+    return list(found.values())
 
 
 def test_the_pointing_game_by_hand() -> None:
@@ -142,9 +139,8 @@ def test_the_pointing_game_by_hand() -> None:
     heat[3] = 1  # everywhere
     heat[5, 2, 2] = 1  # and no place
     places = [*[place] * 5, np.zeros_like(place)]
-    hits, near, nearly = of_places(
-        heat, places, "pointing_game", ("pointing_game", {"tolerance": 3}), ("pointing_game", {"tolerance": 2.8})
-    )
+    within = [("pointing_game", {"tolerance": pixels}) for pixels in (3, 2.8)]
+    hits, near, nearly = of_places(heat, places, "pointing_game", *within)
     assert_array_equal(hits, [1, 0, 1, 0, 0, np.nan])
     assert_array_equal(near, [1, 1, 1, 0, 0, np.nan])  # the distance is the root of 8, 2.83
     assert_array_equal(nearly, hits)
@@ -154,11 +150,23 @@ def test_the_energy_inside_by_hand() -> None:
     place = np.zeros((2, 4), bool)
     place[:, :2] = True
     heat = [[[1, 2, 3, 0], [0, 0, 0, -6]], np.zeros((2, 4)), np.ones((2, 4)), np.ones((2, 4))]
-    share, ratio = of_places(heat, [place, place, place, np.zeros_like(place)], "energy_inside", "energy_ratio")
+    (share,) = of_places(heat, [place, place, place, np.zeros_like(place)], "energy_inside")
     assert_allclose(share, [0.5, np.nan, 0.5, np.nan])
     place[:, 1] = False
     (ratio,) = of_places(heat, [place, place, place, np.zeros_like(place)], "energy_ratio")
     assert_allclose(ratio, [(1 / 6) / (1 / 4), np.nan, 1, np.nan])
+
+
+def test_masks_of_boxes() -> None:
+    boxes = [
+        [[1, 0, 2, 1, 7], [3, 1, 1, 5, 7]],
+        [[0, 0, 0, 3, 7], [0.6, 0.4, 1, 1, 7]],
+        [[0, 0, 2, -1, 7], [np.nan] * 5],
+    ]
+    expected = [[[0, 1, 1, 0], [0, 0, 0, 1]], [[0, 1, 0, 0], [0, 0, 0, 0]], np.zeros((2, 4))]
+    assert_array_equal(masks_of_boxes(boxes, (2, 4)), np.array(expected, bool))
+    with pytest.raises(ArgumentError, match=r"boxes has shape \(1, 4\)"):
+        masks_of_boxes([[0, 0, 1, 1]], (2, 4))
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
