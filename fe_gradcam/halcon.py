@@ -33,16 +33,10 @@ SHARED = ("scaling", "class_names", "model_output", "seed", "smooth")
 
 @dataclass(frozen=True, eq=False)
 class GenParam:
-    """What gen_param says, checked.
-
-    Attributes:
-        of_route: What `explain` takes too.
-        target_conv_layer: See `gen_dl_model_heatmap`.
-        use_conv_only: See `gen_dl_model_heatmap`.
-        batch_size: Samples in one pass.
-    """
+    """What gen_param says, checked; see `gen_dl_model_heatmap`."""
 
     of_route: Settings
+    """What `explain` takes too."""
     target_conv_layer: Layer = None
     use_conv_only: str | bool = True
     batch_size: int = 16
@@ -55,12 +49,7 @@ class GenParam:
 
     @classmethod
     def of(cls, given: Any) -> GenParam:
-        """What a user passed.
-
-        Raises:
-            ArgumentError: It is no dict, or a value is not accepted.
-            UnknownNameError: There is no such setting.
-        """
+        """What a user passed."""
         if given is None or (isinstance(given, Sequence) and not len(given)):
             return cls(Settings())
         if not isinstance(given, Mapping):
@@ -172,21 +161,16 @@ def _result(
     done: Explanation, at: int, method: CamMethod, targets: Sequence[Target], names: Mapping[int, str]
 ) -> dict[str, Any]:
     """The result of one sample, which shares no memory with others."""
-    probabilities = None if done.probabilities is None else done.probabilities[at]
-    result = inference_entries(probabilities, names)
+    result = inference_entries(None if done.probabilities is None else done.probabilities[at], names)
     maps: dict[str, NDArray[np.float32]] = {}
     for target, heatmap in zip(targets, done.heatmaps, strict=True):
-        key = heatmap_key(int(heatmap.class_ids[at]), target_name(target, names))
-        maps[_unused(key, maps) if heatmap.class_ids[at] < 0 else key] = heatmap.values[at].copy()
+        first = key = heatmap_key(int(heatmap.class_ids[at]), target_name(target, names))
+        count = 1
+        while key in maps and heatmap.class_ids[at] < 0:
+            count += 1
+            key = f"{first}_{count}"
+        maps[key] = heatmap.values[at].copy()
     return {**result, f"heatmap_{method.name}": maps}
-
-
-def _unused(key: str, taken: Mapping[str, Any]) -> str:
-    count, name = 1, key
-    while name in taken:
-        count += 1
-        name = f"{key}_{count}"
-    return name
 
 
 def _layer(model: Any, inputs: Inputs, param: GenParam) -> LayerRef:

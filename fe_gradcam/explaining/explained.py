@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,9 +19,6 @@ class Column(ByRow):
     """The heatmaps of one method and one target.
 
     Attributes:
-        method: The method's name.
-        target: The target's name.
-        heatmap: Of N images.
         shown: (N,) where the heatmap of the true class stands beside that of the inferred one, which is another; None
             for all.
         unit: What stands for 1 where all heatmaps of the method have one scale, or None.
@@ -41,12 +38,12 @@ class Explained(ByRow):
     Attributes:
         pictures: (N, H, W, 3) uint8, what is drawn on.
         columns: One for each method and target.
-        probabilities: (N, C), or None where they are not known.
-        labels: (N,) class ids, or None.
-        ids: N names of the images, or None.
+        probabilities: (N, C).
+        labels: (N,) class ids.
+        ids: N names of the images.
         ds_id: The dataset, "" where there is one alone.
-        positions: (N,) places of the images in the order of the epoch, or None.
-        masks: (N, H, W) where the object is in each picture, or None.
+        positions: (N,) places of the images in the order of the epoch.
+        masks: (N, H, W) where the object is in each picture.
     """
 
     pictures: NDArray[np.uint8] = field(metadata=BY_ROW)
@@ -69,8 +66,7 @@ class Explained(ByRow):
     @property
     def of_layer(self) -> Heatmap:
         """A heatmap that says which layer is explained: of a method that knows one, where there are any."""
-        heatmaps = [column.heatmap for column in self.columns]
-        return next((heatmap for heatmap in heatmaps if heatmap.of_layer), heatmaps[0])
+        return max((column.heatmap for column in self.columns), key=lambda heatmap: heatmap.of_layer)
 
     @property
     def in_line(self) -> list[Column]:
@@ -92,22 +88,18 @@ def with_shared_scale(parts: Sequence[Explained]) -> list[Explained]:
     """
     columns = [column for part in parts for column in part.columns]
     signed = columns[0].heatmap.scaling == "none"
-    units = _largest_by_method(columns, _magnitude if signed else _divisor)
+    units: dict[str, float] = {}  # two methods have none in common
+    for column in columns:
+        units[column.method] = max(units.get(column.method, 0.0), _largest(column.heatmap))
 
     def shared(column: Column) -> Column:
-        unit = units[column.method]
-        heatmap = column.heatmap if signed else _divided(column.heatmap, unit)
+        unit, heatmap = units[column.method] or 1.0, column.heatmap
+        if not signed:
+            values = evidence(heatmap.raw, heatmap.values.shape[1:]) / np.float32(unit)
+            heatmap = replace(heatmap, values=values)
         return replace(column, heatmap=heatmap, unit=unit)
 
     return [replace(part, columns=[shared(column) for column in part.columns]) for part in parts]
-
-
-def _largest_by_method(columns: Sequence[Column], measure: Callable[[Heatmap], float]) -> dict[str, float]:
-    """The largest measure of the heatmaps of each method, 1 where that is 0; two methods have no unit in common."""
-    found: dict[str, float] = {}
-    for column in columns:
-        found[column.method] = max(found.get(column.method, 0.0), measure(column.heatmap))
-    return {method: largest or 1.0 for method, largest in found.items()}
 
 
 def evidence(raw: NDArray[np.float32], size: Sequence[int]) -> NDArray[np.float32]:
@@ -115,15 +107,8 @@ def evidence(raw: NDArray[np.float32], size: Sequence[int]) -> NDArray[np.float3
     return upsample(torch.from_numpy(raw).clamp(min=0), size).numpy()
 
 
-def _magnitude(heatmap: Heatmap) -> float:
-    return float(np.abs(heatmap.values).max())
-
-
-def _divisor(heatmap: Heatmap) -> float:
-    if heatmap.scaling == "scale_before_relu":
-        return float(np.abs(heatmap.raw).max())
-    return float(evidence(heatmap.raw, heatmap.values.shape[1:]).max())
-
-
-def _divided(heatmap: Heatmap, divisor: float) -> Heatmap:
-    return replace(heatmap, values=evidence(heatmap.raw, heatmap.values.shape[1:]) / np.float32(divisor))
+def _largest(heatmap: Heatmap) -> float:
+    """What its values go up to, before they were scaled."""
+    if heatmap.scaling == "scale_after_relu":
+        return float(evidence(heatmap.raw, heatmap.values.shape[1:]).max())
+    return float(np.abs(heatmap.values if heatmap.scaling == "none" else heatmap.raw).max())

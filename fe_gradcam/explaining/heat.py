@@ -29,9 +29,7 @@ WHOLE_MODEL = "whole model"
 class Passes:
     """What the passes of one target at one layer yielded.
 
-    Attributes:
-        plain: That of the images as they are: scores and classes are reported from it.
-        views: Those that the map is the mean of, with the view of the images that each had.
+    Scores and classes are reported from the plain one, of the images as they are; the map is the mean of all views.
     """
 
     plain: CamInputs
@@ -104,12 +102,10 @@ def _signed_map(
 
 def _check_places(inputs: CamInputs, layer: LayerRef | str, size: Sequence[int]) -> None:
     """Raises ArgumentError where the layer has other axes than the images, and warns of a single place."""
-    named = Argument("layer", repr(str(layer)))
-    if inputs.activations.dim() != len(size) + 2:
-        said = (
-            f" has a map with {inputs.activations.dim() - 2} axes, and the images have {len(size)}: pass a layer that "
-        )
-        raise ArgumentError(named, f"{said}keeps all of them.")
+    named, axes = Argument("layer", repr(str(layer))), inputs.activations.dim() - 2
+    if axes != len(size):
+        said = f" has a map with {axes} axes, and the images have {len(size)}: pass a layer that keeps all of them."
+        raise ArgumentError(named, said)
     if inputs.activations[0, 0].numel() == 1:
         said = " has one place alone: its map says nothing about where. Pass a layer before the places are pooled."
         warnings.warn(CamWarning(named, said), stacklevel=2)

@@ -26,12 +26,7 @@ AGREES = 1e-3
 class ModelProbe:
     """See `fe_gradcam.types.Probe`.
 
-    Args:
-        backend: Of the model.
-        inputs: Of the first pass.
-        query: What it was asked for.
-        first: What it yielded for one target, which is asked about from then on as what it came to.
-        settings: What was asked for.
+    The first pass was asked the query; what it yielded for one target is asked about as what that came to.
     """
 
     def __init__(self, backend: Backend, inputs: Inputs, query: Query, first: CamInputs, settings: Settings) -> None:

@@ -13,18 +13,13 @@ from fe_gradcam.explaining.explained import Explained
 
 
 def inference_entries(probabilities: NDArray[np.float32] | None, names: Mapping[int, str]) -> dict[str, Any]:
-    """The classes of one image by falling confidence.
-
-    Args:
-        probabilities: (C,), or None where they are not known: then the lists are empty.
-        names: Names of classes by id; a class without one is named by its id.
-    """
-    order = [] if probabilities is None else [int(i) for i in np.argsort(-probabilities, kind="stable")]
-    confidences = [] if probabilities is None else [float(probabilities[i]) for i in order]
+    """The classes of one image by falling confidence (C,), by name or id; none where the confidences are not known."""
+    known = np.zeros(0, np.float32) if probabilities is None else probabilities
+    order = np.argsort(-known, kind="stable").tolist()
     return {
         "classification_class_ids": order,
         "classification_class_names": [names.get(i, str(i)) for i in order],
-        "classification_confidences": confidences,
+        "classification_confidences": known[order].tolist(),
     }
 
 
@@ -56,12 +51,10 @@ def compose_results(
                 result.setdefault(f"heatmap_{column.method}", {})[key] = column.heatmap.values[at]
             result |= {"layer": part.of_layer.layer, "scaling": part.columns[0].heatmap.scaling}
             result["smooth"] = part.columns[0].heatmap.smooth
-            result["label"] = None if part.labels is None else int(part.labels[at])
-            result["prediction"] = None if part.predictions is None else int(part.predictions[at])
-            result["id"] = None if part.ids is None else part.ids[at]
-            result["position"] = None if part.positions is None else int(part.positions[at])
-            result |= {"epoch": epoch, "mode": mode, "ds_id": part.ds_id}
-            results.append(result)
+            for key, ids in (("label", part.labels), ("prediction", part.predictions), ("position", part.positions)):
+                result[key] = None if ids is None else int(ids[at])
+            result |= {"id": None if part.ids is None else part.ids[at], "epoch": epoch, "mode": mode}
+            results.append(result | {"ds_id": part.ds_id})
     return results
 
 
@@ -74,24 +67,15 @@ def compose_arrays(part: Explained, epoch: int, mode: str) -> dict[str, NDArray[
     ``scaling`` and ``smooth``.
     """
     heatmap = part.columns[0].heatmap
-    said = {
-        "epoch": epoch,
-        "mode": mode,
-        "layer": part.of_layer.layer,
-        "scaling": heatmap.scaling,
-        "smooth": heatmap.smooth,
-    }
+    said = {"epoch": epoch, "mode": mode, "layer": part.of_layer.layer}
+    said |= {"scaling": heatmap.scaling, "smooth": heatmap.smooth}
     arrays: dict[str, NDArray[Any]] = {name: np.array(value) for name, value in said.items()}
     for column in part.columns:
         for name in ("values", "raw", "class_ids", "scores", "confidences", "blank"):
             arrays[f"{column.method}.{column.target}.{name}"] = getattr(column.heatmap, name)
-    known = {"probabilities": part.probabilities, "predictions": part.predictions, "labels": part.labels}
-    arrays |= {name: array for name, array in known.items() if array is not None}
-    if part.positions is not None:
-        arrays["positions"] = part.positions
-    if part.ids is not None:
-        arrays["ids"] = np.array([as_text(name) for name in part.ids])
-    return arrays
+    ids = None if part.ids is None else np.array([as_text(name) for name in part.ids])
+    known = {name: getattr(part, name) for name in ("probabilities", "predictions", "labels", "positions")}
+    return arrays | {name: array for name, array in (known | {"ids": ids}).items() if array is not None}
 
 
 def as_text(name: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import compress, product
 from numbers import Real
 from typing import Any, Literal, TypeAlias
 
@@ -55,14 +55,12 @@ class Augment:
     @property
     def views(self) -> list[View]:
         """All of them, the image itself first where it is one."""
-        chosen = [[flip for flip, on in zip(self.flips, bits, strict=True) if on] for bits in self._choices()]
-        views = [
-            View(tuple(FLIPS[flip] for flip in flips), float(factor)) for flips in chosen for factor in self.factors
+        axes = [
+            tuple(FLIPS[flip] for flip in compress(self.flips, bits))
+            for bits in product((False, True), repeat=len(self.flips))
         ]
+        views = [View(flipped, float(factor)) for flipped in axes for factor in self.factors]
         return sorted(views, key=lambda view: not view.is_plain)
-
-    def _choices(self) -> list[tuple[bool, ...]]:
-        return list(product((False, True), repeat=len(self.flips)))
 
 
 @dataclass(frozen=True)
@@ -101,14 +99,7 @@ SMOOTHS = ("augment", "eigen")
 
 
 def smoothing(smooth: Any) -> tuple[list[View], bool]:
-    """The views to be averaged over, and whether the channels are smoothed.
-
-    Args:
-        smooth: None, one of Smooth, or several.
-
-    Raises:
-        ArgumentError: It is none of these.
-    """
+    """The views to be averaged over, and whether the channels are smoothed: of None, one of Smooth, or several."""
     given = [] if smooth is None else list(smooth) if isinstance(smooth, (tuple, list)) else [smooth]
     kinds = ["augment" if isinstance(one, Augment) else one for one in given]
     for kind in kinds:

@@ -26,16 +26,7 @@ Ask: TypeAlias = Callable[[Tensor, Make], Tensor]
 
 
 class Asked:
-    """The probabilities of the explained classes for other pictures.
-
-    Args:
-        model: See `measure`, as for the others.
-        images: Those of the heatmaps.
-        heatmap: Whose classes are asked about.
-        batch_size: Versions per pass.
-        seed: Of the random numbers.
-        model_output: Which output holds the scores.
-    """
+    """The probabilities of the classes of a heatmap for other pictures; see `measure`."""
 
     def __init__(
         self, model: Any, images: Images, heatmap: Heatmap, batch_size: int, seed: int, model_output: ModelOutput

@@ -16,15 +16,11 @@ from fe_gradcam.types import Images
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What a model takes: one input or several, one of them the picture, that is drawn on.
-
-    Attributes:
-        parts: As they were passed, each with an axis of rows.
-        at: Which of them is the picture: the first with two axes of space or more, or else the first.
-    """
+    """What a model takes: one input or several, one of them the picture, that is drawn on."""
 
     parts: tuple[Any, ...]
     at: int
+    """Which of them is the picture: the first with two axes of space or more, or else the first."""
 
     @classmethod
     def of(cls, images: Images) -> Inputs:

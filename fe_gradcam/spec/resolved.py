@@ -16,7 +16,6 @@ from fe_gradcam.types import ClassNames, Target
 TOP_CLASS = -1
 """Stands for the class with the highest score, until the backend knows it; -1 - r for the r-th behind it."""
 
-
 Rows: TypeAlias = "slice | NDArray[np.int64]"
 """Some of the images, in any order, also several times."""
 

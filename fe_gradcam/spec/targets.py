@@ -16,8 +16,6 @@ from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
 from fe_gradcam.parameters import whole
 from fe_gradcam.types import ClassNames, Target, TargetSpec
 
-# --- what users write --------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class Rank(TargetSpec):
@@ -145,36 +143,25 @@ class Segmentation(TargetSpec):
 
 
 def class_id_of(given: int | str, names: ClassNames | None) -> int:
-    """The id of a class given by its id or name.
-
-    Raises:
-        UnknownNameError: There is no class of that name.
-        ArgumentError: There are several.
-    """
+    """The id of a class given by its id or name, which names one class alone."""
     if not isinstance(given, str):
         return int(given)
-    ids: dict[str, list[int]] = {}
-    for class_id, name in names_by_id(names).items():
-        ids.setdefault(name, []).append(class_id)
-    if len(ids.get(given, ())) > 1:
-        raise ArgumentError(
-            Argument("target", repr(given)),
-            f" is the name of {len(ids[given])} classes: pass the id, one of {', '.join(map(str, ids[given]))}.",
-        )
-    if given not in ids:
-        named = Argument("target", repr(given)), f" is no class{nearest(given, ids)} "
-        if ids:
-            raise UnknownNameError(*named, f"Classes: {', '.join(ids)}.")
+    known = names_by_id(names)
+    ids = [class_id for class_id, name in known.items() if name == given]
+    if len(ids) > 1:
+        said = f" is the name of {len(ids)} classes: pass the id, one of {', '.join(map(str, ids))}."
+        raise ArgumentError(Argument("target", repr(given)), said)
+    if not ids:
+        others = list(dict.fromkeys(known.values()))
+        named = Argument("target", repr(given)), f" is no class{nearest(given, others)} "
+        if others:
+            raise UnknownNameError(*named, f"Classes: {', '.join(others)}.")
         raise UnknownNameError(*named, "No names are known: pass ", Argument("class_names"), ", or the id.")
-    return ids[given][0]
+    return ids[0]
 
 
 def names_by_id(names: ClassNames | None) -> dict[int, str]:
-    """Names of classes by id.
-
-    Raises:
-        ArgumentError: They are no sequence of names, and no mapping from ids to names.
-    """
+    """Names of classes by id."""
     if names is None:
         return {}
     given: Any = names
