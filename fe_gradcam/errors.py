@@ -84,13 +84,10 @@ def in_one_line(error: BaseException) -> str:
     """Another's exception: its class, its message in short, and where it was raised in code that is no library's."""
     said = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     said = f"{said[:500]} ..." if len(said) > 500 else said
-    return f"{type(error).__name__}{': ' if said else ''}{said}{_where(error)}"
-
-
-def _where(error: BaseException) -> str:
+    said = f"{type(error).__name__}{': ' if said else ''}{said}"
     libraries = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         file = Path(frame.filename)
         if file.is_file() and not any(file.is_relative_to(folder) for folder in [*libraries, Path(__file__).parent]):
-            return f" ({file}, line {frame.lineno})"
-    return ""
+            return f"{said} ({file}, line {frame.lineno})"
+    return said

@@ -10,20 +10,11 @@ from typing import Any, NoReturn
 
 import click
 
+from fe_gradcam.command.options import HELP
 from fe_gradcam.errors import LIST_LAYERS, CamError, CamWarning, UnsupportedModelError, in_one_line
 
-OPTIONS = {
-    "target": "--class",
-    "class_names": "--class-names",
-    "model": "MODEL",
-    LIST_LAYERS.name: '"fe-gradcam layers"',
-} | {
-    name: f"--{name.replace('_', '-')}"
-    for name in (
-        *("layer", "method", "scaling", "fuse", "smooth", "model_output", "colormap", "alpha", "seed", "batch_size"),
-        *("weights", "device", "size", "channels", "recursive"),
-    )
-}
+OPTIONS = {flag.removeprefix("--").replace("-", "_"): flag for flag in HELP}
+OPTIONS |= {"target": "--class", "model": "MODEL", LIST_LAYERS.name: '"fe-gradcam layers"'}
 """What arguments and functions of the package, which its errors name, are called here."""
 
 

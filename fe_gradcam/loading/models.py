@@ -96,7 +96,10 @@ def _from_factory(name: str) -> Any:
     found = _imported(name, module_name)
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise _refused(name, f": {_no_attribute(found, part)}")
+            public = [one for one in getattr(found, "__dict__", ()) if not one.startswith("_")]
+            file = getattr(found, "__file__", None)
+            whose = f"module {found.__name__!r} ({file})" if file else type_of(found)
+            raise _refused(name, f": {whose} has no {part!r}{nearest(part, public)}")
         found = getattr(found, part)
     if _framework_of(found):
         return found
@@ -134,12 +137,6 @@ def _imported(name: str, module_name: str) -> Any:
             f"packages of {sys.executable}.",
             *_hint(name),
         ) from error
-
-
-def _no_attribute(found: Any, part: str) -> str:
-    public = [name for name in vars(found) if not name.startswith("_")] if hasattr(found, "__dict__") else []
-    whose = f"module {found.__name__!r} ({found.__file__})" if hasattr(found, "__file__") else type_of(found)
-    return f"{whose} has no {part!r}{nearest(part, public)}"
 
 
 def _on_device(model: Any, device: str | None) -> Any:

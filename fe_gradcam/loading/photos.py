@@ -35,10 +35,7 @@ class Preparation:
     """What is done to a photo before a network sees it.
 
     Attributes:
-        size: (H, W) of the network's images.
-        channels: 1 or 3.
-        fit: See Fit.
-        value_range: See ValueRange.
+        size: (H, W) of the network's images, whose channels are 1 or 3.
         mean: One number, or one per channel, that is subtracted.
         std: One number, or one per channel, that it is divided by then.
     """
@@ -81,7 +78,6 @@ class Photo:
     """A photo as the network sees it.
 
     Attributes:
-        path: The file.
         picture: (H, W, 3) uint8, before the normalisation; of a network with one channel its grey, three times.
         size: (H, W) of the file's image, upright.
         box: What of it is seen: left, top, right, bottom.

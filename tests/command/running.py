@@ -21,11 +21,18 @@ def run(*arguments: Any, code: int = 0) -> Result:
     return result
 
 
-def refused(*arguments: Any) -> str:
+def refused(*arguments: Any, command: str = "explain") -> str:
     """The message of a run that is refused, on one line."""
-    result = run(*arguments, code=2)
+    result = run(command, *arguments, code=2)
     assert "Traceback" not in result.output
     return " ".join(result.stderr.split())
+
+
+def colours() -> Any:
+    """The net of the current folder, to explain it in Python."""
+    import nets
+
+    return nets.Colours()
 
 
 def results_of(folder: Path) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def test_wrong_usage(here: Path, arguments: list[str], message: str) -> None:
     (here / "cut.json").write_text('{"0": ')
     (here / "imports.py").write_text("import nosuch\n")
     (here / "exits.py").write_text("import sys\nsys.exit(0)\n")
-    told = refused("explain", *arguments)
+    told = refused(*arguments)
     assert message in told
     assert not [name for name in OPTIONS if f" {name}=" in told], "options are called as they are written here"
     assert not (here / "fe_gradcam_output" / "results.json").exists()

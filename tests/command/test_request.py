@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from fe_gradcam import Contrast, explain
-from tests.command.running import heat_of, pixels, refused, results_of, run
+from tests.command.running import colours, heat_of, pixels, refused, results_of, run
 from tests.models.squares import BLUE, RED, as_input, squares
 
 
@@ -56,11 +56,7 @@ def test_the_highest_classes(here: Path) -> None:
 def test_a_contrast(here: Path) -> None:
     (here / "names.txt").write_text("red\nblue: deep\n")
     arrays = heat_of(here, "--class", "blue: deep:red", "--class", "0:1", "--class", ":", "--class-names", "names.txt")
-    import nets
-
-    blue, red = (
-        explain(nets.Colours(), as_input(squares()), target=Contrast(*classes)) for classes in ((1, 0), (0, 1))
-    )
+    blue, red = (explain(colours(), as_input(squares()), target=Contrast(*classes)) for classes in ((1, 0), (0, 1)))
     assert_allclose(arrays["grad_cam.blue_deep_against_red.raw"], blue.raw)
     assert_allclose(arrays["grad_cam.red_against_blue_deep.raw"], red.raw)
     assert_allclose(arrays["grad_cam.top_class_against_its_rival.raw"], red.raw)
@@ -78,9 +74,7 @@ def test_a_contrast(here: Path) -> None:
 
 def test_a_name_of_two_classes_is_refused(here: Path) -> None:
     (here / "names.txt").write_text("crane\ncrane\n")
-    message = refused(
-        "explain", "nets:Colours", "squares.png", "--size", 16, "--class", "crane", "--class-names", "names.txt"
-    )
+    message = refused("nets:Colours", "squares.png", "--size", 16, "--class", "crane", "--class-names", "names.txt")
     assert "pass the id, one of 0, 1" in message
 
 
@@ -100,4 +94,4 @@ def test_heatmaps_are_never_taken_for_images(here: Path) -> None:
     for _ in range(2):
         run("explain", "nets:Colours", ".", "--recursive", "--size", 16)
         assert [entry["name"] for entry in results_of(here / "fe_gradcam_output")["images"]] == ["squares"]
-    assert "'--output'" in refused("explain", "nets:Colours", ".", "--size", 16, "--output", ".")
+    assert "'--output'" in refused("nets:Colours", ".", "--size", 16, "--output", ".")

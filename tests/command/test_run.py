@@ -1,4 +1,4 @@
-"""The command line on real files: photos with the pretrained classifier, squares with nets worked out by hand."""
+"""Runs on real files and what they write: photos with the pretrained classifier, squares with nets made by hand."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from fe_gradcam import Contrast, explain, explain_many
 from fe_gradcam.drawing import sheet as compose
 from fe_gradcam.loading import photos as photo
 from fe_gradcam.loading.photos import Preparation
-from tests.command.running import arrays_of, found_in, heat_of, pixels, refused, results_of, run
-from tests.models.squares import BLUE, as_input, keras_colours, squares
+from tests.command.running import arrays_of, colours, found_in, heat_of, pixels, refused, results_of, run
+from tests.models.squares import BLUE, RED, as_input, keras_colours, squares
 
 
 @pytest.fixture(scope="module")
@@ -130,16 +130,13 @@ def test_preparation_is_that_of_the_help(here: Path) -> None:
     common = ("explain", "nets:Colours", "wide.png", "--size", "20x30", "--mean", "0.1,0.2,0.3", "--std", "2,3,4")
     run(*common, "--output", "crop")
     run(*common, "--output", "byte", "--value-range", "byte", "--fit", "stretch")
-    import nets
-
     cut = ImageOps.fit(Image.fromarray(wide), (30, 20), Image.Resampling.BILINEAR)
     stretched = Image.fromarray(wide).resize((30, 20), Image.Resampling.BILINEAR)
     for name, small, divisor in (("crop", cut, 255), ("byte", stretched, 1)):
         pixel = np.array(small, np.float32) / divisor
         images = ((pixel - [0.1, 0.2, 0.3]) / [2, 3, 4]).astype(np.float32).transpose(2, 0, 1)[None]
-        assert_allclose(
-            arrays_of(here / name, "wide")["grad_cam.pred.raw"], explain(nets.Colours(), images).raw, rtol=1e-4
-        )
+        raw = arrays_of(here / name, "wide")["grad_cam.pred.raw"]
+        assert_allclose(raw, explain(colours(), images).raw, rtol=1e-4)
         assert pixels(here / name / "wide.grad_cam.pred.png").shape == (20, 30, 3)
     (crop,), (byte,) = results_of(here / "crop")["images"], results_of(here / "byte")["images"]
     assert crop["size"] == byte["size"] == [40, 90]
@@ -204,7 +201,7 @@ def test_images_are_held_batch_by_batch(here: Path, monkeypatch: pytest.MonkeyPa
 def test_a_run_that_breaks_off_keeps_what_there_is(here: Path) -> None:
     for at in range(8):
         Image.fromarray(squares()).save(here / f"image{at}.png")
-    message = refused("explain", "nets:FailsLater", ".", "--size", 16, "--batch-size", 2)
+    message = refused("nets:FailsLater", ".", "--size", 16, "--batch-size", 2)
     assert "RuntimeError: the third batch is too much" in message
     assert "nets.py, line" in message
     assert len(results_of(here / "fe_gradcam_output")["images"]) == 4
@@ -219,9 +216,7 @@ def test_an_output_that_cannot_be_written(here: Path) -> None:
 
 def test_layers_are_fused(here: Path) -> None:
     arrays = heat_of(here, "--layer", "conv", "--layer", 2, "--fuse", "max", "--class", 0)
-    import nets
-
-    expected = explain(nets.Colours(), as_input(squares()), layer=["conv", "relu"], fuse="max", target=0)
+    expected = explain(colours(), as_input(squares()), layer=["conv", "relu"], fuse="max", target=0)
     assert_allclose(arrays["grad_cam.0.values"], expected.values)
     assert str(arrays["layer"]) == "max(conv, relu)"
 
@@ -229,8 +224,6 @@ def test_layers_are_fused(here: Path) -> None:
 def test_methods_with_parameters(here: Path) -> None:
     asked = ["is_cam", "is_cam:samples=2", "ss_cam: noise = 0.5, samples=3", "is_cam", "occlusion:fill=None,patch=4"]
     arrays = heat_of(here, *(part for method in asked for part in ("--method", method)), "--class", 0)
-    import nets
-
     expected = {
         "is_cam": "is_cam",
         "is_cam(samples=2)": ("is_cam", {"samples": 2}),
@@ -240,7 +233,7 @@ def test_methods_with_parameters(here: Path) -> None:
     (entry,) = results_of(here / "out")["images"]
     assert [one["method"] for one in entry["heatmaps"]] == list(expected)
     for label, method in expected.items():
-        heatmap = explain(nets.Colours(), as_input(squares()), method=method, target=0)
+        heatmap = explain(colours(), as_input(squares()), method=method, target=0)
         assert_allclose(arrays[f"{label}.0.values"], heatmap.values, atol=1e-5)
     assert [one["overlay"] for one in entry["heatmaps"]] == [
         "squares.is_cam.0.png",
@@ -261,9 +254,7 @@ def test_smoothing_and_seed(here: Path) -> None:
         options = [part for one in smooth for part in ("--smooth", one)]
         arrays = heat_of(here, "--method", "score_cam", "--class", "0:1", "--layer", "conv", *options)
         raws.append(arrays["score_cam.0_against_1.raw"])
-    import nets
-
-    net, image = nets.Colours(), as_input(picture)
+    net, image = colours(), as_input(picture)
     asked: dict[str, Any] = {"method": "score_cam", "target": Contrast(0, 1), "layer": "conv"}
     for raw, smooth in zip(raws, smooths, strict=True):
         assert_allclose(raw, explain(net, image, smooth=smooth, **asked).raw, atol=1e-6)
@@ -279,10 +270,8 @@ def test_an_output_by_name_or_position(here: Path) -> None:
     for output in ("scores", "0"):
         run("explain", "nets:Parts", "squares.png", "--size", 16, "--class", 1, "--model-output", output)
         assert_allclose(arrays_of(here / "fe_gradcam_output", "squares")["grad_cam.1.values"], expected)
-    assert "--model-output 'score'" in refused(
-        "explain", "nets:Parts", "squares.png", "--size", 16, "--model-output", "score"
-    )
-    assert "pass --model-output with the name" in refused("explain", "nets:Parts", "squares.png", "--size", 16)
+    assert "--model-output 'score'" in refused("nets:Parts", "squares.png", "--size", 16, "--model-output", "score")
+    assert "pass --model-output with the name" in refused("nets:Parts", "squares.png", "--size", 16)
 
 
 def test_a_grey_model_by_its_first_convolution(here: Path) -> None:
@@ -294,7 +283,7 @@ def test_a_grey_model_by_its_first_convolution(here: Path) -> None:
     assert_array_equal(colour, grey)
     drawn = pixels(output / "grey.grad_cam.0.png")
     assert_array_equal(drawn[0, 15], [0, 0, 0])
-    assert "--channels" in refused("explain", "nets:grey", "squares.png", "--size", 16, "--channels", 3)
+    assert "--channels" in refused("nets:grey", "squares.png", "--size", 16, "--channels", 3)
 
 
 def test_folders_are_searched_to_their_ground(here: Path) -> None:
@@ -310,9 +299,7 @@ def test_folders_are_searched_to_their_ground(here: Path) -> None:
 
 def test_weights_are_loaded(here: Path) -> None:
     run("explain", "nets:wrapped", "squares.png", "--size", 16, "--output", "out", "--device", "cpu")
-    import nets
-
-    net = nets.Colours()
+    net = colours()
     with torch.no_grad():
         net.fc.weight.copy_(net.fc.weight.flip(0))
     torch.save(net.state_dict(), "w.pt")
@@ -332,11 +319,9 @@ def test_a_keras_file_is_explained_at_its_size(here: Path) -> None:
     assert_allclose(arrays["layer_cam.1.values"], expected.values, atol=1e-5)
     assert arrays["layer_cam.1.values"][0][BLUE].min() > 0.5
     assert results_of(here / "out")["preprocessing"]["size"] == [16, 16]
-    assert "--size 32x32 does not fit the model, which takes 16x16" in refused(
-        "explain", "model.keras", "large.png", "--size", 32
-    )
-    assert "--channels 1 does not fit" in refused("explain", "model.keras", "large.png", "--channels", 1)
-    assert "--device 'cpu' is for PyTorch" in refused("explain", "model.keras", "large.png", "--device", "cpu")
+    assert "--size 32x32 does not fit the model, which takes 16x16" in refused("model.keras", "large.png", "--size", 32)
+    assert "--channels 1 does not fit" in refused("model.keras", "large.png", "--channels", 1)
+    assert "--device 'cpu' is for PyTorch" in refused("model.keras", "large.png", "--device", "cpu")
 
 
 def test_a_model_that_scales_its_images_itself(here: Path) -> None:
@@ -345,3 +330,58 @@ def test_a_model_that_scales_its_images_itself(here: Path) -> None:
     byte = run("explain", "scaled.keras", "squares.png", "--value-range", "byte", "--class", 0)
     assert "Warning" not in byte.stderr
     assert arrays_of(here / "fe_gradcam_output", "squares")["grad_cam.0.scores"] == pytest.approx(8 * 0.25)
+
+
+def test_equal_stems_do_not_overwrite_each_other(here: Path) -> None:
+    reds = {}
+    for at, name in enumerate(("one/cat.png", "two/cat.png", "one/Cat.bmp", "three/one_cat.png")):
+        path = here / name
+        path.parent.mkdir(exist_ok=True)
+        reds[name] = 100 + 50 * at
+        Image.new("RGB", (16, 16), (reds[name], 0, 0)).save(path)
+    run("explain", "nets:Colours", *reds, "--size", 16, "--output", "out")
+    entries = results_of(here / "out")["images"]
+    names = [entry["name"].casefold() for entry in entries]
+    assert len(set(names)) == 4
+    assert names[1] == "two_cat"
+    assert names[3] == "one_cat"
+    for entry in entries:
+        drawn = pixels(here / "out" / entry["heatmaps"][0]["overlay"])
+        assert entry["arrays"] == f"{entry['name']}.npz"
+        score = arrays_of(here / "out", entry["name"])["grad_cam.pred.scores"]
+        assert_allclose(score, 8 * reds[entry["file"]] / 255, rtol=1e-5)
+        assert drawn.shape == (16, 16, 3)
+
+
+def test_overlays_of_methods_whose_names_are_long_do_not_overwrite_each_other(here: Path) -> None:
+    methods = [f"smooth_grad_cam_plus_plus:samples=10,noise=0.123456789012345{at}" for at in (1, 6)]
+    heat_of(here, *(part for method in methods for part in ("--method", method)), "--class", 0, "--class", 1)
+    (entry,) = results_of(here / "out")["images"]
+    names = [one["overlay"] for one in entry["heatmaps"]]
+    assert len(set(names)) == 4
+    assert all((here / "out" / name).is_file() for name in names)
+    assert all(len(name) < 90 and set(name) <= set("abcdefghijklmnopqrstuvwxyz_.0123456789") for name in names)
+
+
+def test_a_signed_map_with_its_colours(here: Path) -> None:
+    arrays = heat_of(here, "--scaling", "none", "--class", "0:1", "--alpha", 1, "--colormap", "bwr")
+    assert arrays["grad_cam.0_against_1.values"].min() < 0
+    drawn = pixels(here / "out" / "squares.grad_cam.0_against_1.png")
+    assert (drawn[RED] == [255, 0, 0]).all()
+    assert (drawn[BLUE][..., 2] > drawn[BLUE][..., 0]).all()
+    assert (drawn[12, 4] > 250).all(), "white, the middle of the colours, covers the black of the picture"
+    assert results_of(here / "out")["scaling"] == "none"
+
+
+def test_the_grid_has_the_look_of_the_overlays(here: Path) -> None:
+    run("explain", "nets:Colours", "squares.png", "--size", 160, "--alpha", 0.9, "--colormap", "viridis")
+    output = here / "fe_gradcam_output"
+    found_in(pixels(output / "grid.png"), pixels(output / "squares.grad_cam.pred.png"))
+
+
+def test_no_evidence_is_said(here: Path) -> None:
+    result = run("explain", "nets:zeros", "squares.png", "--size", 16)
+    (entry,) = results_of(here / "fe_gradcam_output")["images"]
+    assert entry["heatmaps"][0]["blank"] is True
+    assert "no evidence" in result.stdout
+    assert_array_equal(pixels(here / "fe_gradcam_output" / "squares.grad_cam.pred.png"), squares())

@@ -34,20 +34,13 @@ def save_weights(path: Path, kind: str) -> None:
         torch.save({f"{kind}{name}": value for name, value in state.items()}, path)
 
 
-@pytest.mark.parametrize(
-    ("file", "kind"),
-    [
-        ("w.pt", ""),
-        ("w.pth", "module."),
-        ("w.pt", "_orig_mod.module."),
-        ("w.ckpt", "state_dict"),
-        ("w.pt", "model_state_dict"),
-        ("w.pt", "model"),
-        ("w.safetensors", "safetensors"),
-    ],
-)
+SUFFIXES = {"module.": "pth", "state_dict": "ckpt", "safetensors": "safetensors"}
+
+
+@pytest.mark.parametrize("kind", ["", "_orig_mod.module.", "model_state_dict", "model", *SUFFIXES])
 @pytest.mark.parametrize("model", ["nets:Colours", "nets:wrapped"])
-def test_weights(here: Path, file: str, kind: str, model: str) -> None:
+def test_weights(here: Path, kind: str, model: str) -> None:
+    file = f"w.{SUFFIXES.get(kind, 'pt')}"
     sys.path.insert(0, str(here))
     save_weights(here / file, kind)
     heat = explain(load_model(model, file).model, as_input(squares()), target=0).values[0]

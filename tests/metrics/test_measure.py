@@ -106,7 +106,6 @@ def test_how_a_metric_is_asked_for() -> None:
     ("given", "error", "says"),
     [
         ("deletoin", UnknownNameError, "did you mean 'deletion'"),
-        (("deletion", {"step": 3}), UnknownNameError, "has no parameter 'step'; did you mean 'steps'"),
         (("sanity", {"step": 3}), UnknownNameError, "none, this metric has no parameters"),
         (("deletion", {"steps": 0}), ArgumentError, "steps=0 is not accepted. Accepted: an integer from 1"),
         (("deletion", {"baseline": "noise"}), ArgumentError, "a number or 'mean' or 'blur'"),
