@@ -1,5 +1,3 @@
 """The folder that these tests work in."""
 
-from tests.models.squares import here
-
-__all__ = ["here"]
+from tests.models.squares import here as here

@@ -57,13 +57,15 @@ class Skips(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         before = torch.relu(self.front(x))
-        maps = self.layer(before)
+        return self.behind(self.layer(before), before)
+
+    def behind(self, maps: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         if self.how == "concatenated":
             maps = torch.cat([maps, before], 1)
         elif self.how == "added":
             maps = maps + before
         elif self.how == "viewed":
-            maps = torch.relu(maps).view(len(x), 4, -1)[..., None]
+            maps = torch.relu(maps).view(len(maps), 4, -1)[..., None]
         elif self.how == "written to before":
             before.mul_(2)
             maps = maps + before
@@ -76,26 +78,13 @@ class Skips(nn.Module):
 def test_ablation_by_hand_whatever_leads_past_the_layer(how: str) -> None:
     model, images = Skips(how).eval(), torch.randn(3, 3, 5, 6)
     heatmap = explain(model, images, method="ablation_cam", layer="layer", target=1, batch_size=3)
-    kept: list[torch.Tensor] = []
-
-    def score(channel: int | None) -> torch.Tensor:
-        def hook(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
-            changed = output.clone()
-            if channel is None:
-                kept.append(output.clone())
-            else:
-                changed[:, channel] = 0
-            return changed
-
-        handle = model.layer.register_forward_hook(hook)
-        with torch.no_grad():
-            found = model(images)[:, 1]
-        handle.remove()
-        return found
-
-    whole = score(None)
-    weights = torch.stack([(whole - score(channel)) / whole.abs() for channel in range(4)], 1)
-    expected = (weights[:, :, None, None] * kept[0]).sum(1)
+    with torch.no_grad():
+        before = torch.relu(model.front(images))
+        maps, whole = model.layer(before), model(images)[:, 1]
+        gone = [maps * (torch.arange(4) != channel)[:, None, None] for channel in range(4)]
+        drops = [whole - model.behind(changed, before.clone())[:, 1] for changed in gone]
+    weights = torch.stack(drops, 1) / whole.abs()[:, None]
+    expected = (weights[:, :, None, None] * maps).sum(1)
     assert_allclose(heatmap.raw, expected, atol=1e-5 * float(expected.abs().max()))
 
 
@@ -112,19 +101,13 @@ def test_ablation_by_hand_in_keras(how: str) -> None:
     model = tf.keras.Model(inputs, head(both))
     images = np.random.randn(3, 5, 6, 3).astype(np.float32)
     heatmap = explain(model, images, method="ablation_cam", layer="layer", target=1, batch_size=3)
-    outputs = tf.keras.Model(inputs, [maps, before])(images)
-    activations, past = (output.numpy() for output in outputs)
-
-    def score(changed: np.ndarray) -> np.ndarray:
-        joined = changed + past if how == "added" else np.concatenate([changed, past], -1)
-        return head(joined).numpy()[:, 1]
-
-    whole, weights = score(activations), []
-    for channel in range(4):
-        changed = activations.copy()
-        changed[..., channel] = 0
-        weights.append((whole - score(changed)) / np.abs(whole))
-    expected = np.einsum("kn,nhwk->nhw", weights, activations)
+    activations, past = (output.numpy() for output in tf.keras.Model(inputs, [maps, before])(images))
+    gone = [activations * (np.arange(4) != channel) for channel in range(4)]
+    whole, *scores = (
+        head(changed + past if how == "added" else np.concatenate([changed, past], -1)).numpy()[:, 1]
+        for changed in (activations, *gone)
+    )
+    expected = np.einsum("kn,nhwk->nhw", (whole - np.array(scores)) / np.abs(whole), activations)
     assert_allclose(heatmap.raw, expected, atol=1e-5 * np.abs(expected).max())
 
 
