@@ -14,13 +14,7 @@ from fe_gradcam.types import Reshape
 def backend_for(
     model: Any, model_output: ModelOutput = None, reshape: Reshape | None = None, *, of_pixels: bool = False
 ) -> Backend:
-    """The backend of the framework that `model` belongs to.
-
-    Args:
-        model: A torch.nn.Module or a tf.keras.Model.
-        model_output: Which of its outputs holds the scores; None where that is plain.
-        reshape: How a layer's output becomes a map; None recognises it.
-        of_pixels: Whether a segmentation is explained.
+    """The backend of the framework that `model` belongs to; `of_pixels` says whether a segmentation is explained.
 
     Raises:
         UnsupportedModelError: It is neither a torch.nn.Module nor a tf.keras.Model.

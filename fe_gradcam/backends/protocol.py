@@ -297,5 +297,5 @@ class Backend(ABC):
         """Whether attentions that go over so many tokens each go over all of the image."""
         if len(set(tokens)) != 1:
             return False
-        found = self._reshape or token_grid(next(iter(tokens)), self._seen(inputs).maps, self.image_size(inputs))
-        return found is not None
+        count = next(iter(tokens))
+        return bool(self._reshape or token_grid(count, self._seen(inputs).maps, self.image_size(inputs)))

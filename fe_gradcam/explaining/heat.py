@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,8 +25,7 @@ WHOLE_MODEL = "whole model"
 """What the layer is called where a method explains the model whatever the layer."""
 
 
-@dataclass(frozen=True, eq=False)
-class Passes:
+class Passes(NamedTuple):
     """What the passes of one target at one layer yielded.
 
     Scores and classes are reported from the plain one, of the images as they are; the map is the mean of all views.

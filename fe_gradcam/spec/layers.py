@@ -109,10 +109,8 @@ def convolution_layer(infos: Sequence[LayerInfo], name: str | None, conv_only: b
     convolutions = [info for info in infos if info.convolution and info.spatial]
     names = list(dict.fromkeys(info.name for info in convolutions))
     if not convolutions:
-        raise ArgumentError(
-            "target_conv_layer: the model has no convolution layer whose output is larger than 1x1. "
-            "fe_gradcam.explain takes any layer."
-        )
+        said = "the model has no convolution layer whose output is larger than 1x1. fe_gradcam.explain takes any layer."
+        raise ArgumentError(f"target_conv_layer: {said}")
     chosen = [info for info in convolutions if name is None or info.name == name]
     if not chosen:
         raise ArgumentError(

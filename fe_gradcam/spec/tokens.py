@@ -101,18 +101,15 @@ def as_map(
     *,
     channels_first: bool,
 ) -> Tensor:
-    """A layer's output, or the gradients of it, as (N, K, *S).
+    """A layer's output (N, K, *S), (N, *S, K) or of tokens (N, T, K), or the gradients of it, as (N, K, *S).
 
     Args:
-        tensor: (N, K, *S) or (N, *S, K); (N, T, K) of tokens.
+        tensor: Of the layer.
         layer: Its name, for errors.
         size: (H, W) of the images.
         seen: What a pass of the network showed; asked only where it matters.
         reshape: The user's own; None recognises tokens and channels last.
         channels_first: Whether the framework has channels first; some transformers have them last even so.
-
-    Raises:
-        ArgumentError: It is no map, and cannot be made one.
     """
     if reshape is not None:
         made = reshape(tensor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -101,20 +100,16 @@ class Front(TorchFunctionMode):
         self._rows, self._at, self.left = rows, 0, False
         return self
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if self.left:
-            return func(*args, **(kwargs or {}))
-        if self._rows is None:
-            out = func(*args, **(kwargs or {}))
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._rows is not None and not self.left:
+            kept = self._kept[self._at] if self._at < len(self._kept) else None  # a mode must not raise: exits use it
+            self._at += 1
+            if isinstance(kept, Tensor) and kept.dim() and len(kept) == 1:
+                return kept.expand(self._rows, *kept.shape[1:])
+        out = func(*args, **(kwargs or {}))
+        if self._rows is None and not self.left:
             self._kept.append(out.clone() if isinstance(out, Tensor) else None)  # what follows may write in place
-            return out
-        kept = self._kept[self._at] if self._at < len(self._kept) else None  # a mode must not raise: it is in exits too
-        self._at += 1
-        if isinstance(kept, Tensor) and kept.dim() and len(kept) == 1:
-            return kept.expand(self._rows, *kept.shape[1:])
-        return func(*args, **(kwargs or {}))
+        return out
 
 
 class BiasRecorder(TorchFunctionMode):
@@ -132,30 +127,27 @@ class BiasRecorder(TorchFunctionMode):
         if not scores.requires_grad:
             return [torch.zeros_like(value, dtype=torch.float32) for value in values]
         gradients = torch.autograd.grad(scores, tensors, torch.ones_like(scores), allow_unused=True)
-        terms = [
-            torch.zeros_like(tensor, dtype=torch.float32)
-            if gradient is None
-            else value.detach().float() * gradient.float()
-            for tensor, value, gradient in zip(tensors, values, gradients, strict=True)
-        ]
-        last = [tensor in self._channels_last for tensor in tensors]
-        return [term.movedim(-1, 1) if turned else term for term, turned in zip(terms, last, strict=True)]
+        terms = []
+        for tensor, value, gradient in zip(tensors, values, gradients, strict=True):
+            term = torch.zeros_like(tensor, dtype=torch.float32)
+            if gradient is not None:
+                term = value.detach().float() * gradient.float()
+            terms.append(term.movedim(-1, 1) if tensor in self._channels_last else term)
+        return terms
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         first: Any = args[0] if args else kwargs.get("input")
         before = first.detach().clone() if name in CURVED else None  # it may be written over
         out = func(*args, **kwargs)
         if (name in AFFINE or name in CURVED) and out.requires_grad:
-            others = partial(func, **{key: value for key, value in kwargs.items() if key != "input"})
+            others = {key: value for key, value in kwargs.items() if key != "input"}
             if before is None:
                 with torch.no_grad():
-                    self._met.append((out, others(torch.zeros_like(first), *args[1:])))
+                    self._met.append((out, func(torch.zeros_like(first), *args[1:], **others)))
             else:
-                self._met.append((out, _intercept(lambda given: others(given, *args[1:]), before)))
+                self._met.append((out, _intercept(lambda given: func(given, *args[1:], **others), before)))
             goes_on: Tensor = out.clone()  # what follows may write in place
             if name == "linear" or first in self._channels_last:
                 self._channels_last[out] = self._channels_last[goes_on] = True

@@ -169,9 +169,7 @@ class Recorder(TorchFunctionMode):
         except RuntimeError:  # a view that was made without gradients
             return taken
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         first: Any = args[0] if args else kwargs.get("input")
@@ -192,14 +190,11 @@ class Recorder(TorchFunctionMode):
             self._follow(func, name, before, out, args, kwargs)
         return out
 
-    def _follow(
-        self, func: Any, name: str, first: Tensor, out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def _follow(self, func: Any, name: str, first: Tensor, out: Any, args: Any, kwargs: dict[str, Any]) -> None:
         if name in _HEADS:
             axis = kwargs.get("dim", args[1] if len(args) > 1 and isinstance(args[1], int) else -1)
             classes = first.shape[-1 if axis is None else axis] if first.dim() else 1
-            head = Head(first, _HEADS[name], classes)
-            self._links[out] = _Link(first, out._version, head=head)
+            self._links[out] = _Link(first, out._version, head=Head(first, _HEADS[name], classes))
             return
         if first not in self._links or (name not in _MONOTONE and name not in _REARRANGING):
             return
@@ -224,12 +219,10 @@ def _version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
-def with_first(output: tuple[Any, ...], first: Tensor) -> tuple[Any, ...]:
+def with_first(output: Any, first: Tensor) -> Any:
     """The same tuple, named or not, with another first element."""
-    named: Any = output
-    if hasattr(named, "_replace"):
-        replaced: tuple[Any, ...] = named._replace(**{named._fields[0]: first})
-        return replaced
+    if hasattr(output, "_replace"):
+        return output._replace(**{output._fields[0]: first})
     return (first, *output[1:])
 
 
@@ -239,8 +232,7 @@ class Lister(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.met: list[tuple[nn.Module, tuple[int, ...]]] = []
-        """Each module that returned a tensor, or a tuple that begins with one, in the order in which they did, and
-        the tensor's shape."""
+        """Each module that returned a tensor, or a tuple that begins with one, in their order, and its shape."""
         self.activations: dict[int, str] = {}
         """By position in `met`: the activation function that takes this output up directly."""
         self.names: dict[nn.Module, str] = {}
@@ -278,9 +270,7 @@ class Lister(TorchFunctionMode):
             self._pending[first] = len(self.met)
             self.met.append((module, tuple(first.shape)))
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         first = args[0] if args else kwargs.get("input")
         name = getattr(func, "__name__", "")
