@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
@@ -22,6 +23,8 @@ from fe_gradcam import (
     gen_dl_model_heatmap,
 )
 from tests.models.toys import IMAGE, TOYS
+
+of = tf.keras.layers
 
 A0 = IMAGE[0]
 A1 = np.array([[2, 1, 0], [0, 0, 0]], np.float32)
@@ -70,9 +73,6 @@ class Rectified(nn.Conv2d):
 
 
 def keras_conv(form: str) -> Any:
-    import tensorflow as tf
-
-    of = tf.keras.layers
     toy, _, _ = TOYS["keras"]("pooled")
     inputs = tf.keras.Input((2, 3, 1))
     inside = {"inside the layer": "relu", "inside the layer, ReLU6": "relu6"}.get(form)
@@ -150,9 +150,6 @@ def any_size(framework: str) -> Any:
     if framework == "torch":
         conv = [nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3)]
         return nn.Sequential(*conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
-    import tensorflow as tf
-
-    of = tf.keras.layers
     inputs = tf.keras.Input((None, None, 3))
     x = of.Conv2D(4, 3, activation="relu")(of.Conv2D(5, 3, activation="relu")(inputs))
     return tf.keras.Model(inputs, of.Dense(2)(of.GlobalAveragePooling2D()(x)))
@@ -247,9 +244,6 @@ def test_no_relu_behind_the_convolution_is_an_error(framework: str) -> None:
         )
         names = ("2", "0")
     else:
-        import tensorflow as tf
-
-        of = tf.keras.layers
         first, last = of.Conv2D(2, 3, activation="relu", name="first"), of.Conv2D(2, 3, activation="swish", name="last")
         inputs = tf.keras.Input((8, 8, 1))
         model, names = tf.keras.Model(inputs, of.GlobalAveragePooling2D()(last(first(inputs)))), ("last", "first")
@@ -274,9 +268,6 @@ def test_a_relu_behind_a_sum_is_not_that_of_the_convolution() -> None:
 
 
 def test_volumes_have_relus_behind_batch_norms_too() -> None:
-    import tensorflow as tf
-
-    of = tf.keras.layers
     inputs = tf.keras.Input((4, 5, 6, 1))
     x = of.ReLU()(of.BatchNormalization()(of.Conv3D(3, 2)(inputs)))
     keras = tf.keras.Model(inputs, of.Dense(2)(of.GlobalAveragePooling3D()(x)))
@@ -306,8 +297,6 @@ def test_nothing_that_is_passed_in_is_changed(framework: str) -> None:
 
 
 def test_samples_as_tensors_of_either_framework() -> None:
-    import tensorflow as tf
-
     model, image, _ = TOYS["torch"]("pooled")
     expected = gen_dl_model_heatmap(model, {"image": image[0]})
     tracked = torch.from_numpy(image[0]).requires_grad_()
@@ -395,11 +384,7 @@ MISTAKES: list[tuple[dict[str, Any], type[CamError], str]] = [
     ({"gen_param": {"class_names": 3}}, ArgumentError, r"gen_param\['class_names'\]=3 is not accepted"),
     ({"gen_param": {"batch_size": 0}}, ArgumentError, r"gen_param\['batch_size'\]=0 .*Accepted: an integer from 1"),
     ({"gen_param": {"batch_size": None}}, ArgumentError, r"gen_param\['batch_size'\]=None is not accepted"),
-    (
-        {"gen_param": {"seed": -1}},
-        ArgumentError,
-        r"gen_param\['seed'\]=-1 .* Accepted: an integer from 0",
-    ),
+    ({"gen_param": {"seed": -1}}, ArgumentError, r"gen_param\['seed'\]=-1 .* Accepted: an integer from 0"),
     ({"gen_param": {"seed": True}}, ArgumentError, r"gen_param\['seed'\]=True is not accepted"),
     ({"gen_param": {"smooth": "augmant"}}, ArgumentError, r"gen_param\['smooth'\]='augmant' .*did you mean 'augment'"),
     ({"gen_param": {"smoth": "eigen"}}, UnknownNameError, "did you mean 'smooth'"),

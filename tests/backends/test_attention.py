@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import torch
 import torch.nn.functional as F
 from numpy.testing import assert_allclose
@@ -194,8 +195,6 @@ def test_transformers_of_hugging_face(name: str) -> None:
 
 def keras_transformer(nested: bool = False) -> Any:
     """The network of Transformer in Keras with its weights, as one flat functional model or with layers for blocks."""
-    import tensorflow as tf
-
     layers, net = tf.keras.layers, Transformer()
 
     class First(layers.Layer):
@@ -264,8 +263,6 @@ def test_keras_is_what_autograd_says(nested: bool) -> None:
 
 
 def tf_log(value: Any) -> Any:
-    import tensorflow as tf
-
     return tf.math.log(value)
 
 
@@ -388,8 +385,6 @@ def test_reshape_says_where_the_tokens_of_the_image_are() -> None:
 
 @pytest.mark.slow
 def test_keras_refuses_a_head_that_goes_by_the_number_of_images() -> None:
-    import tensorflow as tf
-
     class Counts(tf.keras.Model):
         def __init__(self) -> None:
             super().__init__()

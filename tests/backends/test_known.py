@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import torch
 from numpy.testing import assert_allclose
 from torch import nn
@@ -24,8 +25,6 @@ from fe_gradcam.spec.tokens import Seen
 
 def many_layers(count: int) -> Any:
     """A Keras classifier of many layers that makes its probabilities by hand, so that no softmax is found."""
-    import tensorflow as tf
-
     layers = tf.keras.layers
     inputs = tf.keras.Input((6, 6, 1))
     x = layers.Conv2D(3, 3)(inputs)
@@ -39,8 +38,6 @@ def many_layers(count: int) -> Any:
 @pytest.mark.filterwarnings("ignore:The model's outputs are probabilities")
 def test_how_outputs_read_outlives_any_number_of_compiled_functions() -> None:
     """Read as logits instead of log p, the heat of ablation_cam would be off by several times its own maximum."""
-    import tensorflow as tf
-
     model, images = many_layers(40), np.random.default_rng(0).normal(size=(2, 6, 6, 1)).astype(np.float32)
     for at in range(40):
         asked = {"layer": f"layer{at}", "method": "ablation_cam", "target": 1}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import torch
 from numpy.testing import assert_allclose
 from torch import nn
@@ -202,8 +203,6 @@ def torch_by_hand(case: Case, name: str, class_ids: np.ndarray) -> tuple[np.ndar
 
 
 def keras_by_hand(case: Case, name: str, class_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    import tensorflow as tf
-
     model = case.model
     last = model.layers[-1]
     before = model.output if case.entry.head == "logits" else last.input

@@ -7,24 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
-from fe_gradcam import (
-    METHODS,
-    ArgumentError,
-    Augment,
-    Contrast,
-    Rank,
-    UnsupportedModelError,
-    explain,
-    explain_many,
-)
+from fe_gradcam import METHODS, ArgumentError, Augment, Contrast, Rank, UnsupportedModelError, explain, explain_many
 from fe_gradcam.explaining.views import PLAIN, View, eigen_smoothed, smoothing
-from tests.models.toys import TOYS, SmallTorch, small_keras
+from tests.models.kits import KITS
+from tests.models.toys import TOYS
+
+of = tf.keras.layers
 
 FRAMEWORKS = list(TOYS)
 FLIPS = Augment(flips=("horizontal",), factors=(1,))
@@ -45,10 +40,12 @@ def mirrored(images: np.ndarray, axis: int, framework: str) -> np.ndarray:
 @cache
 def small(framework: str) -> tuple[Any, np.ndarray]:
     torch.manual_seed(0)
-    images = np.random.default_rng(0).normal(size=(2, 9, 12, 3)).astype(np.float32)
-    if framework == "torch":
-        return SmallTorch().eval(), images.transpose(0, 3, 1, 2).copy()
-    return small_keras(), images
+    return KITS[framework].small(), batch(0, (2, 9, 12, 3), framework)
+
+
+def batch(seed: int, shape: tuple[int, ...], framework: str) -> np.ndarray:
+    images = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    return np.moveaxis(images, -1, 1).copy() if framework == "torch" else images
 
 
 def columns(framework: str, bias: float = 0.0) -> Any:
@@ -62,9 +59,6 @@ def columns(framework: str, bias: float = 0.0) -> Any:
             net[3].weight.copy_(torch.from_numpy(weights.reshape(8, 2).T))
             net[3].bias.copy_(torch.tensor([0, bias]))
         return net.eval()
-    import tensorflow as tf
-
-    of = tf.keras.layers
     inputs = tf.keras.Input((2, 4, 1))
     x = of.ReLU(name="1")(of.Conv2D(1, 1, use_bias=False, name="conv")(inputs))
     model = tf.keras.Model(inputs, of.Dense(2, name="fc")(of.Flatten()(x)))
@@ -199,16 +193,13 @@ def test_the_map_is_the_mean_over_the_views_each_turned_back(framework: str) -> 
 
 
 def without_biases(framework: str) -> tuple[Any, np.ndarray]:
-    images = np.random.default_rng(1).normal(size=(2, 9, 12, 3)).astype(np.float32)
+    images = batch(1, (2, 9, 12, 3), framework)
     if framework == "torch":
         torch.manual_seed(1)
         conv = [nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), nn.Conv2d(4, 4, 3, bias=False), nn.ReLU()]
         net = nn.Sequential(*conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3, bias=False))
-        return net.eval(), images.transpose(0, 3, 1, 2).copy()
-    import tensorflow as tf
-
+        return net.eval(), images
     tf.keras.utils.set_random_seed(1)
-    of = tf.keras.layers
     inputs = tf.keras.Input((9, 12, 3))
     x = of.Conv2D(4, 3, use_bias=False, activation="relu")(inputs)
     x = of.Conv2D(4, 3, use_bias=False, activation="relu")(x)
@@ -297,13 +288,10 @@ def test_chunks_and_several_at_once_change_nothing(framework: str) -> None:
 
 
 def volumes(framework: str) -> tuple[Any, np.ndarray]:
-    images = np.random.default_rng(2).normal(size=(2, 4, 5, 6, 1)).astype(np.float32)
+    images = batch(2, (2, 4, 5, 6, 1), framework)
     if framework == "torch":
         net = nn.Sequential(nn.Conv3d(1, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(3, 2))
-        return net.eval(), images.transpose(0, 4, 1, 2, 3).copy()
-    import tensorflow as tf
-
-    of = tf.keras.layers
+        return net.eval(), images
     inputs = tf.keras.Input((4, 5, 6, 1))
     x = of.GlobalAveragePooling3D()(of.Conv3D(3, 2, activation="relu")(inputs))
     return tf.keras.Model(inputs, of.Dense(2)(x)), images
@@ -314,10 +302,9 @@ def volumes(framework: str) -> tuple[Any, np.ndarray]:
 def test_volumes(framework: str, method: str) -> None:
     model, images = volumes(framework)
     for axis, augment in ((-1, FLIPS), (-2, Augment(("vertical",), (1,)))):
-        smooth = explain(model, images, method=method, target=0, smooth=(augment, "eigen"), scaling="none")
-        turned = explain(
-            model, mirrored(images, axis, framework), method=method, target=0, smooth=(augment, "eigen"), scaling="none"
-        )
+        asked: dict[str, Any] = {"method": method, "target": 0, "smooth": (augment, "eigen"), "scaling": "none"}
+        smooth = explain(model, images, **asked)
+        turned = explain(model, mirrored(images, axis, framework), **asked)
         assert smooth.values.shape == (2, 4, 5, 6)
         assert np.abs(smooth.raw).max() > 0
         assert_allclose(np.flip(turned.raw, axis), smooth.raw, atol=1e-4 * np.abs(smooth.raw).max())
@@ -336,8 +323,6 @@ def two_inputs(framework: str) -> Any:
                 return self.net(image * number[:, :, None, None])
 
         return Scaled()
-    import tensorflow as tf
-
     number, image = tf.keras.Input((1,)), tf.keras.Input((2, 4, 1))
     net = columns("keras")
     x = tf.keras.layers.Multiply()([image, tf.keras.layers.Reshape((1, 1, 1))(number)])
@@ -376,8 +361,6 @@ class OfBytes(nn.Module):
 def of_bytes(framework: str, dtype: type) -> Any:
     if framework == "torch":
         return OfBytes(torch.from_numpy(np.zeros(1, dtype)).dtype)
-    import tensorflow as tf
-
     inputs = tf.keras.Input((2, 4, 1), dtype=dtype)
     x = tf.keras.layers.Rescaling(1 / 255)(inputs)
     for layer in columns("keras").layers[1:]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import torch
 from numpy.testing import assert_allclose
 from torch import nn
@@ -14,7 +15,10 @@ from torch import nn
 from fe_gradcam import ArgumentError, CamWarning, Segmentation, UnknownNameError, explain, explain_many, list_layers
 from fe_gradcam.spec.tokens import Tokens, channels_last, token_grid
 from fe_gradcam.types import LayerInfo
-from tests.models.toys import IMAGE, TOYS, SmallTorch, small_keras
+from tests.models.kits import KITS
+from tests.models.toys import IMAGE, TOYS, SmallTorch
+
+of = tf.keras.layers
 
 
 @pytest.mark.parametrize(
@@ -101,8 +105,6 @@ def test_tokens_give_the_map_that_they_make_up(form: str, method: str) -> None:
 
 @pytest.mark.parametrize("form", ["tokens", "class token"])
 def test_keras_tokens_give_the_map_that_they_make_up(form: str) -> None:
-    import tensorflow as tf
-
     toy, _, _ = TOYS["keras"]("pooled")
     image = np.kron(IMAGE[..., None], np.ones((1, 4, 4, 1), np.float32))
     wider, _, _ = TOYS["keras"]("pooled")
@@ -221,10 +223,8 @@ def test_a_block_that_returns_a_tuple() -> None:
 
 @pytest.mark.parametrize("framework", ["torch", "keras"])
 def test_several_layers_are_fused(framework: str) -> None:
-    model = SmallTorch().eval() if framework == "torch" else small_keras()
-    images = np.random.default_rng(0).normal(size=(2, 3, 9, 12) if framework == "torch" else (2, 9, 12, 3))
-    images = images.astype(np.float32)
-    names = ["conv1", "conv2"] if framework == "torch" else [model.layers[1].name, "conv2"]
+    model, names = KITS[framework].small(), ["conv1", "conv2"]
+    images = KITS[framework].images(np.random.default_rng(0).normal(size=(2, 9, 12, 3)))
     first, second = explain_many(model, images, layers=names, targets=[1], scaling="scale_before_relu")
     parts = []
     for heatmap in (first, second):
@@ -300,9 +300,6 @@ def volumetric(framework: str, image: np.ndarray) -> tuple[Any, np.ndarray]:
             net[0].weight.copy_(flat.conv.weight[:, :, None])
             net[0].bias.copy_(flat.conv.bias)
         return net, np.repeat(image[:, :, None], 4, 2)
-    import tensorflow as tf
-
-    of = tf.keras.layers
     inputs = tf.keras.Input((4, 2, 3, 1))
     conv = of.Conv3D(2, 1)
     model = tf.keras.Model(inputs, flat.get_layer("fc")(of.GlobalAveragePooling3D()(of.ReLU()(conv(inputs)))))
@@ -341,9 +338,7 @@ def test_a_map_that_lost_an_axis_is_an_error() -> None:
 
 @pytest.mark.parametrize("framework", ["torch", "keras"])
 def test_layers_say_what_they_are(framework: str) -> None:
-    model = SmallTorch().eval() if framework == "torch" else small_keras()
-    images = torch.randn(1, 3, 9, 12)
-    infos = list_layers(model, images if framework == "torch" else images.movedim(1, -1).numpy())
+    infos = list_layers(KITS[framework].small(), KITS[framework].images(np.random.randn(1, 9, 12, 3)))
     convolutions = [info for info in infos if info.convolution]
     assert [info.relu for info in convolutions] == [True, True]  # behind the norm; directly, or fused
     assert [info.shape for info in convolutions] == [(8, 9, 12), (6, 7, 10)]
@@ -385,18 +380,14 @@ def test_the_default_lies_before_a_last_pooling_and_what_hands_it_on(framework: 
     if framework == "torch":
         features = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.5))
         model: Any = nn.Sequential(features, nn.Flatten(), nn.Linear(4 * 5 * 5, 2)).eval()
-        images, expected = torch.rand(1, 1, 12, 12), "0.1"
     else:
-        import tensorflow as tf
-
-        of = tf.keras.layers
         inputs = tf.keras.Input((12, 12, 1))
         pooled = of.MaxPool2D()(of.ReLU(name="rectified")(of.Conv2D(4, 3)(inputs)))
         features = tf.keras.Model(inputs, of.Dropout(0.5)(pooled), name="features")
         outer = tf.keras.Input((12, 12, 1))
         model = tf.keras.Model(outer, of.Dense(2)(of.Flatten()(features(outer))))
-        images, expected = np.random.default_rng(0).random((1, 12, 12, 1)).astype(np.float32), "rectified"
-    assert explain(model, images).layer == expected
+    images = KITS[framework].images(np.random.rand(1, 12, 12, 1))
+    assert explain(model, images).layer == ("0.1" if framework == "torch" else "rectified")
 
 
 def test_a_map_that_is_as_large_as_the_tokens_are_many_is_no_attention() -> None:
@@ -440,16 +431,12 @@ def test_the_default_of_one_output_is_not_that_of_another(framework: str) -> Non
                 return {"early": x.mean((2, 3)), "late": self.b(x).mean((2, 3))}
 
         model: Any = TwoHeads()
-        images = torch.rand(1, 1, 8, 8)
     else:
-        import tensorflow as tf
-
-        of = tf.keras.layers
         inputs = tf.keras.Input((8, 8, 1))
         x = of.Conv2D(3, 3, activation="relu", name="a")(inputs)
         late = of.GlobalAveragePooling2D(name="late")(of.Conv2D(2, 3, name="b")(x))
         model = tf.keras.Model(inputs, [of.GlobalAveragePooling2D(name="early")(x), late])
-        images = np.random.default_rng(0).random((1, 8, 8, 1)).astype(np.float32)
+    images = KITS[framework].images(np.random.rand(1, 8, 8, 1))
     assert explain(model, images, model_output="late").layer == "b"
     early = explain(model, images, model_output="early")
     assert early.layer.startswith("a")
@@ -462,16 +449,12 @@ def test_the_default_of_a_segmentation_lies_before_what_makes_its_scores(framewo
     if framework == "torch":
         head = [nn.Softmax(1)] if softmax else []
         model: Any = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1), *head)
-        images, expected = torch.rand(1, 1, 8, 8), "1"
     else:
-        import tensorflow as tf
-
-        of = tf.keras.layers
         inputs = tf.keras.Input((8, 8, 1))
         x = of.Conv2D(4, 3, activation="relu", name="features")(inputs)
         model = tf.keras.Model(inputs, of.Conv2D(2, 1, activation="softmax" if softmax else None)(x))
-        images, expected = np.random.default_rng(0).random((1, 8, 8, 1)).astype(np.float32), "features"
-    assert explain(model, images, target=Segmentation(0)).layer == expected
+    images = KITS[framework].images(np.random.rand(1, 8, 8, 1))
+    assert explain(model, images, target=Segmentation(0)).layer == ("1" if framework == "torch" else "features")
 
 
 def test_the_default_is_looked_for_without_a_word() -> None:

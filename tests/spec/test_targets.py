@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import torch
 from numpy.testing import assert_allclose
 from torch import nn
@@ -111,8 +112,6 @@ def linear(framework: str, classes: int) -> Any:
         with torch.no_grad():
             net.places.weight.copy_(torch.eye(classes)[:, :, None, None])
         return net
-    import tensorflow as tf
-
     inputs = tf.keras.Input((2, 2, classes))
     places = tf.keras.layers.Conv2D(classes, 1, use_bias=False, name="places")(inputs)
     model = tf.keras.Model(inputs, tf.keras.layers.GlobalAveragePooling2D()(places))
@@ -139,8 +138,6 @@ class TorchSegmentation(nn.Module):
 def segmentation(framework: str, softmax: bool = False) -> tuple[Any, np.ndarray, str]:
     if framework == "torch":
         return TorchSegmentation(softmax), IMAGE[:, None], "base.relu"
-    import tensorflow as tf
-
     toy, image, layer = TOYS["keras"]("pooled")
     classes = tf.keras.layers.Conv2D(2, 1, use_bias=False, activation="softmax" if softmax else None)
     model = tf.keras.Model(toy.input, classes(toy.get_layer(layer).output))
@@ -231,8 +228,6 @@ def test_a_regression_has_no_classes(framework: str, columns: int) -> None:
     if columns == 1 and framework == "torch":
         model.head = Column()
     elif columns == 1:
-        import tensorflow as tf
-
         model = tf.keras.Model(model.input, model.output[:, 0])
     result = gen_dl_model_heatmap(model, {"image": image[0]}, target_classes=OutputValue(0))
     assert result["classification_class_ids"] == []

@@ -10,11 +10,7 @@ import pytest
 import tensorflow as tf
 from numpy.testing import assert_allclose
 
-from fe_gradcam import (
-    UnsupportedModelError,
-    explain,
-    list_layers,
-)
+from fe_gradcam import UnsupportedModelError, explain, list_layers
 from fe_gradcam.backends.keras.compiled import FUNCTIONS
 from tests.models.toys import keras_toy, small_keras
 
@@ -166,16 +162,6 @@ def test_integer_images() -> None:
     images = np.random.randint(0, 256, (2, 9, 12, 3)).astype(np.uint8)
     expected = explain(model, images.astype(np.float32), target=1)
     assert_allclose(explain(model, images, target=1).raw, expected.raw, atol=1e-6)
-
-
-def test_several_outputs_are_named() -> None:
-    model = small_keras()
-    several = tf.keras.Model(model.input, [model.output, model.output])
-    images = np.random.randn(2, 9, 12, 3).astype(np.float32)
-    with pytest.raises(UnsupportedModelError, match="model returns a list"):
-        explain(several, images)
-    by_callable = explain(several, images, target=lambda outputs: outputs[1][:, 2])
-    assert_allclose(by_callable.raw, explain(model, images, target=2).raw, atol=1e-6)
 
 
 def test_what_is_no_keras_model_is_named(tmp_path: Any) -> None:

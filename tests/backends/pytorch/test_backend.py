@@ -14,14 +14,7 @@ import torch
 from numpy.testing import assert_allclose
 from torch import nn
 
-from fe_gradcam import (
-    ArgumentError,
-    CamWarning,
-    GradientError,
-    UnsupportedModelError,
-    explain,
-    list_layers,
-)
+from fe_gradcam import ArgumentError, CamWarning, GradientError, UnsupportedModelError, explain, list_layers
 from tests.models.kits import KITS
 from tests.models.toys import SmallTorch, torch_toy
 
@@ -274,19 +267,6 @@ def test_two_inputs() -> None:
     assert_allclose(
         explain(model, (left, right), target=1).raw, explain(model.inside, left + right, target=1).raw, atol=1e-6
     )
-
-
-def test_an_output_that_is_no_table_is_named() -> None:
-    class Dict(SmallTorch):
-        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:  # type: ignore[override]
-            classes = super().forward(x)
-            return {"classes": classes, "other": 2 * classes}
-
-    model, images = Dict(), torch.randn(2, 3, 9, 12)
-    with pytest.raises(UnsupportedModelError, match=r"returns a dict of \{classes: \(2, 5\), other: \(2, 5\)\}"):
-        explain(model, images, layer="conv1")
-    by_callable = explain(model, images, layer="conv1", target=lambda output: output["classes"][:, 1])
-    assert not by_callable.blank.all()
 
 
 def test_what_is_no_model_is_named() -> None:
