@@ -143,7 +143,9 @@ def gen_dl_model_heatmap(
     for target in targets:
         resolve_target(target, 1, param.of_route.class_names)
     several = not isinstance(dl_sample, Mapping)
-    images = [_image(sample, at) for at, sample in enumerate(_samples(dl_sample))]
+    if several and (isinstance(dl_sample, (str, bytes)) or not isinstance(dl_sample, Sequence)):
+        raise ArgumentError(f"dl_sample is a {type(dl_sample).__name__}. Accepted: a dict, or a sequence of dicts.")
+    images = [_image(sample, at) for at, sample in enumerate(dl_sample if several else [dl_sample])]
     layers: dict[Any, LayerRef] = {}
     results: list[dict[str, Any]] = [{} for _ in images]
     for rows in _of_one_size(images, param.batch_size):
@@ -178,14 +180,6 @@ def _layer(model: Any, inputs: Inputs, param: GenParam) -> LayerRef:
     layer = param.target_conv_layer
     name = None if layer is None else backend.resolve(layer).name
     return convolution_layer(backend.layers(inputs.rows(slice(1))), name, TRUE_OR_FALSE[param.use_conv_only])
-
-
-def _samples(given: Any) -> list[Any]:
-    if isinstance(given, Mapping):
-        return [given]
-    if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
-        raise ArgumentError(f"dl_sample is a {type(given).__name__}. Accepted: a dict, or a sequence of dicts.")
-    return list(given)
 
 
 def _image(sample: Any, at: int) -> tuple[Any, ...]:

@@ -40,10 +40,9 @@ class Recent(Generic[Kept]):
 
     def get(self, key: Hashable) -> Kept | None:
         """What is kept under a key, or None."""
-        if key not in self._kept:
-            return None
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
 
     def put(self, key: Hashable, value: Kept) -> Kept:
         """Keeps a value, and returns it."""

@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from fe_gradcam.backends.known import Known, Reading, known_of, sums_to_one, wit
 from fe_gradcam.backends.scoring import Scored
 from fe_gradcam.errors import CamError, CamWarning, UnsupportedModelError
 from fe_gradcam.spec.images import Inputs
-from fe_gradcam.spec.layers import default_layer
+from fe_gradcam.spec.layers import default_layer, with_maps
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.resolved import ResolvedTarget, resolve_target
 from fe_gradcam.spec.tokens import Seen, as_map, pulled_back, token_grid
@@ -49,8 +50,7 @@ class Query:
         return not all(target.kind == "value" for target in self.targets)
 
 
-@dataclass(frozen=True, eq=False)
-class Passed:
+class Passed(NamedTuple):
     """What one pass yields.
 
     Attributes:
@@ -86,9 +86,9 @@ class Backend(ABC):
 
     def layers(self, inputs: Inputs) -> list[LayerInfo]:
         """The layers in the order in which a forward pass of the inputs completes them."""
-        infos, seen = self._listed(inputs)
-        self._known_now().seen.put(self.image_size(inputs), seen)
-        return infos
+        (infos, seen), size = self._listed(inputs), self.image_size(inputs)
+        self._known_now().seen.put(size, seen)
+        return with_maps(infos, seen, size, channels_first=self.channels_first)
 
     def image_size(self, inputs: Inputs) -> tuple[int, ...]:
         """(H, W) of the images, of volumes (D, H, W)."""
@@ -104,10 +104,8 @@ class Backend(ABC):
         found = self._known_now().default_layers.get(key)
         if found is None:
             one = self._one_of(inputs)
-            infos = self.layers(inputs if one is None else one)
-            found, certain = default_layer(
-                infos, lambda ref: one is None or self._reaches(ref, one), of_pixels=self._of_pixels
-            )
+            reaches = (lambda _: True) if one is None else partial(self._reaches, inputs=one)
+            found, certain = default_layer(self.layers(one or inputs), reaches, of_pixels=self._of_pixels)
             if certain:
                 self._known_now().default_layers.put(key, found)
         return found
@@ -157,7 +155,7 @@ class Backend(ABC):
 
     @abstractmethod
     def _listed(self, inputs: Inputs) -> tuple[list[LayerInfo], Seen]:
-        """The layers that a pass completes, and what it shows about the layout of their outputs."""
+        """The layers that a pass completes, with shapes as they are, and what it shows about the layout of outputs."""
 
     @abstractmethod
     def _passed(self, model: Any, inputs: Inputs, query: Query) -> Passed:
@@ -192,8 +190,7 @@ class Backend(ABC):
         size = self.image_size(inputs)
         found = self._known_now().seen.get(size)
         if found is None:
-            one = self._one_of(inputs)
-            _, found = self._listed(inputs if one is None else one)
+            _, found = self._listed(self._one_of(inputs) or inputs)
             self._known_now().seen.put(size, found)
         return found
 
@@ -212,9 +209,9 @@ class Backend(ABC):
             passed = self._passed(model, inputs, query)
             activations = self._as_map(passed.activations, query.layer, inputs).float()
             logits, probabilities = passed.tables or (None, None)
+            no_class = activations.new_full((len(activations),), -1, dtype=torch.int64)
             results = []
             for target, its, gradient in zip(query.targets, passed.scored, passed.gradients, strict=True):
-                no_class = activations.new_full((len(activations),), -1, dtype=torch.int64)
                 came_to = None if its.came_to is None else its.came_to.cpu().numpy()
                 results.append(
                     CamInputs(

@@ -103,13 +103,8 @@ def as_map(
 ) -> Tensor:
     """A layer's output (N, K, *S), (N, *S, K) or of tokens (N, T, K), or the gradients of it, as (N, K, *S).
 
-    Args:
-        tensor: Of the layer.
-        layer: Its name, for errors.
-        size: (H, W) of the images.
-        seen: What a pass of the network showed; asked only where it matters.
-        reshape: The user's own; None recognises tokens and channels last.
-        channels_first: Whether the framework has channels first; some transformers have them last even so.
+    What a pass showed is asked only where it matters: to recognise tokens, if there is no `reshape`, and channels last,
+    which some transformers have in a framework that has channels first.
     """
     if reshape is not None:
         made = reshape(tensor)

@@ -59,7 +59,7 @@ class KerasBackend(Backend):
             calls: list[Call] = []
             with calls_of(self._all_layers(), lambda *call: calls.append(call)):
                 result = call_model(self._model, packed(given), training=False)
-            found.append((layer_infos(calls, names, size), seen_by(calls, size)))
+            found.append((layer_infos(calls, names), seen_by(calls, size)))
             return result
 
         with tf.init_scope():
@@ -107,8 +107,8 @@ class KerasBackend(Backend):
             as_torch(results["activations"]),
             [as_torch(one) for one in results["gradients"]] if query.gradients else [None] * len(query.targets),
             [
-                Scored(as_torch(scores), None if came_to is None else as_torch(came_to))
-                for scores, came_to in zip(results["scores"], results["came_to"], strict=True)
+                Scored(as_torch(its.scores), its.came_to if its.came_to is None else as_torch(its.came_to))
+                for its in results["scored"]
             ],
             tables,
             reading,
@@ -293,12 +293,11 @@ class KerasBackend(Backend):
             results["tables"] = outputs.tables
         if outputs.rows is not None and outputs.head is None:
             results["headless"] = outputs.rows
-        results |= {"scores": [], "came_to": [], "gradients": []}
+        results |= {"scored": [], "gradients": []}
         remaining = list(arrays)
         for target in query.targets:
             its = outputs.scored(target, query.score, [remaining.pop(0) for _ in target.arrays])
-            results["scores"].append(tf.cast(its.scores, tf.float32))
-            results["came_to"].append(its.came_to)
+            results["scored"].append(Scored(tf.cast(its.scores, tf.float32), its.came_to))
             if query.gradients:
                 results["gradients"].append(_gradient(its.scores, at_layer, query.layer))
         return results

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from fe_gradcam.backends.errors import no_tensor, not_called
 from fe_gradcam.backends.keras.graph import Call, activation_behind, relu_behind
-from fe_gradcam.spec.layers import only_pools, with_maps
+from fe_gradcam.spec.layers import only_pools
 from fe_gradcam.spec.tokens import Seen
 from fe_gradcam.types import LayerInfo, LayerRef
 
@@ -24,7 +24,7 @@ CONV_LAYERS = (
 )
 
 
-def layer_infos(calls: list[Call], names: dict[int, str], size: tuple[int, ...]) -> list[LayerInfo]:
+def layer_infos(calls: list[Call], names: dict[int, str]) -> list[LayerInfo]:
     """What the calls of all layers in a traced pass show, in their order; names by the layers' ids."""
     infos: list[LayerInfo] = []
     pooled: dict[int, bool] = {}
@@ -46,7 +46,7 @@ def layer_infos(calls: list[Call], names: dict[int, str], size: tuple[int, ...])
                     pooled=pooled[id(first)],
                 )
             )
-    return with_maps(infos, seen_by(calls, size), size, channels_first=False)
+    return infos
 
 
 def seen_by(calls: list[Call], size: tuple[int, ...]) -> Seen:

@@ -20,7 +20,7 @@ from fe_gradcam.backends.pytorch.attention import BlockLister, ending_behind
 from fe_gradcam.backends.pytorch.layers import layer_infos, name_of, seen_by
 from fe_gradcam.backends.pytorch.passes import BiasRecorder, Front, gradient_at, hessian_product, observe
 from fe_gradcam.backends.pytorch.recorder import Lister, Recorder
-from fe_gradcam.backends.pytorch.scores import OPERATIONS, as_rows, as_table, is_segmentation, is_tensor
+from fe_gradcam.backends.pytorch.scores import OPERATIONS, as_rows, is_segmentation, is_table, is_tensor
 from fe_gradcam.backends.pytorch.state import left_as_found, unwrapped, without_reentrant_checkpoints
 from fe_gradcam.backends.scoring import Outputs, Scored
 from fe_gradcam.errors import Argument, UnsupportedModelError
@@ -69,7 +69,7 @@ class TorchBackend(Backend):
         with self._ready() as model, lister.watching(model):
             model(*(part.clone() for part in self._given(inputs, model)))
             lister.names = {module: name for name, module in model.named_modules()}
-        return layer_infos(lister, len(inputs), size), seen_by(lister, size)
+        return layer_infos(lister, len(inputs)), seen_by(lister, size)
 
     @contextmanager
     def _ready(self) -> Iterator[nn.Module]:
@@ -94,12 +94,25 @@ class TorchBackend(Backend):
 
     def _scored(self, model: nn.Module, given: Given, query: Query) -> tuple[Tensor, Outputs, list[Scored]]:
         """One pass; a second where a no_grad() of the model's own closed behind the layer and took ours with it."""
+        leaves: list[Tensor] = []
+
+        def take(tensor: Tensor) -> Tensor:
+            leaf = tensor.detach()
+            if query.gradients:
+                leaf.requires_grad_(True)
+                torch.set_grad_enabled(True)
+            leaves[:] = [leaf]
+            return leaf.clone()  # what follows may write in place
+
         for whole_graph in (False, True):
-            leaf, outputs = self._forward(model, given, query, whole_graph)
+            with without_reentrant_checkpoints() if whole_graph else nullcontext():
+                passed = self._observed(model, given, query.layer, take, whole_graph=whole_graph)
+            check_rows(query.layer, len(leaves[0]), len(given[0]))
+            outputs = self._read(leaves[0], passed, given, query.of_pixels)
             scored = [_scores(outputs, target, query.score) for target in query.targets]
             if not query.gradients or all(its.scores.requires_grad for its in scored):
                 break
-        return leaf, outputs, scored
+        return leaves[0], outputs, scored
 
     def changed_scores(self, inputs: Inputs, query: Query, change: Tensor) -> Tensor:
         """See Backend."""
@@ -230,22 +243,6 @@ class TorchBackend(Backend):
 
         return (output if keep_graph else output.detach()), activations, gradients, outputs.are_probabilities
 
-    def _forward(self, model: nn.Module, given: Given, query: Query, whole_graph: bool) -> tuple[Tensor, Outputs]:
-        leaves: list[Tensor] = []
-
-        def take(tensor: Tensor) -> Tensor:
-            leaf = tensor.detach()
-            if query.gradients:
-                leaf.requires_grad_(True)
-                torch.set_grad_enabled(True)
-            leaves[:] = [leaf]
-            return leaf.clone()  # what follows may write in place
-
-        with without_reentrant_checkpoints() if whole_graph else nullcontext():
-            passed = self._observed(model, given, query.layer, take, whole_graph=whole_graph)
-        check_rows(query.layer, len(leaves[0]), len(given[0]))
-        return leaves[0], self._read(leaves[0], passed, given, query.of_pixels)
-
     def _observed(
         self, model: nn.Module, given: Given, layer: LayerRef, take: Take, *, whole_graph: bool = False
     ) -> tuple[Any, Recorder]:
@@ -273,26 +270,18 @@ class TorchBackend(Backend):
                 self._known.readings[self._model_output, of_pixels] = "logits"
             reading = "logits"
         sides = tuple(picked.shape[2:]) if is_segmentation(picked, count) else None
-        is_table = as_table(picked, count) is not None
-        return Outputs(OPERATIONS, output, count, rows, is_table, sides, sides or (), logits, reading)
+        of_table = is_table(picked, count)
+        return Outputs(OPERATIONS, output, count, rows, of_table, sides, sides or (), logits, reading)
 
     def _picked(self, output: Any, count: int, of_pixels: bool) -> Tensor | None:
         """What of the output holds scores: a table, or those of every pixel."""
-
-        def is_table(part: Any) -> bool:
-            return as_table(part, count) is not None
-
-        def is_pixels(part: Any) -> bool:
-            return is_segmentation(part, count)
-
-        def is_batch(part: Any) -> bool:
-            return is_table(part) and part.dim() > 1
-
+        is_pixels, of_table = partial(is_segmentation, count=count), partial(is_table, count=count)
         picked = None
-        for fits in (is_pixels,) if of_pixels else (is_batch, is_table):  # of one image a loss looks like a table
+        # of one image a loss looks like a table: batches first
+        for fits in (is_pixels,) if of_pixels else (lambda part: of_table(part) and part.dim() > 1, of_table):
             if picked is None:
                 picked = pick(output, self._model_output, is_tensor=is_tensor, fits=fits)
-        return picked if picked is not None and (is_table(picked) or is_pixels(picked)) else None
+        return picked if of_table(picked) or is_pixels(picked) else None
 
     def _refuse_if_detached(self, model: nn.Module, given: Given, leaf: Tensor, outputs: Outputs, query: Query) -> None:
         """No gradient came: right where the score ignores the layer, an error where it does not."""

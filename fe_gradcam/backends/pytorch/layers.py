@@ -6,12 +6,12 @@ from torch import nn
 
 from fe_gradcam.backends.pytorch.recorder import Lister
 from fe_gradcam.backends.pytorch.state import uncompiled, unwrapped
-from fe_gradcam.spec.layers import name_among, only_pools, with_maps
+from fe_gradcam.spec.layers import name_among, only_pools
 from fe_gradcam.spec.tokens import Seen
 from fe_gradcam.types import Layer, LayerInfo
 
 
-def layer_infos(lister: Lister, count: int, size: tuple[int, ...]) -> list[LayerInfo]:
+def layer_infos(lister: Lister, count: int) -> list[LayerInfo]:
     """What a Lister met in a pass of `count` images, in that order."""
     infos: list[LayerInfo] = []
     for position, (module, shape) in enumerate(lister.met):
@@ -29,7 +29,7 @@ def layer_infos(lister: Lister, count: int, size: tuple[int, ...]) -> list[Layer
                 pooled=pools or (source is not None and infos[source].pooled),
             )
         )
-    return with_maps(infos, seen_by(lister, size), size, channels_first=True)
+    return infos
 
 
 def seen_by(lister: Lister, size: tuple[int, ...]) -> Seen:

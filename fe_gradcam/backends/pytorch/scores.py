@@ -33,13 +33,11 @@ OPERATIONS = Operations(
 )
 
 
-def as_table(output: Any, count: int) -> Tensor | None:
-    """Class scores as (N, C): of (N, C), (N,), of one image (C,) or (), trailing axes of size 1 left out; or None."""
+def is_table(output: Any, count: int) -> bool:
+    """Whether it can be class scores: (N, C), (N,), of one image (C,) or (), and trailing axes of size 1."""
     if not isinstance(output, Tensor) or any(size != 1 for size in output.shape[2:]):
-        return None
-    if output.dim() and output.shape[0] == count:
-        return output.reshape(count, -1)
-    return output.reshape(1, -1) if count == 1 and output.dim() < 2 else None
+        return False
+    return output.shape[:1] == (count,) or (count == 1 and output.dim() < 2)
 
 
 def is_segmentation(output: Any, count: int) -> bool:
@@ -48,6 +46,7 @@ def is_segmentation(output: Any, count: int) -> bool:
 
 
 def as_rows(output: Tensor, count: int) -> Tensor:
-    """A table as it is; of a segmentation the table of its pixels, (N * pixels, C)."""
-    table = as_table(output, count)
-    return output.movedim(1, -1).reshape(-1, output.shape[1]) if table is None else table
+    """Class scores as (N, C); of a segmentation the table of its pixels, (N * pixels, C)."""
+    if is_table(output, count):
+        return output.reshape(count, -1)
+    return output.movedim(1, -1).reshape(-1, output.shape[1])
