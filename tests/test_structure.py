@@ -151,7 +151,7 @@ def test_classes_stay_small() -> None:
 TESTED_ELSEWHERE: dict[str, str] = {
     "backends.errors": "backends/test_protocol.py",
     "backends.keras.attention": "backends/test_attention.py",
-    "backends.keras.compiled": "backends/test_known.py",
+    "backends.keras.compiled": "backends/keras/test_backend.py",
     "backends.keras.graph": "backends/keras/test_backend.py",
     "backends.keras.layers": "spec/test_layers.py",
     "backends.keras.passes": "methods/test_whole_model.py",
@@ -162,6 +162,7 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "backends.pytorch.recorder": "backends/pytorch/test_backend.py",
     "backends.pytorch.scores": "spec/test_targets.py",
     "backends.pytorch.state": "backends/pytorch/test_backend.py",
+    "backends.scoring": "spec/test_targets.py",
     "command.options": "command/test_messages.py",
     "command.written": "command/test_run.py",
     "drawing.atlas": "verdicts/test_atlas.py",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import fastestimator as fe
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -66,26 +65,3 @@ def test_another_class_gives_another_map(pretrained: dict[str, Any]) -> None:
     cat, espresso = (explain(model, images[:2], target=target, scaling="none").raw for target in (285, 967))
     for one, other in zip(cat, espresso, strict=True):
         assert np.corrcoef(one.ravel(), other.ravel())[0, 1] < 0.9
-
-
-ARCHITECTURES = [
-    ("pytorch", "LeNet", {"input_shape": (1, 32, 24)}, (1, 32, 24)),
-    ("pytorch", "ResNet9", {"input_size": (3, 32, 32)}, (3, 32, 32)),
-    ("pytorch", "WideResidualNetwork", {"classes": 10}, (3, 32, 32)),
-    ("tensorflow", "LeNet", {"input_shape": (32, 24, 1)}, (32, 24, 1)),
-    ("tensorflow", "ResNet9", {"input_size": (32, 32, 3)}, (32, 32, 3)),
-    ("tensorflow", "WideResidualNetwork", {"input_shape": (32, 32, 3)}, (32, 32, 3)),
-]
-
-
-@pytest.mark.parametrize(("framework", "name", "arguments", "shape"), ARCHITECTURES)
-def test_the_hosts_classifiers_are_explained_before_their_softmax(
-    framework: str, name: str, arguments: dict[str, Any], shape: tuple[int, ...]
-) -> None:
-    model = getattr(getattr(fe.architecture, framework), name)(**arguments)
-    images = np.random.rand(3, *shape).astype(np.float32)
-    logit, output = explain(model, images), explain(model, images, score="output")
-    assert_allclose(output.scores, logit.confidences if name != "WideResidualNetwork" or framework == "tensorflow"
-                    else logit.scores, rtol=1e-4)  # fmt: skip
-    assert not logit.blank.all()
-    assert logit.raw.shape[1] > 1

@@ -17,7 +17,7 @@ from fe_gradcam.backends.keras.compiled import as_torch, compiled, compiled_pass
 from fe_gradcam.backends.keras.graph import Call, call_model, calls_of, depends_on, go_on_with, unactivated
 from fe_gradcam.backends.keras.layers import explained_among, first_of, layer_infos, named_layers, seen_by
 from fe_gradcam.backends.keras.passes import bias_terms, hessian_product
-from fe_gradcam.backends.keras.scores import OPERATIONS, is_segmentation, is_table, is_tensor, outputs_of, rows_of
+from fe_gradcam.backends.keras.scores import OF_TENSORFLOW, is_segmentation, is_table, is_tensor, outputs_of, rows_of
 from fe_gradcam.backends.known import Reading
 from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR, Backend, Passed, Query
 from fe_gradcam.backends.scoring import Outputs, Scored
@@ -164,7 +164,7 @@ class KerasBackend(Backend):
         top = tf.argmax(explained, 1)
         ids = top if target is None else tf.broadcast_to(tf.cast(tf.reshape(target, [-1]), tf.int64), tf.shape(top))
         known = (ids >= 0) & (ids < explained.shape[1])  # an image without a class has no gradient
-        scores = OPERATIONS.gather(explained, ids[:, None])[:, 0]
+        scores = OF_TENSORFLOW.gather(explained, ids[:, None])[:, 0]
         return tf.where(known, scores, tf.zeros_like(scores))
 
     def _reading_inside(self, inputs: Sequence[Any], output: Any) -> Reading:

@@ -18,7 +18,7 @@ def is_tensor(value: Any) -> bool:
     return isinstance(value, tf.Tensor)
 
 
-OPERATIONS = Operations(
+OF_TENSORFLOW = Operations(
     is_tensor=is_tensor,
     where=tf.where,
     reshape=tf.reshape,
@@ -39,14 +39,14 @@ OPERATIONS = Operations(
 def outputs_of(output: Any, picked: Any | None, reading: Reading, names: Sequence[str] | None = None) -> Outputs:
     """What a pass put out; `picked` is what of it holds the scores, or None."""
     if picked is None:
-        return Outputs(OPERATIONS, output, None, names=names)
+        return Outputs(OF_TENSORFLOW, output, None, names=names)
     rows, head = rows_of(picked), head_of(picked)
     if head is not None and head[1] == "softmax" and rows.shape[1] != head[2]:
         head = None  # classes of it are missing
     sides = tuple(picked.shape[1:-1]) if is_segmentation(picked) else None
     places = [tf.shape(picked)[axis] for axis in range(1, picked.shape.rank - 1)]
     logits = None if head is None else (rows_of(head[0]), head[1])
-    return Outputs(OPERATIONS, output, None, rows, is_table(picked), sides, places, logits, reading, names)
+    return Outputs(OF_TENSORFLOW, output, None, rows, is_table(picked), sides, places, logits, reading, names)
 
 
 def is_table(output: Any) -> bool:

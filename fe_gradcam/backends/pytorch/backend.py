@@ -20,7 +20,7 @@ from fe_gradcam.backends.pytorch.attention import BlockLister, ending_behind
 from fe_gradcam.backends.pytorch.layers import layer_infos, name_of, seen_by
 from fe_gradcam.backends.pytorch.passes import BiasRecorder, Front, gradient_at, hessian_product, observe
 from fe_gradcam.backends.pytorch.recorder import Lister, Recorder
-from fe_gradcam.backends.pytorch.scores import OPERATIONS, as_rows, is_segmentation, is_table, is_tensor
+from fe_gradcam.backends.pytorch.scores import OF_TORCH, as_rows, is_segmentation, is_table, is_tensor
 from fe_gradcam.backends.pytorch.state import left_as_found, unwrapped, without_reentrant_checkpoints
 from fe_gradcam.backends.scoring import Outputs, Scored
 from fe_gradcam.errors import Argument, UnsupportedModelError
@@ -271,7 +271,7 @@ class TorchBackend(Backend):
             reading = "logits"
         sides = tuple(picked.shape[2:]) if is_segmentation(picked, count) else None
         of_table = is_table(picked, count)
-        return Outputs(OPERATIONS, output, count, rows, of_table, sides, sides or (), logits, reading)
+        return Outputs(OF_TORCH, output, count, rows, of_table, sides, sides or (), logits, reading)
 
     def _picked(self, output: Any, count: int, of_pixels: bool) -> Tensor | None:
         """What of the output holds scores: a table, or those of every pixel."""

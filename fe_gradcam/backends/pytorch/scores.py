@@ -15,7 +15,7 @@ def is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor)
 
 
-OPERATIONS = Operations(
+OF_TORCH = Operations(
     is_tensor=is_tensor,
     where=torch.where,
     reshape=torch.reshape,
