@@ -177,11 +177,7 @@ class History:
         }
 
     def restore(self, state: Mapping[Any, Any], parts: Collection[str] = ()) -> None:
-        """Takes up what `state` gave, all of it or, where something raises, nothing.
-
-        Args:
-            state: What was saved.
-            parts: What is needed of each image now.
+        """Takes up what `state` gave, all of it or, where something raises, nothing; `parts` are needed of each image.
 
         Raises:
             ArgumentError: The images that were saved lack one of the parts.

@@ -48,10 +48,6 @@ def input_names(count: int) -> list[str]:
 def class_ids_of(values: Any, called: str) -> NDArray[np.int64]:
     """Class ids (N,) from labels (N,), (N, 1) or rows (N, C) that are one-hot or sum to 1; negative where unlabelled.
 
-    Args:
-        values: The labels.
-        called: What they are called in an error.
-
     Raises:
         ArgumentError: They are none of these, such as multi-hot rows.
     """
@@ -73,7 +69,7 @@ def probabilities_of(predictions: Any, called: str, are_probabilities: bool | No
 
     Args:
         predictions: What a model put out.
-        called: What they are called in an error.
+        called: Names them in an error.
         are_probabilities: Whether they are probabilities, or else logits. None, where it is not known:
             they are if they lie in [0, 1] and, of several classes, every row sums to 1.
 

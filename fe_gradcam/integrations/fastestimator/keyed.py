@@ -39,45 +39,36 @@ class KeyedSource:
     """Takes activations and gradients from the batch; see `fe_gradcam.training.source.Source`.
 
     Args:
-        more: Keys of the gradients, "grads", and of the "activations"; without these the gradients alone are drawn.
-        parts: Keys of the other parts of the batch, by part.
+        keys: Of "grads", "activations" and the other parts of the batch; without activations the gradients alone are
+            drawn.
         options: What is asked for.
         system: Gives the state of the training.
-        layer, model_output, reshape, track, atlas: What needs a model, and is refused here.
+        layer: None; a layer is for the op to take.
 
     Raises:
         ArgumentError: Something is asked for that needs a model.
     """
 
     def __init__(
-        self,
-        more: Mapping[str, str],
-        parts: Mapping[str, str],
-        options: Options,
-        system: Callable[[], System],
-        *,
-        layer: Any,
-        model_output: Any,
-        reshape: Any,
-        track: Any,
-        atlas: Any,
+        self, keys: Mapping[str, str], options: Options, system: Callable[[], System], layer: Any = None
     ) -> None:
+        settings = options.settings
         if layer is not None:
             raise ArgumentError("layer goes with model=; of gradients under a key, pass it to the LayerGradientOp.")
-        if model_output is not None or reshape is not None:
+        if settings.model_output is not None or settings.reshape is not None:
             raise ArgumentError("model_output and reshape go with model=; keys hold maps that were taken already.")
-        if smoothing(options.settings.smooth)[0] != [PLAIN]:
+        if smoothing(settings.smooth)[0] != [PLAIN]:
             raise ArgumentError(
-                f"smooth={options.settings.smooth!r} shows the model other views of the images, and of gradients under "
+                f"smooth={settings.smooth!r} shows the model other views of the images, and of gradients under "
                 "a key there is no model at hand. Pass model= instead of grads=, or smooth='eigen'."
             )
-        for name, value in (("track", track), ("atlas", atlas)):
+        for name, value in (("track", options.track), ("atlas", options.atlas)):
             if value:
                 raise ArgumentError(
                     f"{name}={value!r} explains images with the model, and of gradients under a key there is none at "
                     "hand. Pass model= instead of grads=."
                 )
-        self._keys, self._options, self._system = {**parts, **more}, options, system
+        self._keys, self._options, self._system = keys, options, system
 
     @property
     def channels_last(self) -> bool:

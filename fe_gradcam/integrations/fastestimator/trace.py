@@ -174,20 +174,14 @@ class GradCAM(Trace):
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         several = list(images) if isinstance(images, (list, tuple)) and images else [images]
-        self._image_keys = [_key("images", image, optional=False) for image in several]
-        self._parts = {
-            "labels": _key("labels", labels),
-            "preds": _key("preds", preds),
-            "ids": _key("ids", ids),
-            "masks": _key("masks", masks),
-            "boxes": _key("boxes", boxes),
-            "display": _key("display", display),
-        }
-        self._parts = {part: key for part, key in self._parts.items() if key is not None}
-        _key("outputs", outputs, optional=False)
+        self._image_keys = [_key("images", image) for image in several]
+        keys = {"labels": labels, "preds": preds, "ids": ids, "masks": masks, "boxes": boxes, "display": display}
+        self._parts = {part: _key(part, key) for part, key in keys.items() if key is not None}
+        keys = {"grads": grads, "activations": activations}
+        self._more = {part: _key(part, key) for part, key in keys.items() if key is not None}
+        _key("outputs", outputs)
         self.model = model
-        check_source(model, _key("grads", grads), _key("activations", activations))
-        keyed = {"layer": layer, "model_output": model_output, "reshape": reshape, "track": track, "atlas": atlas}
+        check_source(model, grads, activations)
         given = {*self._parts, *(["model"] if model is not None else [])}
         options = Options(
             given,
@@ -215,17 +209,14 @@ class GradCAM(Trace):
             atlas=atlas,
             on_error=on_error,
         )
-        called = {part: f"{part}={key!r}" for part, key in self._parts.items()}
+        called = {part: f"{part}={key!r}" for part, key in (self._parts | self._more).items()}
         inputs = zip(input_names(len(several)), self._image_keys, strict=True)
         called |= {name: f"images={key!r}" for name, key in inputs}
-        self._more: dict[str, str] = {}
-        source: Source
-        if model is not None:
-            source = ModelSource(model, options, layer, called["images"])
-        else:
-            self._more = {"grads": str(grads), **({} if activations is None else {"activations": activations})}
-            called |= {name: f"{name}={key!r}" for name, key in self._more.items()}
-            source = KeyedSource(self._more, self._parts, options, lambda: self.system, **keyed)
+        source: Source = (
+            KeyedSource(self._parts | self._more, options, lambda: self.system, layer)
+            if model is None
+            else ModelSource(model, options, layer, called["images"])
+        )
         self.watcher = Watcher(source, options, called)
         # Ours first, then what stands in the log, then the rest.
         written = [*self.watcher.keys[:2], *self.watcher.logged, *self.watcher.keys]
@@ -386,9 +377,9 @@ class GradCAM(Trace):
             self.model.to(before)
 
 
-def _key(name: str, value: Any, *, optional: bool = True) -> Any:
-    """A key of the batch, or None where that is accepted."""
-    if not (isinstance(value, str) and value) and not (optional and value is None):
+def _key(name: str, value: Any) -> str:
+    """A key of the batch."""
+    if not isinstance(value, str) or not value:
         raise ArgumentError(f"{name}={value!r} is not accepted. Accepted: a key of the batch, a string.")
     return value
 
