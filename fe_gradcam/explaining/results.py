@@ -51,10 +51,11 @@ def compose_results(
                 result.setdefault(f"heatmap_{column.method}", {})[key] = column.heatmap.values[at]
             result |= {"layer": part.of_layer.layer, "scaling": part.columns[0].heatmap.scaling}
             result["smooth"] = part.columns[0].heatmap.smooth
-            for key, ids in (("label", part.labels), ("prediction", part.predictions), ("position", part.positions)):
-                result[key] = None if ids is None else int(ids[at])
-            result |= {"id": None if part.ids is None else part.ids[at], "epoch": epoch, "mode": mode}
-            results.append(result | {"ds_id": part.ds_id})
+            known = {"label": part.labels, "prediction": part.predictions, "id": part.ids, "position": part.positions}
+            for key, values in known.items():
+                value = None if values is None else values[at]
+                result[key] = value if value is None or key == "id" else int(value)
+            results.append(result | {"epoch": epoch, "mode": mode, "ds_id": part.ds_id})
     return results
 
 
