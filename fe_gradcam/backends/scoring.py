@@ -15,6 +15,19 @@ from fe_gradcam.types import Score
 
 HeadKind = Literal["softmax", "sigmoid"]
 
+
+class Head(NamedTuple):
+    """The last softmax or sigmoid of a model, and over how many classes it went; logits are in the output's layout."""
+
+    logits: Any
+    kind: HeadKind
+    classes: int
+
+    def made(self, rows: Any) -> bool:
+        """Whether a table came out of it: of a softmax with fewer classes some are missing."""
+        return self.kind == "sigmoid" or bool(rows.shape[1] == self.classes)
+
+
 Operation: TypeAlias = Callable[..., Any]
 
 
@@ -57,7 +70,7 @@ class Outputs:
         is_table: Whether the scores are a table (N, C).
         sides: *S where they can be those of every pixel, or None.
         places: The same where sides are symbols.
-        head: What went into the softmax or sigmoid that the rows came out of, in their layout, and which it was.
+        head: The one that the rows came out of, with logits in their layout.
         reading: How the rows are read where there is no head.
         names: Of the model's outputs, where it knows them.
     """
@@ -69,7 +82,7 @@ class Outputs:
     is_table: bool = False
     sides: tuple[int, ...] | None = None
     places: Sequence[Any] = ()
-    head: tuple[Any, HeadKind] | None = None
+    head: Head | None = None
     reading: Reading = "logits"
     names: Sequence[str] | None = None
 
@@ -86,7 +99,7 @@ class Outputs:
         """
         by, outputs = self.by, self.rows
         kind: HeadKind
-        logits, kind = self.head or (outputs, "softmax")
+        logits, kind = (outputs, "softmax") if self.head is None else self.head[:2]
         if self.head is None and self.reading != "logits":
             kept = by.log(outputs)
             if self.reading == "probabilities":

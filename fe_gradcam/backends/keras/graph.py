@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.python.autograph.core import ag_ctx
 from tensorflow.python.autograph.impl import api as autograph
 
-from fe_gradcam.backends.scoring import HeadKind
+from fe_gradcam.backends.scoring import Head, HeadKind
 
 _HEADS: dict[str, HeadKind] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
 
@@ -131,11 +131,12 @@ def relu_behind(tensor: Any, calls: list[Call]) -> Any | None:
     return None
 
 
-def head_of(output: Any) -> tuple[Any, HeadKind, int] | None:
-    """What went into the last softmax or sigmoid, in the layout of the output; which it was; over how many classes."""
+def head_of(output: Any) -> Head | None:
+    """The head that the output came out of, or None."""
     if tf.executing_eagerly():  # eager tensors know no operation, but Keras' activations leave their input on them
         logits = getattr(output, "_keras_logits", None)
-        return None if logits is None else (logits, "softmax" if output.shape[-1] != 1 else "sigmoid", output.shape[-1])
+        kind: HeadKind = "softmax" if output.shape[-1] != 1 else "sigmoid"
+        return None if logits is None else Head(logits, kind, output.shape[-1])
     repeated: list[tuple[Any, int]] = []
     tensor = output
     while tensor.op.type not in _HEADS:
@@ -149,7 +150,7 @@ def head_of(output: Any) -> tuple[Any, HeadKind, int] | None:
     classes = logits.shape[-1]
     for operation, index in reversed(repeated):
         logits = _repeated(operation, logits).outputs[index]
-    return logits, kind, classes
+    return Head(logits, kind, classes)
 
 
 def _repeated(operation: Any, first_input: Any) -> Any:

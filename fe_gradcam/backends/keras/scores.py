@@ -41,12 +41,11 @@ def outputs_of(output: Any, picked: Any | None, reading: Reading, names: Sequenc
     if picked is None:
         return Outputs(OF_TENSORFLOW, output, None, names=names)
     rows, head = rows_of(picked), head_of(picked)
-    if head is not None and head[1] == "softmax" and rows.shape[1] != head[2]:
-        head = None  # classes of it are missing
+    if head is not None:
+        head = head._replace(logits=rows_of(head.logits)) if head.made(rows) else None
     sides = tuple(picked.shape[1:-1]) if is_segmentation(picked) else None
     places = [tf.shape(picked)[axis] for axis in range(1, picked.shape.rank - 1)]
-    logits = None if head is None else (rows_of(head[0]), head[1])
-    return Outputs(OF_TENSORFLOW, output, None, rows, is_table(picked), sides, places, logits, reading, names)
+    return Outputs(OF_TENSORFLOW, output, None, rows, is_table(picked), sides, places, head, reading, names)
 
 
 def is_table(output: Any) -> bool:

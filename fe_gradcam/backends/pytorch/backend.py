@@ -260,9 +260,9 @@ class TorchBackend(Backend):
         head = None if picked is None else recorder.head_of(picked)
         with torch.enable_grad():
             rows: Any = None if picked is None else as_rows(picked, count)
-            if head is not None and head.kind == "softmax" and rows.shape[1] != head.classes:
-                head = None  # classes of it are missing
-            logits = None if head is None else (as_rows(head.logits, count).reshape(rows.shape), head.kind)
+            head = head if head is not None and head.made(rows) else None
+            if head is not None:
+                head = head._replace(logits=as_rows(head.logits, count).reshape(rows.shape))
         if rows is not None and head is None:
             reading = reading or self._read_as(rows, given, of_pixels)
         else:
@@ -271,7 +271,7 @@ class TorchBackend(Backend):
             reading = "logits"
         sides = tuple(picked.shape[2:]) if is_segmentation(picked, count) else None
         of_table = is_table(picked, count)
-        return Outputs(OF_TORCH, output, count, rows, of_table, sides, sides or (), logits, reading)
+        return Outputs(OF_TORCH, output, count, rows, of_table, sides, sides or (), head, reading)
 
     def _picked(self, output: Any, count: int, of_pixels: bool) -> Tensor | None:
         """What of the output holds scores: a table, or those of every pixel."""

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fe_gradcam.backends.errors import no_tensor
-from fe_gradcam.backends.scoring import HeadKind
+from fe_gradcam.backends.scoring import Head, HeadKind
 from fe_gradcam.errors import Argument, GradientError
 from fe_gradcam.types import LayerRef
 
@@ -52,20 +52,6 @@ ACTIVATIONS = frozenset(
         "silu", "mish", "hardswish", "hardtanh", "hardtanh_", "softplus", "prelu", "rrelu", "tanh", "tanh_",
     )
 )  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Head:
-    """The last softmax or sigmoid of a model.
-
-    Attributes:
-        logits: What went in, in the layout of the model's output.
-        classes: Over how many classes a softmax went; an output with fewer is no softmax of its logits.
-    """
-
-    logits: Tensor
-    kind: HeadKind
-    classes: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +105,7 @@ class Recorder(TorchFunctionMode):
                 logits = link.repeat(head.logits.contiguous())
         except RuntimeError:  # a step that the logits do not allow
             return None
-        return Head(logits, head.kind, head.classes)
+        return head._replace(logits=logits)
 
     @contextmanager
     def watching(self, module: nn.Module) -> Iterator[None]:
