@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
+import cv2
 import fastestimator as fe
 import numpy as np
 import torch
@@ -32,18 +33,23 @@ COUNT = 12
 
 
 class Catch(Trace):
-    """Keeps what another trace wrote to the epoch data."""
+    """Keeps what stands in the data at the end of each epoch, and what of it goes to the log."""
 
-    def __init__(self, *keys: str, mode: Any = ("train", "eval", "test")) -> None:
+    def __init__(self, mode: Any = None) -> None:
         super().__init__(inputs="*", mode=mode)
-        self.keys = keys
         self.caught: list[dict[str, Any]] = []
         self.logged: list[set[str]] = []
 
     def on_epoch_end(self, data: Any) -> None:
-        found = {key: data[key] for key in self.keys if key in data}
-        self.caught.append({"mode": self.system.mode, "epoch": self.system.epoch_idx, **found})
+        self.caught.append({**data, "mode": self.system.mode, "epoch": self.system.epoch_idx})
         self.logged.append(set(data.read_logs()))
+
+    def at(self, mode: str, epoch: int) -> dict[str, Any]:
+        (found,) = (one for one in self.caught if (one["mode"], one["epoch"]) == (mode, epoch))
+        return found
+
+    def where(self, key: str) -> list[tuple[str, int]]:
+        return [(one["mode"], one["epoch"]) for one in self.caught if key in one]
 
 
 def build(framework: str, softmax: bool = True, name: str = "model") -> Any:
@@ -51,24 +57,26 @@ def build(framework: str, softmax: bool = True, name: str = "model") -> Any:
     return fe.build(make, optimizer_fn="adam", model_name=name)
 
 
+def as_layout(framework: str, images: NDArray[Any]) -> NDArray[Any]:
+    """Images (N, H, W, C) as the framework has them."""
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)) if framework == "torch" else images
+
+
 def dataset(framework: str, count: int = COUNT, seed: int = 0, **more: Any) -> NumpyDataset:
     generator = np.random.default_rng(seed)
-    images = generator.normal(size=(count, 9, 12, 3)).astype(np.float32)
-    if framework == "torch":
-        images = images.transpose(0, 3, 1, 2)
-    return NumpyDataset(
-        {"x": images, "y": generator.integers(0, 5, count), "name": np.arange(100, 100 + count), **more}
-    )
+    images = as_layout(framework, generator.normal(size=(count, 9, 12, 3)).astype(np.float32))
+    names = np.arange(100, 100 + count)
+    return NumpyDataset({"x": images, "y": generator.integers(0, 5, count), "name": names, **more})
 
 
-def ops(model: Any, keyed: bool = False, op_mode: Any = None) -> list[Any]:
-    forward = (
-        LayerGradientOp(model=model, inputs="x", outputs=("y_pred", "acts", "grads"), mode=op_mode)
-        if keyed
-        else ModelOp(model=model, inputs="x", outputs="y_pred")
-    )
-    loss = [CrossEntropy(inputs=("y_pred", "y"), outputs="ce"), UpdateOp(model=model, loss_name="ce")]
-    return [forward, *loss]
+def ops_of(model: Any, forward: Any = None) -> list[Any]:
+    """Those of a training, with a forward pass of its own where one is given."""
+    forward = forward or ModelOp(model=model, inputs="x", outputs="y_pred")
+    return [forward, CrossEntropy(inputs=("y_pred", "y"), outputs="ce"), UpdateOp(model=model, loss_name="ce")]
+
+
+def keyed_ops(model: Any, **how: Any) -> list[Any]:
+    return ops_of(model, LayerGradientOp(model=model, inputs="x", outputs=("y_pred", "acts", "grads"), **how))
 
 
 def estimator(
@@ -76,34 +84,72 @@ def estimator(
     model: Any,
     traces: list[Any],
     *,
-    keyed: bool = False,
+    ops: list[Any] | None = None,
     epochs: int = 1,
     batch_size: int = 5,
+    train_data: Any = None,
     eval_data: Any = None,
-    **pipeline: Any,
+    test_data: Any = None,
 ) -> fe.Estimator:
-    return fe.Estimator(
-        pipeline=fe.Pipeline(
-            train_data=pipeline.pop("train_data", dataset(framework, seed=1)),
-            eval_data=eval_data or dataset(framework),
-            batch_size=batch_size,
-            num_process=0,
-            **pipeline,
-        ),
-        network=fe.Network(ops=ops(model, keyed)),
-        epochs=epochs,
-        traces=traces,
-        log_steps=0,
+    pipeline = fe.Pipeline(
+        train_data=train_data or dataset(framework, seed=1),
+        eval_data=eval_data or dataset(framework),
+        test_data=test_data,
+        batch_size=batch_size,
+        num_process=0,
     )
+    network = fe.Network(ops=ops or ops_of(model))
+    return fe.Estimator(pipeline, network, epochs=epochs, traces=traces, log_steps=0)
+
+
+def fitted(framework: str, model: Any, *traces: Any, mode: Any = "eval", **how: Any) -> Catch:
+    """A training with the traces; what stood in the data in epochs of the mode."""
+    catch = Catch(mode)
+    estimator(framework, model, [*traces, catch], **how).fit()
+    return catch
 
 
 def gradcam(model: Any, **arguments: Any) -> GradCAM:
     return GradCAM("x", **{"model": model, "labels": "y", "on_error": "raise", **arguments})
 
 
-def shown_images(framework: str, count: int) -> np.ndarray:
+def keyed_gradcam(**arguments: Any) -> GradCAM:
+    """Of what `keyed_ops` put out."""
+    return GradCAM("x", "grads", **{"activations": "acts", "preds": "y_pred", "on_error": "raise", **arguments})
+
+
+def shown(framework: str, count: int, key: str = "x") -> NDArray[Any]:
+    """The first images of `dataset`, or what else it has of them."""
     data = dataset(framework)
-    return np.stack([data[at]["x"] for at in range(count)])
+    return np.stack([data[at][key] for at in range(count)])
+
+
+def heats(results: list[dict[str, Any]], class_ids: Any = None, method: str = "grad_cam") -> NDArray[np.float32]:
+    """The heatmaps (N, H, W) of the classes, or of the class that each image was taken for."""
+    asked = np.broadcast_to(class_ids, len(results)) if class_ids is not None else [r["prediction"] for r in results]
+    return np.stack([r[f"heatmap_{method}"][f"heatmap_image_class_{i}"] for r, i in zip(results, asked, strict=True)])
+
+
+def confidences(results: list[dict[str, Any]]) -> list[float]:
+    """That of the class that each image was taken for."""
+    return [result["classification_confidences"][0] for result in results]
+
+
+def weights_of(framework: str, model: Any) -> list[NDArray[Any]]:
+    if framework == "torch":
+        return [tensor.detach().numpy().copy() for tensor in model.state_dict().values()]
+    return list(model.get_weights())
+
+
+def failing(error: Exception) -> Callable[..., Any]:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    return fail
+
+
+def read_png(path: Path) -> NDArray[np.uint8]:
+    return np.asarray(cv2.imread(str(path))[..., ::-1])
 
 
 def streams() -> list[Any]:
@@ -130,7 +176,13 @@ canvases = cache(digit_canvases)
 
 def as_input(framework: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Grey images (N, H, W) as a network of the framework takes them, from 0 to 1."""
-    return np.expand_dims(images.astype(np.float32) / 255, 1 if framework == "torch" else -1)
+    return as_layout(framework, images[..., None].astype(np.float32) / 255)
+
+
+def digits(framework: str, rows: slice) -> NumpyDataset:
+    part = canvases()[rows]
+    names = np.arange(100, 100 + len(part.images))
+    return NumpyDataset({"x": as_input(framework, part.images), "y": part.labels, "name": names})
 
 
 def digit_net(

@@ -15,14 +15,11 @@ import numpy as np
 import pytest
 import torch
 from fastestimator.backend import set_lr
-from fastestimator.dataset.numpy_dataset import NumpyDataset
-from fastestimator.op.tensorop.loss import CrossEntropy
-from fastestimator.op.tensorop.model import ModelOp, UpdateOp
 from fastestimator.trace.io import RestoreWizard
 from fastestimator.trace.trace import Trace
 from fastestimator.util.data import Data
 from numpy.testing import assert_allclose
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fe_gradcam import ArgumentError, CamWarning, GradCAM
 from fe_gradcam.drawing.film import CELL
@@ -44,36 +41,25 @@ from fe_gradcam.training.history import (
 from fe_gradcam.training.options import Classes, Options
 from fe_gradcam.training.products.film import FilmProduct
 from fe_gradcam.training.rows import Rows
-from fe_gradcam.types import Heatmap
+from tests.heat import heatmap_of
 from tests.trainings import (
     FRAMEWORKS,
     Catch,
     KilledError,
     Killer,
-    as_input,
-    canvases,
     digit_net,
+    digits,
+    estimator,
+    gradcam,
     in_another_process,
+    keyed_gradcam,
+    ops_of,
+    read_png,
     words_of,
 )
 
 EVAL = ("eval", "")
 HeatValues = NDArray[np.float32]
-
-
-def heatmap(values: HeatValues, *, blank: bool = False, scaling: Any = "scale_after_relu") -> Heatmap:
-    count = len(values)
-    return Heatmap(
-        values=values,
-        raw=values,
-        class_ids=np.zeros(count, np.int64),
-        scores=np.zeros(count, np.float32),
-        confidences=np.ones(count, np.float32),
-        blank=np.full(count, blank),
-        method="grad_cam",
-        layer="conv",
-        scaling=scaling,
-    )
 
 
 # --- how far heat moves ------------------------------------------------------------------------------------
@@ -114,12 +100,12 @@ def test_random_heat_drifts_by_one_and_overlaps_as_by_chance() -> None:
 
 
 def test_each_method_and_target_is_compared_with_its_own_past() -> None:
-    generator, followed = np.random.default_rng(2), Followed(Rows({}, np.zeros(0, np.int64)))
+    generator, followed = np.random.default_rng(2), new()
     maps = [generator.random((2, 4, 5)).astype(np.float32) for _ in range(4)]
 
     def epoch(number: int, *columns: tuple[str, str, HeatValues]) -> dict[str, dict[str, HeatValues]]:
-        part = part_of(columns[0][2], [0] * len(columns[0][2]), [0] * len(columns[0][2]))
-        made = [Column(method, target, heatmap(values)) for method, target, values in columns]
+        part = part_of(columns[0][2])
+        made = [Column(method, target, heatmap_of(values)) for method, target, values in columns]
         followed.add(number, replace(part, columns=made))
         return followed.moved("pred")
 
@@ -138,14 +124,15 @@ def test_each_method_and_target_is_compared_with_its_own_past() -> None:
 # --- the filmstrip -----------------------------------------------------------------------------------------
 
 
-def part_of(values: HeatValues, inferred: list[int], labels: list[int], **how: Any) -> Explained:
+def part_of(values: HeatValues, inferred: ArrayLike = 0, **how: Any) -> Explained:
+    """Images of class 0, and what they are taken for with 80%."""
     count = len(values)
     probabilities = np.full((count, 3), 0.1, np.float32)
     probabilities[np.arange(count), inferred] = 0.8
     pictures = np.random.default_rng(0).integers(0, 256, (*values.shape, 3)).astype(np.uint8)
     ids = [f"image {at}" for at in range(count)]
-    column = Column("grad_cam", "pred", heatmap(values, **how))
-    return Explained(pictures, [column], probabilities, np.array(labels), ids)
+    column = Column("grad_cam", "pred", heatmap_of(values, **how))
+    return Explained(pictures, [column], probabilities, np.zeros(count, np.int64), ids)
 
 
 OPTIONS = Options(track=True, classes=Classes.of({"cat": 0, "dog": 1}))
@@ -180,8 +167,7 @@ def filmed(followed: Followed, epochs: range, count: int = 3, side: tuple[int, i
     for epoch in epochs:
         values = np.random.default_rng(epoch).random((count, *side)).astype(np.float32)
         values /= values.max((1, 2), keepdims=True)
-        inferred = [int(at == epoch % count) for at in range(count)]
-        part = part_of(values, inferred, [0] * count)
+        part = part_of(values, (np.arange(count) == epoch % count).astype(int))
         followed.add(epoch, part)
     return film_of(part, followed), compose_grid([part], {0: "cat", 1: "dog"}, Look(), f"eval, epoch {epoch}")
 
@@ -227,8 +213,7 @@ def test_a_long_film_is_thinned_and_keeps_its_first_and_its_last_epoch(epochs: i
     numbers = [record.epoch for record in followed.records]
     assert [f"epoch {number}" for number in numbers] == list(film.titles[1:])
     assert len(numbers) <= MOST_EPOCHS
-    assert numbers[0] == 1
-    assert numbers[-1] == epochs
+    assert (numbers[0], numbers[-1]) == (1, epochs)
     assert numbers == sorted(set(numbers))
     if epochs <= MOST_EPOCHS:
         assert numbers == list(range(1, epochs + 1))
@@ -253,19 +238,16 @@ def test_the_newest_heat_is_that_of_the_grid_and_past_heat_is_within_half_a_step
     """A step is 1/127 of the largest magnitude; a scaling to the maximum of a map enlarges it by that maximum."""
     raw = np.random.default_rng(0).normal(0, 3, (2, 7, 7)).astype(np.float32)
     values = scale(torch.from_numpy(raw), scaling, (56, 56)).numpy()
-    part = Explained(
-        np.zeros((2, 56, 56, 3), np.uint8),
-        [Column("grad_cam", "pred", replace(heatmap(values, scaling=scaling), raw=raw))],
-        None, None, None,
-    )  # fmt: skip
+    column = Column("grad_cam", "pred", heatmap_of(values, raw=raw, scaling=scaling))
+    part = Explained(np.zeros((2, 56, 56, 3), np.uint8), [column], None, None, None)
     (part,) = with_shared_scale([part]) if shared else (part,)
+    shown = part.columns[0].heatmap.values
     followed = new()
     for epoch in (1, 2):
         followed.add(epoch, part)
-        assert np.array_equal(followed.newest[0].values(), part.columns[0].heatmap.values)
+        assert np.array_equal(followed.newest[0].values(), shown)
     past = followed.records[0].heat
     assert past.raw.dtype == np.int8
-    shown = part.columns[0].heatmap.values
     step = np.abs(raw).max() / 127 if scaling == "none" else 1 / 127
     most = np.abs(raw).max((1, 2)) / raw.max((1, 2))
     assert np.abs(past.values() - shown).max() <= step * (1 if scaling == "none" else most.max())
@@ -276,23 +258,20 @@ def test_what_is_kept_is_small() -> None:
     followed = new()
     for epoch in range(1, MOST_EPOCHS + 1):
         values = np.random.default_rng(epoch).random((MOST_IMAGES + 4, 7, 7)).astype(np.float32)
-        part = part_of(values, [0] * len(values), [0] * len(values))
-        pictures = np.zeros((len(values), 300, 150, 3), np.uint8)
-        followed.add(epoch, replace(part, pictures=pictures))
+        followed.add(epoch, replace(part_of(values), pictures=np.zeros((len(values), 300, 150, 3), np.uint8)))
     assert followed.pictures is not None
     assert followed.pictures.shape == (MOST_IMAGES, PICTURE_SIDE, PICTURE_SIDE // 2, 3)
     assert len(followed.records) == MOST_EPOCHS
     past = [record.heat.raw for record in followed.records[:-1]]
     assert sum(raw.nbytes for raw in past) == 23 * MOST_IMAGES * 49
-    whole = part_of(np.zeros((1, 300, 150), np.float32), [0], [0])  # a method that has the size of the image
     followed = new()
-    followed.add(1, whole)
-    followed.add(2, whole)
+    for epoch in (1, 2):
+        followed.add(epoch, part_of(np.zeros((1, 300, 150), np.float32)))  # a method that has the size of the image
     assert max(followed.records[0].heat.raw.shape) == HEAT_SIDE
 
 
 def test_without_evidence_the_film_says_so() -> None:
-    part, followed = part_of(np.zeros((1, 4, 4), np.float32), [0], [0], blank=True), new()
+    part, followed = part_of(np.zeros((1, 4, 4), np.float32), blank=True), new()
     followed.add(1, part)
     assert film_of(part, followed).rows[0].panels[1].note == "no evidence"
 
@@ -334,31 +313,21 @@ def test_a_state_is_plain_and_what_it_restores_is_the_same() -> None:
 # --- in trainings ------------------------------------------------------------------------------------------
 
 
-def net(framework: str) -> Any:
-    return digit_net(framework, "mean", [(6, 5, 3), (8, 3, 2)])
+def net(framework: str, name: str = "followed") -> Any:
+    model = fe.build(lambda: digit_net(framework, "mean", [(6, 5, 3), (8, 3, 2)]), "adam", model_name=name)
+    set_lr(model, 1e-2)
+    return model
 
 
-def digits(framework: str, rows: slice = slice(0, 24)) -> NumpyDataset:
-    part = canvases()[rows]
-    images = as_input(framework, part.images)
-    return NumpyDataset({"x": images, "y": part.labels, "name": np.arange(len(images)) + 100})
-
-
-def training(
-    framework: str, traces: Any, *, epochs: int = 3, learns: bool = True, name: str = "followed", rate: float = 1e-2
-) -> tuple[Any, fe.Estimator]:
-    """A training with the traces that `traces` makes of its model."""
-    model = fe.build(lambda: net(framework), "adam", model_name=name)
-    set_lr(model, rate)
-    ops = [ModelOp(model, "x", "p"), CrossEntropy(("p", "y"), "ce")]
-    pipeline = fe.Pipeline(train_data=digits(framework), eval_data=digits(framework), batch_size=5, num_process=0)
-    network = fe.Network([*ops, UpdateOp(model, "ce")] if learns else ops)
-    return model, fe.Estimator(pipeline, network, epochs=epochs, traces=traces(model), log_steps=0)
+def training(framework: str, *traces: Any, model: Any = None, **how: Any) -> fe.Estimator:
+    """Three epochs of 24 digits, unless told otherwise."""
+    data = digits(framework, slice(0, 24))
+    given = {"epochs": 3, "train_data": data, "eval_data": data, **how}
+    return estimator(framework, model or net(framework), list(traces), **given)
 
 
 def followed(model: Any, **more: Any) -> GradCAM:
-    common = {"model": model, "labels": "y", "preds": "p", "ids": "name", "track": True, "on_error": "raise"}
-    return GradCAM("x", **{**common, **more})
+    return gradcam(model, **{"preds": "y_pred", "ids": "name", "track": True, **more})
 
 
 class Files(Trace):
@@ -374,36 +343,28 @@ class Files(Trace):
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_the_same_images_are_followed_in_a_shuffled_epoch_and_filmed_after_each(framework: str, tmp_path: Path) -> None:
-    catch = Catch("gradcam", "gradcam_results", "gradcam_film", "gradcam_drift", "gradcam_overlap", "gradcam_results",
-                  "free_results", mode="train")  # fmt: skip
+    model, catch = net(framework), Catch("train")
     files = Files(tmp_path / "gradcam_train_film.png")
     seen: list[list[int]] = []
 
     class Order(Trace):
         def on_epoch_begin(self, data: Any) -> None:
-            if self.system.mode == "train":
-                seen.append([])
+            seen.append([])
 
         def on_batch_end(self, data: Any) -> None:
-            if self.system.mode == "train":
-                seen[-1] += [int(one) for one in data["name"]]
+            seen[-1] += [int(one) for one in data["name"]]
 
-    def traces(model: Any) -> list[Any]:
-        track = followed(
-            model, mode="train", select="random", n_samples=4, save_dir=tmp_path, metrics=["drift", "overlap"]
-        )
-        free = followed(model, mode="train", select="random", n_samples=4, outputs="free", track=False)
-        return [Order(inputs="name"), track, free, files, catch]
-
-    _, fitting = training(framework, traces)
-    fitting.fit()
+    common = {"mode": "train", "select": "random", "n_samples": 4}
+    track = followed(model, save_dir=tmp_path, metrics=["drift", "overlap"], **common)
+    free = followed(model, outputs="free", track=False, **common)
+    training(framework, Order(inputs="name", mode="train"), track, free, files, catch, model=model).fit()
     ids = [[result["id"] for result in caught["gradcam_results"]] for caught in catch.caught]
     assert seen[0] != seen[1]  # the pipeline shuffles
     assert ids[0] == ids[1] == ids[2]
     assert [seen[0][result["position"]] for result in catch.caught[2]["gradcam_results"]] == ids[0]
-    free = [[result["id"] for result in caught["free_results"]] for caught in catch.caught]
-    assert free[0] == ids[0]  # the same places of the epoch,
-    assert free[1] != ids[0]  # at which other images are in the next
+    free_ids = [[result["id"] for result in caught["free_results"]] for caught in catch.caught]
+    assert free_ids[0] == ids[0]  # the same places of the epoch,
+    assert free_ids[1] != ids[0]  # at which other images are in the next
     for epoch, caught in enumerate(catch.caught, 1):
         film = caught["gradcam_film"].grid
         assert film.titles == ("image", *(f"epoch {number}" for number in range(1, epoch + 1)))
@@ -419,35 +380,29 @@ def test_the_same_images_are_followed_in_a_shuffled_epoch_and_filmed_after_each(
     assert ["gradcam_drift" in logged for logged in catch.logged] == [False, True, True]
     # A column more in each file; its cell and the gap beside it.
     assert np.diff(files.widths).tolist() == [CELL + 6] * 2
-    last = cv2.imread(str(tmp_path / "gradcam_train_film.png"))[..., ::-1]
-    assert np.array_equal(last, catch.caught[-1]["gradcam_film"].raster)
+    assert np.array_equal(read_png(files.path), catch.caught[-1]["gradcam_film"].raster)
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_model_that_does_not_learn_does_not_drift_and_a_second_training_starts_anew(framework: str) -> None:
-    catch = Catch("gradcam_drift", "gradcam_overlap", "gradcam_film", "gradcam_results", mode="eval")
-
-    def traces(model: Any) -> list[Any]:
-        return [followed(model, metrics=["drift", "overlap"], n_samples=3), catch]
-
-    _, fitting = training(framework, traces, epochs=2, learns=False)
+    model, catch = net(framework), Catch("eval")
+    trace = followed(model, metrics=["drift", "overlap"], n_samples=3)
+    fitting = training(framework, trace, catch, model=model, epochs=2, ops=ops_of(model)[:2])
     fitting.fit()
     fitting.fit()
     assert [caught["epoch"] for caught in catch.caught] == [1, 2, 1, 2]
-    for at in (1, 3):
+    for first, second in (catch.caught[:2], catch.caught[2:]):
+        assert np.isnan(first["gradcam_drift"])
+        assert first["gradcam_film"].grid.titles == ("image", "epoch 1")
         # The same pass again; rounding may swap pixels of almost the same heat.
-        assert catch.caught[at]["gradcam_drift"] == pytest.approx(0, abs=1e-4)
-        assert catch.caught[at]["gradcam_overlap"] == pytest.approx(1, abs=0.02)
-    for at in (0, 2):
-        assert np.isnan(catch.caught[at]["gradcam_drift"])
-        assert catch.caught[at]["gradcam_film"].grid.titles == ("image", "epoch 1")
+        assert second["gradcam_drift"] == pytest.approx(0, abs=1e-4)
+        assert second["gradcam_overlap"] == pytest.approx(1, abs=0.02)
 
 
 def test_a_long_training_keeps_the_first_and_last_epoch_in_its_film(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history_module, "MOST_EPOCHS", 3)
-    catch = Catch("gradcam_film", mode="eval")
-    _, fitting = training("torch", lambda model: [followed(model, n_samples=1), catch], epochs=5)
-    fitting.fit()
+    model, catch = net("torch"), Catch("eval")
+    training("torch", followed(model, n_samples=1), catch, model=model, epochs=5).fit()
     titles = [caught["gradcam_film"].grid.titles[1:] for caught in catch.caught]
     assert [title[0] for title in titles] == ["epoch 1"] * 5
     assert [title[-1] for title in titles] == [f"epoch {number}" for number in range(1, 6)]
@@ -455,31 +410,23 @@ def test_a_long_training_keeps_the_first_and_last_epoch_in_its_film(monkeypatch:
 
 
 def test_datasets_have_films_of_their_own(tmp_path: Path) -> None:
-    model = fe.build(lambda: net("torch"), "adam", model_name="several")
-    catch = Catch("gradcam_film", "gradcam_film|day", "gradcam_film|night", mode="eval")
-    pipeline = fe.Pipeline(
-        train_data=digits("torch"),
-        eval_data={"day": digits("torch", slice(0, 6)), "night": digits("torch", slice(6, 14))},
-        batch_size=5,
-        num_process=0,
-    )
-    network = fe.Network([ModelOp(model, "x", "p"), CrossEntropy(("p", "y"), "ce"), UpdateOp(model, "ce")])
+    model, catch = net("torch"), Catch("eval")
+    data = {"day": digits("torch", slice(0, 6)), "night": digits("torch", slice(6, 14))}
     trace = followed(model, n_samples=7, save_dir=tmp_path)
-    fe.Estimator(pipeline, network, epochs=2, traces=[trace, catch], log_steps=0).fit()
+    training("torch", trace, catch, model=model, epochs=2, eval_data=data).fit()
     caught = catch.caught[-1]
     assert [len(caught[f"gradcam_film|{name}"].grid.rows) for name in ("day", "night")] == [6, 7]
     assert caught["gradcam_film|night"].grid.title.startswith("eval, night, epochs 1 to 2, ")
     assert len(caught["gradcam_film"].grid.rows) == 6
-    assert sorted(path.name for path in tmp_path.glob("*film*")) == [
-        "gradcam_eval_film_day.png", "gradcam_eval_film_night.png"
-    ]  # fmt: skip
+    written = sorted(path.name for path in tmp_path.glob("*film*"))
+    assert written == ["gradcam_eval_film_day.png", "gradcam_eval_film_night.png"]
 
 
 def test_following_needs_a_model_and_metrics_of_two_epochs_need_following() -> None:
     with pytest.raises(ArgumentError, match=r"track=True explains images with the model.* Pass model= instead"):
-        GradCAM("x", "g", activations="a", track=True)
+        keyed_gradcam(track=True)
     with pytest.raises(ArgumentError, match="'drift' compares the same images in two epochs"):
-        GradCAM("x", model=net("torch"), metrics="drift")
+        gradcam(net("torch"), metrics="drift")
 
 
 # --- a training that is resumed ------------------------------------------------------------------------------
@@ -487,15 +434,11 @@ def test_following_needs_a_model_and_metrics_of_two_epochs_need_following() -> N
 
 def resumable(framework: str, folder: Path, killed: int | None = None) -> dict[str, Any]:
     """Trains for four epochs, or those before `killed`, from where the folder says the last training ended."""
-    catch = Catch("gradcam_film", "gradcam_results", "gradcam_drift", mode="eval")
-
-    def traces(model: Any) -> list[Any]:
-        trace = followed(model, select="random", n_samples=3, metrics="drift", save_dir=folder)
-        return [trace, catch, Killer(killed), RestoreWizard(str(folder / "state"))]
-
-    _, fitting = training(framework, traces, epochs=4, name=f"resumed_{framework}")
+    model, catch = net(framework, f"resumed_{framework}"), Catch("eval")
+    trace = followed(model, select="random", n_samples=3, metrics="drift", save_dir=folder)
+    traces = [trace, catch, Killer(killed), RestoreWizard(str(folder / "state"))]
     with contextlib.suppress(KilledError):
-        fitting.fit(warmup=False)
+        training(framework, *traces, model=model, epochs=4).fit(warmup=False)
     return {
         "epochs": [caught["epoch"] for caught in catch.caught],
         "titles": [list(caught["gradcam_film"].grid.titles[1:]) for caught in catch.caught],
@@ -523,12 +466,11 @@ def test_the_film_goes_on_in_another_process(tmp_path: Path) -> None:
         assert np.isfinite(end["drift"]).all()  # against the heat that was saved, at once
 
 
-class Saved:
+def saved(**more: Any) -> GradCAM:
     """A trace in a system of its own, through which the host saves and loads."""
-
-    def __init__(self, **more: Any) -> None:
-        self.trace = followed(net("torch"), on_error="warn", **more)
-        self.trace.system = SimpleNamespace(traces=[self.trace], mode="eval", epoch_idx=1, ds_id="", network=None)
+    trace = followed(net("torch"), on_error="warn", **more)
+    trace.system = SimpleNamespace(traces=[trace], mode="eval", epoch_idx=1, ds_id="", network=None)
+    return trace
 
 
 ROWS = ({"images": np.zeros((1, 1, 64, 64), np.float32)}, np.arange(1), 2)
@@ -545,7 +487,7 @@ ROWS = ({"images": np.zeros((1, 1, 64, 64), np.float32)}, np.arange(1), 2)
     ],
 )
 def test_a_state_that_does_not_fit_is_a_warning_and_changes_nothing(state: Any) -> None:
-    trace = Saved().trace
+    trace = saved()
     with pytest.warns(CamWarning, match="could not go on with the filmstrip of the training that is resumed"):
         trace.__setstate__({"history": state})
     assert trace.watcher.history.streams == {}
@@ -557,7 +499,7 @@ def test_a_state_that_does_not_fit_is_a_warning_and_changes_nothing(state: Any) 
 def test_a_state_without_a_film_and_a_trace_that_follows_nothing_are_quiet(state: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Saved().trace.__setstate__(state)
-        untracked = Saved(track=False).trace
+        saved().__setstate__(state)
+        untracked = saved(track=False)
         untracked.__setstate__({"history": {EVAL: {}}})
     assert untracked.watcher.history.streams == {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +15,7 @@ import pytest
 import torch
 from fastestimator.backend import set_lr
 from fastestimator.dataset.numpy_dataset import NumpyDataset
-from fastestimator.op.tensorop.loss import CrossEntropy
-from fastestimator.op.tensorop.model import ModelOp, UpdateOp
+from fastestimator.op.tensorop.model import ModelOp
 from fastestimator.op.tensorop.tensorop import LambdaOp
 from fastestimator.util.data import Data
 from hypothesis import given, settings
@@ -24,14 +23,32 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from fe_gradcam import ArgumentError, CamWarning, GradCAM, UnknownNameError, explain
+from fe_gradcam import ArgumentError, CamWarning, UnknownNameError, explain
+from fe_gradcam.drawing.grid import INK, WHITE, Row, draw_grid
+from fe_gradcam.metrics.measure import measure, summary
 from fe_gradcam.metrics.objects import masks_of_boxes, object_masks
 from fe_gradcam.training import chosen as selecting
 from fe_gradcam.training.chosen import Chosen
 from fe_gradcam.training.rows import probabilities_of
 from fe_gradcam.training.selection import BOTH, RULES, Selection, selection_of
-from tests.trainings import FRAMEWORKS, Catch, as_input, digit_net, streams, words_of
-from tutorials.real_data import Canvases, digit_canvases
+from tests.models.toys import SmallTorch
+from tests.trainings import (
+    FRAMEWORKS,
+    Catch,
+    as_input,
+    as_layout,
+    canvases,
+    confidences,
+    digit_net,
+    estimator,
+    fitted,
+    gradcam,
+    heats,
+    keyed_ops,
+    streams,
+    words_of,
+)
+from tutorials.real_data import Canvases
 
 CLASSES = 3
 NAMES = [*RULES, BOTH]
@@ -89,8 +106,8 @@ def places(chosen: Chosen) -> list[int]:
 
 
 def reference(
-    name: str, epoch: Epoch, chances: NDArray[np.float64], limit: int | None, by_class: bool
-) -> tuple[list[int], set[int]]:
+    name: str, epoch: Epoch, chances: NDArray[np.float64], limit: int | None, by_class: bool, classes: int = CLASSES
+) -> list[int]:
     """Places in the order in which they are shown, by the words of the documentation, row by row."""
 
     def wanted(rule: str, at: int) -> float | None:
@@ -108,14 +125,13 @@ def reference(
         }[rule]
 
     shown: list[int] = []
-    classes = range(CLASSES) if by_class else [None]
-    for one in classes:
+    for one in range(classes) if by_class else [None]:
         for rule in ("best", "worst") if name == BOTH else (name,):
             scores = {at: wanted(rule, at) for at in range(len(epoch)) if one is None or epoch.labels[at] == one}
             ranked = sorted((-score, at) for at, score in scores.items() if score is not None)[:limit]
             order = [at for _, at in ranked]
             shown += order if rule in ("confident_mistakes", "least_confident", "best", "worst") else sorted(order)
-    return list(dict.fromkeys(shown)), set(shown)
+    return list(dict.fromkeys(shown))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -135,8 +151,7 @@ def test_a_rule_chooses_and_orders_as_its_words_say(
 
     chosen = chosen_of(selection, epoch, data.draw(cuts(len(epoch))), bounded)
     chances = np.random.default_rng(seed).random(len(epoch))
-    expected, _ = reference(name, epoch, chances, limit, by_class)
-    assert places(chosen) == expected
+    assert places(chosen) == reference(name, epoch, chances, limit, by_class)
     assert limit is None or max(most_kept, default=0) <= limit  # after each batch, not only at the end
 
 
@@ -163,14 +178,10 @@ def test_positions_are_shown_in_the_order_asked_and_the_missing_ones_are_known(
 ) -> None:
     asked = data.draw(st.lists(st.integers(0, 30), min_size=1, max_size=8))
     chosen = chosen_of(selection_of(asked, n_samples, None, 0, ()), epoch, data.draw(cuts(len(epoch))))
-    once = list(dict.fromkeys(asked))
-    if n_samples == 0:
-        assert places(chosen) == chosen.missing == []
-        assert chosen.full
-        return
+    once = [] if n_samples == 0 else list(dict.fromkeys(asked))
     assert places(chosen) == [place for place in once if place < len(epoch)]
     assert chosen.missing == [place for place in once if place >= len(epoch)]
-    assert chosen.full == (len(epoch) > max(asked))
+    assert chosen.full == (not once or len(epoch) > max(once))
 
 
 @pytest.mark.parametrize("name", ["random", "first", "least_confident"])
@@ -199,31 +210,34 @@ def test_only_rows_that_are_wanted_are_copied(monkeypatch: pytest.MonkeyPatch) -
         return value[rows].copy()
 
     monkeypatch.setattr(selecting, "host_rows", watched)
-    generator = np.random.default_rng(0)
-    falling = np.sort(generator.uniform(0.4, 1, 400).astype(np.float32))[::-1]
-    table = np.stack([falling, 1 - falling], 1)
-    chosen = Chosen(selection_of("confident_mistakes", 5, None, 0, GIVEN))
+
+    def new(selection: Selection) -> Chosen:
+        copied.clear()
+        return Chosen(selection)
+
+    falling = np.sort(np.random.default_rng(0).uniform(0.4, 1, 400).astype(np.float32))[::-1]
+    table, images = np.stack([falling, 1 - falling], 1), {"x": np.zeros((20, 3))}
+    chosen = new(selection_of("confident_mistakes", 5, None, 0, GIVEN))
     for start in range(0, 400, 20):
-        chosen.add({"x": np.zeros((20, 3))}, np.ones(20, np.int64), table[start : start + 20])
-    chosen.add({"x": np.zeros((20, 3))}, np.ones(20, np.int64), np.tile(table[4], (20, 1)))
+        chosen.add(images, np.ones(20, np.int64), table[start : start + 20])
+    chosen.add(images, np.ones(20, np.int64), np.tile(table[4], (20, 1)))
     assert copied == [1] * 5  # the most confident come first, and none after them is wanted, nor any as confident
 
-    copied.clear()
-    chosen = Chosen(selection_of("confident_mistakes", 5, None, 0, GIVEN))
+    chosen = new(selection_of("confident_mistakes", 5, None, 0, GIVEN))
     for start in range(0, 400, 20):
-        chosen.add({"x": np.zeros((20, 3))}, np.zeros(20, np.int64), 1 - table[::-1][start : start + 20])
+        chosen.add(images, np.zeros(20, np.int64), 1 - table[::-1][start : start + 20])
         assert sum(copied) <= 5 * (start // 20 + 1)  # of a batch no more than are kept at all
-    copied.clear()
-    chosen = Chosen(selection_of("random", 5, None, 0, ()))
+
+    chosen = new(selection_of("random", 5, None, 0, ()))
     for _ in range(1000):
-        chosen.add({"x": np.zeros((20, 3))})
+        chosen.add(images)
     # A row is kept when it is among the five best so far: 5 (1 + ln(20,000 / 5)) = 46 of 20,000 in the mean, and the
     # deviation is below the root of it.
     assert sum(copied) < 46 + 5 * 7
-    copied.clear()
-    chosen = Chosen(Selection("random", ("random",), None, True, 10))
+
+    chosen = new(Selection("random", ("random",), None, True, 10))
     for _ in range(1000):
-        chosen.add({"x": np.zeros((20, 3))}, np.arange(20) % 3)
+        chosen.add(images, np.arange(20) % 3)
     # Of each of three classes three or four, of 6,667: 4 (1 + ln(6,667 / 4)) = 34 and as much spread; and of the first
     # batch all.
     assert sum(copied) < 20 + 3 * (34 + 5 * 6)
@@ -231,40 +245,30 @@ def test_only_rows_that_are_wanted_are_copied(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_epoch_of_50_000_images_takes_the_memory_of_those_that_are_kept() -> None:
     """Through the hooks of the trace: rows of 3 x 32 x 32 float32, 12 KB, of which 50,000 would be 614 MB."""
-    model = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
-        torch.nn.Linear(4, 10),
-    )  # fmt: skip
     kept, size = 20, 500
-    trace = GradCAM("x", model=model, labels="y", preds="p", n_samples=kept, select="misclassified", on_error="raise")
-    trace.system = SimpleNamespace(
-        traces=[trace], mode="eval", epoch_idx=1, ds_id="", network=SimpleNamespace(target_type="torch", device=None)
-    )
+    model = SmallTorch(classes=10).eval()
+    trace = gradcam(model, preds="p", n_samples=kept, select="misclassified")
+    network = SimpleNamespace(target_type="torch", device=None)
+    trace.system = SimpleNamespace(traces=[trace], mode="eval", epoch_idx=1, ds_id="", network=network)
     generator = np.random.default_rng(0)
     images = torch.from_numpy(generator.random((size, 3, 32, 32), np.float32))
     answers = torch.from_numpy(generator.dirichlet(np.ones(10), size).astype(np.float32))
     batch = {"x": images, "y": torch.zeros(size, dtype=torch.int64), "p": answers}
     trace.on_epoch_begin(Data())
     trace.on_batch_end(batch)  # the first image is explained here
-    row = images[0].numel() * 4
+    chosen, row = trace.watcher._choices[""]["grid"], images[0].numel() * 4
     tracemalloc.start()
     for _ in range(99):
         trace.on_batch_end(batch)
-        for heap in trace.watcher._choices[""]["grid"]._heaps.values():
-            assert len(heap) <= kept
+        assert all(len(heap) <= kept for heap in chosen._heaps.values())
     now, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    rows = trace.watcher._choices[""]["grid"].rows()
-    assert trace.watcher._choices[""]["grid"].seen == 50_000
-    assert len(rows) == kept
-    assert all(part.base is None for heap in trace.watcher._choices[""]["grid"]._heaps.values() for part in held(heap))
+    assert chosen.seen == 50_000
+    assert len(chosen.rows()) == kept
+    assert all(one.row["images"].base is None for heap in chosen._heaps.values() for one in heap)
     # Kept rows replaced by others, and for a moment those of one batch: twice the rows, and 200 KB of numbers.
     assert now < kept * row + 200_000
     assert peak < 2 * kept * row + 200_000
-
-
-def held(heap: Sequence[Any]) -> list[NDArray[Any]]:
-    return [one.row["images"] for one in heap]
 
 
 # --- the random choice ---------------------------------------------------------------------------------
@@ -330,14 +334,11 @@ def test_the_most_that_are_kept_are_as_many_of_each_class_as_there_are(
 
 
 def batches_of(kind: str) -> list[Any]:
-    numbers = np.arange(24, dtype=np.float32).reshape(6, 2, 2)
-    if kind == "torch":
-        return [torch.from_numpy(part.copy()) for part in np.split(numbers, 2)]
-    if kind == "tf":
-        import tensorflow as tf
+    import tensorflow as tf
 
-        return [tf.constant(part) for part in np.split(numbers, 2)]
-    return [part.copy() for part in np.split(numbers, 2)]
+    numbers = np.arange(24, dtype=np.float32).reshape(6, 2, 2)
+    make: Any = {"numpy": np.copy, "torch": torch.tensor, "tf": tf.constant}[kind]
+    return [make(part) for part in np.split(numbers, 2)]
 
 
 @pytest.mark.parametrize("kind", ["numpy", "torch", "tf"])
@@ -453,22 +454,21 @@ TRACES: dict[str, dict[str, Any]] = {
     "random": {"select": "random", "n_samples": 5, "seed": 4, "methods": ["grad_cam", "layer_cam"]},
     "places": {"select": [70, 3, 70, 999, 88]},
     "none": {"select": [70, 3], "n_samples": 0},
-    "keyed": {"select": "confident_mistakes", "n_samples": 8, "model": None, "grads": "g", "activations": "a"},
+    "keyed": {"select": "confident_mistakes", "n_samples": 8, "model": None, "grads": "grads", "activations": "acts"},
 }
 
 
 @cache
 def digits() -> Canvases:
     """300 digits, each cut out around its middle, up to two pixels off, so that a few steps teach something."""
-    canvases, generator = digit_canvases()[0:300], np.random.default_rng(0)
-    images, boxes = np.zeros((300, SIDE, SIDE), np.uint8), canvases.boxes.copy()
-    for at, (left, top, width, height) in enumerate(canvases.boxes):
+    whole, generator = canvases()[0:300], np.random.default_rng(0)
+    images, boxes = np.zeros((300, SIDE, SIDE), np.uint8), whole.boxes.copy()
+    for at, (left, top, width, height) in enumerate(whole.boxes):
         across, down = (SIDE - width) // 2 + generator.integers(-2, 3), (SIDE - height) // 2 + generator.integers(-2, 3)
-        images[at, down : down + height, across : across + width] = canvases.images[at][
-            top : top + height, left : left + width
-        ]
+        cut = whole.images[at][top : top + height, left : left + width]
+        images[at, down : down + height, across : across + width] = cut
         boxes[at, :2] = across, down
-    return Canvases(images, canvases.labels, boxes)
+    return Canvases(images, whole.labels, boxes)
 
 
 def digit_data(framework: str, rows: slice) -> dict[str, Any]:
@@ -503,6 +503,12 @@ class Trained:
     def rows(self, name: str) -> NDArray[np.int64]:
         return np.array([result["position"] for result in self.results(name)])
 
+    def objects(self, name: str) -> NDArray[np.bool_]:
+        """Masks of what "wrong" has boxes of, and "both" masks."""
+        rows = self.rows(name)
+        boxes = masks_of_boxes(self.data["box"][rows][:, None], (SIDE, SIDE))
+        return boxes if name == "wrong" else self.data["mask"][rows] > 0
+
 
 def full_inference(framework: str, model: Any, images: NDArray[np.float32]) -> NDArray[np.float32]:
     if framework == "torch":
@@ -513,24 +519,16 @@ def full_inference(framework: str, model: Any, images: NDArray[np.float32]) -> N
 
 @pytest.fixture(scope="module", params=FRAMEWORKS)
 def trained(request: pytest.FixtureRequest) -> Trained:
-    from fe_gradcam import LayerGradientOp
-
     framework = request.param
     torch.manual_seed(0)
     model = fe.build(lambda: digit_net(framework, "flat", side=SIDE), optimizer_fn="adam", model_name="digits")
     set_lr(model, 5e-3)
-    common = {"model": model, "labels": "seen", "preds": "p", "ids": "name", "on_error": "raise"}
-    traces: list[Any] = [GradCAM("x", outputs=name, **{**common, **more}) for name, more in TRACES.items()]
-    catch = Catch(*TRACES, *(f"{name}_results" for name in TRACES), "wrong_pointing_game", "wrong_energy_inside",
-                  "both_energy_inside", mode="eval")  # fmt: skip
+    common = {"model": model, "labels": "seen", "preds": "y_pred", "ids": "name"}
+    traces = [gradcam(**{"outputs": name, **common, **more}) for name, more in TRACES.items()]
     train, data = digit_data(framework, slice(100, 300)), digit_data(framework, slice(0, IN_EVAL))
-    pipeline = fe.Pipeline(
-        train_data=NumpyDataset(train), eval_data=NumpyDataset(data), batch_size=16, num_process=0
-    )  # fmt: skip
-    forward = LayerGradientOp(model=model, inputs="x", outputs=("p", "a", "g"))
-    network = fe.Network([forward, CrossEntropy(("p", "y"), "ce"), UpdateOp(model, "ce")])
+    how = {"train_data": NumpyDataset(train), "eval_data": NumpyDataset(data), "batch_size": 16}
     with pytest.warns(CamWarning) as warned:
-        fe.Estimator(pipeline, network, epochs=2, traces=[*traces, catch], log_steps=0).fit()
+        catch = fitted(framework, model, *traces, ops=keyed_ops(model), epochs=2, **how)
     epoch = Epoch(data["seen"], full_inference(framework, model, data["x"]))
     return Trained(framework, model, data, epoch, catch.caught[-1], [str(one.message) for one in warned])
 
@@ -548,38 +546,31 @@ def test_the_images_shown_are_those_that_a_full_inference_chooses(trained: Train
     chances = np.random.default_rng(more.get("seed", 0)).random(IN_EVAL)
     by_class = "per_class" in more or more["select"] == BOTH
     limit = more.get("per_class", 1) if by_class else more["n_samples"]
-    shown: list[int] = []
-    rules = ("best", "worst") if more["select"] == BOTH else (more["select"],)
-    for class_id in range(10) if by_class else [None]:
-        rows = [at for at in range(IN_EVAL) if class_id is None or epoch.labels[at] == class_id]
-        part = Epoch(epoch.labels[rows], epoch.probabilities[rows])
-        for rule in rules:
-            order, _ = reference(rule, part, chances[rows], limit, by_class=False)
-            shown += [rows[at] for at in order]
-    expected = list(dict.fromkeys(shown))
+    expected = reference(more["select"], epoch, chances, limit, by_class, classes=10)
+    results = trained.results(name)
     assert len(expected) >= 4
     assert trained.rows(name).tolist() == expected
-    assert [result["id"] for result in trained.results(name)] == [1000 + at for at in expected]
+    assert [result["id"] for result in results] == [1000 + at for at in expected]
     assert [words_of(row)["id"] for row in trained.caught[name].grid.rows] == [str(1000 + at) for at in expected]
-    for at, result in zip(expected, trained.results(name), strict=True):
-        assert result["label"] == epoch.labels[at]
-        assert result["prediction"] == epoch.probabilities[at].argmax()
-        # Another batch, and another kernel for it: rounding alone.
-        assert_allclose(result["classification_confidences"][0], epoch.probabilities[at].max(), rtol=1e-4)
+    assert [result["label"] for result in results] == epoch.labels[expected].tolist()
+    assert [result["prediction"] for result in results] == epoch.probabilities[expected].argmax(1).tolist()
+    # Another batch, and another kernel for it: rounding alone.
+    assert_allclose(confidences(results), epoch.probabilities[expected].max(1), rtol=1e-4)
 
 
 def test_mistakes_are_mistakes_and_fall_in_confidence(trained: Trained) -> None:
     for name in ("wrong", "sure", "keyed"):
-        assert all(result["label"] != result["prediction"] for result in trained.results(name))
-        assert all(result["label"] >= 0 for result in trained.results(name))
-    confidences = [result["classification_confidences"][0] for result in trained.results("sure")]
-    assert confidences == sorted(confidences, reverse=True)
+        assert all(0 <= result["label"] != result["prediction"] for result in trained.results(name))
+    sure = confidences(trained.results("sure"))
+    assert sure == sorted(sure, reverse=True)
     assert trained.rows("keyed").tolist() == trained.rows("sure").tolist()
 
 
 def test_positions_come_in_the_order_asked_and_the_missing_one_is_said(trained: Trained) -> None:
     assert trained.rows("places").tolist() == [70, 3, 88]
-    assert trained.results("places")[2]["label"] == -1
+    unlabelled = trained.results("places")[2]
+    assert unlabelled["label"] == -1
+    assert list(unlabelled["heatmap_grad_cam"]) == [f"heatmap_image_class_{unlabelled['prediction']}"]
     assert sum("the epoch had 90 images, and none at [999]" in said for said in trained.warned) == 2  # both epochs
     assert not any("none at [70, 3]" in said for said in trained.warned)  # n_samples=0 asks for none
     assert "none" not in trained.caught
@@ -587,32 +578,25 @@ def test_positions_come_in_the_order_asked_and_the_missing_one_is_said(trained: 
 
 def test_beside_a_wrong_answer_stands_the_heatmap_of_the_true_class(trained: Trained) -> None:
     for name in ("wrong", "both", "random", "places"):
-        rows = trained.rows(name)
+        rows, results = trained.rows(name), trained.results(name)
         images, labels = trained.data["x"][rows], trained.epoch.labels[rows]
         inferred = trained.epoch.probabilities[rows].argmax(1)
         wrong = (labels >= 0) & (inferred != labels)
         for method in TRACES[name].get("methods", ["grad_cam"]):
-            of_inferred = explain(trained.model, images, method=method)
-            of_true = explain(trained.model, images, target=np.maximum(labels, 0), method=method)
-            for at, result in enumerate(trained.results(name)):
-                heats = result[f"heatmap_{method}"]
-                keys = [f"heatmap_image_class_{inferred[at]}"]
-                keys += [f"heatmap_image_class_{labels[at]}"] if wrong[at] else []
-                if labels[at] >= 0:
-                    assert list(heats) == keys
-                # Computed in two batches of other sizes: rounding, which the scaling to the maximum enlarges.
-                assert_allclose(heats[keys[0]], of_inferred.values[at], atol=1e-4)
-                if wrong[at]:
-                    assert_allclose(heats[keys[1]], of_true.values[at], atol=1e-4)
+            of_inferred = explain(trained.model, images, method=method).values
+            of_true = explain(trained.model, images, target=np.maximum(labels, 0), method=method).values
+            for result, label, class_id, is_wrong in zip(results, labels, inferred, wrong, strict=True):
+                class_ids = [class_id, label] if is_wrong else [class_id]
+                if label >= 0:
+                    assert list(result[f"heatmap_{method}"]) == [f"heatmap_image_class_{one}" for one in class_ids]
+            # Computed in two batches of other sizes: rounding, which the scaling to the maximum enlarges.
+            assert_allclose(heats(results, inferred, method), of_inferred, atol=1e-4)
+            those = [result for result, is_wrong in zip(results, wrong, strict=True) if is_wrong]
+            if those:
+                assert_allclose(heats(those, labels[wrong], method), of_true[wrong], atol=1e-4)
         if name == "both":
             assert wrong.any()
             assert not wrong.all()
-
-
-def test_an_image_without_a_label_has_the_heatmap_of_the_inferred_class_alone(trained: Trained) -> None:
-    unlabelled = trained.results("places")[2]
-    assert unlabelled["label"] == -1
-    assert list(unlabelled["heatmap_grad_cam"]) == [f"heatmap_image_class_{unlabelled['prediction']}"]
 
 
 def test_a_wrong_answer_has_the_true_class_in_a_second_line_and_a_right_one_none(trained: Trained) -> None:
@@ -636,15 +620,8 @@ def test_a_wrong_answer_has_the_true_class_in_a_second_line_and_a_right_one_none
 
 
 def test_boxes_and_masks_are_outlined_in_the_picture(trained: Trained) -> None:
-    from dataclasses import replace
-
-    from fe_gradcam.drawing.grid import INK, WHITE, Row, draw_grid
-
     for name in ("wrong", "both"):
-        rows = trained.rows(name)
-        boxes, masks = trained.data["box"][rows], trained.data["mask"][rows] > 0
-        known = masks_of_boxes(boxes[:, None], (SIDE, SIDE)) if name == "wrong" else masks
-        for row, place in zip(trained.caught[name].grid.rows, known, strict=True):
+        for row, place in zip(trained.caught[name].grid.rows, trained.objects(name), strict=True):
             assert np.array_equal(row.panels[0].outline, place)
             assert np.array_equal(row.panels[1].outline, place)
 
@@ -672,14 +649,10 @@ def test_boxes_and_masks_are_outlined_in_the_picture(trained: Trained) -> None:
 
 
 def test_metrics_of_place_are_those_of_the_boxes_and_masks(trained: Trained) -> None:
-    from fe_gradcam.metrics.measure import measure, summary
-
     for name, metrics in (("wrong", ["pointing_game", "energy_inside"]), ("both", ["energy_inside"])):
-        rows = trained.rows(name)
-        images = trained.data["x"][rows]
-        boxes = masks_of_boxes(trained.data["box"][rows][:, None], (SIDE, SIDE))
-        where = boxes if name == "wrong" else trained.data["mask"][rows] > 0
-        expected = measure(trained.model, images, explain(trained.model, images), metrics, places=where)
+        images = trained.data["x"][trained.rows(name)]
+        heatmap = explain(trained.model, images)
+        expected = measure(trained.model, images, heatmap, metrics, places=trained.objects(name))
         for metric in metrics:
             mean, caught = summary(expected[metric]), trained.caught[f"{name}_{metric}"]
             if mean is None:  # every heatmap of these few is blank, as trainings go: the value of before stands in
@@ -695,58 +668,46 @@ def test_metrics_of_place_are_those_of_the_boxes_and_masks(trained: Trained) -> 
 def single_output(framework: str) -> Any:
     """A logit of the mean of the image, from 0.05 to 0.95: as probabilities, half of them would be below 1/2."""
     if framework == "torch":
-        conv = torch.nn.Conv2d(1, 1, 1)
-        torch.nn.init.ones_(conv.weight)
-        torch.nn.init.zeros_(conv.bias)
-        linear = torch.nn.Linear(1, 1)
-        torch.nn.init.ones_(linear.weight)
-        torch.nn.init.zeros_(linear.bias)
-        return torch.nn.Sequential(conv, torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), linear)
+        nn = torch.nn
+        conv, linear = nn.Conv2d(1, 1, 1), nn.Linear(1, 1)
+        for layer in (conv, linear):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        return nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
     import tensorflow as tf
 
     layers = tf.keras.layers
-    return tf.keras.Sequential(
-        [
-            layers.Conv2D(1, 1, activation="relu", kernel_initializer="ones", input_shape=(4, 4, 1)),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(1, kernel_initializer="ones"),
-        ]
-    )
+    conv = layers.Conv2D(1, 1, activation="relu", kernel_initializer="ones", input_shape=(4, 4, 1))
+    head = layers.Dense(1, kernel_initializer="ones")
+    return tf.keras.Sequential([conv, layers.GlobalAveragePooling2D(), head])
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_single_output_is_read_as_what_it_is_a_logit_or_a_probability(framework: str) -> None:
     means = np.linspace(0.05, 0.95, 10).astype(np.float32)
-    images = np.broadcast_to(means[:, None, None, None], (10, 1, 4, 4) if framework == "torch" else (10, 4, 4, 1))
-    data = NumpyDataset({"x": np.ascontiguousarray(images), "y": np.arange(10) % 2})
+    images = as_layout(framework, np.tile(means[:, None, None, None], (1, 4, 4, 1)))
+    data = NumpyDataset({"x": images, "y": np.arange(10) % 2})
     model = fe.build(lambda: single_output(framework), optimizer_fn=None, model_name="single")
 
     def squashed(logit: Any) -> Any:
         return 1 / (1 + 2.718281828 ** (-logit))
 
-    common = {"model": model, "labels": "y", "select": "confident_mistakes", "n_samples": 3, "on_error": "raise"}
-    traces = [GradCAM("x", preds=key, outputs=key, **common) for key in ("logit", "probability")]
-    catch = Catch("logit_results", "probability_results", mode="test")
-    network = fe.Network([ModelOp(model, "x", "logit"), LambdaOp(squashed, inputs="logit", outputs="probability")])
-    pipeline = fe.Pipeline(test_data=data, batch_size=4, num_process=0)
-    fe.Estimator(pipeline, network, epochs=1, traces=[*traces, catch], log_steps=0).test()
+    common = {"model": model, "select": "confident_mistakes", "n_samples": 3}
+    traces = [gradcam(preds=key, outputs=key, **common) for key in ("logit", "probability")]
+    catch = Catch("test")
+    ops = [ModelOp(model, "x", "logit"), LambdaOp(squashed, inputs="logit", outputs="probability")]
+    estimator(framework, model, [*traces, catch], ops=ops, test_data=data, batch_size=4).test()
     for key in ("logit", "probability"):
         results = catch.caught[0][f"{key}_results"]
         # A logit above 0 is class 1, so that the mistakes are those of class 0, the largest logits first.
         assert [result["position"] for result in results] == [8, 6, 4]
         assert [result["prediction"] for result in results] == [1] * 3
-        expected = 1 / (1 + np.exp(-means[[8, 6, 4]]))
-        assert_allclose([result["classification_confidences"][0] for result in results], expected, rtol=1e-5)
+        assert_allclose(confidences(results), 1 / (1 + np.exp(-means[[8, 6, 4]])), rtol=1e-5)
 
 
 def test_predictions_that_are_class_ids_are_refused() -> None:
     with pytest.raises(ArgumentError, match=r"preds='cls' holds integers of shape \(4,\), as if they were class ids"):
         probabilities_of(np.array([0, 3, 1, 2]), "preds='cls'")
-
-
-def test_per_class_without_labels_and_predictions_is_refused() -> None:
-    with pytest.raises(ArgumentError, match="per_class needs labels="):
-        selection_of("first", 5, 1, 0, {"model"})
 
 
 def test_a_key_without_rows_is_named() -> None:

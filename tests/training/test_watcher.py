@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from fe_gradcam import ArgumentError, CamWarning, GradCAM
+from fe_gradcam import ArgumentError, CamWarning
 from fe_gradcam.drawing.grid import Grid, Panel, Row
 from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.training import watcher as engine
@@ -23,7 +24,7 @@ from fe_gradcam.training.selection import Selection, selection_of
 from fe_gradcam.training.source import ModelSource
 from fe_gradcam.training.watcher import Watcher
 from tests.models.toys import SmallTorch
-from tests.trainings import FRAMEWORKS, ROOT, Catch, build, estimator
+from tests.trainings import FRAMEWORKS, ROOT, build, estimator, failing, fitted, gradcam
 
 EVERYTHING = """
 import sys
@@ -144,10 +145,9 @@ def extended(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_new_output_is_one_entry_and_is_there_for_the_host_too(framework: str, tmp_path: Path) -> None:
     model = build(framework)
-    trace = GradCAM("x", model=model, n_samples=2, save_dir=tmp_path, on_error="raise")
-    catch = Catch(*Brightness.keys, mode="eval")
+    trace = gradcam(model, n_samples=2, save_dir=tmp_path)
     assert set(Brightness.keys) <= set(trace.get_outputs(None))
-    estimator(framework, model, [trace, catch]).fit()
+    catch = fitted(framework, model, trace)
     assert 0 < catch.caught[0]["gradcam_brightness"] < 255
     assert "gradcam_brightness" in catch.logged[0]
     assert "gradcam_brightest" not in catch.logged[0]
@@ -174,13 +174,12 @@ def one_epoch(watcher: Watcher, number: int = 1) -> Epoch:
 
 
 def test_a_product_that_fails_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        engine, "PRODUCTS", [lambda options: Brightness(options, fails=True), *engine.PRODUCTS]
-    )  # fmt: skip
+    failing_one = partial(Brightness, fails=True)
+    monkeypatch.setattr(engine, "PRODUCTS", [failing_one, *engine.PRODUCTS])
     watcher = watched(track=True, atlas=6, metrics="average_drop", n_samples=3)
     for number in (1, 2):
         with pytest.warns(
-            CamWarning, match=r"could not make the brightness of this epoch; the training goes on"
+            CamWarning, match="could not make the brightness of this epoch; the training goes on"
         ) as said:
             epoch = one_epoch(watcher, number)
         assert len([one for one in said if "could not" in str(one.message)]) == 1
@@ -189,12 +188,9 @@ def test_a_product_that_fails_costs_no_other(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_what_products_share_is_warned_of_once_if_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: Any, **kwargs: Any) -> Any:
-        raise RuntimeError("on request")
-
     watcher = watched(track=True, metrics="average_drop", n_samples=3)
     one_epoch(watcher)
-    monkeypatch.setattr("fe_gradcam.training.source.explained", fail)
+    monkeypatch.setattr("fe_gradcam.training.source.explained", failing(RuntimeError("on request")))
     with pytest.warns(CamWarning, match="on request") as said:
         epoch = one_epoch(watcher, 2)
     assert len(said) == 1
@@ -239,12 +235,12 @@ def test_a_cost_says_seconds_share_and_products() -> None:
 @pytest.mark.parametrize(
     ("modes", "log_steps", "epochs"),
     [("!train", 0, [1, 2]), (["train", "eval"], 0, [1, 2]), ("train", 0, [1, 2]), (None, None, [])],
-)  # fmt: skip
+)
 def test_the_log_says_once_an_epoch_what_its_end_cost(
     modes: Any, log_steps: Any, epochs: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = build("torch")
-    fitting = estimator("torch", model, [GradCAM("x", model=model, mode=modes, n_samples=1)], epochs=2)
+    fitting = estimator("torch", model, [gradcam(model, mode=modes, n_samples=1)], epochs=2)
     fitting.system.log_steps = log_steps
     fitting.fit()
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FastEstimator-GradCAM")]

@@ -21,11 +21,11 @@ from fastestimator.op.tensorop.model import ModelOp
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from fe_gradcam import GradCAM, explain
+from fe_gradcam import explain
 from fe_gradcam.verdicts import places as shortcut
 from fe_gradcam.verdicts.atlas import Atlas, Box
 from fe_gradcam.verdicts.places import Alarm, _alike, _deviations, alarms, place_of, suspects, where_in_words
-from tests.trainings import FRAMEWORKS, Catch, streams, words_of
+from tests.trainings import FRAMEWORKS, as_layout, fitted, gradcam, streams, words_of
 
 SIDE, PATCH, GREEN = 32, 4, 1
 CORNER = (SIDE - PATCH, SIDE - PATCH)
@@ -96,25 +96,18 @@ def network(framework: str, parts: tuple[Any, ...]) -> Any:
     convolution, offsets, head, bias = (np.asarray(part, np.float32) for part in parts)
     kernel = np.broadcast_to(convolution[..., None, None], (4, 3, PATCH, PATCH))
     if framework == "torch":
-        model = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 4, PATCH, stride=PATCH), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
-            torch.nn.Flatten(), torch.nn.Linear(4, 3),
-        )  # fmt: skip
-        values = (kernel, offsets, head, bias)
+        nn = torch.nn
+        conv = nn.Conv2d(3, 4, PATCH, stride=PATCH)
+        model = nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
         with torch.no_grad():
-            for parameter, value in zip(model.parameters(), values, strict=True):
+            for parameter, value in zip(model.parameters(), (kernel, offsets, head, bias), strict=True):
                 parameter.copy_(torch.from_numpy(value.copy()))
         return model.eval()
     import tensorflow as tf
 
     layers = tf.keras.layers
-    keras = tf.keras.Sequential(
-        [
-            layers.Conv2D(4, PATCH, strides=PATCH, activation="relu", input_shape=(SIDE, SIDE, 3)),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(3),
-        ]
-    )
+    patches = layers.Conv2D(4, PATCH, strides=PATCH, activation="relu", input_shape=(SIDE, SIDE, 3))
+    keras = tf.keras.Sequential([patches, layers.GlobalAveragePooling2D(), layers.Dense(3)])
     keras.set_weights([kernel.transpose(2, 3, 1, 0), offsets, head.T, bias])
     return keras
 
@@ -123,19 +116,15 @@ READS_THE_CORNER = weights()
 READS_THE_OBJECT = weights(white=(0, 0, 0), objects=(5, 5, 5))
 
 
-def as_input(framework: str, images: Images) -> Images:
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)) if framework == "torch" else images
-
-
 def atlas_of(model: Any, framework: str, images: Images) -> tuple[Any, Atlas]:
-    heatmap = explain(model, as_input(framework, images))
+    heatmap = explain(model, as_layout(framework, images))
     return heatmap, Atlas.of(heatmap, (images * 255).astype(np.uint8))
 
 
 def found(images: Images, parts: tuple[Any, ...] = READS_THE_CORNER, framework: str = "torch", **more: Any) -> Any:
     model = network(framework, parts)
     heatmap, atlas = atlas_of(model, framework, images)
-    return alarms(model, as_input(framework, images), heatmap, atlas, **more)
+    return alarms(model, as_layout(framework, images), heatmap, atlas, **more)
 
 
 def classes(alarmed: list[Alarm]) -> list[int]:
@@ -168,10 +157,13 @@ def test_a_network_that_reads_the_corner_is_accused_and_no_other_class(framework
     assert alarm.covered == pytest.approx(1 / 3, abs=0.01)  # nothing else that the network looks at
     assert alarm.covered_elsewhere > 0.99
     text = alarm.text({GREEN: "cat"})
-    assert "class 'cat' may be told by a place instead of the object" in text
-    assert "In 12 images its heat stays in the lower right corner (pixels 28 to 31 across, 28 to 31 down" in text
-    assert "of 32 x 32)" in text
-    assert "falls from 1.00 to 0.33, with other places covered that are as large and hold as much to 1.00" in text
+    for said in (
+        "class 'cat' may be told by a place instead of the object",
+        "In 12 images its heat stays in the lower right corner (pixels 28 to 31 across, 28 to 31 down",
+        "of 32 x 32)",
+        "falls from 1.00 to 0.33, with other places covered that are as large and hold as much to 1.00",
+    ):
+        assert said in text
     assert "class '1'" in alarm.text({})
 
 
@@ -211,9 +203,9 @@ def test_registered_objects_are_no_shortcut() -> None:
 def marked_elsewhere() -> Images:
     """The mark in the corner of 7 of 12 images, and anywhere in the others: (7 x 6 / 12 x 11) = 0.32 is fixed."""
     generator, images = np.random.default_rng(3), scenes()
-    images[19:24] = [
-        scene(generator, GREEN, tuple(int(one) * PATCH for one in generator.integers(0, 7, 2))) for _ in range(5)
-    ]
+    for at in range(19, 24):
+        top, left = (int(one) * PATCH for one in generator.integers(0, 7, 2))
+        images[at] = scene(generator, GREEN, (top, left))
     return images
 
 
@@ -224,18 +216,10 @@ def large_mark() -> Images:
     return np.stack([scene(generator, one, marks[one], (0, 4 * (number % 4)), **size) for one, number in every])
 
 
-def another_class_marked() -> Images:
-    return scenes(10, 5, {1: CORNER, 2: CORNER})
-
-
-def small_objects() -> Images:
-    """As large as the mark, so that another place covers all of one."""
-    return scenes(side=PATCH)
-
-
-def nothing_but_the_mark() -> Images:
-    generator, images = np.random.default_rng(6), scenes()
-    images[12:24] = [scene(generator, GREEN, CORNER, empty=True) for _ in range(12)]
+def nothing_but_the_mark(stop: int = 24, seed: int = 6) -> Images:
+    """In the green images before `stop`."""
+    generator, images = np.random.default_rng(seed), scenes()
+    images[12:stop] = [scene(generator, GREEN, CORNER, empty=True) for _ in range(12, stop)]
     return images
 
 
@@ -245,11 +229,12 @@ def nothing_but_the_mark() -> Images:
         ("FIXED", 0.2, marked_elsewhere, READS_THE_CORNER),
         ("LARGEST", 0.3, large_mark, READS_THE_CORNER),
         # Of the blue class 6/10 of the heat lies in the corner, of the red none: in the mean a third of the green's.
-        ("APART", 1.0, another_class_marked, weights(white=(0, 10, 7.5), objects=(5, 0, 5))),
+        ("APART", 1.0, lambda: scenes(10, 5, {1: CORNER, 2: CORNER}), weights((0, 10, 7.5), (5, 0, 5))),
         # From e^2.1 / (e^2.1 + 2) = 0.80 to e^1.5 / (e^1.5 + 2) = 0.69.
         ("FALL", 0.05, scenes, weights(white=(0, 0.6, 0), bias=(0, 1.5, 0))),
-        # Both the mark (10) and the object (5) are needed against 11.
-        ("TIMES", 0.0, small_objects, weights((0, 10, 0), (9, 5, 9), (0, -11, 0), patches=1)),
+        # Both the mark (10) and the object (5) are needed against 11; each object is as large as the mark, so that
+        # another place covers all of one.
+        ("TIMES", 0.0, lambda: scenes(side=PATCH), weights((0, 10, 0), (9, 5, 9), (0, -11, 0), patches=1)),
         ("FEWEST", 5, lambda: scenes(5), READS_THE_CORNER),
         ("ALIKE", 1e6, nothing_but_the_mark, READS_THE_CORNER),
     ],
@@ -274,12 +259,9 @@ def test_the_fewest_images_are_enough() -> None:
 
 
 def test_images_without_another_place_do_not_count_as_tested() -> None:
-    generator, images = np.random.default_rng(7), scenes()
-    images[12 : 24 - shortcut.FEWEST] = [scene(generator, GREEN, CORNER, empty=True) for _ in range(12 - 6)]
-    (alarm,) = found(images)
+    (alarm,) = found(nothing_but_the_mark(24 - shortcut.FEWEST, 7))
     assert (alarm.images, alarm.tried) == (12, shortcut.FEWEST)
-    images[24 - shortcut.FEWEST] = scene(generator, GREEN, CORNER, empty=True)
-    assert found(images) == []
+    assert found(nothing_but_the_mark(25 - shortcut.FEWEST, 7)) == []
 
 
 def test_a_place_that_is_the_object_is_no_shortcut() -> None:
@@ -308,7 +290,7 @@ def test_the_choice_of_images_is_that_of_the_seed_and_of_no_global_stream() -> N
     model = network("torch", READS_THE_CORNER)
     heatmap, atlas = atlas_of(model, "torch", images)
     before = streams()
-    every = [alarms(model, as_input("torch", images), heatmap, atlas, seed=seed) for seed in (0, 0, 1)]
+    every = [alarms(model, as_layout("torch", images), heatmap, atlas, seed=seed) for seed in (0, 0, 1)]
     assert streams() == before
     (first,), (again,), (other,) = every
     assert first == again
@@ -356,24 +338,18 @@ def test_the_log_of_a_training_says_it_in_plain_words(
 ) -> None:
     parts = READS_THE_CORNER if reads == "corner" else READS_THE_OBJECT
     model = fe.build(lambda: network(framework, parts), optimizer_fn=None, model_name="reads")
-    images, labels = scenes(), np.repeat(np.arange(3), 12)
-    places = np.zeros((36, SIDE, SIDE), np.uint8)
-    places[:, :20, :20] = 1
     order = np.random.default_rng(0).permutation(36)
-    data = NumpyDataset({"x": as_input(framework, images)[order], "y": labels[order], "mask": places[order]})
-    common = {"model": model, "labels": "y", "atlas": True, "on_error": "raise", "n_samples": 1}
-    names = {"red": 0, "green": 1, "blue": 2}
+    images, labels = as_layout(framework, scenes()), np.repeat(np.arange(3), 12)
+    places = np.repeat(Box(0, 0, 20, 20).mask((SIDE, SIDE))[None], 36, 0).astype(np.uint8)
+    data = NumpyDataset({"x": images[order], "y": labels[order], "mask": places})
+    common = {"model": model, "atlas": True, "n_samples": 1}
     traces = [
-        GradCAM("x", save_dir=tmp_path, label_mapping=names, **common),
-        GradCAM("x", outputs="seen", masks="mask", metrics="energy_inside", **common),
+        gradcam(save_dir=tmp_path, label_mapping={"red": 0, "green": 1, "blue": 2}, **common),
+        gradcam(outputs="seen", masks="mask", metrics="energy_inside", **common),
     ]
-    catch = Catch("gradcam_atlas", "gradcam_alarms", "gradcam_shortcuts", "gradcam_fixed_place", "seen_shortcuts",
-                  mode="eval")  # fmt: skip
-    pipeline = fe.Pipeline(train_data=data, eval_data=data, batch_size=8, num_process=0)
-    network_of_it = fe.Network([ModelOp(model, "x", "p")])
-    fe.Estimator(pipeline, network_of_it, epochs=1, traces=[*traces, catch], log_steps=0).fit()
+    ops = [ModelOp(model, "x", "p")]
+    (caught,) = fitted(framework, model, *traces, ops=ops, train_data=data, eval_data=data, batch_size=8).caught
     said = capfd.readouterr().out
-    (caught,) = catch.caught
     (line,) = [line for line in said.splitlines() if line.startswith("FastEstimator-Eval: ")]
     warned = [line for line in said.splitlines() if line.startswith("FastEstimator-Warn: GradCAM ('gradcam')")]
     assert (tmp_path / "gradcam_eval_atlas_epoch_1.png").exists()
