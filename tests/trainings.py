@@ -231,13 +231,18 @@ class Killer(Trace):
             raise KilledError
 
 
+def printed(program: str, *arguments: str) -> Any:
+    """What a program prints in the end, as JSON."""
+    command = [sys.executable, "-W", "ignore", "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
 def in_another_process(function: Callable[[str], Any], folder: Path) -> Any:
     """What a function of a test module returns there."""
     program = (
         f"import gc, json, sys, tests.conftest; from {function.__module__} import {function.__name__}\n"
         f"gc.freeze()\nprint(json.dumps({function.__name__}(sys.argv[1])))"
     )
-    command = [sys.executable, "-W", "ignore", "-c", program, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return printed(program, str(folder))

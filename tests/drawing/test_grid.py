@@ -74,21 +74,18 @@ def _inked(letter: str, colour: tuple[int, int, int]) -> np.ndarray:
 
 
 def test_a_note_is_written_over_its_panel_alone() -> None:
-    changed = differing(draw_grid(grid(row())), draw_grid(grid(row(note="no evidence"))))
-    xs = np.nonzero(changed)[1]
+    plain, note, other = (draw_grid(grid(row(note=note))) for note in ("", "no evidence", "nothing found"))
+    changed = differing(plain, note)
     assert changed.sum() > 500
-    assert xs.min() > changed.shape[1] // 2
-    other = differing(draw_grid(grid(row(note="no evidence"))), draw_grid(grid(row(note="nothing found"))))
-    assert other.sum() > 50
+    assert np.nonzero(changed)[1].min() > changed.shape[1] // 2
+    assert differing(note, other).sum() > 50
 
 
 def test_the_colour_bar_runs_through_the_colormap_from_left_to_right() -> None:
-    drawn = draw_grid(grid(row()))
-    lut = colormap_lut("turbo")
+    drawn, lut = draw_grid(grid(row())), colormap_lut("turbo")
     rows = np.flatnonzero((drawn[:, 14] == lut[0]).all(1))
     assert len(rows) == 12
-    assert (drawn[rows[0], 14 + 159] == lut[255]).all()
-    assert (drawn[rows[0], 14 + 80] == lut[128]).all()
+    assert np.array_equal(drawn[rows[0], [14 + 159, 14 + 80]], lut[[255, 128]])
 
 
 def test_what_the_colour_bar_means_is_said_in_full() -> None:
@@ -102,11 +99,8 @@ def test_every_text_is_drawn(part: str) -> None:
     def with_text(word: str) -> np.ndarray:
         texts = {"label": "cat", "prediction": "cat", "id": "one", "title": "t", "column": "c", "scale": "s"}
         texts[part] = word
-        roles = tuple(Text(role, texts[role]) for role in ("id", "label", "prediction"))
-        panels = (Panel(PICTURE),)
-        return draw_grid(
-            Grid((Row(roles, False, panels),), (texts["column"],), "turbo", texts["scale"], (0.0, 1.0), texts["title"])
-        )
+        one = bare(*(Text(role, texts[role]) for role in ("id", "label", "prediction")))
+        return draw_grid(replace(one, titles=(texts["column"],), scale_label=texts["scale"], title=texts["title"]))
 
     assert differing(with_text("dog"), with_text("god")).sum() > 20
 
@@ -119,17 +113,16 @@ def test_names_are_never_run_over_the_pictures() -> None:
     assert short.shape[1] <= long.shape[1]
 
 
-def test_the_confidence_stays_whatever_the_length_of_the_name() -> None:
-    name = "a very long name of a class indeed, and more"
-    for where in ("texts", "aside", "caption"):
-        pictures = []
-        for number in ("87%", "13%"):
-            said = Text("prediction", name, number)
-            panel = Panel(PICTURE, caption=said if where == "caption" else None)
-            below = (None,) if where == "aside" else ()
-            one = Row((said,) * (where == "texts"), False, (panel,), below, (said,) * (where == "aside"))
-            pictures.append(draw_grid(Grid((one,), ("image",), "turbo", "s", (0.0, 1.0))))
-        assert differing(*pictures).sum() > 10, where
+@pytest.mark.parametrize("where", ["texts", "aside", "caption"])
+def test_the_confidence_stays_whatever_the_length_of_the_name(where: str) -> None:
+    def with_number(number: str) -> np.ndarray:
+        said = Text("prediction", "a very long name of a class indeed, and more", number)
+        panels = (Panel(PICTURE, caption=said if where == "caption" else None),)
+        if where == "aside":
+            return draw_grid(bare(below=(None,), aside=(said,)))
+        return draw_grid(bare(*(said,) * (where == "texts"), panels=panels))
+
+    assert differing(with_number("87%"), with_number("13%")).sum() > 10
 
 
 def test_a_second_line_stands_under_the_first_within_the_frame() -> None:
@@ -176,9 +169,9 @@ def test_any_number_of_rows_and_any_size(count: int, shape: tuple[int, int]) -> 
     assert drawn.shape[1] < 2000
 
 
-def bare(*texts: Text, **more: Any) -> Grid:
-    """One picture."""
-    return Grid((Row(texts, False, (Panel(PICTURE),), **more),), ("image",), "turbo", "s", (0.0, 1.0))
+def bare(*texts: Text, panels: tuple[Panel, ...] = (Panel(PICTURE),), **more: Any) -> Grid:
+    """A row without a title."""
+    return Grid((Row(texts, False, panels, **more),), ("image",), "turbo", "s", (0.0, 1.0))
 
 
 def test_the_end_of_a_long_file_name_is_kept() -> None:
@@ -232,12 +225,10 @@ def test_what_no_font_has_is_written_as_its_code_point(monkeypatch: pytest.Monke
 
 
 def test_a_system_font_is_taken_where_it_has_the_character(monkeypatch: pytest.MonkeyPatch) -> None:
-    bold = text._dejavu("bold")
+    bold, regular = text._dejavu("bold"), text._dejavu("regular")
     monkeypatch.setattr(text, "_system_font_with", lambda point: bold)
-    assert [(run, path) for run, path, _ in text._runs("a猫b", 14, "regular")] == [
-        ("a", text._dejavu("regular")),
-        ("猫b", bold),
-    ]
+    runs = [(run, path) for run, path, _ in text._runs("a猫b", 14, "regular")]
+    assert runs == [("a", regular), ("猫b", bold)]
 
 
 @pytest.mark.parametrize("word", ["", " ", "\n", "a\tb\x00c", "\ud800", "é", "e\u0301"])
@@ -248,17 +239,16 @@ def test_odd_text_raises_nothing(word: str) -> None:
 
 def test_fitted_and_wrapped_keep_within_the_width() -> None:
     name = "Egyptian cat, seen from the left, asleep"
+    short, lines = fitted(name, 100, 14), wrapped(name, 120, 14, most=2)
     assert fitted("cat", 200, 14) == "cat"
-    short = fitted(name, 100, 14)
     assert short.endswith("…")
     assert name.startswith(short[:-1])
     assert text_mask(short, 14).shape[1] <= 100
-    lines = wrapped(name, 120, 14, most=2)
     assert len(lines) == 2
     assert all(text_mask(line, 14).shape[1] <= 120 for line in lines)
     assert wrapped("two words", 500, 14) == ["two words"]
 
 
 def test_pictures_narrower_than_the_colour_bar_are_drawn() -> None:
-    tall = replace(bare(), rows=(Row((), wrong=False, panels=(Panel(np.full((120, 40, 3), 90, np.uint8)),)),))
+    tall = bare(panels=(Panel(np.full((120, 40, 3), 90, np.uint8)),))
     assert draw_grid(tall).shape[1] >= 160

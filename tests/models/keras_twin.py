@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from tutorials.real_data import IMAGE_SIZE, pretrained_torch
 
-if TYPE_CHECKING:
-    import tensorflow as tf
-    import torch
 
-# The torch module whose output the last feature map is, and the Keras layer that gives the same map.
-# The torch network also calls its `_swish` after the stem: the head is the second call of a forward pass.
-TORCH_HEAD = "_swish"
-KERAS_HEAD = "head_relu6"
-
-
-def pretrained_keras() -> tf.keras.Model:
+def pretrained_keras() -> Any:
     """Build the network of `pretrained_torch` as a functional Keras model with the same weights.
 
     Returns:
@@ -40,86 +28,65 @@ class _KerasTwin:
     residual additions `blocks.<i>.add`.
     """
 
-    def __init__(self, network: torch.nn.Module) -> None:
-        self._network: Any = network
+    def __init__(self, network: Any) -> None:
+        import tensorflow as tf
 
-    def build(self) -> tf.keras.Model:
+        self.network, self.keras, self.layers = network, tf.keras, tf.keras.layers
+
+    def build(self) -> Any:
         """Return the functional model, with the weights set."""
-        from tensorflow.keras import Input, Model, layers
+        inputs = self.keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3), name="images")
+        x = self.unit(inputs, "_conv_stem", "_bn0", "stem_relu6")
+        for index, block in enumerate(self.network._blocks):
+            x = self.block(x, f"_blocks.{index}", block._block_args)
+        x = self.unit(x, "_conv_head", "_bn1", "head_relu6")
+        x = self.layers.GlobalAveragePooling2D(name="avg_pooling")(x)
+        dense = self.network._fc
+        logits = _with_weights(x, self.layers.Dense(dense.out_features, name="fc"), dense.weight.T, dense.bias)
+        return self.keras.Model(inputs, logits, name="efficientnet_lite0")
 
-        inputs = Input((IMAGE_SIZE, IMAGE_SIZE, 3), name="images")
-        x = self._relu6(self._batch_norm(self._conv(inputs, "_conv_stem"), "_bn0"), "stem_relu6")
-        for index, block in enumerate(self._network._blocks):
-            x = self._block(x, f"_blocks.{index}", block._block_args)
-        x = self._relu6(self._batch_norm(self._conv(x, "_conv_head"), "_bn1"), KERAS_HEAD)
-        x = layers.GlobalAveragePooling2D(name=_keras_name("_avg_pooling"))(x)
-        dense = self._network._fc
-        weights = [_numpy(dense.weight).T, _numpy(dense.bias)]
-        logits = self._with_weights(x, layers.Dense(dense.out_features, name=_keras_name("_fc")), weights)
-        return Model(inputs, logits, name="efficientnet_lite0")
-
-    def _block(self, inputs: Any, name: str, args: Any) -> Any:
-        from tensorflow.keras import layers
-
+    def block(self, inputs: Any, name: str, args: Any) -> Any:
         x = inputs
         if args.expand_ratio != 1:
-            x = self._batch_norm(self._conv(x, f"{name}._expand_conv"), f"{name}._bn0")
-            x = self._relu6(x, f"{name}.expand_relu6")
-        x = self._batch_norm(self._conv(x, f"{name}._depthwise_conv"), f"{name}._bn1")
-        x = self._relu6(x, f"{name}.depthwise_relu6")
-        x = self._batch_norm(self._conv(x, f"{name}._project_conv"), f"{name}._bn2")
+            x = self.unit(x, f"{name}._expand_conv", f"{name}._bn0", f"{name}.expand_relu6")
+        x = self.unit(x, f"{name}._depthwise_conv", f"{name}._bn1", f"{name}.depthwise_relu6")
+        x = self.unit(x, f"{name}._project_conv", f"{name}._bn2")
         if args.id_skip and args.stride == 1 and args.input_filters == args.output_filters:
-            x = layers.Add(name=_keras_name(f"{name}.add"))([x, inputs])
+            x = self.layers.Add(name=_keras_name(f"{name}.add"))([x, inputs])
         return x
 
-    def _conv(self, x: Any, name: str) -> Any:
-        from tensorflow.keras import layers
+    def unit(self, x: Any, conv: str, norm: str, relu6: str | None = None) -> Any:
+        x = self.batch_norm(self.conv(x, conv), norm)
+        return x if relu6 is None else self.layers.ReLU(6.0, name=_keras_name(relu6))(x)
 
-        conv = self._network.get_submodule(name)
+    def conv(self, x: Any, name: str) -> Any:
+        conv = self.network.get_submodule(name)
         padding = getattr(conv.static_padding, "padding", None)
         if padding is not None:
             left, right, top, bottom = padding
-            pad = layers.ZeroPadding2D(((top, bottom), (left, right)), name=_keras_name(f"{name}.static_padding"))
-            x = pad(x)
-        options = {
-            "strides": tuple(conv.stride),
-            "padding": "valid",
-            "use_bias": False,
-            "name": _keras_name(name),
-        }
-        kernel = _numpy(conv.weight)
+            name_of_it = _keras_name(f"{name}.static_padding")
+            x = self.layers.ZeroPadding2D(((top, bottom), (left, right)), name=name_of_it)(x)
+        options = {"strides": tuple(conv.stride), "use_bias": False, "name": _keras_name(name)}
         if conv.groups == 1:
-            layer = layers.Conv2D(conv.out_channels, conv.kernel_size, **options)
-            return self._with_weights(x, layer, [kernel.transpose(2, 3, 1, 0)])
+            layer = self.layers.Conv2D(conv.out_channels, conv.kernel_size, **options)
+            return _with_weights(x, layer, conv.weight.permute(2, 3, 1, 0))
         # A depthwise kernel is (C, 1, h, w) in torch and (h, w, C, 1) in Keras.
-        layer = layers.DepthwiseConv2D(conv.kernel_size, **options)
-        return self._with_weights(x, layer, [kernel.transpose(2, 3, 0, 1)])
+        layer = self.layers.DepthwiseConv2D(conv.kernel_size, **options)
+        return _with_weights(x, layer, conv.weight.permute(2, 3, 0, 1))
 
-    def _batch_norm(self, x: Any, name: str) -> Any:
-        from tensorflow.keras import layers
-
-        norm = self._network.get_submodule(name)
+    def batch_norm(self, x: Any, name: str) -> Any:
+        norm = self.network.get_submodule(name)
         # Torch's momentum is the share of the new batch, Keras's that of the old average.
-        layer = layers.BatchNormalization(epsilon=norm.eps, momentum=1.0 - norm.momentum, name=_keras_name(name))
-        weights = [norm.weight, norm.bias, norm.running_mean, norm.running_var]
-        return self._with_weights(x, layer, [_numpy(weight) for weight in weights])
+        how = {"epsilon": norm.eps, "momentum": 1.0 - norm.momentum, "name": _keras_name(name)}
+        weights = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        return _with_weights(x, self.layers.BatchNormalization(**how), *weights)
 
-    @staticmethod
-    def _relu6(x: Any, name: str) -> Any:
-        from tensorflow.keras import layers
 
-        return layers.ReLU(6.0, name=_keras_name(name))(x)
-
-    @staticmethod
-    def _with_weights(x: Any, layer: Any, weights: list[npt.NDArray[np.float32]]) -> Any:
-        outputs = layer(x)
-        layer.set_weights(weights)
-        return outputs
+def _with_weights(x: Any, layer: Any, *weights: Any) -> Any:
+    outputs = layer(x)
+    layer.set_weights([weight.detach().cpu().numpy() for weight in weights])
+    return outputs
 
 
 def _keras_name(torch_name: str) -> str:
     return torch_name.removeprefix("_")
-
-
-def _numpy(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
-    return tensor.detach().cpu().numpy()

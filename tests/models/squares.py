@@ -136,11 +136,10 @@ def keras_colours(channels: int = 3, scaled: bool = False) -> Any:
     x = layers.Rescaling(1 / 255)(inputs) if scaled else inputs
     x = layers.Conv2D(2, 1, activation="relu", name="conv")(x)
     x = layers.Dense(2, name="fc")(layers.GlobalAveragePooling2D()(x))
-    model = tf.keras.Model(inputs, x)
     rows = np.array([[1, -1, -1], [-1, -1, 1]] if channels == 3 else [[1] * channels, [-1] * channels], np.float32)
     bias = np.array([0, 0] if channels == 3 else [0, 1], np.float32)
-    model.get_layer("conv").set_weights([rows.T[None, None], bias])
-    model.get_layer("fc").set_weights([8 * np.eye(2, dtype=np.float32), np.zeros(2, np.float32)])
+    model = tf.keras.Model(inputs, x)
+    model.set_weights([rows.T[None, None], bias, 8 * np.eye(2, dtype=np.float32), np.zeros(2, np.float32)])
     return model
 
 

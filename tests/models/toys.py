@@ -58,11 +58,8 @@ def keras_toy(kind: Kind, activation: str | None = None) -> tuple[Any, np.ndarra
     x = layers.ReLU(name="relu")(layers.Conv2D(2, 1, name="conv")(inputs))
     x = layers.GlobalAveragePooling2D()(x) if kind == "pooled" else layers.Flatten()(x)
     model = tf.keras.Model(inputs, layers.Dense(2, activation=activation, name="fc")(x))
-    model.get_layer("conv").set_weights(
-        [np.array([1, -1], np.float32).reshape(1, 1, 1, 2), np.array([0, 2], np.float32)]
-    )
-    weights = HEAD.T if kind == "pooled" else FLAT_HEAD.transpose(2, 3, 1, 0).reshape(-1, 2)
-    model.get_layer("fc").set_weights([weights, np.zeros(2, np.float32)])
+    head = HEAD.T if kind == "pooled" else FLAT_HEAD.transpose(2, 3, 1, 0).reshape(-1, 2)
+    model.set_weights([np.array([[[[1, -1]]]], np.float32), np.array([0, 2], np.float32), head, np.zeros(2)])
     return model, IMAGE[..., None], "relu"
 
 
@@ -129,27 +126,21 @@ def curved_keras(net: CurvedTorch) -> Any:
     """The same in Keras, for images of 6 by 8 pixels, with the same weights."""
     import tensorflow as tf
 
-    def numpy(tensor: torch.Tensor) -> np.ndarray:
-        return tensor.detach().numpy()
-
     layers = tf.keras.layers
     channels = net.conv2.out_channels
     inputs = tf.keras.Input((6, 8, 3))
     x = layers.Conv2D(6, 3, padding="same", activation="relu", name="conv1")(inputs)
     x = layers.Conv2D(channels, 3, padding="same", activation="relu", name="conv2")(x)
+    weights = [part for conv in (net.conv1, net.conv2) for part in (conv.weight.permute(2, 3, 1, 0), conv.bias)]
     if net.linear:
         x = layers.GlobalAveragePooling2D()(x)
     else:
         x = layers.Flatten()(layers.AveragePooling2D(2)(x))
         x = layers.Dense(7, activation="tanh", name="hidden")(x)
+        hidden = net.hidden.weight.reshape(7, channels, 3, 4).permute(0, 2, 3, 1).reshape(7, -1)
+        weights += [hidden.T, net.hidden.bias]
     model = tf.keras.Model(inputs, layers.Dense(net.out.out_features, name="out")(x))
-    for name in ("conv1", "conv2"):
-        conv = getattr(net, name)
-        model.get_layer(name).set_weights([numpy(conv.weight).transpose(2, 3, 1, 0), numpy(conv.bias)])
-    model.get_layer("out").set_weights([numpy(net.out.weight).T, numpy(net.out.bias)])
-    if not net.linear:
-        weights = numpy(net.hidden.weight).reshape(7, channels, 3, 4).transpose(0, 2, 3, 1).reshape(7, -1)
-        model.get_layer("hidden").set_weights([weights.T, numpy(net.hidden.bias)])
+    model.set_weights([part.detach().numpy() for part in (*weights, net.out.weight.T, net.out.bias)])
     return model
 
 

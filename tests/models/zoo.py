@@ -11,7 +11,7 @@ Of FastEstimator's own architectures the classifiers are here. Left out are thos
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fe_gradcam import Heatmap
+from tests.models.keras_twin import pretrained_keras
 from tutorials.real_data import digit_canvases, normalise, photos, pretrained_torch
 
 Framework: TypeAlias = Literal["torch", "keras"]
@@ -207,35 +208,37 @@ def batch(pictures: Callable[[], Array], framework: Framework, count: int) -> Ar
     return np.array(images, np.float32, order="C")
 
 
+def _with_momentum(norms: Sequence[Any], momentum: float, run: Callable[[], object]) -> None:
+    """Runs a pass in which batch norms keep as much of what they knew."""
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = momentum
+    run()
+    for norm, before in zip(norms, momenta, strict=True):
+        norm.momentum = before
+
+
 # PyTorch -----------------------------------------------------------------------------------------------------------
 
 
-def random_torch(build: Callable[[], nn.Module], images: Callable[[int], Array] | None = None) -> nn.Module:
+def random_torch(build: Callable[[], nn.Module], images: Callable[[int], Array]) -> nn.Module:
     """The module with weights of a fixed seed, and the batch-norm statistics of the images."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         model = build().train()
-        if images is not None:
-            norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-            momenta = [norm.momentum for norm in norms]
-            for norm in norms:
-                norm.momentum = 1.0
-            with torch.no_grad():
-                model(torch.from_numpy(images(7)))
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
+        norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        _with_momentum(norms, 1.0, lambda: model(torch.from_numpy(images(7))))
     return model.eval()
 
 
-def host_torch(name: str, **arguments: Any) -> nn.Module:
-    """A classifier of `fastestimator.architecture.pytorch`."""
+def host(part: str, name: str, arguments: dict[str, Any]) -> Any:
+    """A classifier of a part of `fastestimator.architecture`."""
     import fastestimator as fe
 
-    model: nn.Module = getattr(fe.architecture.pytorch, name)(**arguments)
-    return model
+    return getattr(getattr(fe.architecture, part), name)(**arguments)
 
 
-def hugging_face(name: str, **configuration: Any) -> nn.Module:
+def hugging_face(name: str, configuration: dict[str, Any]) -> nn.Module:
     """An image classifier of `transformers`: NAMEForImageClassification with a NAMEConfig."""
     import transformers
 
@@ -244,21 +247,14 @@ def hugging_face(name: str, **configuration: Any) -> nn.Module:
     return model
 
 
-def small_torch(channels: int, dimensions: Literal[2, 3] = 2) -> nn.Module:
-    """Two convolutions of images or of volumes."""
-    conv: Any = {2: nn.Conv2d, 3: nn.Conv3d}[dimensions]
-    norm: Any = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dimensions]
-    pool: Any = {2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}[dimensions]
-    return nn.Sequential(
-        conv(channels, 16, 3, padding=1),
-        norm(16),
-        nn.ReLU(),
-        conv(16, 32, 3, stride=2, padding=1),
-        nn.ReLU(),
-        pool(1),
-        nn.Flatten(),
-        nn.Linear(32, CLASSES),
-    )
+def small_torch(shape: tuple[int, ...]) -> nn.Module:
+    """Two convolutions of images (H, W, C), or of volumes (D, H, W, C)."""
+    conv: Any = {3: nn.Conv2d, 4: nn.Conv3d}[len(shape)]
+    norm: Any = {3: nn.BatchNorm2d, 4: nn.BatchNorm3d}[len(shape)]
+    pool: Any = {3: nn.AdaptiveAvgPool2d, 4: nn.AdaptiveAvgPool3d}[len(shape)]
+    first = [conv(shape[-1], 16, 3, padding=1), norm(16), nn.ReLU()]
+    second = [conv(16, 32, 3, stride=2, padding=1), nn.ReLU(), pool(1), nn.Flatten(), nn.Linear(32, CLASSES)]
+    return nn.Sequential(*first, *second)
 
 
 class FunctionalSoftmax(nn.Module):
@@ -298,21 +294,9 @@ def random_keras(build: Callable[[], Any], images: Callable[[int], Array]) -> An
     tf.keras.utils.set_random_seed(0)
     model = build()
     norms = [layer for layer in model.layers if isinstance(layer, tf.keras.layers.BatchNormalization)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
     if norms:
-        model(images(7), training=True)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+        _with_momentum(norms, 0.0, lambda: model(images(7), training=True))
     return model
-
-
-def host_keras(name: str, **arguments: Any) -> Any:
-    """A classifier of `fastestimator.architecture.tensorflow`."""
-    import fastestimator as fe
-
-    return getattr(fe.architecture.tensorflow, name)(**arguments)
 
 
 def application(name: str, height: int, width: int) -> Any:
@@ -328,14 +312,12 @@ def application(name: str, height: int, width: int) -> Any:
 
 
 def small_keras(shape: tuple[int, ...]) -> Any:
-    """Two convolutions of images or of volumes; a fused activation."""
+    """The like of it, with a fused activation."""
     import tensorflow as tf
 
     layers = tf.keras.layers
-    conv, pool = {
-        3: (layers.Conv2D, layers.GlobalAveragePooling2D),
-        4: (layers.Conv3D, layers.GlobalAveragePooling3D),
-    }[len(shape)]
+    conv = {3: layers.Conv2D, 4: layers.Conv3D}[len(shape)]
+    pool = {3: layers.GlobalAveragePooling2D, 4: layers.GlobalAveragePooling3D}[len(shape)]
     inputs = tf.keras.Input(shape)
     x = layers.ReLU()(layers.BatchNormalization()(conv(16, 3, padding="same")(inputs)))
     x = conv(32, 3, strides=2, padding="same", activation="relu", name="last")(x)
@@ -352,13 +334,6 @@ def in_half_precision(make: Callable[[], Any]) -> Any:
         return make()
     finally:
         tf.keras.mixed_precision.set_global_policy(policy)
-
-
-def pretrained_keras() -> Any:
-    """EfficientNet-Lite0 with the ImageNet weights of the PyTorch one."""
-    from tests.models.keras_twin import pretrained_keras
-
-    return pretrained_keras()
 
 
 def cifar10() -> Any:
@@ -386,15 +361,37 @@ def _random(name: str, framework: Framework, build: Callable[[], Any], pictures:
     return Entry(name, framework, make, pictures, layer, map, **more)
 
 
-def _photos_of(name: str, framework: Framework, build: Callable[[], Any], size: tuple[int, int],
-               layer: str | int, map: tuple[int, int], **more: Any) -> Entry:  # fmt: skip
-    return _random(name, framework, build, partial(rgb, *size), layer, map, **more)
+def _host(name: str, pictures: Callable[[], Array], layers: tuple[str | int, str | int], map: tuple[int, int],
+          sizes: tuple[dict[str, Any], dict[str, Any]], **more: Any) -> tuple[Entry, Entry]:  # fmt: skip
+    """Those of both frameworks; their layers and arguments."""
+    torch_net, keras_net = partial(host, "pytorch", name, sizes[0]), partial(host, "tensorflow", name, sizes[1])
+    return (
+        _random(name, "torch", torch_net, pictures, layers[0], map, **more),
+        _random(f"{name} Keras", "keras", keras_net, pictures, layers[1], map, **{**more, "head": "softmax"}),
+    )
 
 
 def _application(name: str, layer: str | int, pictures: Callable[[int, int], Array] = rgb) -> Entry:
     size = (64, 96)
     build = partial(application, name, *size)
     return _random(name, "keras", build, partial(pictures, *size), layer, (2, 3), head="softmax")
+
+
+def _transformer(name: str, layer: str, size: tuple[int, int], map: tuple[int, int], configuration: dict[str, Any],
+                 tokens: int | None = None, shape: str = "") -> Entry:  # fmt: skip
+    """Of Hugging Face; of images that are not square if it says so."""
+    spelled = {"ConvNeXt": "ConvNext", "CvT": "Cvt"}.get(name, name)
+    build = partial(hugging_face, spelled, configuration)
+    return _random(f"HF {name}{shape}", "torch", build, partial(rgb, *size), layer, map, extra_tokens=tokens)
+
+
+def _small(name: str, pictures: Callable[..., Array], shape: tuple[int, ...]) -> tuple[Entry, Entry]:
+    """Those of both frameworks."""
+    taken, map = partial(pictures, *shape[:-1]), tuple(side // 2 for side in shape[:-1])
+    return (
+        _random(name, "torch", partial(small_torch, shape), taken, "4", map),
+        _random(f"{name} Keras", "keras", partial(small_keras, shape), taken, "last", map),
+    )
 
 
 def _twin(entry: Entry, name: str, wrapped: Callable[[Any], Any], **changed: Any) -> Entry:
@@ -404,6 +401,7 @@ def _twin(entry: Entry, name: str, wrapped: Callable[[Any], Any], **changed: Any
 
 _SMALL_RESNET = {"embedding_size": 32, "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]}
 _SMALL_CONVNEXT = {"hidden_sizes": [48, 96, 192, 384], "depths": [2, 2, 4, 2], "layer_scale_init_value": 1.0}
+_SMALL_CVT = {"embed_dim": [16, 32, 64], "depth": [1, 2, 3], "num_heads": [1, 2, 4]}
 _SMALL_VIT = {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3, "intermediate_size": 768}
 _SMALL_SWIN = {"embed_dim": 48, "depths": [2, 2, 2, 2], "num_heads": [3, 3, 6, 12], "window_size": 4}
 _LAST_BLOCK = "encoder.layer.5.layernorm_before"
@@ -411,24 +409,17 @@ _LAST_BLOCK = "encoder.layer.5.layernorm_before"
 
 _LITE0 = Entry("EfficientNet-Lite0", "torch", pretrained_torch, partial(rgb, 224, 224), "_swish", (7, 7),
                class_ids=(CAT, MOPED))  # fmt: skip
-_SMALL = _photos_of("non-square", "torch", partial(small_torch, 3), (30, 48), "4", (15, 24))
-_SMALL_KERAS = _photos_of("non-square Keras", "keras", partial(small_keras, (30, 48, 3)), (30, 48), "last", (15, 24))
+_SMALL, _SMALL_KERAS = _small("non-square", rgb, (30, 48, 3))
+_WIDE = {"depth": 16, "widen_factor": 4}
 
 ZOO: tuple[Entry, ...] = (
     # FastEstimator's own
-    _random("LeNet", "torch", partial(host_torch, "LeNet", input_shape=(1, 64, 48)), partial(digits, 64, 48),
-            "conv3 + activation", (12, 8), head="softmax"),
-    _photos_of("ResNet9", "torch", partial(host_torch, "ResNet9", input_size=(3, 32, 48)), (32, 48),
-               "residual3", (4, 6), head="softmax"),
-    _photos_of("WideResidualNetwork", "torch", partial(host_torch, "WideResidualNetwork", depth=16, widen_factor=4),
-               (32, 48), "relu", (8, 12)),
-    _random("LeNet Keras", "keras", partial(host_keras, "LeNet", input_shape=(64, 48, 1)), partial(digits, 64, 48),
-            4, (12, 8), head="softmax"),
-    _photos_of("ResNet9 Keras", "keras", partial(host_keras, "ResNet9", input_size=(32, 48, 3)), (32, 48),
-               -5, (4, 6), head="softmax"),
-    _photos_of("WideResidualNetwork Keras", "keras",
-               partial(host_keras, "WideResidualNetwork", input_shape=(32, 48, 3), depth=16, widen_factor=4),
-               (32, 48), -3, (8, 12), head="softmax"),
+    *_host("LeNet", partial(digits, 64, 48), ("conv3 + activation", 4), (12, 8),
+           ({"input_shape": (1, 64, 48)}, {"input_shape": (64, 48, 1)}), head="softmax"),
+    *_host("ResNet9", partial(rgb, 32, 48), ("residual3", -5), (4, 6),
+           ({"input_size": (3, 32, 48)}, {"input_size": (32, 48, 3)}), head="softmax"),
+    *_host("WideResidualNetwork", partial(rgb, 32, 48), ("relu", -3), (8, 12),
+           (_WIDE, {"input_shape": (32, 48, 3), **_WIDE})),
     # with trained weights
     _LITE0,
     replace(_LITE0, name="EfficientNet-Lite0 Keras", framework="keras", make=pretrained_keras, layer="head_relu6"),
@@ -442,25 +433,17 @@ ZOO: tuple[Entry, ...] = (
     _application("EfficientNetV2B0", "top_activation", pixels),
     _application("ConvNeXtTiny", -4, pixels),
     # Hugging Face
-    _photos_of("HF ResNet", "torch", partial(hugging_face, "ResNet", **_SMALL_RESNET), (64, 96),
-               "resnet.encoder.stages.3", (2, 3)),
-    _photos_of("HF ConvNeXt", "torch", partial(hugging_face, "ConvNext", **_SMALL_CONVNEXT), (64, 96),
-               "convnext.encoder.stages.3", (2, 3)),
-    _photos_of("HF ViT", "torch", partial(hugging_face, "ViT", image_size=96, **_SMALL_VIT), (96, 96),
-               f"vit.{_LAST_BLOCK}", (6, 6), extra_tokens=1),
-    _photos_of("HF ViT, non-square", "torch", partial(hugging_face, "ViT", image_size=(64, 112), **_SMALL_VIT),
-               (64, 112), f"vit.{_LAST_BLOCK}", (4, 7), extra_tokens=1),
-    _photos_of("HF DeiT", "torch", partial(hugging_face, "DeiT", image_size=96, **_SMALL_VIT), (96, 96),
-               f"deit.{_LAST_BLOCK}", (6, 6), extra_tokens=2),
-    _photos_of("HF Swin", "torch", partial(hugging_face, "Swin", image_size=128, **_SMALL_SWIN), (128, 128),
-               "swin.layernorm", (4, 4), extra_tokens=0),
-    _photos_of("HF Swin, non-square", "torch", partial(hugging_face, "Swin", image_size=(128, 192), **_SMALL_SWIN),
-               (128, 192), "swin.layernorm", (4, 6), extra_tokens=0),
-    _photos_of("HF CvT", "torch", partial(hugging_face, "Cvt", embed_dim=[16, 32, 64], depth=[1, 2, 3],
-                                          num_heads=[1, 2, 4]),
-               (96, 96), "cvt.encoder.stages.2.layers.2.layernorm_before", (6, 6), extra_tokens=1),
-    _photos_of("HF MobileViT", "torch", partial(hugging_face, "MobileViT", image_size=128), (128, 128),
-               "mobilevit.conv_1x1_exp", (4, 4)),
+    _transformer("ResNet", "resnet.encoder.stages.3", (64, 96), (2, 3), _SMALL_RESNET),
+    _transformer("ConvNeXt", "convnext.encoder.stages.3", (64, 96), (2, 3), _SMALL_CONVNEXT),
+    _transformer("ViT", f"vit.{_LAST_BLOCK}", (96, 96), (6, 6), {"image_size": 96, **_SMALL_VIT}, 1),
+    _transformer("ViT", f"vit.{_LAST_BLOCK}", (64, 112), (4, 7), {"image_size": (64, 112), **_SMALL_VIT}, 1,
+                 ", non-square"),
+    _transformer("DeiT", f"deit.{_LAST_BLOCK}", (96, 96), (6, 6), {"image_size": 96, **_SMALL_VIT}, 2),
+    _transformer("Swin", "swin.layernorm", (128, 128), (4, 4), {"image_size": 128, **_SMALL_SWIN}, 0),
+    _transformer("Swin", "swin.layernorm", (128, 192), (4, 6), {"image_size": (128, 192), **_SMALL_SWIN}, 0,
+                 ", non-square"),
+    _transformer("CvT", "cvt.encoder.stages.2.layers.2.layernorm_before", (96, 96), (6, 6), _SMALL_CVT, 1),
+    _transformer("MobileViT", "mobilevit.conv_1x1_exp", (128, 128), (4, 4), {"image_size": 128}),
     # the same weights, called in another way
     _twin(_LITE0, "functional softmax", FunctionalSoftmax, layer="net._swish", head="softmax"),
     _twin(_LITE0, "frozen", lambda model: model.requires_grad_(False)),
@@ -473,17 +456,11 @@ ZOO: tuple[Entry, ...] = (
     replace(_SMALL_KERAS, name="mixed_float16 Keras", make=partial(in_half_precision, _SMALL_KERAS.make),
             twin=_SMALL_KERAS.name, precision=2**-8),
     # other images
-    _random("one channel", "torch", partial(small_torch, 1), partial(digits, 40, 40), "4", (20, 20)),
-    _random("one channel Keras", "keras", partial(small_keras, (40, 40, 1)), partial(digits, 40, 40),
-            "last", (20, 20)),
-    _random("five channels", "torch", partial(small_torch, 5), partial(five_channels, 40, 40), "4", (20, 20)),
-    _random("five channels Keras", "keras", partial(small_keras, (40, 40, 5)), partial(five_channels, 40, 40),
-            "last", (20, 20)),
+    *_small("one channel", digits, (40, 40, 1)),
+    *_small("five channels", five_channels, (40, 40, 5)),
     _SMALL,
     _SMALL_KERAS,
-    _random("volume", "torch", partial(small_torch, 1, 3), partial(clips, 10, 24, 32), "4", (5, 12, 16)),
-    _random("volume Keras", "keras", partial(small_keras, (10, 24, 32, 1)), partial(clips, 10, 24, 32),
-            "last", (5, 12, 16)),
+    *_small("volume", clips, (10, 24, 32, 1)),
     # what cannot be explained
     _twin(_SMALL, "scripted", torch.jit.script,
           error=r"scripted.*Pass the nn\.Module that it was scripted from"),

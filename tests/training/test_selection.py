@@ -637,12 +637,13 @@ def test_boxes_and_masks_are_outlined_in_the_picture(trained: Trained) -> None:
     side = 6  # a picture of 32 pixels is drawn at 6 times its size
     black = np.argwhere((alone[1] == 0).all(-1)).min(0)  # the picture is black but for the digit, and white around it
     y, x = black[0] + top * side, black[1] + left * side
-    ring = np.zeros(alone[0].shape[:2], bool)
-    ring[y - 1 : y + height * side + 1, x - 1 : x + width * side + 1] = True
-    ring[y : y + height * side, x : x + width * side] = False
-    band = np.zeros_like(ring)
-    band[y - 2 : y + height * side + 2, x - 2 : x + width * side + 2] = True
-    band[y + 1 : y + height * side - 1, x + 1 : x + width * side - 1] = False
+
+    def box(by: int) -> NDArray[np.bool_]:
+        mask = np.zeros(alone[0].shape[:2], bool)
+        mask[y - by : y + height * side + by, x - by : x + width * side + by] = True
+        return mask
+
+    ring, band = box(1) & ~box(0), box(2) & ~box(-1)
     assert (alone[0][ring] == WHITE).all()
     assert (alone[0][band & ~ring] == INK).all()
     assert np.array_equal(alone[0][~band], alone[1][~band])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,7 +21,7 @@ from fe_gradcam.training.selection import Selection, selection_of
 from fe_gradcam.training.source import ModelSource
 from fe_gradcam.training.watcher import Watcher
 from tests.models.toys import SmallTorch
-from tests.trainings import FRAMEWORKS, ROOT, build, estimator, failing, fitted, gradcam
+from tests.trainings import FRAMEWORKS, build, estimator, failing, fitted, gradcam, printed
 
 EVERYTHING = """
 import sys
@@ -87,10 +84,7 @@ print(json.dumps({"epochs": found, "keys": sorted(watcher.keys), "streams": stre
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_everything_is_made_without_a_host(framework: str, tmp_path: Path) -> None:
     """Two epochs with all outputs on, in an interpreter that has neither FastEstimator nor plotly."""
-    command = [sys.executable, "-W", "ignore", "-c", EVERYTHING, framework, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-3000:]
-    said = json.loads(done.stdout.strip().splitlines()[-1])
+    said = printed(EVERYTHING, framework, str(tmp_path))
     first, second = said["epochs"]
     assert second["keys"] == said["keys"]
     moved = {f"gradcam_{name}_{method}" for name in ("drift", "overlap") for method in ("grad_cam", "score_cam")}

@@ -256,11 +256,13 @@ def test_training_is_bit_for_bit_the_training_without_the_trace(framework: str, 
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-@pytest.mark.parametrize(("n_samples", "expected"), [(0, None), (3, 3), (100, COUNT), (None, COUNT)])
-def test_n_samples(framework: str, n_samples: int | None, expected: int | None) -> None:
-    model = build(framework)
-    found = fitted(framework, model, gradcam(model, n_samples=n_samples)).caught[0].get("gradcam_results")
-    assert (found is None and expected is None) or len(found) == expected
+def test_n_samples(framework: str) -> None:
+    model, expected = build(framework), {0: None, 3: 3, 100: COUNT, None: COUNT}
+    traces = [gradcam(model, outputs=f"of {count}", n_samples=count) for count in expected]
+    (caught,) = fitted(framework, model, *traces).caught
+    for count, found in expected.items():
+        results = caught.get(f"of {count}_results")
+        assert results is None if found is None else len(results) == found
 
 
 def test_frequency_and_modes() -> None:
@@ -373,13 +375,6 @@ def test_the_display_in_other_forms(tmp_path: Path) -> None:
     assert (figure.layout.height, figure.layout.width) == grid.raster.shape[:2]
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_test_mode_alone(framework: str) -> None:
-    model, catch = build(framework), Catch("test")
-    estimator(framework, model, [gradcam(model), catch], test_data=dataset(framework, 4)).test()
-    assert len(catch.caught[0]["gradcam"].grid.rows) == 4
-
-
 # --- mistakes and failures ---------------------------------------------------------------------------
 
 
@@ -413,11 +408,7 @@ def test_test_mode_alone(framework: str) -> None:
         ({"display": 3}, ArgumentError, "display=3 is not accepted"),
         ({"outputs": None}, ArgumentError, "outputs=None is not accepted"),
         ({"methods": []}, ArgumentError, r"methods=\[\] is not accepted\. Accepted: a name, .* with at least one"),
-        (
-            {"methods": ("is_cam", {"samples": 0})},
-            ArgumentError,
-            r"samples=0 is not accepted\. Accepted: an integer from 1",
-        ),
+        ({"methods": ("is_cam", {"samples": 0})}, ArgumentError, r"samples=0 is not accepted\. .*: an integer from 1"),
         ({"methods": ["fem", ("is_cam", 3)]}, ArgumentError, r"method=\('is_cam', 3\) is not accepted"),
         ({"methods": ["fem", "grad_cam", "fem"]}, ArgumentError, "holds a method twice"),
         ({"methods": ["eigen_cam", ("eigen_cam", {"component": 2})]}, ArgumentError, "holds a method twice"),
