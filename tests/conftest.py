@@ -87,6 +87,12 @@ def _alone() -> Iterator[None]:
         assert not tf.config.functions_run_eagerly(), "tf.functions were left running eagerly"
 
 
+@pytest.fixture(params=["torch", "tf"])
+def framework(request: pytest.FixtureRequest) -> str:
+    """As the host calls them."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
 def pretrained() -> dict[str, Any]:
     """EfficientNet-Lite0 with its ImageNet weights, in both frameworks, and the photos as each takes them."""

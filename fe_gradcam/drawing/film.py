@@ -42,7 +42,8 @@ def film_grid(
     rows = []
     for at, picture in enumerate(pictures):
         texts = (one for one in texts_of(part, at, names, numbered=numbered) if one.role != "prediction")
-        rows.append(Row(tuple(texts), False, (Panel(picture), *(frame.panels[at] for frame in frames))))
+        image = Panel(picture, outline=None if part.masks is None else part.masks[at])
+        rows.append(Row(tuple(texts), False, (image, *(frame.panels[at] for frame in frames))))
     title = ", ".join(filter(None, stream))
     return replace(
         bare_grid(part, look),

@@ -193,7 +193,7 @@ class _Layout:
         else:
             room, above = self.width - 2 * MARGIN, BAR_HEIGHT + 2 + LINE
             self.label_corner = MARGIN, self.bar_top + above
-        self.label = wrapped(grid.scale_label, room, SMALL_SIZE, most=4)
+        self.label = wrapped(grid.scale_label, room, SMALL_SIZE, most=8)
         self.height = self.bar_top + max(BAR_HEIGHT + 18, above + LINE * len(self.label)) + MARGIN
 
 

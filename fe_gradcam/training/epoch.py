@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -88,7 +87,7 @@ class Epoch:
         mode: Such as "eval".
         options: What is asked for.
         reader: Reads rows.
-        chosen: Rows by product and dataset; "grid" for those of the grid.
+        choose: Gives the rows of a product by dataset; of "grid" those of the grid.
         history: What is followed from epoch to epoch.
         log: What the loop knows of the epoch, such as its accuracy.
         values: What was put out, by key.
@@ -101,14 +100,14 @@ class Epoch:
     mode: str
     options: Options
     reader: Reader
-    chosen: Mapping[str, Mapping[str, Rows]]
+    choose: Callable[[str], Mapping[str, Rows]]
     history: History
     log: Mapping[str, Any] = field(default_factory=dict)
     values: dict[str, Put] = field(default_factory=dict)
     logged: dict[str, Put] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
     cost: Cost = field(default_factory=Cost)
-    _failure: Exception | None = None
+    _made: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, key: str) -> Any:
         """What was put out under a key, for all datasets."""
@@ -121,21 +120,27 @@ class Epoch:
 
     def rows(self, product: str = "grid") -> Mapping[str, Rows]:
         """The rows chosen for a product, by dataset."""
-        return self.chosen.get(product, {})
+        rows: Mapping[str, Rows] = self._once(f"rows of {product}", lambda: self.choose(product))
+        return rows
 
     @property
     def parts(self) -> list[Explained]:
         """The rows of the grid of each dataset, explained once for all products."""
-        if self._failure is not None:
-            raise self._failure
-        try:
-            return self._parts
-        except Exception as failure:
-            self._failure = failure
-            raise
+        parts: list[Explained] = self._once("parts", self._explained)
+        return parts
 
-    @cached_property
-    def _parts(self) -> list[Explained]:
+    def _once(self, what: str, make: Callable[[], Any]) -> Any:
+        """What all products share is made once; if that fails, it fails for each of them, with the same failure."""
+        if what not in self._made:
+            try:
+                self._made[what] = make()
+            except Exception as failure:
+                self._made[what] = failure
+        if isinstance(self._made[what], Exception):
+            raise self._made[what]
+        return self._made[what]
+
+    def _explained(self) -> list[Explained]:
         started = time.perf_counter()
         parts = [self.reader.explained(rows, dataset) for dataset, rows in self.rows().items()]
         if self.options.shared_scale and parts:

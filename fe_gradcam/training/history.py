@@ -67,8 +67,6 @@ class Heat(ByRow):
 
     def past(self) -> Heat:
         """The same in a byte for each value."""
-        if self.raw.dtype == np.int8:
-            return self
         raw = np.stack([_shrunk(one, HEAT_SIDE) for one in self.raw])
         largest = np.abs(raw).max((1, 2))
         coarse = np.rint(raw / np.where(largest > 0, largest, 1)[:, None, None] * 127)
@@ -129,7 +127,7 @@ class Followed:
             confidences = part.probabilities.max(1)
         record = Record(epoch, Heat.of(part.columns[0]), part.predictions, confidences, part.wrong)
         kept = [
-            replace(one, heat=one.heat.past())
+            one if one.heat.raw.dtype == np.int8 else replace(one, heat=one.heat.past())
             for one in self.records
             if one.epoch < epoch and len(one.wrong) == len(part) and one.heat.method == record.heat.method
         ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,17 +35,24 @@ class Watcher:
         source: Where heatmaps come from, such as a ModelSource.
         options: What is asked for.
         called: What parts of a batch are called in errors, such as ``{"labels": "labels='y'"}``.
+        around: What the source is asked within, such as a context that has the model on its device.
 
     Attributes:
         keys: All that is put out.
         logged: Those of `keys` that stand in the log.
     """
 
-    def __init__(self, source: Source, options: Options, called: Mapping[str, str] | None = None) -> None:
-        self.source, self.options, self._called = source, options, dict(called or {})
+    def __init__(
+        self,
+        source: Source,
+        options: Options,
+        called: Mapping[str, str] | None = None,
+        around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.source, self.options, self._called, self._around = source, options, dict(called or {}), around
         self.history = History()
         self._made_anew()
-        self._epoch, self._mode, self._ended = 0, "eval", time.perf_counter()
+        self._epoch, self._mode, self._ended = 0, "eval", (0, time.perf_counter())
         self._reset()
 
     @property
@@ -57,11 +65,6 @@ class Watcher:
         """See the class."""
         return [key for product in self._products for key in product.logged]
 
-    @property
-    def idle(self) -> bool:
-        """Whether there is nothing to be made at the end of the epoch."""
-        return self._failed or not self._choices
-
     def begin(self, *, anew: bool = True) -> None:
         """A training begins; `anew`: none that is resumed, so that nothing is followed yet.
 
@@ -69,7 +72,7 @@ class Watcher:
             ArgumentError: Files cannot be written where they are to be.
         """
         self._made_anew()
-        self._ended = time.perf_counter()
+        self._ended = self._epoch, time.perf_counter()
         if self.options.save_dir is not None:
             make_folder(self.options.save_dir)
         if anew:
@@ -86,7 +89,8 @@ class Watcher:
         """
         rows = Rows(dict(zip(input_names(len(images)), images, strict=True)), np.zeros(1, np.int64))
         try:
-            self.source.explain(rows, np.zeros(1, np.int64), trial=True)
+            with self._around():
+                self.source.explain(rows, np.zeros(1, np.int64), trial=True)
             if "display" not in self.options.given:
                 self._reader.pictures(rows)
         except CamError:
@@ -102,6 +106,15 @@ class Watcher:
         self._epoch = self._epoch + 1 if epoch is None else epoch
         self._mode = mode
         self._reset()
+
+    def wants(self, dataset: str = "") -> bool:
+        """Whether a batch of a dataset may hold a row that is wanted; if not, `see` need not be called."""
+        if self._failed or (self._mode in ("train", "eval") and self._epoch % self.options.frequency):
+            return False
+        if dataset not in self._choices:
+            chosen = {name: Chosen(one, self._called) for name, one in self._selections(dataset).items()}
+            self._choices[dataset] = chosen
+        return any(not chosen.full for chosen in self._choices[dataset].values())
 
     def see(
         self,
@@ -133,14 +146,7 @@ class Watcher:
         Raises:
             CamError: The first batch shows a mistake in the arguments.
         """
-        if self._failed or self._rests:
-            return
-        if dataset not in self._choices:
-            self._choices[dataset] = {}
-            for name, selection in self._selections(dataset).items():
-                self._choices[dataset][name] = Chosen(selection, self._called)
-        wanted = [chosen for chosen in self._choices[dataset].values() if not chosen.full]
-        if not wanted:
+        if not self.wants(dataset):
             return
         inputs = images if isinstance(images, tuple) else (images,)
         given = {"labels": labels, "preds": preds, "ids": ids, "masks": masks, "boxes": boxes, "display": display}
@@ -150,8 +156,9 @@ class Watcher:
             self._check_first(batch, dataset)
         with self.forgiven("keep the images of a batch"):
             facts = self._reader.facts(batch, [chosen.selection for chosen in self._choices[dataset].values()])
-            for chosen in wanted:
-                chosen.add(batch, *facts)
+            for chosen in self._choices[dataset].values():
+                if not chosen.full:
+                    chosen.add(batch, *facts)
 
     def end_epoch(self, log: Mapping[str, Any] | None = None) -> Epoch:
         """Makes all products of the kept rows; one that fails is a warning, and costs no other.
@@ -162,30 +169,37 @@ class Watcher:
         Returns:
             What was put out; nothing of an epoch whose rows were not wanted, or could not be kept.
         """
-        rows = {} if self.idle else self._rows()
-        epoch = Epoch(self._epoch, self._mode, self.options, self._reader, rows, self.history, dict(log or {}))
+        choose = partial(self._rows_of, {} if self._failed else self._choices)
+        epoch = Epoch(self._epoch, self._mode, self.options, self._reader, choose, self.history, dict(log or {}))
         told: list[BaseException] = []
-        for product in self._products:
-            if not epoch.rows("grid" if product.selection is None else product.name):
-                continue
-            before, started = epoch.cost.seconds.get("explaining", 0.0), time.perf_counter()
-            with self.forgiven(f"make the {product.name} of this epoch", told):
-                product.make(epoch)
-            shared = epoch.cost.seconds.get("explaining", 0.0) - before
-            epoch.cost.add(product.name, time.perf_counter() - started - shared)
-        epoch.cost.of, self._ended = time.perf_counter() - self._ended, time.perf_counter()
+        if self._choices and not self._failed:
+            with self.forgiven("have the model at hand", told), self._around():
+                for product in self._products:
+                    before, started = epoch.cost.seconds.get("explaining", 0.0), time.perf_counter()
+                    with self.forgiven(f"make the {product.name} of this epoch", told):
+                        if not epoch.rows("grid" if product.selection is None else product.name):
+                            continue
+                        product.make(epoch)
+                    shared = epoch.cost.seconds.get("explaining", 0.0) - before
+                    epoch.cost.add(product.name, time.perf_counter() - started - shared)
+        last, ended = self._ended
+        self._ended = self._epoch, time.perf_counter()
+        if self._epoch - last <= 1:  # else nobody knows when this epoch began
+            epoch.cost.of = self._ended[1] - ended
         self._reset()
         return epoch
 
     def state(self) -> dict[Any, Any]:
         """What a training that is resumed goes on with, in plain containers."""
-        return self.history.state()
+        return {"called": self._called, "streams": self.history.state()}
 
     def restore(self, state: Mapping[Any, Any]) -> None:
         """Takes up a state; one that does not fit is left, with a warning."""
         with self.forgiven("go on with the filmstrip of the training that is resumed"):
-            needed = {"images", *self.options.given, *self._called} - {"model"}
-            self.history.restore(state, sorted(needed))
+            of_others = {part for part, called in self._called.items() if state["called"].get(part) != called}
+            if of_others and state["streams"]:
+                raise ArgumentError(f"The images that were followed were saved with other keys of {sorted(of_others)}.")
+            self.history.restore(state["streams"], {"images", *self.options.given} - {"model"})
 
     @contextmanager
     def forgiven(self, what: str, told: list[BaseException] | None = None) -> Iterator[None]:
@@ -225,10 +239,6 @@ class Watcher:
         self._choices: dict[str, dict[str, Chosen]] = {}
         self._failed = False
 
-    @property
-    def _rests(self) -> bool:
-        return self._mode in ("train", "eval") and self._epoch % self.options.frequency != 0
-
     def _selections(self, dataset: str) -> dict[str, Selection]:
         """What is chosen of a dataset, by product: the rows of the grid, unless they are followed already."""
         own = {product.name: product.selection for product in self._products if product.selection is not None}
@@ -236,26 +246,22 @@ class Watcher:
             return own
         return {"grid": self.options.selection, **own}
 
-    def _rows(self) -> dict[str, dict[str, Rows]]:
-        """The rows of each product, by dataset."""
-        found: dict[str, dict[str, Rows]] = {}
-        for dataset, choices in self._choices.items():
-            for name, chosen in choices.items():
-                if len(chosen):
-                    found.setdefault(name, {})[dataset] = chosen.rows()
-                if chosen.missing:
-                    warnings.warn(
-                        f"select: the epoch had {chosen.seen} images, and none at {chosen.missing}.",
-                        CamWarning,
-                        stacklevel=3,
-                    )
-            if self.options.track:
-                rows = found.setdefault("grid", {})
+    def _rows_of(self, choices: Mapping[str, Mapping[str, Chosen]], product: str) -> dict[str, Rows]:
+        """The rows of a product by dataset; those of the grid are the ones that are followed, if they are."""
+        rows = {}
+        for dataset, of_products in choices.items():
+            chosen, stream = of_products.get(product), (self._mode, dataset)
+            if chosen is not None and len(chosen):
+                rows[dataset] = chosen.rows()
+            if chosen is not None and chosen.missing:
+                said = f"select: the epoch had {chosen.seen} images, and none at {chosen.missing}."
+                warnings.warn(said, CamWarning, stacklevel=3)
+            if self.options.track and product == "grid":
                 if dataset in rows:
-                    self.history.streams[self._mode, dataset] = Followed(rows[dataset])
-                elif (self._mode, dataset) in self.history.streams:
-                    rows[dataset] = self.history.streams[self._mode, dataset].rows
-        return found
+                    self.history.streams[stream] = Followed(rows[dataset])
+                elif stream in self.history.streams:
+                    rows[dataset] = self.history.streams[stream].rows
+        return rows
 
     def _check_first(self, batch: Mapping[str, Any], dataset: str) -> None:
         """One image of the first batch: a wrong argument is an error here, and no warning at every epoch's end."""
@@ -271,7 +277,8 @@ class Watcher:
             self._reader.masks(one)
             self._reader.labels(one)
             if not self._model_checked or self._reader.needs_preds(batch, selections):
-                self._reader.learn(one, self._reader.explained(one, dataset, trial=True))
+                with self._around():
+                    self._reader.learn(one, self._reader.explained(one, dataset, trial=True))
             self._reader.facts(batch, selections)
         except CamError:
             raise

@@ -20,9 +20,6 @@ def brightness(picture: np.ndarray) -> np.ndarray:
     return picture.astype(float).sum(axis=-1)
 
 
-# --- colormaps
-
-
 def test_a_colormap_runs_from_its_low_to_its_high_colour() -> None:
     gray = colormap_lut("gray")
     assert gray.shape == (256, 3) and gray.dtype == np.uint8
@@ -41,9 +38,6 @@ def test_an_unknown_colormap_lists_the_nearest() -> None:
 @pytest.mark.parametrize(("given_name", "drawn"), [("turbo", "RdBu_r"), ("coolwarm", "coolwarm"), ("PiYG_r", "PiYG_r")])
 def test_a_signed_map_is_drawn_on_a_diverging_colormap(given_name: str, drawn: str) -> None:
     assert signed_colormap(given_name) == drawn
-
-
-# --- images
 
 
 def test_bytes_are_shown_as_they_are_in_either_layout() -> None:
@@ -118,9 +112,6 @@ def test_any_images_give_pictures_each_on_its_own(images: np.ndarray, denormalis
 def test_images_that_cannot_be_shown_say_what_to_do(images: np.ndarray, kwargs: Any, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         to_rgb(images, channels_first=True, **kwargs)
-
-
-# --- overlays
 
 
 @pytest.mark.parametrize("colormap", ["turbo", "jet", "viridis", "inferno", "gray"])

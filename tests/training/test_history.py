@@ -143,6 +143,8 @@ class Told:
 
     def __init__(self, part: Explained, followed: Followed) -> None:
         self.options, self.mode, self.parts, self._followed = OPTIONS, "eval", [part], followed
+        self.history = History()
+        self.history.streams[EVAL] = followed
         self.grid: Any = None
 
     def followed(self, dataset: str) -> Followed:
@@ -341,7 +343,6 @@ class Files(Trace):
         self.widths.append(cv2.imread(str(self.path)).shape[1])
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_the_same_images_are_followed_in_a_shuffled_epoch_and_filmed_after_each(framework: str, tmp_path: Path) -> None:
     model, catch = net(framework), Catch("train")
     files = Files(tmp_path / "gradcam_train_film.png")
@@ -383,7 +384,6 @@ def test_the_same_images_are_followed_in_a_shuffled_epoch_and_filmed_after_each(
     assert np.array_equal(read_png(files.path), catch.caught[-1]["gradcam_film"].raster)
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_model_that_does_not_learn_does_not_drift_and_a_second_training_starts_anew(framework: str) -> None:
     model, catch = net(framework), Catch("eval")
     trace = followed(model, metrics=["drift", "overlap"], n_samples=3)
@@ -489,17 +489,31 @@ ROWS = ({"images": np.zeros((1, 1, 64, 64), np.float32)}, np.arange(1), 2)
 def test_a_state_that_does_not_fit_is_a_warning_and_changes_nothing(state: Any) -> None:
     trace = saved()
     with pytest.warns(CamWarning, match="could not go on with the filmstrip of the training that is resumed"):
-        trace.__setstate__({"history": state})
+        trace.__setstate__({"history": {"called": trace.watcher.state()["called"], "streams": state}})
     assert trace.watcher.history.streams == {}
     trace.on_epoch_begin(Data())
     assert not trace.watcher._failed  # it goes on with the next epoch
 
 
-@pytest.mark.parametrize("state", [{}, {"history": {}}])
+@pytest.mark.parametrize("state", [{}, {"history": {"called": {}, "streams": {}}}])
 def test_a_state_without_a_film_and_a_trace_that_follows_nothing_are_quiet(state: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         saved().__setstate__(state)
         untracked = saved(track=False)
-        untracked.__setstate__({"history": {EVAL: {}}})
+        untracked.__setstate__({"history": {"called": {}, "streams": {EVAL: {}}}})
     assert untracked.watcher.history.streams == {}
+
+
+def test_images_that_were_saved_under_other_keys_or_before_this_form_are_a_warning_and_chosen_anew() -> None:
+    """As where a training is resumed with another key of the labels."""
+    trace = saved()
+    called = {**trace.watcher.state()["called"], "labels": "labels='other'"}
+    parts = {"images": ROWS[0]["images"], "labels": np.zeros(1), "preds": np.zeros((1, 3)), "ids": ["a"]}
+    full = {EVAL: {"rows": (parts, *ROWS[1:]), "pictures": None, "records": [], "newest": []}}
+    for state in ({"history": {"called": called, "streams": full}}, {"follower": {"rows": {}}}):
+        with pytest.warns(CamWarning, match="could not go on with the filmstrip"):
+            trace.__setstate__(state)
+        assert trace.watcher.history.streams == {}
+    trace.__setstate__({"history": {"called": trace.watcher.state()["called"], "streams": full}})
+    assert list(trace.watcher.history.streams) == [EVAL]

@@ -683,7 +683,6 @@ def single_output(framework: str) -> Any:
     return tf.keras.Sequential([conv, layers.GlobalAveragePooling2D(), head])
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_single_output_is_read_as_what_it_is_a_logit_or_a_probability(framework: str) -> None:
     means = np.linspace(0.05, 0.95, 10).astype(np.float32)
     images = as_layout(framework, np.tile(means[:, None, None, None], (1, 4, 4, 1)))

@@ -21,7 +21,7 @@ from fe_gradcam.training.selection import Selection, selection_of
 from fe_gradcam.training.source import ModelSource
 from fe_gradcam.training.watcher import Watcher
 from tests.models.toys import SmallTorch
-from tests.trainings import FRAMEWORKS, build, estimator, failing, fitted, gradcam, printed
+from tests.trainings import build, estimator, failing, fitted, gradcam, printed
 
 EVERYTHING = """
 import sys
@@ -81,7 +81,6 @@ print(json.dumps({"epochs": found, "keys": sorted(watcher.keys), "streams": stre
 """
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_everything_is_made_without_a_host(framework: str, tmp_path: Path) -> None:
     """Two epochs with all outputs on, in an interpreter that has neither FastEstimator nor plotly."""
     said = printed(EVERYTHING, framework, str(tmp_path))
@@ -99,9 +98,6 @@ def test_everything_is_made_without_a_host(framework: str, tmp_path: Path) -> No
     names = [f"gradcam_eval_{part}" for part in ("atlas_epoch_1.png", "atlas_epoch_2.png", "epoch_1.npz", "epoch_1.png",
                                                  "epoch_2.npz", "epoch_2.png", "film.png")]  # fmt: skip
     assert sorted(path.name for path in tmp_path.iterdir()) == names
-
-
-# --- a product of somebody else's --------------------------------------------------------------------------
 
 
 class Brightness:
@@ -136,7 +132,6 @@ def extended(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("extended")
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_new_output_is_one_entry_and_is_there_for_the_host_too(framework: str, tmp_path: Path) -> None:
     model = build(framework)
     trace = gradcam(model, n_samples=2, save_dir=tmp_path)
@@ -147,9 +142,6 @@ def test_a_new_output_is_one_entry_and_is_there_for_the_host_too(framework: str,
     assert "gradcam_brightest" not in catch.logged[0]
     assert (tmp_path / "gradcam_eval_brightest_epoch_1.png").exists()
     assert catch.caught[0]["gradcam_brightest"].raster.ndim == 3
-
-
-# --- failures ----------------------------------------------------------------------------------------------
 
 
 def watched(n_samples: int = 3, select: str = "first", **how: Any) -> Watcher:
@@ -213,9 +205,6 @@ def test_an_epoch_in_which_nothing_is_wanted_puts_out_nothing() -> None:
     watcher = watched(frequency=2)
     assert not one_epoch(watcher, 1).values
     assert one_epoch(watcher, 2).values
-
-
-# --- what it costs -----------------------------------------------------------------------------------------
 
 
 def test_a_cost_says_seconds_share_and_products() -> None:

@@ -47,9 +47,6 @@ def brute_force(maps: NDArray[np.float32]) -> float:
     return float(np.mean([np.corrcoef(flat[i], flat[j])[0, 1] for i in range(len(maps)) for j in range(i)]))
 
 
-# --- the fixed-place score -----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("count", [2, 7, 50])
 def test_heat_that_never_moves_is_fixed_whatever_its_strength(count: int) -> None:
     strengths = np.linspace(0.1, 1, count, dtype=np.float32)[:, None, None]
@@ -153,9 +150,6 @@ def test_the_box_of_a_place() -> None:
     assert np.argwhere(mask).max(0).tolist() == [2, 6]
     assert mask.sum() == 8
     assert np.array_equal(np.indices((5, 9))[:, 1:3, 3:7], np.indices((5, 9))[(slice(None), *box.slices)])
-
-
-# --- its picture -----------------------------------------------------------------------------------------
 
 
 def drawn_atlas() -> Atlas:

@@ -25,7 +25,7 @@ from fe_gradcam import explain
 from fe_gradcam.verdicts import places as shortcut
 from fe_gradcam.verdicts.atlas import Atlas, Box
 from fe_gradcam.verdicts.places import Alarm, _alike, _deviations, alarms, place_of, suspects, where_in_words
-from tests.trainings import FRAMEWORKS, as_layout, fitted, gradcam, streams, words_of
+from tests.trainings import as_layout, fitted, gradcam, streams, words_of
 
 SIDE, PATCH, GREEN = 32, 4, 1
 CORNER = (SIDE - PATCH, SIDE - PATCH)
@@ -134,7 +134,6 @@ def classes(alarmed: list[Alarm]) -> list[int]:
 # --- the alarm -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_the_networks_do_what_the_tests_below_rest_on(framework: str) -> None:
     images = scenes()
     expected = np.repeat(np.arange(3), 12)
@@ -144,7 +143,6 @@ def test_the_networks_do_what_the_tests_below_rest_on(framework: str) -> None:
         assert heatmap.confidences.min() > 0.95  # e^5 / (e^5 + 2) = 0.987
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_network_that_reads_the_corner_is_accused_and_no_other_class(framework: str) -> None:
     (alarm,) = found(scenes(), framework=framework)
     assert alarm.class_id == GREEN
@@ -167,7 +165,6 @@ def test_a_network_that_reads_the_corner_is_accused_and_no_other_class(framework
     assert "class '1'" in alarm.text({})
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_network_that_reads_the_object_is_not_accused_mark_or_no_mark(framework: str) -> None:
     assert found(scenes(), READS_THE_OBJECT, framework) == []
     _, atlas = atlas_of(network(framework, READS_THE_OBJECT), framework, scenes())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
 from fe_gradcam.integrations.fastestimator.keyed import KeyedSource, check_source
 from fe_gradcam.metrics.rules import MetricSpec
 from fe_gradcam.spec.outputs import ModelOutput
-from fe_gradcam.training.epoch import Cost, Epoch, Put
+from fe_gradcam.training.epoch import Cost, Put
 from fe_gradcam.training.options import Classes, Options
 from fe_gradcam.training.rows import input_names
 from fe_gradcam.training.selection import Select, selection_of
@@ -217,7 +217,7 @@ class GradCAM(Trace):
             if model is None
             else ModelSource(model, options, layer, called["images"])
         )
-        self.watcher = Watcher(source, options, called)
+        self.watcher = Watcher(source, options, called, self._on_network_device)
         # Ours first, then what stands in the log, then the rest.
         written = [*self.watcher.keys[:2], *self.watcher.logged, *self.watcher.keys]
         read = [*self._image_keys, *self._more.values(), *self._parts.values()]
@@ -226,7 +226,7 @@ class GradCAM(Trace):
         self._modes, self._ds_ids = set(self.mode), set(self.ds_id)
         self._read: set[str] = set()
         self._last: dict[tuple[str, str], float] = {}
-        self._cost = Cost()
+        self._cost, self._costly = Cost(), ""
 
     # --- the host's hooks ------------------------------------------------------------------------
 
@@ -264,8 +264,8 @@ class GradCAM(Trace):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Takes up what was saved; what does not fit is left, with a warning."""
         watcher = getattr(self, "watcher", None)  # a copy has nothing
-        if watcher is not None and watcher.options.track and "history" in state:
-            watcher.restore(state["history"])
+        if watcher is not None and watcher.options.track and state:
+            watcher.restore(state.get("history", state))
 
     def _shares_an_epoch_with(self, other: GradCAM) -> bool:
         same_mode = not self._modes or not other._modes or self._modes & other._modes
@@ -283,8 +283,7 @@ class GradCAM(Trace):
         self.watcher.begin(anew=self.system.epoch_idx == 0)
         dummy = None if self.model is None else dummy_inputs(self.model)
         if dummy is not None and len(dummy) == len(self._image_keys):
-            with self._on_network_device():
-                self.watcher.try_out(dummy)
+            self.watcher.try_out(dummy)
 
     def on_epoch_begin(self, data: Data) -> None:
         """Starts anew."""
@@ -295,20 +294,24 @@ class GradCAM(Trace):
     def on_batch_end(self, data: Data) -> None:
         """Keeps the rows that are wanted."""
         dataset = self.system.ds_id
-        if self._runs_in(self.system.mode, dataset):
-            images = tuple(data[key] for key in self._image_keys)
-            parts: dict[str, Any] = {part: data[key] for part, key in self._parts.items()}
-            more = {name: data[key] for name, key in self._more.items()}
-            with self._on_network_device():
-                self.watcher.see(images, **parts, dataset=dataset, more=more)
+        if self._runs_in(self.system.mode, dataset) and self.watcher.wants(dataset):
+            images = tuple(data.get(key) for key in self._image_keys)  # what is missing is the watcher's to tell
+            parts: dict[str, Any] = {part: data.get(key) for part, key in self._parts.items()}
+            self.watcher.see(
+                images, **parts, dataset=dataset, more={part: data.get(key) for part, key in self._more.items()}
+            )
 
     def on_epoch_end(self, data: Data) -> None:
         """Explains the kept images, and hands out grid, results, metrics and files."""
         try:
-            with nullcontext() if self.watcher.idle else self._on_network_device():
-                epoch = self.watcher.end_epoch(data.read_logs())
-            self._hand_out(epoch, data)
-            self._add_cost(epoch.cost)
+            epoch = self.watcher.end_epoch(data.read_logs())
+            for key, put in (epoch.values | epoch.logged).items():
+                with self.watcher.forgiven(f"hand out {key!r}"):
+                    self._hand_out(key, put, data, logged=key in epoch.logged)
+            with self.watcher.forgiven("say what the epoch showed"):
+                for message in epoch.messages:
+                    print(f"FastEstimator-Warn: {message}", flush=True)
+                self._add_cost(epoch.cost)
         finally:
             self._fill_in(data)
 
@@ -322,17 +325,11 @@ class GradCAM(Trace):
         asked = SimpleNamespace(mode=self._modes, ds_id=self._ds_ids)
         return bool(get_current_items([asked], run_modes=mode, ds_id=ds_id))
 
-    def _hand_out(self, epoch: Epoch, data: Data) -> None:
-        """Writes what was put out under the host's keys: ``key``, and ``key|ds_id`` of a dataset with a name."""
-        for key, put in epoch.values.items():
-            with self.watcher.forgiven(f"hand out {key!r}"):
-                for name, value in _by_name(key, put):
-                    data.write_without_log(name, HeatmapGrid(value) if isinstance(value, Picture) else value)
-        for key, put in epoch.logged.items():
-            for name, value in _by_name(key, put):
-                data.write_with_log(name, value)
-        for message in epoch.messages:
-            print(f"FastEstimator-Warn: {message}", flush=True)
+    def _hand_out(self, key: str, put: Put, data: Data, *, logged: bool) -> None:
+        """Writes a value under the host's keys: ``key``, and ``key|ds_id`` of a dataset with a name."""
+        write = data.write_with_log if logged else data.write_without_log
+        for name, value in ((key, put.of_all), *((f"{key}|{one}", value) for one, value in put.by_dataset.items())):
+            write(name, HeatmapGrid(value) if isinstance(value, Picture) else value)
 
     def _fill_in(self, data: Data) -> None:
         """The last value under the metrics that were not measured, or NaN: a missing key would stop who monitors it."""
@@ -352,13 +349,14 @@ class GradCAM(Trace):
         for name, seconds in cost.seconds.items():
             self._cost.add(name, seconds)
         self._cost.of += cost.of
-        if self.system.mode != "train" or (self._modes and "eval" not in self._modes):
+        mode, epoch = self.system.mode, self.system.epoch_idx
+        self._costly = f"epoch: {epoch}" if mode in ("train", "eval") else mode
+        if mode != "train" or (self._modes and "eval" not in self._modes):
             self._say_cost()
 
     def _say_cost(self) -> None:
         if self._cost.seconds and self.system.log_steps is not None:
-            said = f"epoch: {self.system.epoch_idx}; {self.outputs[0]} took {self._cost}"
-            print(f"FastEstimator-GradCAM: {said}", flush=True)
+            print(f"FastEstimator-GradCAM: {self._costly}; {self.outputs[0]} took {self._cost}", flush=True)
         self._cost = Cost()
 
     @contextmanager
@@ -382,10 +380,6 @@ def _key(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ArgumentError(f"{name}={value!r} is not accepted. Accepted: a key of the batch, a string.")
     return value
-
-
-def _by_name(key: str, put: Put) -> list[tuple[str, Any]]:
-    return [(key, put.of_all), *((f"{key}|{dataset}", value) for dataset, value in put.by_dataset.items())]
 
 
 def dummy_inputs(model: Any) -> tuple[NDArray[Any], ...] | None:

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.drawing.film import CELL, Frame, film_grid
-from fe_gradcam.drawing.grid import Text
+from fe_gradcam.drawing.grid import Panel, Text
 from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.drawing.sheet import Look, heat_panel
+from fe_gradcam.explaining.explained import Explained
 from fe_gradcam.training.epoch import Epoch
 from fe_gradcam.training.history import Record
 from fe_gradcam.training.options import Options
@@ -27,6 +28,7 @@ class FilmProduct:
 
     def __init__(self, options: Options) -> None:
         self.keys: Sequence[str] = (f"{options.name}_film",)
+        self._frames: dict[Record, Frame] = {}
 
     @classmethod
     def asked(cls, options: Options) -> FilmProduct | None:
@@ -35,22 +37,26 @@ class FilmProduct:
 
     def make(self, epoch: Epoch) -> None:
         """A filmstrip of each dataset, with a column more."""
-        options, films = epoch.options, {}
+        options, films, drawn = epoch.options, {}, dict[Record, Frame]()
         names, numbered = options.classes.names, options.selection.name != "first"
         for part in epoch.parts:
             followed = epoch.followed(part.ds_id)
             if followed is not None and followed.pictures is not None:
-                frames = [_frame(one, followed.pictures, names, options.look) for one in followed.records]
+                for one in followed.records:  # past epochs stay as they are
+                    drawn[one] = self._frames.get(one) or _frame(one, part, followed.pictures, names, options.look)
+                frames = [drawn[one] for one in followed.records]
                 stream = (epoch.mode, part.ds_id)
                 grid = film_grid(part, followed.pictures, frames, names, options.look, stream, numbered=numbered)
                 films[part.ds_id] = Picture(grid, CELL)
+        alive = {record for followed in epoch.history.streams.values() for record in followed.records}
+        self._frames = {record: frame for record, frame in (self._frames | drawn).items() if record in alive}
         epoch.show(self.keys[0], films, "film")
 
 
-def _frame(record: Record, pictures: NDArray[np.uint8], names: Mapping[int, str], look: Look) -> Frame:
+def _frame(record: Record, part: Explained, pictures: NDArray[np.uint8], names: Mapping[int, str], look: Look) -> Frame:
     """What the film shows of an epoch: the heat over each picture, framed where another class was inferred."""
     heat, size = record.heat, (pictures.shape[1], pictures.shape[2])
-    values = heat.values(size if heat.size > size else None)
+    values = heat.values(size if max(heat.size) > max(size) else None)
     panels = []
     for at, picture in enumerate(pictures):
         caption = None
@@ -58,5 +64,7 @@ def _frame(record: Record, pictures: NDArray[np.uint8], names: Mapping[int, str]
             class_id = int(record.predictions[at])
             caption = Text("prediction", names.get(class_id, str(class_id)), f"({float(record.confidences[at]):.0%})")
         panel = heat_panel(picture, values[at], bool(heat.blank[at]), look, heat.scaling, heat.unit)
+        if heat.target == "label" and part.labels is not None and part.labels[at] < 0:
+            panel = Panel(picture, note="not labelled")
         panels.append(replace(panel, framed=bool(record.wrong[at]), caption=caption))
     return Frame(record.epoch, panels)

@@ -93,9 +93,6 @@ def test_only_what_is_needed_is_mended(old_init: bool, restarts: bool, monkeypat
     assert (Loaders.__iter__ is before) != restarts
 
 
-# --- RestoreWizard -----------------------------------------------------------------------------------
-
-
 class Counter(Trace):
     """Holds what can be saved, and what cannot."""
 

@@ -233,7 +233,6 @@ MODES: list[tuple[Any, set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_every_form_of_mode_runs_where_it_says(framework: str) -> None:
     model, catch = net(framework), Catch()
     traces = [gradcam(model, outputs=f"form{at}", mode=mode, n_samples=1) for at, (mode, _) in enumerate(MODES)]
@@ -246,7 +245,6 @@ def test_every_form_of_mode_runs_where_it_says(framework: str) -> None:
             assert {result["mode"] for result in caught.get(f"form{at}_results", [])} <= {caught["mode"]}
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_schedulers_swap_traces_models_and_layers(framework: str, tmp_path: Path) -> None:
     """The first model is trained in the first epoch alone, the second in the second alone."""
     one, two = net(framework, "one"), net(framework, "two")
@@ -370,7 +368,6 @@ def reported(framework: str, traces: Any) -> Any:
     return training(framework, model, [gradcam(model, n_samples=1, **more), *traces], epochs=1)
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_the_tables_of_a_report_say_how_the_trace_was_made(framework: str) -> None:
     from pylatex import Document
 
@@ -388,7 +385,6 @@ def test_the_tables_of_a_report_say_how_the_trace_was_made(framework: str) -> No
         assert said in page
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.skipif(shutil.which("dot") is None, reason="the host's report needs graphviz")
 def test_the_report_is_written(framework: str, tmp_path: Path) -> None:
     from fastestimator.trace.io import Traceability

@@ -42,7 +42,6 @@ from fe_gradcam.types import Needs
 from tests.models.toys import SmallTorch, TorchToy, keras_toy, small_keras
 from tests.trainings import (
     COUNT,
-    FRAMEWORKS,
     Catch,
     as_layout,
     build,
@@ -69,7 +68,6 @@ NAMES = {"猫": 0, "чашка": 1, "κύκλος": 2, "dog": 3, "plate": 4}
 # --- the main job ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_grid_results_and_files(framework: str, tmp_path: Path) -> None:
     model = build(framework)
     trace = gradcam(
@@ -116,7 +114,6 @@ def test_grid_results_and_files(framework: str, tmp_path: Path) -> None:
         assert arrays["layer_cam.dog.class_ids"].tolist() == [3] * 7
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_contrasts_ranks_and_fused_layers(framework: str, tmp_path: Path) -> None:
     model = build(framework)
     layers = ["conv1", "conv2"] if framework == "torch" else [1, "conv2"]
@@ -167,7 +164,6 @@ def test_volumes_are_refused_early_with_what_to_do_instead() -> None:
         estimator("torch", model, [gradcam(model)], train_data=volumes, eval_data=volumes).fit()
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("mode", ["eval", "train", "test"])
 def test_keyed_use_draws_the_same_heatmaps(framework: str, mode: str) -> None:
     """In eval and test the keys hold what the route takes itself; in train those of the training forward."""
@@ -184,7 +180,6 @@ def test_keyed_use_draws_the_same_heatmaps(framework: str, mode: str) -> None:
         assert_allclose(confidences(results), expected.confidences, rtol=1e-4)
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("target", [2, "y"])
 def test_op_targets(framework: str, target: Any) -> None:
     model = build(framework)
@@ -213,7 +208,6 @@ def test_eager_fit_with_keys() -> None:
     assert_allclose(heats(catch.caught[0]["gradcam_results"], expected.class_ids), expected.values, atol=1e-4)
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_gradients_alone_are_drawn_as_the_host_does_and_said(framework: str) -> None:
     model = build(framework)
     with pytest.warns(CamWarning, match="no Grad-CAM"):
@@ -239,7 +233,6 @@ def _weights_after_training(framework: str, traced: str) -> list[np.ndarray]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("traced", ["model", "keys"])
 def test_training_is_bit_for_bit_the_training_without_the_trace(framework: str, traced: str) -> None:
     """Dropout and batch norm in the net, the trace in every mode, two epochs."""
@@ -255,7 +248,6 @@ def test_training_is_bit_for_bit_the_training_without_the_trace(framework: str, 
 # --- which images, which epochs, which datasets -------------------------------------------------------
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_n_samples(framework: str) -> None:
     model, expected = build(framework), {0: None, 3: 3, 100: COUNT, None: COUNT}
     traces = [gradcam(model, outputs=f"of {count}", n_samples=count) for count in expected]
@@ -271,7 +263,6 @@ def test_frequency_and_modes() -> None:
     assert catch.where("gradcam") == [(mode, epoch) for epoch in (2, 4) for mode in ("train", "eval")]
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_several_datasets_are_kept_apart(framework: str, tmp_path: Path) -> None:
     model = build(framework)
     eval_data = {"day": dataset(framework, 4, seed=5), "night/shift": dataset(framework, 6, seed=6)}
@@ -299,7 +290,6 @@ def test_an_epoch_without_batches_writes_nothing_quietly() -> None:
     assert "gradcam" not in data
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_one_hot_labels_display_key_and_missing_names(framework: str) -> None:
     model, labels = build(framework), shown(framework, COUNT, "y")
     photos = np.random.randint(0, 256, (COUNT, 30, 40, 3)).astype(np.uint8)
@@ -339,7 +329,6 @@ def test_two_inputs() -> None:
 # --- the host's tools --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_image_saver_viewer_and_tensorboard(framework: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -423,7 +412,6 @@ def test_mistakes_in_the_arguments_are_errors_at_once(change: dict[str, Any], er
         gradcam(build("torch"), **change) if "model" not in change else gradcam(**change)
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_what_only_a_pass_can_show_is_an_error_before_the_first_epoch(framework: str) -> None:
     model, trained = build(framework), Catch()
     for how, message in (
@@ -435,7 +423,6 @@ def test_what_only_a_pass_can_show_is_an_error_before_the_first_epoch(framework:
         assert not trained.caught
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_where_no_input_is_known_mistakes_show_with_the_first_batch(framework: str) -> None:
     make = SmallTorch if framework == "torch" else partial(small_keras, size=(None, None))
     model = fe.build(partial(make, softmax=True), optimizer_fn="adam", model_name="any_size")
@@ -444,7 +431,6 @@ def test_where_no_input_is_known_mistakes_show_with_the_first_batch(framework: s
         estimator(framework, model, [trace], epochs=1).fit(warmup=False)
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize(
     ("where", "error"),
     [
@@ -542,7 +528,6 @@ def test_shared_scale_makes_magnitudes_compare(scaling: str) -> None:
 # --- what a reader must not be misled by ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize(("target", "column"), [("y", "label"), (2, "dog")])
 def test_keyed_heatmaps_go_by_the_class_that_they_are_of(
     framework: str, target: Any, column: str, tmp_path: Path
@@ -648,7 +633,6 @@ def test_mean_and_std_undo_the_normalisation_of_the_picture() -> None:
 # --- methods with parameters, and those that ask the model again -------------------------------------
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_methods_with_parameters_side_by_side(framework: str, tmp_path: Path) -> None:
     model = build(framework)
     several = ["grad_cam", "layer_cam", "score_cam", ("ss_cam", {"samples": 2, "noise": 0.5}), ["random_cam", {}]]
@@ -668,7 +652,6 @@ def test_methods_with_parameters_side_by_side(framework: str, tmp_path: Path) ->
     assert np.abs(other.values[0] - heats(results, method="random_cam")[0]).max() > 0.01
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_smoothing_of_the_trace_is_that_of_explain(framework: str) -> None:
     model, images = build(framework), shown(framework, 2)
     smooth = (Augment(("vertical",), (1, 1.5)), "eigen")
@@ -725,7 +708,6 @@ def test_augmentation_is_refused_with_keys_and_eigen_smoothing_is_not() -> None:
     assert_allclose(heats(catch.caught[0]["gradcam_results"]), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("kind", ["pooled", "flat"])
 def test_cam_is_refused_before_the_first_epoch_where_the_head_does_not_pool(framework: str, kind: Any) -> None:
     def toy() -> Any:
@@ -747,7 +729,6 @@ def test_cam_is_refused_before_the_first_epoch_where_the_head_does_not_pool(fram
     assert (cam.max((1, 2)) == 1).all()
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_an_epoch_of_methods_with_random_numbers_leaves_the_global_streams(
     framework: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,6 @@ from fe_gradcam.metrics.rules import METRICS
 from fe_gradcam.training.options import Options
 from fe_gradcam.training.products.metrics import FOLLOWED, MetricsProduct
 from tests.trainings import (
-    FRAMEWORKS,
     build,
     dataset,
     failing,
@@ -40,9 +39,6 @@ EVERYTHING = ("model", "masks", "track")
 def keys_of(metrics: Any, given: Any = EVERYTHING, methods: Any = "grad_cam") -> list[str]:
     options = Options(set(given), name="g", metrics=metrics, methods=methods, track="track" in given)
     return list(MetricsProduct(options).keys)
-
-
-# --- keys ------------------------------------------------------------------------------------------------
 
 
 def test_of_one_method_a_key_is_the_metric_s_name_and_of_several_it_has_the_method_s_too() -> None:
@@ -93,15 +89,11 @@ def test_what_a_metric_needs_is_asked_of_the_trace_s_arguments(metric: str) -> N
             keyed_gradcam(boxes="box", metrics=metric)
 
 
-# --- values ----------------------------------------------------------------------------------------------
-
-
 BOXES = np.array([[1, 1, 6, 5], [0, 0, 0, 0], [3, 2, 4, 4], [5, 1, 7, 8]] * 3, np.float32)
 """(left, top, width, height) of the images of `dataset`; the second of four has no object."""
 PLACES = masks_of_boxes(BOXES[:4, None], (9, 12))
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_what_is_logged_is_the_mean_of_what_measure_says(framework: str) -> None:
     model = build(framework)
     metrics = ["deletion", ("insertion", {"steps": 4}), "energy_inside", "pointing_game", "sanity"]
@@ -147,10 +139,6 @@ def test_of_several_datasets_each_has_a_key_and_the_whole_is_the_mean_over_all_i
     assert set(keys) <= set(trace.get_outputs(["day", "night"]))
 
 
-# --- nothing meets a missing key ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_tools_that_monitor_a_metric_find_it_in_every_epoch(framework: str, tmp_path: Path) -> None:
     """Measured every second epoch, and EarlyStopping and BestModelSaver ask in each."""
     model = build(framework)
@@ -185,9 +173,6 @@ def test_a_trace_that_explains_nothing_fills_in_too(tmp_path: Path) -> None:
     assert np.isnan([caught["gradcam_deletion"], caught["gradcam_drift"]]).all()
 
 
-# --- failures ------------------------------------------------------------------------------------------------
-
-
 def test_a_metric_that_fails_is_a_warning_and_costs_neither_pictures_nor_film_nor_atlas(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -205,9 +190,6 @@ def test_a_metric_that_fails_is_a_warning_and_costs_neither_pictures_nor_film_no
     assert (tmp_path / "gradcam_eval_epoch_2.png").exists()
 
 
-# --- training is left alone --------------------------------------------------------------------------------
-
-
 def weights_after(framework: str, traced: bool) -> list[np.ndarray]:
     import tensorflow as tf
 
@@ -222,7 +204,6 @@ def weights_after(framework: str, traced: bool) -> list[np.ndarray]:
     return weights_of(framework, model)
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_metrics_that_take_the_weights_apart_leave_the_training_bit_for_bit(framework: str) -> None:
     plain, traced = (weights_after(framework, traced) for traced in (False, True))
     # TensorFlow's own sums depend on its threads, when the machine is busy.
