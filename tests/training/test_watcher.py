@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fastestimator.util.data import Data
 
-from fe_gradcam import ArgumentError, CamWarning
+from fe_gradcam import ArgumentError, CamWarning, GradCAM
 from fe_gradcam.drawing.grid import Grid, Panel, Row
 from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.training import watcher as engine
@@ -229,3 +232,67 @@ def test_the_log_says_once_an_epoch_what_its_end_cost(
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FastEstimator-GradCAM")]
     assert [int(line.split("epoch: ")[1].split(";")[0]) for line in lines] == epochs
     assert all(" s, " in line and "explaining" in line and "grid" in line for line in lines)
+
+
+def test_rows_that_cannot_be_joined_are_a_warning_for_the_products_that_want_them() -> None:
+    """Images of two sizes in one epoch: the grid keeps the first three, of one size, and the atlas all."""
+    watcher = watched(track=True, atlas=6, n_samples=3)
+    watcher.begin_epoch(1)
+    for width in (12, 14):
+        watcher.see(torch.rand(3, 3, 9, width), torch.arange(3))
+    with pytest.warns(CamWarning, match="could not make the atlas of this epoch") as said:
+        epoch = watcher.end_epoch()
+    assert len(said) == 1
+    assert {"gradcam", "gradcam_film"} <= set(epoch.values)
+
+
+@pytest.mark.parametrize("at", ["try_out", "see", "end_epoch"])
+def test_a_model_that_cannot_be_brought_where_it_is_explained_is_a_warning(at: str) -> None:
+    options, broken = Options({"model", "labels"}), [at == "try_out"]
+
+    @contextmanager
+    def around() -> Iterator[None]:
+        if broken[0]:
+            raise RuntimeError("out of memory")
+        yield
+
+    watcher = Watcher(ModelSource(SmallTorch().eval(), options), options, around=around)
+    watcher.begin()
+    with pytest.warns(CamWarning, match="out of memory"):
+        if at == "try_out":
+            watcher.try_out((np.ones((1, 3, 9, 12), np.float32),))
+        watcher.begin_epoch(1)
+        broken[0] = at == "see"
+        watcher.see(torch.rand(6, 3, 9, 12), torch.arange(6) % 5)
+        broken[0] = at == "end_epoch"
+        epoch = watcher.end_epoch()
+    assert ("gradcam" in epoch) == (at == "try_out")
+    broken[0] = False
+    assert one_epoch(watcher, 2).values
+
+
+def test_the_host_may_leave_out_a_key_in_later_batches() -> None:
+    trace = GradCAM("x", model=SmallTorch().eval(), labels="y", select="random")
+    network = SimpleNamespace(target_type="torch", device=None)
+    trace.system = SimpleNamespace(traces=[trace], mode="eval", epoch_idx=1, ds_id="", network=network, log_steps=None)
+    trace.on_epoch_begin(Data())
+    trace.on_batch_end(Data({"x": torch.rand(3, 3, 9, 12), "y": torch.arange(3)}))
+    with pytest.warns(CamWarning, match="This batch holds no labels='y', as those before it did"):
+        trace.on_batch_end(Data({"x": torch.rand(3, 3, 9, 12)}))
+    trace.on_batch_end(Data())  # of an epoch that is left nothing is read
+    trace.on_epoch_end(Data())
+
+
+def test_a_film_outlines_the_object_and_says_what_is_not_labelled() -> None:
+    options = Options({"model", "labels", "masks"}, track=True, targets=["label"], on_error="raise")
+    watcher = Watcher(ModelSource(SmallTorch().eval(), options), options)
+    watcher.begin()
+    masks = np.zeros((2, 9, 12), bool)
+    masks[:, 2:5, 3:6] = True
+    for number in (1, 2):
+        watcher.begin_epoch(number)
+        watcher.see(torch.rand(2, 3, 9, 12), np.array([1, -1]), masks=masks)
+        film = watcher.end_epoch()["gradcam_film"].grid
+    assert all(np.array_equal(row.panels[0].outline, masks[0]) for row in film.rows)
+    assert [panel.note for panel in film.rows[1].panels[1:]] == ["not labelled"] * 2
+    assert "not labelled" not in [panel.note for panel in film.rows[0].panels]
