@@ -185,7 +185,6 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "training.products.film": "training/test_history.py",
     "training.products.grid": "integrations/fastestimator/test_trace.py",
     "training.products.verdicts": "verdicts/test_places.py",
-    "training.reading": "training/test_selection.py",
     "training.rows": "training/test_selection.py",
     "training.source": "integrations/fastestimator/test_trace.py",
 }

@@ -18,7 +18,7 @@ from fe_gradcam.training.selection import RULES, Facts, Selection
 
 @dataclass(order=True)
 class _Kept:
-    """A row on a heap: the least wanted first, and of those wanted alike the latest."""
+    """A row on a heap: the least wanted first, and of those wanted alike the latest; `before` is minus its position."""
 
     priority: float
     before: int
@@ -29,7 +29,6 @@ class Chosen:
     """The chosen rows of an epoch, copied to the CPU; never more of them than the selection keeps.
 
     Args:
-        selection: What is chosen.
         called: What a part of the batches is called in an error, if not by its own name.
     """
 
@@ -49,20 +48,20 @@ class Chosen:
     def rows(self) -> Rows:
         """The chosen rows, in the order in which they are shown."""
         ordered = self._ordered()
-        positions = np.array([-kept.before for kept in ordered], np.int64)
-        return Rows(
-            {key: _joined([kept.row[key] for kept in ordered]) for key in self.keys}, positions, self.largest_batch
-        )
+        values = {key: _joined([kept.row[key] for kept in ordered]) for key in self.keys}
+        return Rows(values, np.array([-kept.before for kept in ordered], np.int64), self.largest_batch)
 
     @property
     def full(self) -> bool:
         """Whether no row to come can be wanted."""
-        if self.selection.limit == 0:
+        selection = self.selection
+        if selection.limit == 0:
             return True
-        if self.selection.positions:
-            return self.seen > max(self.selection.positions)
-        limit = self.selection.limit
-        return self.selection.of_order_alone and limit is not None and self.seen >= limit
+        if selection.positions:
+            return self.seen > max(selection.positions)
+        if selection.rules != ("first",) or selection.by_class:
+            return False
+        return selection.limit is not None and self.seen >= selection.limit
 
     @property
     def missing(self) -> list[int]:
@@ -99,20 +98,18 @@ class Chosen:
         facts = Facts(positions, self._generator.random(size), labels, probabilities)
         self.seen += size
         self.largest_batch = max(self.largest_batch, size)
-        groups = self._groups(facts)
+        groups = np.zeros(size, np.int64)
+        if self.selection.by_class:
+            groups = facts.inferred if labels is None else labels
         taken: dict[int, dict[str, Any]] = {}
         for rule in self.selection.rules:
             priority = self._priority(rule, facts)
             for group in np.unique(groups[~np.isnan(priority)]):
-                for at in self._candidates(rule, int(group), np.where(groups == group, priority, np.nan)):
+                place = rule, int(group)
+                for at in self._candidates(place, np.where(groups == group, priority, np.nan)):
                     if at not in taken:
                         taken[at] = {key: host_rows(batch[key], slice(at, at + 1)) for key in self.keys}
-                    self._keep(rule, int(group), _Kept(float(priority[at]), -int(positions[at]), taken[at]))
-
-    def _groups(self, facts: Facts) -> NDArray[np.int64]:
-        if not self.selection.by_class:
-            return np.zeros(len(facts.positions), np.int64)
-        return facts.inferred if facts.labels is None else facts.labels
+                    self._keep(place, _Kept(float(priority[at]), -int(positions[at]), taken[at]))
 
     def _priority(self, rule: str, facts: Facts) -> NDArray[np.float64]:
         priority = RULES[rule](facts)
@@ -122,10 +119,10 @@ class Chosen:
             priority = np.where(facts.labels >= 0, priority, np.nan)
         return priority
 
-    def _candidates(self, rule: str, group: int, priority: NDArray[np.float64]) -> NDArray[np.int64]:
+    def _candidates(self, place: tuple[str, int], priority: NDArray[np.float64]) -> NDArray[np.int64]:
         """Rows that may be kept, the most wanted first, and no more than are kept at all."""
-        heap, limit = self._heaps.get((rule, group), []), self.selection.limit
-        least = self._gave_way.get((rule, group))
+        heap, limit = self._heaps.get(place, []), self.selection.limit
+        least = self._gave_way.get(place)
         if heap and ((limit is not None and len(heap) >= limit) or self._gives_way(heap)):
             least = heap[0].priority
         if least is not None:
@@ -138,16 +135,14 @@ class Chosen:
         sizes = [len(other) for other in self._heaps.values()]
         return self.selection.most is not None and sum(sizes) >= self.selection.most and len(heap) >= max(sizes)
 
-    def _keep(self, rule: str, group: int, kept: _Kept) -> None:
-        heap = self._heaps.setdefault((rule, group), [])
+    def _keep(self, place: tuple[str, int], kept: _Kept) -> None:
+        heap = self._heaps.setdefault(place, [])
         heapq.heappush(heap, kept)
         limit, most = self.selection.limit, self.selection.most
         if limit is not None and len(heap) > limit:
             heapq.heappop(heap)
         if most is not None and sum(map(len, self._heaps.values())) > most:
-            largest = max(map(len, self._heaps.values()))
-            fullest = [place for place, other in self._heaps.items() if len(other) == largest]
-            place = min(fullest, key=lambda one: self._heaps[one][0])
+            place = min(self._heaps, key=lambda one: (-len(self._heaps[one]), self._heaps[one][:1]))
             # What is wanted less in that class would give way too: it need not be copied.
             self._gave_way[place] = heapq.heappop(self._heaps[place]).priority
 
@@ -155,21 +150,16 @@ class Chosen:
         """The kept rows, each once, in the order in which they are shown."""
         selection = self.selection
         rows: dict[int, _Kept] = {}
-        by_class = sorted(self._heaps, key=lambda place: (place[1], selection.rules.index(place[0])))
-        for rule, group in by_class:
-            for kept in sorted(self._heaps[rule, group], key=lambda one: _shown(one, ranked=RULES[rule].ranked)):
+        for place in sorted(self._heaps, key=lambda place: (place[1], selection.rules.index(place[0]))):
+            ranked = RULES[place[0]].ranked
+            for kept in sorted(self._heaps[place], key=lambda one: (-one.priority * ranked, -one.before)):
                 rows.setdefault(kept.before, kept)
         if selection.positions:
             return [rows[-place] for place in selection.positions if -place in rows]
         return list(rows.values())
 
 
-def _shown(kept: _Kept, *, ranked: bool) -> tuple[float, int]:
-    return (-kept.priority if ranked else 0.0, -kept.before)
-
-
 def _rows_in(value: Any, called: str) -> int:
-    """How many rows a value of a batch has."""
     try:
         return len(value)
     except TypeError:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,11 @@ from fe_gradcam.files import file_name, write_arrays
 from fe_gradcam.metrics.measure import summary
 from fe_gradcam.training.history import Followed, History
 from fe_gradcam.training.options import Options
-from fe_gradcam.training.reading import Reader
 from fe_gradcam.training.rows import Rows
+from fe_gradcam.training.selection import Selection
+from fe_gradcam.training.source import Reader
 
-if TYPE_CHECKING:
-    from fe_gradcam.training.selection import Selection
+Made = TypeVar("Made")
 
 
 class Product(Protocol):
@@ -29,31 +29,25 @@ class Product(Protocol):
 
     Attributes:
         name: What a warning calls it if it fails.
-        keys: What it puts out.
+        keys: What it puts out; none if it is not asked for.
         logged: Those of `keys` that stand in the log.
         selection: Rows of its own; None: those of the grid.
     """
 
     name: str
     keys: Sequence[str]
-    logged: Sequence[str]
-    selection: Selection | None
+    logged: Sequence[str] = ()
+    selection: Selection | None = None
 
     def make(self, epoch: Epoch) -> None:
         """Makes it of what the epoch holds, and puts it out there."""
 
 
-@dataclass(frozen=True, eq=False)
-class Put:
-    """What stands under a key.
-
-    Attributes:
-        of_all: For all datasets.
-        by_dataset: For each dataset that has a name.
-    """
+class Put(NamedTuple):
+    """What stands under a key: for all datasets, and for each that has a name."""
 
     of_all: Any
-    by_dataset: Mapping[str, Any] = field(default_factory=dict)
+    by_dataset: Mapping[str, Any]
 
 
 @dataclass(eq=False)
@@ -85,15 +79,12 @@ class Epoch:
     Attributes:
         number: From 1.
         mode: Such as "eval".
-        options: What is asked for.
-        reader: Reads rows.
         choose: Gives the rows of a product by dataset; of "grid" those of the grid.
         history: What is followed from epoch to epoch.
         log: What the loop knows of the epoch, such as its accuracy.
         values: What was put out, by key.
         logged: Numbers for the log, by key.
         messages: What a user should read in the log.
-        cost: What it took.
     """
 
     number: int
@@ -116,29 +107,26 @@ class Epoch:
     def __contains__(self, key: str) -> bool:
         return key in self.logged or key in self.values
 
-    # --- what products read ----------------------------------------------------------------------
-
     def rows(self, product: str = "grid") -> Mapping[str, Rows]:
         """The rows chosen for a product, by dataset."""
-        rows: Mapping[str, Rows] = self._once(f"rows of {product}", lambda: self.choose(product))
-        return rows
+        return self._once(f"rows of {product}", lambda: self.choose(product))
 
     @property
     def parts(self) -> list[Explained]:
         """The rows of the grid of each dataset, explained once for all products."""
-        parts: list[Explained] = self._once("parts", self._explained)
-        return parts
+        return self._once("parts", self._explained)
 
-    def _once(self, what: str, make: Callable[[], Any]) -> Any:
+    def _once(self, what: str, make: Callable[[], Made]) -> Made:
         """What all products share is made once; if that fails, it fails for each of them, with the same failure."""
         if what not in self._made:
             try:
                 self._made[what] = make()
             except Exception as failure:
                 self._made[what] = failure
-        if isinstance(self._made[what], Exception):
-            raise self._made[what]
-        return self._made[what]
+        made: Made | Exception = self._made[what]
+        if isinstance(made, Exception):
+            raise made
+        return made
 
     def _explained(self) -> list[Explained]:
         started = time.perf_counter()
@@ -146,8 +134,7 @@ class Epoch:
         if self.options.shared_scale and parts:
             parts = with_shared_scale(parts)
         for part in parts:
-            followed = self.followed(part.ds_id)
-            if followed is not None:
+            if followed := self.followed(part.ds_id):
                 followed.add(self.number, part)
         self.cost.add("explaining", time.perf_counter() - started)
         return parts
@@ -159,8 +146,6 @@ class Epoch:
     def title(self, dataset: str = "") -> str:
         """As "eval, epoch 3, night"."""
         return ", ".join(filter(None, (self.mode, f"epoch {self.number}", dataset)))
-
-    # --- what they put out -----------------------------------------------------------------------
 
     def put(self, key: str, by_dataset: Mapping[str, Any], of_all: Any) -> None:
         """Puts out values that are not for the log."""
@@ -179,14 +164,14 @@ class Epoch:
     def log_mean(self, key: str, by_dataset: Mapping[str, NDArray[np.float32]]) -> None:
         """Logs the mean of a value over images, four digits of it: of all, and of each dataset."""
         if by_dataset:
-            every = np.concatenate(list(by_dataset.values()))
             means = {dataset: _short(values) for dataset, values in by_dataset.items()}
-            self.log_number(key, _short(every), {one: mean for one, mean in means.items() if mean is not None})
+            self.log_number(key, _short(np.concatenate(list(by_dataset.values()))), means)
 
-    def log_number(self, key: str, of_all: float | None, by_dataset: Mapping[str, float]) -> None:
+    def log_number(self, key: str, of_all: float | None, by_dataset: Mapping[str, float | None]) -> None:
         """Logs a number; None where there is none for all, and then none at all."""
         if of_all is not None:
-            self.logged[key] = Put(of_all, {dataset: number for dataset, number in by_dataset.items() if dataset})
+            known = {dataset: number for dataset, number in by_dataset.items() if dataset and number is not None}
+            self.logged[key] = Put(of_all, known)
 
     def _write(self, name: str, dataset: str, ending: str, write: Callable[[Path], None]) -> None:
         if self.options.save_dir is not None:

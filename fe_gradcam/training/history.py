@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any, TypeAlias
 
 import cv2
@@ -39,12 +39,7 @@ class Heat(ByRow):
     """A column of heatmaps at the size of the layer.
 
     Attributes:
-        method: The method's name.
-        target: The target's name.
-        raw: (N, h, w) signed; float32, of a past epoch int8 for which `largest` stands at 127.
-        largest: (N,) float32.
-        blank: (N,) bool.
-        scaling: The heatmaps' scaling.
+        raw: (N, h, w) signed; float32, of a past epoch int8 for which `largest` (N,) stands at 127.
         unit: See `Column`.
         size: (H, W) of the heatmaps.
     """
@@ -82,14 +77,10 @@ class Heat(ByRow):
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What is kept of an epoch.
+    """What is kept of an epoch: the heat of its first column, and what was inferred of the n images.
 
     Attributes:
-        epoch: Its number.
-        heat: That of the first column.
-        predictions: (n,) inferred classes, or None.
-        confidences: (n,) their probabilities, or None.
-        wrong: (n,) whether another class was inferred than the true one.
+        wrong: Whether another class was inferred than the true one.
     """
 
     epoch: int
@@ -122,9 +113,7 @@ class Followed:
         self.before, self.newest = self.newest, [Heat.of(column) for column in part.columns]
         part = part.rows(slice(0, MOST_IMAGES))
         self.pictures = np.stack([_shrunk(one, PICTURE_SIDE) for one in part.pictures])
-        confidences = None
-        if part.probabilities is not None:
-            confidences = part.probabilities.max(1)
+        confidences = None if part.probabilities is None else part.probabilities.max(1)
         record = Record(epoch, Heat.of(part.columns[0]), part.predictions, confidences, part.wrong)
         kept = [
             one if one.heat.raw.dtype == np.int8 else replace(one, heat=one.heat.past())
@@ -138,10 +127,10 @@ class Followed:
         found: dict[str, dict[str, NDArray[np.float32]]] = {}
         before = {heat.method: heat for heat in self.before if heat.target == target}
         for heat in self.newest:
-            other = before.get(heat.method)
-            if heat.target == target and other is not None:
-                compared = compare(np.maximum(other.values(), 0), np.maximum(heat.values(), 0))
-                found |= {heat.method: compared} if compared else {}
+            if heat.target == target and heat.method in before:
+                then, now = (np.maximum(one.values(), 0) for one in (before[heat.method], heat))
+                if compared := compare(then, now):
+                    found[heat.method] = compared
         return found
 
 
@@ -168,8 +157,8 @@ class History:
             stream: {
                 "rows": (dict(kept.rows.values), kept.rows.positions, kept.rows.largest_batch),
                 "pictures": kept.pictures,
-                "records": [_plain(one) for one in kept.records],
-                "newest": [_plain(heat) for heat in kept.newest],
+                "records": [astuple(one) for one in kept.records],
+                "newest": [astuple(heat) for heat in kept.newest],
             }
             for stream, kept in self.streams.items()
         }
@@ -189,12 +178,6 @@ class History:
         if missing:
             raise ArgumentError(f"The images that were followed were saved without {', '.join(map(repr, missing))}.")
         self.streams = streams
-
-
-def _plain(value: Any) -> Any:
-    """Heat and records as tuples."""
-    is_ours = isinstance(value, (Heat, Record))
-    return tuple(_plain(getattr(value, one.name)) for one in fields(value)) if is_ours else value
 
 
 def _shrunk(picture: NDArray[Any], side: int) -> NDArray[Any]:

@@ -63,7 +63,7 @@ class Classes:
             except ValueError:
                 continue
             if array.dtype.kind in "biuf" and array.size:
-                ids[str(name)] = int(array.reshape(-1)[0]) if array.size == 1 else int(array.argmax())
+                ids[str(name)] = int(array.item() if array.size == 1 else array.argmax())
                 names.setdefault(ids[str(name)], str(name))
         return cls(ids, names)
 
@@ -75,7 +75,6 @@ class Options:
     Attributes:
         given: What there is of "model", "labels", "preds", "ids", "masks", "boxes" and "display".
         name: Begins the keys of what is put out, and the names of files.
-        rules: The methods.
         named_targets: Pairs of a name, each once, and a target; "label" stands for the true classes.
         atlas: Of how many images an atlas is made.
 
@@ -106,25 +105,58 @@ class Options:
     def __post_init__(self) -> None:
         self.settings = replace(self.settings, class_names=self.classes.names)
         self.frequency = whole("frequency", self.frequency, 1)
-        self.save_dir = _folder(self.save_dir)
+        if self.save_dir is not None:
+            if not isinstance(self.save_dir, (str, os.PathLike)):
+                raise ArgumentError(f"save_dir={self.save_dir!r} is not accepted. Accepted: a path, or None.")
+            self.save_dir = Path(self.save_dir).expanduser().resolve()
         if self.on_error not in ("warn", "raise"):
             raise ArgumentError(f"on_error={self.on_error!r} is not known. Accepted: 'warn', 'raise'.")
         if not isinstance(self.track, bool):
             raise ArgumentError(f"track={self.track!r} is not accepted. Accepted: True or False.")
         size = self.atlas * ATLAS_SIZE if isinstance(self.atlas, bool) else self.atlas
         self.atlas = whole("atlas", size, 0, none=", or True or False")
-        components = whole("n_components", self.n_components, 1)
-        self.rules = _methods_of(self.methods, components, model="model" in self.given)
-        self.named_targets = _named(self.targets, self.classes, self.given)
+        self.n_components = whole("n_components", self.n_components, 1)
+        self.rules = self._rules()
+        self.named_targets = self._named()
 
+    def _named(self) -> list[tuple[str, Any]]:
+        """See the class."""
+        asked = list(self.targets) if isinstance(self.targets, (list, tuple)) else [self.targets]
+        if not asked:
+            raise ArgumentError("targets is empty; pass 'pred', 'label', a class id, a class name or a callable.")
+        if "model" not in self.given and asked != ["pred"]:
+            raise ArgumentError(
+                f"targets={self.targets!r} goes with model=: gradients under a key were taken of one target already. "
+                "Pass it to the LayerGradientOp as target=."
+            )
+        counts: dict[str, int] = {}
+        unique = []
+        for name, target in (named_target(target, self.classes, labels="labels" in self.given) for target in asked):
+            counts[name] = counts.get(name, 0) + 1
+            unique.append((name if counts[name] == 1 else f"{name} {counts[name]}", target))
+        return unique
 
-def _folder(value: Any) -> Path | None:
-    """A path, made absolute; None is accepted."""
-    if value is None:
-        return None
-    if not isinstance(value, (str, os.PathLike)):
-        raise ArgumentError(f"save_dir={value!r} is not accepted. Accepted: a path, or None.")
-    return Path(value).expanduser().resolve()
+    def _rules(self) -> list[CamMethod]:
+        """The methods asked for, those with components as often as components are shown."""
+        named = several(self.methods)
+        if not isinstance(named, (list, tuple)) or not named:
+            raise ArgumentError(
+                f"methods={self.methods!r} is not accepted. Accepted: a name, a pair ('score_cam', {{parameter: "
+                "value}}), or a list of these, with at least one."
+            )
+        methods: list[CamMethod] = []
+        for method in map(METHODS.find, named):
+            if "model" not in self.given and Needs.PROBE in method.needs:
+                raise ArgumentError(
+                    f"methods: {method.name!r} asks the model again, and of gradients under a key there is none at "
+                    "hand. Pass model= instead of grads=."
+                )
+            methods.append(method)
+            if "component" in method.parameters and "component" not in method.given:
+                methods += [method.with_parameters(component=number) for number in range(2, self.n_components + 1)]
+        if len({method.label for method in methods}) < len(methods):
+            raise ArgumentError(f"methods={self.methods!r} holds a method twice.")
+        return methods
 
 
 def make_folder(path: Path) -> None:
@@ -142,24 +174,6 @@ def make_folder(path: Path) -> None:
         raise ArgumentError(
             f"save_dir={str(path)!r} is no folder that can be written to. Pass another, or make it one."
         )
-
-
-def _named(targets: Any, classes: Classes, given: AbstractSet[str]) -> list[tuple[str, Any]]:
-    """Pairs of a name, each once, and a target; "label" stands for the true classes."""
-    asked = list(targets) if isinstance(targets, (list, tuple)) else [targets]
-    if not asked:
-        raise ArgumentError("targets is empty; pass 'pred', 'label', a class id, a class name or a callable.")
-    if "model" not in given and asked != ["pred"]:
-        raise ArgumentError(
-            f"targets={targets!r} goes with model=: gradients under a key were taken of one target already. Pass it to "
-            "the LayerGradientOp as target=."
-        )
-    counts: dict[str, int] = {}
-    unique = []
-    for name, target in (named_target(target, classes, labels="labels" in given) for target in asked):
-        counts[name] = counts.get(name, 0) + 1
-        unique.append((name if counts[name] == 1 else f"{name} {counts[name]}", target))
-    return unique
 
 
 def named_target(target: Any, classes: Classes, *, labels: bool) -> tuple[str, Any]:
@@ -189,27 +203,3 @@ def named_target(target: Any, classes: Classes, *, labels: bool) -> tuple[str, A
         f"targets={target!r} is not accepted. Accepted: 'pred', 'label', a class id, a class name of label_mapping, "
         "Rank, Contrast, OutputValue, Segmentation, a callable, or a list of these."
     )
-
-
-def _methods_of(given: Any, n_components: int, *, model: bool) -> list[CamMethod]:
-    """The methods asked for, those with components as often as components are shown."""
-    named = several(given)
-    if not isinstance(named, (list, tuple)) or not named:
-        raise ArgumentError(
-            f"methods={given!r} is not accepted. Accepted: a name, a pair ('score_cam', {{parameter: value}}), or "
-            "a list of these, with at least one."
-        )
-    methods: list[CamMethod] = []
-    for method in map(METHODS.find, named):
-        if not model and Needs.PROBE in method.needs:
-            raise ArgumentError(
-                f"methods: {method.name!r} asks the model again, and of gradients under a key there is none at "
-                "hand. Pass model= instead of grads=."
-            )
-        methods.append(method)
-        if "component" in method.parameters and "component" not in method.given:
-            more = range(2, n_components + 1)
-            methods += [method.with_parameters(component=number) for number in more]
-    if len({method.label for method in methods}) < len(methods):
-        raise ArgumentError(f"methods={given!r} holds a method twice.")
-    return methods

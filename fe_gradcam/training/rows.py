@@ -21,8 +21,8 @@ class Rows:
 
     Attributes:
         values: An array (N, ...) for each part of the batches, or a list where they held lists.
-        positions: (N,) their positions in the epoch.
-        largest_batch: Rows of the largest batch.
+        positions: (N,) where they are in the epoch.
+        largest_batch: How many rows it had.
     """
 
     values: Mapping[str, Any]

@@ -14,14 +14,7 @@ from fe_gradcam.errors import ArgumentError
 from fe_gradcam.parameters import Catalogue, Entry, whole
 
 SelectName: TypeAlias = Literal[
-    "first",
-    "random",
-    "misclassified",
-    "confident_mistakes",
-    "least_confident",
-    "best",
-    "worst",
-    "best_and_worst",
+    "first", "random", "misclassified", "confident_mistakes", "least_confident", "best", "worst", "best_and_worst"
 ]
 
 Select: TypeAlias = "SelectName | Sequence[int]"
@@ -130,11 +123,6 @@ class Selection:
         """The trace's arguments that are needed to choose: "labels", "preds"."""
         return {need for rule in self.rules for need in RULES[rule].needs}
 
-    @property
-    def of_order_alone(self) -> bool:
-        """Whether the places say all, so that batches beyond the last of them need not be looked at."""
-        return self.rules == ("first",) and not self.by_class
-
 
 def selection_of(select: Any, n_samples: int | None, per_class: Any, seed: int, given: Iterable[str]) -> Selection:
     """The selection that the arguments of `fe_gradcam.GradCAM` ask for; `given` says which keys there are.
@@ -159,14 +147,14 @@ def selection_of(select: Any, n_samples: int | None, per_class: Any, seed: int, 
     by_class = per_class is not None or select == BOTH
     limit = n_samples if not by_class else 0 if n_samples == 0 else per_class or 1
     selection = Selection(select, rules, limit, by_class, seed=seed)
-    have = set(given)
-    missing = sorted(selection.needs - have)
+    given = set(given)
+    missing = sorted(selection.needs - given)
     if missing:
         raise ArgumentError(
             f"select={select!r} needs {' and '.join(f'{name}=' for name in missing)} with the key of the "
             f"{' and of the '.join('true classes' if name == 'labels' else 'predictions' for name in missing)}."
         )
-    if by_class and not have & {"labels", "preds"}:
+    if by_class and not given & {"labels", "preds"}:
         raise ArgumentError("per_class needs labels= with the key of the true classes, or preds= for those inferred.")
     return selection
 

@@ -1,4 +1,4 @@
-"""Where the heatmaps of a training come from; here a model that is asked."""
+"""Where the heatmaps of a training come from, here a model that is asked; and what else its rows say."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from numpy.typing import NDArray
 
 from fe_gradcam.backends import backend_for
 from fe_gradcam.errors import ArgumentError
-from fe_gradcam.explaining.explained import Column
+from fe_gradcam.explaining.explained import Column, Explained
 from fe_gradcam.explaining.route import Explanation, check_reshape, explained
-from fe_gradcam.methods import CamMethod
 from fe_gradcam.metrics.measure import measure
+from fe_gradcam.metrics.objects import object_masks
 from fe_gradcam.metrics.rules import Metric
+from fe_gradcam.spec.images import host_rows
 from fe_gradcam.training.options import Options
-from fe_gradcam.training.rows import Rows
+from fe_gradcam.training.rows import Rows, are_probabilities, class_ids_of, probabilities_of
+from fe_gradcam.training.selection import Selection
 from fe_gradcam.types import Heatmap, Layer
 from fe_gradcam.verdicts.atlas import Atlas
 from fe_gradcam.verdicts.places import Alarm, alarms
 
 Labels: TypeAlias = "NDArray[np.int64] | None"
 Masks: TypeAlias = "NDArray[np.bool_] | None"
-Found: TypeAlias = "tuple[list[Column], NDArray[np.float32] | None]"
+Probabilities: TypeAlias = "NDArray[np.float32] | None"
+Found: TypeAlias = "tuple[list[Column], Probabilities]"
 """The columns of heatmaps, and the probabilities (N, C) where they are known."""
 
 
@@ -50,6 +53,75 @@ class Source(Protocol):
         self, rows: Rows, heatmap: Heatmap, metrics: Sequence[Metric], masks: Masks
     ) -> Mapping[str, NDArray[np.float32]]:
         """Metrics of the heatmaps of some rows, by label: a value for each."""
+
+
+class Reader:
+    """Reads rows: pictures, true classes, where the object is, and how they are explained.
+
+    Args:
+        called: What parts of a batch are called in errors, such as ``{"labels": "labels='y'"}``.
+    """
+
+    def __init__(self, source: Source, options: Options, called: Mapping[str, str]) -> None:
+        self.source, self.options, self.called = source, options, called
+        self._preds_are_probabilities: bool | None = None
+
+    def facts(self, batch: Mapping[str, Any], selections: Sequence[Selection]) -> tuple[Labels, Probabilities]:
+        """The true classes and probabilities of a batch, as far as choosing rows needs them."""
+        labels = probabilities = None
+        if "labels" in batch and any(one.by_class or "labels" in one.needs for one in selections):
+            labels = class_ids_of(host_rows(batch["labels"]), self._name("labels"))
+        if self.needs_preds(batch, selections):
+            known = self.source.reads_as_probabilities
+            known = self._preds_are_probabilities if known is None else known
+            probabilities = probabilities_of(host_rows(batch["preds"]), self._name("preds"), known)
+        return labels, probabilities
+
+    def needs_preds(self, batch: Mapping[str, Any], selections: Sequence[Selection]) -> bool:
+        """Whether predictions say which rows are chosen."""
+        asked = any("preds" in one.needs or (one.by_class and "labels" not in batch) for one in selections)
+        return asked and "preds" in batch
+
+    def learn(self, rows: Rows, part: Explained) -> None:
+        """Finds out whether predictions are probabilities or logits, of rows that were explained."""
+        if "preds" in rows.values and part.probabilities is not None:
+            self._preds_are_probabilities = are_probabilities(rows["preds"], part.probabilities)
+
+    def explained(self, rows: Rows, dataset: str, *, trial: bool = False) -> Explained:
+        """Some rows with their heatmaps."""
+        labels = self.labels(rows)
+        columns, probabilities = self.source.explain(rows, labels, trial=trial)
+        return Explained(
+            pictures=self.pictures(rows),
+            columns=columns,
+            probabilities=probabilities,
+            labels=labels,
+            ids=None if rows.get("ids") is None else list(rows["ids"]),
+            ds_id=dataset,
+            positions=rows.positions,
+            masks=self.masks(rows),
+        )
+
+    def labels(self, rows: Rows) -> Labels:
+        """(N,) the true classes, or None."""
+        return None if rows.get("labels") is None else class_ids_of(rows["labels"], self._name("labels"))
+
+    def masks(self, rows: Rows) -> NDArray[np.bool_] | None:
+        """Where the object is in each of the network's images, (N, H, W), or None where that is not known."""
+        masks, boxes = rows.get("masks"), rows.get("boxes")
+        if masks is None and boxes is None:
+            return None
+        shape = np.shape(rows["images"])
+        height, width = shape[1:3] if self.source.channels_last else shape[2:4]
+        return object_masks(masks, boxes, (int(height), int(width)))
+
+    def pictures(self, rows: Rows) -> NDArray[np.uint8]:
+        """(N, H, W, 3), what is drawn on."""
+        images = rows["images"] if rows.get("display") is None else rows["display"]
+        return self.options.look.pictures(images, channels_first=not self.source.channels_last)
+
+    def _name(self, part: str) -> str:
+        return self.called.get(part, part)
 
 
 class ModelSource:
@@ -79,46 +151,37 @@ class ModelSource:
 
     def explain(self, rows: Rows, labels: Labels, *, trial: bool = False) -> Found:
         """See Source."""
-        images = self.images(rows)
-        if images[0].ndim == 5:
+        shape = np.shape(rows["images"])
+        if len(shape) == 5:
             raise ArgumentError(
-                f"{self._called} holds volumes of shape {images[0].shape[1:]}, and a grid draws "
-                "pictures. Pass the volumes to fe_gradcam.explain, and draw slices of what it returns."
+                f"{self._called} holds volumes of shape {shape[1:]}, and a grid draws pictures. Pass the volumes to "
+                "fe_gradcam.explain, and draw slices of what it returns."
             )
         known = None if labels is None else np.maximum(labels, 0)
         targets = self._options.named_targets
         asked = [known if isinstance(target, str) else target for _, target in targets]
-        done = self._explained(images, asked, rows.largest_batch, trial=trial)
+        done = self._explained(rows, asked, trial=trial)
         named = [(method.label, name) for method in self.methods for name, _ in targets]
         columns = [Column(*names, heatmap) for names, heatmap in zip(named, done.heatmaps, strict=True)]
         columns = [_unlabelled_left_out(column, labels) for column in columns]
         if labels is not None and done.probabilities is not None:
-            columns = self._with_true_class(columns, images, labels, done.probabilities, rows.largest_batch)
+            columns = self._with_true_class(columns, rows, labels, done.probabilities)
         return columns, done.probabilities
 
     def of_inferred_class(self, rows: Rows) -> Heatmap:
         """The heatmaps of the first method for the class that each image is inferred as."""
-        return self._explained(self.images(rows), [None], rows.largest_batch, methods=self.methods[:1]).heatmaps[0]
+        return self._explained(rows, [None], methods=self.methods[:1]).heatmaps[0]
 
     def measured(
         self, rows: Rows, heatmap: Heatmap, metrics: Sequence[Metric], masks: Masks
     ) -> Mapping[str, NDArray[np.float32]]:
         """See Source."""
-        again = partial(self._again, self.images(rows), heatmap, rows.largest_batch)
-        return measure(self.model, self._given(rows), heatmap, metrics, places=masks, again=again, **self._asking(rows))
+        again = partial(self._again, rows, heatmap)
+        return measure(self.model, _inputs(rows), heatmap, metrics, places=masks, again=again, **self._asking(rows))
 
     def alarms(self, rows: Rows, heatmap: Heatmap, atlas: Atlas, masks: Masks) -> list[Alarm]:
         """The classes that seem to be told by a place; see `fe_gradcam.verdicts.places`."""
-        return alarms(self.model, self._given(rows), heatmap, atlas, masks=masks, **self._asking(rows))
-
-    def images(self, rows: Rows) -> tuple[NDArray[Any], ...]:
-        """The inputs of the model."""
-        return tuple(np.asarray(rows[name]) for name in rows.values if name.partition(" ")[0] == "images")
-
-    def _given(self, rows: Rows) -> Any:
-        """The inputs as `fe_gradcam.explain` takes them: of one input no tuple."""
-        images = self.images(rows)
-        return images if len(images) > 1 else images[0]
+        return alarms(self.model, _inputs(rows), heatmap, atlas, masks=masks, **self._asking(rows))
 
     def _asking(self, rows: Rows) -> dict[str, Any]:
         """How the model is asked about other pictures of these rows."""
@@ -126,39 +189,21 @@ class ModelSource:
         batch_size = settings.batch_size or rows.largest_batch
         return {"batch_size": batch_size, "seed": settings.seed, "model_output": settings.model_output}
 
-    def _again(self, images: tuple[NDArray[Any], ...], heatmap: Heatmap, largest_batch: int) -> Heatmap:
+    def _again(self, rows: Rows, heatmap: Heatmap) -> Heatmap:
         """The same classes explained once more by the same method, with the weights that the model then has."""
         method = next(method for method in self.methods if method.label == heatmap.method)
         known = heatmap.class_ids >= 0
         target = np.maximum(heatmap.class_ids, 0) if known.any() else self._options.named_targets[0][1]
-        return self._explained(images, [target], largest_batch, methods=[method]).heatmaps[0]
+        return self._explained(rows, [target], methods=[method]).heatmaps[0]
 
     def _explained(
-        self,
-        images: tuple[NDArray[Any], ...],
-        targets: Sequence[Any],
-        largest_batch: int,
-        *,
-        methods: Sequence[CamMethod] | None = None,
-        trial: bool = False,
+        self, rows: Rows, targets: Any, *, methods: Any = None, which: Any = slice(None), trial: bool = False
     ) -> Explanation:
-        settings = self._options.settings
-        return explained(
-            self.model,
-            images if len(images) > 1 else images[0],
-            replace(settings, batch_size=settings.batch_size or largest_batch, trial=trial),
-            methods=methods or self.methods,
-            layers=[self._layer],
-            targets=targets,
-        )
+        how, methods = replace(self._options.settings, **self._asking(rows), trial=trial), methods or self.methods
+        return explained(self.model, _inputs(rows, which), how, methods=methods, layers=[self._layer], targets=targets)
 
     def _with_true_class(
-        self,
-        columns: list[Column],
-        images: tuple[NDArray[Any], ...],
-        labels: NDArray[np.int64],
-        probabilities: NDArray[np.float32],
-        largest_batch: int,
+        self, columns: list[Column], rows: Rows, labels: NDArray[np.int64], probabilities: NDArray[np.float32]
     ) -> list[Column]:
         """Beside the heatmaps of the inferred class those of the true one, which are others where it is wrong."""
         names = [name for name, _ in self._options.named_targets]
@@ -167,8 +212,7 @@ class ModelSource:
         wrong = (labels >= 0) & (labels < probabilities.shape[1]) & (labels != probabilities.argmax(1))
         of_true: dict[str, Heatmap] = {}
         if wrong.any():
-            of_wrong = tuple(part[wrong] for part in images)
-            found = self._explained(of_wrong, [labels[wrong]], largest_batch).heatmaps
+            found = self._explained(rows, [labels[wrong]], which=wrong).heatmaps
             of_true = dict(zip((method.label for method in self.methods), found, strict=True))
         both = []
         for column in columns:
@@ -180,20 +224,24 @@ class ModelSource:
         return both
 
 
+def _inputs(rows: Rows, which: Any = slice(None)) -> Any:
+    """The inputs of a model as `fe_gradcam.explain` takes them: of one input no tuple."""
+    images = [np.asarray(rows[name])[which] for name in rows.values if name.partition(" ")[0] == "images"]
+    return tuple(images) if len(images) > 1 else images[0]
+
+
 def _unlabelled_left_out(column: Column, labels: Labels) -> Column:
     """The column of the true classes, with nothing shown where an image has none."""
     if column.target != "label" or labels is None or (labels >= 0).all():
         return column
     heatmap, lacks = column.heatmap, labels < 0
     empty = lacks[:, None, None]
-    return replace(
-        column,
-        heatmap=replace(
-            heatmap,
-            values=np.where(empty, np.float32(0), heatmap.values),
-            raw=np.where(empty, np.float32(0), heatmap.raw),
-            class_ids=np.where(lacks, -1, heatmap.class_ids),
-            confidences=np.where(lacks, np.float32(np.nan), heatmap.confidences),
-            blank=heatmap.blank | lacks,
-        ),
+    left = replace(
+        heatmap,
+        values=np.where(empty, np.float32(0), heatmap.values),
+        raw=np.where(empty, np.float32(0), heatmap.raw),
+        class_ids=np.where(lacks, -1, heatmap.class_ids),
+        confidences=np.where(lacks, np.float32(np.nan), heatmap.confidences),
+        blank=heatmap.blank | lacks,
     )
+    return replace(column, heatmap=left)

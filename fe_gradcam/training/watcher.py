@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 
 from fe_gradcam.errors import ArgumentError, CamError, CamWarning
 from fe_gradcam.training.chosen import Chosen
-from fe_gradcam.training.epoch import Epoch, Product
+from fe_gradcam.training.epoch import Epoch
 from fe_gradcam.training.history import Followed, History
 from fe_gradcam.training.options import Options, make_folder
 from fe_gradcam.training.products import PRODUCTS
-from fe_gradcam.training.reading import Reader
 from fe_gradcam.training.rows import Rows, input_names
 from fe_gradcam.training.selection import Selection
-from fe_gradcam.training.source import Source
+from fe_gradcam.training.source import Reader, Source
 
 
 class Watcher:
@@ -51,19 +50,9 @@ class Watcher:
     ) -> None:
         self.source, self.options, self._called, self._around = source, options, dict(called or {}), around
         self.history = History()
-        self._made_anew()
         self._epoch, self._mode, self._ended = 0, "eval", (0, time.perf_counter())
+        self._made_anew()
         self._reset()
-
-    @property
-    def keys(self) -> list[str]:
-        """See the class."""
-        return list(dict.fromkeys(key for product in self._products for key in product.keys))
-
-    @property
-    def logged(self) -> list[str]:
-        """See the class."""
-        return [key for product in self._products for key in product.logged]
 
     def begin(self, *, anew: bool = True) -> None:
         """A training begins; `anew`: none that is resumed, so that nothing is followed yet.
@@ -88,17 +77,11 @@ class Watcher:
             CamError: Something that was asked for cannot be had.
         """
         rows = Rows(dict(zip(input_names(len(images)), images, strict=True)), np.zeros(1, np.int64))
-        try:
+        with self.forgiven("explain a dummy image", but=CamError):  # what ones do to a model says little
             with self._around():
                 self.source.explain(rows, np.zeros(1, np.int64), trial=True)
             if "display" not in self.options.given:
                 self._reader.pictures(rows)
-        except CamError:
-            raise
-        except Exception:  # what a picture of ones does to a model says little
-            with self.forgiven("explain a dummy image"):
-                raise
-        else:
             self._model_checked = True
 
     def begin_epoch(self, epoch: int | None = None, mode: str = "eval") -> None:
@@ -112,8 +95,10 @@ class Watcher:
         if self._failed or (self._mode in ("train", "eval") and self._epoch % self.options.frequency):
             return False
         if dataset not in self._choices:
-            chosen = {name: Chosen(one, self._called) for name, one in self._selections(dataset).items()}
-            self._choices[dataset] = chosen
+            selections = {product.name: product.selection for product in self._products if product.selection}
+            if not (self.options.track and (self._mode, dataset) in self.history.streams):
+                selections = {"grid": self.options.selection, **selections}
+            self._choices[dataset] = {name: Chosen(one, self._called) for name, one in selections.items()}
         return any(not chosen.full for chosen in self._choices[dataset].values())
 
     def see(
@@ -141,7 +126,7 @@ class Watcher:
             boxes: (N, 4) or (N, M, 4): left, top, width and height in pixels.
             display: The pictures to draw on.
             dataset: Which dataset the batch is of, where there are several.
-            more: Other parts that the source reads.
+            more: More parts by name, such as others that the source reads.
 
         Raises:
             CamError: The first batch shows a mistake in the arguments.
@@ -150,7 +135,7 @@ class Watcher:
             return
         inputs = images if isinstance(images, tuple) else (images,)
         given = {"labels": labels, "preds": preds, "ids": ids, "masks": masks, "boxes": boxes, "display": display}
-        batch = {**dict(zip(input_names(len(inputs)), inputs, strict=True)), **given, **(more or {})}
+        batch = dict(zip(input_names(len(inputs)), inputs, strict=True)) | given | dict(more or {})
         batch = {name: part for name, part in batch.items() if part is not None}
         if not self._batch_checked:
             self._check_first(batch, dataset)
@@ -202,17 +187,20 @@ class Watcher:
             self.history.restore(state["streams"], {"images", *self.options.given} - {"model"})
 
     @contextmanager
-    def forgiven(self, what: str, told: list[BaseException] | None = None) -> Iterator[None]:
+    def forgiven(
+        self, what: str, told: list[BaseException] | None = None, but: type[Exception] | tuple[()] = ()
+    ) -> Iterator[None]:
         """A failure inside is a warning; while rows are kept, nothing more of the epoch is looked at then.
 
         Args:
             what: What could not be done.
             told: Failures that were warned of already, at the end of an epoch.
+            but: Failures that are raised all the same.
         """
         try:
             yield
         except Exception as error:
-            if self.options.on_error == "raise":
+            if self.options.on_error == "raise" or isinstance(error, but):
                 raise
             if told is None:
                 self._failed = True
@@ -227,35 +215,29 @@ class Watcher:
                 stacklevel=3,
             )
 
-    # --- inside ----------------------------------------------------------------------------------
-
     def _made_anew(self) -> None:
-        made = (make(self.options) for make in PRODUCTS)
-        self._products: list[Product] = [product for product in made if product is not None]
-        self._reader = Reader(self.source, self.options, self._called)
+        made = [make(self.options) for make in PRODUCTS]
+        self._products = [product for product in made if product.keys]
+        self.keys = list(dict.fromkeys(key for product in made for key in product.keys))
+        self.logged = [key for product in made for key in product.logged]
+        self._reader: Reader = Reader(self.source, self.options, self._called)
         self._model_checked = self._batch_checked = False
 
     def _reset(self) -> None:
         self._choices: dict[str, dict[str, Chosen]] = {}
         self._failed = False
 
-    def _selections(self, dataset: str) -> dict[str, Selection]:
-        """What is chosen of a dataset, by product: the rows of the grid, unless they are followed already."""
-        own = {product.name: product.selection for product in self._products if product.selection is not None}
-        if self.options.track and (self._mode, dataset) in self.history.streams:
-            return own
-        return {"grid": self.options.selection, **own}
-
     def _rows_of(self, choices: Mapping[str, Mapping[str, Chosen]], product: str) -> dict[str, Rows]:
         """The rows of a product by dataset; those of the grid are the ones that are followed, if they are."""
         rows = {}
         for dataset, of_products in choices.items():
             chosen, stream = of_products.get(product), (self._mode, dataset)
-            if chosen is not None and len(chosen):
-                rows[dataset] = chosen.rows()
-            if chosen is not None and chosen.missing:
-                said = f"select: the epoch had {chosen.seen} images, and none at {chosen.missing}."
-                warnings.warn(said, CamWarning, stacklevel=3)
+            if chosen is not None:
+                if len(chosen):
+                    rows[dataset] = chosen.rows()
+                if chosen.missing:
+                    said = f"select: the epoch had {chosen.seen} images, and none at {chosen.missing}."
+                    warnings.warn(said, CamWarning, stacklevel=3)
             if self.options.track and product == "grid":
                 if dataset in rows:
                     self.history.streams[stream] = Followed(rows[dataset])
@@ -267,7 +249,7 @@ class Watcher:
         """One image of the first batch: a wrong argument is an error here, and no warning at every epoch's end."""
         chosen = Chosen(Selection(limit=1), self._called)
         selections = [choice.selection for choice in self._choices[dataset].values()]
-        try:
+        with self.forgiven("explain the first image", but=CamError):
             lacking = sorted(self.options.given - {"model"} - set(batch))
             if lacking:
                 raise ArgumentError(f"see() was given no {' and no '.join(lacking)}, which the options count on.")
@@ -280,9 +262,4 @@ class Watcher:
                 with self._around():
                     self._reader.learn(one, self._reader.explained(one, dataset, trial=True))
             self._reader.facts(batch, selections)
-        except CamError:
-            raise
-        except Exception:
-            with self.forgiven("explain the first image"):
-                raise
         self._batch_checked = True

@@ -11,10 +11,5 @@ from fe_gradcam.training.products.grid import GridProduct
 from fe_gradcam.training.products.metrics import MetricsProduct
 from fe_gradcam.training.products.verdicts import VerdictsProduct
 
-PRODUCTS: list[Callable[[Options], Product | None]] = [
-    GridProduct,
-    FilmProduct.asked,
-    MetricsProduct.asked,
-    VerdictsProduct.asked,
-]
-"""Each makes a product of what is asked for, or None where it is not asked for; they are made in this order."""
+PRODUCTS: list[Callable[[Options], Product]] = [GridProduct, FilmProduct, MetricsProduct, VerdictsProduct]
+"""In the order in which they are made; one without keys is not asked for."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -13,27 +13,19 @@ from fe_gradcam.drawing.grid import Panel, Text
 from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.drawing.sheet import Look, heat_panel
 from fe_gradcam.explaining.explained import Explained
-from fe_gradcam.training.epoch import Epoch
+from fe_gradcam.training.epoch import Epoch, Product
 from fe_gradcam.training.history import Record
 from fe_gradcam.training.options import Options
-from fe_gradcam.training.selection import Selection
 
 
-class FilmProduct:
-    """See `fe_gradcam.training.epoch.Product`."""
+class FilmProduct(Product):
+    """Asked for where images are followed."""
 
     name = "film"
-    logged: Sequence[str] = ()
-    selection: Selection | None = None
 
     def __init__(self, options: Options) -> None:
-        self.keys: Sequence[str] = (f"{options.name}_film",)
+        self.keys = [f"{options.name}_film"] if options.track else []
         self._frames: dict[Record, Frame] = {}
-
-    @classmethod
-    def asked(cls, options: Options) -> FilmProduct | None:
-        """The product, where images are followed."""
-        return cls(options) if options.track else None
 
     def make(self, epoch: Epoch) -> None:
         """A filmstrip of each dataset, with a column more."""

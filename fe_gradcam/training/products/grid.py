@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.drawing.sheet import compose_grid
 from fe_gradcam.explaining.explained import Explained
 from fe_gradcam.explaining.results import compose_arrays, compose_results
-from fe_gradcam.training.epoch import Epoch
+from fe_gradcam.training.epoch import Epoch, Product
 from fe_gradcam.training.options import Options
-from fe_gradcam.training.selection import Selection
 
 
-class GridProduct:
-    """See `fe_gradcam.training.epoch.Product`."""
+class GridProduct(Product):
+    """Always made."""
 
     name = "grid"
-    logged: Sequence[str] = ()
-    selection: Selection | None = None
 
     def __init__(self, options: Options) -> None:
-        self.keys: Sequence[str] = (options.name, f"{options.name}_results")
+        self.keys = [options.name, f"{options.name}_results"]
 
     def make(self, epoch: Epoch) -> None:
         """A grid of each dataset and one of all."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,16 +12,15 @@ from fe_gradcam.errors import ArgumentError
 from fe_gradcam.explaining.explained import Explained
 from fe_gradcam.metrics.rules import METRICS, Metric
 from fe_gradcam.parameters import several
-from fe_gradcam.training.epoch import Epoch
+from fe_gradcam.training.epoch import Epoch, Product
 from fe_gradcam.training.options import Options
-from fe_gradcam.training.selection import Selection
 
 FOLLOWED = ("drift", "overlap")
 """Metrics of two epochs: how far the heat of the same images has moved."""
 
 
-class MetricsProduct:
-    """See `fe_gradcam.training.epoch.Product`.
+class MetricsProduct(Product):
+    """Asked for by the metrics.
 
     Raises:
         ArgumentError: A metric is named twice, or needs what is not given.
@@ -30,24 +28,16 @@ class MetricsProduct:
     """
 
     name = "metrics"
-    selection: Selection | None = None
 
     def __init__(self, options: Options) -> None:
         self._prefix, self._methods = options.name, [method.label for method in options.rules]
         self._metrics, self._followed = _checked(options)
         names = [*(metric.name for metric in self._metrics), *self._followed]
-        self.keys: Sequence[str] = [self._key(name, method) for method in self._methods for name in names]
-        self.logged: Sequence[str] = self.keys
+        self.keys = self.logged = [self._key(name, method) for method in self._methods for name in names]
         if len(set(self.keys)) < len(self.keys):
             raise ArgumentError(
                 f"metrics of the methods {self._methods} would be logged under the same keys: {self.keys}."
             )
-
-    @classmethod
-    def asked(cls, options: Options) -> MetricsProduct | None:
-        """The product, where metrics are asked for."""
-        product = cls(options)
-        return product if product.keys else None
 
     def make(self, epoch: Epoch) -> None:
         """The mean of each metric over the images, of the first target that is a class."""
@@ -72,7 +62,6 @@ class MetricsProduct:
         return values
 
     def _key(self, name: str, method: str) -> str:
-        """The key of a metric of a method."""
         method = method.replace("=-", "=minus ")
         of_method = f"_{re.sub(r'[^A-Za-z0-9]+', '_', method).strip('_')}" if len(self._methods) > 1 else ""
         return f"{self._prefix}_{name}{of_method}"
@@ -88,7 +77,7 @@ def _checked(options: Options) -> tuple[list[Metric], list[str]]:
             f"list of these: {', '.join([*METRICS, *FOLLOWED])}."
         )
     followed = [spec for spec in asked if isinstance(spec, str) and spec in FOLLOWED]
-    metrics = [METRICS.find(spec, also=FOLLOWED) for spec in asked if not (isinstance(spec, str) and spec in FOLLOWED)]
+    metrics = [METRICS.find(spec, also=FOLLOWED) for spec in asked if spec not in followed]
     names = [*(metric.name for metric in metrics), *followed]
     if len(set(names)) < len(names):
         raise ArgumentError(f"metrics={given!r} names a metric twice, and each is logged under its name.")

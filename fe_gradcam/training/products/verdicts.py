@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import cast
 
 import cv2
@@ -14,7 +13,7 @@ from fe_gradcam.drawing.atlas import atlas_grid
 from fe_gradcam.drawing.film import CELL
 from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.errors import CamWarning
-from fe_gradcam.training.epoch import Epoch
+from fe_gradcam.training.epoch import Epoch, Product
 from fe_gradcam.training.options import Options
 from fe_gradcam.training.rows import Rows
 from fe_gradcam.training.selection import Selection
@@ -23,26 +22,20 @@ from fe_gradcam.verdicts.atlas import FEWEST, Atlas
 from fe_gradcam.verdicts.places import Alarm
 
 
-class VerdictsProduct:
-    """See `fe_gradcam.training.epoch.Product`."""
+class VerdictsProduct(Product):
+    """Asked for where images are wanted for it."""
 
     name = "atlas"
 
     def __init__(self, options: Options) -> None:
-        prefix = options.name
-        self.logged: Sequence[str] = (f"{prefix}_fixed_place", f"{prefix}_shortcuts")
-        self.keys: Sequence[str] = (*self.logged, f"{prefix}_atlas", f"{prefix}_alarms")
+        endings = ("fixed_place", "shortcuts", "atlas", "alarms") if options.atlas else ()
+        self.keys = [f"{options.name}_{ending}" for ending in endings]
+        self.logged = self.keys[:2]
         by_class = bool({"labels", "preds"} & options.given)
         limit, most = (None, options.atlas) if by_class else (options.atlas, None)
-        every = Selection("random", ("random",), limit, by_class, most, seed=options.settings.seed)
-        self.selection: Selection | None = every
+        self.selection = Selection("random", ("random",), limit, by_class, most, seed=options.settings.seed)
         self._accused: set[tuple[str, str, int]] = set()
         self._told_of_few: set[tuple[str, str]] = set()
-
-    @classmethod
-    def asked(cls, options: Options) -> VerdictsProduct | None:
-        """The product, where images are wanted for it."""
-        return cls(options) if options.atlas else None
 
     def make(self, epoch: Epoch) -> None:
         """An atlas of each dataset, and what the test of its suspects found."""

@@ -47,7 +47,7 @@ def test_of_one_method_a_key_is_the_metric_s_name_and_of_several_it_has_the_meth
     methods = ["grad_cam", ("ss_cam", {"samples": 2, "noise": 0.5})]
     several = keys_of("deletion", methods=methods)
     assert several == ["g_deletion_grad_cam", "g_deletion_ss_cam_samples_2_noise_0_5"]
-    assert MetricsProduct.asked(Options(metrics=())) is None
+    assert keys_of(()) == []
     assert keys_of(("deletion", {"steps": 4})) == ["g_deletion"]
 
 
