@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import repeat, starmap
 from typing import Any
 
 from fastestimator.dataset.dataloader import InfiniteSampler
@@ -19,19 +20,6 @@ class _TolerantSampler(Sampler[Any]):
 
     def __init__(self, data_source: Any = None) -> None:
         super().__init__()
-
-
-class _Underway:
-    """Goes on with a sampler that starts from its beginning whenever it is asked for an iterator."""
-
-    def __init__(self, sampler: Iterator[Any]) -> None:
-        self._sampler = sampler
-
-    def __iter__(self) -> _Underway:
-        return self
-
-    def __next__(self) -> Any:
-        return next(self._sampler)
 
 
 def apply() -> list[str]:
@@ -64,7 +52,7 @@ def apply() -> list[str]:
     if hasattr(System.save_state, "__wrapped__"):
         mended.append("state")
     elif _traceable_classes_lack_a_state():
-        System.save_state = _with_states(System.save_state)
+        System.save_state = _states_as_meant()(System.save_state)
         mended.append("state")
     return mended
 
@@ -90,9 +78,11 @@ def _batches_restart_their_sampler() -> bool:
 
 
 def _without_restart(start: Any) -> Any:
+    """An `__iter__` whose iterator goes on where it is, and does not start anew, when it is asked for one."""
+
     @functools.wraps(start)
-    def __iter__(self: Any) -> _Underway:  # noqa: N807
-        return _Underway(start(self))
+    def __iter__(self: Any) -> Iterator[Any]:  # noqa: N807
+        return starmap(start(self).__next__, repeat(()))
 
     return __iter__
 
@@ -103,36 +93,24 @@ def _traceable_classes_lack_a_state() -> bool:
     return getattr(traced, "__getstate__", None) is not traceability_util.__getstate__
 
 
-def _with_states(save: Any) -> Any:
-    @functools.wraps(save)
-    def save_state(self: Any, save_dir: str) -> None:
-        with _states_as_meant():
-            save(self, save_dir)
-
-    return save_state
-
-
 @contextmanager
 def _states_as_meant() -> Iterator[None]:
     """What Python 3.10 has: traceable classes with the host's `__getstate__`, and other data sources without a state.
 
     For a while only: a copy of data, in a worker process too, is made with `__getstate__` and must not be empty.
     """
-    states: dict[type, Any] = {
-        kind: traceability_util.__getstate__
-        for kind in _all_kinds()
-        if vars(kind).get("__setstate__") is traceability_util.__setstate__ and _has_no_state_of_its_own(kind)
-    }
-    for kind in (Dataset, DataLoader, traceability_util.tf.data.Dataset):
-        if _has_no_state_of_its_own(kind):
-            states[kind] = _nothing
+    traced = (kind for kind in _all_kinds() if vars(kind).get("__setstate__") is traceability_util.__setstate__)
+    states = dict.fromkeys(traced, traceability_util.__getstate__)
+    states |= dict.fromkeys((Dataset, DataLoader, traceability_util.tf.data.Dataset), lambda self: {})
+    none_yet = getattr(object, "__getstate__", None)
+    states = {kind: state for kind, state in states.items() if getattr(kind, "__getstate__", None) is none_yet}
     for kind, state in states.items():
-        kind.__getstate__ = state  # type: ignore[attr-defined]
+        kind.__getstate__ = state
     try:
         yield
     finally:
         for kind in states:
-            del kind.__getstate__  # type: ignore[attr-defined]
+            del kind.__getstate__
 
 
 def _all_kinds() -> set[type]:
@@ -144,11 +122,3 @@ def _all_kinds() -> set[type]:
         known |= fresh
         unseen += fresh
     return known
-
-
-def _has_no_state_of_its_own(kind: type) -> bool:
-    return getattr(kind, "__getstate__", None) is getattr(object, "__getstate__", None)
-
-
-def _nothing(self: Any) -> dict[str, Any]:
-    return {}

@@ -13,7 +13,7 @@ from fastestimator.util.img_data import BatchDisplay, GridDisplay
 from numpy.typing import NDArray
 from plotly.graph_objects import Image
 
-from fe_gradcam.drawing.grid import Grid, Row
+from fe_gradcam.drawing.grid import Row
 from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.files import write_bytes
 
@@ -22,21 +22,18 @@ class HeatmapGrid(GridDisplay):
     """A picture of heatmaps as the host takes it.
 
     Its columns hold the pictures line by line: of an image with two lines the second begins with the image again.
+
+    Attributes:
+        grid: What is drawn.
     """
 
     def __init__(self, picture: Picture) -> None:
-        self.picture = picture
-        grid = picture.grid
+        self.picture, self.grid = picture, picture.grid
         columns = [
-            BatchDisplay(image=[rgb for row in grid.rows for rgb in _lines(row, at)], title=title)
-            for at, title in enumerate(grid.titles)
+            BatchDisplay(image=[rgb for row in self.grid.rows for rgb in _lines(row, at)], title=title)
+            for at, title in enumerate(self.grid.titles)
         ]
         super().__init__(columns=columns)
-
-    @property
-    def grid(self) -> Grid:
-        """What is drawn."""
-        return self.picture.grid
 
     @property
     def raster(self) -> NDArray[np.uint8]:
@@ -59,21 +56,17 @@ class HeatmapGrid(GridDisplay):
             interactive: Whether plotly shows it; by default a notebook gets the picture.
         """
         if save_path is not None and Path(save_path).suffix.lower() == ".png":
-            path = Path(save_path)
             if verbose:
-                print(f"Saving to {path}")
-            self.picture.save(path)
+                print(f"Saving to {Path(save_path)}")
+            self.picture.save(save_path)
         else:
             self.prepare().show(save_path=save_path, verbose=verbose, scale=scale, interactive=interactive)
 
 
 def _lines(row: Row, at: int) -> list[NDArray[np.uint8]]:
     """What a row shows in a column: one picture, or two where it has a second line."""
-    first = row.panels[at].rgb
-    if not row.below:
-        return [first]
-    second = row.below[at] or row.panels[0]
-    return [first, second.rgb]
+    second = [row.below[at] or row.panels[0]] if row.below else []
+    return [panel.rgb for panel in (row.panels[at], *second)]
 
 
 class RasterFigure(FigureFE):
@@ -92,11 +85,8 @@ class RasterFigure(FigureFE):
 
     def to_image(self, format: str | None = None, *args: Any, **kwargs: Any) -> bytes:
         """The picture as PNG bytes; another format is plotly's."""
-        if format in (None, "png"):
-            png: bytes = self.__dict__["_png"]
-            return png
-        image: bytes = super().to_image(format, *args, **kwargs)
-        return image
+        png: bytes = self.__dict__["_png"]
+        return png if format in (None, "png") else bytes(super().to_image(format, *args, **kwargs))
 
     def write_image(self, file: Any, *args: Any, **kwargs: Any) -> None:
         """Writes the picture: a PNG as it is, another format through plotly."""

@@ -75,10 +75,9 @@ class LayerGradientOp(ModelOp):
                 "model is a DataParallel module, whose replicas cannot be observed. Give the trace the model instead: "
                 "GradCAM(images=..., model=model)."
             )
-        image_keys = [inputs] if isinstance(inputs, str) else list(inputs)
-        self._n_images = len(image_keys)
-        self._target_key = target if isinstance(target, str) else None
-        keys = [*image_keys, target] if isinstance(target, str) else image_keys
+        keys = [inputs] if isinstance(inputs, str) else list(inputs)
+        self._n_images = len(keys)
+        keys += [target] if isinstance(target, str) else []
         super().__init__(model=model, inputs=keys, outputs=list(outputs), mode=mode, ds_id=ds_id)
         self.target = target
         self._layer = layer
@@ -110,17 +109,16 @@ class LayerGradientOp(ModelOp):
 
     def _forward_pass(self, data: Any, training: bool) -> list[Any]:
         inputs = [data] if self._n_images == 1 else list(data)
-        target = self._state["target"]
+        target, how = self._state["target"], {}
         if self._place is None:
             self._place = self._backend.resolve(None, Inputs.of(inputs))
         if isinstance(self.model, torch.nn.Module):
             self.model.train(mode=training)
             if isinstance(target, torch.Tensor):
-                target = target.detach().cpu().reshape(-1).numpy()
-                target = np.where(target < 0, 0, target)
-            passed = self._backend.run_inside(inputs, self._place, target)
+                target = np.maximum(target.detach().cpu().reshape(-1).numpy(), 0)
         else:
-            passed = self._backend.run_inside(inputs, self._place, target, tape=self._state["tape"], training=training)
+            how = {"tape": self._state["tape"], "training": training}
+        passed = self._backend.run_inside(inputs, self._place, target, **how)
         output, activations, gradients, self.puts_out_probabilities = passed
         try:
             return [output, activations, gradients()]
