@@ -41,7 +41,6 @@ class KeyedSource:
     Args:
         keys: Of "grads", "activations" and the other parts of the batch; without activations the gradients alone are
             drawn.
-        options: What is asked for.
         system: Gives the state of the training.
         layer: None; a layer is for the op to take.
 
@@ -84,9 +83,9 @@ class KeyedSource:
     def explain(self, rows: Rows, labels: Labels, *, trial: bool = False) -> Found:
         """See Source; `trial` changes nothing."""
         op, settings, alone = self._op(), self._options.settings, "activations" not in self._keys
-        images, channels_last, preds = np.asarray(rows["images"]), self.channels_last, rows.get("preds")
-        known = self.reads_as_probabilities
-        probabilities = None if preds is None else probabilities_of(preds, f"preds={self._keys['preds']!r}", known)
+        images, preds, probabilities = np.asarray(rows["images"]), rows.get("preds"), None
+        if preds is not None:
+            probabilities = probabilities_of(preds, f"preds={self._keys['preds']!r}", self.reads_as_probabilities)
         target, class_ids = self._target(op, probabilities, labels, len(rows))
         gradients = self._maps(rows, "grads")
         inputs = CamInputs(
@@ -98,7 +97,7 @@ class KeyedSource:
             images=images,
             seed=settings.seed,
         )
-        size = images.shape[1:3] if channels_last else images.shape[2:4]
+        size = images.shape[1:3] if self.channels_last else images.shape[2:4]
         layer = self._keys["grads" if alone else "activations"] if op is None else op.place
         methods = [MEAN_GRADIENT] if alone else self._options.rules
         heatmaps = [heatmap_of([Passes.of(inputs)], method, [layer], size, settings) for method in methods]
@@ -128,8 +127,8 @@ class KeyedSource:
         if op.target is None:
             return "pred", unknown if probabilities is None else probabilities.argmax(1).astype(np.int64)
         if isinstance(op.target, str):
-            own = op.target == self._keys.get("labels") and labels is not None
-            return ("label", labels) if own and labels is not None else (op.target, unknown)
+            own = labels if op.target == self._keys.get("labels") else None
+            return (op.target, unknown) if own is None else ("label", own)
         name, target = named_target(op.target, Classes(names=self._options.classes.names), labels=False)
         return name, np.full(count, target, np.int64) if isinstance(target, int) else unknown
 

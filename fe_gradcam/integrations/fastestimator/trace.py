@@ -176,13 +176,12 @@ class GradCAM(Trace):
         several = list(images) if isinstance(images, (list, tuple)) and images else [images]
         self._image_keys = [_key("images", image) for image in several]
         keys = {"labels": labels, "preds": preds, "ids": ids, "masks": masks, "boxes": boxes, "display": display}
-        self._parts = {part: _key(part, key) for part, key in keys.items() if key is not None}
-        keys = {"grads": grads, "activations": activations}
-        self._more = {part: _key(part, key) for part, key in keys.items() if key is not None}
+        keys |= {"grads": grads, "activations": activations}
+        self._keys = {part: _key(part, key) for part, key in keys.items() if key is not None}
         _key("outputs", outputs)
         self.model = model
         check_source(model, grads, activations)
-        given = {*self._parts, *(["model"] if model is not None else [])}
+        given = self._keys.keys() - {"grads", "activations"} | ({"model"} if model is not None else set())
         options = Options(
             given,
             name=outputs,
@@ -209,20 +208,19 @@ class GradCAM(Trace):
             atlas=atlas,
             on_error=on_error,
         )
-        called = {part: f"{part}={key!r}" for part, key in (self._parts | self._more).items()}
+        called = {part: f"{part}={key!r}" for part, key in self._keys.items()}
         inputs = zip(input_names(len(several)), self._image_keys, strict=True)
         called |= {name: f"images={key!r}" for name, key in inputs}
-        source: Source = (
-            KeyedSource(self._parts | self._more, options, lambda: self.system, layer)
-            if model is None
-            else ModelSource(model, options, layer, called["images"])
-        )
+        source: Source
+        if model is None:
+            source = KeyedSource(self._keys, options, lambda: self.system, layer)
+        else:
+            source = ModelSource(model, options, layer, called["images"])
         self.watcher = Watcher(source, options, called, self._on_network_device)
         # Ours first, then what stands in the log, then the rest.
-        written = [*self.watcher.keys[:2], *self.watcher.logged, *self.watcher.keys]
-        read = [*self._image_keys, *self._more.values(), *self._parts.values()]
-        self._modes: set[str] = set()
-        super().__init__(inputs=list(dict.fromkeys(read)), outputs=list(dict.fromkeys(written)), mode=mode, ds_id=ds_id)
+        written = dict.fromkeys([*self.watcher.keys[:2], *self.watcher.logged, *self.watcher.keys])
+        read = dict.fromkeys([*self._image_keys, *self._keys.values()])
+        super().__init__(inputs=list(read), outputs=list(written), mode=mode, ds_id=ds_id)
         self._modes, self._ds_ids = set(self.mode), set(self.ds_id)
         self._read: set[str] = set()
         self._last: dict[tuple[str, str], float] = {}
@@ -248,9 +246,7 @@ class GradCAM(Trace):
                     self.mode = set(self.mode) | set(other.mode or ALL_MODES)
                 if self._ds_ids and not other.ds_id:
                     self.ds_id = set()
-        twins = [
-            other for other in system.traces if isinstance(other, GradCAM) and set(other.outputs) & set(self.outputs)
-        ]
+        twins = [one for one in system.traces if isinstance(one, GradCAM) and set(one.outputs) & set(self.outputs)]
         if len(twins) > 1 and any(self._shares_an_epoch_with(twin) for twin in twins):
             raise ArgumentError(
                 f"outputs={self.outputs[0]!r} is the key of {len(twins)} GradCAM traces, which would overwrite each "
@@ -294,12 +290,11 @@ class GradCAM(Trace):
     def on_batch_end(self, data: Data) -> None:
         """Keeps the rows that are wanted."""
         dataset = self.system.ds_id
-        if self._runs_in(self.system.mode, dataset) and self.watcher.wants(dataset):
+        asked = SimpleNamespace(mode=self._modes, ds_id=self._ds_ids)  # what the host knows may be more
+        if get_current_items([asked], run_modes=self.system.mode, ds_id=dataset) and self.watcher.wants(dataset):
             images = tuple(data.get(key) for key in self._image_keys)  # what is missing is the watcher's to tell
-            parts: dict[str, Any] = {part: data.get(key) for part, key in self._parts.items()}
-            self.watcher.see(
-                images, **parts, dataset=dataset, more={part: data.get(key) for part, key in self._more.items()}
-            )
+            more = {part: data.get(key) for part, key in self._keys.items()}
+            self.watcher.see(images, dataset=dataset, more=more)
 
     def on_epoch_end(self, data: Data) -> None:
         """Explains the kept images, and hands out grid, results, metrics and files."""
@@ -321,14 +316,11 @@ class GradCAM(Trace):
 
     # --- between the engine and the host ---------------------------------------------------------
 
-    def _runs_in(self, mode: str, ds_id: str) -> bool:
-        asked = SimpleNamespace(mode=self._modes, ds_id=self._ds_ids)
-        return bool(get_current_items([asked], run_modes=mode, ds_id=ds_id))
-
     def _hand_out(self, key: str, put: Put, data: Data, *, logged: bool) -> None:
         """Writes a value under the host's keys: ``key``, and ``key|ds_id`` of a dataset with a name."""
         write = data.write_with_log if logged else data.write_without_log
-        for name, value in ((key, put.of_all), *((f"{key}|{one}", value) for one, value in put.by_dataset.items())):
+        named = {key: put.of_all} | {f"{key}|{dataset}": value for dataset, value in put.by_dataset.items()}
+        for name, value in named.items():
             write(name, HeatmapGrid(value) if isinstance(value, Picture) else value)
 
     def _fill_in(self, data: Data) -> None:
@@ -338,11 +330,10 @@ class GradCAM(Trace):
         logged = self.watcher.logged
         of_datasets = {key for key in self._read if key.partition("|")[0] in logged}
         for key in {*logged, *of_datasets}:
-            place = (self.system.mode, key)
             if key in data:
-                self._last[place] = float(data[key])
+                self._last[self.system.mode, key] = float(data[key])
             else:
-                data.write_without_log(key, self._last.get(place, float("nan")))
+                data.write_without_log(key, self._last.get((self.system.mode, key), float("nan")))
 
     def _add_cost(self, cost: Cost) -> None:
         """Says once an epoch what its ends cost: after the evaluation, if the trace runs there."""
@@ -387,17 +378,10 @@ def dummy_inputs(model: Any) -> tuple[NDArray[Any], ...] | None:
     spec = getattr(model, "fe_input_spec", None)
     if spec is not None:
         dummy = spec.get_dummy_input()
-        parts = list(dummy) if isinstance(dummy, (list, tuple)) else [dummy]
-        if all(isinstance(part, torch.Tensor) for part in parts):
-            return tuple(part[:1].cpu().numpy() for part in parts)
-        return None
-    if isinstance(model, torch.nn.Module):
-        return None
-    try:
-        shapes = model.input_shape
-    except AttributeError:
-        return None
+        parts = dummy if isinstance(dummy, (list, tuple)) else [dummy]
+        known = all(isinstance(part, torch.Tensor) for part in parts)
+        return tuple(part[:1].cpu().numpy() for part in parts) if known else None
+    shapes = None if isinstance(model, torch.nn.Module) else getattr(model, "input_shape", None)
     shapes = shapes if isinstance(shapes, list) else [shapes]
-    if not all(isinstance(shape, tuple) and None not in shape[1:] for shape in shapes):
-        return None
-    return tuple(np.ones((1, *shape[1:]), np.float32) for shape in shapes)
+    known = all(isinstance(shape, tuple) and None not in shape[1:] for shape in shapes)
+    return tuple(np.ones((1, *shape[1:]), np.float32) for shape in shapes) if known else None
