@@ -15,7 +15,7 @@ from fe_gradcam.explaining.results import heatmap_key, inference_entries
 from fe_gradcam.explaining.route import Explanation, explained
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.methods import METHODS, CamMethod
-from fe_gradcam.parameters import whole
+from fe_gradcam.parameters import one_of, whole
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.layers import convolution_layer
 from fe_gradcam.spec.resolved import resolve_target
@@ -43,9 +43,7 @@ class GenParam:
 
     def __post_init__(self) -> None:
         whole("batch_size", self.batch_size, 1)
-        if not isinstance(self.use_conv_only, (str, bool)) or self.use_conv_only not in TRUE_OR_FALSE:
-            said = " is not accepted. Accepted: 'true', 'false'."
-            raise ArgumentError(Argument("use_conv_only", repr(self.use_conv_only)), said)
+        one_of("use_conv_only", self.use_conv_only, list(TRUE_OR_FALSE))
 
     @classmethod
     def of(cls, given: Any) -> GenParam:
@@ -86,10 +84,9 @@ def gen_dl_model_heatmap(
 
     Args:
         dl_model: A torch.nn.Module or a tf.keras.Model.
-        dl_sample: A dict that holds an image under "image", in the model's own layout and normalisation
-            without the axis of the batch: (C, H, W) for PyTorch, (H, W, C) for Keras; a tuple of arrays
-            for a model with several inputs. Or a sequence of such dicts, whose images may differ in size.
-            What else they hold is not looked at.
+        dl_sample: A dict that holds an image under "image", in the model's own layout and normalisation without the
+            axis of the batch: (C, H, W) for PyTorch, (H, W, C) for Keras; a tuple of arrays for a model with several
+            inputs. Or a sequence of such dicts, whose images may differ in size. What else they hold is not looked at.
         heatmap_method: Name of a CAM method, `fe_gradcam.METHODS` holds them; or a pair of the name and its
             parameters, as `fe_gradcam.explain` takes it.
         target_classes: A class id, a class name, any other target that `fe_gradcam.explain` takes for one
@@ -108,8 +105,7 @@ def gen_dl_model_heatmap(
 
             ``class_names``: names in the order of the class ids, or {id: name}. Default: the ids.
 
-            ``model_output``: of a model with several outputs the one that holds the scores; see
-            `fe_gradcam.explain`.
+            ``model_output``: of a model with several outputs the one that holds the scores; see `fe_gradcam.explain`.
 
             ``batch_size``: samples in one pass, 16 by default; of the variants that a method makes of them 32.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
@@ -98,6 +98,13 @@ def whole(name: str, value: Any, least: int, none: str = "") -> int:
 def fraction(name: str, value: Any) -> float:
     """The value as a number from 0 to 1, or ArgumentError."""
     return float(_checked(Parameter(name, 0, float, Within(0, 1)), value))
+
+
+def one_of(name: str, value: Any, accepted: Collection[Any]) -> None:
+    """Raises ArgumentError unless the value is one of those that are accepted; 1 is not True."""
+    if not any(value == one for one in accepted if isinstance(value, (bool, str)) == isinstance(one, (bool, str))):
+        said = f" is not known{nearest(value, map(str, accepted))} Accepted: {', '.join(map(repr, accepted))}."
+        raise ArgumentError(Argument(name, repr(value)), said)
 
 
 def _checked(parameter: Parameter, value: Any, more: str = "") -> Any:

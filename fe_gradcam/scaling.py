@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 import torch
 import torch.nn.functional as F
 
-from fe_gradcam.errors import Argument, ArgumentError, nearest
+from fe_gradcam.parameters import one_of
 from fe_gradcam.types import Fuse, Scaling
 
 if TYPE_CHECKING:
@@ -16,19 +16,6 @@ if TYPE_CHECKING:
 
 SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
 FUSES: tuple[Fuse, ...] = get_args(Fuse)
-
-
-def check_scaling(scaling: object) -> None:
-    """Raises ArgumentError unless it is one of SCALINGS."""
-    if scaling not in SCALINGS:
-        said = f" is not known{nearest(scaling, SCALINGS)} Accepted: {', '.join(SCALINGS)}."
-        raise ArgumentError(Argument("scaling", repr(scaling)), said)
-
-
-def check_fuse(fuse: object) -> None:
-    """Raises ArgumentError unless it is one of FUSES."""
-    if fuse not in FUSES:
-        raise ArgumentError(Argument("fuse", repr(fuse)), f" is not known. Accepted: {', '.join(FUSES)}.")
 
 
 def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
@@ -73,7 +60,7 @@ def scale(raw: Tensor, scaling: Scaling, size: Sequence[int]) -> Tensor:
     Returns:
         (N, H, W), within [0, 1] for the two ReLU scalings.
     """
-    check_scaling(scaling)
+    one_of("scaling", scaling, SCALINGS)
     if scaling == "none":
         return upsample(raw, size).clone()
     if scaling == "scale_before_relu":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from fe_gradcam.command.options import Request
 from fe_gradcam.loading.models import Loaded, geometry_of, load_model
 
 if TYPE_CHECKING:
+    from fe_gradcam.explaining.settings import Settings
     from fe_gradcam.loading.photos import Preparation
     from fe_gradcam.methods import CamMethod
     from fe_gradcam.types import Target
@@ -33,6 +34,7 @@ class Plan:
     """All that stays the same from image to image."""
 
     request: Request
+    settings: Settings
     methods: list[CamMethod]
     names: dict[int, str]
     wanted: list[Wanted]
@@ -41,24 +43,16 @@ class Plan:
     preparation: Preparation
     layer: Any
 
-    @property
-    def one_batch(self) -> bool:
-        """Whether all images go through the model at once."""
-        return len(self.files) <= self.request.batch_size
-
 
 def plan_for(request: Request) -> Plan:
     """What is asked for, with the model loaded; what is wrong without looking at the model is told first."""
     from fe_gradcam.drawing.pixels import colormap_lut
-    from fe_gradcam.explaining.views import smoothing
+    from fe_gradcam.explaining.settings import Settings
     from fe_gradcam.loading.photos import image_files
     from fe_gradcam.methods import METHODS
-    from fe_gradcam.scaling import check_fuse, check_scaling
 
     methods = [METHODS.find(METHODS.parse(text)) for text in request.methods]
-    smoothing(request.smooth)
-    check_scaling(request.scaling)
-    check_fuse(request.fuse)
+    settings = Settings(request.scaling, seed=request.seed, fuse=request.fuse, smooth=request.smooth)
     colormap_lut(request.colormap)
     if any(path.is_dir() and path.resolve() == request.output.resolve() for path in request.images):
         refuse("--output", "this is a folder of IMAGES; the heatmaps would be taken for images the next time.")
@@ -68,7 +62,14 @@ def plan_for(request: Request) -> Plan:
     loaded = load_model(request.model, request.weights, request.device)
     preparation, layer = _preparation_for(request, loaded), _layer_asked(loaded, request.layers)
     each_once = list({method.label: method for method in methods}.values())
-    return Plan(request, each_once, names, wanted, files, loaded, preparation, layer)
+    output: Any = request.model_output
+    settings = replace(
+        settings,
+        class_names=names,
+        model_output=int(output) if output is not None and output.isdecimal() else output,
+        progress=len(files) <= request.batch_size and not request.quiet,
+    )
+    return Plan(request, settings, each_once, names, wanted, files, loaded, preparation, layer)
 
 
 def _read_class_names(path: Path | None) -> dict[int, str]:

@@ -40,7 +40,7 @@ def _explain_files(plan: Plan, written: Written) -> None:
 
     files, size = plan.files, plan.request.batch_size
     called = dict(zip(files, unique_names(files), strict=True))
-    with _progress(len(files), plan.request.quiet or plan.one_batch) as advance:
+    with _progress(len(files), plan.request.quiet or plan.settings.progress) as advance:
         for start in range(0, len(files), size):
             chunk = files[start : start + size]
             photos = _read(chunk, plan.preparation, written)
@@ -94,24 +94,7 @@ def _explain_batch(plan: Plan, photos: Sequence[Photo], called: Sequence[str], w
 
 def _asked_of_the_model(plan: Plan, images: Any) -> Explanation:
     from fe_gradcam.explaining.route import explained
-    from fe_gradcam.explaining.settings import Settings
 
-    output = plan.request.model_output
     with model_errors(plan.loaded.name, images.shape):
-        settings = Settings(
-            scaling=plan.request.scaling,
-            seed=plan.request.seed,
-            class_names=plan.names,
-            model_output=int(output) if output is not None and output.isdecimal() else output,
-            fuse=plan.request.fuse,
-            smooth=plan.request.smooth,
-            progress=plan.one_batch and not plan.request.quiet,
-        )
-        return explained(
-            plan.loaded.model,
-            images,
-            settings,
-            methods=plan.methods,
-            layers=[plan.layer],
-            targets=[wanted.target for wanted in plan.wanted],
-        )
+        model, targets = plan.loaded.model, [wanted.target for wanted in plan.wanted]
+        return explained(model, images, plan.settings, methods=plan.methods, layers=[plan.layer], targets=targets)

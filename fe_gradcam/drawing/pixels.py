@@ -136,17 +136,11 @@ def check_per_channel(name: str, value: Any) -> None:
 
 
 def _per_channel(name: str, value: ArrayLike | None, channels: int, default: float) -> NDArray[np.float64]:
-    if value is None:
-        return np.array([default])
-    try:
-        numbers = np.asarray(value, np.float64).reshape(-1)
-    except (TypeError, ValueError):
-        raise ArgumentError(f"{name}={value!r} is no number; pass one number, or one for each channel") from None
-    if numbers.size not in (1, channels) or not np.isfinite(numbers).all():
-        raise ArgumentError(
-            f"{name}={value!r} does not fit images of {channels} channel{'s' * (channels > 1)}; pass one finite "
-            "number, or one for each channel"
-        )
+    check_per_channel(name, value)
+    numbers = np.asarray(default if value is None else value, np.float64).reshape(-1)
+    if numbers.size not in (1, channels):
+        fitting = f"images of {channels} channel{'s' * (channels > 1)}; pass one number, or one for each channel"
+        raise ArgumentError(f"{name}={value!r} does not fit {fitting}")
     return numbers
 
 

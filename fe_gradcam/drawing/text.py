@@ -160,5 +160,4 @@ def _font(path: Path, size: int) -> Any:
 def _dejavu(weight: Weight) -> Path:
     from matplotlib import get_data_path
 
-    name = "DejaVuSans-Bold.ttf" if weight == "bold" else "DejaVuSans.ttf"
-    return Path(get_data_path()) / "fonts" / "ttf" / name
+    return Path(get_data_path(), "fonts", "ttf", "DejaVuSans-Bold.ttf" if weight == "bold" else "DejaVuSans.ttf")

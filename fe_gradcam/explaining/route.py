@@ -72,32 +72,27 @@ def explain(
             axes; of a layer that is called several times, for several inputs too, the last call counts.
         method: Name of a CAM method, `fe_gradcam.METHODS` holds them; or a pair of the name and its parameters,
             ``("smooth_grad_cam_plus_plus", {"samples": 8})``.
-        layer: The layer whose output is explained: its name, its index (in ``named_modules()``;
-            for Keras in the flattened layers, as FastEstimator's ``intermediate_layers``), or the
-            module or Keras layer itself. None: the last map larger than 1x1 before a pooling, behind
-            the activation function that directly takes it up; of a transformer the last
-            normalisation layer whose tokens of the image the score depends on. A list of layers: one map fused of
-            theirs.
-        target: What is explained. None: the class each image is inferred as; an int: that class; a
-            name of `class_names`; an integer array (N,): one class per image; `Rank`, `Contrast`,
-            `OutputValue` or `Segmentation`; a callable: gets the model's output and returns (N,)
-            scores, in the framework's tensors.
-        scaling: ``"scale_after_relu"``, ``"scale_before_relu"`` or ``"none"``; see
-            `fe_gradcam.scaling.scale`.
+        layer: The layer whose output is explained: its name, its index (in ``named_modules()``; for Keras in the
+            flattened layers, as FastEstimator's ``intermediate_layers``), or the module or Keras layer itself. None:
+            the last map larger than 1x1 before a pooling, behind the activation function that directly takes it up; of
+            a transformer the last normalisation layer whose tokens of the image the score depends on. A list of layers:
+            one map fused of theirs.
+        target: What is explained. None: the class each image is inferred as; an int: that class; a name of
+            `class_names`; an integer array (N,): one class per image; `Rank`, `Contrast`, `OutputValue` or
+            `Segmentation`; a callable: gets the model's output and returns (N,) scores, in the framework's tensors.
+        scaling: ``"scale_after_relu"``, ``"scale_before_relu"`` or ``"none"``; see `fe_gradcam.scaling.scale`.
         score: ``"logit"``: the class score before the softmax or sigmoid, found automatically;
             ``"output"``: the model's output as it is.
         batch_size: Images per pass; None takes all at once, and of the variants that a method makes of the images
             32. The memory that a method takes is bounded by it, whatever the number of channels.
-        seed: For the methods that draw random numbers, for each image by itself; the global streams are not
-            touched.
+        seed: For the methods that draw random numbers, for each image by itself; the global streams are not touched.
         class_names: Names of the classes, in the order of their ids or {id: name}.
         model_output: Of a model that returns several outputs (a tuple, a dict, a dataclass, a Keras model
             with several): the name or position of the one that holds the scores. None takes the one called
             "logits" or "out", or the only one of a fitting shape.
         reshape: Makes a map (N, K, h, w) of the layer's output as a torch tensor, where tokens are not
             recognised; it may move, split and leave out, and the gradients go the same way.
-        fuse: ``"mean"`` or ``"max"``: how several layers become one map; see
-            `fe_gradcam.scaling.fuse_maps`.
+        fuse: ``"mean"`` or ``"max"``: how several layers become one map; see `fe_gradcam.scaling.fuse_maps`.
         smooth: ``"augment"`` (or an `fe_gradcam.Augment`): the mean over flipped and scaled views of the image,
             six passes; ``"eigen"``: the first principal component of a map's terms by channel; both as a tuple.
         progress: Whether a bar shows how far it is, where a method takes longer than a few seconds and somebody

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fe_gradcam.errors import ArgumentError
 from fe_gradcam.explaining.views import smoothing
-from fe_gradcam.parameters import whole
-from fe_gradcam.scaling import check_fuse, check_scaling
+from fe_gradcam.parameters import one_of, whole
+from fe_gradcam.scaling import FUSES, SCALINGS
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.targets import names_by_id
 from fe_gradcam.types import ClassNames, Fuse, Reshape, Scaling, Score
@@ -34,15 +33,14 @@ class Settings:
     """Whether heatmaps are made to see whether they can be: of many variants of an image, the first few."""
 
     def __post_init__(self) -> None:
-        check_scaling(self.scaling)
-        check_fuse(self.fuse)
+        one_of("scaling", self.scaling, SCALINGS)
+        one_of("score", self.score, SCORES)
+        one_of("fuse", self.fuse, FUSES)
         whole("seed", self.seed, 0)
         if self.batch_size is not None:
             whole("batch_size", self.batch_size, 1, none=" or None")
         names_by_id(self.class_names)
         smoothing(self.smooth)
-        if self.score not in SCORES:
-            raise ArgumentError(f"score={self.score!r} is not known. Accepted: {', '.join(SCORES)}.")
 
     @property
     def smoothed(self) -> str:

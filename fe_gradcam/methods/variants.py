@@ -134,10 +134,8 @@ def occlusion(
     Args:
         inputs: What one pass yields.
         patch: Side of the patch in pixels; None: an eighth of the shorter side of the image, rounded up.
-        stride: Pixels from one patch to the next, the last one flush with the border; None: half the patch,
-            rounded up.
-        fill: What a patch is covered with, as the model's input has it; None: the mean of each channel of the
-            image.
+        stride: Pixels from one patch to the next, the last one flush with the border; None: half the patch, rounded up.
+        fill: What a patch is covered with, as the model's input has it; None: the mean of each channel of the image.
     """
     probe = probe_of(inputs)
     images, size = probe.images, tuple(probe.images.shape[2:])

@@ -50,9 +50,8 @@ def default_layer(
 ) -> tuple[LayerRef, bool]:
     """The last map larger than 1x1 before a pooling, behind the activation function that directly takes it up.
 
-    Chosen by measurement (benchmarks/default_layer.py): behind the activation function the heat of
-    grad_cam falls on the object more than at the convolution's own output, and a pooling behind that
-    makes the map coarser.
+    Chosen by measurement (benchmarks/default_layer.py): behind the activation function the heat of grad_cam falls on
+    the object more than at the convolution's own output, and a pooling behind that makes the map coarser.
 
     Where the score does not depend on its places it is another: of a transformer that reads its class
     token alone, the last normalisation layer before its last attention. Tokens are explained at

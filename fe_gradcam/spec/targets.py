@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
-from fe_gradcam.parameters import whole
+from fe_gradcam.parameters import one_of, whole
 from fe_gradcam.types import ClassNames, Target, TargetSpec
 
 
@@ -47,12 +47,11 @@ def top_k(count: int) -> list[Rank]:
 class Contrast(TargetSpec):
     """Why one class and not another: y_a - strength * mean of y_b over the classes it is held against.
 
-    With `strength` 1 and one class against, the score is the logarithm of the odds of the two (twice
-    that where a model has a single logit z, which makes the scores z and -z). Against
-    several similar classes and with a strength below 1 it is the form of Finer-CAM (Zhang 2025,
-    arXiv:2501.11309), which explains y_c - γ y_d, averaged over the classes d, by any CAM method. The
-    paper takes as d the classes similar to c; here, where they are not named, they are those that score
-    highest beside it in the image.
+    With `strength` 1 and one class against, the score is the logarithm of the odds of the two (twice that where a model
+    has a single logit z, which makes the scores z and -z). Against several similar classes and with a strength below 1
+    it is the form of Finer-CAM (Zhang 2025, arXiv:2501.11309), which explains y_c - γ y_d, averaged over the classes d,
+    by any CAM method. The paper takes as d the classes similar to c; here, where they are not named, they are those
+    that score highest beside it in the image.
 
     Attributes:
         of: The class a: an id, a name, or None for the inferred class.
@@ -107,8 +106,7 @@ class OutputValue(TargetSpec):
 
     def __post_init__(self) -> None:
         whole("index", self.index, 0)
-        if self.sign not in (1, -1):
-            raise ArgumentError(f"sign={self.sign!r} is not accepted. Accepted: 1 or -1.")
+        one_of("sign", self.sign, (1, -1))
 
     @property
     def name(self) -> str:

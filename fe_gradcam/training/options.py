@@ -17,7 +17,7 @@ from fe_gradcam.drawing.sheet import Look
 from fe_gradcam.errors import ArgumentError, UnknownNameError, nearest
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.methods import METHODS, CamMethod
-from fe_gradcam.parameters import several, whole
+from fe_gradcam.parameters import one_of, several, whole
 from fe_gradcam.spec.resolved import resolve_target
 from fe_gradcam.training.selection import Selection
 from fe_gradcam.types import Needs, TargetSpec
@@ -109,8 +109,7 @@ class Options:
             if not isinstance(self.save_dir, (str, os.PathLike)):
                 raise ArgumentError(f"save_dir={self.save_dir!r} is not accepted. Accepted: a path, or None.")
             self.save_dir = Path(self.save_dir).expanduser().resolve()
-        if self.on_error not in ("warn", "raise"):
-            raise ArgumentError(f"on_error={self.on_error!r} is not known. Accepted: 'warn', 'raise'.")
+        one_of("on_error", self.on_error, ("warn", "raise"))
         if not isinstance(self.track, bool):
             raise ArgumentError(f"track={self.track!r} is not accepted. Accepted: True or False.")
         size = self.atlas * ATLAS_SIZE if isinstance(self.atlas, bool) else self.atlas

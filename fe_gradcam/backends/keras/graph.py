@@ -90,8 +90,7 @@ def _with_autograph(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def converted(*args: Any, **kwargs: Any) -> Any:
         with context:
-            result = autograph.tf_convert(function, context)(*args, **kwargs)
-        return result
+            return autograph.tf_convert(function, context)(*args, **kwargs)
 
     return converted
 

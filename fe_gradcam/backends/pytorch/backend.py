@@ -209,9 +209,8 @@ class TorchBackend(Backend):
         """A pass that is part of somebody else's: modes and graph are theirs, and are kept.
 
         Returns:
-            The model's output, the activations (N, K, h, w), a function that takes the gradients
-            (N, K, h, w) from the graph, which it leaves to be used again, and whether the output is
-            probabilities.
+            The model's output, the activations (N, K, h, w), a function that takes the gradients (N, K, h, w) from the
+            graph, which it leaves to be used again, and whether the output is probabilities.
         """
         keep_graph = torch.is_grad_enabled()
         leaves: list[Tensor] = []

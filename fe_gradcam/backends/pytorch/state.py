@@ -29,8 +29,7 @@ def left_as_found(model: nn.Module) -> Iterator[nn.Module]:
     """The model in eval mode, uncompiled, fit for gradients; afterwards all is as it was.
 
     Yields:
-        The model itself; a copy where its weights were made in inference mode and can take no part
-        in autograd.
+        The model itself; a copy where its weights were made in inference mode and can take no part in autograd.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))

@@ -25,10 +25,9 @@ class _TolerantSampler(Sampler[Any]):
 def apply() -> list[str]:
     """Lets FastEstimator train with the torch, and RestoreWizard save with the Python, that are installed.
 
-    Two things went wrong since torch 2.3, which FastEstimator 1.7 was made for. Its sampler passes
-    an argument on that Sampler no longer takes, and no training starts. And BatchSampler now asks
-    for the sampler's iterator once per batch, which sets FastEstimator's sampler back: each epoch
-    would be its first batch again and again, without a word.
+    Two things went wrong since torch 2.3, which FastEstimator 1.7 was made for. Its sampler passes an argument on that
+    Sampler no longer takes, and no training starts. And BatchSampler now asks for the sampler's iterator once per
+    batch, which sets FastEstimator's sampler back: each epoch would be its first batch again and again, without a word.
 
     A third went wrong with Python 3.11, where every object has a `__getstate__`: FastEstimator gives
     its classes one of its own only where there is none yet. RestoreWizard then saves all that a trace

@@ -41,8 +41,7 @@ class LayerGradientOp(ModelOp):
 
     Attributes:
         target: As given.
-        puts_out_probabilities: Whether the predictions are probabilities, or else logits; None before
-            the first pass.
+        puts_out_probabilities: Whether the predictions are probabilities, or else logits; None before the first pass.
 
     Raises:
         ArgumentError: `outputs` is not three keys.

@@ -59,16 +59,14 @@ class GradCAM(Trace):
         grads: Key of the gradients (N, K, h, w), or (N, h, w, K) on TensorFlow. Not with `model`.
         n_components: How many principal components eigen_cam, eigen_grad_cam and kpca_cam show, side by side, unless
             ``component`` is passed to them; no other method has any.
-        n_samples: How many images, of each dataset, are explained every epoch; None for all, 0 for
-            none.
+        n_samples: How many images, of each dataset, are explained every epoch; None for all, 0 for none.
         labels: Key of the true classes: ids (N,) or (N, 1), or one-hot (N, C). Where another was inferred, the heatmap
             of the true one stands below its.
         preds: Key of the predictions. With `model` what is shown was inferred in the pass that
             explains; with `grads` this is where predictions come from.
         label_mapping: {class name: class id}, as FastEstimator has it.
         outputs: The key under which the grid is written.
-        mode: What mode(s) to run in: "train", "eval", "test", "infer", None for all, "!train" for all
-            but one.
+        mode: What mode(s) to run in: "train", "eval", "test", "infer", None for all, "!train" for all but one.
         ds_id: What dataset id(s) to run for, None for all, "!ds1" for all but one.
         model: The model to explain, of either framework.
         activations: Key of the activations that belong to `grads`.
@@ -84,8 +82,7 @@ class GradCAM(Trace):
         alpha: Weight of the heat over the picture, 0 to 1.
         display: Key of the picture to draw on, where it is not the network's input.
         mean: Mean that the images were normalised with, a number or one per channel, to undo it.
-        std: Standard deviation that they were normalised with. Without both, each image is shown by
-            its own range.
+        std: Standard deviation that they were normalised with. Without both, each image is shown by its own range.
         ids: Key of a name (file, patient) that is shown and kept with each image.
         frequency: Run every so many epochs.
         save_dir: Folder for ``{outputs}_{mode}_epoch_{n}.png`` and ``.npz``, with ``_{ds_id}`` where

@@ -27,8 +27,8 @@ class GridProduct(Product):
         epoch.put(self.keys[1], results, [one for of_part in results.values() for one in of_part])
         epoch.show(self.keys[0], pictures, name, of_all)
         for part in parts:
-            arrays = compose_arrays(part, epoch.number, epoch.mode)
-            epoch.save(arrays, name, part.ds_id if len(parts) > 1 else "")
+            dataset = part.ds_id if len(parts) > 1 else ""
+            epoch.save(compose_arrays(part, epoch.number, epoch.mode), name, dataset)
 
     def _picture(self, epoch: Epoch, parts: list[Explained], dataset: str = "") -> Picture:
         options = epoch.options
