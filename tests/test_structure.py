@@ -10,6 +10,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import fe_gradcam
 
@@ -251,25 +252,25 @@ def test_checkers_and_editors_see_the_public_names() -> None:
     assert lazily == {(module, name) for module, name in seen if module.startswith("fe_gradcam")}
 
 
-def test_one_version() -> None:
+def setup() -> configparser.ConfigParser:
     config = configparser.ConfigParser()
     config.read(ROOT.parent / "setup.cfg")
-    assert config["metadata"]["version"] == "attr: fe_gradcam.__version__"
+    return config
+
+
+def test_one_version() -> None:
+    assert setup()["metadata"]["version"] == "attr: fe_gradcam.__version__"
     assert "version" not in (ROOT.parent / "setup.py").read_text()
 
 
 def test_tested_versions_lie_within_the_supported_ranges() -> None:
-    from packaging.requirements import Requirement
-
-    config = configparser.ConfigParser()
-    config.read(ROOT.parent / "setup.cfg")
     tested: dict[str, list[str]] = {}
     for line in (ROOT.parent / "constraints.txt").read_text().splitlines():
         if not line.startswith("#"):
             name, version = line.partition(";")[0].strip().split("==")
             tested.setdefault(name.lower().replace("_", "-"), []).append(version)
-    extras = config["options.extras_require"]
-    wanted = [config["options"]["install_requires"], extras["test"], extras["tutorials"]]
+    extras = setup()["options.extras_require"]
+    wanted = [setup()["options"]["install_requires"], extras["test"], extras["tutorials"]]
     for line in "\n".join(wanted).split():
         requirement = Requirement(line)
         for version in tested[requirement.name.lower().replace("_", "-")]:  # of each Python

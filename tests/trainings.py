@@ -15,12 +15,14 @@ from typing import Any, Literal
 import cv2
 import fastestimator as fe
 import numpy as np
+import tensorflow as tf
 import torch
 from fastestimator.dataset.numpy_dataset import NumpyDataset
 from fastestimator.op.tensorop.loss import CrossEntropy
 from fastestimator.op.tensorop.model import ModelOp, UpdateOp
 from fastestimator.trace.trace import Trace
 from numpy.typing import NDArray
+from tensorflow.python.eager import context
 
 from fe_gradcam import GradCAM, LayerGradientOp
 from tests.models.toys import SmallTorch, small_keras
@@ -80,26 +82,12 @@ def keyed_ops(model: Any, **how: Any) -> list[Any]:
 
 
 def estimator(
-    framework: str,
-    model: Any,
-    traces: list[Any],
-    *,
-    ops: list[Any] | None = None,
-    epochs: int = 1,
-    batch_size: int = 5,
-    train_data: Any = None,
-    eval_data: Any = None,
-    test_data: Any = None,
+    framework: str, model: Any, traces: list[Any], *, ops: list[Any] | None = None, epochs: int = 1, **feed: Any
 ) -> fe.Estimator:
-    pipeline = fe.Pipeline(
-        train_data=train_data or dataset(framework, seed=1),
-        eval_data=eval_data or dataset(framework),
-        test_data=test_data,
-        batch_size=batch_size,
-        num_process=0,
-    )
+    """A training; `feed` is data, and the size of the batches, where they are not those of the other tests."""
+    feed = {"train_data": dataset(framework, seed=1), "eval_data": dataset(framework), "batch_size": 5, **feed}
     network = fe.Network(ops=ops or ops_of(model))
-    return fe.Estimator(pipeline, network, epochs=epochs, traces=traces, log_steps=0)
+    return fe.Estimator(fe.Pipeline(**feed, num_process=0), network, epochs=epochs, traces=traces, log_steps=0)
 
 
 def fitted(framework: str, model: Any, *traces: Any, mode: Any = "eval", **how: Any) -> Catch:
@@ -153,8 +141,6 @@ def read_png(path: Path) -> NDArray[np.uint8]:
 
 
 def streams() -> list[Any]:
-    from tensorflow.python.eager import context
-
     return [
         torch.get_rng_state().tolist(),
         [str(part) for part in np.random.get_state()],
@@ -202,8 +188,6 @@ def digit_net(
         )  # fmt: skip
         size = body(torch.zeros(1, 1, side, side)).shape[1]
         return nn.Sequential(*body, nn.Linear(size, 10), nn.Softmax(-1))
-    import tensorflow as tf
-
     of = tf.keras.layers
     return tf.keras.Sequential(
         [

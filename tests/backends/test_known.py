@@ -21,6 +21,7 @@ from fe_gradcam.backends.protocol import Query
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.resolved import resolve_target
 from fe_gradcam.spec.tokens import Seen
+from tests.models.kits import KITS, by_hand
 
 
 def many_layers(count: int) -> Any:
@@ -45,28 +46,18 @@ def test_how_outputs_read_outlives_any_number_of_compiled_functions() -> None:
         assert_allclose(explain(model, images, **asked).raw, explain(fresh, images, **asked).raw, atol=1e-6)
 
 
-def by_hand(framework: str) -> tuple[Any, Any]:
+def model_and_images(framework: str) -> tuple[Any, Any]:
     """A classifier that makes its probabilities by hand, and images that it takes."""
-    images = np.random.default_rng(0).normal(size=(2, 1, 6, 6)).astype(np.float32)
+    random = np.random.default_rng(0)
     if framework == "keras":
-        return many_layers(2), images.transpose(0, 2, 3, 1)
-
-    class ByHand(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.fc = nn.Conv2d(1, 3, 3), nn.Linear(48, 3)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            powers = self.fc(self.conv(x).flatten(1)).exp()
-            return powers / powers.sum(1, keepdim=True)
-
-    return ByHand(), images
+        return many_layers(2), random.normal(size=(2, 6, 6, 1)).astype(np.float32)
+    return by_hand(KITS["torch"]), random.normal(size=(2, 3, 9, 12)).astype(np.float32)
 
 
 @pytest.mark.filterwarnings("ignore:The model's outputs are probabilities")
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", KITS)
 def test_what_is_known_lives_as_long_as_the_model(framework: str) -> None:
-    model, images = by_hand(framework)
+    model, images = model_and_images(framework)
     explain(model, images)
     known = weakref.ref(known_of(model))
     assert known().readings == {(None, False): "distribution"}
@@ -100,10 +91,10 @@ def test_a_store_forgets_what_was_not_asked_for_the_longest() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The model's outputs are probabilities")
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", KITS)
 def test_what_is_missing_is_found_anew(framework: str) -> None:
     """How outputs read, and of Keras the shape at the layer: an altered pass alone could only guess them."""
-    model, images = by_hand(framework)
+    model, images = model_and_images(framework)
     backend, inputs = backend_for(model), Inputs.of(images)
     query = Query(backend.resolve(None, inputs), [resolve_target(1, 2)], "logit")
     (first,) = backend.run(inputs, query)

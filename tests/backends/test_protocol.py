@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose
 from torch import nn
 
 from fe_gradcam import ArgumentError, CamWarning, GradientError, UnknownNameError, explain, explain_many
-from tests.models.kits import KITS, Kit
+from tests.models.kits import KITS, Kit, by_hand
 
 
 @pytest.fixture(params=KITS)
@@ -28,9 +28,6 @@ def kit(request: pytest.FixtureRequest) -> Kit:
 
 HEADS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "torch": {
-        "nn.Softmax": nn.Softmax(dim=-1),
-        "nn.LogSoftmax": nn.LogSoftmax(dim=-1),
-        "nn.Sigmoid": nn.Sigmoid(),
         "F.softmax": lambda x: nn.functional.softmax(x, dim=-1),
         "F.softmax by keyword": lambda x: nn.functional.softmax(input=x, dim=-1),
         "F.log_softmax": lambda x: nn.functional.log_softmax(x, dim=-1),
@@ -64,28 +61,24 @@ HEADS: dict[str, dict[str, Callable[[Any], Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("kit", "head"), [(kit, head) for kit in HEADS for head in HEADS[kit]], indirect=["kit"])
+OWN_HEADS = ["softmax", "log_softmax", "sigmoid"]
+"""Of PyTorch the modules, of Keras the activation of the last layer."""
+
+
+@pytest.mark.parametrize(
+    ("kit", "head"), [(kit, head) for kit in HEADS for head in [*OWN_HEADS, *HEADS[kit]]], indirect=["kit"]
+)
 def test_the_logit_behind_any_head_is_explained(kit: Kit, head: str) -> None:
     plain, image, layer = kit.toy("pooled")
-    heatmap = explain(kit.headed(HEADS[kit.name][head]), image, layer=layer, target=1)
+    model = kit.toy("pooled", kit.own_head(head))[0] if head in OWN_HEADS else kit.headed(HEADS[kit.name][head])
+    heatmap, inferred = explain(model, image, layer=layer, target=1), explain(model, image, layer=layer)
     assert_allclose(heatmap.scores, -1.5, atol=1e-6)
+    assert_allclose(heatmap.raw, explain(plain, image, layer=layer, target=1).raw, atol=1e-6)
+    assert inferred.class_ids[0] == 0
     # A softmax of 8 and -1.5; sigmoids are each their own.
     own = "igmoid" in head or "expit" in head
     assert_allclose(heatmap.confidences, 1 / (1 + np.exp(1.5 if own else 9.5)), rtol=1e-5)
-    assert_allclose(heatmap.raw, explain(plain, image, layer=layer, target=1).raw, atol=1e-6)
-
-
-@pytest.mark.parametrize("activation", ["softmax", "log_softmax", "sigmoid"])
-def test_confidences_of_a_head_of_the_network_s_own(kit: Kit, activation: str) -> None:
-    plain, image, layer = kit.toy("pooled")
-    model = kit.toy("pooled", kit.own_head(activation))[0]
-    heatmap = explain(model, image, layer=layer, target=1)
-    assert_allclose(heatmap.scores, -1.5, atol=1e-6)
-    assert_allclose(heatmap.raw, explain(plain, image, layer=layer, target=1).raw, atol=1e-6)
-    assert_allclose(heatmap.confidences, 1 / (1 + np.exp(1.5 if activation == "sigmoid" else 9.5)), rtol=1e-5)
-    inferred = explain(model, image, layer=layer)
-    assert inferred.class_ids[0] == 0
-    assert_allclose(inferred.confidences, 1 / (1 + np.exp(-8 if activation == "sigmoid" else -9.5)), rtol=1e-6)
+    assert_allclose(inferred.confidences, 1 / (1 + np.exp(-8 if own else -9.5)), rtol=1e-6)
 
 
 def test_score_output_keeps_the_output_as_it_is(kit: Kit) -> None:
@@ -114,8 +107,7 @@ def test_a_single_output_makes_two_classes(kit: Kit, activation: str | None) -> 
 
 
 def test_probabilities_without_a_softmax_are_explained_as_log_p_and_said_once(kit: Kit) -> None:
-    model = kit.behind(kit.small(), lambda x: kit.exp(x) / kit.total(kit.exp(x)))
-    images = kit.images(np.random.randn(3, 9, 12, 3))
+    model, images = by_hand(kit), kit.images(np.random.randn(3, 9, 12, 3))
     expected = kit.outputs(model, images).max(1)
     with pytest.warns(CamWarning, match=r"log p .* is explained"):
         heatmap = explain(model, images)

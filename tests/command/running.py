@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
 from fe_gradcam.command import cli
+from fe_gradcam.loading.models import load_model
 
 
 def run(*arguments: Any, code: int = 0) -> Result:
@@ -30,16 +32,12 @@ def refused(*arguments: Any, command: str = "explain") -> str:
 
 def colours() -> Any:
     """The net of the current folder, to explain it in Python."""
-    import nets
-
-    return nets.Colours()
+    return load_model("nets:Colours", device="cpu").model
 
 
 def results_of(folder: Path) -> dict[str, Any]:
-    def no_constant(name: str) -> None:
-        raise AssertionError(f"{name} is no JSON")
-
-    found: dict[str, Any] = json.loads((folder / "results.json").read_text("utf-8"), parse_constant=no_constant)
+    """Of strict JSON, which knows no NaN."""
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text("utf-8"), parse_constant=pytest.fail)
     return found
 
 
@@ -57,17 +55,3 @@ def pixels(path: Path) -> np.ndarray:
 def heat_of(here: Path, *arguments: Any, output: str = "out") -> dict[str, np.ndarray]:
     run("explain", "nets:Colours", "squares.png", "--size", 16, "--output", output, *arguments)
     return arrays_of(here / output, "squares")
-
-
-def found_in(grid: np.ndarray, picture: np.ndarray) -> tuple[int, int]:
-    """Where a picture stands in the grid, pixel by pixel."""
-    height, width = picture.shape[:2]
-    corner = (grid[: -height + 1, : -width + 1] == picture[0, 0]).all(2)
-    corner &= (grid[height - 1 :, width - 1 :] == picture[-1, -1]).all(2)
-    places = [
-        (int(y), int(x))
-        for y, x in zip(*np.nonzero(corner), strict=True)
-        if np.array_equal(grid[y : y + height, x : x + width], picture)
-    ]
-    assert len(places) == 1
-    return places[0]

@@ -13,7 +13,7 @@ COLOURS = ("nets:Colours", "squares.png")
 SIZED = (*COLOURS, "--size", "16")
 
 WRONG = {
-    "no size": ([*COLOURS], "--size is needed, height and width: this model"),
+    "no size": ([*COLOURS], "--size is needed, height and width: this model does not say"),
     "size": ([*COLOURS, "--size", "12x"], "'--size': '12x' is no size"),
     "size of nothing": ([*COLOURS, "--size", "0"], "'--size'"),
     "no image": (["nets:Colours", "--size", "16"], "Missing argument 'IMAGES...'"),
@@ -50,17 +50,18 @@ WRONG = {
     "itself": ([*SIZED, "--class", "1:1"], "--class holds a class against"),
     "top0": ([*COLOURS, "--class", "top0"], "Accepted: an integer from 1"),
     "top9": ([*SIZED, "--class", "top9"], "--class asks for"),
+    "class of two": ([*SIZED, "--class", "crane", "--class-names", "twice.txt"], "pass the id, one of 0, 1"),
     "names": ([*COLOURS, "--class-names", "bad.json"], "'--class-names': 'bad.json' holds neither"),
     "json": ([*COLOURS, "--class-names", "cut.json"], "'--class-names': 'cut.json' cannot be read"),
     "device": ([*SIZED, "--device", "tpu9"], "--device 'tpu9' cannot be used"),
     "no module": (["nots:Colours", "squares.png"], "there is no module 'nots', neither in the current folder ("),
-    "file": (["nets.py:Colours", "squares.png"], "Write the module, not the file: nets:factory"),
+    "file": (["nets.py:Colours", "squares.png"], "Write the module, not the file: nets:factory."),
     "no factory": (["nets", "squares.png"], "neither package.module:factory nor"),
-    "weights alone": (["w.pt", "squares.png"], "package.module:factory --weights w.pt"),
+    "weights alone": (["w.pt", "squares.png"], "the model that takes them: package.module:factory --weights w.pt."),
     "attribute": (["nets:Colour", "squares.png"], "has no 'Colour'; did you mean 'Colours'"),
     "keras file": (["gone.keras", "squares.png"], "'gone.keras' does not exist"),
-    "number": (["nets:number", "squares.png"], "'nets:number' is an object of type int"),
-    "nothing": (["nets:nothing", "squares.png"], "'nets:nothing' made an object of type int"),
+    "number": (["nets:number", "squares.png"], "'nets:number' is an object of type int; a model, or"),
+    "nothing": (["nets:nothing", "squares.png"], "'nets:nothing' made an object of type int; a torch.nn.Module"),
     "arguments": (["nets:needs", "squares.png"], "raised TypeError: needs() missing 1 required"),
     "broken": (["nets:broken", "squares.png"], "raised RuntimeError: its file is not there ("),
     "import": (["imports:net", "squares.png"], "raised ModuleNotFoundError: No module named 'nosuch' ("),
@@ -72,6 +73,7 @@ WRONG = {
 @pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=WRONG)
 def test_wrong_usage(here: Path, arguments: list[str], message: str) -> None:
     (here / "bad.json").write_text('{"0": 1.5}')
+    (here / "twice.txt").write_text("crane\ncrane\n")
     (here / "cut.json").write_text('{"0": ')
     (here / "imports.py").write_text("import nosuch\n")
     (here / "exits.py").write_text("import sys\nsys.exit(0)\n")

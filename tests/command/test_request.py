@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
 
 from fe_gradcam import Contrast, explain
 from tests.command.running import colours, heat_of, pixels, refused, results_of, run
@@ -16,10 +17,9 @@ def test_a_class_by_id_and_by_name(here: Path) -> None:
     (here / "names.txt").write_text("red\ndeep blue\n")
     arrays = heat_of(here, "--class", 0, "--class", "deep blue", "--class", 1, "--class-names", "names.txt")
     red, blue = arrays["grad_cam.red.values"][0], arrays["grad_cam.deep_blue.values"][0]
-    assert red[RED].min() == 1
-    assert red.sum() == 64
-    assert blue[BLUE].min() == 1
-    assert blue.sum() == 64
+    for heat, hot in ((red, RED), (blue, BLUE)):
+        assert heat[hot].min() == 1
+        assert heat.sum() == 64
     (entry,) = results_of(here / "out")["images"]
     assert [(one["target"], one["class_id"], one["class_name"]) for one in entry["heatmaps"]] == [
         ("red", 0, "red"), ("deep blue", 1, "deep blue"),
@@ -62,20 +62,10 @@ def test_a_contrast(here: Path) -> None:
     assert_allclose(arrays["grad_cam.top_class_against_its_rival.raw"], red.raw)
     assert blue.raw[0][RED].max() < 0 < blue.raw[0][BLUE].min()
     entries = results_of(here / "out")["images"][0]["heatmaps"]
-    assert [one["target"] for one in entries] == [
-        "blue: deep against red",
-        "red against blue: deep",
-        "top class against its rival",
-    ]
-    assert [one["class_id"] for one in entries] == [None] * 3
-    assert [one["confidence"] for one in entries] == [None] * 3
+    targets = ("blue: deep against red", "red against blue: deep", "top class against its rival")
+    assert tuple(one["target"] for one in entries) == targets
+    assert {(one["class_id"], one["confidence"]) for one in entries} == {(None, None)}
     assert_allclose([one["score"] for one in entries], [blue.scores[0], red.scores[0], red.scores[0]], rtol=1e-5)
-
-
-def test_a_name_of_two_classes_is_refused(here: Path) -> None:
-    (here / "names.txt").write_text("crane\ncrane\n")
-    message = refused("nets:Colours", "squares.png", "--size", 16, "--class", "crane", "--class-names", "names.txt")
-    assert "pass the id, one of 0, 1" in message
 
 
 def test_numbers_that_are_not_for_these_pixels_are_warned_of(here: Path) -> None:
@@ -90,8 +80,11 @@ def test_names_of_more_classes_are_warned_of(here: Path) -> None:
     assert "up to id 2, and the model has 2 classes" in result.stderr
 
 
-def test_heatmaps_are_never_taken_for_images(here: Path) -> None:
+def test_folders_are_searched_to_their_ground_and_heatmaps_never_taken_for_images(here: Path) -> None:
+    (here / "below").mkdir()
+    Image.fromarray(squares()).save("below/a.png")
     for _ in range(2):
         run("explain", "nets:Colours", ".", "--recursive", "--size", 16)
-        assert [entry["name"] for entry in results_of(here / "fe_gradcam_output")["images"]] == ["squares"]
+        files = [entry["file"] for entry in results_of(here / "fe_gradcam_output")["images"]]
+        assert files == [str(Path("below") / "a.png"), "squares.png"]
     assert "'--output'" in refused("nets:Colours", ".", "--size", 16, "--output", ".")

@@ -20,19 +20,19 @@ from tests.heat import heatmap_of
 NAMES = {0: "cat", 1: "dog"}
 
 
-def heatmap(count: int = 3, scaling: Scaling = "scale_after_relu", blank: tuple[int, ...] = ()) -> Heatmap:
-    values = np.linspace(0, 1, count * 64, dtype=np.float32).reshape(count, 8, 8)
+def heatmap(method: str = "grad_cam", count: int = 3, size: float = 1, blank: Any = (), **more: Any) -> Heatmap:
+    values = np.linspace(0, size, count * 64, dtype=np.float32).reshape(count, 8, 8)
     values[list(blank)] = 0
-    is_blank = np.isin(np.arange(count), blank)
-    return heatmap_of(values, 1, raw=values[:, ::4, ::4], blank=is_blank, confidence=0.9, scaling=scaling)
+    is_blank, raw = np.isin(np.arange(count), blank), values[:, ::4, ::4]
+    return heatmap_of(values, 1, raw=raw, blank=is_blank, confidence=0.9, method=method, **more)
 
 
-def part(count: int = 3, **change: object) -> Explained:
+def part(*heatmaps: Heatmap, **change: Any) -> Explained:
+    columns = [Column(one.method, "pred", one) for one in heatmaps or [heatmap()]]
+    count = len(columns[0].heatmap.values)
     pictures = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
     probabilities = np.tile(np.array([[0.1, 0.9]], np.float32), (count, 1))
-    labels = np.arange(count) % 2
-    given = {"columns": [Column("grad_cam", "pred", heatmap(count))], "labels": labels, "ids": None, **change}
-    return Explained(pictures=pictures, probabilities=probabilities, **given)  # type: ignore[arg-type]
+    return replace(Explained(pictures, columns, probabilities, np.arange(count) % 2, None), **change)
 
 
 def test_a_row_says_what_is_true_what_was_inferred_and_whether_that_is_wrong() -> None:
@@ -41,9 +41,6 @@ def test_a_row_says_what_is_true_what_was_inferred_and_whether_that_is_wrong() -
     assert grid.rows[0].texts == (Text("label", "cat"), Text("prediction", f"dog{LEFT_TO_RIGHT}", "90%"))
     assert grid.title == "eval, epoch 1, layer conv3"
     assert grid.titles == ("image", "grad_cam")
-
-
-def test_without_labels_nothing_is_wrong() -> None:
     assert not any(row.wrong for row in compose_grid([part(labels=None)], NAMES, Look(), "t").rows)
 
 
@@ -60,7 +57,7 @@ def test_the_panels_are_the_picture_and_the_overlay(look: Look) -> None:
 
 
 def test_a_blank_map_is_said_and_not_drawn() -> None:
-    explained = part(columns=[Column("grad_cam", "pred", heatmap(blank=(1,)))])
+    explained = part(heatmap(blank=[1]))
     rows = compose_grid([explained], NAMES, Look(), "t").rows
     assert [row.panels[1].note for row in rows] == ["", "no evidence", ""]
     assert np.array_equal(rows[1].panels[1].rgb, explained.pictures[1])
@@ -69,9 +66,8 @@ def test_a_blank_map_is_said_and_not_drawn() -> None:
 @pytest.mark.parametrize(("scaling", "expected"), [("scale_after_relu", (0.0, 1.0)), ("none", (-1.0, 1.0))])
 @pytest.mark.parametrize("shared", [True, False])
 def test_the_colour_bar_says_the_scaling_and_its_reach(scaling: Scaling, expected: tuple, shared: bool) -> None:
-    explained = part(columns=[Column("grad_cam", "pred", heatmap(scaling=scaling))])
-    parts = with_shared_scale([explained]) if shared else [explained]
-    grid = compose_grid(parts, NAMES, Look(), "t")
+    parts = [part(heatmap(scaling=scaling))]
+    grid = compose_grid(with_shared_scale(parts) if shared else parts, NAMES, Look(), "t")
     assert scaling in grid.scale_label
     assert ("one scale for the grid" in grid.scale_label) == shared
     assert ("each map by itself" in grid.scale_label) != shared
@@ -92,13 +88,13 @@ def test_columns_are_told_apart() -> None:
 def test_no_more_rows_are_drawn_than_a_reader_can_use(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     monkeypatch.setattr("fe_gradcam.drawing.sheet.overlay", lambda picture, heat, **how: drawn.append(1) or picture)
-    grid = compose_grid([part(MOST_ROWS + 50)], NAMES, Look(), "t")
+    grid = compose_grid([part(heatmap(count=MOST_ROWS + 50))], NAMES, Look(), "t")
     assert len(grid.rows) == MOST_ROWS == len(drawn)
     assert f"the first {MOST_ROWS} of {MOST_ROWS + 50} images" in grid.title
 
 
 def test_datasets_are_named_where_there_are_several() -> None:
-    parts = [replace(part(2), ds_id="day"), replace(part(1), ds_id="night")]
+    parts = [part(heatmap(count=2), ds_id="day"), part(heatmap(count=1), ds_id="night")]
     rows = compose_grid(parts, NAMES, Look(), "t").rows
     assert [text.words for row in rows for text in row.texts if text.role == "note"] == ["day", "day", "night"]
 
@@ -113,43 +109,26 @@ def test_results_and_arrays_name_the_layer_and_the_scaling() -> None:
 
 
 def test_the_legend_says_which_methods_know_no_class() -> None:
-    aware = _heatmap_like("grad_cam")
-    blind = _heatmap_like("eigen_cam(component=2)", shows="what is active, whatever the class")
+    aware, blind = heatmap(), heatmap("eigen_cam(component=2)", shows="what is active, whatever the class")
     for heatmaps, expected in (
-        ([aware], "evidence for the class, each map by itself (scaling: scale_after_relu)"),
-        ([blind], "what is active, whatever the class, each map by itself (scaling: scale_after_relu)"),
-        (
-            [aware, blind],
-            "evidence for the class; eigen_cam(component=2): what is active, whatever the class, "
-            "each map by itself (scaling: scale_after_relu)",
-        ),
+        ([aware], "evidence for the class"),
+        ([blind], "what is active, whatever the class"),
+        ([aware, blind], "evidence for the class; eigen_cam(component=2): what is active, whatever the class"),
     ):
-        assert compose_grid([_of_columns(*heatmaps)], {}, Look(), "").scale_label == expected
+        said = compose_grid([part(*heatmaps)], {}, Look(), "").scale_label
+        assert said == f"{expected}, each map by itself (scaling: scale_after_relu)"
 
 
 def test_a_shared_scale_is_that_of_each_method() -> None:
     """Two methods have no unit in common; one a thousand times larger must not make the other dark."""
-    (scaled,) = with_shared_scale([_of_columns(_heatmap_like("grad_cam"), _heatmap_like("score_cam", 1000))])
+    (scaled,) = with_shared_scale([part(heatmap(), heatmap("score_cam", size=1000))])
     for column in scaled.columns:
-        assert column.heatmap.values.max() == pytest.approx(1)
-        assert column.heatmap.values[0].max() == pytest.approx(0.5)
+        raw = column.heatmap.raw
+        assert_allclose(column.heatmap.values.max((1, 2)), raw.max((1, 2)) / raw.max(), rtol=1e-6)
     assert "one scale for each method" in compose_grid([scaled], {}, Look(), "").scale_label
 
 
 def test_the_title_names_the_layer_that_is_explained() -> None:
-    of_model = _heatmap_like("occlusion", layer="whole model", of_layer=False)
-    both = _of_columns(of_model, _heatmap_like("grad_cam"))
-    assert compose_grid([both], {}, Look(), "t").title == "t, layer conv3"
-    assert compose_grid([_of_columns(of_model)], {}, Look(), "t").title == "t, the whole model"
-
-
-def _heatmap_like(method: str, size: float = 1, **more: Any) -> Heatmap:
-    """Two maps, the second twice as large as the first."""
-    raw = np.stack([np.full((4, 6), 0.5, np.float32), np.ones((4, 6), np.float32)]) * np.float32(size)
-    return heatmap_of(np.ones_like(raw), raw=raw, method=method, **more)
-
-
-def _of_columns(*heatmaps: Heatmap) -> Explained:
-    """Two images without labels."""
-    columns = [Column(one.method, "pred", one) for one in heatmaps]
-    return Explained(np.zeros((2, 4, 6, 3), np.uint8), columns, None, None, None)
+    of_model = heatmap("occlusion", layer="whole model", of_layer=False)
+    assert compose_grid([part(of_model, heatmap())], {}, Look(), "t").title == "t, layer conv3"
+    assert compose_grid([part(of_model)], {}, Look(), "t").title == "t, the whole model"

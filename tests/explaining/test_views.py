@@ -16,8 +16,9 @@ from torch import nn
 
 from fe_gradcam import METHODS, ArgumentError, Augment, Contrast, Rank, UnsupportedModelError, explain, explain_many
 from fe_gradcam.explaining.views import PLAIN, View, eigen_smoothed, smoothing
-from tests.models.kits import KITS
+from tests.methods.inputs import A0, A1, Net, small, stacked
 from tests.models.toys import TOYS
+from tests.trainings import as_layout
 
 of = tf.keras.layers
 
@@ -28,24 +29,13 @@ RANDOM = {"smooth_grad_cam_plus_plus", "ss_cam", "random_cam"}
 """Their numbers are drawn for an image, and a mirrored one is another."""
 REFUSED_BY_SOME = {"cam", "full_grad", "le_grad"}
 
-A0 = np.array([[0, 1, 2], [3, 4, 5]], np.float64)
-A1 = np.array([[2, 1, 0], [0, 0, 0]], np.float64)
+one_small = cache(small)
+"""The same for all tests: Keras compiles it once."""
 
 
 def mirrored(images: np.ndarray, axis: int, framework: str) -> np.ndarray:
     """Images turned round along an axis of space, counted from the last."""
     return np.flip(images, axis if framework == "torch" else axis - 1).copy()
-
-
-@cache
-def small(framework: str) -> tuple[Any, np.ndarray]:
-    torch.manual_seed(0)
-    return KITS[framework].small(), batch(0, (2, 9, 12, 3), framework)
-
-
-def batch(seed: int, shape: tuple[int, ...], framework: str) -> np.ndarray:
-    images = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    return np.moveaxis(images, -1, 1).copy() if framework == "torch" else images
 
 
 def columns(framework: str, bias: float = 0.0) -> Any:
@@ -62,17 +52,18 @@ def columns(framework: str, bias: float = 0.0) -> Any:
     inputs = tf.keras.Input((2, 4, 1))
     x = of.ReLU(name="1")(of.Conv2D(1, 1, use_bias=False, name="conv")(inputs))
     model = tf.keras.Model(inputs, of.Dense(2, name="fc")(of.Flatten()(x)))
-    model.get_layer("conv").set_weights([np.full((1, 1, 1, 1), 2, np.float32)])
-    model.get_layer("fc").set_weights([weights.reshape(8, 2), np.array([0, bias], np.float32)])
+    model.set_weights([np.full((1, 1, 1, 1), 2), weights.reshape(8, 2), np.array([0, bias])])
     return model
 
 
 LEFT = np.array([[3, 1, 1, 0], [2, 1, 0, 0.5]], np.float32)
 """Of `columns` class 0 by 2 * 7 to 2 * 1.5, the other way round when mirrored."""
+RELU = {"torch": "inside.1", "keras": "1"}
+"""The name of its ReLU where `columns` stands inside another network."""
 
 
 def as_batch(picture: np.ndarray, framework: str) -> np.ndarray:
-    return picture[None, None] if framework == "torch" else picture[None, ..., None]
+    return as_layout(framework, picture[None, ..., None])
 
 
 # --- views -------------------------------------------------------------------------------------------
@@ -162,7 +153,7 @@ def test_flips_change_nothing_for_a_network_that_is_equivariant(framework: str, 
 @pytest.mark.parametrize("method", [method for method in METHODS if method not in RANDOM])
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_the_map_of_a_mirrored_image_is_the_mirrored_map(framework: str, method: str) -> None:
-    model, images = small(framework)
+    model, images = one_small(framework)
     for augment, axis in ((FLIPS, -1), (Augment(flips=("vertical",), factors=(1,)), -2)):
         try:
             one = explain(model, images, method=method, target=2, smooth=augment)
@@ -179,31 +170,19 @@ def test_the_map_of_a_mirrored_image_is_the_mirrored_map(framework: str, method:
             assert np.abs(one.raw - alone.raw).max() > 1e-3 * largest, "the flip has its share in the map"
 
 
+@pytest.mark.parametrize("eigen", [(), ("eigen",)])
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_the_map_is_the_mean_over_the_views_each_turned_back(framework: str) -> None:
-    model, images = small(framework)
-    augment = Augment(flips=("vertical",), factors=(0.5, 1))
-    smooth = explain(model, images, method="layer_cam", target=1, smooth=augment, scaling="none")
+def test_the_map_is_the_mean_over_the_views_each_turned_back(framework: str, eigen: tuple[Any, ...]) -> None:
+    model, images = one_small(framework)
+    asked: dict[str, Any] = {"method": "layer_cam", "target": 1}
+    smooth = explain(model, images, smooth=(Augment(("vertical",), (0.5, 1)), *eigen), **asked)
     turned = mirrored(images, -2, framework)
     seen = [images, images * np.float32(0.5), turned, turned * np.float32(0.5)]
-    maps = [explain(model, each, method="layer_cam", target=1).raw for each in seen]
+    maps = [explain(model, each, smooth=eigen, **asked).raw for each in seen]
     expected = (maps[0] + maps[1] + np.flip(maps[2], 1) + np.flip(maps[3], 1)) / 4
     assert_allclose(smooth.raw, expected, atol=1e-5 * np.abs(expected).max())
+    assert_allclose(smooth.values.max((1, 2)), 1, rtol=1e-6)
     assert_array_equal(smooth.scores, explain(model, images, target=1).scores)
-
-
-def without_biases(framework: str) -> tuple[Any, np.ndarray]:
-    images = batch(1, (2, 9, 12, 3), framework)
-    if framework == "torch":
-        torch.manual_seed(1)
-        conv = [nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), nn.Conv2d(4, 4, 3, bias=False), nn.ReLU()]
-        net = nn.Sequential(*conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3, bias=False))
-        return net.eval(), images
-    tf.keras.utils.set_random_seed(1)
-    inputs = tf.keras.Input((9, 12, 3))
-    x = of.Conv2D(4, 3, use_bias=False, activation="relu")(inputs)
-    x = of.Conv2D(4, 3, use_bias=False, activation="relu")(x)
-    return tf.keras.Model(inputs, of.Dense(3, use_bias=False)(of.GlobalAveragePooling2D()(x))), images
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -211,7 +190,10 @@ def test_factors_scale_the_activations_of_a_network_without_biases(framework: st
     """f(a x) = a f(x): the gradients stay, the activations are a times as large, so that the mean has a factor of
     (0.5 + 1 + 3) / 3 = 1.5.
     """
-    model, images = without_biases(framework)
+    model, images = small(framework)
+    if framework == "torch":  # those of Keras are 0 at first
+        for name, parameter in model.named_parameters():
+            parameter.data.mul_("bias" not in name)
     methods = ["grad_cam", "hires_cam", "layer_cam", "eigen_cam", "eigen_grad_cam"]
     plain = explain_many(model, images, methods=methods, scaling="none")
     for factors, mean in (((0.5, 1, 3), 1.5), ((2,), 2), ((0.25, 0.5), 0.375)):
@@ -252,15 +234,12 @@ def test_the_target_stays_that_of_the_image_where_factors_change_the_inferred_cl
     """Class 0 is 14, class 1 is 3 + 10; of half the image 7 and 1.5 + 10."""
     model, image = columns(framework, bias=10), as_batch(LEFT, framework)
     assert explain(model, image / 2).class_ids[0] == 1
-    augment = Augment(flips=(), factors=(0.5, 1))
-    heatmap = explain(model, image, method="hires_cam", layer="1", smooth=augment, scaling="none")
-    assert_allclose(heatmap.raw[0], 0.75 * np.array([[6, 2, 0, 0], [4, 2, 0, 0]]), atol=1e-6)
-    assert heatmap.class_ids[0] == 0
-    assert_allclose(heatmap.scores, 14)
-    left_out = explain(model, image, method="hires_cam", layer="1", smooth=Augment((), (0.5,)), scaling="none")
-    assert_allclose(left_out.raw[0], 0.5 * np.array([[6, 2, 0, 0], [4, 2, 0, 0]]), atol=1e-6)
-    assert left_out.class_ids[0] == 0
-    assert_allclose(left_out.scores, 14)
+    for factors, mean in (((0.5, 1), 0.75), ((0.5,), 0.5)):
+        smooth = Augment(flips=(), factors=factors)
+        heatmap = explain(model, image, method="hires_cam", layer="1", smooth=smooth, scaling="none")
+        assert_allclose(heatmap.raw[0], mean * np.array([[6, 2, 0, 0], [4, 2, 0, 0]]), atol=1e-6)
+        assert heatmap.class_ids[0] == 0
+        assert_allclose(heatmap.scores, 14)
 
 
 def test_a_callable_target_is_asked_of_every_view() -> None:
@@ -274,7 +253,7 @@ def test_a_callable_target_is_asked_of_every_view() -> None:
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_chunks_and_several_at_once_change_nothing(framework: str) -> None:
-    model, images = small(framework)
+    model, images = one_small(framework)
     smooth = (Augment(("horizontal",), (0.9, 1)), "eigen")
     asked: dict[str, Any] = {"methods": ["layer_cam", "ablation_cam", "random_cam"], "targets": [0, None], "seed": 3}
     together = explain_many(model, images, smooth=smooth, **asked)
@@ -287,20 +266,10 @@ def test_chunks_and_several_at_once_change_nothing(framework: str) -> None:
 # --- other images ------------------------------------------------------------------------------------
 
 
-def volumes(framework: str) -> tuple[Any, np.ndarray]:
-    images = batch(2, (2, 4, 5, 6, 1), framework)
-    if framework == "torch":
-        net = nn.Sequential(nn.Conv3d(1, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(3, 2))
-        return net.eval(), images
-    inputs = tf.keras.Input((4, 5, 6, 1))
-    x = of.GlobalAveragePooling3D()(of.Conv3D(3, 2, activation="relu")(inputs))
-    return tf.keras.Model(inputs, of.Dense(2)(x)), images
-
-
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("method", ["grad_cam", "score_cam", "occlusion"])
 def test_volumes(framework: str, method: str) -> None:
-    model, images = volumes(framework)
+    model, images, _ = stacked(framework, (4, 5, 6), "relu", 2, pooled=True)
     for axis, augment in ((-1, FLIPS), (-2, Augment(("vertical",), (1,)))):
         asked: dict[str, Any] = {"method": method, "target": 0, "smooth": (augment, "eigen"), "scaling": "none"}
         smooth = explain(model, images, **asked)
@@ -313,31 +282,17 @@ def test_volumes(framework: str, method: str) -> None:
 def two_inputs(framework: str) -> Any:
     """An image times a number of each image's own."""
     if framework == "torch":
-
-        class Scaled(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.net = columns("torch")
-
-            def forward(self, number: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-                return self.net(image * number[:, :, None, None])
-
-        return Scaled()
+        return Net(lambda net, number, image: net.inside(number[..., None, None] * image), inside=columns("torch"))
     number, image = tf.keras.Input((1,)), tf.keras.Input((2, 4, 1))
-    net = columns("keras")
-    x = tf.keras.layers.Multiply()([image, tf.keras.layers.Reshape((1, 1, 1))(number)])
-    for layer in net.layers[1:]:
-        x = layer(x)
-    return tf.keras.Model([number, image], x)
+    return tf.keras.Model([number, image], columns("keras")(of.Multiply()([image, number[..., None, None]])))
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_of_several_inputs_the_picture_alone_is_seen_another_way(framework: str) -> None:
     image = np.concatenate([as_batch(LEFT, framework), as_batch(LEFT[:, ::-1], framework)])
     numbers = np.array([[1], [3]], np.float32)
-    layer = "net.1" if framework == "torch" else "1"
-    augment = Augment(("horizontal",), (1, 2))
-    asked: dict[str, Any] = {"layer": layer, "target": [0, 1], "smooth": augment, "scaling": "none"}
+    smooth = Augment(("horizontal",), (1, 2))
+    asked: dict[str, Any] = {"layer": RELU[framework], "target": [0, 1], "smooth": smooth, "scaling": "none"}
     heatmap = explain(two_inputs(framework), (numbers, image), method="hires_cam", **asked)
     expected = 1.5 * LEFT  # 2 x at half of the places of each of two views, times the mean of 1 and 2
     assert_allclose(heatmap.raw, [expected, 3 * expected[:, ::-1]], atol=1e-5)
@@ -347,42 +302,32 @@ def test_of_several_inputs_the_picture_alone_is_seen_another_way(framework: str)
     assert_allclose(probed.raw, [3 * LEFT, 9 * LEFT[:, ::-1]], atol=1e-5)
 
 
-class OfBytes(nn.Module):
+def of_integers(framework: str, dtype: str) -> Any:
     """Takes pixels from 0 to 255 as integers, and takes floats for normalised already, as many nets do."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.net, self.dtype = columns("torch"), dtype
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.net(x.float() / 255 if x.dtype == self.dtype else x)
-
-
-def of_bytes(framework: str, dtype: type) -> Any:
     if framework == "torch":
-        return OfBytes(torch.from_numpy(np.zeros(1, dtype)).dtype)
+
+        def compute(net: Any, x: torch.Tensor) -> torch.Tensor:
+            return net.inside(x.float() / 255 if x.dtype == getattr(torch, dtype) else x)
+
+        return Net(compute, inside=columns("torch"))
     inputs = tf.keras.Input((2, 4, 1), dtype=dtype)
-    x = tf.keras.layers.Rescaling(1 / 255)(inputs)
-    for layer in columns("keras").layers[1:]:
-        x = layer(x)
-    return tf.keras.Model(inputs, x)
+    return tf.keras.Model(inputs, columns("keras")(of.Rescaling(1 / 255)(inputs)))
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
-def test_integer_images_stay_integers(framework: str, dtype: type) -> None:
+@pytest.mark.parametrize("dtype", ["uint8", "int64"])
+def test_integer_images_stay_integers(framework: str, dtype: str) -> None:
     """As a picture in bytes is made brighter or darker: rounded, and of bytes 255 is the end, without a wrap-around."""
     picture = np.array([[255, 100, 10, 0], [200, 3, 0, 1]])
-    image = as_batch(picture, framework).astype(dtype)
-    layer = "net.1" if framework == "torch" else "1"
-    asked: dict[str, Any] = {"method": "hires_cam", "layer": layer, "scaling": "none"}
-    brighter = np.array([[255 if dtype is np.uint8 else 306, 120, 12, 0], [240, 4, 0, 1]])
+    model, image = of_integers(framework, dtype), as_batch(picture, framework).astype(dtype)
+    asked: dict[str, Any] = {"method": "hires_cam", "layer": RELU[framework], "scaling": "none"}
+    brighter = np.array([[255 if dtype == "uint8" else 306, 120, 12, 0], [240, 4, 0, 1]])
     darker = np.array([[153, 60, 6, 0], [120, 2, 0, 1]])
     for factors, seen in (((1,), picture), ((1.2,), brighter), ((1, 1.2), (picture + brighter) / 2), ((0.6,), darker)):
-        heatmap = explain(of_bytes(framework, dtype), image, smooth=Augment((), factors), **asked)
+        heatmap = explain(model, image, smooth=Augment((), factors), **asked)
         assert_allclose(heatmap.raw[0], 2 * seen / 255 * [1, 1, 0, 0], atol=1e-5)
         assert heatmap.class_ids[0] == 0
-    turned = explain(of_bytes(framework, dtype), image, smooth=FLIPS, **asked)
+    turned = explain(model, image, smooth=FLIPS, **asked)
     assert_allclose(turned.raw[0], picture / 255, atol=1e-5)
 
 
@@ -393,10 +338,6 @@ TERMS = st.tuples(st.integers(0, 99), st.integers(1, 3), st.integers(2, 6), st.i
 
 def random_terms(shape: tuple[int, ...]) -> torch.Tensor:
     return torch.randn(shape[1:], generator=torch.Generator().manual_seed(shape[0]))
-
-
-def size_of(maps: torch.Tensor) -> torch.Tensor:
-    return maps.flatten(1).norm(dim=1)
 
 
 @given(shape=TERMS, scale=st.sampled_from([1e-20, 1.0, 1e10]))
@@ -414,22 +355,19 @@ def test_the_size_of_the_map_stays_and_so_does_its_side(shape: tuple[int, ...]) 
     smoothed = eigen_smoothed(terms)
     assert smoothed.shape == (shape[1], *shape[3:])
     assert smoothed.dtype == torch.float32
-    assert_allclose(size_of(smoothed), size_of(terms.sum(1)), rtol=1e-5)
-    assert ((smoothed * terms.sum(1)).flatten(1).sum(1) >= 0).all()
+    whole = terms.sum(1)
+    size, expected = (maps.flatten(1).norm(dim=1) for maps in (smoothed, whole))
+    assert_allclose(size, expected, rtol=1e-5)
+    assert ((smoothed * whole).flatten(1).sum(1) >= 0).all()
 
 
 @given(shape=TERMS)
-def test_the_order_of_the_channels_says_nothing(shape: tuple[int, ...]) -> None:
+def test_neither_the_order_of_the_channels_nor_another_image_says_anything(shape: tuple[int, ...]) -> None:
     terms = random_terms(shape)
-    order = torch.randperm(shape[2], generator=torch.Generator().manual_seed(shape[0]))
-    assert_allclose(eigen_smoothed(terms[:, order]), eigen_smoothed(terms), rtol=1e-4, atol=1e-5)  # sums reordered
-
-
-@given(shape=TERMS)
-def test_an_image_is_smoothed_by_itself(shape: tuple[int, ...]) -> None:
-    terms = random_terms(shape)
-    alone = torch.cat([eigen_smoothed(terms[at : at + 1]) for at in range(shape[1])])
-    assert_allclose(eigen_smoothed(terms), alone, rtol=1e-4, atol=1e-5)  # a batched decomposition rounds otherwise
+    smoothed, order = eigen_smoothed(terms), torch.randperm(shape[2], generator=torch.Generator().manual_seed(shape[0]))
+    assert_allclose(eigen_smoothed(terms[:, order]), smoothed, rtol=1e-4, atol=1e-5)  # sums reordered
+    alone = torch.cat([eigen_smoothed(image) for image in terms.split(1)])
+    assert_allclose(smoothed, alone, rtol=1e-4, atol=1e-5)  # a batched decomposition rounds otherwise
 
 
 def test_what_the_larger_of_two_channels_shows() -> None:
@@ -459,7 +397,7 @@ def test_one_term_stays_bit_for_bit() -> None:
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_eigen_smoothing_of_every_method(framework: str, method: str) -> None:
     """The first component of its terms, and of a method without terms the map as it was."""
-    model, images = small(framework)
+    model, images = one_small(framework)
     asked: dict[str, Any] = {"method": method, "target": 2, "scaling": "none"}
     if method in ("smooth_grad_cam_plus_plus", "ss_cam", "is_cam"):
         asked["method"] = (method, {"samples": 2})
@@ -468,8 +406,7 @@ def test_eigen_smoothing_of_every_method(framework: str, method: str) -> None:
     except UnsupportedModelError:
         assert method in REFUSED_BY_SOME
         return
-    whole = method in ("eigen_cam", "eigen_grad_cam", "kpca_cam", "occlusion", "full_grad")
-    if whole:
+    if method in ("eigen_cam", "eigen_grad_cam", "kpca_cam", "occlusion", "full_grad"):
         assert_array_equal(smooth.raw, plain.raw)
     else:
         sizes = [np.sqrt((one.raw.astype(np.float64) ** 2).sum((1, 2))) for one in (plain, smooth)]
@@ -490,19 +427,8 @@ def test_eigen_smoothing_by_a_decomposition_of_numpy(framework: str) -> None:
     assert_allclose(heatmap.raw[0], first, atol=1e-5)
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_both_smoothings_are_the_mean_of_smoothed_views(framework: str) -> None:
-    model, images = small(framework)
-    asked: dict[str, Any] = {"method": "layer_cam", "target": 1}
-    smooth = explain(model, images, smooth=("eigen", FLIPS), **asked)
-    one = explain(model, images, smooth="eigen", **asked).raw
-    other = explain(model, mirrored(images, -1, framework), smooth="eigen", **asked).raw
-    assert_allclose(smooth.raw, (one + np.flip(other, 2)) / 2, atol=1e-5 * np.abs(one).max())
-    assert_allclose(smooth.values.reshape(2, -1).max(1), 1, rtol=1e-6)
-
-
 def test_smoothing_leaves_the_model_and_the_images_as_they_were() -> None:
-    model, images = small("torch")
+    model, images = one_small("torch")
     held = [*(tensor.numpy() for tensor in model.state_dict().values()), images]
     kept, state = [each.copy() for each in held], torch.get_rng_state()
     explain(model, images, smooth=("augment", "eigen"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,37 +35,30 @@ def test_photos_are_turned_as_their_exif_says(tmp_path: Path) -> None:
     assert read.picture[4, 12].tolist() == [255, 0, 0], "red, at the upper left, comes to the upper right"
 
 
-def level(value: int, mode: str) -> Image.Image:
-    return Image.new(mode, (4, 4), value)
+CLEAR = Image.new("P", (4, 4), 0)
+CLEAR.info["transparency"] = 0
 
-
-MODES: dict[str, tuple[Callable[[], Image.Image], str, list[int]]] = {
-    "grey": (lambda: level(100, "L"), "png", [100] * 3),
-    "bits": (lambda: level(1, "1"), "png", [255] * 3),
-    "16 bits": (lambda: Image.fromarray(np.full((4, 4), 100 * 257, np.uint16)), "png", [100] * 3),
-    "16 bits in TIFF": (lambda: Image.fromarray(np.full((4, 4), 65535, np.uint16)), "tif", [255] * 3),
-    "integers": (lambda: Image.fromarray(np.full((4, 4), 100 * 257, np.int32)), "tif", [100] * 3),
-    "half transparent": (lambda: Image.new("RGBA", (4, 4), (255, 0, 0, 102)), "png", [255, 153, 153]),
-    "transparent grey": (lambda: Image.new("LA", (4, 4), (0, 0)), "png", [255] * 3),
-    "palette": (lambda: Image.new("RGB", (4, 4), (9, 99, 199)).quantize(4), "png", [9, 99, 199]),
-    "cmyk": (lambda: Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "tif", [255, 0, 0]),
+MODES = {
+    "grey": (Image.new("L", (4, 4), 100), "png", [100] * 3),
+    "bits": (Image.new("1", (4, 4), 1), "png", [255] * 3),
+    "16 bits": (Image.fromarray(np.full((4, 4), 100 * 257, np.uint16)), "png", [100] * 3),
+    "16 bits in TIFF": (Image.fromarray(np.full((4, 4), 65535, np.uint16)), "tif", [255] * 3),
+    "integers": (Image.fromarray(np.full((4, 4), 100 * 257, np.int32)), "tif", [100] * 3),
+    "half transparent": (Image.new("RGBA", (4, 4), (255, 0, 0, 102)), "png", [255, 153, 153]),
+    "transparent grey": (Image.new("LA", (4, 4), (0, 0)), "png", [255] * 3),
+    "palette": (Image.new("RGB", (4, 4), (9, 99, 199)).quantize(4), "png", [9, 99, 199]),
+    "palette with a transparent entry": (CLEAR, "png", [255] * 3),
+    "cmyk": (Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "tif", [255, 0, 0]),
 }
 
 
-@pytest.mark.parametrize(("make", "suffix", "expected"), MODES.values(), ids=MODES)
-def test_pixels_of_every_kind(
-    tmp_path: Path, make: Callable[[], Image.Image], suffix: str, expected: list[int]
-) -> None:
+@pytest.mark.parametrize(("photo", "suffix", "expected"), MODES.values(), ids=MODES)
+def test_pixels_of_every_kind(tmp_path: Path, photo: Image.Image, suffix: str, expected: list[int]) -> None:
     path = tmp_path / f"photo.{suffix}"
-    make().save(path)
+    photo.save(path)
     assert read_photo(path, Preparation((4, 4))).picture[1, 2].tolist() == expected
     grey = read_photo(path, Preparation((4, 4), channels=1)).picture[1, 2]
     assert grey.tolist() == [round(float(np.dot(expected, [0.299, 0.587, 0.114])))] * 3
-
-
-def test_a_palette_with_a_transparent_entry_is_shown_on_white(tmp_path: Path) -> None:
-    Image.new("P", (4, 4), 0).save(tmp_path / "photo.png", transparency=0)
-    assert (read_photo(tmp_path / "photo.png", Preparation((4, 4))).picture == 255).all()
 
 
 def test_what_cannot_be_read_is_told_with_a_reason(tmp_path: Path) -> None:
@@ -85,18 +77,18 @@ def test_what_cannot_be_read_is_told_with_a_reason(tmp_path: Path) -> None:
             read_photo(tmp_path / name, Preparation((4, 4)))
 
 
-def test_folders_give_their_images_in_order(here: Path) -> None:
+def test_folders_give_their_images_in_order(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
     for name in ("b.png", "a.JPG", "notes.txt", ".hidden.png", "below/c.png", ".git/d.png"):
-        path = here / "folder" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(squares()).save(path, "PNG")
-    folder = here / "folder"
-    assert [path.name for path in image_files([folder])] == ["a.JPG", "b.png"]
-    assert [path.name for path in image_files([folder], recursive=True)] == ["a.JPG", "b.png", "c.png"]
-    assert [path.name for path in image_files([folder / "b.png", folder])] == ["b.png", "a.JPG"]
-    (here / "empty").mkdir()
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(squares()).save(folder / name, "PNG")
+    a, b, c = (folder / name for name in ("a.JPG", "b.png", "below/c.png"))
+    assert image_files([folder]) == [a, b]
+    assert image_files([folder], recursive=True) == [a, b, c]
+    assert image_files([b, folder]) == [b, a]
+    (tmp_path / "empty").mkdir()
     with pytest.raises(PhotoError, match=r"another folder, or look below it with recursive=\.$"):
-        image_files([folder, here / "empty"])
+        image_files([folder, tmp_path / "empty"])
 
 
 def test_names_are_free_of_each_other() -> None:

@@ -7,33 +7,38 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import torch
+from numpy.testing import assert_allclose
 from torch import nn
 
 from fe_gradcam.types import CamInputs
-from tests.models.toys import FakeProbe, SmallTorch, small_keras
+from tests.models.toys import FakeProbe, SmallTorch, layers, small_keras
 
 PERTURBING = ["score_cam", "ss_cam", "is_cam", "ablation_cam", "occlusion"]
 A0 = np.array([[0, 1, 2], [3, 4, 5]], np.float64)
 A1 = np.array([[2, 1, 0], [0, 0, 0]], np.float64)
 
 
-def inputs_of(seed: int, n: int, k: int, h: int, w: int, at_once: int = 7) -> CamInputs:
+def inputs_of(seed: int, n: int, k: int, h: int, w: int) -> CamInputs:
     generator = torch.Generator().manual_seed(seed)
-    activations = torch.randn(n, k, h, w, generator=generator)
-    gradients = torch.randn(n, k, h, w, generator=generator)
-    images = torch.randn(n, 3, 2 * h, 2 * w, generator=generator)
-    return given_by(activations, gradients, images, at_once)
+    shapes = (n, k, h, w), (n, k, h, w), (n, 3, 2 * h, 2 * w)
+    return given_by(*(torch.randn(shape, generator=generator) for shape in shapes))
 
 
-def given_by(activations: torch.Tensor, gradients: torch.Tensor, images: torch.Tensor, at_once: int = 7) -> CamInputs:
-    probe = FakeProbe(activations, gradients, images, at_once)
+def given_by(activations: torch.Tensor, gradients: torch.Tensor, images: torch.Tensor) -> CamInputs:
+    probe = FakeProbe(activations, gradients, images)
     class_ids = torch.zeros(len(activations), dtype=torch.int64)
     return CamInputs(activations, gradients, probe.base(), class_ids, images=images, probe=probe)
 
 
 def row_of(inputs: CamInputs, rows: Any) -> CamInputs:
     return given_by(inputs.activations[rows], inputs.gradients[rows], inputs.images[rows])
+
+
+def assert_close(found: Any, expected: Any, share: float = 1e-5) -> None:
+    """Within a share of the largest that is expected."""
+    assert_allclose(found, expected, atol=share * float(np.abs(expected).max()))
 
 
 class Counting(nn.Module):
@@ -74,19 +79,14 @@ def stacked(
     framework: str, size: tuple[int, ...], bend: str, kernel: int = 1, *, pooled: bool = False
 ) -> tuple[Any, np.ndarray, tuple[Any, ...]]:
     """A convolution of one channel, a bend, and two classes, of all places or of each; two images; the layers."""
-    of_volumes = len(size) == 3
+    axes = len(size)
     if framework == "torch":
-        convolution = nn.Conv3d if of_volumes else nn.Conv2d
-        pool = nn.AdaptiveAvgPool3d if of_volumes else nn.AdaptiveAvgPool2d
+        convolution, pool = getattr(nn, f"Conv{axes}d"), getattr(nn, f"AdaptiveAvgPool{axes}d")
         bends = {"relu": nn.ReLU, "tanh": nn.Tanh, "relu6": partial(nn.ReLU6, inplace=True)}
         head = [pool(1), nn.Flatten(), nn.Linear(4, 2)] if pooled else [convolution(4, 2, 1)]
         model = nn.Sequential(convolution(1, 4, kernel), bends[bend](), *head)
         return model, np.random.randn(2, 1, *size).astype(np.float32), ("0", "1", "2")
-    import tensorflow as tf
-
-    layers = tf.keras.layers
-    convolution = layers.Conv3D if of_volumes else layers.Conv2D
-    pool = layers.GlobalAveragePooling3D if of_volumes else layers.GlobalAveragePooling2D
+    convolution, pool = getattr(layers, f"Conv{axes}D"), getattr(layers, f"GlobalAveragePooling{axes}D")
     bent = layers.ReLU(6.0) if bend == "relu6" else layers.Activation(bend)
     head = [pool(), layers.Dense(2)] if pooled else [convolution(2, 1)]
     parts = [convolution(4, kernel), bent, *head]

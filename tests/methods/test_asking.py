@@ -8,8 +8,9 @@ import torch
 from numpy.testing import assert_allclose
 
 from fe_gradcam import explain
+from fe_gradcam.explaining.route import explained
 from fe_gradcam.explaining.settings import Settings
-from tests.methods.inputs import PERTURBING, Counting
+from tests.methods.inputs import PERTURBING, Counting, assert_close
 from tests.models.toys import twins
 
 
@@ -21,7 +22,7 @@ def test_never_more_rows_at_once_than_the_batch_size(method: str, batch_size: in
     model.rows.clear()
     chunks = explain(model, images, method=method, layer="relu", batch_size=batch_size)
     assert max(max(rows) for rows in model.rows) == batch_size
-    assert_allclose(chunks.raw, one_piece.raw, atol=1e-5 * np.abs(one_piece.raw).max())
+    assert_close(chunks.raw, one_piece.raw)
 
 
 def test_without_a_batch_size_it_asks_thirty_two_at_once() -> None:
@@ -53,8 +54,6 @@ def test_each_image_has_numbers_of_its_own() -> None:
 
 def test_a_trial_asks_few_variants() -> None:
     """The trace tries its arguments before the training: not with every channel of a wide layer."""
-    from fe_gradcam.explaining.route import explained
-
     model = Counting()
     settings = Settings(batch_size=2, trial=True)
     for method in PERTURBING:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from sklearn.decomposition import KernelPCA
 
 from fe_gradcam import METHODS
 from fe_gradcam.errors import ArgumentError, CamWarning
@@ -29,8 +30,6 @@ def test_fem_by_hand() -> None:
 @pytest.mark.parametrize("component", [1, 2, 3])
 @given(seed=st.integers(0, 99))
 def test_kpca_cam_is_the_kernel_pca_of_scikit_learn(component: int, seed: int) -> None:
-    from sklearn.decomposition import KernelPCA
-
     inputs = inputs_of(seed, 1, 4, 3, 5)
     rows = inputs.activations[0].flatten(1).T.double().numpy()
     pca = KernelPCA(n_components=component, kernel="sigmoid", gamma=1 / 4, coef0=1, eigen_solver="dense")
@@ -48,8 +47,7 @@ def test_eigen_cam_is_the_singular_vector_of_numpy(seed: int, center: bool) -> N
     rows = rows - rows.mean(0) if center else rows
     left, values, _ = np.linalg.svd(rows, full_matrices=False)
     for component in (1, 2, 6):
-        method = METHODS.find(("eigen_cam", {"component": component, "center": center}))
-        found = method(inputs)[0].numpy()
+        found = METHODS.find(("eigen_cam", {"component": component, "center": center}))(inputs)[0].numpy()
         expected = (left[:, component - 1] * values[component - 1]).reshape(3, 4)
         assert_allclose(found, np.sign((found * expected).sum()) * expected, atol=1e-4)
         assert (found * inputs.activations[0].sum(0).numpy()).sum() >= -1e-4

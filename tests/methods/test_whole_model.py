@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import torch
 from numpy.testing import assert_allclose
 from torch import nn
@@ -19,7 +20,7 @@ from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.resolved import resolve_target
 from tests.methods.inputs import Net, small, stacked
-from tests.models.toys import twins
+from tests.models.toys import layers, twins
 
 
 @pytest.mark.parametrize("framework", ["torch", "keras"])
@@ -48,9 +49,8 @@ def test_full_grad_takes_batch_norm_and_refuses_attention_to_channels(framework:
     else:
         norm = next(layer for layer in model.layers if "batch" in layer.name)
         norm.set_weights([np.random.rand(8), np.random.randn(8), np.random.randn(8), np.random.rand(8) + 0.5])
-    heatmap = explain(model, images, method="full_grad", layer="conv2")
-    assert heatmap.raw.shape == (2, 9, 12)
-    assert (heatmap.raw >= 0).all()
+    raw = explain(model, images, method="full_grad", layer="conv2").raw
+    assert raw.shape == (2, 9, 12) and (raw >= 0).all()
     if framework == "torch":
 
         def gate(net: Any, x: torch.Tensor) -> torch.Tensor:
@@ -59,9 +59,6 @@ def test_full_grad_takes_batch_norm_and_refuses_attention_to_channels(framework:
 
         gated: Any = Net(gate, conv2=nn.Conv2d(3, 4, 3), fc=nn.Linear(4, 5))
     else:
-        import tensorflow as tf
-
-        layers = tf.keras.layers
         inputs = tf.keras.Input((9, 12, 3))
         maps = layers.Conv2D(4, 3, name="conv2")(inputs)
         gate = layers.Activation("sigmoid")(layers.GlobalAveragePooling2D(keepdims=True)(maps))
@@ -84,9 +81,8 @@ def test_full_grad_refuses_attention(seed: int, strength: float) -> None:
     for parameter in attention.parameters():
         parameter.data *= strength
     model = Net(attend, conv=nn.Conv2d(3, 8, 3), fc=nn.Linear(8, 4), attention=attention).eval()
-    images = torch.randn(2, 3, 9, 9)
     with pytest.raises(UnsupportedModelError, match="full_grad"):
-        explain(model, images, method="full_grad", layer="conv")
+        explain(model, torch.randn(2, 3, 9, 9), method="full_grad", layer="conv")
 
 
 @pytest.mark.parametrize("framework", ["torch", "keras"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,22 +13,11 @@ import torch
 from torch import nn
 
 from fe_gradcam import METRICS, Heatmap, measure
+from tests.heat import heatmap_of
 from tests.models.toys import SmallTorch, small_keras
 
 FRAMEWORKS = ("torch", "keras")
-RANGES: dict[str, tuple[float, float]] = {
-    "average_drop": (0, 1),
-    "increase": (0, 1),
-    "deletion": (0, 1),
-    "insertion": (0, 1),
-    "road": (-0.5, 0.5),
-    "pointing_game": (0, 1),
-    "energy_inside": (0, 1),
-    "energy_ratio": (0, np.inf),
-    "sanity": (0, 1),
-}
 OF_MODEL = [name for name, metric in METRICS.items() if metric.needs == "model"]
-OF_PLACE = [name for name, metric in METRICS.items() if metric.needs == "place"]
 
 
 class TorchReader(nn.Module):
@@ -60,17 +52,13 @@ READERS = {"torch": TorchReader, "keras": KerasReader}
 
 def laid_out(framework: str, images: np.ndarray) -> Any:
     """Images (N, C, H, W) in the framework's layout."""
-    return torch.from_numpy(images) if framework == "torch" else np.ascontiguousarray(np.moveaxis(images, 1, -1))
+    return np.ascontiguousarray(np.moveaxis(images, 1, -1)) if framework == "keras" else torch.from_numpy(images)
 
 
 def heat_of(values: Any, class_ids: Any = 0) -> Heatmap:
     """A heatmap of these values, blank where none is positive."""
     values = np.asarray(values, np.float32)
-    count = len(values)
-    nothing = np.zeros(count, np.float32)
-    ids = np.broadcast_to(np.asarray(class_ids, np.int64), count).copy()
-    blank = values.reshape(count, -1).max(1) <= 0
-    return Heatmap(values, values, ids, nothing, nothing, blank, method="given", layer="", scaling="none")
+    return heatmap_of(values, class_ids, blank=values.reshape(len(values), -1).max(1) <= 0)
 
 
 def random_case(framework: str) -> tuple[Any, Any, Heatmap, np.ndarray]:
@@ -86,16 +74,30 @@ def random_case(framework: str) -> tuple[Any, Any, Heatmap, np.ndarray]:
 
 
 def every_metric(model: Any, images: Any, heatmap: Heatmap, places: np.ndarray, **given: Any) -> dict[str, np.ndarray]:
-    def again() -> Heatmap:
-        return heatmap
-
-    return measure(model, images, heatmap, tuple(METRICS), places=places, again=again, **given)
+    return measure(model, images, heatmap, tuple(METRICS), places=places, again=lambda: heatmap, **given)
 
 
 def weights_of(model: Any) -> list[np.ndarray]:
     if isinstance(model, nn.Module):
         return [value.detach().numpy().copy() for value in model.state_dict().values()]
     return [value.numpy() for value in model.weights]
+
+
+def streams() -> list[Any]:
+    return [random.getstate(), [str(part) for part in np.random.get_state()], torch.get_rng_state().tolist()]
+
+
+@contextmanager
+def untouched(model: Any) -> Iterator[None]:
+    """Weights stay bit for bit, and the random streams of Python, NumPy and both frameworks where they are."""
+    tf.random.set_seed(1)
+    drawn = tf.random.uniform([3]).numpy()
+    tf.random.set_seed(1)
+    weights, before = weights_of(model), streams()
+    yield
+    assert all(one.tobytes() == other.tobytes() for one, other in zip(weights, weights_of(model), strict=True))
+    assert streams() == before
+    assert np.array_equal(tf.random.uniform([3]), drawn)
 
 
 def outputs_of(model: Any, images: Any) -> np.ndarray:

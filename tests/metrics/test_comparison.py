@@ -17,7 +17,7 @@ from torch import nn
 
 from fe_gradcam import ArgumentError, UnsupportedModelError
 from fe_gradcam.metrics.comparison import overlap_of_hottest, randomised, rank_correlation
-from tests.metrics.readers import laid_out, outputs_of, weights_of
+from tests.metrics.readers import laid_out, outputs_of, untouched, weights_of
 from tests.models.toys import SmallTorch, small_keras
 
 NUMBERS = st.integers(-3, 3).map(float)
@@ -72,25 +72,18 @@ MODELS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_randomised_model_is_put_back_bit_for_bit(kind: str) -> None:
     model = MODELS[kind]()
-    images = laid_out(
-        "keras" if kind == "keras" else "torch", np.random.default_rng(0).random((2, 3, 9, 12), np.float32)
-    )
+    images = laid_out(kind, np.random.default_rng(0).random((2, 3, 9, 12), np.float32))
     before, outputs = weights_of(model), outputs_of(model, images)
-    streams = np.random.get_state()[1].copy(), torch.get_rng_state().clone()
     shuffled = []
     for seed in (0, 0, 1):
-        with pytest.raises(KeyboardInterrupt), randomised(model, seed):
+        with untouched(model), pytest.raises(KeyboardInterrupt), randomised(model, seed):
             shuffled.append(weights_of(model))
             assert np.abs(outputs_of(model, images) - outputs).max() > 1e-3 * np.abs(outputs).max()
             raise KeyboardInterrupt
-        for one, other in zip(before, weights_of(model), strict=True):
-            assert one.tobytes() == other.tobytes()
     for one, first, second, third in zip(before, *shuffled, strict=True):
         assert_array_equal(first, second)
         assert_array_equal(np.sort(first, None), np.sort(one, None))
         assert (one.ndim > 1) == bool((first != one).any()) == bool((first != third).any())
-    assert_array_equal(np.random.get_state()[1], streams[0])
-    assert torch.equal(torch.get_rng_state(), streams[1])
 
 
 def test_a_graph_and_gradients_survive_a_randomised_model() -> None:
@@ -110,10 +103,9 @@ def test_weights_made_in_inference_mode_and_tied_ones_are_randomised_too() -> No
         model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
     model[1].weight = model[0].weight
     before = weights_of(model)
-    with randomised(model):
+    with untouched(model), randomised(model):
         assert (model[0].weight.detach().numpy() != before[0]).any()
         assert model[1].weight is model[0].weight
-    assert all(one.tobytes() == other.tobytes() for one, other in zip(before, weights_of(model), strict=True))
 
 
 def test_randomised_says_what_it_takes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -61,8 +62,6 @@ def test_a_ramp_is_filled_in_as_it_was_and_so_is_a_constant() -> None:
 
 
 def test_what_pixels_are_replaced_by() -> None:
-    import cv2
-
     images = torch.rand(2, 3, 20, 8)
     assert_allclose(filled(images, "mean"), images.mean((2, 3))[:, :, None, None].expand_as(images), rtol=1e-6)
     assert_array_equal(filled(images, -1), -torch.ones_like(images))

@@ -20,6 +20,8 @@ from tests.metrics.readers import FRAMEWORKS, OF_MODEL, READERS, TorchReader, he
 WEIGHTS = np.arange(1, 9, dtype=np.float32).reshape(2, 4) / 36
 BEST_DELETION = (36 / 2 + 28 + 21 + 15 + 10 + 6 + 3 + 1) / 36 / 8
 BEST_INSERTION = (8 + 15 + 21 + 26 + 30 + 33 + 35 + 36 / 2) / 36 / 8
+QUADRANT = np.zeros((8, 8), np.float32)
+QUADRANT[:4, 4:] = 1
 BY_PIXEL = [("deletion", {"steps": 8}), ("insertion", {"steps": 8, "baseline": 0.0})]
 
 
@@ -55,17 +57,11 @@ def test_a_blank_heatmap_deletes_in_a_random_order(framework: str) -> None:
     assert abs(drawn["deletion"].mean() - 0.5) < 4 * 0.29 / 10  # 0.29: of the uniform distribution
 
 
-def quadrant() -> np.ndarray:
-    mask = np.zeros((8, 8), np.float32)
-    mask[:4, 4:] = 1
-    return mask
-
-
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_model_that_reads_one_quadrant(framework: str) -> None:
-    model = READERS[framework](quadrant() / 16)
-    image = laid_out(framework, np.tile(quadrant(), (2, 1, 1, 1)))
-    heatmap = heat_of([3 * quadrant(), 3 * quadrant()[::-1]])  # the right one, and that below it
+    model = READERS[framework](QUADRANT / 16)
+    image = laid_out(framework, np.tile(QUADRANT, (2, 1, 1, 1)))
+    heatmap = heat_of([3 * QUADRANT, 3 * QUADRANT[::-1]])  # the right one, and that below it
     metrics = ("average_drop", "increase", ("road", {"percentiles": (25,), "noise": 0.0}), ("deletion", {"steps": 4}))
     found = measure(model, image, heatmap, metrics)
     assert list(found) == ["average_drop", "increase", "road(percentiles=(25,), noise=0.0)", "deletion(steps=4)"]
@@ -80,9 +76,9 @@ def test_a_model_that_reads_one_quadrant(framework: str) -> None:
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_an_image_better_known_through_its_heat(framework: str) -> None:
-    model = READERS[framework]((quadrant() - 0.25) / 16, 0.3)  # what lies beside the quadrant speaks against it
+    model = READERS[framework]((QUADRANT - 0.25) / 16, 0.3)  # what lies beside the quadrant speaks against it
     image = laid_out(framework, np.ones((3, 1, 8, 8), np.float32))
-    found = measure(model, image, heat_of([quadrant(), np.ones((8, 8)), 1 - quadrant()]), ("increase", "average_drop"))
+    found = measure(model, image, heat_of([QUADRANT, np.ones((8, 8)), 1 - QUADRANT]), ("increase", "average_drop"))
     assert_allclose(found["increase"], [1, 0, 0])
     assert_allclose(found["average_drop"], [0, 0, 1], atol=1e-6)  # Y 0.3; O 1, 0.3 and 0.3 - 0.75
 
@@ -100,14 +96,13 @@ def test_a_constant_model(framework: str) -> None:
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_average_drop_is_nan_where_there_is_nothing_to_lose(framework: str) -> None:
-    model, blank = READERS[framework](quadrant() / 16), laid_out(framework, np.zeros((1, 1, 8, 8), np.float32))
-    assert np.isnan(measure(model, blank, heat_of([quadrant()]), "average_drop")["average_drop"]).all()
+    model, blank = READERS[framework](QUADRANT / 16), laid_out(framework, np.zeros((1, 1, 8, 8), np.float32))
+    assert np.isnan(measure(model, blank, heat_of([QUADRANT]), "average_drop")["average_drop"]).all()
 
 
 def test_noise_is_that_of_the_seed_and_of_missing_pixels_alone() -> None:
-    pixels = np.zeros((8, 8))
+    pixels, image = np.zeros((8, 8)), torch.full((1, 1, 8, 8), 0.5)
     pixels[0, 0] = 1
-    image = torch.full((1, 1, 8, 8), 0.5)
 
     def road(hottest: tuple[int, int], seed: int = 0, **given: Any) -> float:
         heat = np.ones((1, 8, 8))
@@ -201,15 +196,13 @@ def test_grad_cam_of_a_trained_classifier(framework: str, pretrained: dict[str, 
     images = images[:4]
     heatmap = explain(model, images)
 
-    def again() -> Heatmap:
-        return explain(model, images, target=heatmap.class_ids)
-
     metrics = (("insertion", {"steps": 10}), ("road", {"percentiles": (20, 50)}))
     noise = heat_of(np.random.default_rng(0).random(heatmap.values.shape), heatmap.class_ids)
     found, blind = (measure(model, images, one, metrics, batch_size=8) for one in (heatmap, noise))
     for name, least in zip(found, (0.1, 0.05), strict=True):
         assert summary(found[name]) > summary(blind[name]) + least, name
-    assert summary(measure(model, images, heatmap, "sanity", again=again)["sanity"]) < 0.5
+    sanity = measure(model, images, heatmap, "sanity", again=lambda: explain(model, images, target=heatmap.class_ids))
+    assert summary(sanity["sanity"]) < 0.5
 
 
 @pytest.mark.parametrize("name", METRICS)

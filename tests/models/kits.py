@@ -78,6 +78,11 @@ def keras_classifier(outputs: int, activation: str | None = None) -> Any:
     return tf.keras.Model(inputs, of.Dense(outputs, activation=activation)(x))
 
 
+def by_hand(kit: Kit) -> Any:
+    """A classifier that makes its probabilities without a softmax."""
+    return kit.behind(kit.small(), lambda x: kit.exp(x) / kit.total(kit.exp(x)))
+
+
 KITS = {
     "torch": Kit(
         name="torch", small=SmallTorch, toy=torch_toy, behind=TorchBehind, pooled=TorchPooled,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 NETS = '''
@@ -129,8 +130,6 @@ def as_input(picture: np.ndarray) -> np.ndarray:
 
 def keras_colours(channels: int = 3, scaled: bool = False) -> Any:
     """The like of Colours; `scaled` takes pixels in [0, 255] and divides them itself."""
-    import tensorflow as tf
-
     layers = tf.keras.layers
     inputs = tf.keras.Input((16, 16, channels))
     x = layers.Rescaling(1 / 255)(inputs) if scaled else inputs

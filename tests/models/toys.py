@@ -13,8 +13,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
+import tensorflow as tf
 import torch
 from torch import nn
+
+layers = tf.keras.layers
 
 IMAGE = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
 HEAD = np.array([[3, 1], [-1, 2]], np.float32)
@@ -51,9 +54,6 @@ def torch_toy(kind: Kind, head: Callable[[Any], Any] | None = None) -> tuple[nn.
 
 def keras_toy(kind: Kind, activation: str | None = None) -> tuple[Any, np.ndarray, str]:
     """The network, its input and the name of the layer behind the ReLU."""
-    import tensorflow as tf
-
-    layers = tf.keras.layers
     inputs = tf.keras.Input((2, 3, 1))
     x = layers.ReLU(name="relu")(layers.Conv2D(2, 1, name="conv")(inputs))
     x = layers.GlobalAveragePooling2D()(x) if kind == "pooled" else layers.Flatten()(x)
@@ -87,9 +87,6 @@ class SmallTorch(nn.Module):
 
 def small_keras(channels: int = 3, classes: int = 5, softmax: bool = False, size: tuple[int, int] = (9, 12)) -> Any:
     """The like of SmallTorch, functional."""
-    import tensorflow as tf
-
-    layers = tf.keras.layers
     inputs = tf.keras.Input((*size, channels))
     x = layers.Conv2D(8, 3, padding="same", name="conv1")(inputs)
     x = layers.ReLU()(layers.BatchNormalization()(x))
@@ -101,8 +98,7 @@ def small_keras(channels: int = 3, classes: int = 5, softmax: bool = False, size
 class CurvedTorch(nn.Module):
     """Two convolutions, an average over 2x2 places, and a head whose score is curved in the layer, by a tanh.
 
-    Args:
-        linear: Whether the layer is averaged over space before one linear layer instead.
+    If `linear`, the layer is averaged over space before one linear layer instead.
     """
 
     def __init__(self, linear: bool = False, channels: int = 5, classes: int = 4) -> None:
@@ -124,9 +120,6 @@ class CurvedTorch(nn.Module):
 
 def curved_keras(net: CurvedTorch) -> Any:
     """The same in Keras, for images of 6 by 8 pixels, with the same weights."""
-    import tensorflow as tf
-
-    layers = tf.keras.layers
     channels = net.conv2.out_channels
     inputs = tf.keras.Input((6, 8, 3))
     x = layers.Conv2D(6, 3, padding="same", activation="relu", name="conv1")(inputs)
@@ -158,11 +151,7 @@ def twins(linear: bool = False) -> dict[str, tuple[Any, np.ndarray, Any]]:
 class FakeProbe:
     """A probe of a made-up model, one that no layer of the images need explain: any score will do for the rules.
 
-    Args:
-        activations: (N, K, h, w).
-        gradients: The same shape.
-        images: (N, C, H, W).
-        at_once: See `fe_gradcam.types.Probe`.
+    Activations and gradients are (N, K, h, w), images (N, C, H, W); for `at_once` see `fe_gradcam.types.Probe`.
     """
 
     def __init__(

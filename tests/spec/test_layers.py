@@ -15,7 +15,8 @@ from torch import nn
 from fe_gradcam import ArgumentError, CamWarning, Segmentation, UnknownNameError, explain, explain_many, list_layers
 from fe_gradcam.spec.tokens import Tokens, channels_last, token_grid
 from fe_gradcam.types import LayerInfo
-from tests.models.kits import KITS
+from tests.methods.inputs import Net
+from tests.models.kits import KITS, by_hand
 from tests.models.toys import IMAGE, TOYS, SmallTorch
 
 of = tf.keras.layers
@@ -66,62 +67,44 @@ def test_channels_last(shape: Any, size: Any, expected: bool) -> None:
 # --- tokens ------------------------------------------------------------------------------------------
 
 
-class Tokenised(nn.Module):
-    """The pooled toy that carries its map as tokens behind one class token, or with channels last."""
+def tokenised(framework: str, form: str) -> Any:
+    """The pooled toy that carries its map as tokens, behind a class token or not, or with channels last."""
+    toy, _, _ = TOYS[framework]("pooled")
+    if framework == "torch":
 
-    def __init__(self, form: str) -> None:
-        super().__init__()
-        self.toy, _, _ = TOYS["torch"]("pooled")
-        self.form = form
-        self.places = nn.Linear(2, 2, bias=False)  # the identity, along the last axis
-        with torch.no_grad():
-            self.places.weight.copy_(torch.eye(2))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        maps = self.toy.relu(self.toy.conv(x))
-        if self.form == "channels last":
-            return self.toy.fc(self.places(maps.movedim(1, -1)).mean((1, 2)))
-        tokens = maps.flatten(2).movedim(1, -1)
-        if self.form == "class token":
+        def compute(net: Any, x: torch.Tensor) -> torch.Tensor:
+            maps = net.toy.relu(net.toy.conv(x)).movedim(1, -1)
+            if form == "channels last":
+                return net.toy.fc(net.places(maps).mean((1, 2)))
+            tokens = maps.flatten(1, 2)
+            if form == "tokens":
+                return net.toy.fc(net.places(tokens).mean(1))
             tokens = torch.cat([torch.full_like(tokens[:, :1], 100), tokens], 1)
-            return self.toy.fc(self.places(tokens)[:, 1:].mean(1))
-        return self.toy.fc(self.places(tokens).mean(1))
+            return net.toy.fc(net.places(tokens)[:, 1:].mean(1))
+
+        places = nn.Linear(2, 2, bias=False)
+        places.weight.data.copy_(torch.eye(2))
+        return Net(compute, toy=toy, places=places)
+    inputs = tf.keras.Input((8, 12, 1))
+    tokens = of.Reshape((-1, 2))(toy.get_layer("relu")(toy.get_layer("conv")(inputs)))
+    if form == "class token":
+        tokens = tf.concat([tf.fill([tf.shape(tokens)[0], 1, 2], 100.0), tokens], 1)
+    tokens = of.Activation("linear", name="places")(tokens)
+    return tf.keras.Model(inputs, toy.get_layer("fc")(tf.reduce_mean(tokens[:, -96:], 1)))
 
 
-def wide(image: np.ndarray) -> np.ndarray:
-    return np.kron(image, np.ones((1, 4, 4), np.float32))
+WIDE = np.kron(IMAGE[..., None], np.ones((1, 4, 4, 1), np.float32))
+FORMS = [("torch", "tokens"), ("torch", "class token"), ("keras", "tokens"), ("keras", "class token")]
 
 
 @pytest.mark.parametrize("method", ["grad_cam", "hires_cam", "layer_cam"])
-@pytest.mark.parametrize("form", ["tokens", "class token", "channels last"])
-def test_tokens_give_the_map_that_they_make_up(form: str, method: str) -> None:
+@pytest.mark.parametrize(("framework", "form"), [*FORMS, ("torch", "channels last")])
+def test_tokens_give_the_map_that_they_make_up(framework: str, form: str, method: str) -> None:
     toy, _, _ = TOYS["torch"]("pooled")
-    image = wide(IMAGE)[None]
-    expected = explain(toy, image, layer="relu", method=method)
-    heatmap = explain(Tokenised(form), image, layer="places", method=method)
+    expected = explain(toy, KITS["torch"].images(WIDE), layer="relu", method=method)
+    heatmap = explain(tokenised(framework, form), KITS[framework].images(WIDE), layer="places", method=method)
     assert_allclose(heatmap.raw, expected.raw, atol=1e-6)
     assert_allclose(heatmap.values, expected.values, atol=1e-6)
-
-
-@pytest.mark.parametrize("form", ["tokens", "class token"])
-def test_keras_tokens_give_the_map_that_they_make_up(form: str) -> None:
-    toy, _, _ = TOYS["keras"]("pooled")
-    image = np.kron(IMAGE[..., None], np.ones((1, 4, 4, 1), np.float32))
-    wider, _, _ = TOYS["keras"]("pooled")
-    inputs = tf.keras.Input(image.shape[1:])
-    maps = toy.get_layer("relu")(toy.get_layer("conv")(inputs))
-    tokens = tf.keras.layers.Reshape((-1, 2))(maps)
-    if form == "class token":
-        tokens = tf.concat([tf.fill([tf.shape(tokens)[0], 1, 2], 100.0), tokens], 1)
-    tokens = tf.keras.layers.Activation("linear", name="places")(tokens)
-    kept = tokens[:, 1:] if form == "class token" else tokens
-    model = tf.keras.Model(inputs, toy.get_layer("fc")(tf.reduce_mean(kept, 1)))
-    flat = tf.keras.Model(inputs, wider.get_layer("fc")(tf.reduce_mean(maps, (1, 2))))
-    wider.get_layer("fc").set_weights(toy.get_layer("fc").get_weights())
-    expected = explain(flat, image, layer="relu")
-    assert_allclose(explain(model, image, layer="places").raw, expected.raw, atol=1e-6)
-    by_hand = explain(model, image, layer="places", reshape=lambda t: t[:, -96:].movedim(-1, 1).unflatten(2, (8, 12)))
-    assert_allclose(by_hand.raw, expected.raw, atol=1e-6)
 
 
 def test_a_convolutional_net_has_its_channels_first_whatever_their_number() -> None:
@@ -130,32 +113,28 @@ def test_a_convolutional_net_has_its_channels_first_whatever_their_number() -> N
     assert explain(net, torch.rand(1, 1, 32, 100), layer="0").raw.shape == (1, 30, 98)
 
 
-def test_a_reshape_of_the_users_own() -> None:
-    image = wide(IMAGE)[None]
-    model = Tokenised("class token")
+@pytest.mark.parametrize(("framework", "form"), FORMS)
+def test_a_reshape_of_the_users_own(framework: str, form: str) -> None:
+    model, image = tokenised(framework, form), KITS[framework].images(WIDE)
     recognised = explain(model, image, layer="places")
-    given = explain(model, image, layer="places", reshape=lambda t: t[:, 1:].movedim(-1, 1).unflatten(2, (8, 12)))
+    given = explain(model, image, layer="places", reshape=lambda t: t[:, -96:].movedim(-1, 1).unflatten(2, (8, 12)))
+    assert_allclose(given.raw, recognised.raw)
     assert_allclose(given.values, recognised.values)
-    turned = explain(model, image, layer="places", reshape=lambda t: t[:, 1:].movedim(-1, 1).unflatten(2, (12, 8)))
+    turned = explain(model, image, layer="places", reshape=lambda t: t[:, -96:].movedim(-1, 1).unflatten(2, (12, 8)))
     assert turned.raw.shape == (1, 12, 8)
-    with pytest.raises(
-        ArgumentError, match=r"reshape made a Tensor of shape \(1, 96, 2\) from the output \(1, 97, 2\)"
-    ):
-        explain(model, image, layer="places", reshape=lambda t: t[:, 1:])
+    output = r"\(1, 97, 2\)" if form == "class token" else r"\(1, 96, 2\)"
+    with pytest.raises(ArgumentError, match=rf"reshape made a Tensor of shape \(1, 96, 2\) from the output {output}"):
+        explain(model, image, layer="places", reshape=lambda t: t[:, -96:])
 
 
 def test_tokens_that_are_not_recognised_ask_for_a_reshape() -> None:
-    class Odd(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.places, self.fc = nn.Conv2d(1, 4, 3), nn.Identity(), nn.Linear(4, 2)
+    def compute(net: Any, x: torch.Tensor) -> torch.Tensor:
+        tokens = net.conv(x).flatten(2).movedim(1, -1)
+        return net.fc(net.places(tokens[:, ::3]).mean(1))
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            tokens = self.conv(x).flatten(2).movedim(1, -1)
-            return self.fc(self.places(tokens[:, ::3]).mean(1))
-
+    odd = Net(compute, conv=nn.Conv2d(1, 4, 3), places=nn.Identity(), fc=nn.Linear(4, 2))
     with pytest.raises(ArgumentError, match=r"shape \(12, 4\) per image.*pass reshape= that makes \(N, K, h, w\)"):
-        explain(Odd(), torch.rand(1, 1, 8, 8), layer="places")
+        explain(odd, torch.rand(1, 1, 8, 8), layer="places")
 
 
 class ClassTokenNet(nn.Module):
@@ -191,25 +170,13 @@ def test_the_default_of_a_transformer_is_where_the_places_still_count() -> None:
 
 
 def test_a_block_that_returns_a_tuple() -> None:
-    class Block(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3)
+    def compute(net: Any, x: torch.Tensor) -> torch.Tensor:
+        maps, word = net.block(x)
+        assert word == "weights"
+        return net.fc(maps.mean((2, 3)))
 
-        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, str]:
-            return self.conv(x).relu(), "weights"
-
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.block, self.fc = Block(), nn.Linear(4, 2)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            maps, word = self.block(x)
-            assert word == "weights"
-            return self.fc(maps.mean((2, 3)))
-
-    model, images = Net(), 10 * torch.randn(2, 3, 8, 8)
+    block = Net(lambda net, x: (net.conv(x).relu(), "weights"), conv=nn.Conv2d(3, 4, 3))
+    model, images = Net(compute, block=block, fc=nn.Linear(4, 2)), 10 * torch.randn(2, 3, 8, 8)
     heatmap = explain(model, images)
     assert heatmap.layer == "block"
     with torch.no_grad():
@@ -248,18 +215,14 @@ def test_a_blank_layer_does_not_count_its_rounding() -> None:
     model, image, _ = TOYS["torch"]("pooled")
     alone = explain(model, image, layer="relu", target=0, scaling="none")
 
-    class Beside(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.toy, self.unused = model, nn.Conv2d(1, 3, 1)
+    def compute(net: Any, x: torch.Tensor) -> torch.Tensor:
+        net.unused(x)
+        return net.toy(x)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            self.unused(x)
-            return self.toy(x)
-
-    fused = explain(Beside(), image, layer=["toy.relu", "unused"], target=0, scaling="none")
+    beside = Net(compute, toy=model, unused=nn.Conv2d(1, 3, 1))
+    fused = explain(beside, image, layer=["toy.relu", "unused"], target=0, scaling="none")
     assert_allclose(fused.values, alone.values / np.abs(alone.raw).max() / 2, atol=1e-6)
-    nothing = explain(Beside(), image, layer=["unused", "unused"], target=0)
+    nothing = explain(beside, image, layer=["unused", "unused"], target=0)
     assert nothing.blank.all()
     assert not nothing.values.any()
 
@@ -268,7 +231,7 @@ def test_mistakes_about_several_layers() -> None:
     model, images = SmallTorch(), torch.randn(1, 3, 9, 12)
     with pytest.raises(ArgumentError, match="layer is an empty list"):
         explain(model, images, layer=[])
-    with pytest.raises(ArgumentError, match=r"fuse='sum' is not known. Accepted: mean, max"):
+    with pytest.raises(ArgumentError, match=r"fuse='sum' is not known. Accepted: 'mean', 'max'"):
         explain(model, images, layer=["conv1", "conv2"], fuse="sum")  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match="layer='conv3' is no layer"):
         explain(model, images, layer=["conv1", "conv3"])
@@ -320,17 +283,13 @@ def test_volumes_are_upsampled_along_all_axes_and_one_scale_holds() -> None:
 
 
 def test_a_map_that_lost_an_axis_is_an_error() -> None:
-    class Projected(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.flat, self.fc = nn.Conv3d(1, 2, 3), nn.Identity(), nn.Linear(2, 2)
+    def compute(net: Any, x: torch.Tensor) -> torch.Tensor:
+        return net.fc(net.flat(net.conv(x).mean(2)).mean((2, 3)))
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.fc(self.flat(self.conv(x).mean(2)).mean((2, 3)))
-
+    projected = Net(compute, conv=nn.Conv3d(1, 2, 3), flat=nn.Identity(), fc=nn.Linear(2, 2))
     with pytest.raises(ArgumentError, match=r"has a map with 2 axes, and the images have 3"):
-        explain(Projected(), torch.rand(1, 1, 6, 8, 8), layer="flat")
-    assert explain(Projected(), torch.rand(1, 1, 6, 8, 8)).layer == "conv"
+        explain(projected, torch.rand(1, 1, 6, 8, 8), layer="flat")
+    assert explain(projected, torch.rand(1, 1, 6, 8, 8)).layer == "conv"
 
 
 # --- what is listed ----------------------------------------------------------------------------------
@@ -349,28 +308,21 @@ def test_layers_say_what_they_are(framework: str) -> None:
 
 def test_a_reshape_needs_its_layer() -> None:
     with pytest.raises(ArgumentError, match="reshape is given without layer"):
-        explain(Tokenised("tokens"), wide(IMAGE)[None], reshape=lambda t: t)
+        explain(tokenised("torch", "tokens"), KITS["torch"].images(WIDE), reshape=lambda t: t)
 
 
 # --- the default -----------------------------------------------------------------------------------------
 
 
-class Branches(nn.Module):
-    """A net whose last map does not count for its score."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.pool, self.drop = nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.Dropout(0.5)
-        self.aside, self.fc = nn.Conv2d(4, 4, 3), nn.Linear(4, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.drop(self.pool(torch.relu(self.first(x))))
-        self.aside(x)
-        return self.fc(x.mean((2, 3)))
-
-
 def test_the_default_is_a_map_that_the_score_depends_on() -> None:
-    heatmap = explain(Branches().eval(), torch.rand(2, 1, 12, 12))
+    def compute(net: Any, x: torch.Tensor) -> torch.Tensor:
+        x = net.drop(net.pool(torch.relu(net.first(x))))
+        net.aside(x)
+        return net.fc(x.mean((2, 3)))
+
+    front = {"first": nn.Conv2d(1, 4, 3), "pool": nn.MaxPool2d(2), "drop": nn.Dropout(0.5)}
+    model = Net(compute, **front, aside=nn.Conv2d(4, 4, 3), fc=nn.Linear(4, 2)).eval()
+    heatmap = explain(model, torch.rand(2, 1, 12, 12))
     assert heatmap.layer == "first + activation"
     assert not heatmap.blank.all()
 
@@ -391,19 +343,15 @@ def test_the_default_lies_before_a_last_pooling_and_what_hands_it_on(framework: 
 
 
 def test_a_map_that_is_as_large_as_the_tokens_are_many_is_no_attention() -> None:
-    class Mixed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stem, self.down = nn.Conv2d(3, 8, 8, stride=8), nn.Conv2d(8, 8, 2, stride=2)
-            self.norm, self.last, self.fc = nn.LayerNorm(8), nn.Conv2d(8, 16, 3, padding=1), nn.Linear(16, 2)
+    def compute(net: Any, x: torch.Tensor) -> torch.Tensor:
+        x = net.stem(x)
+        tokens = net.norm(net.down(x).flatten(2).movedim(1, -1))  # four, and the map is 4 x 4
+        x = x + nn.functional.interpolate(tokens.movedim(1, -1).unflatten(2, (2, 2)), scale_factor=2)
+        return net.fc(net.last(x).mean((2, 3)))
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = self.stem(x)
-            tokens = self.norm(self.down(x).flatten(2).movedim(1, -1))  # four, and the map is 4 x 4
-            x = x + nn.functional.interpolate(tokens.movedim(1, -1).unflatten(2, (2, 2)), scale_factor=2)
-            return self.fc(self.last(x).mean((2, 3)))
-
-    assert explain(Mixed(), torch.rand(1, 3, 32, 32)).layer == "last"
+    front = {"stem": nn.Conv2d(3, 8, 8, stride=8), "down": nn.Conv2d(8, 8, 2, stride=2), "norm": nn.LayerNorm(8)}
+    mixed = Net(compute, **front, last=nn.Conv2d(8, 16, 3, padding=1), fc=nn.Linear(16, 2))
+    assert explain(mixed, torch.rand(1, 3, 32, 32)).layer == "last"
 
 
 def test_a_default_that_nothing_reaches_is_asked_for_anew() -> None:
@@ -421,16 +369,11 @@ def test_a_default_that_nothing_reaches_is_asked_for_anew() -> None:
 def test_the_default_of_one_output_is_not_that_of_another(framework: str) -> None:
     if framework == "torch":
 
-        class TwoHeads(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.a, self.b = nn.Conv2d(1, 3, 3), nn.Conv2d(3, 2, 3)
+        def compute(net: Any, x: torch.Tensor) -> Any:
+            x = torch.relu(net.a(x))
+            return {"early": x.mean((2, 3)), "late": net.b(x).mean((2, 3))}
 
-            def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-                x = torch.relu(self.a(x))
-                return {"early": x.mean((2, 3)), "late": self.b(x).mean((2, 3))}
-
-        model: Any = TwoHeads()
+        model: Any = Net(compute, a=nn.Conv2d(1, 3, 3), b=nn.Conv2d(3, 2, 3))
     else:
         inputs = tf.keras.Input((8, 8, 1))
         x = of.Conv2D(3, 3, activation="relu", name="a")(inputs)
@@ -458,14 +401,9 @@ def test_the_default_of_a_segmentation_lies_before_what_makes_its_scores(framewo
 
 
 def test_the_default_is_looked_for_without_a_word() -> None:
-    class ByHand(SmallTorch):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            scores = super().forward(x).exp()
-            return scores / scores.sum(1, keepdim=True)
-
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        explain(ByHand().eval(), torch.randn(2, 3, 9, 12), score="output")
+        explain(by_hand(KITS["torch"]), torch.randn(2, 3, 9, 12), score="output")
 
 
 @pytest.mark.parametrize("in_place", [False, True])
@@ -475,32 +413,25 @@ def test_a_step_in_place_is_not_what_it_was_given(in_place: bool) -> None:
 
 
 def test_attention_weights_are_no_map() -> None:
-    class Attending(ClassTokenNet):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weights = nn.Identity()
+    def compute(net: Any, x: torch.Tensor) -> torch.Tensor:
+        tokens = net.norm(net.patch(x).flatten(2).movedim(1, -1))
+        weights = net.weights((tokens @ tokens.mT)[:, None].softmax(-1))  # (N, 1, T, T)
+        return net.fc((weights[:, 0] @ tokens).mean(1))
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            tokens = self.norms[1](self.patch(x).flatten(2).movedim(1, -1))
-            weights = self.weights((tokens @ tokens.mT)[:, None].softmax(-1))  # (N, 1, T, T)
-            return self.fc((weights[:, 0] @ tokens).mean(1))
-
-    infos = list_layers(Attending().eval(), torch.randn(1, 3, 16, 24))
+    front = {"patch": nn.Conv2d(3, 8, 4, stride=4), "norm": nn.LayerNorm(8)}
+    attending = Net(compute, **front, weights=nn.Identity(), fc=nn.Linear(8, 3))
+    infos = list_layers(attending, torch.randn(1, 3, 16, 24))
     assert [info.spatial for info in infos if info.name == "weights"] == [False]
-    assert [info.name for info in infos if info.default] == ["norms.1"]
+    assert [info.name for info in infos if info.default] == ["norm"]
 
 
 def test_an_attention_gate_is_not_the_default() -> None:
-    class Gated(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.gate, self.fc = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 1, 1), nn.Linear(4, 2)
+    def compute(net: Any, x: torch.Tensor) -> torch.Tensor:
+        x = net.conv(x)
+        return net.fc((x * net.gate(x).sigmoid()).mean((2, 3)))
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = self.conv(x)
-            return self.fc((x * self.gate(x).sigmoid()).mean((2, 3)))
-
-    assert explain(Gated(), torch.rand(1, 1, 8, 8)).layer == "conv"
+    gated = Net(compute, conv=nn.Conv2d(1, 4, 3), gate=nn.Conv2d(4, 1, 1), fc=nn.Linear(4, 2))
+    assert explain(gated, torch.rand(1, 1, 8, 8)).layer == "conv"
 
 
 def test_a_map_of_one_place_says_so() -> None:

@@ -7,16 +7,15 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
-import cv2
+import dill
 import fastestimator as fe
 import numpy as np
 import pytest
 import torch
 from fastestimator.backend import set_lr
 from fastestimator.trace.io import RestoreWizard
-from fastestimator.trace.trace import Trace
 from fastestimator.util.data import Data
 from numpy.testing import assert_allclose
 from numpy.typing import ArrayLike, NDArray
@@ -28,16 +27,8 @@ from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.drawing.sheet import Look, compose_grid
 from fe_gradcam.explaining.explained import Column, Explained, with_shared_scale
 from fe_gradcam.scaling import scale
-from fe_gradcam.training import history as history_module
-from fe_gradcam.training.history import (
-    HEAT_SIDE,
-    MOST_EPOCHS,
-    MOST_IMAGES,
-    PICTURE_SIDE,
-    Followed,
-    History,
-    compare,
-)
+from fe_gradcam.training.epoch import Epoch
+from fe_gradcam.training.history import HEAT_SIDE, MOST_EPOCHS, MOST_IMAGES, PICTURE_SIDE, Followed, History, compare
 from fe_gradcam.training.options import Classes, Options
 from fe_gradcam.training.products.film import FilmProduct
 from fe_gradcam.training.rows import Rows
@@ -138,26 +129,13 @@ def part_of(values: HeatValues, inferred: ArrayLike = 0, **how: Any) -> Explaine
 OPTIONS = Options(track=True, classes=Classes.of({"cat": 0, "dog": 1}))
 
 
-class Told:
-    """An epoch as the film sees it."""
-
-    def __init__(self, part: Explained, followed: Followed) -> None:
-        self.options, self.mode, self.parts, self._followed = OPTIONS, "eval", [part], followed
-        self.history = History()
-        self.history.streams[EVAL] = followed
-        self.grid: Any = None
-
-    def followed(self, dataset: str) -> Followed:
-        return self._followed
-
-    def show(self, key: str, pictures: dict[str, Picture], name: str) -> None:
-        self.grid = pictures[""].grid
-
-
-def film_of(part: Explained, followed: Followed) -> Any:
-    told = Told(part, followed)
-    FilmProduct(OPTIONS).make(told)  # type: ignore[arg-type]
-    return told.grid
+def film_of(product: FilmProduct, number: int, part: Explained, followed: Followed) -> Any:
+    """The film once an epoch has shown the part."""
+    history, reader = History(), cast(Any, SimpleNamespace(explained=lambda rows, dataset: part))
+    history.streams[EVAL] = followed
+    epoch = Epoch(number, "eval", OPTIONS, reader, lambda product: {"": followed.rows}, history)
+    product.make(epoch)
+    return epoch["gradcam_film"].grid
 
 
 def new() -> Followed:
@@ -166,12 +144,13 @@ def new() -> Followed:
 
 def filmed(followed: Followed, epochs: range, count: int = 3, side: tuple[int, int] = (8, 12)) -> Any:
     """In each epoch the image of that number (modulo `count`) is taken for another class; of all the true one is 0."""
+    product = FilmProduct(OPTIONS)
     for epoch in epochs:
         values = np.random.default_rng(epoch).random((count, *side)).astype(np.float32)
         values /= values.max((1, 2), keepdims=True)
         part = part_of(values, (np.arange(count) == epoch % count).astype(int))
-        followed.add(epoch, part)
-    return film_of(part, followed), compose_grid([part], {0: "cat", 1: "dog"}, Look(), f"eval, epoch {epoch}")
+        film = film_of(product, epoch, part, followed)
+    return film, compose_grid([part], {0: "cat", 1: "dog"}, Look(), f"eval, epoch {epoch}")
 
 
 def test_a_film_has_a_row_for_each_image_and_a_column_for_each_epoch() -> None:
@@ -273,17 +252,14 @@ def test_what_is_kept_is_small() -> None:
 
 
 def test_without_evidence_the_film_says_so() -> None:
-    part, followed = part_of(np.zeros((1, 4, 4), np.float32), blank=True), new()
-    followed.add(1, part)
-    assert film_of(part, followed).rows[0].panels[1].note == "no evidence"
+    part = part_of(np.zeros((1, 4, 4), np.float32), blank=True)
+    assert film_of(FilmProduct(OPTIONS), 1, part, new()).rows[0].panels[1].note == "no evidence"
 
 
 # --- a state that is saved -------------------------------------------------------------------------------
 
 
 def test_a_state_is_plain_and_what_it_restores_is_the_same() -> None:
-    import dill
-
     history = History()
     rows = Rows({"images": np.arange(6).reshape(3, 2), "ids": ["a", "b", "c"]}, np.array([4, 0, 9]), 7)
     history.streams[EVAL] = followed = Followed(rows)
@@ -332,33 +308,26 @@ def followed(model: Any, **more: Any) -> GradCAM:
     return gradcam(model, **{"preds": "y_pred", "ids": "name", "track": True, **more})
 
 
-class Files(Trace):
-    """After each epoch, how wide the filmstrip on disk is."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(inputs="*", mode="train")
-        self.path, self.widths = path, list[int]()
-
-    def on_epoch_end(self, data: Any) -> None:
-        self.widths.append(cv2.imread(str(self.path)).shape[1])
-
-
 def test_the_same_images_are_followed_in_a_shuffled_epoch_and_filmed_after_each(framework: str, tmp_path: Path) -> None:
-    model, catch = net(framework), Catch("train")
-    files = Files(tmp_path / "gradcam_train_film.png")
+    model, file = net(framework), tmp_path / "gradcam_train_film.png"
     seen: list[list[int]] = []
+    widths: list[int] = []
 
-    class Order(Trace):
+    class Watch(Catch):
         def on_epoch_begin(self, data: Any) -> None:
             seen.append([])
 
         def on_batch_end(self, data: Any) -> None:
             seen[-1] += [int(one) for one in data["name"]]
 
-    common = {"mode": "train", "select": "random", "n_samples": 4}
+        def on_epoch_end(self, data: Any) -> None:
+            super().on_epoch_end(data)
+            widths.append(read_png(file).shape[1])
+
+    catch, common = Watch("train"), {"mode": "train", "select": "random", "n_samples": 4}
     track = followed(model, save_dir=tmp_path, metrics=["drift", "overlap"], **common)
     free = followed(model, outputs="free", track=False, **common)
-    training(framework, Order(inputs="name", mode="train"), track, free, files, catch, model=model).fit()
+    training(framework, track, free, catch, model=model).fit()
     ids = [[result["id"] for result in caught["gradcam_results"]] for caught in catch.caught]
     assert seen[0] != seen[1]  # the pipeline shuffles
     assert ids[0] == ids[1] == ids[2]
@@ -380,8 +349,8 @@ def test_the_same_images_are_followed_in_a_shuffled_epoch_and_filmed_after_each(
             assert 0 <= caught["gradcam_overlap"] < 1
     assert ["gradcam_drift" in logged for logged in catch.logged] == [False, True, True]
     # A column more in each file; its cell and the gap beside it.
-    assert np.diff(files.widths).tolist() == [CELL + 6] * 2
-    assert np.array_equal(read_png(files.path), catch.caught[-1]["gradcam_film"].raster)
+    assert np.diff(widths).tolist() == [CELL + 6] * 2
+    assert np.array_equal(read_png(file), catch.caught[-1]["gradcam_film"].raster)
 
 
 def test_a_model_that_does_not_learn_does_not_drift_and_a_second_training_starts_anew(framework: str) -> None:
@@ -399,16 +368,6 @@ def test_a_model_that_does_not_learn_does_not_drift_and_a_second_training_starts
         assert second["gradcam_overlap"] == pytest.approx(1, abs=0.02)
 
 
-def test_a_long_training_keeps_the_first_and_last_epoch_in_its_film(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history_module, "MOST_EPOCHS", 3)
-    model, catch = net("torch"), Catch("eval")
-    training("torch", followed(model, n_samples=1), catch, model=model, epochs=5).fit()
-    titles = [caught["gradcam_film"].grid.titles[1:] for caught in catch.caught]
-    assert [title[0] for title in titles] == ["epoch 1"] * 5
-    assert [title[-1] for title in titles] == [f"epoch {number}" for number in range(1, 6)]
-    assert max(map(len, titles)) == 3
-
-
 def test_datasets_have_films_of_their_own(tmp_path: Path) -> None:
     model, catch = net("torch"), Catch("eval")
     data = {"day": digits("torch", slice(0, 6)), "night": digits("torch", slice(6, 14))}
@@ -422,11 +381,9 @@ def test_datasets_have_films_of_their_own(tmp_path: Path) -> None:
     assert written == ["gradcam_eval_film_day.png", "gradcam_eval_film_night.png"]
 
 
-def test_following_needs_a_model_and_metrics_of_two_epochs_need_following() -> None:
+def test_following_needs_a_model() -> None:
     with pytest.raises(ArgumentError, match=r"track=True explains images with the model.* Pass model= instead"):
         keyed_gradcam(track=True)
-    with pytest.raises(ArgumentError, match="'drift' compares the same images in two epochs"):
-        gradcam(net("torch"), metrics="drift")
 
 
 # --- a training that is resumed ------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from fe_gradcam import explain
+from fe_gradcam.types import Heatmap
 from fe_gradcam.verdicts import places as shortcut
 from fe_gradcam.verdicts.atlas import Atlas, Box
 from fe_gradcam.verdicts.places import Alarm, _alike, _deviations, alarms, place_of, suspects, where_in_words
@@ -116,30 +117,27 @@ READS_THE_CORNER = weights()
 READS_THE_OBJECT = weights(white=(0, 0, 0), objects=(5, 5, 5))
 
 
-def atlas_of(model: Any, framework: str, images: Images) -> tuple[Any, Atlas]:
-    heatmap = explain(model, as_layout(framework, images))
-    return heatmap, Atlas.of(heatmap, (images * 255).astype(np.uint8))
+def explained(
+    images: Images, parts: tuple[Any, ...] = READS_THE_CORNER, framework: str = "torch"
+) -> tuple[Any, Images, Heatmap, Atlas]:
+    """What an alarm is asked for with: the network, the images as it takes them, their heatmap and atlas."""
+    model, inputs = network(framework, parts), as_layout(framework, images)
+    heatmap = explain(model, inputs)
+    return model, inputs, heatmap, Atlas.of(heatmap, (images * 255).astype(np.uint8))
 
 
 def found(images: Images, parts: tuple[Any, ...] = READS_THE_CORNER, framework: str = "torch", **more: Any) -> Any:
-    model = network(framework, parts)
-    heatmap, atlas = atlas_of(model, framework, images)
-    return alarms(model, as_layout(framework, images), heatmap, atlas, **more)
+    return alarms(*explained(images, parts, framework), **more)
 
 
 def classes(alarmed: list[Alarm]) -> list[int]:
     return [alarm.class_id for alarm in alarmed]
 
 
-# --- the alarm -------------------------------------------------------------------------------------------
-
-
 def test_the_networks_do_what_the_tests_below_rest_on(framework: str) -> None:
-    images = scenes()
-    expected = np.repeat(np.arange(3), 12)
     for parts in (READS_THE_CORNER, READS_THE_OBJECT):
-        heatmap, _ = atlas_of(network(framework, parts), framework, images)
-        assert np.array_equal(heatmap.class_ids, expected)
+        _, _, heatmap, _ = explained(scenes(), parts, framework)
+        assert np.array_equal(heatmap.class_ids, np.repeat(np.arange(3), 12))
         assert heatmap.confidences.min() > 0.95  # e^5 / (e^5 + 2) = 0.987
 
 
@@ -167,7 +165,7 @@ def test_a_network_that_reads_the_corner_is_accused_and_no_other_class(framework
 
 def test_a_network_that_reads_the_object_is_not_accused_mark_or_no_mark(framework: str) -> None:
     assert found(scenes(), READS_THE_OBJECT, framework) == []
-    _, atlas = atlas_of(network(framework, READS_THE_OBJECT), framework, scenes())
+    *_, atlas = explained(scenes(), READS_THE_OBJECT, framework)
     assert suspects(atlas) == {}
     assert atlas.fixed_place < 0.4
 
@@ -183,18 +181,15 @@ def test_the_place_is_where_the_mark_is(corner: tuple[int, int]) -> None:
 def test_registered_objects_are_no_shortcut() -> None:
     """All in the middle, where the heat of every class is; and each class at a place of its own, all that it has."""
     generator, middle = np.random.default_rng(2), scenes(10, 2, {}, at=(12, 12))
-    _, atlas = atlas_of(network("torch", READS_THE_OBJECT), "torch", middle)
+    *_, atlas = explained(middle, READS_THE_OBJECT)
     assert min(one.fixed_place for one in atlas.classes.values()) > 0.99
     assert found(middle, READS_THE_OBJECT) == []
 
     own = {0: (4, 4), 1: (20, 20), 2: (4, 20)}
     apart = np.stack([scene(generator, one, None, own[one]) for one in range(3) for _ in range(10)])
-    _, atlas = atlas_of(network("torch", READS_THE_OBJECT), "torch", apart)
+    *_, atlas = explained(apart, READS_THE_OBJECT)
     assert set(suspects(atlas)) == {0, 1, 2}  # so it is the test by cause that acquits them
     assert found(apart, READS_THE_OBJECT) == []
-
-
-# --- each condition by itself ----------------------------------------------------------------------------
 
 
 def marked_elsewhere() -> Images:
@@ -251,7 +246,7 @@ def test_each_condition_by_itself_silences_the_alarm(
 def test_the_fewest_images_are_enough() -> None:
     assert classes(found(scenes(shortcut.FEWEST))) == [GREEN]
     for count, suspected in ((shortcut.FEWEST, {GREEN}), (shortcut.FEWEST - 1, set())):
-        _, atlas = atlas_of(network("torch", READS_THE_CORNER), "torch", scenes(count))
+        *_, atlas = explained(scenes(count))
         assert set(suspects(atlas)) == suspected
 
 
@@ -278,18 +273,12 @@ def test_a_place_that_is_the_object_is_no_shortcut() -> None:
     assert classes(found(images, masks=of_others)) == [GREEN]
 
 
-# --- how it is tested ------------------------------------------------------------------------------------
-
-
 def test_the_choice_of_images_is_that_of_the_seed_and_of_no_global_stream() -> None:
     images = scenes(shortcut.TRIED + 8)
     images[24:48:3, 28:, 28:] *= 0.95  # so that it shows which images were tried
-    model = network("torch", READS_THE_CORNER)
-    heatmap, atlas = atlas_of(model, "torch", images)
-    before = streams()
-    every = [alarms(model, as_layout("torch", images), heatmap, atlas, seed=seed) for seed in (0, 0, 1)]
+    given, before = explained(images), streams()
+    (first,), (again,), (other,) = (alarms(*given, seed=seed) for seed in (0, 0, 1))
     assert streams() == before
-    (first,), (again,), (other,) = every
     assert first == again
     assert first.tried == shortcut.TRIED
     assert first.images == shortcut.TRIED + 8
@@ -326,24 +315,21 @@ def test_the_place_is_the_box_of_the_hottest_region_down_to_half_of_it() -> None
     assert place_of(np.zeros((4, 4))) is None
 
 
-# --- in a training ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("framework", "reads"), [("torch", "corner"), ("tf", "corner"), ("torch", "object")])
 def test_the_log_of_a_training_says_it_in_plain_words(
     framework: str, reads: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    parts = READS_THE_CORNER if reads == "corner" else READS_THE_OBJECT
+    parts = {"corner": READS_THE_CORNER, "object": READS_THE_OBJECT}[reads]
     model = fe.build(lambda: network(framework, parts), optimizer_fn=None, model_name="reads")
     order = np.random.default_rng(0).permutation(36)
     images, labels = as_layout(framework, scenes()), np.repeat(np.arange(3), 12)
     places = np.repeat(Box(0, 0, 20, 20).mask((SIDE, SIDE))[None], 36, 0).astype(np.uint8)
     data = NumpyDataset({"x": images[order], "y": labels[order], "mask": places})
-    common = {"model": model, "atlas": True, "n_samples": 1}
-    traces = [
-        gradcam(save_dir=tmp_path, label_mapping={"red": 0, "green": 1, "blue": 2}, **common),
-        gradcam(outputs="seen", masks="mask", metrics="energy_inside", **common),
-    ]
+    asked = (
+        {"save_dir": tmp_path, "label_mapping": {"red": 0, "green": 1, "blue": 2}},
+        {"outputs": "seen", "masks": "mask", "metrics": "energy_inside"},
+    )
+    traces = [gradcam(model, atlas=True, n_samples=1, **one) for one in asked]
     ops = [ModelOp(model, "x", "p")]
     (caught,) = fitted(framework, model, *traces, ops=ops, train_data=data, eval_data=data, batch_size=8).caught
     said = capfd.readouterr().out

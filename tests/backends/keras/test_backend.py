@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,9 @@ from numpy.testing import assert_allclose
 
 from fe_gradcam import UnsupportedModelError, explain, list_layers
 from fe_gradcam.backends.keras.compiled import FUNCTIONS
+from tests.models.held import assert_unchanged, held
 from tests.models.toys import keras_toy, small_keras
+from tests.models.zoo import in_half_precision
 
 layers = tf.keras.layers
 
@@ -121,30 +123,22 @@ def test_list_layers() -> None:
 
 
 def test_mixed_precision() -> None:
-    tf.keras.utils.set_random_seed(1)
-    expected_model = small_keras(softmax=True)
-    tf.keras.mixed_precision.set_global_policy("mixed_float16")
-    try:
-        model = small_keras(softmax=True)
-    finally:
-        tf.keras.mixed_precision.set_global_policy("float32")
-    model.set_weights(expected_model.get_weights())
+    plain, model = small_keras(softmax=True), in_half_precision(lambda: small_keras(softmax=True))
+    model.set_weights(plain.get_weights())
     images = np.random.randn(2, 9, 12, 3).astype(np.float32)
-    expected = explain(expected_model, images, target=1).raw
-    raw = explain(model, images, target=1).raw
-    assert_allclose(raw, expected, atol=0.01 * np.abs(expected).max())  # 11 bits of mantissa
+    expected = explain(plain, images, target=1).raw
+    assert_allclose(explain(model, images, target=1).raw, expected, atol=0.01 * np.abs(expected).max())  # of 11 bits
 
 
 def test_small_gradients_survive_half_precision() -> None:
     """A gradient of 2**-26 is below the smallest that fp16 can hold, 2**-24."""
-    tf.keras.mixed_precision.set_global_policy("mixed_float16")
-    try:
-        inputs = tf.keras.Input((8, 8, 1))
-        x = layers.Conv2D(1, 1, name="conv", kernel_initializer="ones")(inputs)
-        dense = layers.Dense(2, kernel_initializer=tf.keras.initializers.Constant(2.0**-20))
-        model = tf.keras.Model(inputs, dense(layers.GlobalAveragePooling2D()(x)))
-    finally:
-        tf.keras.mixed_precision.set_global_policy("float32")
+    conv = {"name": "conv", "input_shape": (8, 8, 1), "kernel_initializer": "ones"}
+    dense = {"kernel_initializer": tf.keras.initializers.Constant(2.0**-20)}
+    model = in_half_precision(
+        lambda: tf.keras.Sequential(
+            [layers.Conv2D(1, 1, **conv), layers.GlobalAveragePooling2D(), layers.Dense(2, **dense)]
+        )
+    )
     raw = explain(model, np.ones((1, 8, 8, 1), np.float32), layer="conv", target=0, scaling="none").raw
     assert_allclose(raw, 2.0**-26, rtol=1e-2)  # 2**-20 / 64
 
@@ -179,7 +173,7 @@ def test_everything_is_left_as_it_was() -> None:
     tf.random.set_seed(11)
     expected_draws = [tf.random.normal([3]).numpy() for _ in range(3)]
     tf.random.set_seed(11)
-    weights, python, numpy = model.get_weights(), random.getstate(), np.random.get_state()[1].copy()
+    before = held(model)
     draws = [tf.random.normal([3]).numpy()]
     explain(model, images)
     draws.append(tf.random.normal([3]).numpy())
@@ -187,11 +181,7 @@ def test_everything_is_left_as_it_was() -> None:
     list_layers(model, images)
     draws.append(tf.random.normal([3]).numpy())
     assert_allclose(draws, expected_draws)
-    for before, after in zip(weights, model.get_weights(), strict=True):
-        assert np.array_equal(before, after)
-    assert random.getstate() == python
-    assert np.array_equal(np.random.get_state()[1], numpy)
-    assert not any("call" in layer.__dict__ for layer in model._flatten_layers())
+    assert_unchanged(before, held(model))
 
 
 def test_calls_are_put_back_when_the_model_fails() -> None:
@@ -211,10 +201,7 @@ def test_calls_are_put_back_when_the_model_fails() -> None:
     model, images = Failing(), np.random.rand(1, 8, 8, 1).astype(np.float32)
     model(images)
 
-    def already_there(x: Any) -> Any:
-        return layers.Conv2D.call(model.conv, x)
-
-    model.conv.call = already_there
+    model.conv.call = already_there = partial(layers.Conv2D.call, model.conv)
     model.fail = True
     for layer in ("conv", None):
         with pytest.raises(RuntimeError, match="on request"):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-import json
-import subprocess
-import sys
+from contextlib import suppress
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import dill
 import fastestimator as fe
 import numpy as np
 import pytest
-from fastestimator.dataset import dataloader
+import tensorflow as tf
 from fastestimator.dataset.numpy_dataset import NumpyDataset
 from fastestimator.op.tensorop.model import ModelOp
 from fastestimator.summary.system import System
@@ -33,48 +33,48 @@ def batches(shuffle: bool, epochs: int = 2) -> list[list[list[int]]]:
     return found
 
 
+IN_ORDER = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12]]
+
+
 def test_an_epoch_is_every_row_once() -> None:
     compat.apply()
-    assert batches(shuffle=False) == [[[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12]]] * 2
+    assert batches(shuffle=False) == [IN_ORDER] * 2
     for epoch in batches(shuffle=True):
         assert sorted(at for batch in epoch for at in batch) == list(range(13))
 
 
-def test_the_untouched_host_needs_it_here() -> None:
-    """In a fresh interpreter: what goes wrong without, so that the day it no longer does is seen."""
-    program = (
-        "import json, fastestimator as fe, numpy as np\n"
-        "from fastestimator.dataset.numpy_dataset import NumpyDataset\n"
-        "pipeline = fe.Pipeline(train_data=NumpyDataset({'at': np.arange(8)}), batch_size=4, num_process=0)\n"
-        "try:\n"
-        "    with pipeline(mode='train', epoch=1, ds_id='', shuffle=False) as loader:\n"
-        "        print(json.dumps([batch['at'].tolist() for batch in loader]))\n"
-        "except TypeError as error:\n"
-        "    print(json.dumps(str(error)))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    untouched = json.loads(done.stdout.strip().splitlines()[-1])
-    needed = bool(compat.apply())
-    assert needed == (untouched != [[0, 1, 2, 3], [4, 5, 6, 7]])
+def untouched(folder: str) -> dict[str, bool]:
+    """What works in the host as it is."""
+    works = {"batches": False, "state": False}
+    with suppress(TypeError):
+        works["batches"] = batches(shuffle=False) == [IN_ORDER] * 2
+    with suppress(Exception):
+        works["state"] = "system" not in saved_objects(Plain(), Path(folder))["traces"][0]
+    return works
 
 
-def test_applying_twice_changes_nothing_more() -> None:
-    first = compat.apply()
-    bases, iterate = dataloader.InfiniteSampler.__bases__, dataloader.InfiniteSampler.__iter__
-    assert compat.apply() == first
-    assert dataloader.InfiniteSampler.__bases__ == bases
-    assert dataloader.InfiniteSampler.__iter__ is iterate
+@pytest.mark.slow
+def test_the_untouched_host_needs_what_is_mended(tmp_path: Path) -> None:
+    """So that the day it no longer does is seen."""
+    from tests.trainings import in_another_process  # it imports the trace, which mends the host
+
+    works, mended = in_another_process(untouched, tmp_path), compat.apply()
+    assert works["batches"] == (not {"data_source", "restart"} & set(mended))
+    assert works["state"] == ("state" not in mended)
 
 
-@pytest.mark.parametrize(("old_init", "restarts"), [(True, False), (True, True), (False, False), (False, True)])
-def test_only_what_is_needed_is_mended(old_init: bool, restarts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+MENDED = ["data_source", "restart", "state"]
+
+
+@pytest.mark.parametrize("needed", [list(some) for count in range(4) for some in combinations(MENDED, count)], ids=str)
+def test_only_what_is_needed_is_mended_and_once(needed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     class OlderSampler(Sampler[Any]):
         def __init__(self, data_source: Any = None) -> None: ...
 
     class NewerSampler(Sampler[Any]):
         def __init__(self) -> None: ...
 
-    base = OlderSampler if old_init else NewerSampler
+    base = NewerSampler if "data_source" in needed else OlderSampler
 
     class Loaders(base):  # type: ignore[valid-type,misc]
         def __iter__(self) -> Any:
@@ -83,14 +83,24 @@ def test_only_what_is_needed_is_mended(old_init: bool, restarts: bool, monkeypat
         def __next__(self) -> int:
             return 1
 
-    before = Loaders.__iter__
+    class Systems:
+        def save_state(self, save_dir: str) -> str:
+            return save_dir
+
+    def parts() -> list[Any]:
+        return [Loaders.__bases__, Loaders.__iter__, Systems.save_state]
+
     monkeypatch.setattr(compat, "InfiniteSampler", Loaders)
     monkeypatch.setattr(compat, "Sampler", base)
-    monkeypatch.setattr(compat, "_batches_restart_their_sampler", lambda: restarts)
-    expected = ([] if old_init else ["data_source"]) + (["restart"] if restarts else [])
-    assert [each for each in compat.apply() if each != "state"] == expected
-    assert (Loaders.__bases__ == (base,)) == old_init
-    assert (Loaders.__iter__ is before) != restarts
+    monkeypatch.setattr(compat, "System", Systems)
+    monkeypatch.setattr(compat, "_batches_restart_their_sampler", lambda: "restart" in needed)
+    monkeypatch.setattr(compat, "_traceable_classes_lack_a_state", lambda: "state" in needed)
+    before = parts()
+    assert compat.apply() == needed
+    after = parts()
+    assert [name for name, was, now in zip(MENDED, before, after, strict=True) if was != now] == needed
+    assert compat.apply() == needed
+    assert parts() == after
 
 
 class Counter(Trace):
@@ -112,17 +122,14 @@ def small_system(framework: str, source: Any) -> tuple[System, Counter]:
     return system, trace
 
 
-def saved_objects(framework: str, source: Any, folder: Path) -> dict[str, Any]:
-    import dill
-
-    system, _ = small_system(framework, source)
+def saved_objects(source: Any, folder: Path) -> dict[str, Any]:
+    system, _ = small_system("torch", source)
     system.save_state(str(folder))
     with (folder / "objects.pkl").open("rb") as file:
         objects: dict[str, Any] = dill.load(file)
     return objects
 
 
-@pytest.mark.parametrize("framework", ["torch", "tf"])
 def test_a_state_is_saved_and_restored(framework: str, tmp_path: Path) -> None:
     compat.apply()
     before, trace = small_system(framework, Plain())
@@ -150,67 +157,29 @@ class Plain(Dataset[Any]):
         return {"x": self.values[at]}
 
 
-def keras_source() -> Any:
-    import tensorflow as tf
-
-    return tf.data.Dataset.from_tensor_slices({"x": np.zeros(4)}).batch(2)
-
-
-@pytest.mark.parametrize("source", [Plain, lambda: DataLoader(Plain()), keras_source])
+@pytest.mark.parametrize(
+    "source",
+    [Plain, lambda: DataLoader(Plain()), lambda: tf.data.Dataset.from_tensor_slices({"x": np.zeros(4)}).batch(2)],
+)
 def test_what_is_saved_is_the_state_and_no_data(source: Any, tmp_path: Path) -> None:
     compat.apply()
-    objects = saved_objects("torch", source(), tmp_path)
+    objects = saved_objects(source(), tmp_path)
     assert "counts" in objects["traces"][0]
     assert not {"system", "unsavable"} & set(objects["traces"][0])
     assert "model" not in objects["tops"][0]
     assert not objects["ds"]["train"].get("")
 
 
-def test_the_untouched_host_cannot_save_here() -> None:
-    program = (
-        "import pathlib, sys, tempfile; import tests.integrations.fastestimator.test_compat as here\n"
-        "with tempfile.TemporaryDirectory() as folder:\n"
-        "    try:\n"
-        "        print('system' not in here.saved_objects('torch', here.Plain(), pathlib.Path(folder))['traces'][0])\n"
-        "    except Exception as error:\n"
-        "        print(False)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    works = done.stdout.strip().splitlines()[-1] == "True"
-    assert works == ("state" not in compat.apply())
-
-
 def test_a_copy_has_its_data_whenever_nothing_is_saved(tmp_path: Path) -> None:
     """So that a worker process gets them, too."""
     compat.apply()
     data = Plain()
-    saved_objects("torch", data, tmp_path)
+    saved_objects(data, tmp_path)
     assert np.array_equal(copy.copy(data).values, data.values)
-
-
-@pytest.mark.parametrize("lacking", [True, False])
-def test_saving_is_mended_only_where_it_is_needed(lacking: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Systems:
-        def save_state(self, save_dir: str) -> str:
-            return save_dir
-
-    before = Systems.save_state
-    monkeypatch.setattr(compat, "System", Systems)
-    monkeypatch.setattr(compat, "_traceable_classes_lack_a_state", lambda: lacking)
-    assert ("state" in compat.apply()) == lacking
-    assert (Systems.save_state is before) != lacking
-    assert ("state" in compat.apply()) == lacking
 
 
 def test_whether_traceable_classes_lack_a_state_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compat._traceable_classes_lack_a_state() == hasattr(object, "__getstate__")
-
-    def traceable() -> Any:
-        def with_state(kind: type) -> type:
-            kind.__getstate__ = traceability_util.__getstate__  # type: ignore[attr-defined]
-            return kind
-
-        return with_state
-
-    monkeypatch.setattr(traceability_util, "traceable", traceable)
+    own = {"__getstate__": traceability_util.__getstate__}
+    monkeypatch.setattr(traceability_util, "traceable", lambda: lambda kind: type("Stated", (kind,), own))
     assert not compat._traceable_classes_lack_a_state()
