@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,15 +51,62 @@ _NAMES = {
     "types": "Heatmap",
 }
 _ROOMS = {name: room for room, names in _NAMES.items() for name in names.split()}
-__all__ = sorted(_ROOMS)
+_OF_HOST = ("GradCAM", "LayerGradientOp")
+
+
+def _names() -> list[str]:
+    """Those that can be had."""
+    try:
+        host = find_spec("fastestimator")
+    except ImportError:
+        host = None
+    return sorted(name for name in _ROOMS if name not in _OF_HOST or host)
+
+
+__all__ = _names()
 
 
 def __getattr__(name: str) -> Any:
     """Public names are imported when first used, so that importing the package imports no framework."""
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    try:
+        return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    except ImportError as error:
+        if name not in _OF_HOST:
+            raise
+        raise _without_host(name, error) from error
+
+
+def _without_host(name: str, error: ImportError) -> Exception:
+    from fe_gradcam.errors import CamError, NoHostError
+
+    if isinstance(error, CamError):
+        return NoHostError(*error.args)
+    return NoHostError(
+        f"{name} needs FastEstimator, and importing it raised {type(error).__name__}: {error}. Run: "
+        "pip install 'fe_gradcam[fastestimator]'; then pip install --no-deps fastestimator==1.7.0 albumentations==1.4.1"
+    )
+
+
+class _OfHost:
+    """Has ``from fe_gradcam import GradCAM`` say what is missing: for a name that is not there Python asks finders."""
+
+    @staticmethod
+    def find_spec(fullname: str, path: Any = None, target: Any = None) -> None:
+        """Raises HostError for names of the host; see importlib.abc.MetaPathFinder."""
+        package, _, name = fullname.rpartition(".")
+        if package == __name__ and name in _OF_HOST:
+            from fe_gradcam.errors import HostError, NoHostError
+
+            try:
+                __getattr__(name)
+            except NoHostError as error:
+                raise HostError(*error.args) from error.__cause__
+
+
+sys.meta_path.append(_OfHost)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_ROOMS])
+    return sorted([*globals(), *__all__])

@@ -70,6 +70,14 @@ class GradientError(CamError, RuntimeError):
     """The score depends on the layer, and yet no gradient reaches it."""
 
 
+class HostError(CamError, ImportError):
+    """FastEstimator cannot be used as things are; the message says what to install, or to import first."""
+
+
+class NoHostError(CamError, AttributeError):
+    """The same, where a name of the package is looked up: Python then goes on as if there were none."""
+
+
 class CamWarning(Told, UserWarning):
     """Something was shown that a user should know about before trusting it."""
 

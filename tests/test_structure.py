@@ -247,7 +247,8 @@ def test_every_public_name_is_there() -> None:
 
 def test_checkers_and_editors_see_the_public_names() -> None:
     """Whose imports are written once more, as type checkers read them."""
-    seen = {(module, name) for module, names in imports(ROOT / "__init__.py") for name in names}
+    found = imports(ROOT / "__init__.py")
+    seen = {(module, name) for module, names in found for name in names if name in fe_gradcam._ROOMS}
     lazily = {(f"fe_gradcam.{room}", name) for name, room in fe_gradcam._ROOMS.items()}
     assert lazily == {(module, name) for module, name in seen if module.startswith("fe_gradcam")}
 

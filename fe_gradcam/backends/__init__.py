@@ -10,6 +10,9 @@ from fe_gradcam.errors import UnsupportedModelError
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.types import Reshape
 
+KERAS_3 = "keras.src.models.model"
+"""Where its class of models is."""
+
 
 def backend_for(
     model: Any, model_output: ModelOutput = None, reshape: Reshape | None = None, *, of_pixels: bool = False
@@ -25,10 +28,16 @@ def backend_for(
 
         return TorchBackend(model, model_output, reshape, of_pixels)
     tensorflow = sys.modules.get("tensorflow")
-    if tensorflow is not None and isinstance(model, tensorflow.keras.Model):
+    of_keras_3 = any(base.__module__ == KERAS_3 for base in type(model).__mro__)
+    if tensorflow is not None and isinstance(model, tensorflow.keras.Model) and not of_keras_3:
         from fe_gradcam.backends.keras.backend import KerasBackend
 
         return KerasBackend(model, model_output, reshape, of_pixels)
+    if of_keras_3:
+        raise UnsupportedModelError(
+            "model is of Keras 3; models of Keras 2 are taken. With the package tf_keras (pip install "
+            "'fe_gradcam[keras]') set TF_USE_LEGACY_KERAS=1 before TensorFlow is imported, and build or load it again."
+        )
     raise UnsupportedModelError(
         f"model is a {type(model).__module__}.{type(model).__qualname__}; a torch.nn.Module or a tf.keras.Model is "
         "needed, whose layers can be observed. (A SavedModel loaded without its class cannot: load it as the Keras "

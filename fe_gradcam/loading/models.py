@@ -74,8 +74,11 @@ def _framework_of(model: Any) -> Framework | None:
 def _from_keras_file(path: Path) -> Any:
     if not path.is_file():
         raise _refused(str(path), " does not exist.")
-    import tensorflow as tf
-
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        needed = " needs TensorFlow, which cannot be imported. Run: pip install 'fe_gradcam[keras]'"
+        raise _refused(str(path), needed) from error
     try:
         return tf.keras.models.load_model(path, compile=False)
     except Exception as error:

@@ -69,7 +69,7 @@ class Preparation:
         values = pictures[..., : self.channels].astype(np.float32)
         if self.value_range == "unit":
             values /= np.float32(255)
-        values = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        values = np.asarray((values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32), np.float32)
         return np.ascontiguousarray(values.transpose(0, 3, 1, 2)) if channels_first else values
 
 

@@ -1,1 +1,5 @@
-"""The trace and the op for FastEstimator."""
+"""The trace and the op for FastEstimator, which is put in order before it is imported."""
+
+from fe_gradcam.integrations.fastestimator import legacy
+
+legacy.apply()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -210,3 +212,11 @@ def test_calls_are_put_back_when_the_model_fails() -> None:
     assert not tf.config.functions_run_eagerly()
     model.fail = False
     assert explain(model, images, layer="conv").raw.shape == (1, 6, 6)
+
+
+@pytest.mark.skipif(version("keras") < "3", reason="needs Keras 3")
+def test_a_model_of_keras_3_is_refused_plainly() -> None:
+    keras = importlib.import_module("keras")
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    with pytest.raises(UnsupportedModelError, match=r"is of Keras 3; .*TF_USE_LEGACY_KERAS=1"):
+        explain(model, np.zeros((1, 4, 4, 1), np.float32))

@@ -1,0 +1,225 @@
+"""FastEstimator 1.7 on newer TensorFlow, NumPy and plotly: its own modules are given what they were written for.
+
+It needs Keras 2, and ``tf.keras`` is Keras 3 from TensorFlow 2.16 on. There the package tf_keras is put in its place,
+as ``TF_USE_LEGACY_KERAS=1`` does (https://keras.io/getting_started), for the user's code too: without it the host
+builds no model of either framework. NumPy and Keras themselves stay as they are.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from fe_gradcam.errors import CamWarning, HostError
+
+LEGACY = "TF_USE_LEGACY_KERAS"
+API = "tf_keras.api._v2.keras"
+
+OLD_NAMES = {"Inf": np.inf, "NaN": np.nan}
+"""Names of NumPy 1 that the host uses."""
+
+
+def apply() -> list[str]:
+    """Sees to it that the host finds what it needs of the libraries that are installed.
+
+    To be called before a module of the host is imported; of those that are, some can be mended all the same.
+
+    Returns:
+        What is mended; empty where all works as it is.
+
+    Raises:
+        HostError: Keras 3 is in use already, or plotly is too new.
+    """
+    if _major("plotly") >= 6:
+        raise HostError(
+            f"plotly {version('plotly')} is too new for FastEstimator's logs. Run: pip install 'plotly<6' "
+            "'kaleido==0.2.1'"
+        )
+    mended = [*["triton"] * triton_first(), *["keras"] * use_keras_2()]
+    if not any(isinstance(one, Finder) for one in sys.meta_path):
+        sys.meta_path.insert(0, Finder())
+        for name in MENDS:
+            if name in sys.modules:
+                MENDS[name](sys.modules[name])
+    return [*mended, *["numpy"] * (not hasattr(np, "Inf"))]
+
+
+def _major(package: str) -> int:
+    """The first number of its version, or 0 where it is not installed."""
+    try:
+        return int(version(package).partition(".")[0])
+    except PackageNotFoundError:
+        return 0
+
+
+def triton_first() -> bool:
+    """Whether Triton is kept from being loaded behind TensorFlow, which ends the process: both bring an LLVM.
+
+    Where TensorFlow is loaded already torch works without it; what is lost is torch.compile on a GPU.
+    """
+    if not _major("triton") or not _major("tensorflow") or "triton" in sys.modules:
+        return False
+    if "tensorflow" not in sys.modules:
+        with suppress(ImportError):
+            importlib.import_module("triton")
+        return True
+    import torch
+
+    sys.modules["triton"] = None  # type: ignore[assignment]
+    if torch.cuda.is_available():
+        warnings.warn(
+            "TensorFlow was imported before Triton, and to import Triton behind it ends the process: torch.compile on "
+            "the GPU is off. To have it, put `from fe_gradcam import GradCAM` above the imports of TensorFlow and "
+            "FastEstimator.",
+            CamWarning,
+            stacklevel=4,
+        )
+    return True
+
+
+def use_keras_2() -> bool:
+    """Whether ``tf.keras`` is Keras 2 only because of this: put there, now or before.
+
+    Raises:
+        HostError: A module that was imported before holds something of Keras 3, which Keras 2 cannot be mixed with.
+    """
+    if _major("keras") < 3 or not _major("tensorflow"):
+        return False
+    if not _major("tf_keras"):
+        raise HostError("FastEstimator needs Keras 2, and tf.keras is Keras 3 here. Run: pip install 'tf_keras'")
+    asked, tensorflow = os.environ.get(LEGACY), sys.modules.get("tensorflow")
+    os.environ[LEGACY] = "1"
+    folder = str(Path(str(getattr(find_spec("tf_keras"), "origin", ""))).parent / "api" / "_v2")
+    if tensorflow is None or folder in tensorflow.__path__:  # it looks at the variable when it is imported
+        return True
+    held = next(_held_of_keras_3(), None)
+    if held is not None:
+        if asked is None:
+            del os.environ[LEGACY]
+        raise HostError(
+            f"FastEstimator needs Keras 2 (tf_keras), and {held} is of Keras 3 already. Put `from fe_gradcam import "
+            f"GradCAM` above the imports of Keras and TensorFlow, or set {LEGACY}=1 before Python starts."
+        )
+    for name in [one for one in sys.modules if one == "tensorflow.keras" or one.startswith("tensorflow.keras.")]:
+        del sys.modules[name]
+    tensorflow.__path__ = [folder, *tensorflow.__path__]
+    importlib.import_module("tensorflow.keras")
+    for alias in ("losses", "metrics", "optimizers", "initializers"):
+        setattr(tensorflow, alias, importlib.import_module(f"{API}.{alias}"))
+    return True
+
+
+def _held_of_keras_3() -> Iterator[str]:
+    """What of Keras 3 modules hold that are neither a library's of Keras nor the host's that are mended."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in ("tensorflow", "keras", "tf_keras") or name in MENDS:
+            continue
+        for attribute, value in list(getattr(module, "__dict__", {}).items()):
+            kind: Any = type(value)  # not isinstance, which some objects answer with a warning
+            whose = (
+                value.__name__
+                if issubclass(kind, ModuleType)
+                else (value if issubclass(kind, type) else kind).__module__
+            )
+            if isinstance(whose, str) and (whose + ".").startswith(("keras.", "tensorflow.keras.")):
+                yield f"{name}.{attribute}"
+
+
+class Finder(MetaPathFinder):
+    """Has modules of the host mended when they are imported."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """See MetaPathFinder."""
+        spec = PathFinder.find_spec(fullname, path, target) if fullname in {*MENDS, *OF_KERAS_2} else None
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Mending(spec.loader)
+        return spec
+
+
+class _Mending(Loader):
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        with _keras_2_as_keras() if module.__name__ in OF_KERAS_2 else nullcontext():
+            self._loader.exec_module(module)
+        MENDS.get(module.__name__, lambda module: None)(module)
+
+
+@contextmanager
+def _keras_2_as_keras() -> Iterator[None]:
+    """While a module is imported that takes something of ``keras`` itself."""
+    if _major("keras") < 3:
+        yield
+        return
+    for name in ("tensorflow", "tensorboard", "torch.utils.tensorboard", "tf_keras.src.callbacks"):
+        importlib.import_module(name)  # these are not to meet it
+    own = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "keras"}
+    for name in own:
+        del sys.modules[name]
+    as_keras = {name[3:]: module for name, module in sys.modules.items() if name.partition(".")[0] == "tf_keras"}
+    sys.modules.update(as_keras)
+    try:
+        yield
+    finally:
+        for name in [one for one in sys.modules if one.partition(".")[0] == "keras"]:
+            del sys.modules[name]
+        sys.modules.update(own)
+
+
+class _WithOldNames(ModuleType):
+    """NumPy for one module, with names that it no longer has."""
+
+    def __getattr__(self, name: str) -> Any:
+        return OLD_NAMES[name] if name in OLD_NAMES else getattr(np, name)
+
+
+def _old_numpy(module: Any) -> None:
+    if not hasattr(np, "Inf"):
+        module.np = _WithOldNames("numpy")
+
+
+def _keras_2_names(module: Any) -> None:
+    if _major("keras") >= 3:
+        keras = importlib.import_module(API)
+        module.Sequential, module.mixed_precision_tf = keras.Sequential, keras.mixed_precision
+        module.LossScaleOptimizer = keras.mixed_precision.LossScaleOptimizer
+
+
+def _keras_2_precision(module: Any) -> None:
+    if _major("keras") >= 3:
+        module.mixed_precision = importlib.import_module(f"{API}.mixed_precision")
+
+
+OF_KERAS_2 = ("fastestimator.trace.io.tensorboard",)
+"""Modules of the host that cannot be imported without Keras 2."""
+
+MENDS: dict[str, Callable[[Any], None]] = {
+    "fastestimator.network": _keras_2_names,
+    "fastestimator.summary.history": _keras_2_precision,
+    "fastestimator.trace.adapt.early_stopping": _old_numpy,
+    "fastestimator.trace.adapt.reduce_lr_on_plateau": _old_numpy,
+    "fastestimator.trace.io.best_model_saver": _old_numpy,
+}
+"""Modules of the host, and what is put in order in each once it is imported."""
