@@ -60,7 +60,7 @@ def write_arrays(path: FilePath, arrays: Mapping[str, ArrayLike]) -> None:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             for name, array in members.items():
                 with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)  # type: ignore[no-untyped-call]
+                    np.lib.format.write_array(member, array, allow_pickle=False)
 
     _write_whole(target, write)
 

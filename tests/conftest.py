@@ -11,6 +11,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import fe_gradcam.integrations.fastestimator  # noqa: F401  # isort: skip - has the host find Keras 2 under tf.keras
 import fastestimator as fe
 import pytest
 import tensorflow as tf

@@ -16,7 +16,6 @@ import numpy as np
 import plotly.io as pio
 import tensorflow as tf
 import torch
-from keras.src.backend import _SEED_GENERATOR
 from tensorflow.python.util import _pywrap_determinism
 
 from fe_gradcam.methods.registry import METHODS
@@ -65,6 +64,7 @@ def put_streams(value: list[Any]) -> None:
 
 
 KERAS = tf.keras.backend
+INSIDE = sys.modules[KERAS.clear_session.__module__]  # of the Keras 2 that is under tf.keras
 STATE: dict[str, State] = {
     "environment": (environment, put_environment),
     "directory": (os.getcwd, os.chdir),
@@ -82,7 +82,7 @@ STATE: dict[str, State] = {
     "determinism of TensorFlow": (_pywrap_determinism.is_enabled, _pywrap_determinism.enable),
     "streams of TensorFlow's log": (lambda: [one.stream for one in tf.get_logger().handlers], put_streams),
     "eager functions of TensorFlow": (tf.config.functions_run_eagerly, tf.config.run_functions_eagerly),
-    "seeds of Keras": attribute(_SEED_GENERATOR, "generator"),
+    "seeds of Keras": attribute(INSIDE._SEED_GENERATOR, "generator"),
     "precision of Keras": (tf.keras.mixed_precision.global_policy, tf.keras.mixed_precision.set_global_policy),
     "type of Keras": (KERAS.floatx, KERAS.set_floatx),
     "epsilon of Keras": (KERAS.epsilon, KERAS.set_epsilon),

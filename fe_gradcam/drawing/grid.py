@@ -151,7 +151,7 @@ def _check(grid: Grid, cell: int | None) -> None:
 
 
 def _cell_side(grid: Grid) -> int:
-    largest = max(max(panel.rgb.shape[:2]) for row in grid.rows for panel in row.every_panel)
+    largest: int = max(max(panel.rgb.shape[:2]) for row in grid.rows for panel in row.every_panel)
     return min(largest, 256) if largest >= 160 else largest * max(1, round(176 / largest))
 
 

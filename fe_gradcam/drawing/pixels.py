@@ -149,7 +149,7 @@ def _to_bytes(image: NDArray[Any], *, denormalised: bool) -> Rgb:
     if image.dtype == np.uint8:
         return image
     if image.dtype.kind == "b":
-        return image.astype(np.uint8) * np.uint8(255)
+        return np.asarray(np.where(image, 255, 0), np.uint8)
     values = image.astype(np.float64)
     finite = np.isfinite(values)
     if not finite.all():

@@ -35,7 +35,7 @@ def rank_correlation(a: ArrayLike, b: ArrayLike) -> Values:
     constant = [(rows == rows[:, :1]).all(1) for rows in (first, second)]
     neither = ~constant[0] & ~constant[1]
     cosine = (ranks[0] * ranks[1]).sum(1) / np.where(neither, lengths[0] * lengths[1], 1)
-    return np.where(neither, cosine.clip(-1, 1), constant[0] & constant[1])
+    return np.asarray(np.where(neither, cosine.clip(-1, 1), constant[0] & constant[1]), np.float64)
 
 
 def overlap_of_hottest(a: ArrayLike, b: ArrayLike, share: float = 0.2) -> Values:

@@ -123,7 +123,7 @@ def interpolated(image: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDAr
     system, sums = _equations(image - middle[:, None, None], missing)
     row, column = np.nonzero(missing)
     _, blocks = np.unique((row // BLOCK) * missing.shape[1] + column // BLOCK, return_inverse=True)
-    filled_in = image.copy()
+    filled_in: NDArray[np.float32] = image.copy()
     filled_in[:, missing] = (_solved(system, sums, blocks) + middle).T
     return filled_in
 

@@ -185,7 +185,7 @@ def _shrunk(picture: NDArray[Any], side: int) -> NDArray[Any]:
     height, width = picture.shape[:2]
     factor = side / max(height, width)
     if factor >= 1:
-        return picture.copy()
+        return np.array(picture)
     size = max(1, round(width * factor)), max(1, round(height * factor))
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
 

@@ -14,6 +14,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -188,8 +189,7 @@ def _photos() -> Array:
 
 @cache
 def _digits() -> Array:
-    digits: Array = digit_canvases().images[:8].astype(np.float32) / 255
-    return digits
+    return np.asarray(digit_canvases().images[:8] / 255, np.float32)
 
 
 def _resized(images: Array, height: int, width: int) -> Array:
@@ -392,7 +392,7 @@ _SMALL_CONVNEXT = {"hidden_sizes": [48, 96, 192, 384], "depths": [2, 2, 4, 2], "
 _SMALL_CVT = {"embed_dim": [16, 32, 64], "depth": [1, 2, 3], "num_heads": [1, 2, 4]}
 _SMALL_VIT = {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3, "intermediate_size": 768}
 _SMALL_SWIN = {"embed_dim": 48, "depths": [2, 2, 2, 2], "num_heads": [3, 3, 6, 12], "window_size": 4}
-_LAST_BLOCK = "encoder.layer.5.layernorm_before"
+_LAST_BLOCK = f"{'encoder.layer' if version('transformers') < '5' else 'layers'}.5.layernorm_before"
 """Behind the last attention only the class token counts; what it attends to comes out of this norm."""
 
 _LITE0 = Entry("EfficientNet-Lite0", "torch", pretrained_torch, partial(rgb, 224, 224), "_swish", (7, 7),
