@@ -1,25 +1,49 @@
-# Two commands do everything: `make demo` and `make test`. Both set up .venv first, once.
-PYTHON ?= $(shell command -v python3.11 || command -v python3.10)
-VENV := .venv
+# Two commands do everything: `make demo` and `make test`. Both set up an environment first, once.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+# A Python is tried by running it: a name on the path may stand for one that is not there.
+first_of = $(shell for one in $(1); do if "$$one" -c 'import sys, ensurepip, venv; sys.exit(not $(2))' \
+  > /dev/null 2>&1; then echo "$$one"; break; fi; done)
+ANY := (3, 10) <= sys.version_info[:2] <= (3, 13)
+ifeq ($(origin PYTHON), undefined)
+PYTHON := $(call first_of,python3 python3.13 python3.12 python3.11 python3.10,($(ANY)))
+VENV ?= .venv
+else
+VENV ?= .venv-$(notdir $(PYTHON))
+endif
 RUN := $(VENV)/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-quick test-random tutorials lint format benchmarks clean
+.PHONY: demo test test-quick test-random test-pinned-host tutorials lint format benchmarks dist clean
+
+# What FastEstimator imports is installed without its pins, which are for Python 3.10 and 3.11 and NumPy 1.
+HOST := fastestimator==1.7.0 albumentations==1.4.1
+WITHOUT_NEEDS := cifar-10-model==7.4.0
+
+# pip says little for minutes: of what it does, the large downloads and each twentieth package.
+SHOWN := awk '/^ *Downloading/ && /[0-9][0-9][.0-9]* MB/ { print "  " $$2, $$3, $$4; fflush() } \
+  /^Collecting/ && ++seen % 20 == 0 { print "  " seen " packages found"; fflush() } \
+  /^Installing collected/ { print "  unpacking, a minute or two"; fflush() }'
 
 $(VENV)/.ready: setup.cfg constraints.txt
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.10 is needed; name it with: make PYTHON=/path/to/python3.11"; exit 1; }
-	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --constraint constraints.txt setuptools wheel
-	$(RUN) -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test,tutorials]'
-	$(RUN) -m pip install --quiet --no-deps cifar-10-model==7.4.0
-	touch $@
+	@test -n "$(PYTHON)" && "$(PYTHON)" --version || { echo "Python 3.10, 3.11, 3.12 or 3.13 is needed, with venv and \
+	ensurepip. Debian and Ubuntu: apt install python3 python3-venv; elsewhere python.org or pyenv. One that is not on the \
+	path is named with: make PYTHON=/path/to/python3"; exit 1; }
+	@echo "Setting up $(VENV), once: some minutes, and 5 to 9 GB of disk, as PyTorch comes without or with CUDA."
+	test -x $(RUN) || "$(PYTHON)" -m venv $(VENV)
+	$(RUN) -m pip install --constraint constraints.txt setuptools wheel | $(SHOWN)
+	$(RUN) -m pip install --constraint constraints.txt --no-build-isolation --editable '.[fastestimator,test,tutorials]' \
+	  | $(SHOWN)
+	$(RUN) -m pip install --no-deps $(HOST) $(WITHOUT_NEEDS) | $(SHOWN)
+	@touch $@; echo "$(VENV) is ready."
 
 demo: $(VENV)/.ready
 	$(RUN) -m tutorials.demo
 
 # Two processes, each with one thread: more threads than cores spend their time waiting for each other.
-test test-quick test-random: export OMP_NUM_THREADS ?= 1
+test test-quick test-random test-pinned-host: export OMP_NUM_THREADS ?= 1
 SUITE := -m pytest --numprocesses 2 --dist worksteal
 test: lint
 	$(RUN) $(SUITE)
@@ -31,6 +55,22 @@ test-quick: $(VENV)/.ready
 # The order is chosen anew each time and printed: "make test-random SEED=3" takes that of seed 3.
 test-random: $(VENV)/.ready
 	$(RUN) $(SUITE) -p randomly --randomly-dont-reset-seed $(if $(SEED),--randomly-seed=$(SEED))
+
+# FastEstimator with all its pins, TensorFlow 2.15 and NumPy 1: what touches the host and Keras.
+PINNED := .venv-pinned-host
+PINNED_PYTHON ?= $(call first_of,python3.11 python3.10,((3, 10) <= sys.version_info[:2] <= (3, 11)))
+$(PINNED)/.ready: setup.cfg constraints-pinned-host.txt
+	@test -n "$(PINNED_PYTHON)" || { echo "FastEstimator's own pins need Python 3.10 or 3.11, which is not here."; exit 1; }
+	@echo "Setting up $(PINNED), once."
+	test -x $(PINNED)/bin/python || "$(PINNED_PYTHON)" -m venv $(PINNED)
+	$(PINNED)/bin/python -m pip install --constraint constraints-pinned-host.txt setuptools wheel | $(SHOWN)
+	$(PINNED)/bin/python -m pip install --constraint constraints-pinned-host.txt --no-build-isolation --editable \
+	  '.[test,tutorials]' 'tensorflow<2.16' tensorflow-probability fastestimator | $(SHOWN)
+	$(PINNED)/bin/python -m pip install --no-deps $(WITHOUT_NEEDS) | $(SHOWN)
+	@touch $@
+
+test-pinned-host: $(PINNED)/.ready
+	$(PINNED)/bin/python $(SUITE) tests/integrations tests/training tests/backends tests/test_package.py
 
 # The notebooks, in copies; "make tutorials WRITE=--write" stores what they show.
 tutorials: $(VENV)/.ready
@@ -49,5 +89,11 @@ format: $(VENV)/.ready
 benchmarks: $(VENV)/.ready
 	$(RUN) -m benchmarks $(ALL)
 
+# What is published: dist/*.whl and dist/*.tar.gz.
+dist: $(VENV)/.ready
+	rm -rf dist
+	$(RUN) -m build --no-isolation
+	$(RUN) -m twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) *.egg-info build dist demo_output .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv* *.egg-info build dist demo_output .mypy_cache .pytest_cache .ruff_cache .hypothesis
