@@ -18,6 +18,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from sysconfig import get_path
 from types import ModuleType
 from typing import Any
 
@@ -94,7 +95,7 @@ def use_keras_2() -> bool:
     """Whether ``tf.keras`` is Keras 2 only because of this: put there, now or before.
 
     Raises:
-        HostError: A module that was imported before holds something of Keras 3, which Keras 2 cannot be mixed with.
+        HostError: The user's code holds something of Keras 3 by now, which Keras 2 cannot be mixed with.
     """
     if _major("keras") < 3 or not _major("tensorflow"):
         return False
@@ -105,12 +106,13 @@ def use_keras_2() -> bool:
     folder = str(Path(str(getattr(find_spec("tf_keras"), "origin", ""))).parent / "api" / "_v2")
     if tensorflow is None or folder in tensorflow.__path__:  # it looks at the variable when it is imported
         return True
-    held = next(_held_of_keras_3(), None)
-    if held is not None:
+    held = list(_held_of_keras_3())
+    of_user = next((f"{name}.{attribute}" for name, attribute in held if not _of_a_library(name)), None)
+    if of_user is not None:
         if asked is None:
             del os.environ[LEGACY]
         raise HostError(
-            f"FastEstimator needs Keras 2 (tf_keras), and {held} is of Keras 3 already. Put `from fe_gradcam import "
+            f"FastEstimator needs Keras 2 (tf_keras), and {of_user} is of Keras 3 already. Put `from fe_gradcam import "
             f"GradCAM` above the imports of Keras and TensorFlow, or set {LEGACY}=1 before Python starts."
         )
     for name in [one for one in sys.modules if one == "tensorflow.keras" or one.startswith("tensorflow.keras.")]:
@@ -119,13 +121,22 @@ def use_keras_2() -> bool:
     importlib.import_module("tensorflow.keras")
     for alias in ("losses", "metrics", "optimizers", "initializers"):
         setattr(tensorflow, alias, importlib.import_module(f"{API}.{alias}"))
+    of_host = dict.fromkeys(name for name, _ in held if name.startswith("fastestimator.") and name not in MENDS)
+    for name in reversed(of_host):  # its layers and architectures; what they import themselves was met behind them
+        importlib.reload(sys.modules[name])
     return True
 
 
-def _held_of_keras_3() -> Iterator[str]:
-    """What of Keras 3 modules hold that are neither a library's of Keras nor the host's that are mended."""
+def _of_a_library(name: str) -> bool:
+    """Whether a module was installed; what it does with Keras 3 is its own affair."""
+    file = getattr(sys.modules[name], "__file__", None) or ""
+    return bool(file) and any(Path(file).is_relative_to(get_path(one)) for one in ("stdlib", "purelib", "platlib"))
+
+
+def _held_of_keras_3() -> Iterator[tuple[str, str]]:
+    """Modules outside of TensorFlow and Keras, in the order in which they were begun, and what they hold of Keras 3."""
     for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] in ("tensorflow", "keras", "tf_keras") or name in MENDS:
+        if name.partition(".")[0] in ("tensorflow", "keras", "tf_keras"):
             continue
         for attribute, value in list(getattr(module, "__dict__", {}).items()):
             kind: Any = type(value)  # not isinstance, which some objects answer with a warning
@@ -135,7 +146,7 @@ def _held_of_keras_3() -> Iterator[str]:
                 else (value if issubclass(kind, type) else kind).__module__
             )
             if isinstance(whose, str) and (whose + ".").startswith(("keras.", "tensorflow.keras.")):
-                yield f"{name}.{attribute}"
+                yield name, attribute
 
 
 class Finder(MetaPathFinder):

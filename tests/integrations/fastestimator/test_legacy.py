@@ -28,13 +28,20 @@ from tests.models.toys import SmallTorch, small_keras
 KERAS_3 = legacy._major("keras") >= 3
 """Whether Keras 2 has to be put in its place."""
 
-HOST_FIRST = "from fastestimator.op.tensorop.model import ModelOp, UpdateOp\nimport tensorflow as tf\n"
+HOST_FIRST = """
+from fastestimator.architecture.tensorflow import LeNet, ResNet9, UNet
+from fastestimator.layers.tensorflow import InstanceNormalization
+from fastestimator.op.tensorop.model import ModelOp, UpdateOp
+import tensorflow as tf
+"""
 OURS = "from fe_gradcam import GradCAM\n"
 BUILDS = """
 import fastestimator as fe, torch, tensorflow as tf
 from tensorflow.keras import layers
 print(hasattr(tf.keras.optimizers.legacy, "Adadelta"), layers.Dense is tf.keras.layers.Dense)
-for net in (lambda: torch.nn.Linear(2, 2), lambda: tf.keras.Sequential([layers.Dense(2, input_shape=(2,))])):
+from fastestimator.layers.tensorflow.instance_norm import InstanceNormalization as norm
+own = lambda: tf.keras.Sequential([layers.Dense(2, input_shape=(2,)), layers.Reshape((1, 1, 2)), norm()])
+for net in (lambda: torch.nn.Linear(2, 2), own, fe.architecture.tensorflow.LeNet, fe.architecture.tensorflow.UNet):
     model = fe.build(net, "adam", mixed_precision=True)
     print(type(model).__name__, type(model.optimizer).__name__)
 """
@@ -85,7 +92,15 @@ def test_tensorboard_writes_what_keras_2_says_of_a_model(tmp_path: Any) -> None:
 def test_the_host_builds_models_of_both_frameworks(before: str) -> None:
     done = ran(before + OURS + BUILDS)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["True", "True", "Linear", "Adam", "Sequential", "LossScaleOptimizer"]
+    assert done.stdout.split() == [
+        "True",
+        "True",
+        "Linear",
+        "Adam",
+        *["Sequential", "LossScaleOptimizer"] * 2,
+        "Functional",
+        "LossScaleOptimizer",
+    ]
 
 
 @pytest.mark.slow
