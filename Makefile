@@ -1,6 +1,5 @@
 # Two commands do everything: `make demo` and `make test`. Both set up an environment first, once.
 SHELL := /bin/bash
-.SHELLFLAGS := -eu -o pipefail -c
 
 # A Python is tried by running it: a name on the path may stand for one that is not there.
 first_of = $(shell for one in $(1); do if "$$one" -c 'import sys, ensurepip, venv; sys.exit(not $(2))' \
@@ -32,11 +31,11 @@ $(VENV)/.ready: setup.cfg constraints.txt
 	ensurepip. Debian and Ubuntu: apt install python3 python3-venv; elsewhere python.org or pyenv. One that is not on the \
 	path is named with: make PYTHON=/path/to/python3"; exit 1; }
 	@echo "Setting up $(VENV), once: some minutes, and 5 to 9 GB of disk, as PyTorch comes without or with CUDA."
-	@test -x $(RUN) || "$(PYTHON)" -m venv $(VENV)
-	@$(RUN) -m pip install --constraint constraints.txt setuptools wheel | $(SHOWN)
-	@$(RUN) -m pip install --constraint constraints.txt --no-build-isolation --editable '.[fastestimator,test,tutorials]' \
+	@$(RUN) -m pip --version > /dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
+	@set -o pipefail; $(RUN) -m pip install --constraint constraints.txt setuptools wheel | $(SHOWN)
+	@set -o pipefail; $(RUN) -m pip install --constraint constraints.txt --no-build-isolation --editable '.[fastestimator,test,tutorials]' \
 	  | $(SHOWN)
-	@$(RUN) -m pip install --no-deps $(HOST) $(WITHOUT_NEEDS) | $(SHOWN)
+	@set -o pipefail; $(RUN) -m pip install --no-deps $(HOST) $(WITHOUT_NEEDS) | $(SHOWN)
 	@touch $@; echo "$(VENV) is ready."
 
 demo: $(VENV)/.ready
@@ -62,11 +61,11 @@ PINNED_PYTHON ?= $(call first_of,python3.11 python3.10,((3, 10) <= sys.version_i
 $(PINNED)/.ready: setup.cfg constraints-pinned-host.txt
 	@test -n "$(PINNED_PYTHON)" || { echo "FastEstimator's own pins need Python 3.10 or 3.11, which is not here."; exit 1; }
 	@echo "Setting up $(PINNED), once."
-	@test -x $(PINNED)/bin/python || "$(PINNED_PYTHON)" -m venv $(PINNED)
-	@$(PINNED)/bin/python -m pip install --constraint constraints-pinned-host.txt setuptools wheel | $(SHOWN)
-	@$(PINNED)/bin/python -m pip install --constraint constraints-pinned-host.txt --no-build-isolation --editable \
+	@$(PINNED)/bin/python -m pip --version > /dev/null 2>&1 || "$(PINNED_PYTHON)" -m venv --clear $(PINNED)
+	@set -o pipefail; $(PINNED)/bin/python -m pip install --constraint constraints-pinned-host.txt setuptools wheel | $(SHOWN)
+	@set -o pipefail; $(PINNED)/bin/python -m pip install --constraint constraints-pinned-host.txt --no-build-isolation --editable \
 	  '.[test,tutorials]' 'tensorflow<2.16' tensorflow-probability fastestimator | $(SHOWN)
-	@$(PINNED)/bin/python -m pip install --no-deps $(WITHOUT_NEEDS) | $(SHOWN)
+	@set -o pipefail; $(PINNED)/bin/python -m pip install --no-deps $(WITHOUT_NEEDS) | $(SHOWN)
 	@touch $@
 
 test-pinned-host: $(PINNED)/.ready

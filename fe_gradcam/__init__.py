@@ -58,7 +58,7 @@ def _names() -> list[str]:
     """Those that can be had."""
     try:
         host = find_spec("fastestimator")
-    except ImportError:
+    except (ImportError, ValueError):  # ValueError: of a module that somebody made by hand
         host = None
     return sorted(name for name in _ROOMS if name not in _OF_HOST or host)
 
@@ -105,7 +105,8 @@ class _OfHost:
                 raise HostError(*error.args) from error.__cause__
 
 
-sys.meta_path.append(_OfHost)
+if not any(getattr(one, "__qualname__", "") == _OfHost.__qualname__ for one in sys.meta_path):
+    sys.meta_path.append(_OfHost)
 
 
 def __dir__() -> list[str]:

@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from sysconfig import get_path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -50,8 +50,8 @@ def apply() -> list[str]:
             "'kaleido==0.2.1'"
         )
     mended = [*["triton"] * triton_first(), *["keras"] * use_keras_2()]
-    if not any(isinstance(one, Finder) for one in sys.meta_path):
-        sys.meta_path.insert(0, Finder())
+    if not any(type(one).__qualname__ == HostFinder.__qualname__ for one in sys.meta_path):  # ours, reloaded or not
+        sys.meta_path.insert(0, HostFinder())
         for name in MENDS:
             if name in sys.modules:
                 MENDS[name](sys.modules[name])
@@ -59,11 +59,12 @@ def apply() -> list[str]:
 
 
 def _major(package: str) -> int:
-    """The first number of its version, or 0 where it is not installed."""
+    """The first number of the version that can be imported, or 0; distributions of other names bring it too."""
     try:
         return int(version(package).partition(".")[0])
     except PackageNotFoundError:
-        return 0
+        there = package in sys.modules or find_spec(package) is not None
+        return int(str(getattr(sys.modules.get(package), "__version__", 2)).partition(".")[0]) if there else 0
 
 
 def triton_first() -> bool:
@@ -109,8 +110,8 @@ def use_keras_2() -> bool:
     held = list(_held_of_keras_3())
     of_user = next((f"{name}.{attribute}" for name, attribute in held if not _of_a_library(name)), None)
     if of_user is not None:
-        if asked is None:
-            del os.environ[LEGACY]
+        os.environ.pop(LEGACY)
+        os.environ.update({} if asked is None else {LEGACY: asked})
         raise HostError(
             f"FastEstimator needs Keras 2 (tf_keras), and {of_user} is of Keras 3 already. Put `from fe_gradcam import "
             f"GradCAM` above the imports of Keras and TensorFlow, or set {LEGACY}=1 before Python starts."
@@ -121,10 +122,20 @@ def use_keras_2() -> bool:
     importlib.import_module("tensorflow.keras")
     for alias in ("losses", "metrics", "optimizers", "initializers"):
         setattr(tensorflow, alias, importlib.import_module(f"{API}.{alias}"))
+    _take_over_settings()
     of_host = dict.fromkeys(name for name, _ in held if name.startswith("fastestimator.") and name not in MENDS)
     for name in reversed(of_host):  # its layers and architectures; what they import themselves was met behind them
         importlib.reload(sys.modules[name])
     return True
+
+
+def _take_over_settings() -> None:
+    """What was set in Keras 3 by now holds in Keras 2: the dtype, the layout of images, the precision."""
+    old, new = importlib.import_module("keras"), importlib.import_module(API)
+    new.backend.set_floatx(old.backend.floatx())
+    new.backend.set_epsilon(old.backend.epsilon())
+    new.backend.set_image_data_format(old.backend.image_data_format())
+    new.mixed_precision.set_global_policy(old.mixed_precision.dtype_policy().name)
 
 
 def _of_a_library(name: str) -> bool:
@@ -138,18 +149,27 @@ def _held_of_keras_3() -> Iterator[tuple[str, str]]:
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in ("tensorflow", "keras", "tf_keras"):
             continue
-        for attribute, value in list(getattr(module, "__dict__", {}).items()):
-            kind: Any = type(value)  # not isinstance, which some objects answer with a warning
-            whose = (
-                value.__name__
-                if issubclass(kind, ModuleType)
-                else (value if issubclass(kind, type) else kind).__module__
-            )
-            if isinstance(whose, str) and (whose + ".").startswith(("keras.", "tensorflow.keras.")):
-                yield name, attribute
+        with suppress(Exception):  # anything may stand there; nothing of it is to be loaded by this
+            for attribute, value in list(object.__getattribute__(module, "__dict__").items()):
+                if not attribute.startswith(("_", "Out")) and _is_of_keras_3(value):  # a notebook keeps what it showed
+                    yield name, attribute
 
 
-class Finder(MetaPathFinder):
+def _is_of_keras_3(value: Any) -> bool:
+    """Whether it is a module, class, function or object of it, or of a class that is made of one of its."""
+    whose: list[Any] = []
+    with suppress(Exception):
+        kind = type(value)  # not isinstance, which some objects answer with a warning
+        if issubclass(kind, ModuleType):
+            whose = [object.__getattribute__(value, "__name__")]
+        elif issubclass(kind, FunctionType):
+            whose = [value.__module__]
+        else:
+            whose = [one.__module__ for one in type.mro(value if issubclass(kind, type) else kind)]
+    return any(isinstance(one, str) and f"{one}.".startswith(("keras.", "tensorflow.keras.")) for one in whose)
+
+
+class HostFinder(MetaPathFinder):
     """Has modules of the host mended when they are imported."""
 
     def find_spec(
@@ -167,6 +187,8 @@ class _Mending(Loader):
         self._loader = loader
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_loader":  # of a copy that is being made
+            raise AttributeError(name)
         return getattr(self._loader, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:

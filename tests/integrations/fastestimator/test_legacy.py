@@ -30,7 +30,7 @@ KERAS_3 = legacy._major("keras") >= 3
 
 HOST_FIRST = """
 from fastestimator.architecture.tensorflow import LeNet, ResNet9, UNet
-from fastestimator.layers.tensorflow import InstanceNormalization
+import fastestimator.layers.tensorflow.instance_norm
 from fastestimator.op.tensorop.model import ModelOp, UpdateOp
 import tensorflow as tf
 """
@@ -111,6 +111,31 @@ def test_who_holds_keras_3_is_told_what_to_do(held: str) -> None:
     assert "HostError" in done.stderr
     assert f"__main__.{held.split()[-1]} is of Keras 3" in done.stderr
     assert "from fe_gradcam import GradCAM` above" in done.stderr and legacy.LEGACY in done.stderr
+
+
+@pytest.mark.skipif(not KERAS_3, reason="needs a TensorFlow with Keras 3")
+def test_what_is_of_keras_3_is_known_and_nothing_else() -> None:
+    keras = importlib.import_module("keras")
+
+    class Own(keras.Model):  # type: ignore[name-defined,misc]
+        pass
+
+    for held in (keras, keras.layers, keras.layers.Dense, keras.Input, Own, Own(), keras.layers.Dense(2)):
+        assert legacy._is_of_keras_3(held), held
+    for other in (tf, np, tf.keras.Model, small_keras(), torch.nn.Linear, SmallTorch, 3, None, object()):
+        assert not legacy._is_of_keras_3(other), other
+
+
+@pytest.mark.skipif(not KERAS_3, reason="needs a TensorFlow with Keras 3")
+def test_what_was_set_in_keras_3_holds_in_keras_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    keras = importlib.import_module("keras")
+    monkeypatch.setattr(keras.backend, "floatx", lambda: "float64")
+    monkeypatch.setattr(keras.backend, "image_data_format", lambda: "channels_first")
+    monkeypatch.setattr(keras.mixed_precision, "dtype_policy", lambda: SimpleNamespace(name="mixed_bfloat16"))
+    legacy._take_over_settings()
+    assert tf.keras.backend.floatx() == "float64"
+    assert tf.keras.backend.image_data_format() == "channels_first"
+    assert tf.keras.mixed_precision.global_policy().name == "mixed_bfloat16"
 
 
 def versions(**major: int) -> Callable[[str], int]:
