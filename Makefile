@@ -30,12 +30,12 @@ $(VENV)/.ready: setup.cfg constraints.txt
 	@test -n "$(PYTHON)" && "$(PYTHON)" --version || { echo "Python 3.10, 3.11, 3.12 or 3.13 is needed, with venv and \
 	ensurepip. Debian and Ubuntu: apt install python3 python3-venv; elsewhere python.org or pyenv. One that is not on the \
 	path is named with: make PYTHON=/path/to/python3"; exit 1; }
-	@echo "Setting up $(VENV), once: some minutes, and 5 to 9 GB of disk, as PyTorch comes without or with CUDA."
+	@echo "Setting up $(VENV), once: two to five minutes with a fast line, and 5 GB of disk, 9 with CUDA."
 	@$(RUN) -m pip --version > /dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
-	@set -o pipefail; $(RUN) -m pip install --constraint constraints.txt setuptools wheel | $(SHOWN)
-	@set -o pipefail; $(RUN) -m pip install --constraint constraints.txt --no-build-isolation --editable '.[fastestimator,test,tutorials]' \
+	@set -o pipefail; PYTHONUNBUFFERED=1 $(RUN) -m pip install --constraint constraints.txt setuptools wheel | $(SHOWN)
+	@set -o pipefail; PYTHONUNBUFFERED=1 $(RUN) -m pip install --constraint constraints.txt --no-build-isolation --editable '.[fastestimator,test,tutorials]' \
 	  | $(SHOWN)
-	@set -o pipefail; $(RUN) -m pip install --no-deps $(HOST) $(WITHOUT_NEEDS) | $(SHOWN)
+	@set -o pipefail; PYTHONUNBUFFERED=1 $(RUN) -m pip install --no-deps $(HOST) $(WITHOUT_NEEDS) | $(SHOWN)
 	@touch $@; echo "$(VENV) is ready."
 
 demo: $(VENV)/.ready
@@ -62,10 +62,10 @@ $(PINNED)/.ready: setup.cfg constraints-pinned-host.txt
 	@test -n "$(PINNED_PYTHON)" || { echo "FastEstimator's own pins need Python 3.10 or 3.11, which is not here."; exit 1; }
 	@echo "Setting up $(PINNED), once."
 	@$(PINNED)/bin/python -m pip --version > /dev/null 2>&1 || "$(PINNED_PYTHON)" -m venv --clear $(PINNED)
-	@set -o pipefail; $(PINNED)/bin/python -m pip install --constraint constraints-pinned-host.txt setuptools wheel | $(SHOWN)
-	@set -o pipefail; $(PINNED)/bin/python -m pip install --constraint constraints-pinned-host.txt --no-build-isolation --editable \
+	@set -o pipefail; PYTHONUNBUFFERED=1 $(PINNED)/bin/python -m pip install --constraint constraints-pinned-host.txt setuptools wheel | $(SHOWN)
+	@set -o pipefail; PYTHONUNBUFFERED=1 $(PINNED)/bin/python -m pip install --constraint constraints-pinned-host.txt --no-build-isolation --editable \
 	  '.[test,tutorials]' 'tensorflow<2.16' tensorflow-probability fastestimator | $(SHOWN)
-	@set -o pipefail; $(PINNED)/bin/python -m pip install --no-deps $(WITHOUT_NEEDS) | $(SHOWN)
+	@set -o pipefail; PYTHONUNBUFFERED=1 $(PINNED)/bin/python -m pip install --no-deps $(WITHOUT_NEEDS) | $(SHOWN)
 	@touch $@
 
 test-pinned-host: $(PINNED)/.ready
