@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,23 +52,25 @@ def plan_for(request: Request) -> Plan:
     from fe_gradcam.methods import METHODS
 
     methods = [METHODS.find(METHODS.parse(text)) for text in request.methods]
-    settings = Settings(request.scaling, seed=request.seed, fuse=request.fuse, smooth=request.smooth)
     colormap_lut(request.colormap)
     if any(path.is_dir() and path.resolve() == request.output.resolve() for path in request.images):
         refuse("--output", "this is a folder of IMAGES; the heatmaps would be taken for images the next time.")
     names = _read_class_names(request.class_names)
     wanted = _wanted_targets(request.classes, names)
     files = image_files(request.images, recursive=request.recursive, without=request.output)
+    output = request.model_output
+    settings = Settings(
+        request.scaling,
+        seed=request.seed,
+        class_names=names,
+        model_output=int(output) if output is not None and output.isdecimal() else output,
+        fuse=request.fuse,
+        smooth=request.smooth,
+        progress=len(files) <= request.batch_size and not request.quiet,
+    )
     loaded = load_model(request.model, request.weights, request.device)
     preparation, layer = _preparation_for(request, loaded), _layer_asked(loaded, request.layers)
     each_once = list({method.label: method for method in methods}.values())
-    output: Any = request.model_output
-    settings = replace(
-        settings,
-        class_names=names,
-        model_output=int(output) if output is not None and output.isdecimal() else output,
-        progress=len(files) <= request.batch_size and not request.quiet,
-    )
     return Plan(request, settings, each_once, names, wanted, files, loaded, preparation, layer)
 
 

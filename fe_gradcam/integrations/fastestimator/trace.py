@@ -50,6 +50,8 @@ class GradCAM(Trace):
     GridDisplay under `outputs` and a list of dicts under ``f"{outputs}_results"`` to the epoch's
     data, for ImageSaver, ImageViewer, TensorBoard and other traces; with `save_dir` also to files.
 
+    From TensorFlow 2.16 on its import has ``tf.keras`` be Keras 2 (tf_keras), which the host needs.
+
     Mistakes in the arguments are errors: at once, before the first epoch, or with the first batch. Behind that no
     failure here ends a training: it is reported as a warning.
 
