@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from fe_gradcam.integrations.fastestimator.trace import GradCAM as GradCAM
     from fe_gradcam.methods import METHODS as METHODS
     from fe_gradcam.metrics.measure import measure as measure
-    from fe_gradcam.metrics.objects import masks_of_boxes as masks_of_boxes
     from fe_gradcam.metrics.rules import METRICS as METRICS
+    from fe_gradcam.spec.objects import masks_of_boxes as masks_of_boxes
     from fe_gradcam.spec.targets import Contrast as Contrast
     from fe_gradcam.spec.targets import OutputValue as OutputValue
     from fe_gradcam.spec.targets import Rank as Rank
@@ -45,7 +45,7 @@ _NAMES = {
     "integrations.fastestimator.trace": "GradCAM",
     "methods": "METHODS",
     "metrics.measure": "measure",
-    "metrics.objects": "masks_of_boxes",
+    "spec.objects": "masks_of_boxes",
     "metrics.rules": "METRICS",
     "spec.targets": "Contrast OutputValue Rank Segmentation top_k",
     "types": "Heatmap",

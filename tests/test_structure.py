@@ -178,7 +178,7 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "integrations.fastestimator.display": "integrations/fastestimator/test_trace.py",
     "integrations.fastestimator.keyed": "integrations/fastestimator/test_trace.py",
     "integrations.fastestimator.op": "integrations/fastestimator/test_trace.py",
-    "metrics.objects": "metrics/test_rules.py",
+    "spec.objects": "metrics/test_rules.py",
     "spec.tokens": "spec/test_layers.py",
     "training.chosen": "training/test_selection.py",
     "training.epoch": "training/test_watcher.py",

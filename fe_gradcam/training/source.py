@@ -15,9 +15,9 @@ from fe_gradcam.errors import ArgumentError
 from fe_gradcam.explaining.explained import Column, Explained
 from fe_gradcam.explaining.route import Explanation, check_reshape, explained
 from fe_gradcam.metrics.measure import measure
-from fe_gradcam.metrics.objects import object_masks
 from fe_gradcam.metrics.rules import Metric
 from fe_gradcam.spec.images import host_rows
+from fe_gradcam.spec.objects import object_masks
 from fe_gradcam.training.options import Options
 from fe_gradcam.training.rows import Rows, are_probabilities, class_ids_of, probabilities_of
 from fe_gradcam.training.selection import Selection

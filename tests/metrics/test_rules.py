@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from fe_gradcam import METRICS, ArgumentError, Heatmap, explain, measure
 from fe_gradcam.metrics.measure import summary
-from fe_gradcam.metrics.objects import masks_of_boxes
+from fe_gradcam.spec.objects import masks_of_boxes
 from tests.metrics.readers import FRAMEWORKS, OF_MODEL, READERS, TorchReader, heat_of, laid_out, outputs_of, random_case
 
 WEIGHTS = np.arange(1, 9, dtype=np.float32).reshape(2, 4) / 36

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from fe_gradcam import ArgumentError, CamWarning, UnknownNameError, explain
 from fe_gradcam.drawing.grid import INK, WHITE, Row, draw_grid
 from fe_gradcam.metrics.measure import measure, summary
-from fe_gradcam.metrics.objects import masks_of_boxes, object_masks
+from fe_gradcam.spec.objects import masks_of_boxes, object_masks
 from fe_gradcam.training import chosen as selecting
 from fe_gradcam.training.chosen import Chosen
 from fe_gradcam.training.rows import probabilities_of

@@ -18,8 +18,8 @@ from numpy.testing import assert_allclose
 
 from fe_gradcam import METHODS, ArgumentError, CamWarning, Contrast, UnknownNameError, explain
 from fe_gradcam.metrics.measure import measure, summary
-from fe_gradcam.metrics.objects import masks_of_boxes
 from fe_gradcam.metrics.rules import METRICS
+from fe_gradcam.spec.objects import masks_of_boxes
 from fe_gradcam.training.options import Options
 from fe_gradcam.training.products.metrics import FOLLOWED, MetricsProduct
 from tests.trainings import (
