@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fe_gradcam.drawing.picture import Picture as Picture
     from fe_gradcam.drawing.picture import draw as draw
     from fe_gradcam.errors import ArgumentError as ArgumentError
     from fe_gradcam.errors import CamError as CamError
@@ -32,11 +33,12 @@ if TYPE_CHECKING:
     from fe_gradcam.spec.targets import Segmentation as Segmentation
     from fe_gradcam.spec.targets import top_k as top_k
     from fe_gradcam.types import Heatmap as Heatmap
+    from fe_gradcam.types import LayerInfo as LayerInfo
 
 __version__ = "0.1.0"
 
 _NAMES = {
-    "drawing.picture": "draw",
+    "drawing.picture": "Picture draw",
     "errors": "ArgumentError CamError CamWarning GradientError UnknownNameError UnsupportedModelError",
     "explaining.route": "explain explain_many list_layers",
     "explaining.views": "Augment",
@@ -48,7 +50,7 @@ _NAMES = {
     "spec.objects": "masks_of_boxes",
     "metrics.rules": "METRICS",
     "spec.targets": "Contrast OutputValue Rank Segmentation top_k",
-    "types": "Heatmap",
+    "types": "Heatmap LayerInfo",
 }
 _ROOMS = {name: room for room, names in _NAMES.items() for name in names.split()}
 _OF_HOST = ("GradCAM", "LayerGradientOp")

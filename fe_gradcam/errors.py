@@ -62,6 +62,10 @@ class UnknownNameError(CamError, KeyError):
     """A name (of a layer, a method, a class) that does not exist; the message lists the nearest."""
 
 
+class UnknownArgumentError(ArgumentError, TypeError):
+    """A keyword that a function does not have; the message says which one is meant."""
+
+
 class UnsupportedModelError(CamError, TypeError):
     """A model, or an output of one, that cannot be explained as it is."""
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
-from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
+from fe_gradcam.errors import Argument, ArgumentError, UnknownArgumentError, UnknownNameError, nearest
 
 LARGEST_NUMBER = float(np.finfo(np.float64).max)
 
@@ -253,3 +254,34 @@ def is_pair(asked: Any) -> bool:
 def several(asked: Any) -> Any:
     """What is asked for as a list: a name, a pair or an entry alone is one of them."""
     return [asked] if isinstance(asked, (str, Entry)) or is_pair(asked) else asked
+
+
+P = ParamSpec("P")
+Returned = TypeVar("Returned")
+
+
+def knows_its_keywords(**meant: str) -> Callable[[Callable[P, Returned]], Callable[P, Returned]]:
+    """Has a function say which keyword is meant, where one is passed that it does not have.
+
+    Args:
+        meant: For keywords of other functions and packages, what to pass here: ``methods="method= with one"``.
+
+    Raises:
+        UnknownArgumentError: By the function, where a keyword is not one of its own; a ValueError and a TypeError.
+    """
+
+    def checked(function: Callable[P, Returned]) -> Callable[P, Returned]:
+        own = [name for name in inspect.signature(function).parameters if name != "self"]
+        called = function.__qualname__.partition(".")[0]
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> Returned:
+            for name in kwargs:
+                if name not in own:
+                    hint = f"; pass {meant[name]}." if name in meant else nearest(name, own)
+                    raise UnknownArgumentError(f"{called} has no argument {name!r}{hint} It has: {', '.join(own)}.")
+            return function(*args, **kwargs)
+
+        return call
+
+    return checked

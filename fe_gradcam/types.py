@@ -314,6 +314,24 @@ class Heatmap(ByRow):
     def __len__(self) -> int:
         return len(self.values)
 
+    def to_dict(self, *, maps: bool = True) -> dict[str, Any]:
+        """The same by the names of its attributes, in lists, numbers and words alone, as JSON takes them.
+
+        Args:
+            maps: Whether `values` and `raw` are in it, nested lists of numbers; without them it is small.
+
+        Returns:
+            {attribute: value}; what has an entry for each image is a list of N, and NaN is None.
+        """
+        said: dict[str, Any] = {}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if maps or one.name not in ("values", "raw"):
+                said[one.name] = value.tolist() if isinstance(value, np.ndarray) else value
+        for name in ("scores", "confidences"):
+            said[name] = [number if np.isfinite(number) else None for number in said[name]]
+        return said
+
     def __repr__(self) -> str:
         said = (f"{name}={getattr(self, name)!r}" for name in ("method", "target", "layer", "scaling", "smooth"))
         return f"Heatmap({', '.join(said)}, values={self.values.shape}, raw={self.raw.shape})"

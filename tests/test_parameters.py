@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fe_gradcam import METHODS, METRICS, ArgumentError, UnknownNameError
+from fe_gradcam import METHODS, METRICS, ArgumentError, UnknownNameError, draw, explain, explain_many, measure
 from fe_gradcam.errors import CamError
 from fe_gradcam.parameters import Parameter, Within, fraction, is_pair, several, whole
 
@@ -189,3 +190,30 @@ def test_further_parameters_leave_the_others() -> None:
     found = METHODS.find(("eigen_cam", {"center": True})).with_parameters(component=2)
     assert found.given == {"center": True, "component": 2}
     assert METHODS["eigen_cam"].given == {}
+
+
+# --- keywords ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("function", "keyword", "says"),
+    [
+        (explain, "methods", "explain has no argument 'methods'; pass method= with one, or call explain_many"),
+        (explain, "target_layers", "pass layer=, where a list of layers is fused to one map"),
+        (explain, "taget", "explain has no argument 'taget'; did you mean 'target'"),
+        (explain_many, "method", r"pass methods= with a list, as \['grad_cam'\]\. It has: model, images, methods"),
+        (measure, "metric", "measure has no argument 'metric'; pass metrics="),
+        (draw, "names", "draw has no argument 'names'; pass class_names="),
+    ],
+)
+def test_a_keyword_of_another_function_says_which_one_is_meant(function: Any, keyword: str, says: str) -> None:
+    for error in (ArgumentError, TypeError):  # as Python has it, and as this package has it
+        with pytest.raises(error, match=says):
+            function(**{keyword: 1})
+
+
+def test_a_function_that_knows_its_keywords_is_told_by_its_own_signature() -> None:
+    assert list(inspect.signature(explain).parameters)[:3] == ["model", "images", "method"]
+    assert explain.__doc__ and explain.__module__ == "fe_gradcam.explaining.route"
+    with pytest.raises(TypeError, match="required positional argument"):
+        explain(None)  # type: ignore[call-arg]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -108,3 +109,14 @@ def test_a_heatmap_is_data_by_row() -> None:
         assert np.array_equal(getattr(again, name), getattr(whole, name))
     assert (again.method, again.layer, again.scaling) == ("grad_cam", "conv3", "scale_after_relu")
     assert "values=(3, 2, 2), raw=(3, 1, 1)" in repr(again)
+
+
+def test_a_heatmap_as_a_dict_goes_through_json_and_says_all() -> None:
+    values = np.arange(8, dtype=np.float32).reshape(2, 2, 2) / 7
+    heatmap = replace(heatmap_of(values, [4, -1]), confidences=np.array([0.25, np.nan], np.float32))
+    said = json.loads(json.dumps(heatmap.to_dict()))
+    assert set(said) == {one.name for one in fields(heatmap)}
+    assert np.array_equal(np.array(said["values"], np.float32), values)
+    assert said["class_ids"] == [4, -1] and said["confidences"] == [0.25, None]
+    assert said["blank"] == heatmap.blank.tolist() and said["method"] == "grad_cam"
+    assert heatmap.to_dict(maps=False).keys() == said.keys() - {"values", "raw"}

@@ -16,6 +16,7 @@ from fe_gradcam.drawing.sheet import Look, compose_grid
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.explaining.explained import Column, Explained
 from fe_gradcam.files import FilePath, checked_path, write_bytes
+from fe_gradcam.parameters import knows_its_keywords
 from fe_gradcam.spec.images import host_rows
 from fe_gradcam.types import ClassNames, Heatmap
 
@@ -47,6 +48,12 @@ class Picture:
         return f"Picture({self.rgb.shape[1]} x {self.rgb.shape[0]} pixels)"
 
 
+@knows_its_keywords(
+    names="class_names=",
+    label_mapping="class_names=, names in the order of their ids or {id: name}",
+    cmap="colormap=",
+    heatmap="heatmaps, the second argument",
+)
 def draw(
     images: Any,
     heatmaps: Heatmap | Sequence[Heatmap],

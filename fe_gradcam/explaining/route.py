@@ -18,7 +18,7 @@ from fe_gradcam.explaining.probe import ModelProbe
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.explaining.views import Smooth, smoothing
 from fe_gradcam.methods import METHODS, CamMethod
-from fe_gradcam.parameters import several
+from fe_gradcam.parameters import knows_its_keywords, several
 from fe_gradcam.spec.images import Inputs, in_torch
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.resolved import ResolvedTarget, resolve_target
@@ -40,7 +40,28 @@ from fe_gradcam.types import (
     Target,
 )
 
+OF_OTHERS = {
+    "class_id": "target= with the class id",
+    "class_idx": "target= with the class id",
+    "label_mapping": "class_names=, names in the order of their ids or {id: name}",
+    "names": "class_names=",
+    "target_layer": "layer=",
+    "input_tensor": "images, the second argument",
+    "reshape_transform": "reshape=",
+}
+"""What is called otherwise in other functions, and in other packages."""
 
+SEVERAL = ", or call explain_many, which takes several"
+
+
+@knows_its_keywords(
+    **OF_OTHERS,
+    methods=f"method= with one{SEVERAL}",
+    layers=f"layer=, where a list of layers is fused to one map{SEVERAL}",
+    target_layers="layer=, where a list of layers is fused to one map",
+    targets=f"target= with one{SEVERAL}",
+    labels="target= with the class ids, (N,)",
+)
 def explain(
     model: Any,
     images: Images,
@@ -120,6 +141,14 @@ def explain(
     return explained(model, images, settings, methods=(method,), layers=(layer,), targets=(target,)).heatmaps[0]
 
 
+@knows_its_keywords(
+    **OF_OTHERS,
+    method="methods= with a list, as ['grad_cam']",
+    layer="layers= with a list, as ['layer4']",
+    target_layers="layers=",
+    target="targets= with a list, as [3]",
+    labels="targets= with a list that holds the class ids (N,), as [labels]",
+)
 def explain_many(
     model: Any,
     images: Images,
@@ -153,6 +182,7 @@ def explain_many(
     return explained(model, images, settings, methods=methods, layers=layers, targets=targets).heatmaps
 
 
+@knows_its_keywords()
 def list_layers(model: Any, images: Images, *, model_output: ModelOutput = None) -> list[LayerInfo]:
     """The layers that a forward pass of `images` completes, in that order, with their shapes.
 

@@ -10,23 +10,35 @@ from numpy.typing import ArrayLike, NDArray
 
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.metrics.asked import Asked
+from fe_gradcam.metrics.own import own_heatmap
 from fe_gradcam.metrics.rules import METRICS, Again, Case, Metric, MetricSpec
-from fe_gradcam.parameters import several, whole
+from fe_gradcam.parameters import knows_its_keywords, several, whole
+from fe_gradcam.spec.objects import object_masks
 from fe_gradcam.spec.outputs import ModelOutput
-from fe_gradcam.types import Heatmap, Images
+from fe_gradcam.types import ClassNames, Heatmap, Images, Target
 
 
+@knows_its_keywords(
+    metric="metrics= with a name or a list of names",
+    heatmaps="heatmap, the third argument, one at a time",
+    bboxes="boxes=",
+    mask="masks= with a mask for each image",
+)
 def measure(
     model: Any,
     images: Images,
-    heatmap: Heatmap,
-    metrics: Sequence[MetricSpec | Metric] = ("deletion", "insertion"),
+    heatmap: Heatmap | ArrayLike,
+    metrics: MetricSpec | Sequence[MetricSpec | Metric] = ("deletion", "insertion"),
     *,
-    places: ArrayLike | None = None,
+    target: Target = None,
+    masks: ArrayLike | None = None,
+    boxes: ArrayLike | None = None,
+    class_names: ClassNames | None = None,
     batch_size: int = 32,
     seed: int = 0,
     model_output: ModelOutput = None,
     again: Again | None = None,
+    places: ArrayLike | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """What metrics say of heatmaps, image by image; `summary` of them is the figure that papers report.
 
@@ -37,15 +49,22 @@ def measure(
         model: A torch.nn.Module or a tf.keras.Model; None, where no metric asks it.
         images: Those of the heatmaps, as `fe_gradcam.explain` takes them; of several inputs the picture alone is
             changed.
-        heatmap: What `explain` returned.
+        heatmap: What `explain` returned; or what other code made, an array (N, h, w) of any size, of volumes
+            (N, d, h, w): it is stretched to the images (bilinear), and what is negative counts as 0.
         metrics: Names of `METRICS`, or pairs of a name and parameters, ``("deletion", {"steps": 16})``.
-        places: (N, *S) bools at the size of the images, where the object is, for the metrics that need it; an image
-            without a place has no value. Of boxes: `masks_of_boxes`.
+        target: The class that an array of your own explains: None for the one that each image is inferred as, a class
+            id, a name of `class_names`, or (N,) class ids. A Heatmap knows its own.
+        masks: (N, H, W) where the object is in each image, for the metrics that need it: of integers what is not 0, of
+            floats what is 0.5 and more. An image without an object has no value.
+        boxes: (N, 4) or (N, M, 4): left, top, width and height in pixels of the images, likewise; of both the part
+            that they share.
+        class_names: Names of the classes, in the order of their ids or {id: name}.
         batch_size: Rows per pass, at most: versions of images, and an image as it is; with 1 these are two.
         seed: Of what is drawn at random, for each image by itself; the global streams are not touched.
         model_output: See `fe_gradcam.explain`.
         again: For ``"sanity"``: explains the same images again with the model as it then is, as
-            ``lambda: explain(model, images, target=heatmap.class_ids)``.
+            ``lambda: explain(model, images, target=heatmap.class_ids)``; of an array an array of the same shape.
+        places: `masks` by its earlier name.
 
     Returns:
         By the metric's label, its name with the parameters given: (N,) float32, NaN where an image has no value;
@@ -69,18 +88,31 @@ def measure(
     """
     chosen = [METRICS.find(one) for one in several(metrics)]
     seed, batch_size = whole("seed", seed, 0), whole("batch_size", batch_size, 1)
-    if not isinstance(heatmap, Heatmap):
-        raise ArgumentError(f"heatmap is a {type(heatmap).__name__}. Accepted: one Heatmap, as explain returns it.")
-    given = {"place": ("places", places), "again": ("again", again)}
+    if masks is not None and places is not None:
+        raise ArgumentError("masks and places are both given, and mean the same: pass masks= alone.")
+    masks = places if masks is None else masks
     for one in chosen:
-        name, value = given.get(one.needs, ("", ()))
-        if value is None:
-            raise ArgumentError(f"{name} is None, and metric={one.name!r} needs it: pass {name}=, see measure.")
+        if one.needs == "place" and masks is None and boxes is None:
+            raise ArgumentError(
+                f"masks and boxes are not given, and metric={one.name!r} needs to know where the object is: pass "
+                "masks= with (N, H, W) or boxes= with (N, 4)."
+            )
+        if one.needs == "again" and again is None:
+            raise ArgumentError(
+                f"again is not given, and metric={one.name!r} explains the images once more: pass "
+                "again=lambda: explain(model, images, target=heatmap.class_ids)."
+            )
     if model is None and any(one.needs != "place" for one in chosen):
         names = [one.name for one in chosen if one.needs != "place"]
         raise ArgumentError(f"model is None, and metrics {names} ask it: pass the model that was explained.")
+    if not isinstance(heatmap, Heatmap):
+        how: dict[str, Any] = {"batch_size": batch_size, "model_output": model_output, "class_names": class_names}
+        heatmap = own_heatmap(heatmap, model, images, target, **how)
+    elif target is not None:
+        raise ArgumentError("target goes with an array of your own; a Heatmap of explain says which class it is of.")
     asked = None if model is None else Asked(model, images, heatmap, batch_size, seed, model_output)
-    case = Case(heatmap, cast(Asked, asked), None if places is None else _checked(places, heatmap), again)
+    inside = _inside(masks, boxes, heatmap) if any(one.needs == "place" for one in chosen) else None
+    case = Case(heatmap, cast(Asked, asked), inside, again)
     found: dict[str, NDArray[np.float32]] = {}
     for one in chosen:
         no_class = (heatmap.class_ids < 0) & (one.needs == "model")
@@ -95,12 +127,14 @@ def summary(values: ArrayLike) -> float | None:
     return float(finite.mean()) if finite.size else None
 
 
-def _checked(places: ArrayLike, heatmap: Heatmap) -> NDArray[np.bool_]:
-    """The places as bools, of the heat's shape."""
-    masks = np.asarray(places)
-    if masks.shape != heatmap.values.shape or masks.dtype != np.bool_:
+def _inside(masks: Any, boxes: Any, heatmap: Heatmap) -> NDArray[np.bool_] | None:
+    """Where the object is, as bools of the heat's shape."""
+    size = heatmap.values.shape[1:]
+    found = object_masks(masks, boxes, size)
+    if found is not None and found.shape != heatmap.values.shape:
+        name, given = ("masks", masks) if masks is not None else ("boxes", boxes)
         raise ArgumentError(
-            f"places has shape {masks.shape} and dtype {masks.dtype}; bools of shape {heatmap.values.shape}, that of "
-            "the heat, are needed: of boxes masks_of_boxes(boxes, (H, W)), of masks mask > 0."
+            f"{name} has shape {np.shape(given)}, and the heatmap is of {len(heatmap)} images: one for each of them is "
+            "needed."
         )
-    return masks
+    return found

@@ -27,8 +27,8 @@ from fe_gradcam.types import Heatmap
 MetricSpec: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
 """The name of a metric, or a pair of the name and its parameters by name."""
 
-Again: TypeAlias = "Callable[[], Heatmap]"
-"""Explains the same images again with the model as it then is."""
+Again: TypeAlias = "Callable[[], Heatmap | NDArray[np.floating[Any]]]"
+"""Explains the same images again with the model as it then is; an array where an array is measured."""
 
 MetricNeeds: TypeAlias = Literal["model", "place", "again"]
 """What a metric must be given: the model and the images; where the object is; the model and a way to explain again."""
@@ -239,10 +239,11 @@ def sanity(case: Case) -> Values:
     asked, raw = case.asked, case.heatmap.raw
     with randomised(asked.model, asked.seed):
         other: Any = cast(Again, case.again)()
-    if not isinstance(other, Heatmap) or other.raw.shape != raw.shape:
-        came = f"maps of shape {other.raw.shape}" if isinstance(other, Heatmap) else f"a {type(other).__name__}"
+    maps = other.raw if isinstance(other, Heatmap) else other
+    if not isinstance(maps, np.ndarray) or maps.shape != raw.shape:
+        came = f"maps of shape {maps.shape}" if isinstance(maps, np.ndarray) else f"a {type(other).__name__}"
         raise ArgumentError(
             f"again returned {came}; a Heatmap of the same images at the same layer, with maps of shape {raw.shape}, "
             "is needed."
         )
-    return np.where(case.heatmap.blank, np.nan, np.abs(rank_correlation(raw, other.raw)))
+    return np.where(case.heatmap.blank, np.nan, np.abs(rank_correlation(raw, maps)))

@@ -12,20 +12,23 @@ from numpy.typing import ArrayLike, NDArray
 from fe_gradcam.errors import ArgumentError
 
 
-def object_masks(masks: Any, boxes: Any, size: tuple[int, int]) -> NDArray[np.bool_] | None:
+def object_masks(masks: Any, boxes: Any, size: Sequence[int]) -> NDArray[np.bool_] | None:
     """Where the object of each image is, (N, H, W), from masks, boxes or both; None where neither is given.
 
     Args:
         masks: (N, h, w), or with one channel in front or behind; stretched to `size` where they have another. Of
-            integers what is not 0 is the object, of floats what is 0.5 and more.
+            integers what is not 0 is the object, of floats what is 0.5 and more. Of volumes (N, D, H, W), at their
+            size.
         boxes: (N, 4) or (N, M, 4): left, top, width and height in pixels; what stands behind these is not read.
-        size: Of the images, (H, W).
+        size: Of the images, (H, W), or of volumes (D, H, W), which have no boxes.
 
     Raises:
-        ArgumentError: They have another shape.
+        ArgumentError: They have another shape, or are of different numbers of images.
     """
-    found = [] if masks is None else [_of_masks(np.asarray(masks), size)]
+    found = [] if masks is None else [_of_masks(_array(masks), tuple(size))]
     if boxes is not None:
+        if len(size) != 2:
+            raise ArgumentError(f"boxes are of two axes, and the images of {len(size)}: pass masks= of volumes.")
         table = np.asarray(boxes, np.float64)
         real = table[..., :4][(table[..., 2:4] > 0).all(-1)] if table.shape[-1] >= 4 else table[:0]
         if real.size and real.max() <= 1 and (real != np.floor(real)).any():
@@ -34,19 +37,29 @@ def object_masks(masks: Any, boxes: Any, size: tuple[int, int]) -> NDArray[np.bo
                 f"pixels are needed: multiply by the size, {size[1]} and {size[0]}."
             )
         found.append(masks_of_boxes(table[:, None] if table.ndim == 2 else table, size))
+    if len(found) == 2 and len(found[0]) != len(found[1]):
+        raise ArgumentError(
+            f"masks are of {len(found[0])} images and boxes of {len(found[1])}: one for each image is needed."
+        )
     return None if not found else found[0] if len(found) == 1 else found[0] & found[1]
 
 
-def _of_masks(masks: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
-    if masks.ndim == 4 and 1 in (masks.shape[1], masks.shape[3]):
+def _array(masks: Any) -> NDArray[Any]:
+    """Of PyTorch, too, wherever it lies."""
+    return np.asarray(masks.detach().cpu() if hasattr(masks, "detach") else masks)
+
+
+def _of_masks(masks: NDArray[Any], size: tuple[int, ...]) -> NDArray[np.bool_]:
+    if masks.ndim == 2 + len(size) and 1 in (masks.shape[1], masks.shape[-1]):
         masks = masks[:, 0] if masks.shape[1] == 1 else masks[..., 0]
-    if masks.ndim != 3 or masks.dtype.kind not in "buif":
+    stretches = len(size) == 2 or masks.shape[1:] == size
+    if masks.ndim != 1 + len(size) or masks.dtype.kind not in "buif" or not stretches:
         raise ArgumentError(
             f"masks hold an array of shape {masks.shape} and dtype {masks.dtype}; (N, H, W), or with one channel, is "
-            "needed."
+            "needed, of volumes (N, D, H, W) at their size."
         )
     inside = (masks >= 0.5 if masks.dtype.kind == "f" else masks != 0).astype(np.uint8)
-    if inside.shape[1:] != tuple(size):
+    if inside.shape[1:] != size:
         inside = np.stack([cv2.resize(one, size[::-1], interpolation=cv2.INTER_NEAREST) for one in inside])
     return np.asarray(inside > 0)
 

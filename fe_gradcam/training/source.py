@@ -177,7 +177,7 @@ class ModelSource:
     ) -> Mapping[str, NDArray[np.float32]]:
         """See Source."""
         again = partial(self._again, rows, heatmap)
-        return measure(self.model, _inputs(rows), heatmap, metrics, places=masks, again=again, **self._asking(rows))
+        return measure(self.model, _inputs(rows), heatmap, metrics, masks=masks, again=again, **self._asking(rows))
 
     def alarms(self, rows: Rows, heatmap: Heatmap, atlas: Atlas, masks: Masks) -> list[Alarm]:
         """The classes that seem to be told by a place; see `fe_gradcam.verdicts.places`."""

@@ -74,7 +74,7 @@ def random_case(framework: str) -> tuple[Any, Any, Heatmap, np.ndarray]:
 
 
 def every_metric(model: Any, images: Any, heatmap: Heatmap, places: np.ndarray, **given: Any) -> dict[str, np.ndarray]:
-    return measure(model, images, heatmap, tuple(METRICS), places=places, again=lambda: heatmap, **given)
+    return measure(model, images, heatmap, tuple(METRICS), masks=places, again=lambda: heatmap, **given)
 
 
 def weights_of(model: Any) -> list[np.ndarray]:

@@ -98,7 +98,7 @@ def test_volumes() -> None:
     places = np.zeros((2, 5, 6, 7), bool)
     places[:, 1:3, 2:5, 2:6] = True
     of_volumes = [name for name in METRICS if name not in ("road", "sanity")]
-    found = measure(model, volumes, heatmap, of_volumes, places=places)
+    found = measure(model, volumes, heatmap, of_volumes, masks=places)
     assert all(np.isfinite(values).all() for values in found.values())
     with pytest.raises(ArgumentError, match="images of two axes"):
         measure(model, volumes, heatmap, "road")

@@ -19,6 +19,7 @@ from tests.metrics.readers import FRAMEWORKS, OF_MODEL, READERS, every_metric, h
 from tests.models.toys import SmallTorch
 
 SHARES = ("average_drop", "increase", "deletion", "insertion", "pointing_game", "energy_inside", "sanity")
+OF_PLACE = {"metrics": "energy_inside"}
 RANGES = dict.fromkeys(SHARES, (0.0, 1.0)) | {"road": (-0.5, 0.5), "energy_ratio": (0, np.inf)}
 
 
@@ -113,10 +114,12 @@ def test_a_metric_that_there_is_not(given: Any, error: type[Exception], says: st
 @pytest.mark.parametrize(
     ("changed", "error", "says"),
     [
-        ({"metrics": "sanity", "again": None}, ArgumentError, "again is None, and metric='sanity' needs it"),
-        ({"metrics": "energy_inside", "places": None}, ArgumentError, "places is None, and metric='energy_inside'"),
-        ({"places": np.zeros((3, 9, 12))}, ArgumentError, r"dtype float64; bools of shape \(3, 9, 12\)"),
-        ({"places": np.zeros((3, 9), bool)}, ArgumentError, r"places has shape \(3, 9\)"),
+        ({"metrics": "sanity", "again": None}, ArgumentError, "again is not given, and metric='sanity' explains"),
+        ({"metrics": "energy_inside", "masks": None}, ArgumentError, "masks and boxes are not given, and metric"),
+        ({**OF_PLACE, "masks": np.full((3, 9, 12), "x")}, ArgumentError, r"masks hold an array of .* dtype <U1"),
+        ({**OF_PLACE, "masks": np.zeros((3, 9))}, ArgumentError, r"masks hold an array of shape \(3, 9\)"),
+        ({**OF_PLACE, "masks": np.zeros((2, 9, 12))}, ArgumentError, r"and the heatmap is of 3 images"),
+        ({**OF_PLACE, "boxes": np.ones((2, 4))}, ArgumentError, "masks are of 3 images and boxes of 2"),
         ({"images": torch.zeros(2, 3, 9, 12)}, ArgumentError, r"images has shape \(2, 3, 9, 12\), and heatmap"),
         ({"images": torch.zeros(3, 9)}, ArgumentError, r"images has shape \(3, 9\)"),
         ({"heatmap": heat_of(np.ones((3, 9, 12)), 5)}, ArgumentError, "it has 5 classes"),
@@ -129,7 +132,7 @@ def test_a_metric_that_there_is_not(given: Any, error: type[Exception], says: st
 )
 def test_arguments_that_do_not_fit(changed: dict[str, Any], error: type[Exception], says: str) -> None:
     model, images, heatmap, places = random_case("torch")
-    fitting = {"model": model, "images": images, "heatmap": heatmap, "places": places, "again": lambda: heatmap}
+    fitting = {"model": model, "images": images, "heatmap": heatmap, "masks": places, "again": lambda: heatmap}
     with pytest.raises(error, match=says):
         measure(**(fitting | changed))  # type: ignore[arg-type]
 

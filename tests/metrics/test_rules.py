@@ -120,7 +120,7 @@ def test_noise_is_that_of_the_seed_and_of_missing_pixels_alone() -> None:
 def of_places(heat: Any, places: Any, *metrics: Any) -> list[np.ndarray]:
     heat = np.asarray(heat, np.float32)
     images = torch.zeros(len(heat), 1, *heat.shape[1:])
-    found = measure(TorchReader(heat[0]), images, heat_of(heat, -1), metrics, places=np.array(places, bool))
+    found = measure(TorchReader(heat[0]), images, heat_of(heat, -1), metrics, masks=np.array(places, bool))
     return list(found.values())
 
 

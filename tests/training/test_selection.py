@@ -596,7 +596,7 @@ def test_metrics_of_place_are_those_of_the_boxes_and_masks(trained: Trained) -> 
     for name, metrics in (("wrong", ["pointing_game", "energy_inside"]), ("both", ["energy_inside"])):
         images = trained.data["x"][trained.rows(name)]
         heatmap = explain(trained.model, images)
-        expected = measure(trained.model, images, heatmap, metrics, places=trained.objects(name))
+        expected = measure(trained.model, images, heatmap, metrics, masks=trained.objects(name))
         for metric in metrics:
             mean, caught = summary(expected[metric]), trained.caught[f"{name}_{metric}"]
             if mean is None:  # every heatmap of these few is blank, as trainings go: the value of before stands in

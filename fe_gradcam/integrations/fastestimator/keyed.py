@@ -107,7 +107,7 @@ class KeyedSource:
         self, rows: Rows, heatmap: Heatmap, metrics: Sequence[Metric], masks: Masks
     ) -> Mapping[str, NDArray[np.float32]]:
         """See Source; metrics that ask no model."""
-        return measure(None, np.asarray(rows["images"]), heatmap, metrics, places=masks)
+        return measure(None, np.asarray(rows["images"]), heatmap, metrics, masks=masks)
 
     def _op(self) -> LayerGradientOp | None:
         """The op of the network that writes our gradients, or None where another does."""

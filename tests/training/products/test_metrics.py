@@ -109,20 +109,20 @@ def test_what_is_logged_is_the_mean_of_what_measure_says(framework: str) -> None
         heat = explain(model, images, method=method)
         # Of the first target that is a class, that inferred.
         again = partial(explain, model, images, method=method, target=heat.class_ids)
-        found = measure(model, images, heat, metrics, places=PLACES, batch_size=5, again=again)
+        found = measure(model, images, heat, metrics, masks=PLACES, batch_size=5, again=again)
         for label, values in found.items():
             logged = caught[f"gradcam_{label.partition('(')[0]}_{method}"]
             assert isinstance(logged, float)
             # To four digits; the probabilities of other batches differ in rounding alone.
             assert_allclose(logged, summary(values), rtol=2e-3, atol=1e-5)
-    assert np.isnan(measure(model, images, heat, ["energy_inside"], places=PLACES)["energy_inside"][1])
+    assert np.isnan(measure(model, images, heat, ["energy_inside"], masks=PLACES)["energy_inside"][1])
 
 
 def test_keyed_heat_is_measured_by_place() -> None:
     model, images = build("torch"), shown("torch", 4)
     trace = keyed_gradcam(boxes="box", metrics="energy_inside", n_samples=4)
     (caught,) = fitted("torch", model, trace, ops=keyed_ops(model), eval_data=dataset("torch", box=BOXES)).caught
-    found = measure(model, images, explain(model, images), ["energy_inside"], places=PLACES)["energy_inside"]
+    found = measure(model, images, explain(model, images), ["energy_inside"], masks=PLACES)["energy_inside"]
     assert_allclose(caught["gradcam_energy_inside"], summary(found), rtol=2e-3)  # to four digits
 
 

@@ -1,0 +1,96 @@
+"""Heatmaps that other code made, as arrays, as what is measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fe_gradcam.backends import backend_for
+from fe_gradcam.backends.protocol import Query
+from fe_gradcam.errors import ArgumentError
+from fe_gradcam.scaling import upsample
+from fe_gradcam.spec.images import Inputs
+from fe_gradcam.spec.outputs import ModelOutput
+from fe_gradcam.spec.resolved import resolve_target
+from fe_gradcam.types import ClassNames, Heatmap, Images, Target
+
+BROUGHT = "yours"
+"""What the method and the layer of such a heatmap are called."""
+
+
+def own_heatmap(
+    heat: Any,
+    model: Any,
+    images: Images,
+    target: Target,
+    *,
+    batch_size: int,
+    model_output: ModelOutput,
+    class_names: ClassNames | None,
+) -> Heatmap:
+    """An array (N, h, w) as a Heatmap at the size of the images, for the classes that `target` comes to.
+
+    Without a model it stays at its own size, and has no classes.
+
+    Raises:
+        ArgumentError: It is no finite array of numbers with a map for each image; the target is no class.
+    """
+    maps = _checked(heat)
+    if model is None:
+        return _heatmap(maps, maps, np.full(len(maps), -1, np.int64), np.full(len(maps), np.nan, np.float32))
+    backend, inputs = backend_for(model, model_output), Inputs.of(images).checked()
+    size = backend.image_size(inputs)
+    if len(maps) != len(inputs) or maps.ndim != 1 + len(size):
+        raise ArgumentError(
+            f"heatmap has shape {maps.shape}, and images {tuple(inputs.picture.shape)}: one map for each image, "
+            f"({len(inputs)}, {', '.join('dhw'[-len(size) :])}), is needed, without an axis of channels."
+        )
+    resolved = resolve_target(target, len(inputs), class_names)
+    if not resolved.is_class:
+        raise ArgumentError(
+            f"target={target!r} is no class, and metrics ask for the probability of one. Accepted: None, the inferred "
+            "class; a class id or name; (N,) class ids; Rank."
+        )
+    layer, ids, probabilities = backend.resolve(None, inputs), list[Any](), list[Any]()
+    for start in range(0, len(inputs), batch_size):
+        rows = slice(start, start + batch_size)
+        query = Query(layer, [resolved.rows(rows)], "output", gradients=False)
+        (found,) = backend.run(inputs.rows(rows), query)
+        ids.append(found.class_ids.cpu())
+        if found.probabilities is not None:
+            probabilities.append(found.probabilities.cpu().gather(1, ids[-1][:, None])[:, 0])
+    confidences = torch.cat(probabilities) if probabilities else torch.full((len(inputs),), torch.nan)
+    values = upsample(torch.from_numpy(maps), size).numpy()
+    return _heatmap(values, maps, torch.cat(ids).numpy().astype(np.int64), confidences.float().numpy())
+
+
+def _checked(heat: Any) -> NDArray[np.float32]:
+    """The array as float32."""
+    given = heat.detach().cpu() if isinstance(heat, torch.Tensor) else heat
+    try:
+        maps = np.array(given, np.float32)
+    except (TypeError, ValueError):
+        maps = np.empty(0, np.float32)
+    if maps.ndim not in (3, 4) or not len(maps):
+        came = f"of shape {np.shape(heat)}" if hasattr(heat, "shape") else f"a {type(heat).__name__}"
+        raise ArgumentError(
+            f"heatmap is {came}. Accepted: one Heatmap, as explain returns it, or an array (N, h, w) of your own, of "
+            "volumes (N, d, h, w): a map for each image, of any size."
+        )
+    if not np.isfinite(maps).all():
+        rows = np.flatnonzero(~np.isfinite(maps.reshape(len(maps), -1)).all(1))
+        raise ArgumentError(
+            f"heatmap holds NaN or infinite values for {len(rows)} of {len(maps)} images, the first of them at "
+            f"{rows[0]}: pass finite numbers, 0 for no evidence."
+        )
+    return maps
+
+
+def _heatmap(
+    values: NDArray[np.float32], raw: NDArray[np.float32], ids: NDArray[np.int64], confidences: NDArray[np.float32]
+) -> Heatmap:
+    blank = raw.reshape(len(raw), -1).max(1) <= 0
+    return Heatmap(values, raw, ids, confidences, confidences, blank, BROUGHT, BROUGHT, "none", target=BROUGHT)
