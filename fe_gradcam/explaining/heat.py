@@ -36,7 +36,7 @@ class Passes(NamedTuple):
 
     @classmethod
     def of(cls, inputs: CamInputs) -> Passes:
-        """Of one pass alone."""
+        """What one pass alone yielded."""
         return cls(inputs, [(PLAIN, inputs)])
 
 

@@ -109,7 +109,7 @@ class RandomNumbers:
 
 
 def _checksum(images: Any, row: int) -> int:
-    """Of the values of the picture, whatever their order: frameworks differ in where the channels stand."""
+    """A checksum of the values of the picture, whatever their order: frameworks differ in where the channels stand."""
     parts = images if isinstance(images, (tuple, list)) else (images,)
     picture = max(parts, key=lambda part: len(part.shape))
     one = picture[row]

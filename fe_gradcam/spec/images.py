@@ -40,7 +40,7 @@ class Inputs:
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of each input for one row."""
+        """The shape of each input for one row."""
         return tuple(tuple(part.shape[1:]) for part in self.parts)
 
     def __len__(self) -> int:

@@ -45,7 +45,7 @@ def object_masks(masks: Any, boxes: Any, size: Sequence[int]) -> NDArray[np.bool
 
 
 def _array(masks: Any) -> NDArray[Any]:
-    """Of PyTorch, too, wherever it lies."""
+    """Masks as an array, also those of PyTorch, wherever they lie."""
     return np.asarray(masks.detach().cpu() if hasattr(masks, "detach") else masks)
 
 
