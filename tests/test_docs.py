@@ -403,6 +403,25 @@ def test_a_keras_model_inside_another_is_explained() -> None:
     assert explain(outer, images, layer="last").layer == "last"
 
 
+class Subclassed(tf.keras.Model):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        of = tf.keras.layers
+        self.conv, self.pool, self.last = of.Conv2D(8, 3), of.GlobalAveragePooling2D(), of.Dense(5)
+
+    def call(self, images: Any) -> Any:
+        return self.last(self.pool(self.conv(images)))
+
+
+def test_a_subclassed_keras_model_is_explained() -> None:
+    model, images = Subclassed(), np.random.default_rng(0).random((2, 12, 12, 3), np.float32)
+    model(images)
+    assert "has no inbound nodes" in KNOWN.read_text()
+    with pytest.raises(AttributeError, match="has no inbound nodes"):
+        _ = model.conv.output
+    assert explain(model, images, target=1).values.shape == (2, 12, 12)
+
+
 def test_keras_gradients_that_are_none() -> None:
     outer, last = keras_pair()
     images = np.random.default_rng(0).random((2, 12, 12, 3), np.float32)
