@@ -19,7 +19,7 @@ RUN: dict[str, tuple[str, ...]] = {
 LEFT_OUT: dict[str, str] = {
     "methods quality class": "it asks every method about 500 digits; docs/methods.md has the figures",
     "shortcut --trainings 20": "it trains 160 nets; docs/metrics.md has the figures",
-    "default_layer": "it trains a net for each head and measures two curves an image; the README has the figure",
+    "default_layer": "it trains a net for each head, two curves an image; docs/default-layer.md has the figures",
 }
 """What --all runs too, and why the others come first."""
 
