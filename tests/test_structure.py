@@ -178,6 +178,7 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "integrations.fastestimator.display": "integrations/fastestimator/test_trace.py",
     "integrations.fastestimator.keyed": "integrations/fastestimator/test_trace.py",
     "integrations.fastestimator.op": "integrations/fastestimator/test_trace.py",
+    "integrations.fastestimator.warmup": "integrations/fastestimator/test_mistakes.py",
     "metrics.objects": "metrics/test_rules.py",
     "spec.tokens": "spec/test_layers.py",
     "training.chosen": "training/test_selection.py",

@@ -279,10 +279,10 @@ class Watcher:
                 raise ArgumentError(f"see() was given no {' and no '.join(lacking)}, which the options count on.")
             chosen.add(batch)
             one = chosen.rows()
-            self._reader.pictures(one)
-            self._reader.masks(one)
             if _kinds(one) not in self._tried or self._reader.needs_preds(batch, selections):
                 self._try(one)
+            self._reader.pictures(one)
+            self._reader.masks(one)
             self._reader.check(batch, selections)
         self._batch_checked = True
 

@@ -425,8 +425,9 @@ class GradCAM(Trace):
 
     def _say(self, *lines: str) -> None:
         """Prints lines where the host prints too."""
-        for line in lines if self.system.log_steps is not None else ():
-            print(f"FastEstimator-GradCAM: {line}", flush=True)
+        for line in lines:
+            if self.system.log_steps is not None:
+                print(f"FastEstimator-GradCAM: {line}", flush=True)
 
     @contextmanager
     def _on_network_device(self) -> Iterator[None]:
