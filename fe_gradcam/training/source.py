@@ -98,13 +98,15 @@ class Reader:
         self._true.check_names()
 
     def check(self, batch: Mapping[str, Any], selections: Sequence[Selection]) -> None:
-        """Looks at the labels and predictions of a first batch.
+        """Looks at the labels and predictions of a first batch, whether they are read later or not.
 
         Raises:
             ArgumentError: They are none of this model.
         """
         if "labels" in batch:
-            self._true.check(host_rows(batch["labels"]))
+            labels = host_rows(batch["labels"])
+            self._true.check(labels)
+            self._true.ids(labels)  # which warns of single rows
         _, probabilities = self.facts(batch, selections)
         if probabilities is not None and self._true.count not in (None, probabilities.shape[1]):
             raise ArgumentError(

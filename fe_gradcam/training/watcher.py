@@ -299,7 +299,7 @@ class Watcher:
         try:
             yield
         except CamError as error:
-            told = type(error)(f"GradCAM {self.options.name!r}: {error.told(self._called)}")
+            told = type(error)(f"GradCAM ({self.options.name!r}): {error.told(self._called)}")
             raise told.with_traceback(error.__traceback__) from error.__cause__
 
 

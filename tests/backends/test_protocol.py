@@ -302,9 +302,7 @@ def test_bytes_are_named_where_the_model_fails_on_them() -> None:
     in_bytes = (images * 255).astype(np.uint8)
     with pytest.raises(ArgumentError, match=r"^images holds uint8, .*: pass images.astype\('float32'\) / 255, normal"):
         explain(model, in_bytes)
-    with pytest.raises(
-        ArgumentError, match=r"pass images.permute\(0, 3, 1, 2\)\. images holds uint8.*images.float\(\)"
-    ):
+    with pytest.raises(ArgumentError, match=r"images.permute\(0, 3, 1, 2\)\. images holds uint8.*images.float\(\)"):
         explain(model, torch.from_numpy(other_layout("torch", in_bytes)))
     keras, images = small("tf")
     assert explain(keras, (images * 255).astype(np.uint8)).values.shape == (4, 9, 12)  # which makes floats of them

@@ -312,7 +312,7 @@ class GradCAM(Trace):
         called |= {key: f"{part}={key!r}" for part, key in self._keys.items()}
         said = " and ".join(called.get(key, repr(key)) for key in keys)
         raise UnknownNameError(
-            f"GradCAM {self.outputs[0]!r}: {said} is no key of the batches in mode {mode!r}{nearest(keys[0], there)} "
+            f"GradCAM ({self.outputs[0]!r}): {said} is no key of the batches in mode {mode!r}{nearest(keys[0], there)} "
             f"Keys there: {', '.join(there)}.{self._fed() if set(keys) & set(self._image_keys) else ''}"
         )
 

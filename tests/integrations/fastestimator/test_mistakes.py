@@ -147,7 +147,7 @@ def test_a_mistake_is_an_error_before_the_first_step(framework: str, mistake: st
         trained(framework, steps, **arguments)
     assert not steps.done
     message = str(caught.value)
-    assert message.startswith("GradCAM 'gradcam': ")
+    assert message.startswith("GradCAM ('gradcam'): ")
     for part in said:
         assert part in message
 
@@ -196,6 +196,11 @@ def test_a_row_without_a_usable_label_has_no_true_class_and_is_told_of_once(
         assert found == {at: int(IDS[at]) for at in range(COUNT) if at != 1}  # "best" ranks by the true class
 
 
+def test_a_row_that_is_not_shown_is_told_of_too_if_it_is_in_the_first_batch() -> None:
+    with warned_once("labels='void' holds no true class in 1 of 5 rows (77)"):
+        trained("torch", Steps(), labels="void", n_samples=1)
+
+
 def test_data_without_any_label_is_no_mistake() -> None:
     """-1 says so by itself; all other ids that are no class are an error where most are."""
     steps = Steps()
@@ -231,9 +236,9 @@ def test_each_dataset_is_looked_at() -> None:
 @pytest.mark.parametrize("labels", ["word", "far"])
 def test_without_a_warmup_mistakes_show_with_the_first_batch_that_has_the_keys(framework: str, labels: str) -> None:
     steps, train = Steps(), Steps()
-    with pytest.raises(ArgumentError, match=f"GradCAM 'gradcam': labels='{labels}' holds"):
+    with pytest.raises(ArgumentError, match=rf"GradCAM \('gradcam'\): labels='{labels}' holds"):
         trained(framework, steps, labels=labels, fit={"warmup": False})
-    with pytest.raises(ArgumentError, match=f"GradCAM 'gradcam': labels='{labels}' holds"):
+    with pytest.raises(ArgumentError, match=rf"GradCAM \('gradcam'\): labels='{labels}' holds"):
         trained(framework, train, labels=labels, mode="train", fit={"warmup": False})
     assert len(steps.done) == 3  # eval comes after them
     assert len(train.done) == 1
