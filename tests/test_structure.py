@@ -179,6 +179,7 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "integrations.fastestimator.keyed": "integrations/fastestimator/test_trace.py",
     "integrations.fastestimator.op": "integrations/fastestimator/test_trace.py",
     "spec.objects": "metrics/test_rules.py",
+    "integrations.fastestimator.warmup": "integrations/fastestimator/test_mistakes.py",
     "spec.tokens": "spec/test_layers.py",
     "training.chosen": "training/test_selection.py",
     "training.epoch": "training/test_watcher.py",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fe_gradcam.backends.known import Known, Reading, known_of, sums_to_one, within_unit
 from fe_gradcam.backends.scoring import Scored
-from fe_gradcam.errors import CamError, CamWarning, UnsupportedModelError
+from fe_gradcam.errors import Argument, ArgumentError, CamError, CamWarning, UnsupportedModelError
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.layers import default_layer, with_maps
 from fe_gradcam.spec.outputs import ModelOutput
@@ -85,10 +85,13 @@ class Backend(ABC):
         """The spacing of the model's numbers at 1."""
 
     def layers(self, inputs: Inputs) -> list[LayerInfo]:
-        """The layers in the order in which a forward pass of the inputs completes them."""
-        (infos, seen), size = self._listed(inputs), self.image_size(inputs)
-        self._known_now().seen.put(size, seen)
-        return with_maps(infos, seen, size, channels_first=self.channels_first)
+        """The layers in the order in which a forward pass of the inputs completes them.
+
+        Raises:
+            ArgumentError: The model fails on the inputs, and takes them in another layout or dtype.
+        """
+        with self._plainly(inputs):
+            return self._layers(inputs)
 
     def image_size(self, inputs: Inputs) -> tuple[int, ...]:
         """(H, W) of the images, of volumes (D, H, W)."""
@@ -105,7 +108,8 @@ class Backend(ABC):
         if found is None:
             one = self._one_of(inputs)
             reaches = (lambda _: True) if one is None else partial(self._reaches, inputs=one)
-            found, certain = default_layer(self.layers(one or inputs), reaches, of_pixels=self._of_pixels)
+            with self._plainly(inputs):
+                found, certain = default_layer(self._layers(one or inputs), reaches, of_pixels=self._of_pixels)
             if certain:
                 self._known_now().default_layers.put(key, found)
         return found
@@ -118,8 +122,10 @@ class Backend(ABC):
         Raises:
             GradientError: The score depends on the layer, and no gradient reaches it.
             UnsupportedModelError: The output does not plainly hold what a target asks for.
+            ArgumentError: The model fails on the inputs, and takes them in another layout or dtype.
         """
-        results, reading = self._run(inputs, query)
+        with self._plainly(inputs):
+            results, reading = self._run(inputs, query)
         if reading != "logits" and query.score == "logit" and any(target.of_classes for target in query.targets):
             self._tell_of_probabilities()
         return results
@@ -175,6 +181,39 @@ class Backend(ABC):
         return inputs.rows(slice(1))
 
     # --- what is the same for all ----------------------------------------------------------------------------
+
+    def _layers(self, inputs: Inputs) -> list[LayerInfo]:
+        (infos, seen), size = self._listed(inputs), self.image_size(inputs)
+        self._known_now().seen.put(size, seen)
+        return with_maps(infos, seen, size, channels_first=self.channels_first)
+
+    @contextmanager
+    def _plainly(self, inputs: Inputs) -> Iterator[None]:
+        """Where a model fails on inputs that it takes in another layout or dtype, an error that says so."""
+        try:
+            yield
+        except CamError:
+            raise
+        except Exception as error:
+            told = None
+            with suppress(Exception):  # what is tried must not hide what failed
+                told = None if self._takes(inputs.rows(slice(1))) else self._remedy(inputs)
+            if told is None:
+                raise
+            raise ArgumentError(Argument("images"), told) from error
+
+    def _remedy(self, inputs: Inputs) -> str | None:
+        """What to say of inputs that the model takes in another form, tried with one row; None where it does not."""
+        remedies = inputs.remedies(channels_first=self.channels_first)
+        return next((told for other, told in remedies if self._takes(other)), None)
+
+    def _takes(self, inputs: Inputs) -> bool:
+        """Whether a pass of the inputs ends well."""
+        try:
+            self._listed(inputs)
+        except Exception:
+            return False
+        return True
 
     @property
     def _known(self) -> Known:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,11 +89,51 @@ class Inputs:
         """Another picture, and the other inputs as they are."""
         return Inputs((*self.parts[: self.at], new, *self.parts[self.at + 1 :]), self.at)
 
+    def remedies(self, *, channels_first: bool) -> Iterator[tuple[Inputs, str]]:
+        """Other forms of one row that a model may take where it fails on this one, each with what to say of it."""
+        row, whole = in_torch(self.picture[:1]), self.rows(slice(1))
+        called = "" if len(self.parts) == 1 else f"[{self.at}]"
+        axes = _other_layout(row.dim(), channels_first=channels_first)
+        as_floats = None if row.is_floating_point() else row.float()
+        moved = f"{called} has shape {tuple(self.picture.shape)}, and the model takes {_LAYOUTS[channels_first]}: pass "
+        moved += _moved(self.picture, f"images{called}", axes)
+        floats = f"{called} holds {str(row.dtype).removeprefix('torch.')}, and the model takes floats: pass "
+        floats += _floated(self.picture, f"images{called}", row.dtype)
+        if as_floats is not None:
+            yield whole.with_picture(as_floats), floats
+        yield whole.with_picture(row.permute(axes)), f"{moved}."
+        if as_floats is not None:
+            yield whole.with_picture(as_floats.permute(axes)), f"{moved}. images{floats}"
+
     def asked(self, pictures: Tensor, rows: Tensor, *, channels_first: bool) -> Inputs:
         """Other pictures (B, C, *S), in the layout and dtype of this one, with the other inputs of their rows (B,)."""
         new = in_dtype(pictures if channels_first else pictures.movedim(1, -1), self.picture.dtype)
         others = (part[rows.to(part.device)] if at != self.at else new for at, part in enumerate(self.parts))
         return Inputs(tuple(others), self.at)
+
+
+_LAYOUTS = {True: "the channels in the second axis", False: "the channels in the last axis"}
+"""Where a backend has them, by whether they come first."""
+
+
+def _other_layout(axes: int, *, channels_first: bool) -> tuple[int, ...]:
+    """How the axes of images in the other layout are put in order."""
+    return (0, axes - 1, *range(1, axes - 1)) if channels_first else (0, *range(2, axes), 1)
+
+
+def _moved(picture: Any, called: str, axes: tuple[int, ...]) -> str:
+    """How a user puts the axes of an array or tensor in order."""
+    if isinstance(picture, np.ndarray):
+        return f"{called}.transpose{axes}"
+    return f"{called}.permute{axes}" if isinstance(picture, Tensor) else f"tf.transpose({called}, {axes})"
+
+
+def _floated(picture: Any, called: str, dtype: torch.dtype) -> str:
+    """How a user makes floats of an array or tensor of integers."""
+    kinds = {np.ndarray: f"{called}.astype('float32')", Tensor: f"{called}.float()"}
+    floats = next((how for kind, how in kinds.items() if isinstance(picture, kind)), f"tf.cast({called}, tf.float32)")
+    scaled = " / 255" * (dtype == torch.uint8)
+    return f"{floats}{scaled}, normalised with the mean and std that the model was trained with."
 
 
 def _stacked(arrays: Sequence[Any]) -> Any:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -32,12 +33,14 @@ class Product(Protocol):
         keys: What it puts out; none if it is not asked for.
         logged: Those of `keys` that stand in the log.
         selection: Rows of its own; None: those of the grid.
+        says: How numbers of the log are read, by key, such as "lower is better".
     """
 
     name: str
     keys: Sequence[str]
     logged: Sequence[str] = ()
     selection: Selection | None = None
+    says: Mapping[str, str] = MappingProxyType({})
 
     def make(self, epoch: Epoch) -> None:
         """Makes it of what the epoch holds, and puts it out there."""
@@ -82,8 +85,11 @@ class Epoch:
         choose: Gives the rows of a product by dataset; of "grid" those of the grid.
         history: What is followed from epoch to epoch.
         log: What the loop knows of the epoch, such as its accuracy.
+        product: The one that is being made.
         values: What was put out, by key.
         logged: Numbers for the log, by key.
+        counts: Of how many images a logged number is the mean, by key.
+        files: What was written, by the product that wrote it.
         messages: What a user should read in the log.
     """
 
@@ -96,7 +102,10 @@ class Epoch:
     log: Mapping[str, Any] = field(default_factory=dict)
     values: dict[str, Put] = field(default_factory=dict)
     logged: dict[str, Put] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    files: dict[str, list[Path]] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
+    product: str = ""
     cost: Cost = field(default_factory=Cost)
     _made: dict[str, Any] = field(default_factory=dict)
 
@@ -165,7 +174,9 @@ class Epoch:
         """Logs the mean of a value over images, four digits of it: of all, and of each dataset."""
         if by_dataset:
             means = {dataset: _short(values) for dataset, values in by_dataset.items()}
-            self.log_number(key, _short(np.concatenate(list(by_dataset.values()))), means)
+            of_all = np.concatenate(list(by_dataset.values()))
+            self.counts[key] = int(np.isfinite(of_all).sum())
+            self.log_number(key, _short(of_all), means)
 
     def log_number(self, key: str, of_all: float | None, by_dataset: Mapping[str, float | None]) -> None:
         """Logs a number; None where there is none for all, and then none at all."""
@@ -176,7 +187,9 @@ class Epoch:
     def _write(self, name: str, dataset: str, ending: str, write: Callable[[Path], None]) -> None:
         if self.options.save_dir is not None:
             parts = filter(None, (self.options.name, self.mode, name, dataset))
-            write(self.options.save_dir / f"{file_name('_'.join(parts))}{ending}")
+            path = self.options.save_dir / f"{file_name('_'.join(parts))}{ending}"
+            write(path)
+            self.files.setdefault(self.product, []).append(path)
 
 
 def _short(values: NDArray[np.float32]) -> float | None:

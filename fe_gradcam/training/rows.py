@@ -1,4 +1,4 @@
-"""Rows of an epoch, and what their values say whatever their framework and form: class ids and probabilities."""
+"""Rows of an epoch, and the probabilities that predictions of any form say."""
 
 from __future__ import annotations
 
@@ -43,25 +43,6 @@ class Rows:
 def input_names(count: int) -> list[str]:
     """What the model's inputs are called among the parts of a batch."""
     return ["images", *(f"images {number}" for number in range(2, count + 1))]
-
-
-def class_ids_of(values: Any, called: str) -> NDArray[np.int64]:
-    """Class ids (N,) from labels (N,), (N, 1) or rows (N, C) that are one-hot or sum to 1; negative where unlabelled.
-
-    Raises:
-        ArgumentError: They are none of these, such as multi-hot rows.
-    """
-    labels = np.asarray(values)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim == 2 and labels.dtype.kind in "biuf" and np.allclose(labels.sum(1), 1, atol=1e-3):
-        return np.asarray(labels.argmax(1), np.int64)
-    if labels.ndim == 1 and labels.dtype.kind in "biuf" and np.array_equal(labels, np.floor(labels)):
-        return labels.astype(np.int64)
-    raise ArgumentError(
-        f"{called} holds an array of shape {labels.shape} and dtype {labels.dtype}; class ids (N,) or (N, 1), or "
-        "one-hot rows (N, C), are needed. Several true classes per image cannot be shown: leave labels= out there."
-    )
 
 
 def probabilities_of(predictions: Any, called: str, are_probabilities: bool | None = None) -> NDArray[np.float32]:

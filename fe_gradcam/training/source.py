@@ -18,8 +18,9 @@ from fe_gradcam.metrics.measure import measure
 from fe_gradcam.metrics.rules import Metric
 from fe_gradcam.spec.images import host_rows
 from fe_gradcam.spec.objects import object_masks
+from fe_gradcam.training.labels import TrueClasses
 from fe_gradcam.training.options import Options
-from fe_gradcam.training.rows import Rows, are_probabilities, class_ids_of, probabilities_of
+from fe_gradcam.training.rows import Rows, are_probabilities, probabilities_of
 from fe_gradcam.training.selection import Selection
 from fe_gradcam.types import Heatmap, Layer
 from fe_gradcam.verdicts.atlas import Atlas
@@ -65,12 +66,13 @@ class Reader:
     def __init__(self, source: Source, options: Options, called: Mapping[str, str]) -> None:
         self.source, self.options, self.called = source, options, called
         self._preds_are_probabilities: bool | None = None
+        self._true = TrueClasses(options.name, self._name("labels"), options.classes)
 
     def facts(self, batch: Mapping[str, Any], selections: Sequence[Selection]) -> tuple[Labels, Probabilities]:
         """The true classes and probabilities of a batch, as far as choosing rows needs them."""
         labels = probabilities = None
         if "labels" in batch and any(one.by_class or "labels" in one.needs for one in selections):
-            labels = class_ids_of(host_rows(batch["labels"]), self._name("labels"))
+            labels = self._true.ids(host_rows(batch["labels"]))
         if self.needs_preds(batch, selections):
             known = self.source.reads_as_probabilities
             known = self._preds_are_probabilities if known is None else known
@@ -82,15 +84,40 @@ class Reader:
         asked = any("preds" in one.needs or (one.by_class and "labels" not in batch) for one in selections)
         return asked and "preds" in batch
 
-    def learn(self, rows: Rows, part: Explained) -> None:
-        """Finds out whether predictions are probabilities or logits, of rows that were explained."""
-        if "preds" in rows.values and part.probabilities is not None:
-            self._preds_are_probabilities = are_probabilities(rows["preds"], part.probabilities)
+    def learn(self, rows: Rows, probabilities: Probabilities) -> None:
+        """Finds out how many classes there are, and whether predictions are probabilities or logits, of a trial.
 
-    def explained(self, rows: Rows, dataset: str, *, trial: bool = False) -> Explained:
+        Raises:
+            ArgumentError: label_mapping is of other classes.
+        """
+        if probabilities is None:
+            return
+        if "preds" in rows.values:
+            self._preds_are_probabilities = are_probabilities(rows["preds"], probabilities)
+        self._true.count = probabilities.shape[1]
+        self._true.check_names()
+
+    def check(self, batch: Mapping[str, Any], selections: Sequence[Selection]) -> None:
+        """Looks at the labels and predictions of a first batch, whether they are read later or not.
+
+        Raises:
+            ArgumentError: They are none of this model.
+        """
+        if "labels" in batch:
+            labels = host_rows(batch["labels"])
+            self._true.check(labels)
+            self._true.ids(labels)  # which warns of single rows
+        _, probabilities = self.facts(batch, selections)
+        if probabilities is not None and self._true.count not in (None, probabilities.shape[1]):
+            raise ArgumentError(
+                f"{self._name('preds')} tells {probabilities.shape[1]} classes, and the model {self._true.count}. Is "
+                "it the key of this model's predictions?"
+            )
+
+    def explained(self, rows: Rows, dataset: str) -> Explained:
         """Some rows with their heatmaps."""
         labels = self.labels(rows)
-        columns, probabilities = self.source.explain(rows, labels, trial=trial)
+        columns, probabilities = self.source.explain(rows, labels)
         return Explained(
             pictures=self.pictures(rows),
             columns=columns,
@@ -104,7 +131,7 @@ class Reader:
 
     def labels(self, rows: Rows) -> Labels:
         """(N,) the true classes, or None."""
-        return None if rows.get("labels") is None else class_ids_of(rows["labels"], self._name("labels"))
+        return None if rows.get("labels") is None else self._true.ids(rows["labels"])
 
     def masks(self, rows: Rows) -> NDArray[np.bool_] | None:
         """Where the object is in each of the network's images, (N, H, W), or None where that is not known."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from fe_gradcam.errors import ArgumentError, CamError, CamWarning
 from fe_gradcam.training.chosen import Chosen
 from fe_gradcam.training.epoch import Epoch
 from fe_gradcam.training.history import Followed, History
+from fe_gradcam.training.legend import legend_of
 from fe_gradcam.training.options import Options, make_folder
 from fe_gradcam.training.products import PRODUCTS
 from fe_gradcam.training.rows import Rows, input_names
@@ -39,6 +40,7 @@ class Watcher:
     Attributes:
         keys: All that is put out.
         logged: Those of `keys` that stand in the log.
+        says: How numbers of the log are read, by key.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Watcher:
         self.source, self.options, self._called, self._around = source, options, dict(called or {}), around
         self.history = History()
         self._epoch, self._mode, self._ended = 0, "eval", (0, time.perf_counter())
+        self._legend_told = False
         self._made_anew()
         self._reset()
 
@@ -77,12 +80,25 @@ class Watcher:
             CamError: Something that was asked for cannot be had.
         """
         rows = Rows(dict(zip(input_names(len(images)), images, strict=True)), np.zeros(1, np.int64))
-        with self.forgiven("explain a dummy image", but=CamError):  # what ones do to a model says little
-            with self._around():
-                self.source.explain(rows, np.zeros(1, np.int64), trial=True)
+        with self._named(), self.forgiven("explain a dummy image", but=CamError):  # what ones do to it says little
+            self._try(rows)
             if "display" not in self.options.given:
                 self._reader.pictures(rows)
-            self._model_checked = True
+
+    def check(self, images: tuple[Any, ...], more: Mapping[str, Any] | None = None) -> None:
+        """Looks at a batch before the first epoch, as `see` does at its first one; nothing of it is kept.
+
+        Args:
+            images: The model's inputs.
+            more: Other parts of the batch, by name.
+
+        Raises:
+            CamError: The batch shows a mistake in the arguments.
+        """
+        selections = [product.selection for product in self._products if product.selection]
+        selections = [one for one in (self.options.selection, *selections) if not Chosen(one).full]
+        if selections:
+            self._check(_parts(images, more or {}), selections)
 
     def begin_epoch(self, epoch: int | None = None, mode: str = "eval") -> None:
         """An epoch begins; without its number the one after the last."""
@@ -133,12 +149,10 @@ class Watcher:
         """
         if not self.wants(dataset):
             return
-        inputs = images if isinstance(images, tuple) else (images,)
         given = {"labels": labels, "preds": preds, "ids": ids, "masks": masks, "boxes": boxes, "display": display}
-        batch = dict(zip(input_names(len(inputs)), inputs, strict=True)) | given | dict(more or {})
-        batch = {name: part for name, part in batch.items() if part is not None}
+        batch = _parts(images if isinstance(images, tuple) else (images,), given | dict(more or {}))
         if not self._batch_checked:
-            self._check_first(batch, dataset)
+            self._check(batch, [chosen.selection for chosen in self._choices[dataset].values()])
         with self.forgiven("keep the images of a batch"):
             facts = self._reader.facts(batch, [chosen.selection for chosen in self._choices[dataset].values()])
             for chosen in self._choices[dataset].values():
@@ -160,6 +174,7 @@ class Watcher:
         if self._choices and not self._failed:
             with self.forgiven("have the model at hand", told), self._around():
                 for product in self._products:
+                    epoch.product = product.name
                     before, started = epoch.cost.seconds.get("explaining", 0.0), time.perf_counter()
                     with self.forgiven(f"make the {product.name} of this epoch", told):
                         if not epoch.rows("grid" if product.selection is None else product.name):
@@ -173,6 +188,13 @@ class Watcher:
             epoch.cost.of = self._ended[1] - ended
         self._reset()
         return epoch
+
+    def legend(self, epoch: Epoch) -> list[str]:
+        """Where files lie and how numbers are read, once, for the first epoch that put something out; then nothing."""
+        if self._legend_told or not (epoch.values or epoch.logged):
+            return []
+        self._legend_told = True
+        return legend_of(epoch, self.says)
 
     def state(self) -> dict[Any, Any]:
         """What a training that is resumed goes on with, in plain containers."""
@@ -220,8 +242,11 @@ class Watcher:
         self._products = [product for product in made if product.keys]
         self.keys = list(dict.fromkeys(key for product in made for key in product.keys))
         self.logged = [key for product in made for key in product.logged]
+        self.says = {key: words for product in made for key, words in product.says.items()}
+        self._legend_told = False
         self._reader: Reader = Reader(self.source, self.options, self._called)
-        self._model_checked = self._batch_checked = False
+        self._tried: set[Any] = set()
+        self._batch_checked = False
 
     def _reset(self) -> None:
         self._choices: dict[str, dict[str, Chosen]] = {}
@@ -245,21 +270,46 @@ class Watcher:
                     rows[dataset] = self.history.streams[stream].rows
         return rows
 
-    def _check_first(self, batch: Mapping[str, Any], dataset: str) -> None:
-        """One image of the first batch: a wrong argument is an error here, and no warning at every epoch's end."""
+    def _check(self, batch: Mapping[str, Any], selections: Sequence[Selection]) -> None:
+        """One image of a first batch: a wrong argument is an error here, and no warning at every epoch's end."""
         chosen = Chosen(Selection(limit=1), self._called)
-        selections = [choice.selection for choice in self._choices[dataset].values()]
-        with self.forgiven("explain the first image", but=CamError):
+        with self._named(), self.forgiven("explain the first image", but=CamError):
             lacking = sorted(self.options.given - {"model"} - set(batch))
             if lacking:
                 raise ArgumentError(f"see() was given no {' and no '.join(lacking)}, which the options count on.")
             chosen.add(batch)
             one = chosen.rows()
+            if _kinds(one) not in self._tried or self._reader.needs_preds(batch, selections):
+                self._try(one)
             self._reader.pictures(one)
             self._reader.masks(one)
-            self._reader.labels(one)
-            if not self._model_checked or self._reader.needs_preds(batch, selections):
-                with self._around():
-                    self._reader.learn(one, self._reader.explained(one, dataset, trial=True))
-            self._reader.facts(batch, selections)
+            self._reader.check(batch, selections)
         self._batch_checked = True
+
+    def _try(self, rows: Rows) -> None:
+        """Explains rows, whatever their labels are, and learns of it."""
+        with self._around():
+            _, probabilities = self.source.explain(rows, np.zeros(len(rows), np.int64), trial=True)
+        self._tried.add(_kinds(rows))
+        self._reader.learn(rows, probabilities)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Mistakes say whose they are, and call the parts of a batch as the user does."""
+        try:
+            yield
+        except CamError as error:
+            told = type(error)(f"GradCAM ({self.options.name!r}): {error.told(self._called)}")
+            raise told.with_traceback(error.__traceback__) from error.__cause__
+
+
+def _parts(inputs: tuple[Any, ...], more: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a batch that are there, by name."""
+    parts = dict(zip(input_names(len(inputs)), inputs, strict=True)) | dict(more)
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def _kinds(rows: Rows) -> tuple[Any, ...]:
+    """The shapes and dtypes of the model's inputs, which a pass of other rows says nothing of."""
+    inputs = [np.asarray(rows[name]) for name in rows.values if name.partition(" ")[0] == "images"]
+    return tuple((part.shape[1:], part.dtype) for part in inputs)

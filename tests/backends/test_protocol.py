@@ -6,6 +6,7 @@ import gc
 import warnings
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ import torch
 from numpy.testing import assert_allclose
 from torch import nn
 
-from fe_gradcam import ArgumentError, CamWarning, GradientError, UnknownNameError, explain, explain_many
+from fe_gradcam import ArgumentError, CamWarning, GradientError, UnknownNameError, explain, explain_many, list_layers
 from tests.models.kits import KITS, Kit, by_hand
+from tests.models.toys import SmallTorch, small_keras
 
 
 @pytest.fixture(params=KITS)
@@ -265,3 +267,76 @@ def test_one_column_of_a_softmax_is_no_logit_of_its_own(kit: Kit, pick: str) -> 
     assert_allclose(heatmap.confidences, p, rtol=1e-4)
     assert_allclose(heatmap.scores, difference.mean((1, 2)), rtol=1e-3)
     assert_allclose(heatmap.raw, difference / 36, atol=1e-5)  # the gradient of z1 - z0 under an average over 36 places
+
+
+# --- images that a model fails on ----------------------------------------------------------------------
+
+
+def small(framework: str) -> Any:
+    """A network of three channels and the images (4, 9, 12, 3) as it takes them."""
+    images = np.random.default_rng(0).random((4, 9, 12, 3)).astype(np.float32)
+    return (SmallTorch().eval(), images.transpose(0, 3, 1, 2)) if framework == "torch" else (small_keras(), images)
+
+
+def other_layout(framework: str, images: np.ndarray) -> np.ndarray:
+    return images.transpose(0, 2, 3, 1) if framework == "torch" else images.transpose(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("ask", [explain, partial(explain, layer="conv2"), list_layers], ids=["", "layer", "list"])
+def test_images_in_the_other_layout_are_named_with_what_to_pass(framework: str, ask: Any) -> None:
+    model, images = small(framework)
+    moved = other_layout(framework, images)
+    with pytest.raises(ArgumentError) as caught:
+        ask(model, moved)
+    axis, axes = ("second", (0, 3, 1, 2)) if framework == "torch" else ("last", (0, 2, 3, 1))
+    said = f"images has shape {moved.shape}, and the model takes the channels in the {axis} axis"
+    assert str(caught.value) == f"{said}: pass images.transpose{axes}."
+    assert caught.value.argument == "images"
+    assert caught.value.__cause__ is not None
+    assert not isinstance(caught.value.__cause__, ArgumentError)
+    assert_allclose(explain(model, moved.transpose(axes)).values, explain(model, images).values)
+
+
+def test_bytes_are_named_where_the_model_fails_on_them() -> None:
+    model, images = small("torch")
+    in_bytes = (images * 255).astype(np.uint8)
+    with pytest.raises(ArgumentError, match=r"^images holds uint8, .*: pass images.astype\('float32'\) / 255, normal"):
+        explain(model, in_bytes)
+    with pytest.raises(ArgumentError, match=r"images.permute\(0, 3, 1, 2\)\. images holds uint8.*images.float\(\)"):
+        explain(model, torch.from_numpy(other_layout("torch", in_bytes)))
+    keras, images = small("tf")
+    assert explain(keras, (images * 255).astype(np.uint8)).values.shape == (4, 9, 12)  # which makes floats of them
+
+
+def test_any_other_failure_of_the_model_stays_its_own(framework: str) -> None:
+    """Two channels fit in no layout; and what a target raises has nothing to do with the images."""
+    model, images = small(framework)
+    two = images[:, :2] if framework == "torch" else images[..., :2]
+    with pytest.raises((RuntimeError, ValueError)) as caught:
+        explain(model, two)
+    assert not isinstance(caught.value, ArgumentError)
+
+    def broken(output: Any) -> Any:
+        raise RuntimeError("of the target")
+
+    with pytest.raises(RuntimeError, match="of the target") as caught:
+        explain(model, images, target=broken)
+    assert not isinstance(caught.value, ArgumentError)
+
+
+def test_a_failure_on_bytes_that_the_model_takes_is_not_laid_at_them() -> None:
+    """As where memory runs out: the model takes the same images a moment later."""
+
+    class Once(SmallTorch):
+        failed = False
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not self.failed:
+                self.failed = True
+                raise RuntimeError("out of memory")
+            return super().forward(x.float())
+
+    images = (small("torch")[1] * 255).astype(np.uint8)
+    with pytest.raises(RuntimeError, match="out of memory") as caught:
+        explain(Once().eval(), images)
+    assert not isinstance(caught.value, ArgumentError)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import torch
 from numpy.testing import assert_array_equal
 
@@ -73,3 +74,53 @@ def test_samples_are_stacked_in_their_own_framework() -> None:
 def test_what_is_no_batch_of_images_is_named(images: Any, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         Inputs.of(images).checked()
+
+
+BYTES = np.zeros((8, 64, 48, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "channels_first", "expected"),
+    [
+        (BYTES.astype("f"), True, {"images.transpose(0, 3, 1, 2)": (1, 3, 64, 48)}),
+        (BYTES.astype("f").transpose(0, 3, 1, 2), False, {"images.transpose(0, 2, 3, 1)": (1, 64, 48, 3)}),
+        (torch.zeros(2, 4, 5, 6, 1), True, {"images.permute(0, 4, 1, 2, 3)": (1, 1, 4, 5, 6)}),
+        (torch.zeros(2, 1, 4, 5, 6), False, {"images.permute(0, 2, 3, 4, 1)": (1, 4, 5, 6, 1)}),
+        (
+            BYTES,
+            True,
+            {
+                "images.astype('float32') / 255": (1, 64, 48, 3),
+                "images.transpose(0, 3, 1, 2)": (1, 3, 64, 48),
+                "images.transpose(0, 3, 1, 2). images holds uint8, and the model takes floats: pass "
+                "images.astype('float32') / 255": (1, 3, 64, 48),
+            },
+        ),
+        (
+            tf.zeros((2, 3, 5, 6), tf.int32),
+            False,
+            {
+                "tf.cast(images, tf.float32)": (1, 3, 5, 6),
+                "tf.transpose(images, (0, 2, 3, 1))": (1, 5, 6, 3),
+                "tf.transpose(images, (0, 2, 3, 1)). images holds int32, and the model takes floats: pass "
+                "tf.cast(images, tf.float32)": (1, 5, 6, 3),
+            },
+        ),
+    ],
+)
+def test_other_forms_of_the_images_are_tried_with_what_a_user_writes_for_them(
+    images: Any, channels_first: bool, expected: dict[str, tuple[int, ...]]
+) -> None:
+    found = list(Inputs.of(images).remedies(channels_first=channels_first))
+    assert len(found) == len(expected)
+    for (inputs, told), (code, shape) in zip(found, expected.items(), strict=True):
+        assert f": pass {code}" in told
+        assert tuple(inputs.picture.shape) == shape
+        assert inputs.picture.is_floating_point() == ("int" not in str(images.dtype) or "takes floats" in told)
+
+
+def test_of_several_inputs_the_picture_is_named() -> None:
+    ((inputs, told),) = Inputs.of((NUMBERS, PICTURES.astype("f").transpose(0, 2, 3, 1))).remedies(channels_first=True)
+    assert told.startswith("[1] has shape (3, 4, 5, 1)")
+    assert "pass images[1].transpose(0, 3, 1, 2)" in told
+    assert_array_equal(inputs.parts[0], NUMBERS[:1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,6 +101,7 @@ class Brightness:
     keys: Sequence[str] = ("gradcam_brightness", "gradcam_brightest")
     logged: Sequence[str] = ("gradcam_brightness",)
     selection: Selection | None = Selection(limit=3)
+    says: Mapping[str, str] = {"gradcam_brightness": "255 is white"}
 
     def make(self, epoch: Epoch) -> None:
         pictures, means = {}, {}

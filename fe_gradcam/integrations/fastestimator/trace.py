@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -19,10 +19,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.drawing.sheet import Look
-from fe_gradcam.errors import ArgumentError
+from fe_gradcam.errors import ArgumentError, CamError, UnknownNameError, nearest
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.explaining.views import Smooth
-from fe_gradcam.integrations.fastestimator import compat
+from fe_gradcam.integrations.fastestimator import compat, warmup
 from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
 from fe_gradcam.integrations.fastestimator.keyed import KeyedSource, check_source
 from fe_gradcam.metrics.rules import MetricSpec
@@ -36,6 +36,7 @@ from fe_gradcam.training.watcher import Watcher
 from fe_gradcam.types import Fuse, Layer, Method, Reshape, Scaling, Target
 
 compat.apply()
+warmup.apply()
 
 ALL_MODES = frozenset({"train", "eval", "test", "infer"})
 
@@ -52,8 +53,10 @@ class GradCAM(Trace):
 
     From TensorFlow 2.16 on its import has ``tf.keras`` be Keras 2 (tf_keras), which the host needs.
 
-    Mistakes in the arguments are errors: at once, before the first epoch, or with the first batch. Behind that no
-    failure here ends a training: it is reported as a warning.
+    Mistakes in the arguments are errors, at once or before the first step: what the host's warmup runs is looked at,
+    and an image of it is explained. Without a warmup they show with the first batch. Behind that no failure here ends
+    a training: it is reported as a warning. An image without a true class (-1, NaN, no class of the model) is shown as
+    not labelled, with one warning.
 
     Args:
         images: Key of the images, as the model takes them; several keys for a model with several
@@ -62,40 +65,33 @@ class GradCAM(Trace):
         n_components: How many principal components eigen_cam, eigen_grad_cam and kpca_cam show, side by side, unless
             ``component`` is passed to them; no other method has any.
         n_samples: How many images, of each dataset, are explained every epoch; None for all, 0 for none.
-        labels: Key of the true classes: ids (N,) or (N, 1), or one-hot (N, C). Where another was inferred, the heatmap
-            of the true one stands below its.
+        labels: Key of the true classes: ids (N,) or (N, 1), names that `label_mapping` has, or one-hot (N, C); -1
+            where an image has none. Where another was inferred, the heatmap of the true one stands below its.
         preds: Key of the predictions. With `model` what is shown was inferred in the pass that
             explains; with `grads` this is where predictions come from.
         label_mapping: {class name: class id}, as FastEstimator has it.
-        outputs: The key under which the grid is written.
+        outputs: The key under which the grid is written, and the beginning of the names of files.
         mode: What mode(s) to run in: "train", "eval", "test", "infer", None for all, "!train" for all but one.
         ds_id: What dataset id(s) to run for, None for all, "!ds1" for all but one.
+
+        --- what is explained ---
         model: The model to explain, of either framework.
-        activations: Key of the activations that belong to `grads`.
-        layer: The layer to explain, as `fe_gradcam.explain` takes it; of a list the layers are fused.
+        layer: The layer whose output is explained: its name, its index, or itself; None chooses it. A list of layers
+            gives one heatmap, fused of theirs (see `fuse`). `fe_gradcam.list_layers` shows which there are.
         methods: One method or several, side by side: names of `fe_gradcam.METHODS`, or pairs of a name and its
             parameters as `fe_gradcam.explain` takes them. Methods that ask the model again (score_cam and the like)
             need `model`, and take as long as `fe-gradcam methods` says.
         targets: What is explained, one or several, side by side: "pred" (the inferred class), "label"
             (the true class), a class id, a class name of `label_mapping`, or `Rank`, `Contrast`,
             `OutputValue`, `Segmentation` or a callable as `fe_gradcam.explain` takes them.
-        scaling: "scale_after_relu", "scale_before_relu" or "none"; see `fe_gradcam.scaling.scale`.
-        colormap: Any colormap of matplotlib.
-        alpha: Weight of the heat over the picture, 0 to 1.
-        display: Key of the picture to draw on, where it is not the network's input.
-        mean: Mean that the images were normalised with, a number or one per channel, to undo it.
-        std: Standard deviation that they were normalised with. Without both, each image is shown by its own range.
-        ids: Key of a name (file, patient) that is shown and kept with each image.
-        frequency: Run every so many epochs.
-        save_dir: Folder for ``{outputs}_{mode}_epoch_{n}.png`` and ``.npz``, with ``_{ds_id}`` where
-            there are several datasets. It is made where it does not exist.
         model_output: Which of the model's outputs holds the scores, as `fe_gradcam.explain` takes it.
         reshape: How the layer's output becomes a map, as `fe_gradcam.explain` takes it.
         fuse: "mean" or "max": how several layers become one map; see `fe_gradcam.scaling.fuse_maps`.
         smooth: "augment", "eigen" or both, as `fe_gradcam.explain` takes them.
-        seed: For the methods that draw random numbers; the global streams are not touched.
         batch_size: Rows asked at once by methods that ask the model again; None: as many as the largest batch had.
-        shared_scale: Whether all heatmaps of a method have one scale in a grid, so that magnitudes compare.
+        seed: For what draws random numbers; the global streams are not touched.
+
+        --- which images ---
         select: Which images are explained. "first"; "random"; "misclassified" (a random choice of the mistakes);
             "confident_mistakes", the most confident first; "least_confident"; "best" and "worst", by the probability of
             the true class; "best_and_worst" of each class; or positions in the order of the epoch, ``[0, 7, 12]``, and
@@ -104,22 +100,46 @@ class GradCAM(Trace):
             them; what is shown is inferred anew at the end of the epoch.
         per_class: So many images of each class, instead of `n_samples` in all: of each true class, or of each inferred
             one where `labels` is not given.
-        track: Whether the images chosen in the first epoch are followed through all epochs. Then a filmstrip (rows
-            images, columns epochs) stands under ``f"{outputs}_film"`` and in ``{outputs}_{mode}_film.png``. Needs
-            `model`.
+        frequency: Run every so many epochs.
+
+        --- where the object is ---
         masks: Key of masks (N, H, W), of one channel too: the object is where integers are not 0 and floats are 0.5 or
             more. It is outlined, and metrics of place are measured against it.
         boxes: Key of boxes (N, 4) or (N, M, 4): left, top, width and height in pixels of the images; what stands behind
             these four is not read. Used as `masks` are; of both the part that they share.
+
+        --- how it is drawn ---
+        mean: Mean that the images were normalised with, a number or one per channel, to undo it.
+        std: Standard deviation that they were normalised with. Without both, each image is shown by its own range.
+        scaling: "scale_after_relu", "scale_before_relu" or "none"; see `fe_gradcam.scaling.scale`.
+        shared_scale: Whether all heatmaps of a method have one scale in a grid, so that magnitudes compare.
+        colormap: Any colormap of matplotlib.
+        alpha: Weight of the heat over the picture, 0 to 1.
+
+        --- what else is made ---
+        track: Whether the images chosen in the first epoch are followed through all epochs. Then a filmstrip (rows
+            images, columns epochs) stands under ``f"{outputs}_film"`` and in ``{outputs}_{mode}_film.png``. Needs
+            `model`.
         metrics: Names of `fe_gradcam.METRICS`, or pairs of a name and its parameters: measured on the explained
             images, of the first target, and logged as ``{outputs}_{metric}``, with ``_{method}`` where there are
             several. With `track` also "drift" (1 - rank correlation with the epoch before) and "overlap" (of the
-            hottest fifth with that of the epoch before, intersection over union).
+            hottest fifth with that of the epoch before, intersection over union). The log says once which direction
+            is the better one; to compare trainings, take n_samples=32 or more.
         atlas: Whether the mean heat of each class is drawn, under ``f"{outputs}_atlas"`` and beside the grids, and a
             warning given where the net seems to tell a class by a fixed place; see `fe_gradcam.verdicts.places`. A
-            number says of how many images, chosen at random, as many of each class as there are; True of 128. Needs
-            `model`.
+            number, or ``{"n_samples": 128}``, says of how many images, chosen at random, as many of each class as
+            there are; True of 128. Needs `model`.
+
+        --- where to ---
+        save_dir: Folder for the pictures and arrays, ``{outputs}_{mode}_epoch_{n:03d}.png`` and ``.npz``, with
+            ``_{ds_id}`` where there are several datasets. It is made where it does not exist; the log says once what
+            to open there.
         on_error: "warn", or "raise" to let failures through (in tests).
+
+        --- more keys ---
+        activations: Key of the activations that belong to `grads`.
+        display: Key of the picture to draw on, where it is not the network's input.
+        ids: Key of a name (file, patient) that is shown and kept with each image.
 
     Raises:
         ArgumentError: An argument is not accepted.
@@ -142,35 +162,42 @@ class GradCAM(Trace):
         mode: str | Iterable[str] | None = "!train",
         ds_id: str | Iterable[str] | None = None,
         *,
+        # what is explained
         model: Any = None,
-        activations: str | None = None,
         layer: Layer = None,
         methods: Method | Sequence[Method] = "grad_cam",
         targets: Target | str | Sequence[Target | str] = "pred",
-        scaling: Scaling = "scale_after_relu",
-        colormap: str = "turbo",
-        alpha: float = 0.5,
-        display: str | None = None,
-        mean: ArrayLike | None = None,
-        std: ArrayLike | None = None,
-        ids: str | None = None,
-        frequency: int = 1,
-        save_dir: str | os.PathLike[str] | None = None,
         model_output: ModelOutput = None,
         reshape: Reshape | None = None,
         fuse: Fuse = "mean",
         smooth: Smooth | Sequence[Smooth] | None = None,
-        seed: int = 0,
         batch_size: int | None = None,
-        shared_scale: bool = False,
+        seed: int = 0,
+        # which images
         select: Select = "first",
         per_class: int | None = None,
-        track: bool = False,
+        frequency: int = 1,
+        # where the object is
         masks: str | None = None,
         boxes: str | None = None,
+        # how it is drawn
+        mean: ArrayLike | None = None,
+        std: ArrayLike | None = None,
+        scaling: Scaling = "scale_after_relu",
+        shared_scale: bool = False,
+        colormap: str = "turbo",
+        alpha: float = 0.5,
+        # what else is made
+        track: bool = False,
         metrics: MetricSpec | Sequence[MetricSpec] = (),
-        atlas: bool | int = False,
+        atlas: bool | int | Mapping[str, int] = False,
+        # where to
+        save_dir: str | os.PathLike[str] | None = None,
         on_error: Literal["warn", "raise"] = "warn",
+        # more keys
+        activations: str | None = None,
+        display: str | None = None,
+        ids: str | None = None,
     ) -> None:
         several = list(images) if isinstance(images, (list, tuple)) and images else [images]
         self._image_keys = [_key("images", image) for image in several]
@@ -204,7 +231,7 @@ class GradCAM(Trace):
             shared_scale=bool(shared_scale),
             track=track,
             metrics=metrics,
-            atlas=atlas,
+            atlas=cast(int, atlas),  # the options make a number of it
             on_error=on_error,
         )
         called = {part: f"{part}={key!r}" for part, key in self._keys.items()}
@@ -222,6 +249,7 @@ class GradCAM(Trace):
         super().__init__(inputs=list(read), outputs=list(written), mode=mode, ds_id=ds_id)
         self._modes, self._ds_ids = set(self.mode), set(self.ds_id)
         self._read: set[str] = set()
+        self._foreseen: dict[str, dict[str, Any]] = {}
         self._last: dict[tuple[str, str], float] = {}
         self._cost, self._costly = Cost(), ""
 
@@ -236,7 +264,7 @@ class GradCAM(Trace):
     def system(self, system: System) -> None:
         # A trace that reads our key in modes where we do not run (TensorBoard has none of its own)
         # stops the host's warmup: for the host we are there too, and run where we were asked to.
-        self._system = system
+        self._system, self._foreseen = system, {}
         for other in get_current_items(system.traces):
             read = {key for key in other.inputs if key.partition("|")[0] in self.outputs}
             if other is not self and read:
@@ -272,11 +300,31 @@ class GradCAM(Trace):
         of_datasets = [f"{key}|{ds_id}" for key in self.outputs for ds_id in several if ds_id]
         return list(dict.fromkeys([*self.outputs, *of_datasets, *sorted(self._read)]))
 
+    def foresee(self, mode: str, dataset: str, batch: Mapping[str, Any]) -> None:
+        """Takes note of a batch of the host's warmup, the first of each dataset that has all our keys."""
+        keys = [*self._image_keys, *self._keys.values()]
+        if self._runs_in(mode, dataset) and all(key in batch for key in keys):
+            self._foreseen.setdefault(dataset, {key: batch[key] for key in keys})
+
+    def miss(self, keys: Sequence[str], there: Sequence[str], mode: str) -> None:
+        """Raises an UnknownNameError that names the argument of a missing key, and the keys that there are."""
+        called = {key: f"images={key!r}" for key in self._image_keys}
+        called |= {key: f"{part}={key!r}" for part, key in self._keys.items()}
+        said = " and ".join(called.get(key, repr(key)) for key in keys)
+        raise UnknownNameError(
+            f"GradCAM ({self.outputs[0]!r}): {said} is no key of the batches in mode {mode!r}{nearest(keys[0], there)} "
+            f"Keys there: {', '.join(there)}.{self._fed() if set(keys) & set(self._image_keys) else ''}"
+        )
+
     def on_begin(self, data: Data) -> None:
-        """Explains a dummy image where the model's input is known, so that mistakes show at once."""
+        """Explains an image of the host's warmup, or else a dummy, so that mistakes show before the first step."""
         self._last, self._cost = {}, Cost()
+        foreseen, self._foreseen = self._foreseen, {}
         self.watcher.begin(anew=self.system.epoch_idx == 0)
-        dummy = None if self.model is None else dummy_inputs(self.model)
+        with self._told_what_is_fed():
+            for batch in foreseen.values():
+                self.watcher.check(*self._parts(batch))
+        dummy = None if foreseen or self.model is None else dummy_inputs(self.model)
         if dummy is not None and len(dummy) == len(self._image_keys):
             self.watcher.try_out(dummy)
 
@@ -289,11 +337,10 @@ class GradCAM(Trace):
     def on_batch_end(self, data: Data) -> None:
         """Keeps the rows that are wanted."""
         dataset = self.system.ds_id
-        asked = SimpleNamespace(mode=self._modes, ds_id=self._ds_ids)  # what the host knows may be more
-        if get_current_items([asked], run_modes=self.system.mode, ds_id=dataset) and self.watcher.wants(dataset):
-            images = tuple(data.get(key) for key in self._image_keys)  # what is missing is the watcher's to tell
-            more = {part: data.get(key) for part, key in self._keys.items()}
-            self.watcher.see(images, dataset=dataset, more=more)
+        if self._runs_in(self.system.mode, dataset) and self.watcher.wants(dataset):
+            images, more = self._parts(data)
+            with self._told_what_is_fed():
+                self.watcher.see(images, dataset=dataset, more=more)
 
     def on_epoch_end(self, data: Data) -> None:
         """Explains the kept images, and hands out grid, results, metrics and files."""
@@ -305,6 +352,7 @@ class GradCAM(Trace):
             with self.watcher.forgiven("say what the epoch showed"):
                 for message in epoch.messages:
                     print(f"FastEstimator-Warn: {message}", flush=True)
+                self._say(*self.watcher.legend(epoch))
                 self._add_cost(epoch.cost)
         finally:
             self._fill_in(data)
@@ -314,6 +362,32 @@ class GradCAM(Trace):
         self._say_cost()
 
     # --- between the engine and the host ---------------------------------------------------------
+
+    def _fed(self) -> str:
+        """The end of a message: which keys the network gives the model, where they are not ours."""
+        ops = [] if self.model is None else get_current_items(self.system.network.ops)
+        fed = next((list(op.inputs) for op in ops if getattr(op, "model", None) is self.model), self._image_keys)
+        return "" if fed == self._image_keys else f" The network gives this model {', '.join(map(repr, fed))}."
+
+    @contextmanager
+    def _told_what_is_fed(self) -> Iterator[None]:
+        """Where the model failed on our images, the error says which the network gives it."""
+        try:
+            yield
+        except ArgumentError as error:
+            if isinstance(error.__cause__, (CamError, type(None))) or not self._fed():
+                raise
+            raise ArgumentError(f"{error}{self._fed()}") from error.__cause__
+
+    def _runs_in(self, mode: str, dataset: str) -> bool:
+        """Whether we were asked to run there; what the host knows may be more."""
+        asked = SimpleNamespace(mode=self._modes, ds_id=self._ds_ids)
+        return bool(get_current_items([asked], run_modes=mode, ds_id=dataset))
+
+    def _parts(self, batch: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The images and the other parts of a batch; what is missing is the watcher's to tell."""
+        images = tuple(batch.get(key) for key in self._image_keys)
+        return images, {part: batch.get(key) for part, key in self._keys.items()}
 
     def _hand_out(self, key: str, put: Put, data: Data, *, logged: bool) -> None:
         """Writes a value under the host's keys: ``key``, and ``key|ds_id`` of a dataset with a name."""
@@ -345,9 +419,15 @@ class GradCAM(Trace):
             self._say_cost()
 
     def _say_cost(self) -> None:
-        if self._cost.seconds and self.system.log_steps is not None:
-            print(f"FastEstimator-GradCAM: {self._costly}; {self.outputs[0]} took {self._cost}", flush=True)
+        if self._cost.seconds:
+            self._say(f"{self._costly}; {self.outputs[0]} took {self._cost}")
         self._cost = Cost()
+
+    def _say(self, *lines: str) -> None:
+        """Prints lines where the host prints too."""
+        for line in lines:
+            if self.system.log_steps is not None:
+                print(f"FastEstimator-GradCAM: {line}", flush=True)
 
     @contextmanager
     def _on_network_device(self) -> Iterator[None]:

@@ -18,6 +18,9 @@ from fe_gradcam.training.options import Options
 FOLLOWED = ("drift", "overlap")
 """Metrics of two epochs: how far the heat of the same images has moved."""
 
+SAYS = {"drift": "0 where the heat has not moved since the epoch before", "overlap": "1 where it has not moved"}
+"""How they are read; neither direction is the better one."""
+
 
 class MetricsProduct(Product):
     """Asked for by the metrics.
@@ -34,6 +37,8 @@ class MetricsProduct(Product):
         self._metrics, self._followed = _checked(options)
         names = [*(metric.name for metric in self._metrics), *self._followed]
         self.keys = self.logged = [self._key(name, method) for method in self._methods for name in names]
+        words = {metric.name: f"{metric.better} is better" for metric in self._metrics} | SAYS
+        self.says = {self._key(name, method): words[name] for name in names for method in self._methods}
         if len(set(self.keys)) < len(self.keys):
             raise ArgumentError(
                 f"metrics of the methods {self._methods} would be logged under the same keys: {self.keys}."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import warnings
 from functools import partial
 from pathlib import Path
@@ -343,7 +345,22 @@ def test_the_display_in_other_forms(tmp_path: Path) -> None:
     assert (figure.layout.height, figure.layout.width) == grid.raster.shape[:2]
 
 
-# --- mistakes and failures ---------------------------------------------------------------------------
+# --- arguments, mistakes and failures ----------------------------------------------------------------
+
+
+def test_the_help_names_all_arguments_in_the_order_in_which_they_stand() -> None:
+    """The host's ten first, by position; what is ours by keyword, in groups."""
+    parameters = inspect.signature(GradCAM).parameters
+    section = inspect.getdoc(GradCAM).partition("\nArgs:\n")[2].partition("\nRaises:")[0]
+    assert re.findall(r"^    (\w+): ", section, re.MULTILINE) == list(parameters)
+    by_position = [name for name, one in parameters.items() if one.kind is one.POSITIONAL_OR_KEYWORD]
+    assert by_position == [
+        "images", "grads", "n_components", "n_samples", "labels", "preds", "label_mapping", "outputs", "mode", "ds_id",
+    ]  # fmt: skip
+    groups = re.findall(r"^    --- (.+) ---$", section, re.MULTILINE)
+    commented = re.findall(r"^        # (.+)$", inspect.getsource(GradCAM.__init__.__wrapped__), re.MULTILINE)
+    assert groups == commented[: len(groups)]
+    assert len(groups) == 7
 
 
 @pytest.mark.parametrize(
@@ -417,7 +434,7 @@ def test_where_no_input_is_known_mistakes_show_with_the_first_batch(framework: s
     make = SmallTorch if framework == "torch" else partial(small_keras, size=(None, None))
     model = fe.build(partial(make, softmax=True), optimizer_fn="adam", model_name="any_size")
     trace = gradcam(model, labels="name", targets="label", on_error="warn")
-    with pytest.raises(ArgumentError, match="is not a class of this model"):
+    with pytest.raises(ArgumentError, match=r"labels='name' holds no true class in 5 of 5 rows \(100, .* ids 0 to 4"):
         estimator(framework, model, [trace], epochs=1).fit(warmup=False)
 
 

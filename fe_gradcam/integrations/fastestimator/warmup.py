@@ -1,0 +1,103 @@
+"""What the host's warmup shows: a batch of each mode before the training begins, and the keys that are missing.
+
+The warmup runs the pipeline and the network of every mode once, and no trace. Its batches are shown to the traces that
+want to see them, so that nothing need be read for them, and no random number is drawn that the training without them
+would not draw.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any, Protocol, runtime_checkable
+
+from fastestimator.estimator import Estimator
+from fastestimator.schedule.schedule import get_current_items
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """A trace that wants to know before the training what its batches are like."""
+
+    inputs: list[str]
+
+    def foresee(self, mode: str, dataset: str, batch: Mapping[str, Any]) -> None:
+        """Sees a batch of the warmup."""
+
+    def miss(self, keys: Sequence[str], there: Sequence[str], mode: str) -> None:
+        """Raises an error of keys that it reads, and that the batches of a mode lack."""
+
+
+def apply() -> None:
+    """Has the warmup of FastEstimator show what it sees; once, whenever it is called."""
+    if not hasattr(Estimator._warmup, "__wrapped__"):
+        Estimator._warmup = _shown(Estimator._warmup)
+
+
+def _shown(warmup: Callable[..., None]) -> Callable[..., None]:
+    """A warmup that shows what it sees, and is the host's own where no trace wants to know."""
+
+    @functools.wraps(warmup)
+    def _warmup(self: Any, *args: Any, **options: Any) -> None:
+        traces = [trace for trace in get_current_items(self.traces_in_use) if isinstance(trace, Foreseeing)]
+        if not traces:
+            return warmup(self, *args, **options)
+        with _batches_shown(self.network, self.pipeline, traces):
+            try:
+                warmup(self, *args, **options)
+            except AssertionError as error:
+                _tell_of_missing_keys(error, warmup, self, traces)
+                raise
+
+    return _warmup
+
+
+@contextmanager
+def _batches_shown(network: Any, pipeline: Any, traces: Sequence[Foreseeing]) -> Iterator[None]:
+    """What the network makes of a batch is shown to the traces."""
+    run_step = network.run_step
+
+    def shown(batch: Any) -> Any:
+        found = run_step(batch)
+        for trace in traces:
+            trace.foresee(pipeline.ctx_mode, pipeline.ctx_ds_id, found)
+        return found
+
+    network.run_step = shown
+    try:
+        yield
+    finally:
+        del network.run_step
+
+
+def _tell_of_missing_keys(
+    error: AssertionError, warmup: Callable[..., None], estimator: Any, traces: Sequence[Foreseeing]
+) -> None:
+    """Lets a trace whose keys are missing say so, where that is what stopped the warmup."""
+    known = _locals_of(error, warmup)
+    missing: set[str] = known.get("unmet_requirements") or set()
+    mode, epoch, dataset = known.get("mode", ""), known.get("epoch", 1), known.get("ds_id", "")
+    asked = {id(trace) for trace in known.get("traces", ())}
+    theirs = [(trace, sorted(missing & set(trace.inputs))) for trace in traces if id(trace) in asked]
+    theirs = [(trace, keys) for trace, keys in theirs if keys]
+    if theirs:
+        there = set(known.get("pipeline_output_keys", ())) | set(known.get("network_output_keys", ()))
+        with suppress(Exception):  # the warmup leaves out what nobody reads
+            ops = get_current_items(estimator.network.ops, run_modes=mode, epoch=epoch, ds_id=dataset)
+            there |= {key for op in ops for key in op.outputs}
+            there |= set(estimator.pipeline.get_results(mode=mode, epoch=epoch, ds_id=dataset, shuffle=False))
+        trace, keys = theirs[0]
+        trace.miss(keys, sorted(there), mode)
+
+
+def _locals_of(error: BaseException, function: Any) -> Mapping[str, Any]:
+    """The variables of a function that an error went through."""
+    step = error.__traceback__
+    while step is not None:
+        frame: FrameType = step.tb_frame
+        if frame.f_code is function.__code__:
+            return frame.f_locals
+        step = step.tb_next
+    return {}

@@ -1,0 +1,58 @@
+"""What a training says once: where its files lie and which to open, and how the numbers of its log are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fe_gradcam.training.epoch import Epoch
+
+ABOUT = {"grid": "the images of this epoch", "film": "a column for each epoch", "atlas": "the mean heat of each class"}
+"""What the picture of a product shows, by its name."""
+
+ENOUGH = 32
+"""Images from which on the mean of a metric can be held against that of another training."""
+
+
+def legend_of(epoch: Epoch, says: Mapping[str, str]) -> list[str]:
+    """Lines for the log: of the pictures that an epoch wrote, and of the numbers that it logged.
+
+    Args:
+        epoch: The first one that put something out.
+        says: How numbers of the log are read, by key.
+    """
+    return [*_of_files(epoch), *_of_numbers(epoch, says)]
+
+
+def _of_files(epoch: Epoch) -> list[str]:
+    pictures = {name: [path for path in paths if path.suffix == ".png"] for name, paths in epoch.files.items()}
+    named = {name: paths[0] for name, paths in pictures.items() if paths}
+    if not named:
+        return []
+    folder = _short(next(iter(named.values())).parent)
+    said = ", ".join(f"{path.name} ({ABOUT.get(name, name)})" for name, path in named.items())
+    return [f"pictures in {folder}{'' if folder.endswith('/') else '/'}: open {said}"]
+
+
+def _of_numbers(epoch: Epoch, says: Mapping[str, str]) -> list[str]:
+    by_words: dict[str, list[str]] = {}
+    for key, words in says.items():
+        by_words.setdefault(words, []).append(key)
+    if not by_words:
+        return []
+    said = "; ".join(f"{', '.join(keys)}: {words}" for words, keys in by_words.items())
+    counts = [epoch.counts[key] for key in says if key in epoch.counts]
+    if not counts:
+        return [said]
+    said = f"{said}; means of {min(counts)} image{'s' * (min(counts) > 1)}"
+    if min(counts) >= ENOUGH:
+        return [said]
+    selection = epoch.options.selection
+    by_number = not selection.by_class and not selection.positions
+    more = f"n_samples={ENOUGH} or more" if by_number else f"{ENOUGH} images or more"
+    return [f"{said}, which is few: take {more} to compare trainings"]
+
+
+def _short(folder: Path) -> str:
+    """As the user wrote it, if it is inside the folder where the training runs."""
+    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)

@@ -1,0 +1,153 @@
+"""Labels in every form that a training has them in, and what is said of those that name no class."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import torch
+
+from fe_gradcam import ArgumentError, CamWarning
+from fe_gradcam.spec.images import host_rows
+from fe_gradcam.training.labels import TrueClasses
+from fe_gradcam.training.options import Classes
+
+NAMES = {"cat": 0, "dog": 2, "Kuh": 1}
+
+
+def reader(count: int | None = 3, names: Any = None) -> TrueClasses:
+    true = TrueClasses("gradcam", "labels='y'", Classes.of(names))
+    true.count = count
+    return true
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [2, 0, 1],
+        [[2], [0], [1]],
+        [2.0, 0.0, 1.0],
+        np.array([2, 0, 1], np.uint8),
+        np.eye(3)[[2, 0, 1]],
+        [[0.1, 0.1, 0.8], [0.9, 0.05, 0.05], [0, 1, 0]],
+        torch.tensor([2, 0, 1]),
+        ["dog", "cat", "Kuh"],
+        [["dog"], ["cat"], ["Kuh"]],
+        [b"dog", b"cat", b"Kuh"],
+        np.array(["dog", "cat", "Kuh"], object),
+        tf.constant(["dog", "cat", "Kuh"]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("count", [None, 3])
+def test_ids_are_read_from_every_form(labels: Any, count: int | None) -> None:
+    true = reader(count, NAMES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ids = true.ids(host_rows(labels))
+        true.check(host_rows(labels))
+    assert ids.tolist() == [2, 0, 1]
+    assert ids.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("labels", "ids", "shown"),
+    [
+        ([0, -1, 1], [0, -1, 1], "1 of 3 rows (-1)"),
+        ([0, np.nan, 1], [0, -1, 1], "1 of 3 rows (nan)"),
+        ([0, np.inf, -100, 2], [0, -1, -1, 2], "2 of 4 rows (inf, -100)"),
+        ([0, 1, 2, 3], [0, 1, 2, -1], "1 of 4 rows (3)"),
+        ([[0, 1, 0], [0, 0, 0], [1, 0, 0]], [1, -1, 0], "1 of 3 rows (an empty row)"),
+        ([[0, 1, 0], [np.nan, 0, 1]], [1, -1], "1 of 2 rows (an empty row)"),
+        ([[1, 0, 0, 0], [0, 0, 0, 1]], [0, -1], "1 of 2 rows (3)"),
+        (["cat", "cow", "dog"], [0, -1, 2], "1 of 3 rows ('cow')"),
+    ],
+)
+def test_a_row_without_a_class_is_minus_one_and_told_of_once(labels: Any, ids: list[int], shown: str) -> None:
+    true = reader(names=NAMES)
+    true.check(labels)  # half of them at the most
+    with pytest.warns(CamWarning) as caught:
+        assert true.ids(labels).tolist() == ids
+        assert true.ids(labels).tolist() == ids
+    (warning,) = caught
+    assert f"labels='y' holds no true class in {shown}" in str(warning.message)
+    assert "3 classes, ids 0 to 2" in str(warning.message)
+
+
+def test_while_the_number_of_classes_is_not_known_any_id_may_be_one() -> None:
+    assert reader(None).ids([5, 7]).tolist() == [5, 7]
+    reader(None).check([5, 7])
+
+
+@pytest.mark.parametrize(
+    ("labels", "count", "refused"),
+    [
+        ([1, 2, 3], 3, True),
+        ([2, 3, 1, 1], 3, True),
+        ([0, 1, 2, 3], 3, False),  # 0 is there: the 3 is a fault of its own
+        ([1, 2, 1, 2], 3, False),
+        ([40, 7, 13, 52, 100], 100, False),  # too few of a hundred to say that 0 is missing
+        ([*range(1, 60), 100], 100, True),
+    ],
+)
+def test_ids_that_count_from_one_are_told_from_single_faults(labels: list[int], count: int, refused: bool) -> None:
+    true = reader(count)
+    if not refused:
+        true.check(labels)
+        return
+    with pytest.raises(ArgumentError, match=f"holds ids up to {count}, and none that is 0.*subtract 1"):
+        true.check(labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([7, 8, 0], r"no true class in 2 of 3 rows \(7, 8\).*Is it the key that was meant"),
+        ([-5, -5, 0], r"2 of 3 rows \(-5\)"),
+        ([10, 11, 12, 13, 14, 15, 16], r"7 of 7 rows \(10, 11, 12, 13, 14, \.\.\.\)"),
+        (["cow", "sow", "cat"], r"names that label_mapping lacks in 2 of 3 rows \('cow', 'sow'\).*Names there: 'cat'"),
+        ([0.5, 0.25], r"an array of shape \(2,\) and dtype float64"),
+        ([[1, 1, 0], [0, 1, 0]], "Several true classes per image"),
+        (np.zeros((2, 3, 3)), r"an array of shape \(2, 3, 3\)"),
+        ([None, "cat"], "dtype object"),
+    ],
+)
+def test_labels_most_of_which_are_none_are_refused(labels: Any, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        reader(names=NAMES).check(labels)
+
+
+def test_rows_that_say_that_they_have_no_class_are_never_an_error() -> None:
+    reader().check([-1, -1, -1])
+
+
+def test_names_need_a_mapping() -> None:
+    with pytest.raises(ArgumentError, match=r"labels='y' holds strings \('cat', 'dog'\); class ids are needed"):
+        reader().ids(["cat", "dog", "cat"])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"a": 1, "b": 2, "c": 3}, r"label_mapping has ids that are no classes \('c': 3\).*subtract 1"),
+        ({"a": 0, "b": 7, "c": 8}, r"\('b': 7, 'c': 8\).*with ids of this model"),
+    ],
+)
+def test_a_mapping_of_other_classes_is_refused(names: dict[str, int], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        reader(names=names).check_names()
+    reader(None, names).check_names()  # while nothing is known of the model
+
+
+def test_of_a_mapping_with_one_name_too_many_the_warning_comes_once() -> None:
+    true = reader(names={**NAMES, "void": 255})
+    with pytest.warns(CamWarning, match=r"label_mapping has ids that are no classes \('void': 255\)") as caught:
+        true.check_names()
+        true.check_names()
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reader(names=NAMES).check_names()
