@@ -117,8 +117,10 @@ class GradCAM(Trace):
             hottest fifth with that of the epoch before, intersection over union).
         atlas: Whether the mean heat of each class is drawn, under ``f"{outputs}_atlas"`` and beside the grids, and a
             warning given where the net seems to tell a class by a fixed place; see `fe_gradcam.verdicts.places`. A
-            number says of how many images, chosen at random, as many of each class as there are; True of 128. Needs
-            `model`.
+            number, or ``{"n_samples": a number}``, says of how many images, chosen at random, as many of each class as
+            there are; True of 128. ``f"{outputs}_shortcuts"`` in the log counts the warnings; how much the heat stays
+            at one place, which is no fault by itself, is not logged, and stands under ``f"{outputs}_fixed_place"``.
+            Needs `model`.
         on_error: "warn", or "raise" to let failures through (in tests).
 
     Raises:
@@ -169,7 +171,7 @@ class GradCAM(Trace):
         masks: str | None = None,
         boxes: str | None = None,
         metrics: MetricSpec | Sequence[MetricSpec] = (),
-        atlas: bool | int = False,
+        atlas: bool | int | Mapping[str, int] = False,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         several = list(images) if isinstance(images, (list, tuple)) and images else [images]
