@@ -57,6 +57,9 @@ class AtlasPicture(Picture):
         """(H, W, 3) uint8."""
         return draw_cards(self.grid)
 
+    def __repr__(self) -> str:
+        return f"AtlasPicture(images={self.images}, alarms={self.alarms})"
+
 
 def atlas(
     model: Any,
@@ -164,8 +167,13 @@ def _objects(masks: Any, boxes: Any, heatmap: Heatmap) -> NDArray[np.bool_] | No
     """Where the object of each image is, (N, H, W), or None where nobody says."""
     _, height, width = heatmap.values.shape
     for name, given in (("masks", masks), ("boxes", boxes)):
-        if given is not None and len(given) != len(heatmap):
-            raise ArgumentError(f"{name} are of {len(given)} images, and images holds {len(heatmap)}: one for each.")
+        if given is None:
+            continue
+        count = np.shape(given)[0] if np.ndim(given) else 0
+        if count != len(heatmap):
+            raise ArgumentError(
+                f"{name} are of {count} images, and images holds {len(heatmap)}; one for each is needed."
+            )
     return object_masks(masks, boxes, (height, width))
 
 

@@ -27,7 +27,7 @@ from fe_gradcam.drawing.grid import (
 from fe_gradcam.drawing.pixels import Rgb
 from fe_gradcam.drawing.text import wrapped
 
-SHAPE = 4 / 3
+SHAPE = 1.4
 """Width over height that the picture comes near to."""
 
 BETWEEN = 26

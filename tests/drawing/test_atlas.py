@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from fe_gradcam import ArgumentError, CamWarning, UnknownNameError, explain
@@ -147,9 +148,27 @@ def test_of_a_model_it_is_that_of_the_heatmaps_for_the_inferred_classes(framewor
     assert found.grid.title.startswith(f"fruit, mean heat of each inferred class, layer_cam, layer {heatmap.layer}")
     first = found.grid.rows[0].panels[0].rgb
     assert np.array_equal(first, stretched(expected.classes[int(ids[0])].picture))
+    assert repr(found) == f"AtlasPicture(images={found.images}, alarms=[])"
     found.save(tmp_path / "atlas.png")
     assert np.array_equal(cv2.imread(str(tmp_path / "atlas.png"))[..., ::-1], found.rgb)
     assert found._repr_png_() == found.png
+
+
+def test_of_several_inputs_the_picture_is_drawn_and_all_are_asked() -> None:
+    """The class is told by the numbers beside the picture, so that it would be another if they were left out."""
+
+    class Told(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 2, 3)
+
+        def forward(self, numbers: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+            return 0.01 * torch.relu(self.conv(images)).mean((2, 3)) + 9 * numbers
+
+    numbers = np.eye(2, dtype=np.float32)[[0] * 6 + [1] * 8]
+    found = atlas(Told().eval(), (numbers, images(14).transpose(0, 3, 1, 2).copy()), batch_size=5)
+    assert found.images == {0: 6, 1: 8}
+    assert [row.panels[0].rgb.shape for row in found.grid.rows] == [(9, 12, 3)] * 2
 
 
 def test_few_images_are_said_and_enough_are_quiet(framework: str) -> None:
@@ -166,6 +185,7 @@ def test_what_does_not_fit_is_refused_by_its_name() -> None:
     for error, match, more in (
         (ArgumentError, "masks are of 5 images, and images holds 6", {"masks": np.ones((5, 9, 12))}),
         (ArgumentError, "boxes are of 2 images, and images holds 6", {"boxes": np.ones((2, 4))}),
+        (ArgumentError, "masks are of 0 images, and images holds 6", {"masks": 5}),
         (ArgumentError, "alpha=2 is not accepted", {"alpha": 2}),
         (ArgumentError, "batch_size=0 is not accepted", {"batch_size": 0}),
         (ArgumentError, "class_names=5 is not accepted", {"class_names": 5}),
