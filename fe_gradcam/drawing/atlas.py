@@ -202,7 +202,7 @@ def atlas_grid(
 
 def _row(atlas: Atlas, class_id: int, alarm: Alarm | None, names: Mapping[int, str], look: Look) -> Row:
     one, outline = atlas.classes[class_id], None
-    texts = [Text("class", names.get(class_id, str(class_id)))]
+    texts = [Text("class", names.get(class_id, f"class {class_id}"))]
     texts += [Text("note", f"{one.images} image{'s' * (one.images > 1)}"), Text("note", *_moves(one))]
     if alarm is not None:
         outline = alarm.box.mask(atlas.size)

@@ -122,4 +122,4 @@ class _Cards:
         """How far the picture is from SHAPE with so many cards in a line, and how much of it stays empty."""
         lines = self._lines_from(0, across)
         shape = self._width(across) / (lines[-1].bottom + AROUND)
-        return abs(log(shape / SHAPE)) + 0.5 * (1 - len(self.above) / (across * len(lines)))
+        return abs(log(shape / SHAPE)) + 1 - len(self.above) / (across * len(lines))

@@ -66,9 +66,9 @@ def test_a_row_for_each_class_says_in_words_whether_its_heat_stays() -> None:
     assert grid.titles == ("mean image", "mean heat")
     assert {words_of(row)["class"]: notes(row) for row in grid.rows} == {
         "cat": ["6 images", "heat stays in place (1.00)"],
-        "2": ["8 images", "heat moves"],
-        "4": ["5 images", "too few to tell if heat moves"],
-        "7": ["1 image", "too few to tell if heat moves"],
+        "class 2": ["8 images", "heat moves"],
+        "class 4": ["5 images", "too few to tell if heat moves"],
+        "class 7": ["1 image", "too few to tell if heat moves"],
     }
     assert not any(row.wrong or row.panels[0].outline is not None for row in grid.rows)
     assert "Framed" not in grid.scale_label
@@ -114,9 +114,10 @@ def test_a_class_that_is_warned_of_is_framed_outlined_and_told_in_words() -> Non
 
 def test_beyond_the_most_classes_those_with_most_images_and_those_warned_of_are_drawn() -> None:
     found = drawn({class_id: 1 if class_id < 3 else 2 for class_id in range(MOST_CLASSES + 3)})
-    assert [words_of(row)["class"] for row in grid_of(found).rows] == [str(at) for at in range(3, MOST_CLASSES + 3)]
+    shown = [words_of(row)["class"] for row in grid_of(found).rows]
+    assert shown == [f"class {at}" for at in range(3, MOST_CLASSES + 3)]
     grid = grid_of(found, alarms=[alarm(1, Box(0, 0, 2, 2))])
-    assert [words_of(row)["class"] for row in grid.rows][:2] == ["1", "3"]
+    assert [words_of(row)["class"] for row in grid.rows][:2] == ["class 1", "class 3"]
     assert grid.title.endswith(f", {MOST_CLASSES} of {MOST_CLASSES + 3} classes")
 
 
