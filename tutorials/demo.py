@@ -74,7 +74,7 @@ def main() -> int:
     explain_photos(OUTPUT / "photos.png")
     print(f"\nDone in {time.perf_counter() - started:.0f} s. Open:")
     for framework in LENETS:
-        for name in (f"epoch_{EPOCHS}", "film", f"atlas_epoch_{EPOCHS}"):
+        for name in (f"epoch_{EPOCHS}", "film", f"atlas_epoch_{EPOCHS:03d}"):
             print(f"  {OUTPUT / framework / f'gradcam_eval_{name}.png'}")
     print(f"  {OUTPUT / 'photos.png'}")
     print("Beside them lie the grids of every epoch, and the raw arrays (.npz).")

@@ -60,7 +60,7 @@ def explain(ctx: click.Context, /, **given: Any) -> None:
     Into the folder --output come:
       grid.png                     all images with their heatmaps, 200 at the most: open this first
       results.json                 classes, scores and confidences, which files belong to which image, errors
-      {image}.{method}.{class}.png the heatmap over the picture as the model saw it
+      {image}.{method}.{class}.png the picture as the model saw it, the heatmap over it, and what it shows
       {image}.npz                  arrays, with one image on their first axis: {method}.{class}.values (scaled, at
                                    the size of the picture), .raw (at the size of the layer), .scores, ...,
                                    probabilities

@@ -71,6 +71,7 @@ def plan_for(request: Request) -> Plan:
     loaded = load_model(request.model, request.weights, request.device)
     preparation, layer = _preparation_for(request, loaded), _layer_asked(loaded, request.layers)
     each_once = list({method.label: method for method in methods}.values())
+    _say_how_prepared(preparation)
     return Plan(request, settings, each_once, names, wanted, files, loaded, preparation, layer)
 
 
@@ -155,6 +156,18 @@ def _preparation_for(request: Request, loaded: Loaded) -> Preparation:
         if loaded.framework == "keras" and any(type(layer).__name__ == "Rescaling" for layer in loaded.model.layers):
             say("Warning: the model scales its images itself, and may take pixels in [0, 255]: --value-range byte?")
     return Preparation(geometry.size, geometry.channels, request.fit, request.value_range, request.mean, request.std)
+
+
+def _say_how_prepared(preparation: Preparation) -> None:
+    """Says how images become what the model takes, where neither mean nor deviation is: with wrong ones it errs."""
+    if set(preparation.mean) != {0} or set(preparation.std) != {1}:
+        return
+    (height, width), reach = preparation.size, {"unit": "[0, 1]", "byte": "[0, 255]"}[preparation.value_range]
+    fitted = {"crop": "scaled and cropped", "stretch": "stretched"}[preparation.fit]
+    say(
+        f"Images: {fitted} to {height} x {width}, pixels in {reach}, no mean and std (pass --mean and --std if the "
+        "model was trained with them)."
+    )
 
 
 def _layer_asked(loaded: Loaded, given: Sequence[str]) -> Any:

@@ -14,11 +14,15 @@ import click
 
 from fe_gradcam import __version__
 from fe_gradcam.command.messages import say
-from fe_gradcam.command.request import Plan, file_slug
+from fe_gradcam.command.request import Plan, Wanted, file_slug
 
 if TYPE_CHECKING:
-    from fe_gradcam.drawing.grid import Text
-    from fe_gradcam.explaining.explained import Explained
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fe_gradcam.drawing.grid import Grid, Text
+    from fe_gradcam.drawing.sheet import Look
+    from fe_gradcam.explaining.explained import Column, Explained
     from fe_gradcam.loading.photos import Photo
     from fe_gradcam.types import Heatmap
 
@@ -27,6 +31,15 @@ MOST_LINES = 20
 
 CLASSES_LISTED = 5
 """How many classes of each image results.json names."""
+
+LEAST_SIDE_OF_OVERLAY = 512
+"""The longer side of the picture in a file of one heatmap, in pixels, at the least."""
+
+LEAST_SMOOTH = 128
+"""The longer side of a picture that is enlarged smoothly, in pixels, at the least."""
+
+CALLED = {"pred": "inferred"}
+"""What a target's label is in words."""
 
 
 @dataclass
@@ -40,22 +53,21 @@ class Written:
 
 def write_image(plan: Plan, photo: Photo, name: str, part: Explained) -> dict[str, Any]:
     """Writes the pictures and arrays of one image; returns its entry of results.json."""
+    from fe_gradcam.drawing.grid import draw_grid
     from fe_gradcam.drawing.picture import write_png
-    from fe_gradcam.drawing.pixels import overlay
     from fe_gradcam.explaining.results import compose_arrays
     from fe_gradcam.files import write_arrays
     from fe_gradcam.loading.photos import unused
 
     asked, taken = plan.request, set[str]()
     of_methods = [unused(file_slug(method.label), taken) for method in plan.methods]
-    slugs = [(of_method, wanted.slug) for of_method in of_methods for wanted in plan.wanted]
+    whose = [(of_method, wanted) for of_method in of_methods for wanted in plan.wanted]
     heatmaps, called = [], []
-    for column, (of_method, slug) in zip(part.columns, slugs, strict=True):
-        file, values, signed = f"{name}.{of_method}.{slug}.png", column.heatmap.values[0], asked.scaling == "none"
-        drawn = overlay(photo.picture, values, colormap=asked.colormap, alpha=asked.alpha, signed=signed)
-        write_png(asked.output / file, drawn)
+    for column, (of_method, wanted) in zip(part.columns, whose, strict=True):
+        file, grid = f"{name}.{of_method}.{wanted.slug}.png", _overlay(plan, photo, part, column, wanted)
+        write_png(asked.output / file, draw_grid(grid, cell=max(grid.rows[0].panels[0].rgb.shape)))
         heatmaps.append({"target": column.target, **_heatmap_entry(column.heatmap, plan.names), "overlay": file})
-        called.append(replace(column, target=slug))
+        called.append(replace(column, target=wanted.slug))
     arrays = compose_arrays(replace(part, columns=called), 0, "")
     kept = {key: array for key, array in arrays.items() if key not in ("epoch", "mode")}
     write_arrays(asked.output / f"{name}.npz", kept)
@@ -68,6 +80,45 @@ def write_image(plan: Plan, photo: Photo, name: str, part: Explained) -> dict[st
         "heatmaps": heatmaps,
         "arrays": f"{name}.npz",
     }
+
+
+def _overlay(plan: Plan, photo: Photo, part: Explained, column: Column, wanted: Wanted) -> Grid:
+    """The picture of an image beside its heat, with a caption that says what is shown: it may be shared alone."""
+    from fe_gradcam.drawing.grid import TITLE_SIZE
+    from fe_gradcam.drawing.sheet import compose_grid
+    from fe_gradcam.drawing.text import shortened
+
+    part = replace(part, columns=[column], pictures=enlarged(photo.picture)[None])
+    name = shortened(photo.path.name, LEAST_SIDE_OF_OVERLAY, TITLE_SIZE)
+    grid = compose_grid([part], plan.names, _look(plan), name)
+    class_id, confidence = int(column.heatmap.class_ids[0]), float(column.heatmap.confidences[0])
+    said = wanted.label
+    if class_id >= 0 and not math.isnan(confidence):
+        named = f"{plan.names.get(class_id, f'class {class_id}')} ({confidence:.0%})"
+        said = named if isinstance(wanted.target, int) else f"{CALLED.get(said, said)}: {named}"
+    rows = tuple(replace(row, texts=()) for row in grid.rows)
+    return _naming_the_method(replace(grid, rows=rows, titles=("image", said)), column.method)
+
+
+def enlarged(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture whose longer side is LEAST_SIDE_OF_OVERLAY or more; of a small one each pixel is a square."""
+    import cv2
+    import numpy as np
+
+    (height, width), longer = picture.shape[:2], max(picture.shape[:2])
+    if longer >= LEAST_SIDE_OF_OVERLAY:
+        return picture
+    squares = longer < LEAST_SMOOTH
+    factor = -(-LEAST_SIDE_OF_OVERLAY // longer) if squares else LEAST_SIDE_OF_OVERLAY / longer
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    way = cv2.INTER_NEAREST if squares else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(picture, size, interpolation=way), np.uint8)
+
+
+def _naming_the_method(grid: Grid, method: str) -> Grid:
+    """The grid with the method in its title, unless it stands there or above a column."""
+    named = any(method in title for title in (grid.title, *grid.titles))
+    return grid if named else replace(grid, title=f"{grid.title}, {method}")
 
 
 def _classes(part: Explained, names: Mapping[int, str]) -> list[dict[str, Any]]:
@@ -129,14 +180,21 @@ def _as_json(results: Mapping[str, Any]) -> bytes:
     return f"{text}\n".encode("utf-8", "backslashreplace")
 
 
-def _grid(plan: Plan, written: Written) -> Any:
-    from fe_gradcam.drawing.sheet import Look, compose_grid
+def _look(plan: Plan) -> Look:
+    from fe_gradcam.drawing.sheet import Look
+
+    return Look(colormap=plan.request.colormap, alpha=plan.request.alpha)
+
+
+def _grid(plan: Plan, written: Written) -> Grid:
+    from fe_gradcam.drawing.sheet import compose_grid
 
     drawn, total = sum(map(len, written.rows)), len(written.entries)
     name = Path(plan.loaded.name).name
     title = name if drawn == total else f"{name}, the first {drawn} of {total} images"
-    look = Look(colormap=plan.request.colormap, alpha=plan.request.alpha)
-    grid = compose_grid(written.rows, plan.names, look, title)
+    grid = compose_grid(written.rows, plan.names, _look(plan), title)
+    if len(plan.methods) == 1:
+        grid = _naming_the_method(grid, plan.methods[0].label)
     notes = [_notes(plan, part, at) for part in written.rows for at in range(len(part))]
     rows = [replace(row, texts=(*row.texts, *more)) for row, more in zip(grid.rows, notes, strict=True)]
     return replace(grid, rows=tuple(rows))

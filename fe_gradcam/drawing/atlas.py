@@ -1,45 +1,246 @@
-"""The picture of an atlas: the mean picture and the mean heat of each class."""
+"""The atlas of a model's classes: the mean picture and the mean heat of each, and those that a place gives away."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from fe_gradcam.drawing.cards import draw_cards
 from fe_gradcam.drawing.grid import Grid, Panel, Row, Text
-from fe_gradcam.drawing.pixels import overlay
-from fe_gradcam.drawing.sheet import Look
-from fe_gradcam.verdicts.atlas import Atlas, Box
+from fe_gradcam.drawing.picture import Picture
+from fe_gradcam.drawing.pixels import Rgb, overlay
+from fe_gradcam.drawing.sheet import Look, layer_in_words
+from fe_gradcam.errors import ArgumentError, CamWarning
+from fe_gradcam.explaining.route import explain
+from fe_gradcam.explaining.views import Smooth
+from fe_gradcam.spec.images import Inputs, host_rows
+from fe_gradcam.spec.objects import object_masks
+from fe_gradcam.spec.outputs import ModelOutput
+from fe_gradcam.spec.targets import names_by_id
+from fe_gradcam.types import ClassNames, Fuse, Heatmap, Images, Layer, Method, Reshape
+from fe_gradcam.verdicts.atlas import FEWEST, Atlas, ClassHeat
+from fe_gradcam.verdicts.places import FIXED, Alarm, alarms, where_in_words
 
 MOST_CLASSES = 60
 """Classes that are drawn, those with most images."""
 
+LEAST_SPAN = 32
+"""A mean picture that spans fewer levels of 255 is stretched as if it spanned these: what is left then is noise."""
+
+AT_ONCE = 32
+"""Images in one pass, where nobody says otherwise: an atlas is made of hundreds."""
+
+
+class AtlasPicture(Picture):
+    """The picture of an atlas, drawn when it is first looked at, and what was found; a notebook shows it.
+
+    Attributes:
+        alarms: The classes that the network seems to tell by a place instead of the object, each an `Alarm`.
+        fixed_place: By class id, the mean correlation of the heat of two images: 1 for heat that stays at one place
+            of the frame, about 0 for heat that moves over it; NaN for fewer than two images with heat.
+        images: By class id, how many images were inferred as it.
+    """
+
+    def __init__(self, grid: Grid, atlas: Atlas, found: Sequence[Alarm]) -> None:
+        super().__init__(grid)
+        self.alarms = list(found)
+        self.fixed_place = {class_id: one.fixed_place for class_id, one in sorted(atlas.classes.items())}
+        self.images = {class_id: one.images for class_id, one in sorted(atlas.classes.items())}
+
+    @cached_property
+    def rgb(self) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8."""
+        return draw_cards(self.grid)
+
+    def __repr__(self) -> str:
+        return f"AtlasPicture(images={self.images}, alarms={self.alarms})"
+
+
+def atlas(
+    model: Any,
+    images: Images,
+    *,
+    method: Method = "grad_cam",
+    layer: Layer = None,
+    class_names: ClassNames | None = None,
+    masks: ArrayLike | None = None,
+    boxes: ArrayLike | None = None,
+    mean: ArrayLike | None = None,
+    std: ArrayLike | None = None,
+    title: str = "",
+    colormap: str = "turbo",
+    alpha: float = 0.5,
+    batch_size: int | None = None,
+    seed: int = 0,
+    model_output: ModelOutput = None,
+    reshape: Reshape | None = None,
+    fuse: Fuse = "mean",
+    smooth: Smooth | Sequence[Smooth] | None = None,
+) -> AtlasPicture:
+    """Draws the mean heat of each class, and tests whether the model tells a class by a place of the frame.
+
+    Each image is explained for the class that it is inferred as. A class whose heat stays at a small place that is
+    its own alone is tested by cause: the place is covered, and so are other places of the same images. If only the
+    first makes the class's probability fall, the class is framed, and stands in the `alarms` of what is returned. See
+    `fe_gradcam.verdicts.places` for the rule, and for what it cannot see.
+
+    The model is left as it was; see `fe_gradcam.explain`.
+
+    Args:
+        model: A torch.nn.Module or a tf.keras.Model that classifies.
+        images: (N, C, H, W) for PyTorch, (N, H, W, C) for Keras, with 1 or 3 channels, as the model takes them; a
+            tuple for a model with several inputs, one of them the picture. A class needs six images to be tested, and
+            twice as many tell more.
+        method: A method, as `explain` takes it.
+        layer: The layer to explain, as `explain` takes it; of a list the layers are fused.
+        class_names: Names of the classes, in the order of their ids or {id: name}.
+        masks: (N, H, W), or with one channel, where the object is: of integers what is not 0, of floats what is 0.5
+            and more. A class that is told by its object is not warned of.
+        boxes: (N, 4) or (N, M, 4) likewise: left, top, width and height in pixels of the images; of masks and boxes
+            the part that they share.
+        mean: Mean that the images were normalised with, a number or one per channel, to undo it in the picture.
+        std: Standard deviation likewise.
+        title: What stands above, before method and layer.
+        colormap: Any colormap of matplotlib.
+        alpha: Weight of the heat, 0 to 1.
+        batch_size: Images per pass; None: 32.
+        seed: For the choice of the images that are tested, and for methods that draw random numbers.
+        model_output: Which of the model's outputs holds the scores, as `explain` takes it.
+        reshape: How the layer's output becomes a map, as `explain` takes it.
+        fuse: "mean" or "max": how several layers become one map.
+        smooth: "augment", "eigen" or both, as `explain` takes them.
+
+    Returns:
+        An AtlasPicture: `rgb` (h, w, 3) uint8, `png`, `save(path)`, and `alarms`, `fixed_place` and `images`.
+
+    Raises:
+        ArgumentError: An argument is not accepted, or does not fit the images; a ValueError.
+        UnknownNameError: No such method, layer, output or colormap; a KeyError.
+        UnsupportedModelError: The model cannot be observed, or puts out no classes; a TypeError.
+        GradientError: The score depends on the layer, and no gradient reaches it; a RuntimeError.
+
+    Warns:
+        CamWarning: There are too few images for the classes that were inferred, so that some are not tested.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        ...     torch.nn.Flatten(), torch.nn.Linear(4, 2))
+        >>> found = atlas(net, torch.rand(24, 1, 28, 28), class_names=["cat", "dog"])
+        >>> sum(found.images.values()), found.alarms
+        (24, [])
+        >>> found.rgb.shape[2]
+        3
+    """
+    look, names = Look(colormap, alpha, mean, std), names_by_id(class_names)
+    batch_size = AT_ONCE if batch_size is None else batch_size
+    inputs = Inputs.of(images).checked()
+    if len(inputs.picture.shape) != 4:
+        raise ArgumentError(
+            f"images holds volumes of shape {tuple(inputs.picture.shape)[1:]}, and an atlas is of pictures: pass "
+            "slices, with a model that takes them."
+        )
+    heatmap = explain(
+        model, images, method=method, layer=layer, batch_size=batch_size, seed=seed, class_names=class_names,
+        model_output=model_output, reshape=reshape, fuse=fuse, smooth=smooth,
+    )  # fmt: skip
+    objects = _objects(masks, boxes, heatmap)
+    array = np.asarray(host_rows(inputs.picture))
+    pictures = look.pictures(array, channels_first=array.shape[2:] == heatmap.values.shape[1:])
+    found = Atlas.of(heatmap, pictures)
+    few = found.too_few(len(heatmap), f"atlas: {len(heatmap)} images", "Pass {} of them.")
+    if few:
+        warnings.warn(few, CamWarning, stacklevel=2)
+    accused = alarms(
+        model, images, heatmap, found, masks=objects, batch_size=batch_size, seed=seed, model_output=model_output
+    )
+    return atlas_picture(found, heatmap, accused, names, title, look)
+
+
+def _objects(masks: Any, boxes: Any, heatmap: Heatmap) -> NDArray[np.bool_] | None:
+    """Where the object of each image is, (N, H, W), or None where nobody says."""
+    _, height, width = heatmap.values.shape
+    for name, given in (("masks", masks), ("boxes", boxes)):
+        if given is None:
+            continue
+        count = np.shape(given)[0] if np.ndim(given) else 0
+        if count != len(heatmap):
+            raise ArgumentError(
+                f"{name} are of {count} images, and images holds {len(heatmap)}; one for each is needed."
+            )
+    return object_masks(masks, boxes, (height, width))
+
+
+def atlas_picture(
+    atlas: Atlas, heatmap: Heatmap, found: Sequence[Alarm], names: Mapping[int, str], title: str, look: Look
+) -> AtlasPicture:
+    """The picture of an atlas of heatmaps, of which one is enough here, and of what was found in it."""
+    return AtlasPicture(atlas_grid(atlas, heatmap, found, names, title, look), atlas, found)
+
 
 def atlas_grid(
-    atlas: Atlas, names: Mapping[int, str], title: str, method: str, look: Look, warned: Mapping[int, Box]
+    atlas: Atlas, heatmap: Heatmap, found: Sequence[Alarm], names: Mapping[int, str], title: str, look: Look
 ) -> Grid:
-    """A row for each class: its mean picture and its mean heat, and the place that is warned of, if there is one."""
-    most = sorted(atlas.classes, key=lambda class_id: -atlas.classes[class_id].images)[:MOST_CLASSES]
-    rows = []
-    for class_id in sorted(most):
-        one = atlas.classes[class_id]
-        fixed = "-" if np.isnan(one.fixed_place) else f"{one.fixed_place:.2f}"
-        texts = [
-            Text("class", names.get(class_id, str(class_id))),
-            Text("note", f"{one.images} image{'s' * (one.images > 1)}"),
-            Text("note", f"fixed place: {fixed}"),
-        ]
-        outline = None
-        if class_id in warned:
-            outline = warned[class_id].mask(atlas.size)
-            texts.append(Text("warning", "warning: see log"))
-        drawn = overlay(one.picture, one.heat / (one.heat.max() or 1), colormap=look.colormap, alpha=look.alpha)
-        heat = Panel(drawn, note="" if one.warm else "no evidence", outline=outline)
-        rows.append(Row(tuple(texts), class_id in warned, (Panel(one.picture, outline=outline), heat)))
+    """A row for each class: its mean picture, its mean heat, and the place that is warned of if there is one."""
+    by_class = {alarm.class_id: alarm for alarm in found}
+    # A class that is warned of is drawn, however few its images.
+    most = sorted(atlas.classes, key=lambda one: (one not in by_class, -atlas.classes[one].images))[:MOST_CLASSES]
+    rows = [_row(atlas, class_id, by_class.get(class_id), names, look) for class_id in sorted(most)]
+    said = ["mean heat of each inferred class", heatmap.method, layer_in_words(heatmap)]
     if len(atlas.classes) > len(rows):
-        title = f"{title}: {len(rows)} of {len(atlas.classes)} classes"
-    label = (
-        "mean heat of the images inferred as the class, 1 where the class has most; fixed place: 1 where the heat is "
-        "at one place in all images, 0 where it moves over the frame"
+        said.append(f"{len(rows)} of {len(atlas.classes)} classes")
+    title = ", ".join(filter(None, (title, *said)))
+    label = _legend(any(row.wrong for row in rows))
+    return Grid(tuple(rows), ("mean image", "mean heat"), look.colormap, label, (0.0, 1.0), title)
+
+
+def _row(atlas: Atlas, class_id: int, alarm: Alarm | None, names: Mapping[int, str], look: Look) -> Row:
+    one, outline = atlas.classes[class_id], None
+    texts = [Text("class", names.get(class_id, f"class {class_id}"))]
+    texts += [Text("note", f"{one.images} image{'s' * (one.images > 1)}"), Text("note", *_moves(one))]
+    if alarm is not None:
+        outline = alarm.box.mask(atlas.size)
+        texts.append(Text("warning", f"told by the {where_in_words(alarm.box, alarm.size)}?"))
+        texts.append(Text("warning", "covered:", f"{alarm.plain:.2f} → {alarm.covered:.2f}"))
+    picture = stretched(one.picture)
+    drawn = overlay(picture, one.heat / (one.heat.max() or 1), colormap=look.colormap, alpha=look.alpha)
+    heat = Panel(drawn, note="" if one.warm else "no evidence", outline=outline)
+    return Row(tuple(texts), alarm is not None, (Panel(picture, outline=outline), heat))
+
+
+def _moves(one: ClassHeat) -> tuple[str, str]:
+    """Whether the heat of a class stays at one place, in words, and how much."""
+    if one.warm < FEWEST:
+        return "too few to tell if heat moves", ""
+    return ("heat stays in place", f"({one.fixed_place:.2f})") if one.fixed_place >= FIXED else ("heat moves", "")
+
+
+def _legend(warned: bool) -> str:
+    said = (
+        "Mean heat of the images that were inferred as the class; 1 is its hottest place. The contrast of the mean "
+        "images is stretched. Heat that stays in place (the correlation of two images' heat, 1 at the most) is no "
+        "fault where the object stays there too."
     )
-    return Grid(tuple(rows), ("mean image", f"mean heat, {method}"), look.colormap, label, (0.0, 1.0), title)
+    framed = (
+        " Framed: with the outlined place covered, the probability of the class falls as written, and with other "
+        "places covered it does not. Look at what is there."
+    )
+    return said + framed * warned
+
+
+def stretched(picture: Rgb) -> Rgb:
+    """A mean picture with its contrast stretched, so that it can be seen: all but a hundredth at either end.
+
+    Example:
+        >>> stretched(np.array([[[40] * 3, [60] * 3, [80] * 3]], np.uint8))[0, :, 0].tolist()
+        [0, 128, 255]
+    """
+    low, high = np.percentile(picture, (1, 99))
+    share = (picture - low) / max(high - low, LEAST_SPAN)
+    return np.asarray(np.rint(share.clip(0, 1) * 255), np.uint8)

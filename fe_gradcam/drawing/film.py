@@ -10,11 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.drawing.grid import Grid, Panel, Row
-from fe_gradcam.drawing.sheet import Look, bare_grid, texts_of
+from fe_gradcam.drawing.sheet import Look, bare_grid, layer_in_words, texts_of
 from fe_gradcam.explaining.explained import Explained
 
 CELL = 112
 """The longer side of a picture in a filmstrip, in pixels."""
+
+
+MOST_COLUMNS = 12
+"""Epochs in a filmstrip: of more, fitted to a page, texts could not be read."""
 
 
 class Frame(NamedTuple):
@@ -22,6 +26,21 @@ class Frame(NamedTuple):
 
     epoch: int
     panels: Sequence[Panel]
+
+
+def shown_epochs(count: int) -> list[int]:
+    """Which of so many epochs a filmstrip shows, from 0: all, or every second, fourth, ... and the last.
+
+    An epoch that is shown stays until it must make room.
+
+    Example:
+        >>> shown_epochs(14)
+        [0, 2, 4, 6, 8, 10, 12, 13]
+    """
+    step = 1
+    while len(shown := sorted({*range(0, count, step), count - 1})) > MOST_COLUMNS:
+        step *= 2
+    return shown
 
 
 def film_grid(
@@ -36,18 +55,27 @@ def film_grid(
 ) -> Grid:
     """A row for each picture (N, h, w, 3), a column for each epoch, of which there is at least one.
 
-    What stands beside the pictures is said by `part`, the images as they were explained last; `stream` is the mode and
-    the dataset.
+    What stands beside the pictures is said by `part`, the images as they were explained last, and so is where the
+    object is; `stream` is the mode and the dataset.
     """
     rows = []
     for at, picture in enumerate(pictures):
         texts = (one for one in texts_of(part, at, names, numbered=numbered) if one.role != "prediction")
-        image = Panel(picture, outline=None if part.masks is None else part.masks[at])
-        rows.append(Row(tuple(texts), False, (image, *(frame.panels[at] for frame in frames))))
-    title = ", ".join(filter(None, stream))
+        outline = None if part.masks is None else part.masks[at]
+        panels = (Panel(picture), *(frame.panels[at] for frame in frames))
+        rows.append(Row(tuple(texts), False, tuple(replace(panel, outline=outline) for panel in panels)))
+    grid, first, last = bare_grid(part, look), frames[0].epoch, frames[-1].epoch
+    epochs = f"epochs {first} to {last}" if first < last else f"epoch {first}"
+    label = grid.scale_label
+    if any(panel.framed for row in rows for panel in row.panels):
+        label += "; framed: another class was inferred than the true one"
+    if part.masks is not None:
+        label += "; outlined: where the object is"
+    said = (*stream, epochs, part.columns[0].method, layer_in_words(part.of_layer))
     return replace(
-        bare_grid(part, look),
+        grid,
         rows=tuple(rows),
         titles=("image", *(f"epoch {frame.epoch}" for frame in frames)),
-        title=f"{title}, epochs {frames[0].epoch} to {frames[-1].epoch}, {part.columns[0].method}",
+        title=", ".join(filter(None, said)),
+        scale_label=label,
     )

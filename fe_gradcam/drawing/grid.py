@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import cv2
 import numpy as np
@@ -132,7 +132,7 @@ def draw_grid(grid: Grid, *, cell: int | None = None) -> Rgb:
         _write(canvas, (x, layout.top), [_Line(line, "bold") for line in head], HEAD_SIZE)
     for number, row in enumerate(grid.rows):
         _draw_row(canvas, row, layout, number)
-    _draw_bar(canvas, grid, layout)
+    _draw_bar(canvas, grid, layout.bar_top, layout.label, layout.label_corner)
     return canvas
 
 
@@ -153,6 +153,13 @@ def _check(grid: Grid, cell: int | None) -> None:
 def _cell_side(grid: Grid) -> int:
     largest: int = max(max(panel.rgb.shape[:2]) for row in grid.rows for panel in row.every_panel)
     return min(largest, 256) if largest >= 160 else largest * max(1, round(176 / largest))
+
+
+class _Cells(Protocol):
+    """What a picture is drawn into: its longer side, and width and height of a cell."""
+
+    side: int
+    cell: tuple[int, int]
 
 
 class _Layout:
@@ -185,16 +192,19 @@ class _Layout:
             self.tops.append(self.tops[-1] + max(self.line_height + second, least) + gap)
         self.bar_top = self.tops.pop() + 4
 
-        # The colour bar's label stands beside the bar where there is room, else below it.
-        beside = MARGIN + BAR_WIDTH + 16
-        room = self.width - beside - MARGIN
-        if room >= 220 or text_width(grid.scale_label, SMALL_SIZE) <= room:
-            self.label_corner, above = (beside, self.bar_top - 2), 0
-        else:
-            room, above = self.width - 2 * MARGIN, BAR_HEIGHT + 2 + LINE
-            self.label_corner = MARGIN, self.bar_top + above
-        self.label = wrapped(grid.scale_label, room, SMALL_SIZE, most=8)
-        self.height = self.bar_top + max(BAR_HEIGHT + 18, above + LINE * len(self.label)) + MARGIN
+        self.label, self.label_corner, bottom = _label_of_bar(grid, self.width, self.bar_top)
+        self.height = bottom + MARGIN
+
+
+def _label_of_bar(grid: Grid, width: int, top: int) -> tuple[list[str], tuple[int, int], int]:
+    """The colour bar's label, its corner, and where bar and label end: it stands beside the bar if there is room."""
+    beside, above = MARGIN + BAR_WIDTH + 16, 0
+    room, corner = width - beside - MARGIN, (beside, top - 2)
+    if room < 220 and text_width(grid.scale_label, SMALL_SIZE) > room:
+        room, above = width - 2 * MARGIN, BAR_HEIGHT + 2 + LINE
+        corner = MARGIN, top + above
+    label = wrapped(grid.scale_label, room, SMALL_SIZE, most=8)
+    return label, corner, top + max(BAR_HEIGHT + 18, above + LINE * len(label))
 
 
 class _Line(NamedTuple):
@@ -254,7 +264,7 @@ def _draw_row(canvas: Rgb, row: Row, layout: _Layout, number: int) -> None:
         _draw_frame(canvas[top - FRAME : bottom + FRAME, left - FRAME : layout.right + FRAME])
 
 
-def _draw_panel(canvas: Rgb, panel: Panel, corner: tuple[int, int], layout: _Layout) -> None:
+def _draw_panel(canvas: Rgb, panel: Panel, corner: tuple[int, int], layout: _Cells) -> None:
     (width, height), longer = _shown(panel, layout.side), max(panel.rgb.shape[:2])
     picture = panel.rgb
     if picture.shape[:2] != (height, width):
@@ -310,12 +320,12 @@ def _draw_note(region: Rgb, note: str) -> None:
     _write(band, (x, max(0, (height - LINE) // 2)), [_Line(line, colour=WHITE)])
 
 
-def _draw_bar(canvas: Rgb, grid: Grid, layout: _Layout) -> None:
-    top, under = layout.bar_top, layout.bar_top + BAR_HEIGHT + 2
+def _draw_bar(canvas: Rgb, grid: Grid, top: int, label: Sequence[str], corner: tuple[int, int]) -> None:
+    under = top + BAR_HEIGHT + 2
     colours = colormap_lut(grid.colormap)[np.linspace(0, 255, BAR_WIDTH).round().astype(int)]
     canvas[top : top + BAR_HEIGHT, MARGIN : MARGIN + BAR_WIDTH] = colours
     low, high = (f"{number:.3g}" for number in grid.scale_range)
     numbers = [(0, low), (BAR_WIDTH // 2 - 4, "0" * (grid.scale_range[0] < 0))]
     for x, number in (*numbers, (BAR_WIDTH - text_width(high, SMALL_SIZE), high)):
         _write(canvas, (MARGIN + x, under), [_Line(number)], SMALL_SIZE)
-    _write(canvas, layout.label_corner, [_Line(line, colour=GREY) for line in layout.label], SMALL_SIZE, LINE - 3)
+    _write(canvas, corner, [_Line(line, colour=GREY) for line in label], SMALL_SIZE, LINE - 3)

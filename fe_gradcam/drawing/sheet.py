@@ -66,13 +66,18 @@ def compose_grid(
     every = islice(((part, at) for part in parts for at in range(len(part))), MOST_ROWS)
     rows = [_row(part, at, names, look, name_dataset=len(parts) > 1, numbered=numbered) for part, at in every]
     heatmap = parts[0].of_layer
-    layer = f"layer {heatmap.layer}" if heatmap.of_layer else f"the {heatmap.layer}"
+    layer = layer_in_words(heatmap)
     smoothed = f"smoothed ({heatmap.smooth})" if heatmap.smooth else ""
     title = ", ".join(filter(None, (title, layer, smoothed)))
     if total > MOST_ROWS:
         title = f"{title}: the first {MOST_ROWS} of {total} images"
     titles = ("image", *(_title(column, columns) for column in columns))
     return replace(bare_grid(parts[0], look), rows=tuple(rows), titles=titles, title=title)
+
+
+def layer_in_words(heatmap: Heatmap) -> str:
+    """As "layer conv3", or "the whole model"."""
+    return f"layer {heatmap.layer}" if heatmap.of_layer else f"the {heatmap.layer}"
 
 
 def bare_grid(part: Explained, look: Look) -> Grid:

@@ -70,6 +70,11 @@ def without_middle(name: str, width: int, size: int) -> str:
     return cut(max(2, bisect(range(1, len(name) + 1), width, key=lambda kept: text_width(cut(kept), size))))
 
 
+def shortened(name: str, width: int, size: int) -> str:
+    """A file's name, without its middle where it is wider than `width` pixels."""
+    return name if text_width(name, size, "bold") <= width else without_middle(name, width, size)
+
+
 def wrapped(text: str, width: int, size: int, weight: Weight = "regular", most: int = 2) -> list[str]:
     """The text in at most `most` lines of at most `width` pixels, the last one with an ellipsis where it must.
 

@@ -31,7 +31,7 @@ class Product(Protocol):
     Attributes:
         name: What a warning calls it if it fails.
         keys: What it puts out; none if it is not asked for.
-        logged: Those of `keys` that stand in the log.
+        logged: Those of `keys` that are numbers for the log, or for who monitors them.
         selection: Rows of its own; None: those of the grid.
         says: How numbers of the log are read, by key, such as "lower is better".
     """

@@ -76,7 +76,7 @@ class Options:
         given: What there is of "model", "labels", "preds", "ids", "masks", "boxes" and "display".
         name: Begins the keys of what is put out, and the names of files.
         named_targets: Pairs of a name, each once, and a target; "label" stands for the true classes.
-        atlas: Of how many images an atlas is made.
+        atlas: Of how many images an atlas is made; given as True, a number, or {"n_samples": a number}.
 
     Raises:
         ArgumentError: An argument is not accepted, or needs another that is not given.
@@ -97,7 +97,7 @@ class Options:
     shared_scale: bool = False
     track: bool = False
     metrics: Any = ()
-    atlas: int = 0
+    atlas: Any = 0
     on_error: str = "warn"
     rules: list[CamMethod] = field(init=False)
     named_targets: list[tuple[str, Any]] = field(init=False)
@@ -112,8 +112,7 @@ class Options:
         one_of("on_error", self.on_error, ("warn", "raise"))
         if not isinstance(self.track, bool):
             raise ArgumentError(f"track={self.track!r} is not accepted. Accepted: True or False.")
-        size = self.atlas * ATLAS_SIZE if isinstance(self.atlas, bool) else self.atlas
-        self.atlas = whole("atlas", size, 0, none=", or True or False")
+        self.atlas = _atlas_size(self.atlas)
         self.n_components = whole("n_components", self.n_components, 1)
         self.rules = self._rules()
         self.named_targets = self._named()
@@ -156,6 +155,20 @@ class Options:
         if len({method.label for method in methods}) < len(methods):
             raise ArgumentError(f"methods={self.methods!r} holds a method twice.")
         return methods
+
+
+def _atlas_size(asked: Any) -> int:
+    """How many images an atlas is made of: ATLAS_SIZE, or the number asked for; 0 for none."""
+    if isinstance(asked, Mapping):
+        for key in asked:
+            if key != "n_samples":
+                raise UnknownNameError(
+                    f"atlas={dict(asked)!r} has no setting {key!r}{nearest(key, ['n_samples'])} Accepted: n_samples, "
+                    "the number of images."
+                )
+        return whole("atlas['n_samples']", asked.get("n_samples", ATLAS_SIZE), 1)
+    size = asked * ATLAS_SIZE if isinstance(asked, bool) else asked
+    return whole("atlas", size, 0, none=", True, False, or {'n_samples': a number}")
 
 
 def make_folder(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -77,8 +78,14 @@ class Atlas:
 
     @classmethod
     def of(cls, heatmap: Heatmap, pictures: NDArray[np.uint8]) -> Atlas:
-        """That of some pictures (N, H, W, 3) and their heat; images whose target is no class are left out."""
-        atlas = cls((pictures.shape[1], pictures.shape[2]))
+        """The atlas of pictures (N, h, w, 3), which are brought to the size of the heat, and of their heat.
+
+        Images whose target is no class are left out.
+        """
+        height, width = heatmap.values.shape[1:]
+        if pictures.shape[1:3] != (height, width):
+            pictures = np.stack([cv2.resize(one, (width, height), interpolation=cv2.INTER_AREA) for one in pictures])
+        atlas = cls((height, width))
         for class_id, heat, picture in zip(heatmap.class_ids, heatmap.values, pictures, strict=True):
             if class_id >= 0:
                 atlas.add(int(class_id), heat, picture)
@@ -89,6 +96,28 @@ class Atlas:
         if class_id not in self.classes:
             self.classes[class_id] = ClassHeat(self.size)
         self.classes[class_id].add(heat, picture)
+
+    @property
+    def tells(self) -> bool:
+        """Whether a class has the images that a test for shortcuts needs."""
+        return any(one.warm >= FEWEST for one in self.classes.values())
+
+    def too_few(self, wanted: int, said: str, advice: str) -> str | None:
+        """What is said where `wanted` images are too few for the classes; None where they are enough.
+
+        Args:
+            wanted: How many there are, or were asked for.
+            said: How these are called.
+            advice: What to pass, with a place for the number.
+        """
+        count = len(self.classes)
+        if wanted >= FEWEST * count:
+            return None
+        classes = f"{count} class{'es' * (count > 1)}"
+        return (
+            f"{said} are too few for {classes}; a class with fewer than {FEWEST} is not tested for shortcuts. "
+            f"{advice.format(2 * FEWEST * count)}"
+        )
 
     @property
     def fixed_place(self) -> float:

@@ -89,9 +89,9 @@ class Alarm:
     covered: float
     covered_elsewhere: float
 
-    def text(self, names: Mapping[int, str]) -> str:
-        """What was found, in words."""
-        name, box = names.get(self.class_id, str(self.class_id)), self.box
+    def text(self, names: Mapping[int, str] | None = None) -> str:
+        """What was found, in words; `names` are those of the classes by id."""
+        name, box = (names or {}).get(self.class_id, str(self.class_id)), self.box
         height, width = self.size
         return (
             f"class {name!r} may be told by a place instead of the object. In {self.images} images its heat stays in "

@@ -12,7 +12,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from fe_gradcam.command import cli
+from fe_gradcam.command.written import enlarged
+from fe_gradcam.drawing.grid import GAP
 from fe_gradcam.loading.models import load_model
+from tests.drawing.places import places_of
 
 
 def run(*arguments: Any, code: int = 0) -> Result:
@@ -50,6 +53,26 @@ def pixels(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         assert image.mode == "RGB"
         return np.array(image)
+
+
+def beside(drawn: np.ndarray, picture: np.ndarray, column: int = 1) -> np.ndarray:
+    """What stands so many columns to the right of a picture, which stands once in what is drawn."""
+    ((y, x),) = places_of(picture, drawn)
+    height, width = picture.shape[:2]
+    left = x + column * (width + GAP)
+    return drawn[y : y + height, left : left + width]
+
+
+def overlay_of(path: Path, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The picture as a file of one heatmap shows it, and the heat over it, which stands beside it."""
+    shown = enlarged(picture)
+    return shown, beside(pixels(path), shown)
+
+
+def middles(drawn: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """The middle of each square that a pixel of the picture was enlarged to."""
+    factor = len(drawn) // len(picture)
+    return drawn[factor // 2 :: factor, factor // 2 :: factor]
 
 
 def heat_of(here: Path, *arguments: Any, output: str = "out") -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from fe_gradcam import Contrast, explain
-from tests.command.running import colours, heat_of, pixels, refused, results_of, run
+from tests.command.running import colours, heat_of, middles, overlay_of, refused, results_of, run
 from tests.models.squares import BLUE, RED, as_input, squares
 
 
@@ -25,9 +25,9 @@ def test_a_class_by_id_and_by_name(here: Path) -> None:
         ("red", 0, "red"), ("deep blue", 1, "deep blue"),
     ]  # fmt: skip
     for name, cold in (("red", BLUE), ("deep_blue", RED)):
-        drawn = pixels(here / "out" / f"squares.grad_cam.{name}.png")
-        assert_array_equal(drawn[cold], squares()[cold])
-        assert (drawn != squares()).any()
+        _, heat = overlay_of(here / "out" / f"squares.grad_cam.{name}.png", squares())
+        assert_array_equal(middles(heat, squares())[cold], squares()[cold])
+        assert (middles(heat, squares()) != squares()).any()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from numpy.testing import assert_allclose
 from numpy.typing import ArrayLike, NDArray
 
 from fe_gradcam import ArgumentError, CamWarning, GradCAM
-from fe_gradcam.drawing.film import CELL
+from fe_gradcam.drawing.film import CELL, MOST_COLUMNS, shown_epochs
 from fe_gradcam.drawing.grid import GAP, MARGIN, RED, Text, draw_grid
 from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.drawing.sheet import Look, compose_grid
@@ -156,7 +156,8 @@ def filmed(followed: Followed, epochs: range, count: int = 3, side: tuple[int, i
 def test_a_film_has_a_row_for_each_image_and_a_column_for_each_epoch() -> None:
     film, grid = filmed(new(), range(1, 5))
     assert film.titles == ("image", "epoch 1", "epoch 2", "epoch 3", "epoch 4")
-    assert film.title == "eval, epochs 1 to 4, grad_cam"
+    assert film.title == "eval, epochs 1 to 4, grad_cam, layer conv3"
+    assert film.scale_label == f"{grid.scale_label}; framed: another class was inferred than the true one"
     assert len(film.rows) == 3
     for at, row in enumerate(film.rows):
         assert words_of(row) == {"id": f"image {at}", "label": "cat"}  # what was inferred stands on each picture
@@ -192,7 +193,12 @@ def test_a_long_film_is_thinned_and_keeps_its_first_and_its_last_epoch(epochs: i
     followed = new()
     film, _ = filmed(followed, range(1, epochs + 1), count=1, side=(4, 4))
     numbers = [record.epoch for record in followed.records]
-    assert [f"epoch {number}" for number in numbers] == list(film.titles[1:])
+    shown = [numbers[at] for at in shown_epochs(len(numbers))]
+    assert [f"epoch {number}" for number in shown] == list(film.titles[1:])
+    assert MOST_COLUMNS // 2 < len(shown) <= MOST_COLUMNS
+    assert (shown[0], shown[-1]) == (1, epochs)
+    assert len(set(np.diff(shown[:-1]).tolist())) == 1
+    assert film.title.startswith(f"eval, epochs 1 to {epochs}, ")
     assert len(numbers) <= MOST_EPOCHS
     assert (numbers[0], numbers[-1]) == (1, epochs)
     assert numbers == sorted(set(numbers))
@@ -201,6 +207,13 @@ def test_a_long_film_is_thinned_and_keeps_its_first_and_its_last_epoch(epochs: i
     else:
         assert len(numbers) > MOST_EPOCHS // 2
         assert len(set(np.diff(numbers[:-1]).tolist())) == 1  # the axis of time is even, but for the last
+
+
+def test_a_film_shows_every_epoch_while_there_is_room_and_then_every_second() -> None:
+    assert shown_epochs(1) == [0]
+    assert shown_epochs(MOST_COLUMNS) == list(range(MOST_COLUMNS))
+    assert shown_epochs(13) == [0, 2, 4, 6, 8, 10, 12]
+    assert shown_epochs(24) == [0, 4, 8, 12, 16, 20, 23]  # by twos and the last they would be 13
 
 
 def test_an_epoch_that_is_taken_again_replaces_itself_and_what_came_after() -> None:

@@ -82,15 +82,17 @@ def test_everything_is_made_without_a_host(framework: str, tmp_path: Path) -> No
     assert second["keys"] == said["keys"]
     moved = {f"gradcam_{name}_{method}" for name in ("drift", "overlap") for method in ("grad_cam", "score_cam")}
     assert set(said["keys"]) - set(first["keys"]) == moved
-    assert all(np.isfinite(second["logged"][key]) for key in second["logged"] if "fixed_place" not in key)
+    assert all(np.isfinite(second["logged"][key]) for key in second["logged"])
+    assert "gradcam_fixed_place" not in second["logged"]
     assert first["ids"] == second["ids"]
     assert second["size"][1] > first["size"][1]  # the film has a column more
     assert second["accuracy"] == 0.5
     assert second["cost"] == ["atlas", "explaining", "film", "grid", "metrics"]
     assert "% of the epoch's" in second["said"]
     assert said["streams"] == [["eval", ""]]
-    names = [f"gradcam_eval_{part}" for part in ("atlas_epoch_1.png", "atlas_epoch_2.png", "epoch_1.npz", "epoch_1.png",
-                                                 "epoch_2.npz", "epoch_2.png", "film.png")]  # fmt: skip
+    parts = ("atlas_epoch_001.png", "atlas_epoch_002.png", "epoch_1.npz", "epoch_1.png", "epoch_2.npz", "epoch_2.png",
+             "film.png")  # fmt: skip
+    names = [f"gradcam_eval_{part}" for part in parts]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
@@ -258,7 +260,7 @@ def test_a_later_batch_that_lacks_a_part_is_a_warning_and_the_epoch_is_left() ->
     assert not put_out
 
 
-def test_a_film_outlines_the_object_and_says_what_is_not_labelled() -> None:
+def test_a_film_outlines_the_object_in_every_picture_and_says_what_is_not_labelled() -> None:
     watcher = watched("masks", track=True, targets=["label"], on_error="raise")
     masks = np.zeros((2, 9, 12), bool)
     masks[:, 2:5, 3:6] = True
@@ -266,6 +268,8 @@ def test_a_film_outlines_the_object_and_says_what_is_not_labelled() -> None:
         watcher.begin_epoch(number)
         watcher.see(torch.rand(2, 3, 9, 12), np.array([1, -1]), masks=masks)
         film = watcher.end_epoch()["gradcam_film"].grid
-    assert all(np.array_equal(row.panels[0].outline, masks[0]) for row in film.rows)
+    assert all(np.array_equal(panel.outline, masks[0]) for row in film.rows for panel in row.panels)
+    assert [len(row.panels) for row in film.rows] == [3, 3]
+    assert film.scale_label.endswith("outlined: where the object is")
     assert [panel.note for panel in film.rows[1].panels[1:]] == ["not labelled"] * 2
     assert "not labelled" not in [panel.note for panel in film.rows[0].panels]

@@ -1,4 +1,4 @@
-"""The class atlas: how much of the heat stays at one place, on made-up heat whose answer is known, and its picture."""
+"""The class atlas: how much of the heat stays at one place, on made-up heat whose answer is known."""
 
 from __future__ import annotations
 
@@ -10,13 +10,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from fe_gradcam.drawing.atlas import MOST_CLASSES, atlas_grid
-from fe_gradcam.drawing.picture import Picture
-from fe_gradcam.drawing.pixels import overlay
-from fe_gradcam.drawing.sheet import Look
 from fe_gradcam.verdicts.atlas import Atlas, Box, ClassHeat
 from tests.heat import heatmap_of
-from tests.trainings import words_of
 
 SIZE = (20, 24)
 
@@ -130,51 +125,22 @@ def test_the_box_of_a_place() -> None:
     assert box.slices == (slice(1, 3), slice(3, 7))
 
 
-def drawn_atlas() -> Atlas:
-    values = np.stack([blob(3, 3), blob(3, 3), blob(12, 12), np.zeros(SIZE, np.float32)])
-    return Atlas.of(heatmap_of(values, [1, 1, 4, 2]), np.stack([picture(value) for value in (40, 60, 80, 120)]))
+def test_pictures_of_another_size_are_brought_to_that_of_the_heat() -> None:
+    large = np.kron(picture(0), np.ones((2, 2, 1), np.uint8))
+    large[::2] = 100  # every second line, so that the mean of each block of 2 x 2 is 50
+    atlas = Atlas.of(heatmap_of(blob(2, 2)[None], [0]), large[None])
+    assert atlas.size == SIZE
+    assert np.array_equal(atlas.classes[0].picture, picture(50))
 
 
-def test_the_picture_has_a_row_for_each_class_with_its_mean_picture_and_heat() -> None:
-    atlas = drawn_atlas()
-    grid = atlas_grid(atlas, {1: "cat"}, "eval, epoch 2: the classes", "grad_cam", Look("viridis", 0.4), {})
-    assert grid.titles == ("mean image", "mean heat, grad_cam")
-    assert grid.title == "eval, epoch 2: the classes"
-    assert [words_of(row)["class"] for row in grid.rows] == ["cat", "2", "4"]
-    notes = [[text.words for text in row.texts if text.role == "note"] for row in grid.rows]
-    assert notes == [
-        ["2 images", "fixed place: 1.00"], ["1 image", "fixed place: -"], ["1 image", "fixed place: -"]
-    ]  # fmt: skip
-    assert not any(row.wrong or row.panels[0].outline is not None for row in grid.rows)
-    assert [row.panels[1].note for row in grid.rows] == ["", "no evidence", ""]
-    for row, value in zip(grid.rows, (50, 120, 80), strict=True):
-        assert np.array_equal(row.panels[0].rgb, picture(value))
-    hot = atlas.classes[1].heat / atlas.classes[1].heat.max()
-    assert np.array_equal(grid.rows[0].panels[1].rgb, overlay(picture(50), hot, colormap="viridis", alpha=0.4))
-    assert Picture(grid).rgb.ndim == 3
-
-
-def test_a_class_that_is_warned_of_is_framed_outlined_and_told_to_see_the_warning() -> None:
-    box = Box(1, 2, 5, 4)
-    grid = atlas_grid(drawn_atlas(), {}, "t", "grad_cam", Look(), {4: box})
-    by_class = {words_of(row)["class"]: row for row in grid.rows}
-    assert words_of(by_class["4"])["warning"] == "warning: see log"
-    assert by_class["4"].wrong
-    for panel in by_class["4"].panels:
-        assert np.array_equal(panel.outline, box.mask(SIZE))
-    for name in ("1", "2"):
-        assert "warning" not in words_of(by_class[name])
-        assert not by_class[name].wrong
-    plain = atlas_grid(drawn_atlas(), {}, "t", "grad_cam", Look(), {})
-    red, none = ((Picture(one).rgb == (200, 16, 32)).all(-1).sum() for one in (grid, plain))
-    assert red > 1000 > none  # the frame, 3 pixels wide around two pictures of some 200 pixels
-
-
-def test_beyond_the_most_classes_those_with_most_images_are_drawn_and_that_is_said() -> None:
-    atlas = Atlas((4, 4))
-    for class_id in range(MOST_CLASSES + 3):
-        for _ in range(1 if class_id < 3 else 2):
-            atlas.add(class_id, blob(1, 1, (4, 4)), picture(size=(4, 4)))
-    grid = atlas_grid(atlas, {}, "eval", "grad_cam", Look(), {})
-    assert [words_of(row)["class"] for row in grid.rows] == [str(at) for at in range(3, MOST_CLASSES + 3)]
-    assert grid.title == f"eval: {MOST_CLASSES} of {MOST_CLASSES + 3} classes"
+def test_too_few_images_for_the_classes_are_said_with_the_number_that_is_enough() -> None:
+    atlas = Atlas.of(heatmap_of(np.stack([blob(2, 2)] * 3), [0, 1, 1]), np.stack([picture()] * 3))
+    assert atlas.too_few(12, "12", "{}") is None  # six for each of two classes
+    assert not atlas.tells
+    assert atlas.too_few(11, "atlas=11 images", "Pass atlas={}.") == (
+        "atlas=11 images are too few for 2 classes; a class with fewer than 6 is not tested for shortcuts. "
+        "Pass atlas=24."
+    )
+    for _ in range(4):
+        atlas.add(1, blob(2, 2), picture())
+    assert atlas.tells

@@ -22,6 +22,7 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from fe_gradcam import explain
+from fe_gradcam.drawing.atlas import atlas
 from fe_gradcam.types import Heatmap
 from fe_gradcam.verdicts import places as shortcut
 from fe_gradcam.verdicts.atlas import Atlas, Box
@@ -168,6 +169,20 @@ def test_a_network_that_reads_the_object_is_not_accused_mark_or_no_mark(framewor
     *_, atlas = explained(scenes(), READS_THE_OBJECT, framework)
     assert suspects(atlas) == {}
     assert atlas.fixed_place < 0.4
+
+
+def test_the_atlas_of_a_model_warns_of_the_class_and_is_silenced_by_where_the_object_is(framework: str) -> None:
+    model, inputs = network(framework, READS_THE_CORNER), as_layout(framework, scenes())
+    picture = atlas(model, inputs, class_names=["red", "green", "blue"])
+    (alarm,) = picture.alarms
+    assert (alarm.class_id, alarm.box) == (GREEN, Box(28, 28, 4, 4))
+    assert picture.images == {0: 12, 1: 12, 2: 12}
+    assert picture.fixed_place[GREEN] > 0.999 > 0.4 > max(picture.fixed_place[one] for one in (0, 2))
+    assert [words_of(row)["class"] for row in picture.grid.rows if row.wrong] == ["green"]
+    corner = np.repeat(Box(28, 28, 4, 4).mask((SIDE, SIDE))[None], 36, 0)
+    assert atlas(model, inputs, masks=corner).alarms == []
+    assert atlas(model, inputs, boxes=np.tile([28, 28, 4, 4], (36, 1))).alarms == []
+    assert atlas(network(framework, READS_THE_OBJECT), inputs).alarms == []
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (0, 28), (28, 0), (0, 12)])
@@ -326,18 +341,20 @@ def test_the_log_of_a_training_says_it_in_plain_words(
     places = np.repeat(Box(0, 0, 20, 20).mask((SIDE, SIDE))[None], 36, 0).astype(np.uint8)
     data = NumpyDataset({"x": images[order], "y": labels[order], "mask": places})
     asked = (
-        {"save_dir": tmp_path, "label_mapping": {"red": 0, "green": 1, "blue": 2}},
-        {"outputs": "seen", "masks": "mask", "metrics": "energy_inside"},
+        {"atlas": True, "save_dir": tmp_path, "label_mapping": {"red": 0, "green": 1, "blue": 2}},
+        {"atlas": {"n_samples": 36}, "outputs": "seen", "masks": "mask", "metrics": "energy_inside"},
     )
-    traces = [gradcam(model, atlas=True, n_samples=1, **one) for one in asked]
+    traces = [gradcam(model, n_samples=1, **one) for one in asked]
     ops = [ModelOp(model, "x", "p")]
     (caught,) = fitted(framework, model, *traces, ops=ops, train_data=data, eval_data=data, batch_size=8).caught
     said = capfd.readouterr().out
     (line,) = [line for line in said.splitlines() if line.startswith("FastEstimator-Eval: ")]
     warned = [line for line in said.splitlines() if line.startswith("FastEstimator-Warn: GradCAM ('gradcam')")]
-    assert (tmp_path / "gradcam_eval_atlas_epoch_1.png").exists()
+    assert (tmp_path / "gradcam_eval_atlas_epoch_001.png").exists()
     rows = {words_of(row)["class"]: row for row in caught["gradcam_atlas"].grid.rows}
     assert list(rows) == ["red", "green", "blue"]
+    assert caught["gradcam_atlas"].grid.title.startswith("eval, epoch 1, mean heat of each inferred class, grad_cam, ")
+    assert "fixed_place" not in line  # a high one is no fault by itself
     if reads == "object":
         assert warned == []
         assert "gradcam_shortcuts: 0" in line
@@ -347,14 +364,14 @@ def test_the_log_of_a_training_says_it_in_plain_words(
         return
     assert "gradcam_shortcuts: 1" in line
     assert "seen_shortcuts: 1" in line
-    assert "gradcam_fixed_place: 1" in line
+    assert caught["gradcam_fixed_place"] > 0.999
     (words,) = warned
     assert "class 'green' may be told by a place instead of the object" in words
     assert "lower right corner" in words
     assert "the probability of the class falls from 1.00 to 0.33" in words
     (alarm,) = caught["gradcam_alarms"]
     assert alarm.box == Box(28, 28, 4, 4)
-    assert words_of(rows["green"])["warning"] == "warning: see log"
+    assert any(text.words == "told by the lower right corner?" for text in rows["green"].texts)
     assert np.array_equal(rows["green"].panels[1].outline, alarm.box.mask((SIDE, SIDE)))
     assert [name for name, row in rows.items() if row.wrong] == ["green"]
 

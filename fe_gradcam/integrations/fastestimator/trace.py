@@ -127,8 +127,10 @@ class GradCAM(Trace):
             is the better one; to compare trainings, take n_samples=32 or more.
         atlas: Whether the mean heat of each class is drawn, under ``f"{outputs}_atlas"`` and beside the grids, and a
             warning given where the net seems to tell a class by a fixed place; see `fe_gradcam.verdicts.places`. A
-            number, or ``{"n_samples": 128}``, says of how many images, chosen at random, as many of each class as
-            there are; True of 128. Needs `model`.
+            number, or ``{"n_samples": a number}``, says of how many images, chosen at random, as many of each class as
+            there are; True of 128. ``f"{outputs}_shortcuts"`` in the log counts the warnings; how much the heat stays
+            at one place, which is no fault by itself, is not logged, and stands under ``f"{outputs}_fixed_place"``.
+            Needs `model`.
 
         --- where to ---
         save_dir: Folder for the pictures and arrays, ``{outputs}_{mode}_epoch_{n:03d}.png`` and ``.npz``, with

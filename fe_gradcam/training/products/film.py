@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fe_gradcam.drawing.film import CELL, Frame, film_grid
+from fe_gradcam.drawing.film import CELL, Frame, film_grid, shown_epochs
 from fe_gradcam.drawing.grid import Panel, Text
 from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.drawing.sheet import Look, heat_panel
@@ -34,9 +34,10 @@ class FilmProduct(Product):
         for part in epoch.parts:
             followed = epoch.followed(part.ds_id)
             if followed is not None and followed.pictures is not None:
-                for one in followed.records:  # past epochs stay as they are
+                records = [followed.records[at] for at in shown_epochs(len(followed.records))]
+                for one in records:  # past epochs stay as they are
                     drawn[one] = self._frames.get(one) or _frame(one, part, followed.pictures, names, options.look)
-                frames = [drawn[one] for one in followed.records]
+                frames = [drawn[one] for one in records]
                 stream = (epoch.mode, part.ds_id)
                 grid = film_grid(part, followed.pictures, frames, names, options.look, stream, numbered=numbered)
                 films[part.ds_id] = Picture(grid, CELL)

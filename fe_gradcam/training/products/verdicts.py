@@ -5,20 +5,15 @@ from __future__ import annotations
 import warnings
 from typing import cast
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
-from fe_gradcam.drawing.atlas import atlas_grid
-from fe_gradcam.drawing.film import CELL
-from fe_gradcam.drawing.picture import Picture
+from fe_gradcam.drawing.atlas import AtlasPicture, atlas_picture
 from fe_gradcam.errors import CamWarning
+from fe_gradcam.metrics.measure import summary
 from fe_gradcam.training.epoch import Epoch, Product
 from fe_gradcam.training.options import Options
 from fe_gradcam.training.rows import Rows
 from fe_gradcam.training.selection import Selection
 from fe_gradcam.training.source import ModelSource
-from fe_gradcam.verdicts.atlas import FEWEST, Atlas
+from fe_gradcam.verdicts.atlas import Atlas
 from fe_gradcam.verdicts.places import Alarm
 
 
@@ -38,50 +33,46 @@ class VerdictsProduct(Product):
         self._told_of_few: set[tuple[str, str]] = set()
 
     def make(self, epoch: Epoch) -> None:
-        """An atlas of each dataset, and what the test of its suspects found."""
-        pictures: dict[str, Picture] = {}
-        fixed: dict[str, NDArray[np.float32]] = {}
+        """An atlas of each dataset, and what the test of its suspects found.
+
+        How much the heat stays at one place is put out and not logged: it is no fault by itself, and would alarm.
+        """
+        pictures: dict[str, AtlasPicture] = {}
+        fixed: dict[str, float] = {}
         counts: dict[str, float] = {}
         every: list[Alarm] = []
         for dataset, rows in epoch.rows(self.name).items():
-            pictures[dataset], atlas, found = self._atlas_of(epoch, rows, dataset)
-            fixed[dataset] = np.array([atlas.fixed_place], np.float32)
-            if self._has_enough(epoch, atlas, dataset):
+            pictures[dataset], atlas = self._atlas_of(epoch, rows, dataset)
+            found = pictures[dataset].alarms
+            fixed[dataset] = atlas.fixed_place
+            self._say_if_few(epoch, atlas, dataset)
+            if atlas.tells:
                 counts[dataset] = len(found)
             every += found
             self._say(epoch, found, dataset)
         fixed_place, shortcuts, atlas_key, alarms_key = self.keys
-        epoch.show(atlas_key, pictures, f"atlas_epoch_{epoch.number}")
-        epoch.log_mean(fixed_place, fixed)
+        epoch.show(atlas_key, pictures, f"atlas_epoch_{epoch.number:03d}")
+        if (of_all := summary(list(fixed.values()))) is not None:
+            epoch.put(fixed_place, {dataset: one for dataset, one in fixed.items() if one == one}, of_all)
         epoch.put(alarms_key, {}, every)
         epoch.log_number(shortcuts, len(every) if counts else None, counts)
 
-    def _atlas_of(self, epoch: Epoch, rows: Rows, dataset: str) -> tuple[Picture, Atlas, list[Alarm]]:
+    def _atlas_of(self, epoch: Epoch, rows: Rows, dataset: str) -> tuple[AtlasPicture, Atlas]:
         source = cast(ModelSource, epoch.reader.source)  # of keys no atlas is drawn
-        options, pictures = epoch.options, epoch.reader.pictures(rows)
-        heatmap = source.of_inferred_class(rows)
-        height, width = heatmap.values.shape[1:]
-        if pictures.shape[1:3] != (height, width):
-            pictures = np.stack([cv2.resize(one, (width, height), interpolation=cv2.INTER_AREA) for one in pictures])
-        atlas = Atlas.of(heatmap, pictures)
+        options, heatmap = epoch.options, source.of_inferred_class(rows)
+        atlas = Atlas.of(heatmap, epoch.reader.pictures(rows))
         found = source.alarms(rows, heatmap, atlas, epoch.reader.masks(rows))
-        warned = {alarm.class_id: alarm.box for alarm in found}
-        title = f"{epoch.title(dataset)}: the classes"
-        grid = atlas_grid(atlas, options.classes.names, title, heatmap.method, options.look, warned)
-        return Picture(grid, CELL), atlas, found
+        title, names = epoch.title(dataset), options.classes.names
+        return atlas_picture(atlas, heatmap, found, names, title, options.look), atlas
 
-    def _has_enough(self, epoch: Epoch, atlas: Atlas, dataset: str) -> bool:
-        """Whether a class has the images that a test for shortcuts needs; says once where there cannot be enough."""
-        stream, classes, wanted = (epoch.mode, dataset), len(atlas.classes), epoch.options.atlas
-        if wanted < FEWEST * classes and stream not in self._told_of_few:
+    def _say_if_few(self, epoch: Epoch, atlas: Atlas, dataset: str) -> None:
+        """Says once where there are too few images for a test for shortcuts."""
+        stream, wanted = (epoch.mode, dataset), epoch.options.atlas
+        said = f"GradCAM ({epoch.options.name!r}): atlas={wanted} images"
+        few = atlas.too_few(wanted, said, "Pass atlas={}.")
+        if few and stream not in self._told_of_few:
             self._told_of_few.add(stream)
-            warnings.warn(
-                f"GradCAM ({epoch.options.name!r}): atlas={wanted} images are too few for {classes} classes; a class "
-                f"with fewer than {FEWEST} is not tested for shortcuts. Pass atlas={2 * FEWEST * classes}.",
-                CamWarning,
-                stacklevel=2,
-            )
-        return any(one.warm >= FEWEST for one in atlas.classes.values())
+            warnings.warn(few, CamWarning, stacklevel=2)
 
     def _say(self, epoch: Epoch, found: list[Alarm], dataset: str) -> None:
         """Says in the log which classes seem to be told by a place; at length when it is the first time."""

@@ -157,6 +157,7 @@ def test_tools_that_monitor_a_metric_find_it_in_every_epoch(framework: str, tmp_
     assert np.isnan(values[0])
     assert values[2] == values[1]  # the last one stands in
     assert np.isfinite(values[3])
+    assert not any("gradcam_fixed_place" in logged for logged in catch.logged)
     for key in ("gradcam_deletion", "gradcam_shortcuts"):
         assert [key in logged for logged in catch.logged] == measured
     assert ["gradcam" in caught for caught in catch.caught] == measured

@@ -1,0 +1,125 @@
+"""The rows of a grid as cards beside each other, in a shape that fits a screen: texts, pictures, warnings."""
+
+from __future__ import annotations
+
+from math import log
+from typing import NamedTuple
+
+import numpy as np
+
+from fe_gradcam.drawing.grid import (
+    FRAME,
+    GAP,
+    HEAD_SIZE,
+    LINE,
+    MARGIN,
+    TITLE_SIZE,
+    Grid,
+    _draw_bar,
+    _draw_frame,
+    _draw_panel,
+    _label_of_bar,
+    _Line,
+    _lines,
+    _shown,
+    _write,
+)
+from fe_gradcam.drawing.pixels import Rgb
+from fe_gradcam.drawing.text import wrapped
+
+SHAPE = 1.4
+"""Width over height that the picture comes near to."""
+
+BETWEEN = 26
+"""Pixels between cards, in which the frames of two neighbours do not touch."""
+
+NARROWEST = 640
+"""Width of the picture in pixels, at the least: title and legend need it."""
+
+AROUND = 150
+"""About the height of title, heads and colour bar."""
+
+SIDES = ((4, 224), (8, 160))
+"""Up to so many cards, the side of a picture in pixels; of more cards it is LEAST_SIDE."""
+
+LEAST_SIDE = 128
+
+
+def draw_cards(grid: Grid) -> Rgb:
+    """Draws a grid as a raster (H, W, 3): its rows as cards, line by line, with warnings below the pictures.
+
+    Rows have at least one picture and no second line; pictures have no captions. A row that is wrong is framed with
+    its texts.
+    """
+    layout = _Cards(grid)
+    canvas: Rgb = np.full((layout.height, layout.width, 3), 255, np.uint8)
+    _write(canvas, (MARGIN, MARGIN - 2), [_Line(line, "bold") for line in layout.title], TITLE_SIZE, TITLE_SIZE + 6)
+    for column in range(layout.across):
+        for at, head in enumerate(layout.heads):
+            x = layout.left_of(column) + at * (layout.cell[0] + GAP)
+            _write(canvas, (x, layout.top), [_Line(line, "bold") for line in head], HEAD_SIZE)
+    for number, row in enumerate(grid.rows):
+        left, line = layout.left_of(number % layout.across), layout.lines[number // layout.across]
+        _write(canvas, (left, line.top), layout.above[number])
+        for at, panel in enumerate(row.panels):
+            _draw_panel(canvas, panel, (left + at * (layout.cell[0] + GAP), line.pictures), layout)
+        _write(canvas, (left, line.below), layout.below[number])
+        if row.wrong:
+            edge, bottom = GAP + FRAME, line.below + len(layout.below[number]) * LINE
+            _draw_frame(canvas[line.top - edge : bottom + edge, left - edge : left + layout.card + edge])
+    _draw_bar(canvas, grid, layout.bar_top, layout.label, layout.label_corner)
+    return canvas
+
+
+class _CardLine(NamedTuple):
+    """Where a line of cards has its texts, its pictures and what is below these, and where it ends."""
+
+    top: int
+    pictures: int
+    below: int
+    bottom: int
+
+
+class _Cards:
+    """Where everything stands on the canvas, in pixels."""
+
+    def __init__(self, grid: Grid) -> None:
+        count = len(grid.rows)
+        self.side = next((side for most, side in SIDES if count <= most), LEAST_SIDE)
+        sizes = [_shown(panel, self.side) for row in grid.rows for panel in row.panels]
+        self.cell = max(width for width, _ in sizes), max(height for _, height in sizes)
+        self.card = len(grid.titles) * (self.cell[0] + GAP) - GAP
+        self.above = [_lines([one for one in row.texts if one.role != "warning"], self.card) for row in grid.rows]
+        self.below = [_lines([one for one in row.texts if one.role == "warning"], self.card) for row in grid.rows]
+        self.across = min(range(1, count + 1), key=self._unlike_the_shape)
+        self.width = max(self._width(self.across), NARROWEST)
+        self.title = wrapped(grid.title, self.width - 2 * MARGIN, TITLE_SIZE, "bold", most=3)
+        self.heads = [wrapped(title, self.cell[0], HEAD_SIZE, "bold") for title in grid.titles]
+        self.top = MARGIN + len(self.title) * (TITLE_SIZE + 6) + 8
+        self.lines = self._lines_from(self.top + max(map(len, self.heads)) * LINE + GAP + FRAME, self.across)
+        self.bar_top = self.lines[-1].bottom + GAP + 2 * FRAME + 4
+        self.label, self.label_corner, bottom = _label_of_bar(grid, self.width, self.bar_top)
+        self.height = bottom + MARGIN
+
+    def left_of(self, column: int) -> int:
+        """Where a column of cards begins."""
+        return MARGIN + column * (self.card + BETWEEN)
+
+    def _width(self, across: int) -> int:
+        return 2 * MARGIN + across * (self.card + BETWEEN) - BETWEEN
+
+    def _lines_from(self, top: int, across: int) -> list[_CardLine]:
+        lines: list[_CardLine] = []
+        for start in range(0, len(self.above), across):
+            above, below = (max(map(len, one[start : start + across])) * LINE for one in (self.above, self.below))
+            pictures = top + above + 2
+            bottom = pictures + self.cell[1] + 2
+            lines.append(_CardLine(top, pictures, bottom, bottom + below))
+            top = lines[-1].bottom + BETWEEN
+        return lines
+
+    def _unlike_the_shape(self, across: int) -> float:
+        """How far the picture is from SHAPE with so many cards in a line, and how much of it stays empty."""
+        lines = self._lines_from(0, across)
+        shape = self._width(across) / (lines[-1].bottom + AROUND)
+        return abs(log(shape / SHAPE)) + 1 - len(self.above) / (across * len(lines))
