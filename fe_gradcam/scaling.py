@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, get_args
 
 import torch
@@ -44,12 +44,7 @@ def fuse_maps(maps: Sequence[Tensor], fuse: Fuse, size: Sequence[int]) -> Tensor
     return layers.mean(0) if fuse == "mean" else layers.amax(0)
 
 
-def scale(
-    raw: Tensor,
-    scaling: Scaling,
-    size: Sequence[int],
-    upsampled: Callable[[Tensor, Sequence[int]], Tensor] = upsample,
-) -> Tensor:
+def scale(raw: Tensor, scaling: Scaling, size: Sequence[int]) -> Tensor:
     """The heatmaps of signed maps, each image by itself.
 
     ``scale_after_relu``: ReLU at the size of the layer, upsampled, divided by the maximum: the
@@ -61,17 +56,16 @@ def scale(
         raw: Finite signed maps, (N, h, w), of volumes (N, d, h, w).
         scaling: One of SCALINGS.
         size: (H, W) of the heatmaps, of volumes (D, H, W).
-        upsampled: How maps get this size.
 
     Returns:
         (N, H, W), within [0, 1] for the two ReLU scalings.
     """
     one_of("scaling", scaling, SCALINGS)
     if scaling == "none":
-        return upsampled(raw, size).clone()
+        return upsample(raw, size).clone()
     if scaling == "scale_before_relu":
-        return upsampled((raw / _largest(raw.abs())).clamp(min=0), size)
-    heat = upsampled(raw.clamp(min=0), size)
+        return upsample((raw / _largest(raw.abs())).clamp(min=0), size)
+    heat = upsample(raw.clamp(min=0), size)
     return heat.div_(_largest(heat))
 
 

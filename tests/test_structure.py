@@ -167,6 +167,7 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "command.options": "command/test_messages.py",
     "command.written": "command/test_run.py",
     "drawing.atlas": "verdicts/test_atlas.py",
+    "drawing.canvas": "drawing/test_grid.py",
     "drawing.film": "training/test_history.py",
     "drawing.text": "drawing/test_grid.py",
     "explaining.explained": "drawing/test_sheet.py",

@@ -18,47 +18,52 @@ Colour: TypeAlias = tuple[int, int, int]
 
 INK, GREY, RED, AMBER, WHITE = (26, 26, 26), (110, 110, 110), (200, 16, 32), (176, 96, 0), (255, 255, 255)
 
+TEXT_SIZE, TITLE_SIZE, SMALL_SIZE = 14, 17, 12
+LINE, FRAME = 20, 3
+BAR_WIDTH, BAR_HEIGHT = 160, 12
+
 SMALLEST_NOTE = 8
 """Size of the letters of a note, at the least, in pixels."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes that go with that of the text, in pixels; a picture of the usual width has 14.
+    """Sizes in pixels that go with that of the text; with the usual one they are the constants above.
 
     Attributes:
         text: The letters beside the pictures and above the columns.
-        title: The letters of the title.
-        small: The letters below the pictures and at the colour bar.
-        line: From a line of text to the next.
-        frame: How wide the line of a frame is.
     """
 
-    text: int = 14
+    text: int = TEXT_SIZE
 
-    def _with_text(self, at_14: int) -> int:
-        return round(at_14 * self.text / 14)
-
-    @property
-    def title(self) -> int:  # noqa: D102
-        return self._with_text(17)
+    def of(self, usual: int) -> int:
+        """What is `usual` where the text has its usual size."""
+        return round(usual * self.text / TEXT_SIZE)
 
     @property
-    def small(self) -> int:  # noqa: D102
-        return self._with_text(12)
+    def title(self) -> int:
+        """The letters of the title."""
+        return self.of(TITLE_SIZE)
 
     @property
-    def line(self) -> int:  # noqa: D102
-        return self._with_text(20)
+    def small(self) -> int:
+        """The letters below the pictures and at the colour bar."""
+        return self.of(SMALL_SIZE)
 
     @property
-    def frame(self) -> int:  # noqa: D102
-        return self._with_text(3)
+    def line(self) -> int:
+        """From a line of text to the next."""
+        return self.of(LINE)
+
+    @property
+    def frame(self) -> int:
+        """How wide the line of a frame is."""
+        return self.of(FRAME)
 
     @property
     def bar(self) -> tuple[int, int]:
         """Width and height of the colour bar."""
-        return self._with_text(160), self._with_text(12)
+        return self.of(BAR_WIDTH), self.of(BAR_HEIGHT)
 
 
 class Line(NamedTuple):
@@ -69,7 +74,7 @@ class Line(NamedTuple):
     colour: Colour = INK
 
 
-def write(canvas: Rgb, corner: tuple[int, int], lines: Sequence[Line], size: int, step: int = 0) -> None:
+def write(canvas: Rgb, corner: tuple[int, int], lines: Sequence[Line], size: int = TEXT_SIZE, step: int = LINE) -> None:
     """Writes lines of text, `step` below each other, from an upper left corner (x, y); what lies outside is cut off."""
     x = corner[0]
     for y, line in zip(count(corner[1], step), lines):
@@ -89,7 +94,7 @@ def draw_outline(region: Rgb, outline: NDArray[np.bool_]) -> None:
     region[line[2:-2, 2:-2] > 0] = WHITE
 
 
-def draw_frame(region: Rgb, width: int, *, unsure: bool = False) -> None:
+def draw_frame(region: Rgb, width: int = FRAME, *, unsure: bool = False) -> None:
     """A frame within the edges of a region: a red line, or, where the answer was unsure, amber dashes."""
     edge = np.ones(region.shape[:2], bool)
     edge[width:-width, width:-width] = False

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from math import ceil
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ from fe_gradcam.drawing.canvas import (
     GREY,
     INK,
     RED,
+    TEXT_SIZE,
     Colour,
     Line,
     Sizes,
@@ -172,7 +173,8 @@ def draw_grid(grid: Grid, *, cell: int | None = None) -> Rgb:
         write(canvas, (x, layout.top), [Line(line, "bold") for line in head], layout.head_size, sizes.line)
     for number, row in enumerate(grid.rows):
         _draw_row(canvas, row, layout, number)
-    _draw_foot(canvas, grid, layout)
+    _draw_bar(canvas, grid, layout.bar_top, layout.label, layout.label_corner, sizes)
+    _draw_legends(canvas, layout)
     return canvas
 
 
@@ -205,6 +207,14 @@ def _longer(picture: Rgb) -> int:
     return int(max(height, width))
 
 
+class _Cells(Protocol):
+    """What a picture is drawn into: its longer side, width and height of a cell, and the sizes of letters."""
+
+    side: int
+    cell: tuple[int, int]
+    sizes: Sizes
+
+
 class _Layout:
     """Where everything stands on the canvas, in pixels: of each row its top, its texts and those of its second line."""
 
@@ -214,7 +224,7 @@ class _Layout:
         self.side, self.cell = side, (max(widths), max(heights))
         with_texts = any(row.texts for row in grid.rows)
         self.sizes = sizes = Sizes(_text_size(self.cell[0], len(grid.titles), with_texts=with_texts))
-        room = ceil(TEXT_ROOM * sizes.text / 14) if with_texts else 0
+        room = sizes.of(TEXT_ROOM) if with_texts else 0
 
         left = MARGIN + (room + 2 * GAP if room else 0)
         self.lefts = [left + column * (self.cell[0] + GAP) for column in range(len(grid.titles))]
@@ -228,8 +238,8 @@ class _Layout:
         self.top = self.subtitle_top + sizes.line * len(self.subtitle) + (self.subtitle_top > MARGIN) * sizes.line // 3
         self.head_size, self.heads = _heads(grid.titles, self.cell[0], sizes.text)
 
-        self.texts = [_lines(row, row.texts, room, sizes) for row in grid.rows]
-        self.asides = [_lines(row, row.aside, self.cell[0] - 2 * GAP, sizes, most=3) for row in grid.rows]
+        self.texts = [_lines(row.texts, room, sizes, wrong=row.wrong, unsure=row.unsure) for row in grid.rows]
+        self.asides = [_lines(row.aside, self.cell[0] - 2 * GAP, sizes, most=3) for row in grid.rows]
         self.line_height = self.cell[1] + sizes.line * any(panel.caption for panel in panels)
         self.tops = [self.top + max(map(len, self.heads)) * sizes.line + 4]
         least = max(map(len, self.texts)) * sizes.line + 2 * sizes.frame
@@ -239,18 +249,8 @@ class _Layout:
             self.tops.append(self.tops[-1] + max(self.line_height + second, least) + gap)
         self.bar_top = self.tops.pop() + 4
 
-        # The colour bar's label stands beside the bar where there is room, else below it.
-        bar_width, bar_height = sizes.bar
-        beside = MARGIN + bar_width + 16
-        room = self.width - beside - MARGIN
-        if room >= 220 * sizes.text / 14 or text_width(grid.scale_label, sizes.small) <= room:
-            self.label_corner, above = (beside, self.bar_top - 2), 0
-        else:
-            room, above = whole, bar_height + 2 + sizes.line
-            self.label_corner = MARGIN, self.bar_top + above
-        self.label = wrapped(grid.scale_label, room, sizes.small, most=8)
-        foot = max(bar_height + sizes.line, above + sizes.line * len(self.label))
-        self.legend_top = self.bar_top + foot + GAP
+        self.label, self.label_corner, bottom = _label_of_bar(grid, self.width, self.bar_top, sizes)
+        self.legend_top = bottom + GAP
         self.legends = [
             (unsure, wrapped(said, whole - 3 * sizes.line, sizes.small, most=4))
             for unsure, said in ((False, WRONG_LEGEND), (True, UNSURE_LEGEND))
@@ -260,12 +260,24 @@ class _Layout:
         self.height = self.legend_top - GAP * (not legend) + legend + MARGIN
 
 
+def _label_of_bar(grid: Grid, width: int, top: int, sizes: Sizes) -> tuple[list[str], tuple[int, int], int]:
+    """The colour bar's label, its corner, and where bar and label end: it stands beside the bar if there is room."""
+    (bar_width, bar_height), above = sizes.bar, 0
+    beside = MARGIN + bar_width + 16
+    room, corner = width - beside - MARGIN, (beside, top - 2)
+    if room < sizes.of(220) and text_width(grid.scale_label, sizes.small) > room:
+        room, above = width - 2 * MARGIN, bar_height + 2 + sizes.line
+        corner = MARGIN, top + above
+    label = wrapped(grid.scale_label, room, sizes.small, most=8)
+    return label, corner, top + max(bar_height + sizes.line, above + sizes.line * len(label))
+
+
 def _text_size(cell: int, columns: int, *, with_texts: bool) -> int:
     """That of a picture of so many columns: it grows with the width, of which the texts are a part."""
     growth = TEXT_ON_PAGE / PAGE
     fixed = 2 * MARGIN + columns * (cell + GAP) - GAP + with_texts * 2 * GAP
-    size = ceil(growth * fixed / (1 - with_texts * growth * TEXT_ROOM / 14))
-    return max(14, min(size, cell // TEXTS_IN_CELL))
+    size = ceil(growth * fixed / (1 - with_texts * growth * TEXT_ROOM / TEXT_SIZE))
+    return max(TEXT_SIZE, min(size, cell // TEXTS_IN_CELL))
 
 
 def _heads(titles: Sequence[str], width: int, size: int) -> tuple[int, list[list[str]]]:
@@ -283,13 +295,15 @@ def _wrapped(text: str, width: int, size: int, weight: Weight = "regular") -> li
     return wrapped(text, width, size, weight, TITLE_LINES) if text.strip() else []
 
 
-def _lines(row: Row, texts: Sequence[Text], width: int, sizes: Sizes, most: int = 2) -> list[Line]:
+def _lines(
+    texts: Sequence[Text], width: int, sizes: Sizes, *, wrong: bool = False, unsure: bool = False, most: int = 2
+) -> list[Line]:
     """Texts as lines of a width; a name takes `most` of them, and a number is never cut off."""
     size, lines = sizes.text, list[Line]()
     for text in texts:
         caption, weight, colour = ROLES[text.role]
-        if row.wrong and text.role == "prediction":
-            caption, weight, colour = DOUBTED if row.unsure else CROSSED
+        if wrong and text.role == "prediction":
+            caption, weight, colour = DOUBTED if unsure else CROSSED
         name = f"{caption}{text.words}".rstrip()
         pieces = [f"{name} {text.number}".rstrip()]
         if text_width(pieces[0], size, weight) > width:
@@ -328,7 +342,7 @@ def _draw_row(canvas: Rgb, row: Row, layout: _Layout, number: int) -> None:
         draw_frame(around, frame, unsure=row.unsure)
 
 
-def _draw_panel(canvas: Rgb, panel: Panel, corner: tuple[int, int], layout: _Layout) -> None:
+def _draw_panel(canvas: Rgb, panel: Panel, corner: tuple[int, int], layout: _Cells) -> None:
     (width, height), longer = _shown(panel, layout.side), max(panel.rgb.shape[:2])
     picture = panel.rgb
     if picture.shape[:2] != (height, width):
@@ -359,20 +373,23 @@ def _draw_caption(canvas: Rgb, caption: Text, corner: tuple[int, int], width: in
     write(canvas, (left, corner[1]), [Line(line)], size)
 
 
-def _draw_foot(canvas: Rgb, grid: Grid, layout: _Layout) -> None:
-    """The colour bar with its label, and what frames mean, where there are any."""
-    sizes, (width, height) = layout.sizes, layout.sizes.bar
-    top, under, small = layout.bar_top, layout.bar_top + height + 2, layout.sizes.small
+def _draw_bar(canvas: Rgb, grid: Grid, top: int, label: Sequence[str], corner: tuple[int, int], sizes: Sizes) -> None:
+    """The colour bar with its label; see `_label_of_bar`."""
+    (width, height), small = sizes.bar, sizes.small
     colours = colormap_lut(grid.colormap)[np.linspace(0, 255, width).round().astype(int)]
     canvas[top : top + height, MARGIN : MARGIN + width] = colours
     low, high = (f"{number:.3g}" for number in grid.scale_range)
     numbers = [(0, low), (width // 2 - 4, "0" * (grid.scale_range[0] < 0))]
     for x, number in (*numbers, (width - text_width(high, small), high)):
-        write(canvas, (MARGIN + x, under), [Line(number)], small)
-    grey = [Line(line, colour=GREY) for line in layout.label]
-    write(canvas, layout.label_corner, grey, small, sizes.line - 3)
-    y, swatch = layout.legend_top, 2 * sizes.line
+        write(canvas, (MARGIN + x, top + height + 2), [Line(number)], small)
+    write(canvas, corner, [Line(line, colour=GREY) for line in label], small, sizes.line - 3)
+
+
+def _draw_legends(canvas: Rgb, layout: _Layout) -> None:
+    """What frames mean, where there are any."""
+    sizes, y, swatch = layout.sizes, layout.legend_top, 2 * layout.sizes.line
     for unsure, said in layout.legends:
         draw_frame(canvas[y : y + sizes.line - 4, MARGIN : MARGIN + swatch], sizes.frame, unsure=unsure)
-        write(canvas, (MARGIN + swatch + sizes.line // 2, y), [Line(line) for line in said], small, sizes.line)
+        lines = [Line(line) for line in said]
+        write(canvas, (MARGIN + swatch + sizes.line // 2, y), lines, sizes.small, sizes.line)
         y += sizes.line * len(said) + GAP

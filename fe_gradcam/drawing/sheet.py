@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeAlias
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from fe_gradcam.drawing.grid import Grid, Panel, Role, Row, Text, shown_side
 from fe_gradcam.drawing.pixels import check_per_channel, colormap_lut, overlay, signed_colormap, smooth_heat, to_rgb
-from fe_gradcam.explaining.explained import Column, Explained, evidence
-from fe_gradcam.explaining.heat import values_of
+from fe_gradcam.explaining.explained import Column, Explained
 from fe_gradcam.explaining.results import as_text
 from fe_gradcam.parameters import fraction
-from fe_gradcam.scaling import scale
 from fe_gradcam.types import OF_TARGET, Heatmap
+
+Map: TypeAlias = NDArray[np.float32]
+"""Heat, (h, w)."""
 
 LEFT_TO_RIGHT = "\u200e"
 """Keeps a number behind a name that is written from right to left."""
@@ -76,9 +76,8 @@ def compose_grid(
     rows: list[Row] = []
     for part in parts:
         part = part.rows(slice(0, MOST_ROWS - len(rows)))
-        maps = [layer_maps(column) for column in part.columns]
-        for at in range(len(part)):
-            rows.append(_row(part, at, names, look, maps, name_dataset=len(parts) > 1, numbered=numbered))
+        several = len(parts) > 1
+        rows += [_row(part, at, names, look, name_dataset=several, numbered=numbered) for at in range(len(part))]
     if total > MOST_ROWS:
         title = f"{title}: the first {MOST_ROWS} of {total} images".removeprefix(": ")
     titles = ("image", *(_title(column, columns) for column in columns))
@@ -104,11 +103,11 @@ def what_is_explained(columns: Sequence[Column]) -> str:
     target = f" for {_target_text(columns[0].target, ' the')}".replace("  ", " ") if len(targets) == 1 else ""
     heatmap = max((column.heatmap for column in columns), key=lambda one: one.of_layer)
     smoothed = f"smoothed ({heatmap.smooth})" if heatmap.smooth else ""
-    layer = layer_text(heatmap) if len(layers) == 1 else ""
+    layer = layer_in_words(heatmap) if len(layers) == 1 else ""
     return ", ".join(filter(None, (f"{heat}{target}".strip(), layer, smoothed)))
 
 
-def layer_text(heatmap: Heatmap) -> str:
+def layer_in_words(heatmap: Heatmap) -> str:
     """As ``layer features.5 (ReLU), map 7 x 7``: the kind where the name is a number."""
     if not heatmap.of_layer:
         return f"the {heatmap.layer}"
@@ -141,7 +140,7 @@ def _title(column: Column, columns: Sequence[Column]) -> str:
     if targets != {"pred"} and not (alone and len(targets) == 1):
         said.append(_target_text(column.target))
     if len(layers) > 1:
-        said.append(layer_text(column.heatmap))
+        said.append(layer_in_words(column.heatmap))
     return ": ".join(said)
 
 
@@ -165,29 +164,22 @@ def _shows(heatmap: Heatmap) -> str:
     return "evidence against (negative) and for (positive)" if signed_evidence else heatmap.shows
 
 
-def _row(
-    part: Explained,
-    at: int,
-    names: Mapping[int, str],
-    look: Look,
-    maps: Sequence[NDArray[np.float32] | None],
-    *,
-    name_dataset: bool,
-    numbered: bool,
-) -> Row:
+def _row(part: Explained, at: int, names: Mapping[int, str], look: Look, *, name_dataset: bool, numbered: bool) -> Row:
     """An image with its heatmaps; a wrong one has those of its true class below those of the inferred one."""
     picture, outline = part.pictures[at], None if part.masks is None else part.masks[at]
     large = _enlarged(picture)
 
-    def panel(column: Column, raws: NDArray[np.float32] | None) -> Panel:
+    def panel(column: Column) -> Panel:
         if column.target == "label" and column.heatmap.class_ids[at] < 0:
             return Panel(picture, note="not labelled", outline=outline)
-        heat, raw = column.heatmap, None if raws is None else raws[at]
+        heat, raw = column.heatmap, layer_map(column, at)
         shown = picture if raw is None else large
         drawn = heat_panel(shown, heat.values[at], bool(heat.blank[at]), look, heat.scaling, column.unit, raw)
+        if drawn.note:
+            drawn = replace(drawn, rgb=picture)
         return replace(drawn, outline=outline, caption=_caption(column, at, names))
 
-    drawn = [panel(column, raws) for column, raws in zip(part.columns, maps, strict=True)]
+    drawn = [panel(column) for column in part.columns]
     in_line = [one for one, column in zip(drawn, part.columns, strict=True) if column.shown is None]
     below: tuple[Panel | None, ...] = ()
     aside: tuple[Text, ...] = ()
@@ -282,38 +274,46 @@ def heat_panel(
     signed = scaling == "none"
     if blank and not (signed and np.any(heat)):
         return Panel(picture, note="no evidence")
-    size = picture.shape[:2]
-    if raw is not None and all(small <= large for small, large in zip(raw.shape, size, strict=True)):
-        heat = _smooth(raw, scaling, unit, size)
-    elif heat.shape != size:
-        heat = np.asarray(cv2.resize(heat, size[::-1], interpolation=cv2.INTER_LINEAR))
+    height, width = picture.shape[:2]
+    if raw is not None and raw.shape[0] <= height and raw.shape[1] <= width:
+        heat = _scaled(raw, scaling, unit, lambda given: smooth_heat(given, (height, width)))
+    elif heat.shape != (height, width):
+        heat = _bilinear(heat, (height, width))
     return Panel(overlay(picture, heat, colormap=look.colormap, alpha=look.alpha, signed=signed, limit=unit))
 
 
-def _smooth(raw: NDArray[np.float32], scaling: Any, unit: float | None, size: tuple[int, ...]) -> NDArray[np.float32]:
-    """A heatmap as `fe_gradcam.scaling.scale` makes it of a signed map (h, w), but upsampled smoothly."""
-    if unit is not None and scaling != "none":
-        return np.asarray(smooth_heat(np.maximum(raw, 0), size) / np.float32(unit))
-    maps = torch.from_numpy(np.array(raw[None], np.float32))
-    heat = scale(maps, scaling, size, lambda given, to: torch.from_numpy(smooth_heat(given.numpy(), to)))
-    return np.asarray(heat[0].numpy())
+def _scaled(raw: Map, scaling: str, unit: float | None, upsampled: Callable[[Map], Map]) -> Map:
+    """The heatmap of a signed map (h, w); see `fe_gradcam.scaling.scale` and `with_shared_scale`.
+
+    In NumPy, map by map: while a training runs, each small step of torch may wait for its threads.
+    """
+    if scaling == "none":
+        return upsampled(raw)
+    evidence, largest = np.maximum(raw, 0), float(np.abs(raw).max()) or 1.0
+    if unit is not None:
+        return np.asarray(upsampled(evidence) / np.float32(unit))
+    if scaling == "scale_before_relu":
+        return upsampled(evidence / np.float32(largest))
+    heat = upsampled(evidence)
+    return np.asarray(heat / (heat.max() or np.float32(1)))
 
 
-def layer_maps(column: Column) -> NDArray[np.float32] | None:
-    """The maps that a column's heat can be drawn of: (N, h, w), or None where the heat is to be drawn as it is.
+def _bilinear(heat: Map, size: tuple[int, ...]) -> Map:
+    """As `fe_gradcam.scaling.upsample`."""
+    return np.asarray(cv2.resize(heat, size[::-1], interpolation=cv2.INTER_LINEAR))
 
-    That is where the maps have the size of the image already, and where the heat is not what they make, because
-    somebody changed it.
+
+def layer_map(column: Column, at: int) -> Map | None:
+    """The map (h, w) that the heat of an image can be drawn of, or None where the heat is to be drawn as it is.
+
+    That is where the map has the size of the image already, and where the heat is not what it makes, because somebody
+    changed it.
     """
     heatmap = column.heatmap
-    raw, values = heatmap.raw, heatmap.values
-    size = values.shape[1:]
-    if raw.ndim != 3 or raw.shape[1:] == size or len(raw) != len(values):
+    size = heatmap.values.shape[1:]
+    if heatmap.raw.ndim != 3 or len(heatmap.raw) != len(heatmap.values) or heatmap.raw.shape[1:] == size:
         return None
-    if column.unit is not None and heatmap.scaling != "none":
-        again = evidence(raw, size) / np.float32(column.unit)
-    else:
-        blank = torch.from_numpy(np.asarray(heatmap.blank))
-        again = values_of(torch.from_numpy(np.array(raw)), blank, heatmap.scaling, size).numpy()
-    largest = max(1e-30, float(np.abs(values).max(initial=0)))
-    return raw if float(np.abs(again - values).max(initial=0)) <= AGREES_WITHIN * largest else None
+    raw, values = heatmap.raw[at], heatmap.values[at]
+    again = _scaled(raw, heatmap.scaling, column.unit, lambda given: _bilinear(given, size))
+    within = AGREES_WITHIN * float(np.abs(values).max(initial=0))
+    return raw if float(np.abs(again - values).max(initial=0)) <= within else None
