@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fe_gradcam.drawing.atlas import AtlasPicture as AtlasPicture
+    from fe_gradcam.drawing.atlas import atlas as atlas
     from fe_gradcam.drawing.picture import Picture as Picture
     from fe_gradcam.drawing.picture import draw as draw
     from fe_gradcam.errors import ArgumentError as ArgumentError
@@ -34,10 +36,12 @@ if TYPE_CHECKING:
     from fe_gradcam.spec.targets import top_k as top_k
     from fe_gradcam.types import Heatmap as Heatmap
     from fe_gradcam.types import LayerInfo as LayerInfo
+    from fe_gradcam.verdicts.places import Alarm as Alarm
 
 __version__ = "0.1.0"
 
 _NAMES = {
+    "drawing.atlas": "AtlasPicture atlas",
     "drawing.picture": "Picture draw",
     "errors": "ArgumentError CamError CamWarning GradientError UnknownNameError UnsupportedModelError",
     "explaining.route": "explain explain_many list_layers",
@@ -51,6 +55,7 @@ _NAMES = {
     "metrics.rules": "METRICS",
     "spec.targets": "Contrast OutputValue Rank Segmentation top_k",
     "types": "Heatmap LayerInfo",
+    "verdicts.places": "Alarm",
 }
 _ROOMS = {name: room for room, names in _NAMES.items() for name in names.split()}
 _OF_HOST = ("GradCAM", "LayerGradientOp")

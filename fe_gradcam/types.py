@@ -295,6 +295,7 @@ class Heatmap(ByRow):
         scaling: Name of the scaling.
         of_layer: Whether the method explains a layer, or else the whole model.
         shows: What the heat means, in words.
+        layer_kind: Class of the layer, as ``ReLU``, of several with commas; empty where that is not known.
     """
 
     values: NDArray[np.float32] = field(metadata=BY_ROW)
@@ -310,6 +311,7 @@ class Heatmap(ByRow):
     smooth: str = ""
     of_layer: bool = True
     shows: str = OF_TARGET
+    layer_kind: str = ""
 
     def __len__(self) -> int:
         return len(self.values)

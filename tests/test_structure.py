@@ -166,6 +166,7 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "backends.scoring": "spec/test_targets.py",
     "command.options": "command/test_messages.py",
     "command.written": "command/test_run.py",
+    "drawing.canvas": "drawing/test_grid.py",
     "drawing.film": "training/test_history.py",
     "drawing.text": "drawing/test_grid.py",
     "explaining.explained": "drawing/test_sheet.py",

@@ -160,6 +160,10 @@ class Backend(ABC):
         """The name of a layer given by its name, its index or itself."""
 
     @abstractmethod
+    def kind_of(self, layer: LayerRef) -> str:
+        """The class of a layer, as its `LayerInfo` has it."""
+
+    @abstractmethod
     def _listed(self, inputs: Inputs) -> tuple[list[LayerInfo], Seen]:
         """The layers that a pass completes, with shapes as they are, and what it shows about the layout of outputs."""
 

@@ -84,7 +84,7 @@ def write_image(plan: Plan, photo: Photo, name: str, part: Explained) -> dict[st
 
 def _overlay(plan: Plan, photo: Photo, part: Explained, column: Column, wanted: Wanted) -> Grid:
     """The picture of an image beside its heat, with a caption that says what is shown: it may be shared alone."""
-    from fe_gradcam.drawing.grid import TITLE_SIZE
+    from fe_gradcam.drawing.canvas import TITLE_SIZE
     from fe_gradcam.drawing.sheet import compose_grid
     from fe_gradcam.drawing.text import shortened
 
@@ -97,7 +97,7 @@ def _overlay(plan: Plan, photo: Photo, part: Explained, column: Column, wanted: 
         named = f"{plan.names.get(class_id, f'class {class_id}')} ({confidence:.0%})"
         said = named if isinstance(wanted.target, int) else f"{CALLED.get(said, said)}: {named}"
     rows = tuple(replace(row, texts=()) for row in grid.rows)
-    return _naming_the_method(replace(grid, rows=rows, titles=("image", said)), column.method)
+    return replace(grid, rows=rows, titles=("image", said))
 
 
 def enlarged(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -113,12 +113,6 @@ def enlarged(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     size = max(1, round(width * factor)), max(1, round(height * factor))
     way = cv2.INTER_NEAREST if squares else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(picture, size, interpolation=way), np.uint8)
-
-
-def _naming_the_method(grid: Grid, method: str) -> Grid:
-    """The grid with the method in its title, unless it stands there or above a column."""
-    named = any(method in title for title in (grid.title, *grid.titles))
-    return grid if named else replace(grid, title=f"{grid.title}, {method}")
 
 
 def _classes(part: Explained, names: Mapping[int, str]) -> list[dict[str, Any]]:
@@ -193,8 +187,6 @@ def _grid(plan: Plan, written: Written) -> Grid:
     name = Path(plan.loaded.name).name
     title = name if drawn == total else f"{name}, the first {drawn} of {total} images"
     grid = compose_grid(written.rows, plan.names, _look(plan), title)
-    if len(plan.methods) == 1:
-        grid = _naming_the_method(grid, plan.methods[0].label)
     notes = [_notes(plan, part, at) for part in written.rows for at in range(len(part))]
     rows = [replace(row, texts=(*row.texts, *more)) for row, more in zip(grid.rows, notes, strict=True)]
     return replace(grid, rows=tuple(rows))

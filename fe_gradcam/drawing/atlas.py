@@ -192,12 +192,12 @@ def atlas_grid(
     # A class that is warned of is drawn, however few its images.
     most = sorted(atlas.classes, key=lambda one: (one not in by_class, -atlas.classes[one].images))[:MOST_CLASSES]
     rows = [_row(atlas, class_id, by_class.get(class_id), names, look) for class_id in sorted(most)]
-    said = ["mean heat of each inferred class", heatmap.method, layer_in_words(heatmap)]
+    said = [title or "the classes"]
     if len(atlas.classes) > len(rows):
         said.append(f"{len(rows)} of {len(atlas.classes)} classes")
-    title = ", ".join(filter(None, (title, *said)))
+    title, subtitle = ", ".join(said), f"{heatmap.method}, {layer_in_words(heatmap)}"
     label = _legend(any(row.wrong for row in rows))
-    return Grid(tuple(rows), ("mean image", "mean heat"), look.colormap, label, (0.0, 1.0), title)
+    return Grid(tuple(rows), ("mean image", "mean heat"), look.colormap, label, (0.0, 1.0), title, subtitle)
 
 
 def _row(atlas: Atlas, class_id: int, alarm: Alarm | None, names: Mapping[int, str], look: Look) -> Row:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from math import log
+from math import ceil, log
 from typing import NamedTuple
 
 import numpy as np
 
+from fe_gradcam.drawing.canvas import TEXT_SIZE, Line, Sizes, draw_frame, write
 from fe_gradcam.drawing.grid import (
-    FRAME,
     GAP,
-    HEAD_SIZE,
-    LINE,
     MARGIN,
-    TITLE_SIZE,
+    PAGE,
+    TEXT_ON_PAGE,
     Grid,
     _draw_bar,
-    _draw_frame,
     _draw_panel,
     _label_of_bar,
-    _Line,
     _lines,
     _shown,
-    _write,
 )
 from fe_gradcam.drawing.pixels import Rgb
 from fe_gradcam.drawing.text import wrapped
@@ -35,6 +31,9 @@ BETWEEN = 26
 
 NARROWEST = 640
 """Width of the picture in pixels, at the least: title and legend need it."""
+
+LETTERS = 17
+"""The text grows with the picture up to this part of a card's width."""
 
 AROUND = 150
 """About the height of title, heads and colour bar."""
@@ -53,21 +52,23 @@ def draw_cards(grid: Grid) -> Rgb:
     """
     layout = _Cards(grid)
     canvas: Rgb = np.full((layout.height, layout.width, 3), 255, np.uint8)
-    _write(canvas, (MARGIN, MARGIN - 2), [_Line(line, "bold") for line in layout.title], TITLE_SIZE, TITLE_SIZE + 6)
+    sizes, text = layout.sizes, (layout.sizes.text, layout.sizes.line)
+    write(canvas, (MARGIN, MARGIN - 2), layout.title, sizes.title, sizes.line + 4)
+    write(canvas, (MARGIN, layout.subtitle_top), layout.subtitle, *text)
     for column in range(layout.across):
         for at, head in enumerate(layout.heads):
             x = layout.left_of(column) + at * (layout.cell[0] + GAP)
-            _write(canvas, (x, layout.top), [_Line(line, "bold") for line in head], HEAD_SIZE)
+            write(canvas, (x, layout.top), [Line(line, "bold") for line in head], *text)
     for number, row in enumerate(grid.rows):
         left, line = layout.left_of(number % layout.across), layout.lines[number // layout.across]
-        _write(canvas, (left, line.top), layout.above[number])
+        write(canvas, (left, line.top), layout.above[number], *text)
         for at, panel in enumerate(row.panels):
             _draw_panel(canvas, panel, (left + at * (layout.cell[0] + GAP), line.pictures), layout)
-        _write(canvas, (left, line.below), layout.below[number])
+        write(canvas, (left, line.below), layout.below[number], *text)
         if row.wrong:
-            edge, bottom = GAP + FRAME, line.below + len(layout.below[number]) * LINE
-            _draw_frame(canvas[line.top - edge : bottom + edge, left - edge : left + layout.card + edge])
-    _draw_bar(canvas, grid, layout.bar_top, layout.label, layout.label_corner)
+            edge, bottom = GAP + sizes.frame, line.below + len(layout.below[number]) * sizes.line
+            draw_frame(canvas[line.top - edge : bottom + edge, left - edge : left + layout.card + edge], sizes.frame)
+    _draw_bar(canvas, grid, layout.bar_top, layout.label, layout.label_corner, sizes)
     return canvas
 
 
@@ -89,17 +90,30 @@ class _Cards:
         sizes = [_shown(panel, self.side) for row in grid.rows for panel in row.panels]
         self.cell = max(width for width, _ in sizes), max(height for _, height in sizes)
         self.card = len(grid.titles) * (self.cell[0] + GAP) - GAP
-        self.above = [_lines([one for one in row.texts if one.role != "warning"], self.card) for row in grid.rows]
-        self.below = [_lines([one for one in row.texts if one.role == "warning"], self.card) for row in grid.rows]
+        self._write_with(Sizes(), grid)
         self.across = min(range(1, count + 1), key=self._unlike_the_shape)
         self.width = max(self._width(self.across), NARROWEST)
-        self.title = wrapped(grid.title, self.width - 2 * MARGIN, TITLE_SIZE, "bold", most=3)
-        self.heads = [wrapped(title, self.cell[0], HEAD_SIZE, "bold") for title in grid.titles]
-        self.top = MARGIN + len(self.title) * (TITLE_SIZE + 6) + 8
-        self.lines = self._lines_from(self.top + max(map(len, self.heads)) * LINE + GAP + FRAME, self.across)
-        self.bar_top = self.lines[-1].bottom + GAP + 2 * FRAME + 4
-        self.label, self.label_corner, bottom = _label_of_bar(grid, self.width, self.bar_top)
+        grown = min(ceil(self.width * TEXT_ON_PAGE / PAGE), self.card // LETTERS)
+        self._write_with(Sizes(max(TEXT_SIZE, grown)), grid)
+        sizes, room = self.sizes, self.width - 2 * MARGIN
+        self.title = [Line(one, "bold") for one in wrapped(grid.title, room, sizes.title, "bold", most=3)]
+        self.subtitle = [Line(one) for one in wrapped(grid.subtitle, room, sizes.text, most=3)]
+        self.heads = [wrapped(title, self.cell[0], sizes.text, "bold") for title in grid.titles]
+        self.subtitle_top = MARGIN + len(self.title) * (sizes.line + 4)
+        self.top = self.subtitle_top + len(self.subtitle) * sizes.line + 8
+        first = self.top + max(map(len, self.heads)) * sizes.line + GAP + sizes.frame
+        self.lines = self._lines_from(first, self.across)
+        self.bar_top = self.lines[-1].bottom + GAP + 2 * sizes.frame + 4
+        self.label, self.label_corner, bottom = _label_of_bar(grid, self.width, self.bar_top, sizes)
         self.height = bottom + MARGIN
+
+    def _write_with(self, sizes: Sizes, grid: Grid) -> None:
+        """Sets the texts above and below the pictures in letters of a size."""
+        self.sizes = sizes
+        self.above, self.below = (
+            [_lines([one for one in row.texts if (one.role == "warning") is w], self.card, sizes) for row in grid.rows]
+            for w in (False, True)
+        )
 
     def left_of(self, column: int) -> int:
         """Where a column of cards begins."""
@@ -111,7 +125,9 @@ class _Cards:
     def _lines_from(self, top: int, across: int) -> list[_CardLine]:
         lines: list[_CardLine] = []
         for start in range(0, len(self.above), across):
-            above, below = (max(map(len, one[start : start + across])) * LINE for one in (self.above, self.below))
+            above, below = (
+                max(map(len, one[start : start + across])) * self.sizes.line for one in (self.above, self.below)
+            )
             pictures = top + above + 2
             bottom = pictures + self.cell[1] + 2
             lines.append(_CardLine(top, pictures, bottom, bottom + below))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.drawing.grid import Grid, Panel, Row
-from fe_gradcam.drawing.sheet import Look, bare_grid, layer_in_words, texts_of
+from fe_gradcam.drawing.sheet import Look, bare_grid, texts_of, what_is_explained
 from fe_gradcam.explaining.explained import Explained
 
 CELL = 112
@@ -67,15 +67,13 @@ def film_grid(
     grid, first, last = bare_grid(part, look), frames[0].epoch, frames[-1].epoch
     epochs = f"epochs {first} to {last}" if first < last else f"epoch {first}"
     label = grid.scale_label
-    if any(panel.framed for row in rows for panel in row.panels):
-        label += "; framed: another class was inferred than the true one"
     if part.masks is not None:
         label += "; outlined: where the object is"
-    said = (*stream, epochs, part.columns[0].method, layer_in_words(part.of_layer))
     return replace(
         grid,
         rows=tuple(rows),
         titles=("image", *(f"epoch {frame.epoch}" for frame in frames)),
-        title=", ".join(filter(None, said)),
+        title=", ".join(filter(None, (*stream, epochs))),
+        subtitle=what_is_explained(part.columns[:1]),
         scale_label=label,
     )

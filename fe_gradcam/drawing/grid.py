@@ -5,34 +5,61 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
+from math import ceil
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fe_gradcam.drawing.canvas import (
+    AMBER,
+    GREY,
+    INK,
+    RED,
+    TEXT_SIZE,
+    Colour,
+    Line,
+    Sizes,
+    draw_frame,
+    draw_note,
+    draw_outline,
+    write,
+)
 from fe_gradcam.drawing.pixels import Rgb, colormap_lut, require_rgb
-from fe_gradcam.drawing.text import Weight, fitted, text_mask, text_width, without_middle, wrapped
+from fe_gradcam.drawing.text import ELLIPSIS, Weight, fitted, text_width, without_middle, wrapped
 from fe_gradcam.errors import ArgumentError
 
-Colour: TypeAlias = tuple[int, int, int]
-
-INK, GREY, RED, WHITE = (26, 26, 26), (110, 110, 110), (200, 16, 32), (255, 255, 255)
 MARGIN, GAP = 14, 6
-TITLE_SIZE, HEAD_SIZE, TEXT_SIZE, SMALL_SIZE = 17, 14, 14, 12
-LINE = 20
-"""Height of a line of text in a row's cell, in pixels."""
 
-NARROWEST_TEXT, WIDEST_TEXT = 70, 190
-BAR_WIDTH, BAR_HEIGHT = 160, 12
-FRAME = 3
+TEXT_ROOM = 200
+"""Width of what stands beside the pictures, in pixels, where the text has 14: the same whatever the names are."""
+
+PAGE = 800
+"""How wide a picture is shown on a page, in pixels: its text is to be read there."""
+
+TEXT_ON_PAGE = 12
+"""Size of the text on a page; that at the colour bar has 10."""
+
+TEXTS_IN_CELL = 8
+"""The text grows with the picture up to this part of a column's width."""
+
+SMALLEST_HEAD = 10
+"""Size of a column's title, at the least, in pixels."""
+
 HEAD_LINES = 5
 """Lines of a column's title: a method with its parameters, and a target."""
 
-Role: TypeAlias = Literal["id", "label", "prediction", "class", "note", "warning"]
+TITLE_LINES = 3
+"""Lines of the title, and of what stands below it."""
+
+Role: TypeAlias = Literal["id", "label", "prediction", "class", "note", "warning", "doubt"]
 
 CROSSED: tuple[str, Weight, Colour] = ("✗ inferred: ", "bold", RED)
 """How a prediction is written that is wrong."""
+
+DOUBTED: tuple[str, Weight, Colour] = ("? inferred: ", "bold", AMBER)
+"""How a prediction is written that is wrong and was unsure."""
 
 ROLES: dict[Role, tuple[str, Weight, Colour]] = {
     "id": ("", "regular", GREY),
@@ -41,8 +68,12 @@ ROLES: dict[Role, tuple[str, Weight, Colour]] = {
     "class": ("", "bold", INK),
     "note": ("", "regular", GREY),
     "warning": ("", "regular", RED),
+    "doubt": ("", "regular", AMBER),
 }
 """What stands before a text, and how both are written."""
+
+WRONG_LEGEND = "✗ another class was inferred than the true one"
+UNSURE_LEGEND = "? another class was inferred, with a probability below 50%: unsure"
 
 
 class Text(NamedTuple):
@@ -61,6 +92,7 @@ class Panel:
         note: Written on a dark band over the picture, such as "no evidence".
         outline: (H, W) bool: the border of what is True is drawn; any size, stretched over the picture.
         framed: Whether a frame is drawn within the picture's edges.
+        unsure: Whether that frame is the one of an answer that was unsure.
         caption: Written below the picture.
     """
 
@@ -69,6 +101,7 @@ class Panel:
     outline: NDArray[np.bool_] | None = None
     framed: bool = False
     caption: Text | None = None
+    unsure: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +114,7 @@ class Row:
         panels: The pictures, one for each title of the grid.
         below: A second line of pictures, each under the one that it belongs to or None; empty where there is none.
         aside: What stands in the second line in the place of the image.
+        unsure: Whether a prediction that is wrong was unsure: then frame and mark are others.
     """
 
     texts: tuple[Text, ...]
@@ -88,6 +122,7 @@ class Row:
     panels: tuple[Panel, ...]
     below: tuple[Panel | None, ...] = ()
     aside: tuple[Text, ...] = ()
+    unsure: bool = False
 
     @property
     def every_panel(self) -> list[Panel]:
@@ -102,6 +137,7 @@ class Grid:
     Attributes:
         scale_label: What the colour bar means.
         scale_range: The numbers at its two ends.
+        subtitle: What stands below the title in smaller letters.
     """
 
     rows: tuple[Row, ...]
@@ -110,10 +146,14 @@ class Grid:
     scale_label: str
     scale_range: tuple[float, float]
     title: str = ""
+    subtitle: str = ""
 
 
 def draw_grid(grid: Grid, *, cell: int | None = None) -> Rgb:
     """Draws a grid as a raster (H, W, 3), at the size that it needs.
+
+    The width depends on the columns alone, and the text grows with it, so that it can be read where the picture is
+    as wide as a page.
 
     Args:
         grid: What is drawn.
@@ -126,13 +166,15 @@ def draw_grid(grid: Grid, *, cell: int | None = None) -> Rgb:
     _check(grid, cell)
     layout = _Layout(grid, cell or _cell_side(grid))
     canvas: Rgb = np.full((layout.height, layout.width, 3), 255, np.uint8)
-    title = fitted(grid.title, layout.width - 2 * MARGIN, TITLE_SIZE, "bold")
-    _write(canvas, (MARGIN, MARGIN - 2), [_Line(title, "bold")], TITLE_SIZE)
+    sizes = layout.sizes
+    write(canvas, (MARGIN, MARGIN - 2), layout.title, sizes.title, sizes.line + 4)
+    write(canvas, (MARGIN, layout.subtitle_top), layout.subtitle, sizes.text, sizes.line)
     for x, head in zip(layout.lefts, layout.heads, strict=True):
-        _write(canvas, (x, layout.top), [_Line(line, "bold") for line in head], HEAD_SIZE)
+        write(canvas, (x, layout.top), [Line(line, "bold") for line in head], layout.head_size, sizes.line)
     for number, row in enumerate(grid.rows):
         _draw_row(canvas, row, layout, number)
-    _draw_bar(canvas, grid, layout.bar_top, layout.label, layout.label_corner)
+    _draw_bar(canvas, grid, layout.bar_top, layout.label, layout.label_corner, sizes)
+    _draw_legends(canvas, layout)
     return canvas
 
 
@@ -151,15 +193,26 @@ def _check(grid: Grid, cell: int | None) -> None:
 
 
 def _cell_side(grid: Grid) -> int:
-    largest: int = max(max(panel.rgb.shape[:2]) for row in grid.rows for panel in row.every_panel)
-    return min(largest, 256) if largest >= 160 else largest * max(1, round(176 / largest))
+    return shown_side(max((panel.rgb for row in grid.rows for panel in row.every_panel), key=_longer))
+
+
+def shown_side(picture: Rgb) -> int:
+    """The longer side of a picture in a grid with cells of no given size; see `draw_grid`."""
+    longer = _longer(picture)
+    return min(longer, 256) if longer >= 160 else longer * max(1, round(176 / longer))
+
+
+def _longer(picture: Rgb) -> int:
+    height, width = picture.shape[:2]
+    return int(max(height, width))
 
 
 class _Cells(Protocol):
-    """What a picture is drawn into: its longer side, and width and height of a cell."""
+    """What a picture is drawn into: its longer side, width and height of a cell, and the sizes of letters."""
 
     side: int
     cell: tuple[int, int]
+    sizes: Sizes
 
 
 class _Layout:
@@ -169,62 +222,98 @@ class _Layout:
         panels = [panel for row in grid.rows for panel in row.every_panel]
         widths, heights = zip(*(_shown(panel, side) for panel in panels), strict=True)
         self.side, self.cell = side, (max(widths), max(heights))
-        self.line_height = self.cell[1] + LINE * any(panel.caption for panel in panels)
-
-        whole = [line for row in grid.rows for line in _lines(row.texts, None, wrong=row.wrong)]
-        widest = max((text_width(line.text, TEXT_SIZE, "bold") for line in whole), default=0)
-        room = int(np.clip(widest, NARROWEST_TEXT, WIDEST_TEXT)) if whole else 0
-        self.texts = [_lines(row.texts, room, wrong=row.wrong) for row in grid.rows]
-        self.asides = [_lines(row.aside, self.cell[0] - 2 * GAP, most=3) for row in grid.rows]
+        with_texts = any(row.texts for row in grid.rows)
+        self.sizes = sizes = Sizes(_text_size(self.cell[0], len(grid.titles), with_texts=with_texts))
+        room = sizes.of(TEXT_ROOM) if with_texts else 0
 
         left = MARGIN + (room + 2 * GAP if room else 0)
         self.lefts = [left + column * (self.cell[0] + GAP) for column in range(len(grid.titles))]
         self.right = self.lefts[-1] + self.cell[0]
-        self.width = max(self.right, MARGIN + BAR_WIDTH) + MARGIN
-        self.heads = [wrapped(title, self.cell[0], HEAD_SIZE, "bold", most=HEAD_LINES) for title in grid.titles]
-        self.top = MARGIN + (TITLE_SIZE + 14 if grid.title else 0)
+        self.width = max(self.right, MARGIN + sizes.bar[0]) + MARGIN
 
-        self.tops = [self.top + max(map(len, self.heads)) * LINE + 4]
-        least = max(map(len, self.texts)) * LINE + 2 * FRAME
-        gap = GAP + 2 * FRAME * any(row.wrong for row in grid.rows)  # two frames do not touch
+        whole = self.width - 2 * MARGIN
+        self.title = [Line(line, "bold") for line in _wrapped(grid.title, whole, sizes.title, "bold")]
+        self.subtitle = [Line(line) for line in _wrapped(grid.subtitle, whole, sizes.text)]
+        self.subtitle_top = MARGIN + (sizes.line + 4) * len(self.title)
+        self.top = self.subtitle_top + sizes.line * len(self.subtitle) + (self.subtitle_top > MARGIN) * sizes.line // 3
+        self.head_size, self.heads = _heads(grid.titles, self.cell[0], sizes.text)
+
+        self.texts = [_lines(row.texts, room, sizes, wrong=row.wrong, unsure=row.unsure) for row in grid.rows]
+        self.asides = [_lines(row.aside, self.cell[0] - 2 * GAP, sizes, most=3) for row in grid.rows]
+        self.line_height = self.cell[1] + sizes.line * any(panel.caption for panel in panels)
+        self.tops = [self.top + max(map(len, self.heads)) * sizes.line + 4]
+        least = max(map(len, self.texts)) * sizes.line + 2 * sizes.frame
+        gap = GAP + 2 * sizes.frame * any(row.wrong for row in grid.rows)  # two frames do not touch
         for row, aside in zip(grid.rows, self.asides, strict=True):
-            second = GAP + max(self.line_height, len(aside) * LINE) if row.below else 0
+            second = GAP + max(self.line_height, len(aside) * sizes.line) if row.below else 0
             self.tops.append(self.tops[-1] + max(self.line_height + second, least) + gap)
         self.bar_top = self.tops.pop() + 4
 
-        self.label, self.label_corner, bottom = _label_of_bar(grid, self.width, self.bar_top)
-        self.height = bottom + MARGIN
+        self.label, self.label_corner, bottom = _label_of_bar(grid, self.width, self.bar_top, sizes)
+        self.legend_top = bottom + GAP
+        self.legends = [
+            (unsure, wrapped(said, whole - 3 * sizes.line, sizes.small, most=4))
+            for unsure, said in ((False, WRONG_LEGEND), (True, UNSURE_LEGEND))
+            if any(row.wrong and row.unsure == unsure for row in grid.rows)
+            or any(panel.framed and panel.unsure == unsure for panel in panels)
+        ]
+        legend = sum(sizes.line * len(lines) + GAP for _, lines in self.legends)
+        self.height = self.legend_top - GAP * (not legend) + legend + MARGIN
 
 
-def _label_of_bar(grid: Grid, width: int, top: int) -> tuple[list[str], tuple[int, int], int]:
+def _label_of_bar(grid: Grid, width: int, top: int, sizes: Sizes) -> tuple[list[str], tuple[int, int], int]:
     """The colour bar's label, its corner, and where bar and label end: it stands beside the bar if there is room."""
-    beside, above = MARGIN + BAR_WIDTH + 16, 0
+    (bar_width, bar_height), above = sizes.bar, 0
+    beside = MARGIN + bar_width + 16
     room, corner = width - beside - MARGIN, (beside, top - 2)
-    if room < 220 and text_width(grid.scale_label, SMALL_SIZE) > room:
-        room, above = width - 2 * MARGIN, BAR_HEIGHT + 2 + LINE
+    if room < sizes.of(220) and text_width(grid.scale_label, sizes.small) > room:
+        room, above = width - 2 * MARGIN, bar_height + 2 + sizes.line
         corner = MARGIN, top + above
-    label = wrapped(grid.scale_label, room, SMALL_SIZE, most=8)
-    return label, corner, top + max(BAR_HEIGHT + 18, above + LINE * len(label))
+    label = wrapped(grid.scale_label, room, sizes.small, most=8)
+    return label, corner, top + max(bar_height + sizes.line, above + sizes.line * len(label))
 
 
-class _Line(NamedTuple):
-    text: str
-    weight: Weight = "regular"
-    colour: Colour = INK
+def _text_size(cell: int, columns: int, *, with_texts: bool) -> int:
+    """That of a picture of so many columns: it grows with the width, of which the texts are a part."""
+    growth = TEXT_ON_PAGE / PAGE
+    fixed = 2 * MARGIN + columns * (cell + GAP) - GAP + with_texts * 2 * GAP
+    size = ceil(growth * fixed / (1 - with_texts * growth * TEXT_ROOM / TEXT_SIZE))
+    return max(TEXT_SIZE, min(size, cell // TEXTS_IN_CELL))
 
 
-def _lines(texts: Sequence[Text], width: int | None, *, wrong: bool = False, most: int = 2) -> list[_Line]:
-    """Texts as lines of a width, if there is one; a name takes `most` of them, and a number is never cut off."""
-    lines = []
+def _heads(titles: Sequence[str], width: int, size: int) -> tuple[int, list[list[str]]]:
+    """The titles of columns in lines, and the size of their letters: smaller where they would be cut off else."""
+    smallest = min(size, SMALLEST_HEAD)
+    for one in range(size, smallest - 1, -1):
+        heads = [wrapped(title, width, one, "bold", HEAD_LINES) for title in titles]
+        whole = all(ELLIPSIS not in line for head in heads for line in head)
+        if whole or one == smallest:
+            break
+    return one, heads
+
+
+def _wrapped(text: str, width: int, size: int, weight: Weight = "regular") -> list[str]:
+    return wrapped(text, width, size, weight, TITLE_LINES) if text.strip() else []
+
+
+def _lines(
+    texts: Sequence[Text], width: int, sizes: Sizes, *, wrong: bool = False, unsure: bool = False, most: int = 2
+) -> list[Line]:
+    """Texts as lines of a width; a name takes `most` of them, and a number is never cut off."""
+    size, lines = sizes.text, list[Line]()
     for text in texts:
-        caption, weight, colour = CROSSED if wrong and text.role == "prediction" else ROLES[text.role]
+        caption, weight, colour = ROLES[text.role]
+        if wrong and text.role == "prediction":
+            caption, weight, colour = DOUBTED if unsure else CROSSED
         name = f"{caption}{text.words}".rstrip()
         pieces = [f"{name} {text.number}".rstrip()]
-        if width is not None and text_width(pieces[0], TEXT_SIZE, weight) > width:
+        if text_width(pieces[0], size, weight) > width:
             of_file = text.role == "id"
-            cut = [without_middle(name, width, TEXT_SIZE)] if of_file else wrapped(name, width, TEXT_SIZE, weight, most)
-            pieces = [*cut, *filter(None, [text.number])]
-        lines += [_Line(piece, weight, colour) for piece in pieces]
+            pieces = [without_middle(name, width, size)] if of_file else wrapped(name, width, size, weight, most)
+            together = f"{pieces[-1]} {text.number}".rstrip()
+            fits = text_width(together, size, weight) <= width
+            pieces = [*pieces[:-1], together] if fits else [*pieces, *filter(None, [text.number])]
+        lines += [Line(piece, weight, colour) for piece in pieces]
     return lines
 
 
@@ -235,33 +324,23 @@ def _shown(panel: Panel, side: int) -> tuple[int, int]:
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
-def _write(
-    canvas: Rgb, corner: tuple[int, int], lines: Sequence[_Line], size: int = TEXT_SIZE, step: int = LINE
-) -> None:
-    """Writes lines of text below each other, from an upper left corner (x, y); what lies outside is cut off."""
-    x = corner[0]
-    for y, line in zip(count(corner[1], step), lines):
-        mask = text_mask(line.text, size, line.weight)[: max(0, canvas.shape[0] - y), : max(0, canvas.shape[1] - x)]
-        region = canvas[y : y + mask.shape[0], x : x + mask.shape[1]]
-        share = mask[..., None].astype(np.float32) / 255
-        region[:] = (region * (1 - share) + np.array(line.colour, np.float32) * share + 0.5).astype(np.uint8)
-
-
 def _draw_row(canvas: Rgb, row: Row, layout: _Layout, number: int) -> None:
-    top, left, aside = layout.tops[number], layout.lefts[0], layout.asides[number]
+    top, left, aside, sizes = layout.tops[number], layout.lefts[0], layout.asides[number], layout.sizes
     below = top + layout.line_height + GAP
-    bottom = below + max(layout.cell[1], len(aside) * LINE) if row.below else top + layout.cell[1]
-    _write(canvas, (MARGIN, top), layout.texts[number])
-    for y, line in zip(count((below + bottom - len(aside) * LINE) // 2, LINE), aside):
+    bottom = below + max(layout.cell[1], len(aside) * sizes.line) if row.below else top + layout.cell[1]
+    write(canvas, (MARGIN, top), layout.texts[number], sizes.text, sizes.line)
+    for y, line in zip(count((below + bottom - len(aside) * sizes.line) // 2, sizes.line), aside):
         # At the right, beside the heat that it is said of.
-        x = left + layout.cell[0] - GAP - text_width(line.text, TEXT_SIZE, line.weight)
-        _write(canvas, (x, y), [line])
+        x = left + layout.cell[0] - GAP - text_width(line.text, sizes.text, line.weight)
+        write(canvas, (x, y), [line], sizes.text)
     for y, panels in ((top, row.panels), (below, row.below)):
         for x, panel in zip(layout.lefts, panels, strict=False):
             if panel is not None:
                 _draw_panel(canvas, panel, (x, y), layout)
     if row.wrong:
-        _draw_frame(canvas[top - FRAME : bottom + FRAME, left - FRAME : layout.right + FRAME])
+        frame = sizes.frame
+        around = canvas[top - frame : bottom + frame, left - frame : layout.right + frame]
+        draw_frame(around, frame, unsure=row.unsure)
 
 
 def _draw_panel(canvas: Rgb, panel: Panel, corner: tuple[int, int], layout: _Cells) -> None:
@@ -275,57 +354,43 @@ def _draw_panel(canvas: Rgb, panel: Panel, corner: tuple[int, int], layout: _Cel
     region = canvas[y : y + height, x : x + width]
     region[:] = picture
     if panel.outline is not None:
-        _draw_outline(region, panel.outline)
+        draw_outline(region, panel.outline)
     if panel.note:
-        _draw_note(region, panel.note)
+        draw_note(region, panel.note, layout.sizes)
     if panel.framed:
-        _draw_frame(region)
+        draw_frame(region, layout.sizes.frame, unsure=panel.unsure)
     if panel.caption is not None:
-        _draw_caption(canvas, panel.caption, (corner[0], corner[1] + layout.cell[1]), layout.cell[0])
+        below = corner[0], corner[1] + layout.cell[1]
+        _draw_caption(canvas, panel.caption, below, layout.cell[0], layout.sizes.small)
 
 
-def _draw_caption(canvas: Rgb, caption: Text, corner: tuple[int, int], width: int) -> None:
+def _draw_caption(canvas: Rgb, caption: Text, corner: tuple[int, int], width: int, size: int) -> None:
     number = f" {caption.number}" if caption.number else ""
-    room, words = width - text_width(number, SMALL_SIZE), caption.words
-    if text_width(words, SMALL_SIZE) > room:
-        words = fitted(words, max(room - 2, 16), SMALL_SIZE)
+    room, words = width - text_width(number, size), caption.words
+    if text_width(words, size) > room:
+        words = fitted(words, max(room - 2, 16), size)
     line = f"{words}{number}"
-    left = corner[0] + max(0, width - text_width(line, SMALL_SIZE)) // 2
-    _write(canvas, (left, corner[1]), [_Line(line)], SMALL_SIZE)
+    left = corner[0] + max(0, width - text_width(line, size)) // 2
+    write(canvas, (left, corner[1]), [Line(line)], size)
 
 
-def _draw_outline(region: Rgb, outline: NDArray[np.bool_]) -> None:
-    """The border of what is True: white between dark, so that it is seen on any picture."""
-    height, width = region.shape[:2]
-    mask = np.asarray(cv2.resize(outline.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
-    padded, square = np.pad(mask, 2), np.ones((3, 3), np.uint8)
-    line = cv2.dilate(padded, square) - padded
-    region[cv2.dilate(line, square)[2:-2, 2:-2] > 0] = INK
-    region[line[2:-2, 2:-2] > 0] = WHITE
-
-
-def _draw_frame(region: Rgb) -> None:
-    """A frame within the edges of a region."""
-    inside = region[FRAME:-FRAME, FRAME:-FRAME].copy()
-    region[:] = RED
-    region[FRAME:-FRAME, FRAME:-FRAME] = inside
-
-
-def _draw_note(region: Rgb, note: str) -> None:
-    height = min(LINE + 4, region.shape[0])
-    band = region[-height:]
-    band[:] = band // 4
-    line = fitted(note, region.shape[1] - 8, TEXT_SIZE)
-    x = max(0, (region.shape[1] - text_width(line, TEXT_SIZE)) // 2)
-    _write(band, (x, max(0, (height - LINE) // 2)), [_Line(line, colour=WHITE)])
-
-
-def _draw_bar(canvas: Rgb, grid: Grid, top: int, label: Sequence[str], corner: tuple[int, int]) -> None:
-    under = top + BAR_HEIGHT + 2
-    colours = colormap_lut(grid.colormap)[np.linspace(0, 255, BAR_WIDTH).round().astype(int)]
-    canvas[top : top + BAR_HEIGHT, MARGIN : MARGIN + BAR_WIDTH] = colours
+def _draw_bar(canvas: Rgb, grid: Grid, top: int, label: Sequence[str], corner: tuple[int, int], sizes: Sizes) -> None:
+    """The colour bar with its label; see `_label_of_bar`."""
+    (width, height), small = sizes.bar, sizes.small
+    colours = colormap_lut(grid.colormap)[np.linspace(0, 255, width).round().astype(int)]
+    canvas[top : top + height, MARGIN : MARGIN + width] = colours
     low, high = (f"{number:.3g}" for number in grid.scale_range)
-    numbers = [(0, low), (BAR_WIDTH // 2 - 4, "0" * (grid.scale_range[0] < 0))]
-    for x, number in (*numbers, (BAR_WIDTH - text_width(high, SMALL_SIZE), high)):
-        _write(canvas, (MARGIN + x, under), [_Line(number)], SMALL_SIZE)
-    _write(canvas, corner, [_Line(line, colour=GREY) for line in label], SMALL_SIZE, LINE - 3)
+    numbers = [(0, low), (width // 2 - 4, "0" * (grid.scale_range[0] < 0))]
+    for x, number in (*numbers, (width - text_width(high, small), high)):
+        write(canvas, (MARGIN + x, top + height + 2), [Line(number)], small)
+    write(canvas, corner, [Line(line, colour=GREY) for line in label], small, sizes.line - 3)
+
+
+def _draw_legends(canvas: Rgb, layout: _Layout) -> None:
+    """What frames mean, where there are any."""
+    sizes, y, swatch = layout.sizes, layout.legend_top, 2 * layout.sizes.line
+    for unsure, said in layout.legends:
+        draw_frame(canvas[y : y + sizes.line - 4, MARGIN : MARGIN + swatch], sizes.frame, unsure=unsure)
+        lines = [Line(line) for line in said]
+        write(canvas, (MARGIN + swatch + sizes.line // 2, y), lines, sizes.small, sizes.line)
+        y += sizes.line * len(said) + GAP

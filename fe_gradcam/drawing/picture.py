@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,16 +14,22 @@ from numpy.typing import ArrayLike, NDArray
 from fe_gradcam.drawing.grid import Grid, draw_grid
 from fe_gradcam.drawing.pixels import require_rgb
 from fe_gradcam.drawing.sheet import Look, compose_grid
-from fe_gradcam.errors import ArgumentError
+from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
 from fe_gradcam.explaining.explained import Column, Explained
 from fe_gradcam.files import FilePath, checked_path, write_bytes
 from fe_gradcam.parameters import knows_its_keywords
 from fe_gradcam.spec.images import host_rows
+from fe_gradcam.spec.targets import Rank, names_by_id
 from fe_gradcam.types import ClassNames, Heatmap
+
+JPEG_ENDINGS = (".jpg", ".jpeg")
 
 
 class Picture:
-    """The picture of a grid, drawn when it is first looked at; a notebook shows it."""
+    """The picture of a grid, drawn when it is first looked at; a notebook shows it.
+
+    `rgb` holds its pixels, `png` its bytes, and `save` writes a file.
+    """
 
     def __init__(self, grid: Grid, cell: int | None = None) -> None:
         self.grid, self.cell = grid, cell
@@ -34,12 +41,27 @@ class Picture:
 
     @cached_property
     def png(self) -> bytes:
-        """The picture as a PNG file."""
+        """The bytes of the picture as a PNG file, as who answers a web request sends them (``image/png``)."""
         return encode_png(self.rgb)
 
     def save(self, path: FilePath) -> None:
-        """Writes it to a file that ends in ``.png``, whole or not at all; folders that are missing are made."""
-        write_bytes(checked_path(path, ".png"), self.png)
+        """Writes it to a file, whole or not at all; folders that are missing are made.
+
+        Args:
+            path: Ends in ``.png``, or in ``.jpg`` or ``.jpeg``, which is smaller and not lossless.
+
+        Raises:
+            ArgumentError: It ends in something else.
+        """
+        target = Path(path)
+        ending = target.suffix.lower()
+        if ending not in (".png", *JPEG_ENDINGS):
+            ends = f"ends in {target.suffix!r}" if target.suffix else "has no ending"
+            raise ArgumentError(
+                f"path={str(target)!r} {ends}; a picture is written as .png, .jpg or .jpeg: pass "
+                f"{str(target.with_suffix('.png'))!r}."
+            )
+        write_bytes(target, _encoded_jpeg(self.rgb) if ending in JPEG_ENDINGS else self.png)
 
     def _repr_png_(self) -> bytes:
         return self.png
@@ -58,7 +80,7 @@ def draw(
     images: Any,
     heatmaps: Heatmap | Sequence[Heatmap],
     *,
-    labels: ArrayLike | None = None,
+    labels: ArrayLike | Sequence[str] | None = None,
     ids: Sequence[Any] | None = None,
     class_names: ClassNames | None = None,
     mean: ArrayLike | None = None,
@@ -75,10 +97,10 @@ def draw(
             of the same; see `fe_gradcam.drawing.pixels.to_rgb` for how they are shown.
         heatmaps: One or several, of the same N images and with the same scaling, as `explain` and `explain_many`
             return them.
-        labels: (N,) true class ids; with them wrong inferences are framed, where a heatmap is that of the inferred
-            class.
+        labels: (N,) true class ids, or names of `class_names`; with them wrong inferences are framed, where a heatmap
+            is that of the inferred class.
         ids: N names of the images.
-        class_names: Names of the classes, in the order of their ids or {id: name}.
+        class_names: Names of the classes, in the order of their ids, with one for each that is shown; or {id: name}.
         mean: Mean that the images were normalised with, a number or one per channel, to undo it.
         std: Standard deviation likewise.
         title: What stands above.
@@ -88,7 +110,7 @@ def draw(
 
     Raises:
         ArgumentError: The heatmaps are of another number of images, or of different scalings, or no heatmaps.
-        UnknownNameError: There is no such colormap.
+        UnknownNameError: There is no such colormap or class.
 
     Example:
         >>> import torch
@@ -103,20 +125,21 @@ def draw(
     several = [heatmaps] if isinstance(heatmaps, Heatmap) else list(heatmaps)
     array = np.asarray(host_rows(images))
     _check(several, array)
-    look = Look(colormap, alpha, mean, std)
-    inferred = next((one for one in several if one.target == "pred" and (one.class_ids >= 0).all()), None)
+    if ids is not None and len(ids) != len(array):
+        raise ArgumentError(f"ids holds {len(ids)} names for {len(array)} images; one for each is needed.")
+    look, names = Look(colormap, alpha, mean, std), names_by_id(class_names)
+    true = None if labels is None else _true_classes(labels, len(array), names)
+    _check_names(class_names, [*(one.class_ids for one in several), *([] if true is None else [true])])
+    of_inferred = ("pred", Rank(1).name)
+    inferred = next((one for one in several if one.target in of_inferred and (one.class_ids >= 0).all()), None)
     part = Explained(
         pictures=look.pictures(array, channels_first=False),
         columns=[Column(one.method, one.target, one) for one in several],
         probabilities=None if inferred is None else _of_inferred(inferred),
-        labels=None if labels is None else np.asarray(labels, np.int64).reshape(-1),
+        labels=true,
         ids=ids,
     )
-    names = class_names if hasattr(class_names, "items") else enumerate(class_names or ())
-    if labels is not None and np.shape(labels) not in ((len(array),), (len(array), 1)):
-        needed = f"({len(array)},), a class id for each image, is needed."
-        raise ArgumentError(f"labels has shape {np.shape(labels)}; {needed}")
-    return Picture(compose_grid([part], dict(names), look, title), cell)  # type: ignore[arg-type]
+    return Picture(compose_grid([part], names, look, title), cell)
 
 
 def _check(heatmaps: Sequence[Any], images: NDArray[Any]) -> None:
@@ -142,10 +165,50 @@ def _check(heatmaps: Sequence[Any], images: NDArray[Any]) -> None:
         )
 
 
+def _true_classes(labels: Any, count: int, names: Mapping[int, str]) -> NDArray[np.int64]:
+    """(count,) class ids of labels that are ids or names."""
+    given = np.asarray(host_rows(labels))
+    if given.shape not in ((count,), (count, 1)):
+        raise ArgumentError(f"labels has shape {given.shape}; ({count},), a class for each image, is needed.")
+    given = given.reshape(-1)
+    if given.dtype.kind in "US":
+        known = {name: class_id for class_id, name in names.items()}
+        if not known:
+            raise ArgumentError(
+                f"labels holds names, such as {str(given[0])!r}, and class_names is not given. Pass class_names= too, "
+                "or class ids."
+            )
+        for name in given.tolist():
+            if name not in known:
+                raise UnknownNameError(
+                    Argument("labels"), f" holds {name!r}, which is no name of class_names{nearest(name, known)}"
+                )
+        return np.array([known[name] for name in given.tolist()], np.int64)
+    if given.dtype.kind not in "iu" and not (given.dtype.kind == "f" and (given == np.round(given)).all()):
+        raise ArgumentError(
+            f"labels holds {given.dtype} values, such as {given[:1].tolist()}. Accepted: class ids, or names of "
+            "class_names."
+        )
+    return given.astype(np.int64)
+
+
+def _check_names(class_names: Any, shown: Sequence[NDArray[np.int64]]) -> None:
+    """Raises ArgumentError where names in the order of the ids are fewer than the classes that are shown."""
+    if class_names is None or isinstance(class_names, Mapping):
+        return
+    highest = max((int(ids.max()) for ids in shown if ids.size), default=-1)
+    if highest >= len(class_names):
+        raise ArgumentError(
+            f"class_names holds {len(class_names)} name{'s' * (len(class_names) != 1)}, and class {highest} is shown: "
+            f"pass a name for each of the classes from 0, at least {highest + 1}, or a dict {{id: name}} of some."
+        )
+
+
 def _of_inferred(heatmap: Heatmap) -> NDArray[np.float32]:
     """A table of probabilities (N, C) that holds those of the inferred classes, which are what is shown."""
     table = np.zeros((len(heatmap), int(heatmap.class_ids.max()) + 1), np.float32)
-    table[np.arange(len(heatmap)), heatmap.class_ids] = np.maximum(np.nan_to_num(heatmap.confidences), 1e-30)
+    # Above 0, so that it is the largest of its row; NaN, which is not known, is that too.
+    table[np.arange(len(heatmap)), heatmap.class_ids] = np.maximum(heatmap.confidences, np.float32(1e-30))
     return table
 
 
@@ -159,15 +222,26 @@ def encode_png(rgb: NDArray[np.uint8]) -> bytes:
         >>> encode_png(np.zeros((2, 2, 3), np.uint8))[:4]
         b'\x89PNG'
     """
-    picture = require_rgb("rgb", rgb)
     # The fastest level: a grid is written while a training waits for it.
-    options, done, reason = [cv2.IMWRITE_PNG_COMPRESSION, 1], False, ""
+    fastest = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+    return _encoded(rgb, ".png", fastest)
+
+
+def _encoded_jpeg(rgb: NDArray[np.uint8]) -> bytes:
+    """As the bytes of a JPEG file, with colours as sharp as the rest: letters are red too."""
+    sharp = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    return _encoded(rgb, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 92, *sharp])
+
+
+def _encoded(rgb: NDArray[np.uint8], ending: str, options: Sequence[int]) -> bytes:
+    picture, done, reason = require_rgb("rgb", rgb), False, ""
     try:
-        done, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
+        done, encoded = cv2.imencode(ending, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
     except cv2.error as error:
         reason = f" ({error})"
     if not done:
-        raise ArgumentError(f"rgb of shape {picture.shape} cannot be encoded as PNG{reason}; draw fewer rows")
+        kind = {".png": "PNG", ".jpg": "JPEG"}[ending]
+        raise ArgumentError(f"rgb of shape {picture.shape} cannot be encoded as {kind}{reason}; draw fewer rows")
     return bytes(encoded)
 
 

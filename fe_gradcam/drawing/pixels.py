@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -172,6 +174,58 @@ def _to_bytes(image: NDArray[Any], *, denormalised: bool) -> Rgb:
     return np.rint(np.clip(values, 0.0, 255.0)).astype(np.uint8)
 
 
+def smooth_heat(maps: NDArray[Any], size: Sequence[int]) -> NDArray[np.float32]:
+    """Maps (..., h, w) at a size (H, W), for the eye: bilinear values have an edge at each row and column of the map.
+
+    Monotone cubics (PCHIP) along the rows and then the columns, and the other way round; the mean of both. Half-pixel
+    centres and repeated borders, as in `fe_gradcam.scaling.upsample`. At the middle of a place the value is that of
+    the map, between places it lies between theirs, so nothing exceeds the map; and at the rows and columns of the map
+    the slope makes no step.
+
+    Source: Fritsch and Butland 1984, doi:10.1137/0905021.
+
+    Args:
+        maps: Finite numbers.
+        size: At least that of the maps, or values between places are left out.
+
+    Examples:
+        >>> smooth_heat(np.array([[0.0, 1.0]]), (1, 6))[0].round(2).tolist()
+        [0.0, 0.0, 0.26, 0.74, 1.0, 1.0]
+    """
+    given = np.asarray(maps, np.float32)
+    height, width = size
+    one = _across(_across(given, width).swapaxes(-1, -2), height).swapaxes(-1, -2)
+    other = _across(_across(given.swapaxes(-1, -2), height).swapaxes(-1, -2), width)
+    low, high = given.min((-1, -2), keepdims=True), given.max((-1, -2), keepdims=True)
+    heat: NDArray[np.float32] = np.clip((one + other) / 2, low, high)
+    return heat
+
+
+def _across(maps: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+    """The last axis at another length."""
+    steps = np.diff(maps, axis=-1, prepend=maps[..., :1], append=maps[..., -1:])
+    before, behind = steps[..., :-1], steps[..., 1:]
+    # The harmonic mean of the steps at both sides, 0 at a peak or the border.
+    rises = np.sign(before) * np.sign(behind) > 0
+    slopes = 2 * before * (behind / np.where(rises, before + behind, 1)) * rises
+    of_values, of_slopes = _hermite(maps.shape[-1], length)
+    return np.asarray(maps @ of_values + slopes @ of_slopes, np.float32)
+
+
+@lru_cache(maxsize=64)
+def _hermite(places: int, length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What the values and the slopes at the places weigh in each of `length` values, (places, length)."""
+    at = np.clip((np.arange(length) + 0.5) * places / length - 0.5, 0, places - 1)
+    first = np.minimum(at.astype(int), max(places - 2, 0))
+    second, t, column = np.minimum(first + 1, places - 1), at - first, np.arange(length)
+    of_values, of_slopes = np.zeros((2, places, length), np.float32)
+    np.add.at(of_values, (first, column), (1 + 2 * t) * (1 - t) ** 2)
+    np.add.at(of_values, (second, column), t * t * (3 - 2 * t))
+    np.add.at(of_slopes, (first, column), t * (1 - t) ** 2)
+    np.add.at(of_slopes, (second, column), t * t * (t - 1))
+    return of_values, of_slopes
+
+
 def overlay(
     image: NDArray[Any],
     heat: NDArray[Any],
@@ -226,7 +280,10 @@ def overlay(
         strength = (np.abs(np.arange(256) * 2.0 - 255.0) - 1.0) / 254.0
     level = np.rint(np.clip(values, 0.0, 1.0) * 255.0).astype(np.uint8)
     weight = np.ones(256) if alpha == 1.0 else 1.0 - (1.0 - alpha) ** (2.0 * strength)
-    kept = (1.0 - weight).astype(np.float32)
-    added = (weight[:, None] * colours + 0.5).astype(np.float32)
-    blended: Rgb = (picture * kept[level][..., None] + added[level]).astype(np.uint8)
-    return blended
+    kept = np.repeat((1.0 - weight).astype(np.float32), 3).reshape(1, 256, 3)
+    added = (weight[:, None] * colours + 0.5).astype(np.float32)[None]
+    levels = cv2.merge([level] * 3)
+    blended = np.asarray(cv2.LUT(levels, kept), np.float32)  # tables that are looked up take half of NumPy's time
+    blended *= picture
+    blended += cv2.LUT(levels, added)
+    return blended.astype(np.uint8)

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from typing import TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fe_gradcam.drawing.grid import Grid, Panel, Role, Row, Text
-from fe_gradcam.drawing.pixels import check_per_channel, colormap_lut, overlay, signed_colormap, to_rgb
+from fe_gradcam.drawing.grid import Grid, Panel, Role, Row, Text, shown_side
+from fe_gradcam.drawing.pixels import check_per_channel, colormap_lut, overlay, signed_colormap, smooth_heat, to_rgb
 from fe_gradcam.explaining.explained import Column, Explained
 from fe_gradcam.explaining.results import as_text
 from fe_gradcam.parameters import fraction
 from fe_gradcam.types import OF_TARGET, Heatmap
 
+Map: TypeAlias = NDArray[np.float32]
+"""Heat, (h, w)."""
+
 LEFT_TO_RIGHT = "\u200e"
 """Keeps a number behind a name that is written from right to left."""
 
 TARGET_TITLES = {"pred": "inferred class", "label": "true class"}
+
+SURE = 0.5
+"""A wrong answer with a probability below this was a guess, and is drawn as one."""
+
+AGREES_WITHIN = 1e-3
+"""How far heat may be off what its map makes, relative to the largest; other devices round otherwise."""
 
 MOST_ROWS = 200
 """Rows drawn in one grid; beyond that a picture is of no use to a reader, and of harm to the memory."""
@@ -63,21 +73,17 @@ def compose_grid(
     If it is `numbered`, images without ids are called by their positions in the epoch.
     """
     columns, total = parts[0].in_line, sum(map(len, parts))
-    every = islice(((part, at) for part in parts for at in range(len(part))), MOST_ROWS)
-    rows = [_row(part, at, names, look, name_dataset=len(parts) > 1, numbered=numbered) for part, at in every]
-    heatmap = parts[0].of_layer
-    layer = layer_in_words(heatmap)
-    smoothed = f"smoothed ({heatmap.smooth})" if heatmap.smooth else ""
-    title = ", ".join(filter(None, (title, layer, smoothed)))
+    rows: list[Row] = []
+    for part in parts:
+        part = part.rows(slice(0, MOST_ROWS - len(rows)))
+        several = len(parts) > 1
+        rows += [_row(part, at, names, look, name_dataset=several, numbered=numbered) for at in range(len(part))]
     if total > MOST_ROWS:
-        title = f"{title}: the first {MOST_ROWS} of {total} images"
+        title = f"{title}: the first {MOST_ROWS} of {total} images".removeprefix(": ")
     titles = ("image", *(_title(column, columns) for column in columns))
-    return replace(bare_grid(parts[0], look), rows=tuple(rows), titles=titles, title=title)
-
-
-def layer_in_words(heatmap: Heatmap) -> str:
-    """As "layer conv3", or "the whole model"."""
-    return f"layer {heatmap.layer}" if heatmap.of_layer else f"the {heatmap.layer}"
+    return replace(
+        bare_grid(parts[0], look), rows=tuple(rows), titles=titles, title=title, subtitle=what_is_explained(columns)
+    )
 
 
 def bare_grid(part: Explained, look: Look) -> Grid:
@@ -90,12 +96,52 @@ def bare_grid(part: Explained, look: Look) -> Grid:
     return Grid((), (), signed_colormap(look.colormap), _scale_label(columns), (-limit, limit))
 
 
+def what_is_explained(columns: Sequence[Column]) -> str:
+    """What all columns have in common: the method, what is explained, and the layer with the size of its map."""
+    methods, targets, layers = _differing(columns)
+    heat = columns[0].method if len(methods) == 1 else "" if len(targets) > 1 else "heat"
+    target = f" for {_target_text(columns[0].target, ' the')}".replace("  ", " ") if len(targets) == 1 else ""
+    heatmap = max((column.heatmap for column in columns), key=lambda one: one.of_layer)
+    smoothed = f"smoothed ({heatmap.smooth})" if heatmap.smooth else ""
+    layer = layer_in_words(heatmap) if len(layers) == 1 else ""
+    return ", ".join(filter(None, (f"{heat}{target}".strip(), layer, smoothed)))
+
+
+def layer_in_words(heatmap: Heatmap) -> str:
+    """As ``layer features.5 (ReLU), map 7 x 7``: the kind where the name is a number."""
+    if not heatmap.of_layer:
+        return f"the {heatmap.layer}"
+    name, plus, behind = heatmap.layer.partition(" + ")
+    number = re.search(r"(?<!\w)\d+(?![\w.])", name)
+    kind = f" ({heatmap.layer_kind})" if number and heatmap.layer_kind else ""
+    size = " x ".join(map(str, heatmap.raw.shape[1:]))
+    fused = name.startswith(("mean(", "max("))  # of several layers the map has the size of the image
+    return f"layer {name}{kind}{plus}{behind}" + f", map {size}" * (not fused)
+
+
+def _differing(columns: Sequence[Column]) -> tuple[set[str], set[str], set[str]]:
+    """The methods, targets and layers of the columns; a method that explains the whole model has no layer."""
+    layers = {column.heatmap.layer for column in columns if column.heatmap.of_layer}
+    return {one.method for one in columns}, {one.target for one in columns}, layers or {columns[0].heatmap.layer}
+
+
+def _target_text(target: str, article: str = "") -> str:
+    """A target in words; a class without a name is said to be one."""
+    if target in TARGET_TITLES:
+        return f"{article} {TARGET_TITLES[target]}".strip()
+    return f"class {target}" if target.isdecimal() else target
+
+
 def _title(column: Column, columns: Sequence[Column]) -> str:
-    methods, targets = ({getattr(other, name) for other in columns} for name in ("method", "target"))
-    target = TARGET_TITLES.get(column.target, column.target)
-    if targets == {"pred"}:
-        return column.method
-    return target if len(methods) == 1 and len(targets) > 1 else f"{column.method}: {target}"
+    """The head of a column: what tells it from the others, and the method where nothing else does."""
+    methods, targets, layers = _differing(columns)
+    alone = len(methods) == 1 and (len(targets) > 1 or len(layers) > 1)
+    said = [] if alone else [column.method]
+    if targets != {"pred"} and not (alone and len(targets) == 1):
+        said.append(_target_text(column.target))
+    if len(layers) > 1:
+        said.append(layer_in_words(column.heatmap))
+    return ": ".join(said)
 
 
 def _scale_label(columns: Sequence[Column]) -> str:
@@ -121,25 +167,65 @@ def _shows(heatmap: Heatmap) -> str:
 def _row(part: Explained, at: int, names: Mapping[int, str], look: Look, *, name_dataset: bool, numbered: bool) -> Row:
     """An image with its heatmaps; a wrong one has those of its true class below those of the inferred one."""
     picture, outline = part.pictures[at], None if part.masks is None else part.masks[at]
+    large = _enlarged(picture)
 
     def panel(column: Column) -> Panel:
         if column.target == "label" and column.heatmap.class_ids[at] < 0:
             return Panel(picture, note="not labelled", outline=outline)
-        heat = column.heatmap
-        drawn = heat_panel(picture, heat.values[at], bool(heat.blank[at]), look, heat.scaling, column.unit)
-        return replace(drawn, outline=outline)
+        heat, raw = column.heatmap, layer_map(column, at)
+        shown = picture if raw is None else large
+        drawn = heat_panel(shown, heat.values[at], bool(heat.blank[at]), look, heat.scaling, column.unit, raw)
+        if drawn.note:
+            drawn = replace(drawn, rgb=picture)
+        return replace(drawn, outline=outline, caption=_caption(column, at, names))
 
+    drawn = [panel(column) for column in part.columns]
+    in_line = [one for one, column in zip(drawn, part.columns, strict=True) if column.shown is None]
     below: tuple[Panel | None, ...] = ()
     aside: tuple[Text, ...] = ()
-    of_true = [column for column in part.columns if column.shown is not None and column.shown[at]]
+    of_true = {
+        column.method: (column, one)
+        for column, one in zip(part.columns, drawn, strict=True)
+        if column.shown is not None and column.shown[at]
+    }
     if of_true:
-        by_method = {column.method: panel(column) for column in of_true}
-        below = (None, *(by_method.get(one.method) if one.target == "pred" else None for one in part.in_line))
-        true = int(of_true[0].heatmap.class_ids[at])
+        under = (of_true[one.method][1] if one.target == "pred" else None for one in part.in_line)
+        below = (None, *under)
+        true = int(next(iter(of_true.values()))[0].heatmap.class_ids[at])
         aside = (Text("note", "the true class:"), _class_text("class", part, at, true, names))
     texts = texts_of(part, at, names, name_dataset=name_dataset, numbered=numbered)
-    panels = (Panel(picture, outline=outline), *map(panel, part.in_line))
-    return Row(tuple(texts), bool(part.wrong[at]), panels, below, aside)
+    unsure = is_unsure(part, at)
+    if unsure:
+        texts.append(Text("doubt", "unsure"))
+    panels = (Panel(picture, outline=outline), *in_line)
+    return Row(tuple(texts), bool(part.wrong[at]), panels, below, aside, unsure)
+
+
+def _enlarged(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A small picture about as large as a grid shows it, so that heat over it is as smooth as over a large one."""
+    (height, width), factor = picture.shape[:2], shown_side(picture) // max(picture.shape[:2])
+    if factor >= 4 and factor % 2 == 0:  # half of it: nobody sees the steps, and the files are much smaller
+        factor //= 2
+    if factor <= 1:
+        return picture
+    size = width * factor, height * factor
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+
+
+def is_unsure(part: Explained, at: int) -> bool:
+    """Whether an answer that is wrong had a probability below SURE."""
+    if not part.wrong[at] or part.probabilities is None:
+        return False
+    return float(part.probabilities[at].max()) < SURE
+
+
+def _caption(column: Column, at: int, names: Mapping[int, str]) -> Text | None:
+    """Which class is explained, where that is another for each image and stands nowhere else: the second highest."""
+    class_id, confidence = int(column.heatmap.class_ids[at]), float(column.heatmap.confidences[at])
+    if column.target in TARGET_TITLES or class_id < 0 or column.target in (names.get(class_id), str(class_id)):
+        return None
+    name = names.get(class_id, f"class {class_id}")
+    return Text("class", name + LEFT_TO_RIGHT, "" if np.isnan(confidence) else f"({confidence:.0%})")
 
 
 def texts_of(
@@ -148,9 +234,11 @@ def texts_of(
     """What stands beside an image: which it is, its true class, and the inferred one."""
     texts = []
     if part.ids is not None:
-        texts.append(Text("id", as_text(part.ids[at])))
+        name = as_text(part.ids[at])
+        plain = any(letter.isalpha() for letter in name) and name not in names.values()
+        texts.append(Text("id", name if plain else f"id {name}"))  # else it would look like a class
     elif numbered and part.positions is not None:
-        texts.append(Text("id", f"#{part.positions[at]}"))
+        texts.append(Text("id", f"image {part.positions[at]}"))
     if name_dataset and part.ds_id:
         texts.append(Text("note", part.ds_id))
     if part.labels is not None:
@@ -162,9 +250,10 @@ def texts_of(
 
 
 def _class_text(role: Role, part: Explained, at: int, class_id: int, names: Mapping[int, str]) -> Text:
-    """A class with its probability."""
+    """A class with its probability, where that is known."""
     table = part.probabilities
-    number = "" if table is None or class_id >= table.shape[1] else f"{float(table[at, class_id]):.0%}"
+    known = table is not None and class_id < table.shape[1] and not np.isnan(table[at, class_id])
+    number = f"({float(table[at, class_id]):.0%})" if table is not None and known else ""
     return Text(role, names.get(class_id, str(class_id)) + LEFT_TO_RIGHT, number)
 
 
@@ -175,14 +264,56 @@ def heat_panel(
     look: Look,
     scaling: str,
     unit: float | None = None,
+    raw: NDArray[np.float32] | None = None,
 ) -> Panel:
     """A picture (H, W, 3) with its heat (h, w) stretched over it; if it is blank, a note: no evidence.
 
-    Where several signed maps have one scale, `unit` stands for the ends of the colormap.
+    Where several maps have one scale, `unit` stands for the end of the colormap. With `raw`, the signed map at the
+    size of the layer that the heat was made of, the heat is made of it anew and smoothly; see `smooth_heat`.
     """
     signed = scaling == "none"
     if blank and not (signed and np.any(heat)):
         return Panel(picture, note="no evidence")
-    if heat.shape != picture.shape[:2]:
-        heat = np.asarray(cv2.resize(heat, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR))
+    height, width = picture.shape[:2]
+    if raw is not None and raw.shape[0] <= height and raw.shape[1] <= width:
+        heat = _scaled(raw, scaling, unit, lambda given: smooth_heat(given, (height, width)))
+    elif heat.shape != (height, width):
+        heat = _bilinear(heat, (height, width))
     return Panel(overlay(picture, heat, colormap=look.colormap, alpha=look.alpha, signed=signed, limit=unit))
+
+
+def _scaled(raw: Map, scaling: str, unit: float | None, upsampled: Callable[[Map], Map]) -> Map:
+    """The heatmap of a signed map (h, w); see `fe_gradcam.scaling.scale` and `with_shared_scale`.
+
+    In NumPy, map by map: while a training runs, each small step of torch may wait for its threads.
+    """
+    if scaling == "none":
+        return upsampled(raw)
+    evidence, largest = np.maximum(raw, 0), float(np.abs(raw).max()) or 1.0
+    if unit is not None:
+        return np.asarray(upsampled(evidence) / np.float32(unit))
+    if scaling == "scale_before_relu":
+        return upsampled(evidence / np.float32(largest))
+    heat = upsampled(evidence)
+    return np.asarray(heat / (heat.max() or np.float32(1)))
+
+
+def _bilinear(heat: Map, size: tuple[int, ...]) -> Map:
+    """As `fe_gradcam.scaling.upsample`."""
+    return np.asarray(cv2.resize(heat, size[::-1], interpolation=cv2.INTER_LINEAR))
+
+
+def layer_map(column: Column, at: int) -> Map | None:
+    """The map (h, w) that the heat of an image can be drawn of, or None where the heat is to be drawn as it is.
+
+    That is where the map has the size of the image already, and where the heat is not what it makes, because somebody
+    changed it.
+    """
+    heatmap = column.heatmap
+    size = heatmap.values.shape[1:]
+    if heatmap.raw.ndim != 3 or len(heatmap.raw) != len(heatmap.values) or heatmap.raw.shape[1:] == size:
+        return None
+    raw, values = heatmap.raw[at], heatmap.values[at]
+    again = _scaled(raw, heatmap.scaling, column.unit, lambda given: _bilinear(given, size))
+    within = AGREES_WITHIN * float(np.abs(values).max(initial=0))
+    return raw if float(np.abs(again - values).max(initial=0)) <= within else None

@@ -252,7 +252,12 @@ def explained(
                     heatmap = heatmap_of(of_layers, rule, refs, size, settings)
                     parts.setdefault((at_method, at_layer, at_target), []).append(heatmap)
     called = [target_name(target, settings.class_names) for target in targets]
-    heatmaps = [replace(Heatmap.joined(parts[key]), target=called[key[2]]) for key in sorted(parts)]
+    kinds = [", ".join(dict.fromkeys(backend.kind_of(ref) for ref in refs)) for refs in refs_of]
+    heatmaps = []
+    for key in sorted(parts):
+        heatmap = Heatmap.joined(parts[key])
+        kind = kinds[key[1]] if heatmap.of_layer else ""
+        heatmaps.append(replace(heatmap, target=called[key[2]], layer_kind=kind))
     return Explanation(heatmaps, np.concatenate(probabilities) if probabilities else None)
 
 

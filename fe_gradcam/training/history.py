@@ -67,9 +67,14 @@ class Heat(ByRow):
         coarse = np.rint(raw / np.where(largest > 0, largest, 1)[:, None, None] * 127)
         return replace(self, raw=coarse.astype(np.int8), largest=largest)
 
+    @property
+    def maps(self) -> NDArray[np.float32]:
+        """(N, h, w), the signed maps."""
+        return np.asarray(self.raw.astype(np.float32) * (self.largest / np.float32(127))[:, None, None])
+
     def values(self, size: Sequence[int] | None = None) -> NDArray[np.float32]:
         """The heatmaps at a size (H, W), their own by default."""
-        raw = self.raw.astype(np.float32) * (self.largest / np.float32(127))[:, None, None]
+        raw = self.maps
         if self.unit is not None and self.scaling != "none":
             return np.asarray(evidence(raw, size or self.size) / np.float32(self.unit))
         return values_of(torch.from_numpy(raw), torch.from_numpy(self.blank), self.scaling, size or self.size).numpy()

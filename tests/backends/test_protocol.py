@@ -16,7 +16,16 @@ import torch
 from numpy.testing import assert_allclose
 from torch import nn
 
-from fe_gradcam import ArgumentError, CamWarning, GradientError, UnknownNameError, explain, explain_many, list_layers
+from fe_gradcam import (
+    ArgumentError,
+    CamWarning,
+    GradientError,
+    UnknownNameError,
+    draw,
+    explain,
+    explain_many,
+    list_layers,
+)
 from tests.models.kits import KITS, Kit, by_hand
 from tests.models.toys import SmallTorch, small_keras
 
@@ -228,6 +237,30 @@ def test_a_model_is_freed_after_it_was_explained(kit: Kit) -> None:
     del model
     gc.collect()
     assert alive() is None
+
+
+# --- what a heatmap says of its layer --------------------------------------------------------------
+
+
+def test_a_heatmap_knows_what_kind_of_layer_it_is_of(kit: Kit) -> None:
+    """That of several is told in their order, and a method that asks the whole model is of none."""
+    model, image, layer = kit.toy("pooled")
+    convolution = "Conv2d" if kit.name == "torch" else "Conv2D"
+    several = explain_many(model, image, layers=[layer, "conv", [layer, "conv"], [layer, layer]])
+    assert [one.layer_kind for one in several] == ["ReLU", convolution, f"ReLU, {convolution}", "ReLU"]
+    assert explain(model, image, method="occlusion").layer_kind == ""
+    kinds = {info.name: info.kind for info in list_layers(model, image)}
+    assert {one.layer: one.layer_kind for one in several[:2]} == {layer: kinds[layer], "conv": kinds["conv"]}
+
+
+def test_a_layer_that_is_called_by_its_number_says_its_kind_in_a_picture() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3))
+    images = torch.rand(2, 1, 9, 9)
+    compiled = nn.Sequential(torch.compile(net[:2]), *net[2:])
+    for model, layer in ((net, "1"), (compiled, "0.1")):
+        heatmap = explain(model, images, layer=layer)
+        assert heatmap.layer_kind == "ReLU"
+        assert draw(images, heatmap).grid.subtitle.endswith(f", layer {layer} (ReLU), map 7 x 7")
 
 
 # --- outputs without a visible head ------------------------------------------------------------------

@@ -9,7 +9,19 @@ import numpy as np
 import pytest
 
 from fe_gradcam.drawing import text
-from fe_gradcam.drawing.grid import RED, Grid, Panel, Row, Text, draw_grid
+from fe_gradcam.drawing.grid import (
+    AMBER,
+    INK,
+    RED,
+    TEXT_ROOM,
+    UNSURE_LEGEND,
+    WRONG_LEGEND,
+    Grid,
+    Panel,
+    Row,
+    Text,
+    draw_grid,
+)
 from fe_gradcam.drawing.pixels import colormap_lut
 from fe_gradcam.drawing.text import fitted, text_mask, wrapped
 from fe_gradcam.errors import ArgumentError
@@ -20,9 +32,16 @@ ENLARGED = np.kron(PICTURE, np.ones((6, 6, 1), np.uint8))
 """As it is drawn."""
 
 
-def row(wrong: bool = False, note: str = "", name: str = "cat", panels: int = 2, picture: np.ndarray = PICTURE) -> Row:
-    texts = (Text("id", "a.png"), Text("label", name), Text("prediction", name, "87%"))
-    return Row(texts, wrong, tuple(Panel(picture, note if at else "") for at in range(panels)))
+def row(
+    wrong: bool = False,
+    note: str = "",
+    name: str = "cat",
+    panels: int = 2,
+    picture: np.ndarray = PICTURE,
+    unsure: bool = False,
+) -> Row:
+    texts = (Text("id", "a.png"), Text("label", name), Text("prediction", name, "(87%)"))
+    return Row(texts, wrong, tuple(Panel(picture, note if at else "") for at in range(panels)), unsure=unsure)
 
 
 def bare(*texts: Text, panels: tuple[Panel, ...] = (Panel(PICTURE),), **more: Any) -> Grid:
@@ -65,11 +84,83 @@ def test_a_wrong_prediction_is_seen_at_a_glance_in_colour_and_in_grey() -> None:
     assert times(_inked("✗", RED), wrong) >= 1
 
 
-def _inked(letter: str, colour: tuple[int, int, int]) -> np.ndarray:
-    """The letter as it stands on white, cut to its ink."""
-    mask = text_mask(letter, 14, "bold")
+def test_a_guess_is_told_from_a_mistake_in_colour_and_without() -> None:
+    """Amber for red, and dashes for a line, a question mark for the cross."""
+    mistake, guess = (draw_grid(grid(row(wrong=True, unsure=unsure))) for unsure in (False, True))
+    ambers = (guess == np.array(AMBER)).all(2)
+    assert reds(guess).sum() == 0 == (mistake == np.array(AMBER)).all(2).sum()
+    assert ambers.sum() > 500
+    left = 14 + TEXT_ROOM + 12 - 3
+    line, dashes = (
+        one[left : left + 2 * 192 + 12]
+        for one in (reds(mistake)[_top(reds(mistake), left)], ambers[_top(ambers, left)])
+    )
+    assert line.all()
+    changes = np.flatnonzero(np.diff(dashes.astype(int)))
+    assert len(changes) > 20 and np.diff(changes).max() <= 12  # dashes of 12 px, and 6 px between
+    assert times(_inked("✗", RED), mistake) == 1 and times(_inked("✗", AMBER), guess) == 0
+    assert times(_inked("? inferred: cat (87%)", AMBER), guess) == 1
+
+
+def _top(marked: np.ndarray, left: int) -> int:
+    """The row at which a frame begins."""
+    return int(np.flatnonzero(marked[:, left:].sum(1) > 150)[0])
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [([row()], []), ([row(wrong=True)], [WRONG_LEGEND]), ([row(wrong=True, unsure=True)], [UNSURE_LEGEND]),
+     ([row(), row(wrong=True, unsure=True), row(wrong=True)], [WRONG_LEGEND, UNSURE_LEGEND])],
+)  # fmt: skip
+def test_frames_are_explained_where_there_are_any(rows: list[Row], expected: list[str]) -> None:
+    drawn = draw_grid(grid(*rows))
+    said = [one for one in (WRONG_LEGEND, UNSURE_LEGEND) if times(_inked(one, INK, 12, "regular"), drawn)]
+    assert said == expected
+
+
+@pytest.mark.parametrize("cell", [48, 64, 94, 95, 112, 192])
+def test_a_note_is_whole_in_cells_of_any_size(cell: int) -> None:
+    black = np.zeros((64, 64, 3), np.uint8)
+    drawn = draw_grid(bare(panels=(Panel(black, note="no evidence"),)), cell=cell)
+    white = (255, 255, 255)
+
+    def is_there(*lines: str) -> bool:
+        return any(
+            all(times(_inked(line, white, size, "regular", 0), drawn) == 1 for line in lines) for size in range(8, 15)
+        )
+
+    assert is_there("no evidence") or is_there("no", "evidence")
+
+
+def test_the_head_of_a_narrow_column_is_whole() -> None:
+    drawn = draw_grid(grid(row()), cell=48)
+    assert any(times(_inked("image", INK, size), drawn) for size in range(10, 15))
+
+
+def test_a_number_stands_behind_the_last_line_of_a_long_name_where_it_fits() -> None:
+    name = "Lophophorus impejanus minor"
+    drawn = draw_grid(bare(Text("class", name, "(87%)")))
+    assert times(_inked("minor (87%)", INK), drawn) == 1
+
+
+def test_title_and_subtitle_take_the_lines_that_they_need() -> None:
+    short = draw_grid(grid(row()))
+    with_both = draw_grid(replace(grid(row()), subtitle="grad_cam, layer features.5 (ReLU), map 7 x 7"))
+    assert times(_inked("grad_cam, layer features.5 (ReLU), map 7 x 7", INK, 14, "regular"), with_both) == 1
+    assert len(with_both) == len(short) + 20
+    words = "a title of many words, of which none is cut off where there are lines left for them "
+    long, other = (draw_grid(grid(row(), title=words + end)) for end in ("in all", "at all"))
+    assert len(long) == len(short) + 24
+    assert differing(long, other).sum() > 10
+
+
+def _inked(
+    letter: str, colour: tuple[int, int, int], size: int = 14, weight: Any = "bold", ground: int = 255
+) -> np.ndarray:
+    """The letter as it stands on white or black, cut to its ink."""
+    mask = text_mask(letter, size, weight)
     share = mask[..., None].astype(np.float32) / 255
-    picture = (255 * (1 - share) + np.array(colour, np.float32) * share + 0.5).astype(np.uint8)
+    picture = (ground * (1 - share) + np.array(colour, np.float32) * share + 0.5).astype(np.uint8)
     ys, xs = np.nonzero(mask)
     return picture[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
 
@@ -110,10 +201,44 @@ def test_every_text_is_drawn(part: str) -> None:
 
 def test_names_are_never_run_over_the_pictures() -> None:
     """However long: the row is higher then, and what does not fit ends in an ellipsis."""
-    short, long = draw_grid(grid(row(name="x" * 9))), draw_grid(grid(row(name="Lophophorus impejanus " * 8)))
-    assert long.shape[1] <= 14 + 190 + 12 + 2 * 198 - 6 + 14
+    long = draw_grid(grid(row(name="Lophophorus impejanus " * 8)))
+    assert long.shape[1] == 14 + TEXT_ROOM + 12 + 2 * 198 - 6 + 14
     assert times(ENLARGED, long) == 2
-    assert short.shape[1] <= long.shape[1]
+
+
+@pytest.mark.parametrize("columns", [1, 3, 7])
+def test_the_width_is_the_same_whatever_is_said(columns: int) -> None:
+    """So that the pictures of all epochs lie over each other; with a note, a frame, a second line too."""
+    titles = ("image",) * columns
+    shown = [
+        row(name="x", panels=columns),
+        row(name="Lophophorus impejanus " * 8, wrong=True, panels=columns),
+        row(note="no evidence", wrong=True, unsure=True, panels=columns),
+        replace(row(panels=columns), below=(None,) * columns, aside=(Text("class", "dog", "(3%)"),)),
+    ]
+    widths = {draw_grid(grid(one, titles=titles, title=title)).shape[1] for one in shown for title in ("t", "t " * 400)}
+    assert len(widths) == 1
+
+
+@pytest.mark.parametrize("columns", [1, 2, 4, 6])
+def test_text_can_be_read_where_the_picture_is_as_wide_as_a_page(columns: int) -> None:
+    """At 800 px of width it has 12 px, the small one 10; in no picture less than 14 and 12."""
+    large = np.full((224, 224, 3), 90, np.uint8)
+    shown = grid(row(picture=large, panels=columns, wrong=True), titles=("image",) * columns)
+    drawn = draw_grid(shown)
+    head = drawn[:160, -237:]  # that of the last column
+    (size,) = [one for one in range(10, 40) if times(_inked("image", INK, one), head)]
+    assert size == max(14, np.ceil(12 * drawn.shape[1] / 800))
+    assert times(_inked("eval, epoch 1", INK, round(17 * size / 14)), drawn[:80, :500]) == 1
+    small = _inked(WRONG_LEGEND, INK, round(12 * size / 14), "regular")
+    assert times(small, drawn[-100:, :700]) == 1
+    assert times(_inked("✗", RED, size), drawn[:, :300]) == 1
+
+
+def test_in_columns_too_narrow_for_it_the_text_stays_small() -> None:
+    """Of a film with 25 columns: at the size that a page asks for no title would fit."""
+    drawn = draw_grid(grid(row(panels=25), titles=("epoch 12",) * 25), cell=112)
+    assert times(_inked("epoch 12", INK), drawn) == 25
 
 
 @pytest.mark.parametrize("where", ["texts", "aside", "caption"])
@@ -178,9 +303,9 @@ def test_cells_have_the_shape_of_the_pictures() -> None:
     assert times(flat, drawn) == 2
 
 
-@pytest.mark.parametrize("texts", [(), (Text("label", ""),)])
-def test_without_texts_the_pictures_stand_at_the_left(texts: tuple) -> None:
-    assert draw_grid(bare(*texts)).shape[1] < 14 + 100 + 192 + 14
+def test_without_texts_the_pictures_stand_at_the_left() -> None:
+    assert draw_grid(bare()).shape[1] == 14 + 192 + 14
+    assert draw_grid(bare(Text("label", ""))).shape[1] == 14 + TEXT_ROOM + 12 + 192 + 14
 
 
 def test_mistakes_are_named() -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.interpolate import PchipInterpolator
 
-from fe_gradcam.drawing.pixels import colormap_lut, overlay, require_rgb, signed_colormap, to_rgb
+from fe_gradcam.drawing.pixels import colormap_lut, overlay, require_rgb, signed_colormap, smooth_heat, to_rgb
 from fe_gradcam.errors import ArgumentError, UnknownNameError
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -190,3 +192,62 @@ def test_an_overlay_that_cannot_be_drawn_says_what_to_do(heat: np.ndarray, kwarg
 def test_what_is_no_picture_is_refused(picture: Any) -> None:
     with pytest.raises(ArgumentError, match=r"^image .*\(H, W, 3\)"):
         require_rgb("image", picture)
+
+
+# --- heat drawn smoothly -----------------------------------------------------------------------------------
+
+MAPS = hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=st.floats(-8, 8, width=32))
+
+
+def pchip(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """By SciPy, of a map whose borders are repeated."""
+
+    def along(values: np.ndarray, length: int, axis: int) -> np.ndarray:
+        count = values.shape[axis]
+        padded = np.take(values, np.clip(np.arange(-2, count + 2), 0, count - 1), axis)
+        at = (np.arange(length) + 0.5) * count / length - 0.5
+        return PchipInterpolator(np.arange(-2, count + 2), padded, axis)(at)
+
+    given = maps.astype(np.float64)
+    rows_first = along(along(given, size[1], 1), size[0], 0)
+    return (rows_first + along(along(given, size[0], 0), size[1], 1)) / 2
+
+
+@given(maps=MAPS)
+def test_smooth_heat_is_the_monotone_cubic_of_both_orders(maps: np.ndarray) -> None:
+    np.testing.assert_allclose(smooth_heat(maps, (23, 40)), pchip(maps, (23, 40)), atol=2e-5)  # float32 of 8
+
+
+@given(maps=MAPS, factor=st.sampled_from([1, 3, 5, 9]))
+def test_smooth_heat_keeps_what_was_measured_and_exceeds_it_nowhere(maps: np.ndarray, factor: int) -> None:
+    """At an odd multiple of the size the middle of a place is a pixel."""
+    heat = smooth_heat(maps, (maps.shape[0] * factor, maps.shape[1] * factor))
+    np.testing.assert_allclose(heat[factor // 2 :: factor, factor // 2 :: factor], maps, atol=1e-5)
+    assert heat.min() >= maps.min() and heat.max() <= maps.max()
+
+
+@given(maps=MAPS)
+def test_smooth_heat_turns_with_the_map(maps: np.ndarray) -> None:
+    heat = smooth_heat(maps, (30, 36))
+    np.testing.assert_allclose(smooth_heat(maps.T, (36, 30)), heat.T, atol=1e-5)
+    np.testing.assert_allclose(smooth_heat(maps[::-1], (30, 36)), heat[::-1], atol=1e-5)
+    np.testing.assert_allclose(smooth_heat(np.stack([maps, -maps]), (30, 36)), np.stack([heat, -heat]), atol=1e-5)
+
+
+def test_smooth_heat_has_no_edge_at_the_places_of_the_map() -> None:
+    """The slope changes there by what it changes between any two pixels; the bilinear one makes a step."""
+    maps = np.random.default_rng(3).random((7, 7)).astype(np.float32)
+    fine = 7 * 201
+    bends = np.abs(np.diff(smooth_heat(maps, (7, fine)).astype(np.float64), 2)) * 201  # changes of slope, by place
+    at = 201 * np.arange(7) + 99  # of the second differences, those whose middle is the middle of a place
+    bilinear = cv2.resize(maps, (fine, 7), interpolation=cv2.INTER_LINEAR).astype(np.float64)
+    edges = np.abs(np.diff(bilinear, 2)) * 201
+    assert edges[:, at].max() > 0.5
+    assert bends[:, at].max() < 0.06
+
+
+def test_smooth_heat_of_equal_places_is_level_and_a_step_stays_between_its_places() -> None:
+    assert (smooth_heat(np.full((3, 4), 0.25), (30, 40)) == 0.25).all()
+    step = smooth_heat(np.array([[0, 0, 1, 1]], np.float32), (1, 40))[0]
+    assert (step[:15] == 0).all() and (step[25:] == 1).all()
+    assert (np.diff(step[14:26]) > 0).all()

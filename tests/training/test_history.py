@@ -351,9 +351,11 @@ def test_the_same_images_are_followed_in_a_shuffled_epoch_and_filmed_after_each(
     for epoch, caught in enumerate(catch.caught, 1):
         film = caught["gradcam_film"].grid
         assert film.titles == ("image", *(f"epoch {number}" for number in range(1, epoch + 1)))
-        assert [words_of(row)["id"] for row in film.rows] == [str(one) for one in ids[0]]
+        assert [words_of(row)["id"] for row in film.rows] == [f"id {one}" for one in ids[0]]
         for row, shown in zip(film.rows, caught["gradcam"].grid.rows, strict=True):
-            assert np.array_equal(row.panels[-1].rgb, shown.panels[1].rgb)
+            newest, of_grid = row.panels[-1].rgb.astype(int), shown.panels[1].rgb[1::3, 1::3]  # three times the size
+            assert np.abs(newest - of_grid).max() <= 12  # where the hottest place lies between pixels of the film
+            assert np.abs(newest - of_grid).mean() < 1
             assert row.panels[-1].framed == shown.wrong
         if epoch == 1:
             assert np.isnan([caught["gradcam_drift"], caught["gradcam_overlap"]]).all()

@@ -25,7 +25,8 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from fe_gradcam import ArgumentError, CamWarning, UnknownNameError, explain
-from fe_gradcam.drawing.grid import INK, WHITE, Row, draw_grid
+from fe_gradcam.drawing.canvas import INK, WHITE
+from fe_gradcam.drawing.grid import Row, draw_grid
 from fe_gradcam.metrics.measure import measure, summary
 from fe_gradcam.spec.objects import masks_of_boxes, object_masks
 from fe_gradcam.training import chosen as selecting
@@ -502,7 +503,7 @@ def test_the_images_shown_are_those_that_a_full_inference_chooses(trained: Train
     assert len(expected) >= 4
     assert trained.rows(name).tolist() == expected
     assert [result["id"] for result in results] == [1000 + at for at in expected]
-    assert [words_of(row)["id"] for row in trained.caught[name].grid.rows] == [str(1000 + at) for at in expected]
+    assert [words_of(row)["id"] for row in trained.caught[name].grid.rows] == [f"id {1000 + at}" for at in expected]
     assert [result["label"] for result in results] == epoch.labels[expected].tolist()
     assert [result["prediction"] for result in results] == epoch.probabilities[expected].argmax(1).tolist()
     # Another batch, and another kernel for it: rounding alone.

@@ -90,9 +90,9 @@ def test_everything_is_made_without_a_host(framework: str, tmp_path: Path) -> No
     assert second["cost"] == ["atlas", "explaining", "film", "grid", "metrics"]
     assert "% of the epoch's" in second["said"]
     assert said["streams"] == [["eval", ""]]
-    parts = ("atlas_epoch_001.png", "atlas_epoch_002.png", "epoch_1.npz", "epoch_1.png", "epoch_2.npz", "epoch_2.png",
-             "film.png")  # fmt: skip
-    names = [f"gradcam_eval_{part}" for part in parts]
+    names = [f"gradcam_eval_atlas_epoch_{n:03d}.png" for n in (1, 2)]
+    names += [f"gradcam_eval_epoch_{n:03d}.{ending}" for n in (1, 2) for ending in ("npz", "png")]
+    names.append("gradcam_eval_film.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 

@@ -49,6 +49,11 @@ class KerasBackend(Backend):
         named = named_layers(self._model)
         return name_among(layer, named, list(named))
 
+    def kind_of(self, layer: LayerRef) -> str:
+        """See Backend."""
+        named = named_layers(self._model)
+        return type(named[layer.name]).__name__ if layer.name in named else ""
+
     def _listed(self, inputs: Inputs) -> tuple[list[LayerInfo], Seen]:
         """See Backend; nothing is computed."""
         names = {id(layer): name for name, layer in named_layers(self._model).items()}

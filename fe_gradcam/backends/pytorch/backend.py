@@ -17,7 +17,7 @@ from fe_gradcam.backends.errors import check_rows, no_attention, no_gradient, no
 from fe_gradcam.backends.known import Reading
 from fe_gradcam.backends.protocol import Backend, Passed, Query
 from fe_gradcam.backends.pytorch.attention import BlockLister, ending_behind
-from fe_gradcam.backends.pytorch.layers import layer_infos, name_of, seen_by
+from fe_gradcam.backends.pytorch.layers import kind_of, layer_infos, name_of, seen_by
 from fe_gradcam.backends.pytorch.passes import BiasRecorder, Front, gradient_at, hessian_product, observe
 from fe_gradcam.backends.pytorch.recorder import Lister, Recorder
 from fe_gradcam.backends.pytorch.scores import OF_TORCH, as_rows, is_segmentation, is_table, is_tensor
@@ -63,6 +63,10 @@ class TorchBackend(Backend):
 
     def _name_of(self, layer: Layer) -> str:
         return name_of(self._model, layer)
+
+    def kind_of(self, layer: LayerRef) -> str:
+        """See Backend."""
+        return kind_of(self._model, layer.name)
 
     def _listed(self, inputs: Inputs) -> tuple[list[LayerInfo], Seen]:
         lister, size = Lister(), self.image_size(inputs)

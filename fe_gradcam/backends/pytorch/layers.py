@@ -53,5 +53,12 @@ def name_of(model: nn.Module, layer: Layer) -> str:
         return name_among(layer, named, [name for name, _ in model.named_modules()])
 
 
+def kind_of(model: nn.Module, name: str) -> str:
+    """The class of a layer, or nothing where there is none of that name."""
+    with uncompiled(list(model.modules())):
+        named: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+        return type(named[name]).__name__ if name in named else ""
+
+
 def _is_convolution(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.conv._ConvNd)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fe_gradcam.drawing.film import CELL, Frame, film_grid, shown_epochs
 from fe_gradcam.drawing.grid import Panel, Text
 from fe_gradcam.drawing.picture import Picture
-from fe_gradcam.drawing.sheet import Look, heat_panel
+from fe_gradcam.drawing.sheet import SURE, Look, heat_panel
 from fe_gradcam.explaining.explained import Explained
 from fe_gradcam.training.epoch import Epoch, Product
 from fe_gradcam.training.history import Record
@@ -50,14 +50,18 @@ def _frame(record: Record, part: Explained, pictures: NDArray[np.uint8], names: 
     """What the film shows of an epoch: the heat over each picture, framed where another class was inferred."""
     heat, size = record.heat, (pictures.shape[1], pictures.shape[2])
     values = heat.values(size if max(heat.size) > max(size) else None)
+    maps = heat.maps if heat.raw.shape[1:] != heat.size else None  # at the size of the image it is drawn as it is
     panels = []
     for at, picture in enumerate(pictures):
         caption = None
         if record.predictions is not None and record.confidences is not None:
             class_id = int(record.predictions[at])
             caption = Text("prediction", names.get(class_id, str(class_id)), f"({float(record.confidences[at]):.0%})")
-        panel = heat_panel(picture, values[at], bool(heat.blank[at]), look, heat.scaling, heat.unit)
+        raw = None if maps is None else maps[at]
+        panel = heat_panel(picture, values[at], bool(heat.blank[at]), look, heat.scaling, heat.unit, raw)
         if heat.target == "label" and part.labels is not None and part.labels[at] < 0:
             panel = Panel(picture, note="not labelled")
-        panels.append(replace(panel, framed=bool(record.wrong[at]), caption=caption))
+        wrong = bool(record.wrong[at])
+        unsure = wrong and record.confidences is not None and float(record.confidences[at]) < SURE
+        panels.append(replace(panel, framed=wrong, unsure=unsure, caption=caption))
     return Frame(record.epoch, panels)

@@ -20,7 +20,7 @@ class GridProduct(Product):
 
     def make(self, epoch: Epoch) -> None:
         """A grid of each dataset and one of all."""
-        parts, names, name = epoch.parts, epoch.options.classes.names, f"epoch_{epoch.number}"
+        parts, names, name = epoch.parts, epoch.options.classes.names, f"epoch_{epoch.number:03d}"
         pictures = {part.ds_id: self._picture(epoch, [part], part.ds_id) for part in parts}
         of_all = self._picture(epoch, parts) if len(parts) > 1 else None
         results = {part.ds_id: compose_results([part], names, epoch.number, epoch.mode) for part in parts}

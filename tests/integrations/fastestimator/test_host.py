@@ -171,7 +171,10 @@ def test_image_saver_writes_the_picture_of_each_dataset_and_of_all(trained: Trai
     for name, raster in expected.items():
         assert np.array_equal(read_png(trained.folder / "saved" / name), raster)
     own = {path.stem for path in (trained.folder / "own").glob("*.png")}
-    assert own == {*(f"first_eval_epoch_{n}_{name}" for n in (1, 2) for name in ("day", "night")), "first_test_epoch_2"}
+    assert own == {
+        *(f"first_eval_epoch_{n:03d}_{name}" for n in (1, 2) for name in ("day", "night")),
+        "first_test_epoch_002",
+    }
 
 
 def test_csv_logger_has_a_row_for_each_epoch_and_no_picture(trained: Trained) -> None:
@@ -266,7 +269,7 @@ def test_schedulers_swap_traces_models_and_layers(framework: str, tmp_path: Path
     assert_allclose(heats(first["turns_results"]), explain(one, images, layer="0").values, atol=1e-4)
     assert_allclose(heats(second["turns_results"]), explain(two, images, layer="2").values, atol=1e-4)
     assert catch.where("late") == [("eval", 2)]
-    assert np.array_equal(read_png(tmp_path / "late_eval_epoch_2.png"), second["late"].raster)
+    assert np.array_equal(read_png(tmp_path / "late_eval_epoch_002.png"), second["late"].raster)
     assert_allclose(heats(first["always_results"]), start, atol=1e-4)
     assert_allclose(heats(second["always_results"]), heats(second["turns_results"])[:2], atol=1e-4)
 
@@ -347,7 +350,7 @@ def test_a_training_that_was_killed_goes_on_in_another_process(tmp_path: Path) -
             assert losses[step] == pytest.approx(loss, rel=1e-4)
         assert losses["12"] != losses["8"]
         written = sorted(path.name for path in (tmp_path / framework / "own").glob("*.png"))
-        assert written == [f"gradcam_eval_epoch_{epoch}.png" for epoch in (1, 2, 3)]
+        assert written == [f"gradcam_eval_epoch_{epoch:03d}.png" for epoch in (1, 2, 3)]
     assert len(pictures) == 2
     for path, picture in pictures.items():
         assert np.abs(read_png(path).astype(int) - picture).max() <= 2

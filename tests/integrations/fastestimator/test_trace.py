@@ -109,9 +109,9 @@ def test_grid_results_and_files(framework: str, tmp_path: Path) -> None:
         assert sorted(result["classification_confidences"], reverse=True) == result["classification_confidences"]
 
     written = sorted(path.name for path in (tmp_path / "a" / "b").iterdir())
-    assert written == [f"gradcam_eval_epoch_{n}.{kind}" for n in (1, 2) for kind in ("npz", "png")]
-    assert np.array_equal(read_png(tmp_path / "a" / "b" / "gradcam_eval_epoch_2.png"), grid.raster)
-    with np.load(tmp_path / "a" / "b" / "gradcam_eval_epoch_2.npz") as arrays:
+    assert written == [f"gradcam_eval_epoch_{n:03d}.{kind}" for n in (1, 2) for kind in ("npz", "png")]
+    assert np.array_equal(read_png(tmp_path / "a" / "b" / "gradcam_eval_epoch_002.png"), grid.raster)
+    with np.load(tmp_path / "a" / "b" / "gradcam_eval_epoch_002.npz") as arrays:
         assert_allclose(arrays["grad_cam.pred.values"], expected.values, atol=1e-4)
         assert_allclose(arrays["labels"], labels)
         assert arrays["layer_cam.dog.class_ids"].tolist() == [3] * 7
@@ -131,7 +131,7 @@ def test_contrasts_ranks_and_fused_layers(framework: str, tmp_path: Path) -> Non
         ranked = [f"heatmap_image_class_{class_id}" for class_id in result["classification_class_ids"][:2]]
         assert set(result["heatmap_grad_cam"]) == {against, *ranked}
         assert result["layer"].startswith("max(conv")
-    with np.load(tmp_path / "gradcam_eval_epoch_1.npz") as arrays:
+    with np.load(tmp_path / "gradcam_eval_epoch_001.npz") as arrays:
         assert arrays["grad_cam.dog against 猫.class_ids"].tolist() == [-1] * 3
         assert "grad_cam.top 2.values" in arrays
 
@@ -278,8 +278,8 @@ def test_several_datasets_are_kept_apart(framework: str, tmp_path: Path) -> None
     assert [result["ds_id"] for result in caught["gradcam_results"]] == ["day"] * 4 + ["night/shift"] * 5
     assert {result["ds_id"] for result in caught["night_results"]} == {"night/shift"}
     assert sorted(path.name for path in tmp_path.glob("*.png")) == [
-        "gradcam_eval_epoch_1_day.png",
-        "gradcam_eval_epoch_1_night_shift.png",
+        "gradcam_eval_epoch_001_day.png",
+        "gradcam_eval_epoch_001_night_shift.png",
     ]
 
 
@@ -552,7 +552,7 @@ def test_keyed_heatmaps_go_by_the_class_that_they_are_of(
     fitted(framework, model, trace, ops=keyed_ops(model, target=target), train_data=data, eval_data=data)
     wanted = shown(framework, 5, "y") if target == "y" else target
     expected = explain(model, shown(framework, 5), target=wanted)
-    with np.load(tmp_path / "gradcam_eval_epoch_1.npz") as arrays:
+    with np.load(tmp_path / "gradcam_eval_epoch_001.npz") as arrays:
         assert_allclose(arrays[f"grad_cam.{column}.values"], expected.values, atol=1e-4)
         assert_allclose(arrays[f"grad_cam.{column}.class_ids"], expected.class_ids)
         assert_allclose(arrays[f"grad_cam.{column}.confidences"], expected.confidences, rtol=1e-3)
@@ -606,8 +606,8 @@ def test_two_traces_that_would_overwrite_each_other_are_refused() -> None:
         fitted("torch", model, gradcam(model, layer="conv1"), gradcam(model, layer="conv2"))
     traces = [gradcam(model, layer="conv1", outputs="one"), gradcam(model, layer="conv2", outputs="two")]
     (caught,) = fitted("torch", model, *traces).caught
-    assert caught["one"].grid.title.endswith("layer conv1")
-    assert caught["two"].grid.title.endswith("layer conv2")
+    assert "layer conv1" in caught["one"].grid.subtitle
+    assert "layer conv2" in caught["two"].grid.subtitle
 
 
 def test_another_trace_that_reads_the_grid_in_train_gets_it_from_eval_alone() -> None:
@@ -636,7 +636,7 @@ def test_methods_with_parameters_side_by_side(framework: str, tmp_path: Path) ->
     labels = ["grad_cam", "layer_cam", "score_cam", "ss_cam(samples=2, noise=0.5)", "random_cam"]
     assert caught["gradcam"].grid.titles == ("image", *labels)
     results, images = caught["gradcam_results"], shown(framework, 2)
-    with np.load(tmp_path / "gradcam_eval_epoch_1.npz") as arrays:
+    with np.load(tmp_path / "gradcam_eval_epoch_001.npz") as arrays:
         for label, method in zip(labels, several, strict=True):
             expected = explain(model, images, method=method, seed=3)
             assert_allclose(arrays[f"{label}.pred.values"], expected.values, atol=1e-4)

@@ -188,7 +188,7 @@ def test_a_metric_that_fails_is_a_warning_and_costs_neither_pictures_nor_film_no
         assert len(caught["gradcam"].grid.rows) == len(caught["gradcam_results"]) == 2
         assert np.isnan(caught["gradcam_deletion"])
         assert {"gradcam_film", "gradcam_atlas"} <= set(caught)
-    assert (tmp_path / "gradcam_eval_epoch_2.png").exists()
+    assert (tmp_path / "gradcam_eval_epoch_002.png").exists()
 
 
 def weights_after(framework: str, traced: bool) -> list[np.ndarray]:
