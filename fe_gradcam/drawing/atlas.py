@@ -192,10 +192,10 @@ def atlas_grid(
     # A class that is warned of is drawn, however few its images.
     most = sorted(atlas.classes, key=lambda one: (one not in by_class, -atlas.classes[one].images))[:MOST_CLASSES]
     rows = [_row(atlas, class_id, by_class.get(class_id), names, look) for class_id in sorted(most)]
-    said = [title or "the classes"]
+    said = [title, "mean heat of each inferred class"]
     if len(atlas.classes) > len(rows):
         said.append(f"{len(rows)} of {len(atlas.classes)} classes")
-    title, subtitle = ", ".join(said), f"{heatmap.method}, {layer_in_words(heatmap)}"
+    title, subtitle = ", ".join(filter(None, said)), f"{heatmap.method}, {layer_in_words(heatmap)}"
     label = _legend(any(row.wrong for row in rows))
     return Grid(tuple(rows), ("mean image", "mean heat"), look.colormap, label, (0.0, 1.0), title, subtitle)
 

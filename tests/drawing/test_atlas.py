@@ -62,7 +62,8 @@ def notes(row: Any) -> list[str]:
 
 def test_a_row_for_each_class_says_in_words_whether_its_heat_stays() -> None:
     grid = grid_of(drawn({2: 8, 1: 6, 4: 5, 7: 1}, moves=(2,)), {1: "cat"})
-    assert grid.title == "eval, epoch 2, mean heat of each inferred class, grad_cam, layer conv3"
+    assert grid.title == "eval, epoch 2, mean heat of each inferred class"
+    assert grid.subtitle == "grad_cam, layer conv3, map 8 x 8"
     assert grid.titles == ("mean image", "mean heat")
     assert {words_of(row)["class"]: notes(row) for row in grid.rows} == {
         "cat": ["6 images", "heat stays in place (1.00)"],
