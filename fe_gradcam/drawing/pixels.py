@@ -189,8 +189,8 @@ def smooth_heat(maps: NDArray[Any], size: Sequence[int]) -> NDArray[np.float32]:
         size: At least that of the maps, or values between places are left out.
 
     Examples:
-        >>> smooth_heat(np.array([[0.0, 1.0]]), (1, 6))[0].round(2).tolist()
-        [0.0, 0.0, 0.26, 0.74, 1.0, 1.0]
+        >>> smooth_heat(np.array([[0, 32]]), (1, 4)).tolist()
+        [[0.0, 5.0, 27.0, 32.0]]
     """
     given = np.asarray(maps, np.float32)
     height, width = size

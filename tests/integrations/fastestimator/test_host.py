@@ -269,7 +269,7 @@ def test_schedulers_swap_traces_models_and_layers(framework: str, tmp_path: Path
     assert_allclose(heats(first["turns_results"]), explain(one, images, layer="0").values, atol=1e-4)
     assert_allclose(heats(second["turns_results"]), explain(two, images, layer="2").values, atol=1e-4)
     assert catch.where("late") == [("eval", 2)]
-    assert np.array_equal(read_png(tmp_path / "late_eval_epoch_002.png"), second["late"].raster)
+    assert np.array_equal(read_png(tmp_path / "late_eval_epoch_2.png"), second["late"].raster)
     assert_allclose(heats(first["always_results"]), start, atol=1e-4)
     assert_allclose(heats(second["always_results"]), heats(second["turns_results"])[:2], atol=1e-4)
 
@@ -339,7 +339,7 @@ def test_a_training_that_was_killed_goes_on_in_another_process(tmp_path: Path) -
     sizes = [path.stat().st_size for path in tmp_path.glob("*/state/*/objects.pkl")]
     assert len(sizes) == 2
     assert max(sizes) < 20_000
-    pictures = {path: read_png(path) for path in tmp_path.glob("*/own/*_2.png")}
+    pictures = {path: read_png(path) for path in tmp_path.glob("*/own/*_002.png")}
     after = in_another_process(resumable_trainings, tmp_path)
     for framework in FRAMEWORKS:
         assert (before[framework]["step"], after[framework]["step"]) == (8, 12)
