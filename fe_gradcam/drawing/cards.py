@@ -86,10 +86,10 @@ class _Cards:
 
     def __init__(self, grid: Grid) -> None:
         count = len(grid.rows)
-        self.side = next((side for most, side in SIDES if count <= most), LEAST_SIDE)
+        self.side: int = next((side for most, side in SIDES if count <= most), LEAST_SIDE)
         widths, heights = zip(*(_shown(panel, self.side) for row in grid.rows for panel in row.panels), strict=True)
-        self.cell = max(widths), max(heights)
-        self.card = len(grid.titles) * (self.cell[0] + GAP) - GAP
+        self.cell: tuple[int, int] = max(widths), max(heights)
+        self.card: int = len(grid.titles) * (self.cell[0] + GAP) - GAP
         self._write_with(Sizes(), grid)
         self.across = min(range(1, count + 1), key=self._unlike_the_shape)
         self.width = max(self._width(self.across), NARROWEST)

@@ -156,7 +156,8 @@ def filmed(followed: Followed, epochs: range, count: int = 3, side: tuple[int, i
 def test_a_film_has_a_row_for_each_image_and_a_column_for_each_epoch() -> None:
     film, grid = filmed(new(), range(1, 5))
     assert film.titles == ("image", "epoch 1", "epoch 2", "epoch 3", "epoch 4")
-    assert film.title == "eval, epochs 1 to 4, grad_cam, layer conv3"
+    assert film.title == "eval, epochs 1 to 4"
+    assert film.subtitle == "grad_cam for the inferred class, layer conv3, map 8 x 12"
     assert film.scale_label == f"{grid.scale_label}; framed: another class was inferred than the true one"
     assert len(film.rows) == 3
     for at, row in enumerate(film.rows):
