@@ -96,8 +96,9 @@ def _overlay(plan: Plan, photo: Photo, part: Explained, column: Column, wanted: 
     if class_id >= 0 and not math.isnan(confidence):
         named = f"{plan.names.get(class_id, f'class {class_id}')} ({confidence:.0%})"
         said = named if isinstance(wanted.target, int) else f"{CALLED.get(said, said)}: {named}"
-    rows = tuple(replace(row, texts=()) for row in grid.rows)
-    return replace(grid, rows=rows, titles=("image", said))
+    (row,) = grid.rows
+    panels = tuple(replace(panel, caption=None) for panel in row.panels)  # it stands above, and larger
+    return replace(grid, rows=(replace(row, texts=(), panels=panels),), titles=("image", said))
 
 
 def enlarged(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -193,18 +194,15 @@ def _grid(plan: Plan, written: Written) -> Grid:
 
 
 def _notes(plan: Plan, part: Explained, at: int) -> list[Text]:
-    """Which classes the columns of one row explain, where they are not the inferred one."""
+    """How probable the classes are that columns are called by; others stand below their pictures."""
     from fe_gradcam.drawing.grid import Text
 
     inferred = None if part.predictions is None else int(part.predictions[at])
     notes = []
     for wanted, column in zip(plan.wanted, part.columns, strict=False):
         class_id, confidence = int(column.heatmap.class_ids[at]), float(column.heatmap.confidences[at])
-        if class_id in (-1, inferred) or math.isnan(confidence):
-            continue
-        name = plan.names.get(class_id, str(class_id))
-        rank = "" if isinstance(wanted.target, int) else f"{wanted.label}: "
-        notes.append(Text("note", f"{rank}{name}", f"{confidence:.0%}"))
+        if isinstance(wanted.target, int) and class_id != inferred and not math.isnan(confidence):
+            notes.append(Text("note", plan.names.get(class_id, f"class {class_id}"), f"({confidence:.0%})"))
     return notes
 
 

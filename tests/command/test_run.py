@@ -154,7 +154,14 @@ def test_an_overlay_says_what_it_shows(here: Path, monkeypatch: pytest.MonkeyPat
     for grid in overlays:
         for words in ("squares.png", "grad_cam", "layer relu"):
             assert words in f"{grid.title} {getattr(grid, 'subtitle', '')}"
-        assert grid.rows[0].texts == ()
+        (row,) = grid.rows
+        assert row.texts == ()
+        assert [panel.caption for panel in row.panels] == [None, None]  # the class stands above, once
+    (row,) = whole.rows
+    below = [panel.caption and f"{panel.caption.words} {panel.caption.number}" for panel in row.panels]
+    assert f"deep blue\u200e ({second:.0%})" == below[2]  # that of top 2
+    beside_it = [(text.words, text.number) for text in row.texts if text.role == "note"]
+    assert beside_it == [("deep blue", f"({second:.0%})")]  # that of the column called by it, and no other
     assert "grad_cam" in " ".join([whole.title, getattr(whole, "subtitle", ""), *whole.titles])
     grids.clear()
     heat_of(here)
