@@ -285,3 +285,16 @@ def knows_its_keywords(**meant: str) -> Callable[[Callable[P, Returned]], Callab
         return call
 
     return checked
+
+
+C = TypeVar("C", bound=type)
+
+
+def class_knows_its_keywords(**meant: str) -> Callable[[C], C]:
+    """The same for what a class is made with; see `knows_its_keywords`."""
+
+    def checked(made: C) -> C:
+        made.__init__ = knows_its_keywords(**meant)(made.__init__)  # type: ignore[misc]
+        return made
+
+    return checked

@@ -19,6 +19,7 @@ from fe_gradcam.explaining.explained import Column, Explained
 from fe_gradcam.files import FilePath, checked_path, write_bytes
 from fe_gradcam.parameters import knows_its_keywords
 from fe_gradcam.spec.images import host_rows
+from fe_gradcam.spec.objects import object_masks
 from fe_gradcam.spec.targets import Rank, names_by_id
 from fe_gradcam.types import ClassNames, Heatmap
 
@@ -83,6 +84,8 @@ def draw(
     labels: ArrayLike | Sequence[str] | None = None,
     ids: Sequence[Any] | None = None,
     class_names: ClassNames | None = None,
+    masks: ArrayLike | None = None,
+    boxes: ArrayLike | None = None,
     mean: ArrayLike | None = None,
     std: ArrayLike | None = None,
     title: str = "",
@@ -101,6 +104,10 @@ def draw(
             is that of the inferred class.
         ids: N names of the images.
         class_names: Names of the classes, in the order of their ids, with one for each that is shown; or {id: name}.
+        masks: (N, H, W) where the object is in each image, which is outlined: of integers what is not 0, of floats what
+            is 0.5 and more.
+        boxes: (N, 4) or (N, M, 4) likewise: left, top, width and height in pixels of the images; of masks and boxes
+            the part that they share.
         mean: Mean that the images were normalised with, a number or one per channel, to undo it.
         std: Standard deviation likewise.
         title: What stands above.
@@ -132,12 +139,18 @@ def draw(
     _check_names(class_names, [*(one.class_ids for one in several), *([] if true is None else [true])])
     of_inferred = ("pred", Rank(1).name)
     inferred = next((one for one in several if one.target in of_inferred and (one.class_ids >= 0).all()), None)
+    pictures = look.pictures(array, channels_first=False)
+    inside = object_masks(masks, boxes, pictures.shape[1:3])
+    if inside is not None and len(inside) != len(array):
+        name = "boxes" if masks is None else "masks"
+        raise ArgumentError(f"{name} holds {len(inside)} entries for {len(array)} images; one for each is needed.")
     part = Explained(
-        pictures=look.pictures(array, channels_first=False),
+        pictures=pictures,
         columns=[Column(one.method, one.target, one) for one in several],
         probabilities=None if inferred is None else _of_inferred(inferred),
         labels=true,
         ids=ids,
+        masks=inside,
     )
     return Picture(compose_grid([part], names, look, title), cell)
 

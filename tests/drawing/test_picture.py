@@ -160,3 +160,22 @@ def test_what_does_not_fit_is_an_error(heatmap: Heatmap) -> None:
     ):
         with pytest.raises(ArgumentError, match=message):
             draw(shown, heatmaps, **more)
+
+
+def test_the_object_is_outlined_whether_masks_or_boxes_say_where_it_is(heatmap: Heatmap) -> None:
+    """The border of the box is white between dark, in the image and over its heat; nothing else changes."""
+    boxes = np.array([[40, 30, 80, 60], [10, 20, 50, 90]])
+    inside = np.zeros((2, 160, 200), bool)
+    for one, (left, top, width, height) in zip(inside, boxes, strict=True):
+        one[top : top + height, left : left + width] = True
+    plain = draw(IMAGES, heatmap).rgb
+    drawn = [draw(IMAGES, heatmap, **way).rgb for way in ({"boxes": boxes}, {"masks": inside}, {"masks": inside * 7})]
+    assert all(np.array_equal(one, drawn[0]) for one in drawn)
+    rows, columns = np.nonzero((drawn[0] != plain).any(-1))
+    left, top = columns.min(), rows.min()
+    corner = places_of(np.rint(IMAGES[0].permute(1, 2, 0).numpy().astype(np.float64) * 255).astype(np.uint8), plain)[0]
+    assert (top - corner[0], left - corner[1]) in [(28, 38), (28, 8)]  # two pixels outside of the boxes
+    white = (drawn[0] == 255).all(-1) & (plain != 255).any(-1)
+    assert white.sum() == pytest.approx(2 * (2 * (80 + 60) + 2 * (50 + 90)), rel=0.05)
+    with pytest.raises(ArgumentError, match="boxes holds 1 entries for 2 images"):
+        draw(IMAGES, heatmap, boxes=boxes[:1])

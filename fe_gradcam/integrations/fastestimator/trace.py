@@ -26,6 +26,7 @@ from fe_gradcam.integrations.fastestimator import compat, warmup
 from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
 from fe_gradcam.integrations.fastestimator.keyed import KeyedSource, check_source
 from fe_gradcam.metrics.rules import MetricSpec
+from fe_gradcam.parameters import class_knows_its_keywords
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.training.epoch import Cost, Put
 from fe_gradcam.training.options import Classes, Options
@@ -41,6 +42,20 @@ warmup.apply()
 ALL_MODES = frozenset({"train", "eval", "test", "infer"})
 
 
+@class_knows_its_keywords(
+    method="methods= with a name or a list of names",
+    target="targets= with one or a list",
+    layers="layer= with one, or with a list that is fused to one map",
+    target_layers="layer= with one, or with a list that is fused to one map",
+    class_names="label_mapping= with {name: id}",
+    image="images= with the key of the images",
+    network="model= with the model itself",
+    output="outputs= with the key of the grid",
+    bbox="boxes= with a key",
+    bboxes="boxes= with a key",
+    mask="masks= with a key",
+    places="masks= or boxes= with a key",
+)
 @traceable()
 class GradCAM(Trace):
     """Heatmaps of what the network looks at, drawn at the end of each epoch.

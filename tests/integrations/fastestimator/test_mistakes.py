@@ -340,3 +340,17 @@ def test_a_keras_model_of_any_size_is_told_of_its_layout() -> None:
     with pytest.raises(ArgumentError, match=r"has shape \(1, 3, 9, 12\), and the model takes the channels in the last"):
         estimator("tf", model, [trace, steps], train_data=data, eval_data=data).fit()
     assert not steps.done
+
+
+@pytest.mark.parametrize(
+    ("keyword", "says"),
+    [
+        ("layers", "GradCAM has no argument 'layers'; pass layer= with one, or with a list that is fused to one map"),
+        ("class_names", "pass label_mapping="),
+        ("n_sample", "did you mean 'n_samples'"),
+    ],
+)
+def test_a_wrong_keyword_says_which_one_is_meant(keyword: str, says: str) -> None:
+    with pytest.raises(TypeError, match=says) as caught:
+        GradCAM("x", model=torch.nn.Identity(), **{keyword: 1})
+    assert isinstance(caught.value, ArgumentError)
