@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.drawing.grid import Grid, Panel, Row
-from fe_gradcam.drawing.sheet import Look, bare_grid, texts_of, what_is_explained
+from fe_gradcam.drawing.sheet import OUTLINED, Look, bare_grid, texts_of, what_is_explained
 from fe_gradcam.explaining.explained import Explained
 
 CELL = 112
@@ -66,9 +66,7 @@ def film_grid(
         rows.append(Row(tuple(texts), False, tuple(replace(panel, outline=outline) for panel in panels)))
     grid, first, last = bare_grid(part, look), frames[0].epoch, frames[-1].epoch
     epochs = f"epochs {first} to {last}" if first < last else f"epoch {first}"
-    label = grid.scale_label
-    if part.masks is not None:
-        label += "; outlined: where the object is"
+    label = grid.scale_label + OUTLINED * (part.masks is not None)
     return replace(
         grid,
         rows=tuple(rows),

@@ -21,10 +21,21 @@ from fe_gradcam.types import OF_TARGET, Heatmap
 Map: TypeAlias = NDArray[np.float32]
 """Heat, (h, w)."""
 
+OUTLINED = "; outlined: where the object is"
+"""What stands in the legend of a picture with outlines."""
+
 LEFT_TO_RIGHT = "\u200e"
 """Keeps a number behind a name that is written from right to left."""
 
 TARGET_TITLES = {"pred": "inferred class", "label": "true class"}
+
+OTHER_WORDS = {
+    "top 1": "highest class",
+    "top 2": "second class",
+    "top 3": "third class",
+    "top class against its rival": "highest against second class",
+}
+"""Targets whose names are said in other words in a picture."""
 
 SURE = 0.5
 """A wrong answer with a probability below this was a guess, and is drawn as one."""
@@ -81,9 +92,9 @@ def compose_grid(
     if total > MOST_ROWS:
         title = f"{title}: the first {MOST_ROWS} of {total} images".removeprefix(": ")
     titles = ("image", *(_title(column, columns) for column in columns))
-    return replace(
-        bare_grid(parts[0], look), rows=tuple(rows), titles=titles, title=title, subtitle=what_is_explained(columns)
-    )
+    grid, outlined = bare_grid(parts[0], look), OUTLINED * any(part.masks is not None for part in parts)
+    label, subtitle = grid.scale_label + outlined, what_is_explained(columns)
+    return replace(grid, rows=tuple(rows), titles=titles, title=title, subtitle=subtitle, scale_label=label)
 
 
 def bare_grid(part: Explained, look: Look) -> Grid:
@@ -127,8 +138,9 @@ def _differing(columns: Sequence[Column]) -> tuple[set[str], set[str], set[str]]
 
 def _target_text(target: str, article: str = "") -> str:
     """A target in words; a class without a name is said to be one."""
-    if target in TARGET_TITLES:
-        return f"{article} {TARGET_TITLES[target]}".strip()
+    words = (TARGET_TITLES | OTHER_WORDS).get(target)
+    if words is not None:
+        return f"{article} {words}".strip()
     return f"class {target}" if target.isdecimal() else target
 
 

@@ -89,6 +89,9 @@ class Alarm:
     covered: float
     covered_elsewhere: float
 
+    def __str__(self) -> str:
+        return self.text()
+
     def text(self, names: Mapping[int, str] | None = None) -> str:
         """What was found, in words; `names` are those of the classes by id."""
         name, box = (names or {}).get(self.class_id, str(self.class_id)), self.box

@@ -152,7 +152,7 @@ def test_every_picture_says_its_method_what_is_explained_and_the_layer() -> None
     two_targets = [Column("grad_cam", "pred", one), Column("grad_cam", "label", one)]
     assert said(*two_targets) == "grad_cam, layer conv3, map 2 x 2"
     smoothed = heatmap(smooth="eigen")
-    assert said(Column("grad_cam", "top 2", smoothed)).startswith("grad_cam for top 2, layer conv3")
+    assert said(Column("grad_cam", "top 2", smoothed)).startswith("grad_cam for the second class, layer conv3")
     assert said(Column("grad_cam", "top 2", smoothed)).endswith(", smoothed (eigen)")
 
 
