@@ -95,7 +95,7 @@ def draw_outline(region: Rgb, outline: NDArray[np.bool_]) -> None:
 
 
 def draw_frame(region: Rgb, width: int = FRAME, *, unsure: bool = False) -> None:
-    """A frame within the edges of a region: a red line, or, where the answer was unsure, amber dashes."""
+    """A frame within the edges of a region: a red line, or, where the answer was unsure, dashes of amber on white."""
     edge = np.ones(region.shape[:2], bool)
     edge[width:-width, width:-width] = False
     if unsure:
@@ -104,6 +104,7 @@ def draw_frame(region: Rgb, width: int = FRAME, *, unsure: bool = False) -> None
         lines[:width] = lines[-width:] = xs
         lines[:, :width] |= ys[:, None]
         lines[:, -width:] |= ys[:, None]
+        region[edge] = WHITE
         edge &= lines
     region[edge] = AMBER if unsure else RED
 

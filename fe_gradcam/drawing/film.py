@@ -17,6 +17,9 @@ CELL = 112
 """The longer side of a picture in a filmstrip, in pixels."""
 
 
+TEXT_ROOM_OF_FILM = 110
+"""Width of what stands beside the pictures, where the text has 14 pixels: which image it is, and its true class."""
+
 MOST_COLUMNS = 12
 """Epochs in a filmstrip: of more, fitted to a page, texts could not be read."""
 
@@ -74,4 +77,5 @@ def film_grid(
         title=", ".join(filter(None, (*stream, epochs))),
         subtitle=what_is_explained(part.columns[:1]),
         scale_label=label,
+        text_room=TEXT_ROOM_OF_FILM,
     )

@@ -41,7 +41,7 @@ PAGE = 800
 TEXT_ON_PAGE = 12
 """Size of the text on a page; that at the colour bar has 10."""
 
-TEXTS_IN_CELL = 8
+TEXTS_IN_CELL = 6
 """The text grows with the picture up to this part of a column's width."""
 
 SMALLEST_HEAD = 10
@@ -138,6 +138,7 @@ class Grid:
         scale_label: What the colour bar means.
         scale_range: The numbers at its two ends.
         subtitle: What stands below the title in smaller letters.
+        text_room: Width of what stands beside the pictures; see TEXT_ROOM.
     """
 
     rows: tuple[Row, ...]
@@ -147,6 +148,7 @@ class Grid:
     scale_range: tuple[float, float]
     title: str = ""
     subtitle: str = ""
+    text_room: int = TEXT_ROOM
 
 
 def draw_grid(grid: Grid, *, cell: int | None = None) -> Rgb:
@@ -223,8 +225,9 @@ class _Layout:
         widths, heights = zip(*(_shown(panel, side) for panel in panels), strict=True)
         self.side, self.cell = side, (max(widths), max(heights))
         with_texts = any(row.texts for row in grid.rows)
-        self.sizes = sizes = Sizes(_text_size(self.cell[0], len(grid.titles), with_texts=with_texts))
-        room = sizes.of(TEXT_ROOM) if with_texts else 0
+        text_room = grid.text_room if with_texts else 0
+        self.sizes = sizes = Sizes(_text_size(self.cell[0], len(grid.titles), text_room))
+        room = sizes.of(text_room)
 
         left = MARGIN + (room + 2 * GAP if room else 0)
         self.lefts = [left + column * (self.cell[0] + GAP) for column in range(len(grid.titles))]
@@ -273,11 +276,11 @@ def _label_of_bar(grid: Grid, width: int, top: int, sizes: Sizes) -> tuple[list[
     return label, corner, top + max(bar_height + sizes.line, above + sizes.line * len(label))
 
 
-def _text_size(cell: int, columns: int, *, with_texts: bool) -> int:
+def _text_size(cell: int, columns: int, text_room: int) -> int:
     """That of a picture of so many columns: it grows with the width, of which the texts are a part."""
     growth = TEXT_ON_PAGE / PAGE
-    fixed = 2 * MARGIN + columns * (cell + GAP) - GAP + with_texts * 2 * GAP
-    size = ceil(growth * fixed / (1 - with_texts * growth * TEXT_ROOM / TEXT_SIZE))
+    fixed = 2 * MARGIN + columns * (cell + GAP) - GAP + bool(text_room) * 2 * GAP
+    size = ceil(growth * fixed / (1 - growth * text_room / TEXT_SIZE))
     return max(TEXT_SIZE, min(size, cell // TEXTS_IN_CELL))
 
 

@@ -236,8 +236,8 @@ def test_text_can_be_read_where_the_picture_is_as_wide_as_a_page(columns: int) -
 
 
 def test_in_columns_too_narrow_for_it_the_text_stays_small() -> None:
-    """Of a film with 25 columns: at the size that a page asks for no title would fit."""
-    drawn = draw_grid(grid(row(panels=25), titles=("epoch 12",) * 25), cell=112)
+    """With 25 columns no title would fit at the size that a page asks for."""
+    drawn = draw_grid(grid(row(panels=25), titles=("epoch 12",) * 25), cell=84)
     assert times(_inked("epoch 12", INK), drawn) == 25
 
 
