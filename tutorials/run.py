@@ -145,7 +145,8 @@ def small(output: Any) -> Any:
     """An output as it is stored: pictures as JPEG where that is smaller, no word of TensorFlow on the machine."""
     if "image/png" in output.get("data", {}):
         png = base64.b64decode(output.data["image/png"])
-        encoded = cv2.imencode(".jpg", cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR), JPEG)[1].tobytes()
+        picture = np.asarray(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR))
+        encoded = cv2.imencode(".jpg", picture, JPEG)[1].tobytes()
         if len(encoded) < len(png):
             del output.data["image/png"]
             output.data["image/jpeg"] = base64.b64encode(encoded).decode()
