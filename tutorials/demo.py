@@ -1,6 +1,6 @@
 """Trains with the trace on, on PyTorch and on TensorFlow, then explains a pretrained classifier on photos.
 
-``make demo`` runs it; the grids lie in demo_output/ afterwards.
+``make demo`` runs it, in two to five minutes on two CPU cores; the grids lie in demo_output/ afterwards.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ def explain_photos(path: Path) -> None:
 def main() -> int:
     """Runs the demonstration and says which files to open."""
     started = time.perf_counter()
+    print("This takes two to five minutes on two CPU cores.", flush=True)
     for framework, lenet in LENETS.items():
         print(f"\nTraining a LeNet on digit canvases ({framework}), with the trace on in eval ...", flush=True)
         make_traces = partial(heatmaps, folder=OUTPUT / framework)
