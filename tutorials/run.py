@@ -7,6 +7,7 @@ outputs are stored in them. The kernel is the Python that runs this, whatever Ju
 from __future__ import annotations
 
 import argparse
+import base64
 import os
 import re
 import shutil
@@ -17,7 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import nbformat
+import numpy as np
 from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
@@ -32,6 +35,9 @@ SCRATCH = Path("demo_output") / "notebooks"
 MOST_BYTES = 2**20
 """Of a notebook with its outputs."""
 
+JPEG = [cv2.IMWRITE_JPEG_QUALITY, 82]
+"""How pictures are stored: as PNG the photos would make a notebook too large."""
+
 SECONDS_A_CELL = 900
 """After which a cell counts as hanging; the machine may be busy."""
 
@@ -44,6 +50,9 @@ METADATA = {
 ABSOLUTE_PATH = re.compile(
     r"""(?:^|(?<=[\s"'`(=\[,<>]))(?:file://|/[A-Za-z.~][\w.~-]*/|[A-Za-z]:\\)[^\s"'`<>)]*""", re.MULTILINE
 )
+
+OF_TENSORFLOW = re.compile(r"WARNING: All log messages before absl|[IW]0000 ")
+"""Beginnings of lines in which it tells of the machine."""
 
 DURATION = re.compile(r"\b(?:second|minute)s?\b")
 
@@ -126,8 +135,25 @@ def executed(source: Path) -> Any:
         client.execute(env=kernel_environment(private))
     for cell in notebook.cells:
         cell.metadata.clear()
+        if cell.cell_type == "code":
+            cell.outputs = [kept for kept in map(small, cell.outputs) if kept.get("text") != ""]
     notebook.metadata = nbformat.from_dict(METADATA)
     return notebook
+
+
+def small(output: Any) -> Any:
+    """An output as it is stored: pictures as JPEG where that is smaller, no word of TensorFlow on the machine."""
+    if "image/png" in output.get("data", {}):
+        png = base64.b64decode(output.data["image/png"])
+        picture = np.asarray(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR))
+        encoded = cv2.imencode(".jpg", picture, JPEG)[1].tobytes()
+        if len(encoded) < len(png):
+            del output.data["image/png"]
+            output.data["image/jpeg"] = base64.b64encode(encoded).decode()
+            output.metadata.pop("image/png", None)
+    if output.get("name") == "stderr":
+        output.text = "".join(line for line in output.text.splitlines(True) if not OF_TENSORFLOW.match(line))
+    return output
 
 
 def kernel_environment(private: str) -> dict[str, str]:

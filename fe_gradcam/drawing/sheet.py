@@ -113,7 +113,7 @@ def what_is_explained(columns: Sequence[Column]) -> str:
     heat = columns[0].method if len(methods) == 1 else "" if len(targets) > 1 else "heat"
     target = f" for {_target_text(columns[0].target, ' the')}".replace("  ", " ") if len(targets) == 1 else ""
     heatmap = max((column.heatmap for column in columns), key=lambda one: one.of_layer)
-    smoothed = f"smoothed ({heatmap.smooth})" if heatmap.smooth else ""
+    smoothed = f"smoothed ({heatmap.smooth})" if heatmap.smooth and not _smoothed_apart(columns) else ""
     layer = layer_in_words(heatmap) if len(layers) == 1 else ""
     return ", ".join(filter(None, (f"{heat}{target}".strip(), layer, smoothed)))
 
@@ -136,6 +136,11 @@ def _differing(columns: Sequence[Column]) -> tuple[set[str], set[str], set[str]]
     return {one.method for one in columns}, {one.target for one in columns}, layers or {columns[0].heatmap.layer}
 
 
+def _smoothed_apart(columns: Sequence[Column]) -> bool:
+    """Whether the columns differ in how they were smoothed."""
+    return len({column.heatmap.smooth for column in columns}) > 1
+
+
 def _target_text(target: str, article: str = "") -> str:
     """A target in words; a class without a name is said to be one."""
     words = (TARGET_TITLES | OTHER_WORDS).get(target)
@@ -147,12 +152,15 @@ def _target_text(target: str, article: str = "") -> str:
 def _title(column: Column, columns: Sequence[Column]) -> str:
     """The head of a column: what tells it from the others, and the method where nothing else does."""
     methods, targets, layers = _differing(columns)
-    alone = len(methods) == 1 and (len(targets) > 1 or len(layers) > 1)
+    apart = _smoothed_apart(columns)
+    alone = len(methods) == 1 and (len(targets) > 1 or len(layers) > 1 or apart)
     said = [] if alone else [column.method]
     if targets != {"pred"} and not (alone and len(targets) == 1):
         said.append(_target_text(column.target))
     if len(layers) > 1:
         said.append(layer_in_words(column.heatmap))
+    if apart:
+        said.append(f"smoothed ({column.heatmap.smooth})" if column.heatmap.smooth else "not smoothed")
     return ": ".join(said)
 
 

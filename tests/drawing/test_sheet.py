@@ -163,6 +163,18 @@ def test_two_layers_stand_above_their_columns() -> None:
     assert grid.subtitle == "grad_cam for the inferred class"
 
 
+def test_columns_that_differ_in_smoothing_say_so() -> None:
+    """Two columns of one method must not look alike; what all have in common stays in the line above them."""
+    columns = [Column("grad_cam", "pred", heatmap(smooth=smooth)) for smooth in ("", "augment")]
+    grid = compose_grid([part(columns=columns)], {}, Look(), "t")
+    assert grid.titles[1:] == ("not smoothed", "smoothed (augment)")
+    assert grid.subtitle == "grad_cam for the inferred class, layer conv3, map 2 x 2"
+    both = [Column("grad_cam", target, heatmap(smooth="augment")) for target in ("pred", "label")]
+    alike = compose_grid([part(columns=both)], {}, Look(), "t")
+    assert alike.titles[1:] == ("inferred class", "true class")
+    assert alike.subtitle.endswith(", smoothed (augment)")
+
+
 def test_the_layer_that_is_explained_is_said() -> None:
     of_model = heatmap("occlusion", layer="whole model", of_layer=False)
     mixed = compose_grid([part(of_model, heatmap())], {}, Look(), "t").subtitle
