@@ -1,4 +1,4 @@
-"""Errors and warnings: messages of parts, whose arguments Python and the command line each call as they are written."""
+"""Errors and warnings. Their messages keep arguments as data, so that the command line can name its own options."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument inside a message: ``layer`` itself; with what is given for it, as it is shown: ``layer='conv'``.
+    """An argument inside a message: ``layer`` alone, or with its value as it is shown, ``layer='conv'``.
 
-    An empty value is ``layer=``, as it is written to name an argument that is to be passed.
+    An empty value gives ``layer=``, which names an argument that is to be passed.
     """
 
     name: str
@@ -24,16 +24,16 @@ class Argument:
         return self.name if self.value is None else f"{self.name}={self.value}"
 
     def told(self, words: Mapping[str, str]) -> str:
-        """As who reads it writes it: ``--layer 'conv'``."""
+        """The argument under the name that `words` has for it, as on the command line: ``--layer 'conv'``."""
         return f"{words[self.name]} {self.value or ''}".rstrip() if self.name in words else str(self)
 
 
 LIST_LAYERS = Argument("fe_gradcam.list_layers(model, images)")
-"""A function that messages name likewise."""
+"""A function, named in messages in the same way."""
 
 
 class Told:
-    """A message of parts: text, and arguments as data."""
+    """A message made of parts: text, and arguments as data."""
 
     args: tuple[str | Argument, ...]
 
@@ -42,11 +42,11 @@ class Told:
 
     @property
     def argument(self) -> str | None:
-        """The argument that it is about: the first that is named as data."""
+        """The argument that the message is about: the first one that is named as data."""
         return next((part.name for part in self.args if isinstance(part, Argument)), None)
 
     def told(self, words: Mapping[str, str]) -> str:
-        """The message, with arguments as `words` calls them."""
+        """The message, with arguments under the names that `words` has for them."""
         return "".join(part if isinstance(part, str) else part.told(words) for part in self.args)
 
 
@@ -71,19 +71,19 @@ class UnsupportedModelError(CamError, TypeError):
 
 
 class GradientError(CamError, RuntimeError):
-    """The score depends on the layer, and yet no gradient reaches it."""
+    """The score depends on the layer, but no gradient reaches the layer."""
 
 
 class HostError(CamError, ImportError):
-    """FastEstimator cannot be used as things are; the message says what to install, or to import first."""
+    """FastEstimator cannot be used; the message says what to install, or what to import first."""
 
 
 class NoHostError(CamError, AttributeError):
-    """The same, where a name of the package is looked up: Python then goes on as if there were none."""
+    """The same for the look-up of a name of this package: Python then treats the name as one that does not exist."""
 
 
 class CamWarning(Told, UserWarning):
-    """Something was shown that a user should know about before trusting it."""
+    """Something that a user should know before trusting what is shown."""
 
 
 def nearest(name: object, known: Iterable[str], count: int = 3) -> str:
@@ -93,7 +93,7 @@ def nearest(name: object, known: Iterable[str], count: int = 3) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """Another's exception: its class, its message in short, and where it was raised in code that is no library's."""
+    """An exception of other code: its class, its message in short, and the user's line of code that raised it."""
     said = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     said = f"{said[:500]} ..." if len(said) > 500 else said
     said = f"{type(error).__name__}{': ' if said else ''}{said}"

@@ -28,15 +28,15 @@ OWN = ("target_conv_layer", "use_conv_only", "batch_size")
 """Settings of the operator alone."""
 
 SHARED = ("scaling", "class_names", "model_output", "seed", "smooth")
-"""Those that `explain` has too."""
+"""Settings that `explain` has too."""
 
 
 @dataclass(frozen=True, eq=False)
 class GenParam:
-    """What gen_param says, checked; see `gen_dl_model_heatmap`."""
+    """The settings in gen_param, checked; see `gen_dl_model_heatmap`."""
 
     of_route: Settings
-    """What `explain` takes too."""
+    """Settings that `explain` has too."""
     target_conv_layer: Layer = None
     use_conv_only: str | bool = True
     batch_size: int = 16
@@ -47,7 +47,7 @@ class GenParam:
 
     @classmethod
     def of(cls, given: Any) -> GenParam:
-        """What a user passed."""
+        """The settings that a user passed."""
         if given is None or (isinstance(given, Sequence) and not len(given)):
             return cls(Settings())
         if not isinstance(given, Mapping):
@@ -56,8 +56,7 @@ class GenParam:
         for key in given:
             if key not in known:
                 raise UnknownNameError(
-                    f"gen_param has the key {key!r}, which is not known{nearest(key, known)} Accepted: "
-                    f"{', '.join(known)}."
+                    f"gen_param has the unknown setting {key!r}{nearest(key, known)} Accepted: {', '.join(known)}."
                 )
         values = {**given, "scaling": "none"} if given.get("scaling", "none") is None else dict(given)
         own = {name: values.pop(name) for name in OWN if name in values}
@@ -78,51 +77,51 @@ def gen_dl_model_heatmap(
     target_classes: Target | Sequence[Target] = (),
     gen_param: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Infers samples with a classifier and adds heatmaps to the result, as HALCON's operator of this name.
+    """Classifies samples and adds heatmaps to the result, like HALCON's operator of the same name.
 
-    Where HALCON takes one target class, several are taken here. Nothing that is passed in is changed.
+    HALCON takes one target class; this function also takes several. What is passed in is not changed.
 
     Args:
         dl_model: A torch.nn.Module or a tf.keras.Model.
-        dl_sample: A dict that holds an image under "image", in the model's own layout and normalisation without the
-            axis of the batch: (C, H, W) for PyTorch, (H, W, C) for Keras; a tuple of arrays for a model with several
-            inputs. Or a sequence of such dicts, whose images may differ in size. What else they hold is not looked at.
-        heatmap_method: Name of a CAM method, `fe_gradcam.METHODS` holds them; or a pair of the name and its
+        dl_sample: A dict with an image under "image", in the model's own layout and normalisation but without the
+            batch axis: (C, H, W) for PyTorch, (H, W, C) for Keras; a tuple of arrays for a model with several inputs.
+            Or a sequence of such dicts, whose images may differ in size. Other keys of the dicts are ignored.
+        heatmap_method: Name of a CAM method (`fe_gradcam.METHODS` lists them), or a pair of the name and its
             parameters, as `fe_gradcam.explain` takes it.
         target_classes: A class id, a class name, any other target that `fe_gradcam.explain` takes for one
-            image, or a sequence of these; empty for the class inferred with the highest confidence.
-        gen_param: Settings by name, all of which may be left out:
+            image, or a sequence of these; empty for the inferred class, which has the highest confidence.
+        gen_param: Settings by name, all optional:
 
-            ``target_conv_layer``: the convolution to explain, by name, index or itself. Default: the
-            deepest convolution whose output is larger than 1x1.
+            ``target_conv_layer``: the convolution to explain, by its name or its index, or the layer itself. Default:
+            the deepest convolution whose output is larger than 1x1.
 
             ``use_conv_only``: ``"true"`` (default): the convolution's own output, before an activation
-            that is fused into the layer or works in place; ``"false"``: the ReLU that follows it,
-            directly or behind its batch normalisation.
+            that is fused into the layer or works in place; ``"false"``: the output of the ReLU that follows,
+            directly or behind the batch normalisation.
 
             ``scaling``: ``"scale_after_relu"`` (default), ``"scale_before_relu"`` or ``"none"``; see
             `fe_gradcam.scaling.scale`.
 
             ``class_names``: names in the order of the class ids, or {id: name}. Default: the ids.
 
-            ``model_output``: of a model with several outputs the one that holds the scores; see `fe_gradcam.explain`.
+            ``model_output``: the output that holds the scores, if the model has several; see `fe_gradcam.explain`.
 
-            ``batch_size``: samples in one pass, 16 by default; of the variants that a method makes of them 32.
+            ``batch_size``: samples per pass, 16 by default. Methods that need variants of the images ask 32 at once.
 
-            ``smooth``, ``seed``: as `fe_gradcam.explain` takes them.
+            ``smooth``, ``seed``: see `fe_gradcam.explain`.
 
             Values may be HALCON's strings or Python's own (True for ``"true"``, None for ``"none"``).
 
     Returns:
-        For one dict a dict, for a sequence a list of dicts: ``classification_class_ids``,
-        ``classification_class_names`` and ``classification_confidences`` (by falling confidence), and
+        A dict for one sample, a list of dicts for a sequence. The keys: ``classification_class_ids``,
+        ``classification_class_names`` and ``classification_confidences`` (highest confidence first), and
         ``heatmap_{method}``: {``heatmap_image_class_{id}``: float32 (H, W)}. A target that is no class
-        stands under ``heatmap_image_{name}``.
+        has the key ``heatmap_image_{name}``.
 
     Raises:
         ArgumentError: A sample, a setting or its value is not accepted; a ValueError.
-        UnknownNameError: No such method, layer, class or setting; a KeyError.
-        UnsupportedModelError, GradientError: As `fe_gradcam.explain`.
+        UnknownNameError: A method, layer, class or setting does not exist; a KeyError.
+        UnsupportedModelError, GradientError: As in `fe_gradcam.explain`.
 
     Example:
         >>> import torch
@@ -158,7 +157,7 @@ def gen_dl_model_heatmap(
 def _result(
     done: Explanation, at: int, method: CamMethod, targets: Sequence[Target], names: Mapping[int, str]
 ) -> dict[str, Any]:
-    """The result of one sample, which shares no memory with others."""
+    """The result of one sample; it shares no memory with other results."""
     result = inference_entries(None if done.probabilities is None else done.probabilities[at], names)
     maps: dict[str, NDArray[np.float32]] = {}
     for target, heatmap in zip(targets, done.heatmaps, strict=True):
@@ -179,7 +178,7 @@ def _layer(model: Any, inputs: Inputs, param: GenParam) -> LayerRef:
 
 
 def _image(sample: Any, at: int) -> tuple[Any, ...]:
-    """The image of a sample, or its several inputs, each an array."""
+    """The inputs of a sample as arrays: its image, or several inputs."""
     if not isinstance(sample, Mapping):
         raise ArgumentError(f"dl_sample[{at}] is a {type(sample).__name__}; a dict with the key 'image' is needed.")
     if "image" not in sample:
@@ -191,13 +190,13 @@ def _image(sample: Any, at: int) -> tuple[Any, ...]:
     if not arrays or len(max((array.shape for array in arrays), key=len)) not in (3, 4):
         raise ArgumentError(
             f"dl_sample[{at}]['image'] has shape {[tuple(array.shape) for array in arrays]}; one image without the "
-            "axis of the batch is needed: (C, H, W) for PyTorch, (H, W, C) for Keras, of volumes with a depth before H."
+            "batch axis is needed: (C, H, W) for PyTorch, (H, W, C) for Keras, for volumes with a depth before H."
         )
     return arrays
 
 
 def _of_one_size(images: Sequence[tuple[Any, ...]], most: int) -> list[list[int]]:
-    """Which samples go together: those whose images have one size and dtype, at the most so many at once."""
+    """Indices of the samples that go through the model together: of one size and dtype, at most `most` at once."""
     groups: dict[Any, list[int]] = {}
     for row, arrays in enumerate(images):
         groups.setdefault(tuple((tuple(array.shape), str(array.dtype)) for array in arrays), []).append(row)

@@ -1,4 +1,4 @@
-"""Parameters, and catalogues of what is asked for by a name: methods, metrics, rules of selection."""
+"""Parameters, and catalogues of rules that are found by name: methods, metrics, rules of selection."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ Value: TypeAlias = float | None
 
 @dataclass(frozen=True)
 class Parameter:
-    """What a rule takes besides its inputs.
+    """A parameter that a rule takes besides its inputs.
 
     Attributes:
         kind: bool, int or float.
-        others: What is accepted besides numbers: words, None.
-        several: Whether it takes a tuple of such numbers.
+        others: Accepted values that are no numbers: words, None.
+        several: Whether the parameter takes a tuple of such values.
     """
 
     name: str
@@ -65,13 +65,13 @@ class Parameter:
 
     @property
     def accepted(self) -> str:
-        """In words, what it accepts."""
+        """What the parameter accepts, in words."""
         number = {bool: "True or False", int: "an integer", float: "a number"}[self.kind]
         one = " or ".join([f"{number}{self.within}", *map(repr, self.others)])
         return f"several, each {one}" if self.several else one
 
     def accepts(self, value: Any) -> bool:
-        """Whether `value` is one of its values."""
+        """Whether the parameter accepts `value`."""
         if self.several:
             return isinstance(value, (tuple, list)) and len(value) > 0 and all(map(self._accepts_one, value))
         return self._accepts_one(value)
@@ -85,14 +85,14 @@ class Parameter:
         return isinstance(value, number) and bool(self.within.least <= value <= self.within.most)
 
     def plain(self, value: Any) -> Any:
-        """An accepted value with NumPy's integers, which overflow, as Python's own."""
+        """An accepted value, with NumPy's integers, which overflow, turned into Python's own."""
         if isinstance(value, (tuple, list)):
             return tuple(map(self.plain, value))
         return value if value is None or isinstance(value, str) or self.kind is float else self.kind(value)
 
 
 def whole(name: str, value: Any, least: int, none: str = "") -> int:
-    """The value as an integer from `least`, or ArgumentError; `none` says what who asks accepts besides."""
+    """The value as an integer from `least`, or ArgumentError; `none` says what else the caller accepts."""
     return int(_checked(Parameter(name, least, int, Within(least)), value, none))
 
 
@@ -102,7 +102,7 @@ def fraction(name: str, value: Any) -> float:
 
 
 def one_of(name: str, value: Any, accepted: Collection[Any]) -> None:
-    """Raises ArgumentError unless the value is one of those that are accepted; 1 is not True."""
+    """Raises ArgumentError unless the value is one of `accepted`; 1 does not count as True."""
     if not any(value == one for one in accepted if isinstance(value, (bool, str)) == isinstance(one, (bool, str))):
         said = f" is not known{nearest(value, map(str, accepted))} Accepted: {', '.join(map(repr, accepted))}."
         raise ArgumentError(Argument(name, repr(value)), said)
@@ -117,7 +117,7 @@ def _checked(parameter: Parameter, value: Any, more: str = "") -> Any:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is asked for by a name: a rule, with the parameters that it was asked for with.
+    """A rule that is found by its name, with the parameters that were given for it.
 
     Attributes:
         rule: The function; its keyword-only arguments are the parameters.
@@ -142,14 +142,14 @@ class Entry:
 
     @property
     def parameters(self) -> dict[str, Parameter]:
-        """What the rule takes besides its inputs, by name."""
+        """The parameters that the rule takes besides its inputs, by name."""
         hints = get_type_hints(self.rule, include_extras=True)
         found = inspect.signature(self.rule).parameters.values()
         kept = (one for one in found if one.kind is inspect.Parameter.KEYWORD_ONLY)
         return {one.name: Parameter.of(one.name, one.default, hints[one.name]) for one in kept}
 
     def with_parameters(self: E, **given: Any) -> E:
-        """The same with further parameters, which were checked."""
+        """The same entry with further parameters, which the caller has checked."""
         return replace(self, given={**self.given, **given})
 
 
@@ -163,10 +163,10 @@ class Catalogue(dict[str, E]):
 
     Attributes:
         entry: The class of the entries.
-        kind: What is named, as errors call it: "method".
-        example: A name and parameters, for errors that say what is accepted.
-        no_name: What such an error adds if no name was given.
-        unknown: What it adds if the name is unknown.
+        kind: What an entry is, as errors call it: "method".
+        example: A name and parameters, shown in errors that say what is accepted.
+        no_name: What the error adds if something else than a name was given.
+        unknown: What the error adds if the name is unknown.
     """
 
     entry: type[E]
@@ -176,7 +176,7 @@ class Catalogue(dict[str, E]):
     unknown: str = ""
 
     def register(self, name: str, **facts: Any) -> Callable[[R], R]:
-        """Decorates a rule that is to be found by a name; `facts` are the other fields of its entry."""
+        """A decorator that adds a rule under a name; `facts` are the other fields of its entry."""
 
         def register(rule: R) -> R:
             self.add(self.entry(name, rule, **facts))
@@ -189,9 +189,9 @@ class Catalogue(dict[str, E]):
         self.update({entry.name: entry for entry in entries})
 
     def find(self, asked: Any, also: Iterable[str] = ()) -> E:
-        """What a name, or a pair of a name and parameters, asks for; an entry asks for itself.
+        """The entry for a name, or for a pair of a name and parameters; an entry is returned as it is.
 
-        `also` are names that who asks knows besides, for the error.
+        `also` holds further names that the caller knows, for the error.
 
         Raises:
             UnknownNameError: There is no such name, or it has no such parameter.
@@ -220,10 +220,10 @@ class Catalogue(dict[str, E]):
         return self[name].with_parameters(**{key: parameters[key].plain(value) for key, value in given.items()})
 
     def parse(self, text: str) -> str | tuple[str, dict[str, Any]]:
-        """What is asked for in one word, as `find` takes it: ``score_cam``, or ``is_cam:samples=8``.
+        """One word, such as ``score_cam`` or ``is_cam:samples=8``, in the form that `find` takes.
 
         Raises:
-            ArgumentError: It is not of that form.
+            ArgumentError: The text is not of that form.
         """
         name, colon, rest = text.partition(":")
         if not colon:
@@ -247,12 +247,12 @@ _JSON = {"None": "null", "True": "true", "False": "false"}
 
 
 def is_pair(asked: Any) -> bool:
-    """Whether it is a name with its parameters: a pair of a name and a dict."""
+    """Whether `asked` is a name with its parameters: a pair of a name and a dict."""
     return isinstance(asked, (tuple, list)) and len(asked) == 2 and isinstance(asked[1], Mapping)
 
 
 def several(asked: Any) -> Any:
-    """What is asked for as a list: a name, a pair or an entry alone is one of them."""
+    """What is asked for, as a list: a single name, pair or entry becomes a list of one."""
     return [asked] if isinstance(asked, (str, Entry)) or is_pair(asked) else asked
 
 
@@ -261,13 +261,13 @@ Returned = TypeVar("Returned")
 
 
 def knows_its_keywords(**meant: str) -> Callable[[Callable[P, Returned]], Callable[P, Returned]]:
-    """Has a function say which keyword is meant, where one is passed that it does not have.
+    """Decorates a function: if a keyword is passed that the function does not have, an error says which one is meant.
 
     Args:
-        meant: For keywords of other functions and packages, what to pass here: ``methods="method= with one"``.
+        meant: What to pass instead of a keyword of another function or package: ``methods="method= with one"``.
 
     Raises:
-        UnknownArgumentError: By the function, where a keyword is not one of its own; a ValueError and a TypeError.
+        UnknownArgumentError: When the function is called with an unknown keyword; a ValueError and a TypeError.
     """
 
     def checked(function: Callable[P, Returned]) -> Callable[P, Returned]:
@@ -291,7 +291,7 @@ C = TypeVar("C", bound=type)
 
 
 def class_knows_its_keywords(**meant: str) -> Callable[[C], C]:
-    """The same for what a class is made with; see `knows_its_keywords`."""
+    """The same for the arguments of a class; see `knows_its_keywords`."""
 
     def checked(made: C) -> C:
         made.__init__ = knows_its_keywords(**meant)(made.__init__)  # type: ignore[misc]

@@ -19,45 +19,45 @@ Scaling: TypeAlias = Literal["scale_after_relu", "scale_before_relu", "none"]
 """How a signed map becomes a heatmap; see `fe_gradcam.scaling.scale`."""
 
 Score: TypeAlias = Literal["logit", "output"]
-"""What is differentiated: the score before the softmax or sigmoid, or the output as it is."""
+"""Which score is differentiated: the class score before the softmax or sigmoid, or the model's output as it is."""
 
 Target: TypeAlias = "int | str | NDArray[np.integer[Any]] | Sequence[int] | TargetSpec | Callable[[Any], Any] | None"
 """What is explained; see `fe_gradcam.explain`."""
 
 Layer: TypeAlias = Any
-"""A layer's name, its index, the module or Keras layer itself, or None for the default; a list of
-these for a map fused from several."""
+"""A layer by its name or its index, or the module or Keras layer itself; None for the default layer; a list of
+layers for one map fused from theirs."""
 
 Fuse: TypeAlias = Literal["mean", "max"]
 """How the maps of several layers become one; see `fe_gradcam.scaling.fuse_maps`."""
 
 Images: TypeAlias = Any
-"""An array or tensor in the model's own layout, (N, C, H, W) or (N, H, W, C), of volumes (N, C, D, H, W) or
-(N, D, H, W, C); a tuple of them for a model with several inputs."""
+"""An array or tensor in the model's own layout: (N, C, H, W) or (N, H, W, C), for volumes (N, C, D, H, W) or
+(N, D, H, W, C). A tuple of arrays or tensors for a model with several inputs."""
 
 Method: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
 """The name of a CAM method, or a pair of the name and its parameters by name."""
 
 ClassNames: TypeAlias = "Sequence[str] | Mapping[int, str]"
-"""Names of classes: in the order of the ids, or by id."""
+"""Names of the classes: a sequence in the order of the class ids, or a dict {id: name}."""
 
 Reshape: TypeAlias = "Callable[[Tensor], Tensor]"
-"""Makes a layer's output, as the layer puts it out, a map (N, K, h, w). It may move, split and leave
-out, and nothing else: the gradients go the same way."""
+"""Turns the output of a layer into a map (N, K, h, w). It may move, split and drop values, but not change them:
+the gradients are reshaped by the same function."""
 
 OF_TARGET = "evidence for the class"
 """What the heat of most methods means."""
 
 
 class Needs(Flag):
-    """What a CAM rule must be given."""
+    """What a CAM rule needs."""
 
     ACTIVATIONS = auto()
-    """The output of a layer. A method without it explains the whole model, whatever the layer."""
+    """The output of a layer. A method that does not need it explains the whole model, whatever the layer."""
     GRADIENTS = auto()
-    """The gradients there."""
+    """The gradients of the score with respect to that output."""
     PROBE = auto()
-    """The model, to be asked again."""
+    """The model itself, for further passes."""
 
 
 class TargetSpec:
@@ -65,27 +65,26 @@ class TargetSpec:
 
     @property
     def name(self) -> str:
-        """What it is called under a heatmap."""
+        """The target's name, as it is shown with a heatmap."""
         return type(self).__name__
 
 
 @dataclass(frozen=True, eq=False)
 class LayerInfo:
-    """A layer as one forward pass met it.
+    """A layer of a model, as one forward pass ran it.
 
     Attributes:
-        name: Its path in the model.
-        kind: Its class.
-        shape: Of its output for one image, channels first: (K, *S). Of tokens that were recognised,
+        name: Path of the layer in the model, as ``layer4.1.conv2``.
+        kind: Name of the layer's class, as ``Conv2d``.
+        shape: Shape of the output for one image, channels first: (K, *S). If tokens were recognised, the shape of
             the map that they make up.
         spatial: Whether the output is a map larger than 1x1.
-        activation: The activation function that takes the output up directly and is no layer of
-            its own (a functional ReLU), or None.
-        tokens: How many tokens the output has, of a transformer; None where it is a map as it is.
+        activation: Name of the activation function that is applied directly to the output, or None.
+        tokens: Number of tokens in the output, if they were recognised as a map; else None.
         convolution: Whether the layer is a convolution.
-        relu: Whether a ReLU follows, directly or behind a batch normalisation, or is fused into it.
-        pooled: Whether the layer only pools what it gets, or passes on what such a layer put out.
-        default: Whether this is where `layer=None` explains.
+        relu: Whether a ReLU follows the convolution, directly or behind a batch normalisation, or is fused into it.
+        pooled: Whether the layer only pools its input, or passes on the output of such a layer.
+        default: Whether `layer=None` explains this layer.
     """
 
     name: str
@@ -101,14 +100,14 @@ class LayerInfo:
 
 
 Place: TypeAlias = Literal["output", "activation", "convolution", "relu"]
-"""Where at a layer: its output; behind the activation function that directly takes this up; what its
-convolution puts out, before an activation fused into the layer; behind the ReLU that follows,
-directly or behind a batch normalisation, or is fused into it."""
+"""Which tensor at a layer: its output; the output of the activation function applied directly to that; the output of
+its convolution, before an activation fused into the layer; the output of the ReLU that follows, directly or behind a
+batch normalisation, or is fused into the layer."""
 
 
 @dataclass(frozen=True)
 class LayerRef:
-    """The place in the network that is explained: the path of a layer, and where at it."""
+    """The place in the network that is explained: the path of a layer, and which tensor at that layer."""
 
     name: str
     place: Place = "output"
@@ -118,19 +117,19 @@ class LayerRef:
 
 
 class Probe(Protocol):
-    """Asks the model again, for the methods that need more than one pass.
+    """Runs further passes of a model, for the methods that need more than one.
 
-    What is explained stays what it was in the first pass: the class inferred there, for one. Rows say which
-    image each asked row belongs to, (B,) of ids into the images of the pass.
+    The target stays as it was in the first pass: for example the class that was inferred then. `rows`, (B,), holds
+    the index of the image that each row of a call belongs to.
 
     Attributes:
         images: (N, C, *S) float32, channels first, the input that is drawn on.
-        at_once: How many rows it is to be asked at once.
-        row_by_row: Whether a row's score is its own, so that rows may be asked in any number and order; that of
-            a callable target may be made for the batch as it is.
-        progress: Whether a bar is to show how far a long run is.
+        at_once: How many rows one call should have.
+        row_by_row: Whether the score of a row depends on that row alone, so that rows may be asked in any number and
+            order. The score of a callable target may depend on the whole batch.
+        progress: Whether a long run shows a progress bar.
         precision: The spacing of the model's numbers at 1.
-        trial: Whether all is to be tried once, and of many variants the first few are enough.
+        trial: Whether this run only tries the method: then the first few variants are enough.
     """
 
     images: Tensor
@@ -144,32 +143,32 @@ class Probe(Protocol):
         """Scores (B,) for other images, (B, C, *S)."""
 
     def score_from(self, activations: Tensor, rows: Tensor) -> Tensor:
-        """Scores (B,) where the layer puts out `activations`, (B, K, *S), instead of its own."""
+        """Scores (B,) if the output of the layer is replaced by `activations`, (B, K, *S)."""
 
     def gradients(self, images: Tensor, rows: Tensor) -> Tensor:
         """Gradients (B, K, *S) at the layer for other images, (B, C, *S)."""
 
     def hvp(self, vectors: Tensor) -> Tensor:
-        """The Hessian of the score with respect to the activations times `vectors`, both (N, K, *S)."""
+        """(N, K, *S): the Hessian of the score with respect to the activations, times `vectors` (N, K, *S)."""
 
     def bias_gradients(self) -> BiasGradients:
         """What the input and each bias of the network contribute to the score."""
 
     def attention_gradients(self) -> list[Tensor]:
-        """For each block of a transformer, (N, h, w): how the score of the tokens behind it depends on its attention.
+        """A map (N, h, w) for each block of a transformer: how the score of its output tokens depends on its attention.
 
-        The positive parts of the gradients, averaged over heads and queries, at the places of the image.
+        The maps hold the positive parts of the gradients, averaged over heads and queries, for the image's tokens.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class BiasGradients:
-    """A score taken apart: of a network of piecewise linear layers the parts sum to it.
+    """A score split into parts; in a network of piecewise linear layers the parts sum to the score.
 
     Attributes:
-        of_input: (N, C, *S), the input times the gradient there.
-        of_biases: For each layer with places, (N, K, *S): its biases times the gradients at its output.
-        elsewhere: (N,), the sum of the parts of layers without places.
+        of_input: (N, C, *S), the input times its gradient.
+        of_biases: For each layer with a spatial output, (N, K, *S): its biases times the gradients at its output.
+        elsewhere: (N,), the sum of the parts of the layers without a spatial output.
         scores: (N,).
         precision: The spacing of the model's numbers at 1.
     """
@@ -183,20 +182,20 @@ class BiasGradients:
 
 @dataclass(frozen=True, eq=False)
 class CamInputs:
-    """What one pass through the network yields for one target; a CAM rule reads nothing else.
+    """The result of one pass through the network for one target; a CAM rule reads nothing else.
 
     Attributes:
         activations: (N, K, *S) float32, the output of the explained layer, channels first.
         gradients: (N, K, *S) float32, of the score with respect to the activations, or None.
-        scores: (N,) float32, what was differentiated.
+        scores: (N,) float32, the scores that were differentiated.
         class_ids: (N,) int64, the class of each image's target, -1 where the target is no class.
         logits: (N, C) float32, the class scores before softmax or sigmoid, or None.
-        probabilities: (N, C) float32, or None where they are not known.
+        probabilities: (N, C) float32, or None if they are not known.
         images: The images as they were passed in.
-        seed: For the methods that draw random numbers.
-        probe: Asks the model again, or None where there is no model at hand.
-        pinned: The target with what it came to for these images, such as the class inferred; see
-            `fe_gradcam.spec.targets`.
+        seed: Seed of the methods that draw random numbers.
+        probe: Runs further passes of the model, or None if there is no model.
+        pinned: The target as this pass resolved it, for example with the classes inferred; see
+            `fe_gradcam.spec.resolved`.
     """
 
     activations: Tensor
@@ -212,7 +211,7 @@ class CamInputs:
 
 
 Entries: TypeAlias = "slice | NDArray[np.bool_] | NDArray[np.integer[Any]]"
-"""Some of the images: a slice, a mask (N,) or their numbers."""
+"""Which images: a slice, a mask (N,) or indices."""
 
 T = TypeVar("T", bound="ByRow")
 
@@ -221,10 +220,10 @@ BY_ROW = {"by_row": True}
 
 
 class ByRow:
-    """Frozen data of N images: what holds an entry for each is sliced, joined and filled together."""
+    """Frozen data of N images: fields with an entry for each image are sliced, joined and filled together."""
 
     def rows(self: T, which: Entries) -> T:
-        """The same for some of the images."""
+        """The same data for some of the images."""
 
         def some(value: Any) -> Any:
             if isinstance(value, np.ndarray):
@@ -234,7 +233,7 @@ class ByRow:
         return self._with(some)
 
     def filled(self: T, which: NDArray[np.bool_], other: T) -> T:
-        """The same with the entries of `other`, which has as many as are chosen, in the chosen places."""
+        """A copy in which the rows that `which` chooses are those of `other`, which has as many rows."""
 
         def filled(value: Any, others: Any) -> Any:
             if others is None:
@@ -248,7 +247,7 @@ class ByRow:
 
     @classmethod
     def joined(cls: type[T], parts: Sequence[T]) -> T:
-        """The images of several parts, one after the other; what they have not by image is that of the first."""
+        """The images of several parts in one; fields without an entry for each image are those of the first part."""
 
         def all_of(*values: Any) -> Any:
             if any(value is None for value in values):
@@ -258,7 +257,7 @@ class ByRow:
         return parts[0]._with(all_of, *parts[1:]) if len(parts) > 1 else parts[0]
 
     def _with(self: T, change: Callable[..., Any], *others: T) -> T:
-        """The same with each field by row changed, which gets those of the others too; None stays None."""
+        """A copy with `change` applied to each field by row, with the same field of the others; None stays None."""
 
         def changed(value: Any, *its: Any) -> Any:
             if isinstance(value, ByRow):
@@ -277,25 +276,25 @@ class Heatmap(ByRow):
     """Heatmaps of N images, by one method, for one layer and one target per image.
 
     Attributes:
-        values: (N, H, W) float32 at the size of the images, of volumes (N, D, H, W). Within [0, 1]
-            for the two ReLU scalings, where 0 means no evidence; signed and unbounded for
-            ``scaling="none"``, save that fused maps of several layers lie in [-1, 1].
-        raw: (N, h, w) float32 at the size of the layer, of volumes (N, d, h, w): the signed map of the
-            method. Of several layers the fused map, at the size of the images.
+        values: (N, H, W) float32 at the size of the images, (N, D, H, W) for volumes. The two ReLU scalings give
+            values within [0, 1], where 0 means no evidence. ``scaling="none"`` gives signed, unbounded values; if
+            several layers were fused, these lie within [-1, 1].
+        raw: (N, h, w) float32, (N, d, h, w) for volumes: the signed map of the method, at the size of the layer. If
+            several layers were fused: the fused map, at the size of the images.
         class_ids: (N,) int64, -1 where the target is no class.
-        scores: (N,) float32, what was differentiated: by default the logit of the class.
-        confidences: (N,) float32, probability of the class in [0, 1], NaN where the target is none.
-        blank: (N,) bool, True where the signed map has no positive value beyond rounding, or was not
-            finite; the ReLU scalings are zero there.
-        method: Name of the method, followed by its parameters where some were given.
+        scores: (N,) float32, the score that was differentiated: by default the logit of the class.
+        confidences: (N,) float32, probability of the class in [0, 1]; NaN if it is not known or the target is no class.
+        blank: (N,) bool, True where the signed map has no positive value beyond rounding error, or was not
+            finite; with the two ReLU scalings the heatmap is zero there.
+        method: Name of the method, followed by its parameters if some were given.
         target: What is explained: ``"pred"`` for the inferred class, a class by its name or id, or the target's name.
-        smooth: How it was smoothed, as ``"augment, eigen"``; empty where it was not.
-        layer: Name of the layer, with `` + activation`` or `` + relu`` where the place is behind that; of
-            several ``mean(a, b)`` or ``max(a, b)``; ``whole model`` where the method knows no layer.
+        smooth: How the map was smoothed, as ``"augment, eigen"``; empty if it was not.
+        layer: Name of the layer, with `` + activation`` or `` + relu`` if the output of that function is explained;
+            ``mean(a, b)`` or ``max(a, b)`` for several layers; ``whole model`` if the method uses no layer.
         scaling: Name of the scaling.
-        of_layer: Whether the method explains a layer, or else the whole model.
+        of_layer: Whether the method explains a layer; if not, it explains the whole model.
         shows: What the heat means, in words.
-        layer_kind: Class of the layer, as ``ReLU``, of several with commas; empty where that is not known.
+        layer_kind: Name of the layer's class, as ``ReLU``; several are separated by commas; empty if it is not known.
     """
 
     values: NDArray[np.float32] = field(metadata=BY_ROW)
@@ -317,13 +316,13 @@ class Heatmap(ByRow):
         return len(self.values)
 
     def to_dict(self, *, maps: bool = True) -> dict[str, Any]:
-        """The same by the names of its attributes, in lists, numbers and words alone, as JSON takes them.
+        """The attributes by name, as lists, numbers and strings that JSON can hold.
 
         Args:
-            maps: Whether `values` and `raw` are in it, nested lists of numbers; without them it is small.
+            maps: Whether `values` and `raw` are included, as nested lists of numbers; without them the dict is small.
 
         Returns:
-            {attribute: value}; what has an entry for each image is a list of N, and NaN is None.
+            {attribute: value}. An attribute with an entry for each image is a list of N; NaN becomes None.
         """
         said: dict[str, Any] = {}
         for one in fields(self):

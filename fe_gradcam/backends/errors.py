@@ -1,4 +1,4 @@
-"""What a backend says where a model cannot be observed or explained as it was asked."""
+"""The errors of a backend for a model that cannot be observed, or cannot be explained as asked."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ def check_rows(layer: LayerRef, rows: int, count: int) -> None:
 
 
 def not_called(layer: LayerRef) -> ArgumentError:
-    """The error for a place that the forward pass does not come by."""
+    """The error for a place that the forward pass does not reach."""
     return ArgumentError(
         _named(layer),
         " is not called in the model's forward pass, or cannot be observed there, so it has no activations. Pass a "
         "layer that ",
         LIST_LAYERS,
-        " shows.",
+        " lists.",
     )
 
 
 def no_tensor(layer: LayerRef, output: Any) -> UnsupportedModelError:
-    """The error for a layer that returns something else."""
+    """The error for a layer that does not return a tensor."""
     return UnsupportedModelError(
         Argument("layer", repr(layer.name)),
         f" returns a {type(output).__name__}, not a tensor. Pass ",
         Argument("layer", ""),
-        " with a layer inside it or behind it that returns the map alone.",
+        " with a layer inside or behind this one that returns the map alone.",
     )
 
 
@@ -44,9 +44,9 @@ def no_gradient(layer: LayerRef, ways: str) -> GradientError:
     return GradientError(
         "No gradient reaches ",
         _named(layer),
-        f", though the score depends on it: the model stops it behind the layer ({ways}). Pass ",
+        f", though the score depends on it: a step behind the layer stops the gradient ({ways}). Pass ",
         Argument("layer", ""),
-        " with a layer behind that place, or a model without it.",
+        " with a layer behind that step, or a model without the step.",
     )
 
 
@@ -56,28 +56,28 @@ def no_slope(images: Sequence[Any]) -> ArgumentError:
     return ArgumentError(
         f"images are of dtype {kinds}, and ",
         Argument("method", "'full_grad'"),
-        " needs the gradient of the score by the image, which integers do not have. Pass them as floats, or use "
-        "another method.",
+        " needs the gradient of the score with respect to the image, which integers do not have. Pass them as floats, "
+        "or use another method.",
     )
 
 
 def no_attention() -> UnsupportedModelError:
-    """The error for a model that is no vision transformer, or none whose blocks can be told apart."""
+    """The error for a model that is no vision transformer, or whose blocks cannot be told apart."""
     return UnsupportedModelError(
         Argument("method", "'le_grad'"),
-        " is defined for vision transformers, whose blocks each hold one attention over all tokens of the image and "
-        "hand on as many tokens; no such blocks were seen in this model. Use ",
+        " is defined for vision transformers: each block holds one attention over all tokens of the image and returns "
+        "as many tokens. No such blocks were found in this model. Use ",
         Argument("method", "'grad_cam'"),
         ", which is defined for every network.",
     )
 
 
 def counts_its_images() -> UnsupportedModelError:
-    """The error for a model behind whose blocks the tokens of several blocks cannot be asked as one batch."""
+    """The error for a model whose classifier cannot take the tokens of several blocks as one batch."""
     return UnsupportedModelError(
         Argument("method", "'le_grad'"),
-        " asks the classifier about the tokens behind all blocks as one batch, and this model gives another score "
-        "then: behind its blocks it goes by the number of images in front. Use ",
+        " gives the classifier the output tokens of all blocks as one batch. The scores of this model change then, "
+        "because its classifier depends on the number of images. Use ",
         Argument("method", "'grad_cam'"),
         ".",
     )

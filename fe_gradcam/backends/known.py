@@ -13,23 +13,23 @@ from fe_gradcam.spec.tokens import Seen
 from fe_gradcam.types import LayerRef
 
 KEPT_SIZES = 32
-"""Facts of a kind that are kept for sizes of the images; one that is missing is found anew."""
+"""For how many image sizes facts of one kind are kept; a fact that is missing is found anew."""
 
 Reading = Literal["logits", "distribution", "probabilities"]
-"""How outputs are read where no softmax or sigmoid was found behind them: as logits, as rows of
+"""How outputs are read if the softmax or sigmoid that made them was not found: as logits, as rows of
 probabilities that sum to 1, or as probabilities each by itself."""
 
 Which: TypeAlias = "tuple[str | int | None, bool]"
 """Which of a model's outputs, and whether it is read as a segmentation."""
 
 SUM_TOLERANCE = 1e-3
-"""How far from 1 a row of probabilities may sum; fp16 comes to 5e-4 over a thousand classes."""
+"""How far the sum of a row of probabilities may be from 1; in fp16 it is off by 5e-4 over a thousand classes."""
 
 Kept = TypeVar("Kept")
 
 
 class Recent(Generic[Kept]):
-    """A store that holds the last few: what was asked for longest ago goes first."""
+    """A store of the last few values; the least recently used one is dropped first."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -54,13 +54,13 @@ class Recent(Generic[Kept]):
 
 
 class Alike:
-    """Objects held weakly, if their kind allows it, to see whether others are the very same: an id may come again."""
+    """Holds objects, weakly if possible, to tell whether others are the very same; an id() may be used again."""
 
     def __init__(self, objects: Sequence[Any]) -> None:
         self._held = [_held(one) for one in objects]
 
     def are(self, objects: Sequence[Any]) -> bool:
-        """Whether they are the same, in the same order."""
+        """Whether these objects are the same, in the same order."""
         return len(objects) == len(self._held) and all(
             held() is one for held, one in zip(self._held, objects, strict=True)
         )
@@ -74,16 +74,16 @@ def _held(one: Any) -> Callable[[], Any]:
 
 
 class Known:
-    """What is known of a model; but for `told`, all of it is forgotten once a module of the model is another.
+    """What is known of a model. If a module of the model is replaced, all is forgotten but `told`.
 
     Attributes:
-        told: Whether the user was told that the outputs are probabilities.
-        readings: How each output is read, as in the last pass of the network as it is.
+        told: Whether the user was warned that the outputs are probabilities.
+        readings: How each output was read in the last pass of the unchanged network.
         bounded: Whether an output that lies in [0, 1] stays there for images far from any that the model knows.
-        reached: How many times the last pass came by a place.
+        reached: How many times the last pass reached each place.
         seen: What a pass showed about the layout of outputs, by the size of the images.
-        default_layers: By output and the shapes of the inputs; certain ones alone.
-        shapes: Of a layer's output for one image, by the layer and the shapes of the inputs.
+        default_layers: The default layers that are certain, by output and the shapes of the inputs.
+        shapes: The shape of a layer's output for one image, by the layer and the shapes of the inputs.
     """
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ class Known:
         self.shapes: Recent[tuple[int, ...]] = Recent(KEPT_SIZES)
 
     def now(self, modules: Sequence[Any]) -> Known:
-        """The same, of a model that has these modules now."""
+        """This object; if the model's modules are no longer the same, its facts are forgotten first."""
         if self._modules is None or not self._modules.are(modules):
             if self._modules is not None:
                 self._forget()
@@ -112,7 +112,7 @@ _KNOWN: WeakKeyDictionary[Any, Known] = WeakKeyDictionary()
 
 
 def known_of(model: Any) -> Known:
-    """What is known of a model; nothing of it is kept at the model, so that copies begin anew."""
+    """What is known of a model; nothing is stored on the model itself, so that copies begin anew."""
     known = _KNOWN.get(model)
     return _KNOWN.setdefault(model, Known()) if known is None else known
 

@@ -27,12 +27,12 @@ HALF_PRECISION_FACTOR = 1024.0
 """Scales the score of an fp16 model, so that small gradients do not fall below what fp16 can hold."""
 
 STRETCHES = (30.0, -30.0, 1000.0, -1000.0)
-"""By how much the images are scaled to see whether a model's outputs leave [0, 1]; bytes stay within their range."""
+"""Factors on the images that show whether a model's outputs can leave [0, 1]; bytes stay within their range."""
 
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """What a pass is asked for; passes that change the network take one target."""
+    """What a pass should yield; a pass that changes the network takes one target."""
 
     layer: LayerRef
     targets: Sequence[ResolvedTarget]
@@ -46,7 +46,7 @@ class Query:
 
     @property
     def of_classes(self) -> bool:
-        """Whether classes are to be told: of a table of values alone they are not."""
+        """Whether class probabilities are needed: not if all targets are plain values of the output."""
         return not all(target.kind == "value" for target in self.targets)
 
 
@@ -55,7 +55,7 @@ class Passed(NamedTuple):
 
     Attributes:
         activations: As the layer puts them out.
-        gradients: For each target, in the same layout, float32; None where none are asked for.
+        gradients: For each target, in the same layout, float32; None if no gradients are asked for.
         tables: The logits and probabilities (N, C), float32, or None where there are none.
         reading: How the outputs are read; "logits" if there is a head.
     """
@@ -117,11 +117,11 @@ class Backend(ABC):
     def run(self, inputs: Inputs, query: Query) -> list[CamInputs]:
         """One forward pass of the inputs, and one backward pass for each target if gradients are asked for.
 
-        What comes back has no probe yet, and the seed is 0.
+        The results have no probe yet, and their seed is 0.
 
         Raises:
-            GradientError: The score depends on the layer, and no gradient reaches it.
-            UnsupportedModelError: The output does not plainly hold what a target asks for.
+            GradientError: The score depends on the layer, but no gradient reaches the layer.
+            UnsupportedModelError: It is not certain which part of the output holds what a target needs.
             ArgumentError: The model fails on the inputs, and takes them in another layout or dtype.
         """
         with self._plainly(inputs):
@@ -132,9 +132,9 @@ class Backend(ABC):
 
     @abstractmethod
     def changed_scores(self, inputs: Inputs, query: Query, change: Tensor) -> Tensor:
-        """Scores (B,) of a pass in which `change`, (B, K, *S), is added to what the layer puts out.
+        """Scores (B,) of a pass in which `change`, (B, K, *S), is added to the output of the layer.
 
-        There may be one image and several changes: then the network goes on with as many rows as there are changes.
+        There may be one image and several changes; the network then continues with one row for each change.
         """
 
     @abstractmethod
@@ -143,11 +143,11 @@ class Backend(ABC):
 
     @abstractmethod
     def bias_gradients(self, inputs: Inputs, query: Query) -> BiasGradients:
-        """See `fe_gradcam.types.Probe`; the layer says nothing here."""
+        """See `fe_gradcam.types.Probe`; the layer has no influence here."""
 
     @abstractmethod
     def attention_gradients(self, inputs: Inputs, query: Query) -> list[Tensor]:
-        """See `fe_gradcam.types.Probe`; the layer says nothing here."""
+        """See `fe_gradcam.types.Probe`; the layer has no influence here."""
 
     # --- what a framework must be able to do -----------------------------------------------------------------
 
@@ -157,7 +157,7 @@ class Backend(ABC):
 
     @abstractmethod
     def _name_of(self, layer: Layer) -> str:
-        """The name of a layer given by its name, its index or itself."""
+        """The name of a layer that is given by its name or its index, or as the layer itself."""
 
     @abstractmethod
     def kind_of(self, layer: LayerRef) -> str:
@@ -165,15 +165,15 @@ class Backend(ABC):
 
     @abstractmethod
     def _listed(self, inputs: Inputs) -> tuple[list[LayerInfo], Seen]:
-        """The layers that a pass completes, with shapes as they are, and what it shows about the layout of outputs."""
+        """The layers that a pass completes, with unchanged shapes, and what it shows about the layout of outputs."""
 
     @abstractmethod
     def _passed(self, model: Any, inputs: Inputs, query: Query) -> Passed:
-        """See `run`, of a model made ready."""
+        """See `run`; the model was made ready."""
 
     @abstractmethod
     def _outputs(self, given: Sequence[Any], of_pixels: bool, factor: float = 1.0) -> Tensor | None:
-        """The table (N, C) that the network as it is puts out for images times a factor, or that of its pixels."""
+        """The table (N, C) of scores, or that of all pixels, from the unchanged network for images times a factor."""
 
     @contextmanager
     def _ready(self) -> Iterator[Any]:
@@ -193,7 +193,7 @@ class Backend(ABC):
 
     @contextmanager
     def _plainly(self, inputs: Inputs) -> Iterator[None]:
-        """Where a model fails on inputs that it takes in another layout or dtype, an error that says so."""
+        """If a model fails on inputs but takes them in another layout or dtype, raises an error that says so."""
         try:
             yield
         except CamError:
@@ -207,7 +207,7 @@ class Backend(ABC):
             raise ArgumentError(Argument("images"), told) from error
 
     def _remedy(self, inputs: Inputs) -> str | None:
-        """What to say of inputs that the model takes in another form, tried with one row; None where it does not."""
+        """The advice for inputs that the model takes in another form, tried with one row; None if it takes none."""
         remedies = inputs.remedies(channels_first=self.channels_first)
         return next((told for other, told in remedies if self._takes(other)), None)
 
@@ -221,15 +221,15 @@ class Backend(ABC):
 
     @property
     def _known(self) -> Known:
-        """Not held here: a backend is copied and pickled as its model is."""
+        """What is known of the model; not stored here, since a backend is copied and pickled with its model."""
         return known_of(self._model)
 
     def _known_now(self) -> Known:
-        """What is known of the model, and of nothing that it was before a module of it was replaced."""
+        """What is known of the model as it is now, without facts from before one of its modules was replaced."""
         return self._known.now(self._modules())
 
     def _seen(self, inputs: Inputs) -> Seen:
-        """What a pass shows about the layout of the layers' outputs, looked at once per size of the images."""
+        """What a pass shows about the layout of the layers' outputs; made once for each size of the images."""
         size = self.image_size(inputs)
         found = self._known_now().seen.get(size)
         if found is None:
@@ -280,7 +280,7 @@ class Backend(ABC):
         return pulled_back(maps, shape, lambda zeros: self._as_map(zeros, layer, inputs))
 
     def _read_as(self, table: Tensor, given: Sequence[Any], of_pixels: bool) -> Reading:
-        """How a table (N, C), which the network as it is put out and no visible head made, is read; it is kept."""
+        """How a table (N, C) from the unchanged network, made by no visible head, is read; the answer is kept."""
         reading: Reading = "logits"
         if within_unit(table):
             if sums_to_one(table):
@@ -299,7 +299,7 @@ class Backend(ABC):
         return bounded[which]
 
     def _known_reading(self, given: Sequence[Any], of_pixels: bool) -> Reading:
-        """How the outputs were read in the last pass of the network as it is; without one, of a pass made for it."""
+        """How the outputs were read in the last pass of the unchanged network; if there was none, one is made."""
         found = self._known.readings.get((self._model_output, of_pixels))
         if found is not None:
             return found
@@ -307,21 +307,21 @@ class Backend(ABC):
         return "logits" if table is None else self._read_as(table, given, of_pixels)
 
     def _tell_of_probabilities(self) -> None:
-        """Says once per model that what stands in for the logit was made of the probability."""
+        """Warns once per model that the logit is replaced by a function of the probability."""
         if not self._known.told:
             self._known.told = True
             warnings.warn(
-                "The model's outputs are probabilities, and the softmax or sigmoid that made them was not found: log p "
-                "(of probabilities that do not sum to 1, log p - log(1 - p)) is explained in place of the logit. Pass "
-                "a model that returns logits to be exact.",
+                "The model's outputs are probabilities, and the softmax or sigmoid that made them was not found. So "
+                "log p (or log p - log(1 - p), if the probabilities do not sum to 1) is explained instead of the "
+                "logit. To be exact, pass a model that returns logits.",
                 CamWarning,
                 stacklevel=3,
             )
 
     def _taken_apart(self, terms: Sequence[Tensor], scores: Tensor, inputs: Inputs) -> BiasGradients:
-        """What the inputs and biases add, channels first, by whether it has places; the first like the picture is its.
+        """The terms of inputs and biases, split by whether they are spatial; the first with an image's axes is its own.
 
-        The terms are those of the inputs, and then of the layers, float32.
+        The terms are float32 and channels first: those of the inputs, and then those of the layers.
         """
         axes = len(self.image_size(inputs)) + 2
         picture = next(at for at, term in enumerate(terms) if term.dim() == axes)
@@ -334,7 +334,7 @@ class Backend(ABC):
         return BiasGradients(terms[picture], with_places, elsewhere, scores.detach().float(), self.precision)
 
     def _are_of_image(self, tokens: Collection[int], inputs: Inputs) -> bool:
-        """Whether attentions that go over so many tokens each go over all of the image."""
+        """Whether attentions over these numbers of tokens each cover the whole image."""
         if len(set(tokens)) != 1:
             return False
         count = next(iter(tokens))

@@ -1,4 +1,4 @@
-"""What is differentiated, out of what a model put out: written once, over the operations of a framework."""
+"""From the output of a model to the scores that are differentiated; written once, over a framework's operations."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ HeadKind = Literal["softmax", "sigmoid"]
 
 
 class Head(NamedTuple):
-    """The last softmax or sigmoid of a model, and over how many classes it went; logits are in the output's layout."""
+    """The last softmax or sigmoid of a model, and its number of classes; logits are in the output's layout."""
 
     logits: Any
     kind: HeadKind
     classes: int
 
     def made(self, rows: Any) -> bool:
-        """Whether a table came out of it: of a softmax with fewer classes some are missing."""
+        """Whether the table is the output of this head; for a softmax, no class may be missing."""
         return self.kind == "sigmoid" or bool(rows.shape[1] == self.classes)
 
 
@@ -33,7 +33,7 @@ Operation: TypeAlias = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Operations:
-    """What a framework calls what scores are made with; along the classes of a table (N, C), where there is an axis."""
+    """The operations of a framework that make scores; an operation along an axis goes along the classes (N, C)."""
 
     is_tensor: Callable[[Any], bool]
     where: Operation
@@ -52,7 +52,7 @@ class Operations:
 
 
 class Scored(NamedTuple):
-    """What a target comes to: scores (N,), and the classes (N, M) or the mask (N, *S) that they are of, or None."""
+    """The result for a target: scores (N,), and the classes (N, M) or the mask (N, *S) of these, or None."""
 
     scores: Any
     came_to: Any = None
@@ -60,19 +60,19 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What a model put out in a pass, as it is read.
+    """The output of a model in one pass, and how it is read.
 
     Attributes:
-        by: The operations of its framework.
-        output: As it is.
-        count: N, where it is known.
-        rows: (N, C) of the scores, of a segmentation (N * pixels, C); None where nothing plainly holds them.
+        by: The operations of the framework.
+        output: The output as it is.
+        count: N, if it is known.
+        rows: The scores (N, C), for a segmentation (N * pixels, C); None if it is not certain which part holds them.
         is_table: Whether the scores are a table (N, C).
-        sides: *S where they can be those of every pixel, or None.
-        places: The same where sides are symbols.
-        head: The one that the rows came out of, with logits in their layout.
-        reading: How the rows are read where there is no head.
-        names: Of the model's outputs, where it knows them.
+        sides: *S if the scores can be those of every pixel, or None.
+        places: The same sides; symbols in a traced graph.
+        head: The head that made the rows, with logits in their layout.
+        reading: How the rows are read if there is no head.
+        names: Names of the model's outputs, if the model has them.
     """
 
     by: Operations
@@ -93,7 +93,7 @@ class Outputs:
 
     @cached_property
     def scores(self) -> tuple[Any, Any, HeadKind]:
-        """(N, C) the logits or what is made of probabilities in their place; the outputs; what makes the one the other.
+        """The logits (N, C), or what replaces them if there are only probabilities; the outputs; the function between.
 
         A single output makes two classes.
         """
@@ -118,19 +118,19 @@ class Outputs:
         return logits, self.by.softmax(logits) if kind == "softmax" else self.by.sigmoid(logits)
 
     def scored(self, target: ResolvedTarget, score: Score, arrays: Sequence[Any]) -> Scored:
-        """What a target comes to, whose arrays are given as tensors.
+        """The result for a target, with the target's arrays given as tensors.
 
         Raises:
-            ArgumentError: A class that the model does not have, or a callable that returns no scores.
-            UnsupportedModelError: The output does not hold what the target asks for.
+            ArgumentError: The model does not have the class, or the callable returns no scores.
+            UnsupportedModelError: The output does not hold what the target needs.
         """
         if target.kind == "callable":
             return Scored(self._checked(target.called(self.output)))
         if target.kind == "region" and self.sides is None:
             raise UnsupportedModelError(
                 "target=Segmentation needs the class scores of every pixel, (N, C, h, w) or on Keras (N, h, w, C), and "
-                f"model returns {self._described}. Where the output has several parts, pass model_output= with the "
-                "name or position of one."
+                f"model returns {self._described}. If the output has several parts, pass model_output= with the "
+                "name or position of the one that holds them."
             )
         if self.rows is None or (target.kind != "region" and not self.is_table):
             raise UnsupportedModelError(
@@ -138,8 +138,8 @@ class Outputs:
                 f" returns {self._described} for {self.count or 1} image(s); one tensor (N, C) of class scores is "
                 "needed. If the output has several parts, pass ",
                 Argument("model_output", ""),
-                " with the name or position of the one that holds them; of a segmentation pass "
-                "target=Segmentation(class_id); else a callable target= that makes one score per image of it.",
+                " with the name or position of the one that holds them. For a segmentation model pass "
+                "target=Segmentation(class_id). For any other output pass a callable target= that returns (N,) scores.",
             )
         if target.kind == "value":
             target.check(self.rows.shape[1])
@@ -154,7 +154,7 @@ class Outputs:
         return Scored(chosen[:, 0] if target.is_class else self.by.weighted(chosen, target.weights), class_ids)
 
     def _class_ids(self, table: Any, wanted: Any, ranked: bool) -> Any:
-        """(N, M) class ids of scores (N, C), with the places in the order resolved; see ClassTarget."""
+        """(N, M) class ids for scores (N, C), with ranks turned into ids; see ClassTarget."""
         by = self.by
         if not ranked:
             return by.where(wanted < 0, by.argmax(table)[:, None], wanted)

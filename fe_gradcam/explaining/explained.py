@@ -1,4 +1,4 @@
-"""Images explained by several methods, for several targets, with what is known of each."""
+"""Images explained by several methods, for several targets, with labels, names and other data of each image."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Column(ByRow):
     """The heatmaps of one method and one target.
 
     Attributes:
-        shown: (N,) where the heatmap of the true class stands beside that of the inferred one, which is another; None
-            for all.
-        unit: What stands for 1 where all heatmaps of the method have one scale, or None.
+        shown: (N,) bool, in the column of the true class: True where another class was inferred, so that both heatmaps
+            are drawn. None: all heatmaps are drawn.
+        unit: The value that is drawn as 1 if all heatmaps of the method share one scale, or None.
     """
 
     method: str
@@ -36,14 +36,14 @@ class Explained(ByRow):
     """The chosen images of one dataset, explained.
 
     Attributes:
-        pictures: (N, H, W, 3) uint8, what is drawn on.
+        pictures: (N, H, W, 3) uint8, the pictures under the heatmaps.
         columns: One for each method and target.
         probabilities: (N, C).
         labels: (N,) class ids.
         ids: N names of the images.
-        ds_id: The dataset, "" where there is one alone.
-        positions: (N,) places of the images in the order of the epoch.
-        masks: (N, H, W) where the object is in each picture.
+        ds_id: The dataset; "" if there is only one.
+        positions: (N,) positions of the images in the order of the epoch.
+        masks: (N, H, W), where the object is in each picture.
     """
 
     pictures: NDArray[np.uint8] = field(metadata=BY_ROW)
@@ -60,31 +60,31 @@ class Explained(ByRow):
 
     @property
     def predictions(self) -> NDArray[np.int64] | None:
-        """(N,) inferred class ids, or None where the probabilities are not known."""
+        """(N,) inferred class ids, or None if the probabilities are not known."""
         return None if self.probabilities is None else self.probabilities.argmax(1).astype(np.int64)
 
     @property
     def of_layer(self) -> Heatmap:
-        """A heatmap that says which layer is explained: of a method that knows one, where there are any."""
+        """A heatmap that names the explained layer: that of a method which uses a layer, if there is one."""
         return max((column.heatmap for column in self.columns), key=lambda heatmap: heatmap.of_layer)
 
     @property
     def in_line(self) -> list[Column]:
-        """The columns that hold a heatmap of every image."""
+        """The columns in which every heatmap is drawn."""
         return [column for column in self.columns if column.shown is None]
 
     @property
     def wrong(self) -> NDArray[np.bool_]:
-        """(N,) whether another class was inferred than the true one, as far as both are known."""
+        """(N,): whether the inferred class is not the true one; False if one of them is not known."""
         if self.labels is None or self.predictions is None:
             return np.zeros(len(self), bool)
         return np.asarray((self.labels >= 0) & (self.labels != self.predictions))
 
 
 def with_shared_scale(parts: Sequence[Explained]) -> list[Explained]:
-    """The same heatmaps scaled by the largest of their method, so that magnitudes compare.
+    """The same heatmaps, divided by the largest value of their method, so that magnitudes can be compared.
 
-    Signed heatmaps stay as they are, and say what the largest is.
+    Signed heatmaps keep their values; `Column.unit` holds the largest magnitude.
     """
     columns = [column for part in parts for column in part.columns]
     signed = columns[0].heatmap.scaling == "none"
@@ -103,12 +103,12 @@ def with_shared_scale(parts: Sequence[Explained]) -> list[Explained]:
 
 
 def evidence(raw: NDArray[np.float32], size: Sequence[int]) -> NDArray[np.float32]:
-    """The positive part of signed maps (N, h, w) at a size (H, W), not scaled."""
+    """The positive part of signed maps (N, h, w), upsampled to (H, W) and not scaled."""
     return upsample(torch.from_numpy(raw).clamp(min=0), size).numpy()
 
 
 def _largest(heatmap: Heatmap) -> float:
-    """What its values go up to, before they were scaled."""
+    """The largest value of a heatmap before it was scaled."""
     if heatmap.scaling == "scale_after_relu":
         return float(evidence(heatmap.raw, heatmap.values.shape[1:]).max())
     return float(np.abs(heatmap.values if heatmap.scaling == "none" else heatmap.raw).max())

@@ -1,4 +1,4 @@
-"""From what the passes of a network yielded to heatmaps: the method, smoothing, scaling, and what is blank."""
+"""From the results of the passes to heatmaps: method, smoothing, scaling, and which heatmaps are blank."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ ROUNDING_OF_SUMS = 2.0**-22
 """Two units in the last place of float32, relative to the sum of the terms' magnitudes."""
 
 WHOLE_MODEL = "whole model"
-"""What the layer is called where a method explains the model whatever the layer."""
+"""The name of the layer if a method explains the whole model."""
 
 
 class Passes(NamedTuple):
-    """What the passes of one target at one layer yielded.
+    """The results of the passes for one target at one layer.
 
-    Scores and classes are reported from the plain one, of the images as they are; the map is the mean of all views.
+    Scores and classes are those of `plain`, the pass of the images as they are; the map is the mean over all views.
     """
 
     plain: CamInputs
@@ -36,7 +36,7 @@ class Passes(NamedTuple):
 
     @classmethod
     def of(cls, inputs: CamInputs) -> Passes:
-        """What one pass alone yielded."""
+        """The results of a single pass."""
         return cls(inputs, [(PLAIN, inputs)])
 
 
@@ -47,7 +47,7 @@ def heatmap_of(
     size: Sequence[int],
     settings: Settings,
 ) -> Heatmap:
-    """The second half of the route: from what the passes yielded, for each layer, to the Heatmap at `size`."""
+    """The second half of the route: from the results of the passes, for each layer, to the Heatmap at `size`."""
     first = passes[0].plain
     if Needs.ACTIVATIONS not in method.needs:
         layers, passes = [WHOLE_MODEL], passes[:1]
@@ -76,7 +76,7 @@ def heatmap_of(
 def _signed_map(
     passes: Passes, method: CamMethod, layer: LayerRef | str, size: Sequence[int], settings: Settings
 ) -> tuple[Tensor, Tensor]:
-    """The signed map (N, h, w) of one layer, finite, and which images (N,) have no evidence in it."""
+    """The finite signed map (N, h, w) of one layer, and which images (N,) have no evidence in it."""
     if Needs.ACTIVATIONS in method.needs:
         _check_places(passes.plain, layer, size)
     _, eigen = smoothing(settings.smooth)
@@ -91,8 +91,8 @@ def _signed_map(
         told = CamWarning(
             "The activations or gradients of ",
             Argument("layer", repr(str(layer))),
-            f" hold NaN or infinite values for {int((~finite).sum())} of {len(raw)} images: their heatmaps are left "
-            "blank.",
+            f" hold NaN or infinite values for {int((~finite).sum())} of {len(raw)} images; the heatmaps of these are "
+            "blank. Look for NaN in the images and in the model's weights.",
         )
         warnings.warn(told, stacklevel=2)
         raw = torch.where(finite.reshape(-1, *[1] * (raw.dim() - 1)), raw, raw.new_zeros(()))
@@ -100,23 +100,23 @@ def _signed_map(
 
 
 def _check_places(inputs: CamInputs, layer: LayerRef | str, size: Sequence[int]) -> None:
-    """Raises ArgumentError where the layer has other axes than the images, and warns of a single place."""
+    """Raises ArgumentError if the layer has other axes than the images; warns if the map is a single pixel."""
     named, axes = Argument("layer", repr(str(layer))), inputs.activations.dim() - 2
     if axes != len(size):
-        said = f" has a map with {axes} axes, and the images have {len(size)}: pass a layer that keeps all of them."
+        said = f" has a map with {axes} axes, and the images have {len(size)}: pass a layer that keeps all axes."
         raise ArgumentError(named, said)
     if inputs.activations[0, 0].numel() == 1:
-        said = " has one place alone: its map says nothing about where. Pass a layer before the places are pooled."
+        said = " has a map of one pixel, which says nothing about where. Pass a layer before the pooling."
         warnings.warn(CamWarning(named, said), stacklevel=2)
 
 
 def values_of(raw: Tensor, blank: Tensor, scaling: Scaling, size: Sequence[int]) -> Tensor:
-    """The heatmaps (N, *size) of signed maps (N, *S); in those that are `blank` positive values are rounding."""
+    """The heatmaps (N, *size) of signed maps (N, *S); positive values of `blank` maps are rounding and are dropped."""
     return scale(raw if scaling == "none" else _without(raw, blank), scaling, size)
 
 
 def _without(raw: Tensor, blank: Tensor) -> Tensor:
-    """The maps without the positive values of those that are blank, which are rounding."""
+    """The maps, with the positive values of blank maps, which are rounding, set to 0."""
     return torch.where(blank.reshape(-1, *[1] * (raw.dim() - 1)), raw.clamp(max=0), raw)
 
 
@@ -126,9 +126,9 @@ def numpy32(tensor: Tensor) -> NDArray[np.float32]:
 
 
 def _rounding(inputs: CamInputs, method: CamMethod, terms: Tensor) -> Tensor:
-    """(N,) how large a sum over channels may come out of float32 where it is zero: no evidence is below that.
+    """(N,): how large a sum over channels may come out in float32 although it is zero; less than that is no evidence.
 
-    A map of that size is what is left of terms that cancel, and scaled to [0, 1] it would look like any other.
+    A map of that size is the remainder of terms that cancel. Scaled to [0, 1] it would look like any other map.
     """
     largest = terms.abs().sum(1).flatten(1).amax(1)
     if Needs.GRADIENTS in method.needs and inputs.gradients is not None:  # weights may be what is left of them

@@ -1,4 +1,4 @@
-"""The form of HALCON's operator for what was inferred and explained about one image."""
+"""The results of each image in the form of HALCON's operator, and as arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fe_gradcam.explaining.explained import Explained
 
 
 def inference_entries(probabilities: NDArray[np.float32] | None, names: Mapping[int, str]) -> dict[str, Any]:
-    """The classes of one image by falling confidence (C,), by name or id; none where the confidences are not known."""
+    """The classes of one image, highest confidence first, by name or id; empty if the confidences are not known."""
     known = np.zeros(0, np.float32) if probabilities is None else probabilities
     order = np.argsort(-known, kind="stable").tolist()
     return {
@@ -24,7 +24,7 @@ def inference_entries(probabilities: NDArray[np.float32] | None, names: Mapping[
 
 
 def heatmap_key(class_id: int, target_name: str) -> str:
-    """The key of a heatmap: by its class, or by the target's name where the target is no class."""
+    """The key of a heatmap: by its class, or by the target's name if the target is no class."""
     plain_name = re.sub(r"\W+", "_", target_name).strip("_")
     return f"heatmap_image_{plain_name}" if class_id < 0 else f"heatmap_image_class_{class_id}"
 
@@ -32,10 +32,10 @@ def heatmap_key(class_id: int, target_name: str) -> str:
 def compose_results(
     parts: Sequence[Explained], names: Mapping[int, str], epoch: int, mode: str
 ) -> list[dict[str, Any]]:
-    """One dict per image in the form of HALCON's operator, with what the trace knows beside it.
+    """One dict per image in the form of HALCON's operator, with further entries of the trace.
 
     The keys: ``classification_class_ids``, ``classification_class_names`` and
-    ``classification_confidences`` (by falling confidence), ``heatmap_{method}`` with one float32
+    ``classification_confidences`` (highest confidence first), ``heatmap_{method}`` with one float32
     array (H, W) per target, ``layer``, ``scaling``, ``smooth``, ``label``, ``prediction``, ``id``,
     ``position`` (in the order of the epoch), ``epoch``, ``mode``, ``ds_id``.
     """
@@ -79,7 +79,7 @@ def compose_arrays(part: Explained, epoch: int, mode: str) -> dict[str, NDArray[
 
 
 def as_text(name: Any) -> str:
-    """A file's or patient's name as it came in a batch, as text."""
+    """The name of a file or a patient, as it came in a batch, as text."""
     if isinstance(name, np.ndarray) and name.size == 1:
         name = name.reshape(-1)[0]
     if hasattr(name, "item") and getattr(name, "ndim", 1) == 0:

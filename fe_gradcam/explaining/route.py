@@ -49,7 +49,7 @@ OF_OTHERS = {
     "input_tensor": "images, the second argument",
     "reshape_transform": "reshape=",
 }
-"""What is called otherwise in other functions, and in other packages."""
+"""Arguments of other functions and packages, and what they are called here."""
 
 SEVERAL = ", or call explain_many, which takes several"
 
@@ -80,54 +80,54 @@ def explain(
     smooth: Smooth | Sequence[Smooth] | None = None,
     progress: bool = True,
 ) -> Heatmap:
-    """Heatmaps of what a model looks at.
+    """Heatmaps of what a model looks at: by one method, at one layer, for one target per image.
 
-    The model is called in inference mode and left as it was: weights, gradients, batch-norm
+    The model runs in inference mode and is left as it was: weights, gradients, batch-norm
     statistics, training flags, hooks and random streams.
 
     Args:
         model: A torch.nn.Module or a tf.keras.Model.
-        images: A batch in the model's own layout and normalisation: (N, C, H, W) for PyTorch,
-            (N, H, W, C) for Keras; of volumes (N, C, D, H, W) or (N, D, H, W, C). NumPy or the
-            framework's tensor. A tuple for several inputs: the map is drawn on the first with an image's
-            axes; of a layer that is called several times, for several inputs too, the last call counts.
-        method: Name of a CAM method, `fe_gradcam.METHODS` holds them; or a pair of the name and its parameters,
+        images: A batch in the model's own layout and normalisation, a NumPy array or a tensor of the framework:
+            (N, C, H, W) for PyTorch, (N, H, W, C) for Keras; for volumes (N, C, D, H, W) or (N, D, H, W, C). For
+            several inputs a tuple: the heatmap belongs to the first input with the axes of an image. If a layer is
+            called several times in a pass, for example once for each input, the last call counts.
+        method: Name of a CAM method (`fe_gradcam.METHODS` lists them), or a pair of the name and its parameters,
             ``("smooth_grad_cam_plus_plus", {"samples": 8})``.
         layer: The layer whose output is explained: its name, its index (in ``named_modules()``; for Keras in the
-            flattened layers, as FastEstimator's ``intermediate_layers``), or the module or Keras layer itself. None:
-            the last map larger than 1x1 before a pooling, behind the activation function that directly takes it up; of
-            a transformer the last normalisation layer whose tokens of the image the score depends on. A list of layers:
-            one map fused of theirs.
-        target: What is explained. None: the class each image is inferred as; an int: that class; a name of
-            `class_names`; an integer array (N,): one class per image; `Rank`, `Contrast`, `OutputValue` or
-            `Segmentation`; a callable: gets the model's output and returns (N,) scores, in the framework's tensors.
+            flattened layers, as in FastEstimator's ``intermediate_layers``), or the module or Keras layer itself.
+            None: the last map larger than 1x1 before a pooling, taken behind the activation function applied directly
+            to it; in a transformer, the last normalisation layer with image tokens that the score depends on. A list
+            of layers: one map, fused from the maps of all.
+        target: What is explained. None: the inferred class of each image. An int: this class. A str: the class of
+            this name in `class_names`. An integer array (N,): one class per image. `Rank`, `Contrast`, `OutputValue`
+            or `Segmentation`. A callable: gets the model's output and returns scores (N,), as framework tensors.
         scaling: ``"scale_after_relu"``, ``"scale_before_relu"`` or ``"none"``; see `fe_gradcam.scaling.scale`.
-        score: ``"logit"``: the class score before the softmax or sigmoid, found automatically;
+        score: ``"logit"``: the class score before the softmax or sigmoid, which is found automatically;
             ``"output"``: the model's output as it is.
-        batch_size: Images per pass; None takes all at once, and of the variants that a method makes of the images
-            32. The memory that a method takes is bounded by it, whatever the number of channels.
-        seed: For the methods that draw random numbers, for each image by itself; the global streams are not touched.
-        class_names: Names of the classes, in the order of their ids or {id: name}.
-        model_output: Of a model that returns several outputs (a tuple, a dict, a dataclass, a Keras model
-            with several): the name or position of the one that holds the scores. None takes the one called
-            "logits" or "out", or the only one of a fitting shape.
-        reshape: Makes a map (N, K, h, w) of the layer's output as a torch tensor, where tokens are not
-            recognised; it may move, split and leave out, and the gradients go the same way.
-        fuse: ``"mean"`` or ``"max"``: how several layers become one map; see `fe_gradcam.scaling.fuse_maps`.
+        batch_size: Images per pass, from 1. None: all images at once, and 32 at once of the variants that a method
+            makes of them. It bounds the memory of every method, whatever the number of channels.
+        seed: Seed of the methods that draw random numbers, from 0. The numbers of an image do not depend on the other
+            images, and the global random streams are not touched.
+        class_names: Names of the classes: a sequence in the order of the ids, or {id: name}.
+        model_output: If the model returns several outputs (a tuple, a dict, a dataclass, a Keras model with several):
+            the name or position of the one that holds the scores. None: the one called "logits" or "out", or the only
+            one of a fitting shape.
+        reshape: Turns the layer's output, a torch tensor, into a map (N, K, h, w), if its tokens are not
+            recognised. It may move, split and drop values; the gradients are reshaped by the same function.
+        fuse: How the maps of several layers become one: ``"mean"`` or ``"max"``; see `fe_gradcam.scaling.fuse_maps`.
         smooth: ``"augment"`` (or an `fe_gradcam.Augment`): the mean over flipped and scaled views of the image,
-            six passes; ``"eigen"``: the first principal component of a map's terms by channel; both as a tuple.
-        progress: Whether a bar shows how far it is, where a method takes longer than a few seconds and somebody
-            is looking at a terminal.
+            six passes. ``"eigen"``: the first principal component of the map's terms by channel. Both: a tuple.
+        progress: Whether a progress bar is shown in a terminal if a method takes longer than a few seconds.
 
     Returns:
-        A Heatmap with values of shape (N, H, W), of volumes (N, D, H, W).
+        A Heatmap with values of shape (N, H, W), or (N, D, H, W) for volumes.
 
     Raises:
         ArgumentError: An argument is not accepted; a ValueError.
-        UnknownNameError: No such method, layer, class or output; a KeyError.
-        UnsupportedModelError: The model cannot be observed, or its output does not plainly hold what the
-            target asks for; a TypeError.
-        GradientError: The score depends on the layer, and no gradient reaches it; a RuntimeError.
+        UnknownNameError: A method, layer, class or output does not exist; a KeyError.
+        UnsupportedModelError: The model cannot be observed, or it is not certain which part of its output holds what
+            the target needs; a TypeError.
+        GradientError: The score depends on the layer, but no gradient reaches the layer; a RuntimeError.
 
     Example:
         >>> import torch
@@ -167,16 +167,16 @@ def explain_many(
     smooth: Smooth | Sequence[Smooth] | None = None,
     progress: bool = True,
 ) -> list[Heatmap]:
-    """Heatmaps for several methods, layers and targets; one forward pass per layer serves them all.
+    """Heatmaps for several methods, layers and targets; all methods and targets share one forward pass per layer.
 
-    Each of `methods`, `layers` and `targets` is as `explain` takes it: a list among the layers is fused, and
+    `methods`, `layers` and `targets` are lists of what `explain` takes; a list inside `layers` is fused into one map.
     ``targets=top_k(3)`` explains the three highest classes. The other arguments are those of `explain`.
 
     Returns:
-        One Heatmap for each combination: methods outermost, then layers, targets innermost.
+        A list with one Heatmap for each combination, ordered by method, then by layer, then by target.
 
     Raises:
-        ArgumentError, UnknownNameError, UnsupportedModelError, GradientError: As `explain`.
+        ArgumentError, UnknownNameError, UnsupportedModelError, GradientError: As in `explain`.
     """
     settings = Settings(scaling, score, batch_size, seed, class_names, model_output, reshape, fuse, smooth, progress)
     return explained(model, images, settings, methods=methods, layers=layers, targets=targets).heatmaps
@@ -184,14 +184,17 @@ def explain_many(
 
 @knows_its_keywords()
 def list_layers(model: Any, images: Images, *, model_output: ModelOutput = None) -> list[LayerInfo]:
-    """The layers that a forward pass of `images` completes, in that order, with their shapes.
+    """The layers of a model with the shapes of their outputs, in the order in which a forward pass completes them.
 
-    The one where ``layer=None`` explains says so (`LayerInfo.default`).
+    `LayerInfo.default` is True for the layer that ``layer=None`` explains.
 
     Args:
         model: A torch.nn.Module or a tf.keras.Model.
         images: A batch as the model takes it; one image is enough.
         model_output: See `explain`.
+
+    Raises:
+        ArgumentError, UnsupportedModelError: As in `explain`.
     """
     backend = backend_for(model, model_output)
     inputs = Inputs.of(images)
@@ -204,7 +207,7 @@ def list_layers(model: Any, images: Images, *, model_output: ModelOutput = None)
 
 
 class Explanation(NamedTuple):
-    """The heatmaps of `explain_many`, and the probabilities (N, C) of the inference where the output is a table."""
+    """The heatmaps of `explain_many`, and the inferred probabilities (N, C) if the output is a table of classes."""
 
     heatmaps: list[Heatmap]
     probabilities: NDArray[np.float32] | None
@@ -219,13 +222,13 @@ def explained(
     layers: Sequence[Layer],
     targets: Sequence[Target],
 ) -> Explanation:
-    """The heatmaps of `explain_many`, and the inference that came with them."""
+    """The heatmaps of `explain_many`, and the inferred probabilities."""
     methods = several(methods)
     for name, given in (("methods", methods), ("layers", layers), ("targets", targets)):
         if isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
-            raise ArgumentError(f"{name}={given!r} is not accepted. Accepted: a list, of one or several.")
+            raise ArgumentError(f"{name}={given!r} is not accepted. Accepted: a list, with one entry or several.")
         if not len(given):
-            raise ArgumentError(f"{name} is empty; at least one is needed.")
+            raise ArgumentError(f"{name} is empty; at least one entry is needed.")
     rules = [METHODS.find(method) for method in methods]
     inputs = Inputs.of(images).checked()
     count = len(inputs)
@@ -269,7 +272,7 @@ def _passes(
     rules: Sequence[CamMethod],
     settings: Settings,
 ) -> list[Passes]:
-    """For each target, what the passes yield: one of the images as they are, and those of their other views."""
+    """For each target, the results of the passes: one of the images as they are, and those of their views."""
     gradients = any(Needs.GRADIENTS in rule.needs for rule in rules)
     asks = any(Needs.PROBE in rule.needs for rule in rules)
     views, _ = smoothing(settings.smooth)
@@ -293,30 +296,30 @@ def _passes(
 
 
 def check_reshape(reshape: Reshape | None, layers: Sequence[Layer]) -> None:
-    """Raises ArgumentError where a reshape is given for a layer that is not."""
+    """Raises ArgumentError if `reshape` is given, but a layer is not."""
     every = [one for layer in layers for one in (layer if isinstance(layer, (list, tuple)) else (layer,))]
     if reshape is not None and any(layer is None for layer in every):
-        raise ArgumentError("reshape is given without layer; pass layer= with the one whose output it makes a map of.")
+        raise ArgumentError("reshape is given without layer; pass layer= with the layer whose output it reshapes.")
 
 
 def _warn_of_itself(target: ResolvedTarget, inputs: CamInputs) -> None:
-    """Says where the class that others are held against is one of these others."""
+    """Warns if the inferred class is held against itself in some images."""
     if target.kind != "classes" or target.is_class or inputs.logits is None:
         return
     count = target.against_itself(inputs.logits.argmax(1).cpu().numpy())
     if count:
         told = CamWarning(
             Argument("target"),
-            f" holds a class against itself in {count} of {len(inputs.logits)} images, which are inferred as a class "
-            "of against: their heatmaps show nothing of it. Contrast(None, None) takes the closest rival of each.",
+            f" holds the inferred class against itself in {count} of {len(inputs.logits)} images; their heatmaps say "
+            "nothing about that class. Contrast(None, None) takes the closest rival in each image instead.",
         )
         warnings.warn(told, stacklevel=2)
 
 
 def _refs(backend: Backend, layer: Layer, inputs: Inputs) -> list[LayerRef]:
-    """The places that one entry of `layers` names: one, or several to be fused."""
+    """The places that one entry of `layers` names: one place, or several to be fused."""
     if not isinstance(layer, (list, tuple)):
         return [backend.resolve(layer, inputs)]
     if not layer:
-        raise ArgumentError("layer is an empty list. Accepted: a layer, or a list of at least one.")
+        raise ArgumentError("layer is an empty list. Accepted: a layer, or a list with at least one layer.")
     return [backend.resolve(one, inputs) for one in layer]

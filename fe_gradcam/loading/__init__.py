@@ -1,1 +1,1 @@
-"""Models and photos by name or file."""
+"""Models and photos, loaded by name or from files."""

@@ -1,4 +1,4 @@
-"""Models by name: imported or read from files, with their weights, on their device; and what their images are."""
+"""Models by name: imported or read from files, with their weights, on their device; and the size of their images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Framework: TypeAlias = Literal["torch", "keras"]
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A model with its weights, on its device, and the name that it was asked for by."""
+    """A model with its weights, on its device, and the name that the user gave for it."""
 
     model: Any
     name: str
@@ -28,7 +28,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Geometry:
-    """(H, W) and the number of channels of a model's images."""
+    """The size (H, W) and the number of channels of a model's images."""
 
     size: tuple[int, int]
     channels: int
@@ -38,22 +38,22 @@ def load_model(name: str, weights: str | Path | None = None, device: str | None 
     """The model of that name or file, with its weights, on its device.
 
     Args:
-        name: package.module:factory, where the factory takes no arguments, or is a model itself; looked for in the
-            current folder too. Or a Keras model's file.
-        weights: A state dict or a checkpoint that holds one, or Keras weights; None leaves the model as it is.
-        device: PyTorch: the device; None: cuda if there is one.
+        name: package.module:factory, the name of a function without arguments that returns a model, or of a model;
+            modules in the current folder are found too. Or the file of a Keras model.
+        weights: File of a state dict, of a checkpoint that holds one, or of Keras weights; None: the model as it is.
+        device: The device, for PyTorch alone; None: cuda if there is one.
 
     Raises:
-        ArgumentError: One of them cannot be loaded or used; a ValueError.
+        ArgumentError: The model or weights cannot be loaded, or the device cannot be used; a ValueError.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     path = Path(name)
     model = _from_keras_file(path) if path.suffix.lower() in KERAS_FILES else _from_factory(name)
     framework = _framework_of(model)
     if framework is None:
-        raise _refused(name, f" made {type_of(model)}; a torch.nn.Module or a tf.keras.Model is needed.")
+        raise _refused(name, f" returned {type_of(model)}; a torch.nn.Module or a tf.keras.Model is needed.")
     if framework == "keras" and device is not None:
-        said = " is for PyTorch; TensorFlow takes a GPU if it sees one (CUDA_VISIBLE_DEVICES)."
+        said = " is for PyTorch alone. Leave it out: TensorFlow uses a GPU if it sees one (CUDA_VISIBLE_DEVICES)."
         raise ArgumentError(Argument("device", repr(device)), said)
     if weights is not None:
         (load_keras_weights if framework == "keras" else load_torch_weights)(model, Path(weights))
@@ -154,11 +154,11 @@ def _on_device(model: Any, device: str | None) -> Any:
 
 
 def geometry_of(loaded: Loaded, size: tuple[int, int] | None = None, channels: int | None = None) -> Geometry:
-    """What the model's images are: (H, W) and 1 or 3 channels as they are asked for, else as the model says.
+    """The size (H, W) and channels, 1 or 3, of the model's images: as they are given, or else as the model states.
 
     Raises:
-        ArgumentError: What was asked for does not fit the model, or it does not say its size; a ValueError.
-        UnsupportedModelError: It takes no image that a file can hold; a TypeError.
+        ArgumentError: A given value does not fit the model, or the size is not known; a ValueError.
+        UnsupportedModelError: The model takes no images that files can hold; a TypeError.
     """
     by_torch = loaded.framework == "torch"
     stated_size, stated_channels = (_torch_geometry if by_torch else _keras_geometry)(loaded.model)
@@ -171,7 +171,7 @@ def geometry_of(loaded: Loaded, size: tuple[int, int] | None = None, channels: i
         raise ArgumentError(Argument("channels", str(wanted)), said)
     size = size or stated_size
     if size is None:
-        said = " is needed, height and width: this model does not say how large its images are."
+        said = " is needed (height and width): this model does not say how large its images are."
         raise ArgumentError(Argument("size"), said)
     if wanted not in (None, 1, 3):
         said = f" takes images of {wanted} channels; image files have 1 or 3."
@@ -180,7 +180,7 @@ def geometry_of(loaded: Loaded, size: tuple[int, int] | None = None, channels: i
 
 
 def in_pixels(size: Sequence[int]) -> str:
-    """As "224x224"."""
+    """For example "224x224"."""
     return "x".join(map(str, size))
 
 
@@ -196,7 +196,7 @@ def _keras_geometry(model: Any) -> tuple[tuple[int, int] | None, int | None]:
 
 
 def _torch_geometry(model: Any) -> tuple[tuple[int, int] | None, int | None]:
-    """What timm, transformers and torchvision's transformers say of the size; the channels of the first convolution."""
+    """The size that models of timm, transformers and torchvision state; the channels of the first convolution."""
     import torch
 
     from fe_gradcam.backends.pytorch.state import unwrapped

@@ -1,4 +1,4 @@
-"""Principal components of the maps of a layer: a place is a sample, a channel a feature."""
+"""Principal components of the maps of a layer: each pixel of the map is a sample, each channel a feature."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from fe_gradcam.parameters import Count
 from fe_gradcam.types import CamInputs, Needs
 
 MOST_PLACES = 64 * 64
-"""Places of which `kpca_cam` takes all pairs: 128 MiB in double precision."""
+"""The most pixels of a map for `kpca_cam`, which needs all pairs of them: 128 MiB in double precision."""
 
 ROUNDING_OF_PLACES = 1e-14
-"""How large an eigenvalue that is zero may come out, relative to the number of places."""
+"""How large an eigenvalue of zero may come out, relative to the number of pixels of the map."""
 
 _of_maps = partial(cam_method, needs=Needs.ACTIVATIONS, cost="1 forward", shows=OF_NO_TARGET)
 
 
 def component_of(maps: Tensor, which: int, *, center: bool = False) -> Tensor:
-    """The maps (N, K, *S) of each image times their right singular vector number `which`, (N, *S).
+    """The maps (N, K, *S) of each image times their right singular vector number `which`: (N, *S).
 
-    `which` counts from 1, by falling singular value; where there are fewer, the result is zero. `center` takes the
-    mean over the places off each channel first, as in a PCA. The sign is such that it agrees with Σ_k of the maps.
+    `which` counts from 1, the largest singular value; if there are fewer, the result is zero. `center` first subtracts
+    the spatial mean of each channel, as in a PCA. The sign is chosen to agree with Σ_k of the maps.
     """
     rows, finite = _rows_of(maps)
     if which > min(rows.shape[1:]):
@@ -40,9 +40,9 @@ def component_of(maps: Tensor, which: int, *, center: bool = False) -> Tensor:
 
 
 def _rows_of(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """The maps (N, places, K), and of which images they are finite; the others are zero.
+    """The maps as (N, pixels, K), and whether those of each image are finite; if not, they are set to zero.
 
-    A decomposition fails on NaN, and takes the other images with it.
+    A decomposition fails on NaN, and then fails for the whole batch.
     """
     rows = maps.flatten(2).transpose(1, 2).double()
     finite = rows.isfinite().all(2).all(1)
@@ -50,13 +50,13 @@ def _rows_of(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _signed_map(projected: Tensor, finite: Tensor, maps: Tensor) -> Tensor:
-    """(N, places) as maps (N, *S), signed; NaN where the image is not finite."""
+    """(N, pixels) as signed maps (N, *S); NaN for images that are not finite."""
     projected = projected.where(finite[:, None], torch.nan)
     return signed_like(projected.reshape(maps[:, 0].shape), maps.sum(1)).float()
 
 
 def _left(rows: Tensor, which: int) -> tuple[Tensor, Tensor]:
-    """A left singular vector (N, places) and its value (N,), by way of the smaller of the two Gram matrices."""
+    """A left singular vector (N, pixels) and its value (N,), from the smaller of the two Gram matrices."""
     by_place = rows.shape[1] <= rows.shape[2]
     gram = rows @ rows.transpose(1, 2) if by_place else rows.transpose(1, 2) @ rows
     values, vectors = torch.linalg.eigh(gram)
@@ -68,8 +68,8 @@ def _left(rows: Tensor, which: int) -> tuple[Tensor, Tensor]:
 
 def _none_left(maps: Tensor, which: int, there_are: int) -> Tensor:
     warnings.warn(
-        f"component={which} is asked for, and this layer has {there_are} (the smaller of its channels and places): the "
-        "map is zero.",
+        f"component={which} does not exist: this layer has {there_are} components. The heatmap is zero; pass a smaller "
+        "component.",
         CamWarning,
         stacklevel=2,
     )
@@ -77,46 +77,46 @@ def _none_left(maps: Tensor, which: int, there_are: int) -> Tensor:
 
 
 def signed_like(maps: Tensor, like: Tensor) -> Tensor:
-    """The maps (N, *S), each turned so that its inner product with the one of `like` is not negative."""
+    """The maps (N, *S), each with the sign that makes its inner product with the map of `like` not negative."""
     agreement = (maps * like).flatten(1).sum(1)
     return maps * _aligned(torch.where(agreement < 0, -1.0, 1.0).to(maps.dtype), maps)
 
 
 @_of_maps("eigen_cam", paper="Muhammad 2020, arXiv:2008.00299")
 def eigen_cam(inputs: CamInputs, *, component: Count = 1, center: bool = False) -> Tensor:
-    """First principal component of A: (hw, K) times its first right singular vector. Knows no class.
+    """First principal component of A: A as a matrix (hw, K) times its first right singular vector. Knows no class.
 
-    Not centred, as in the paper; several implementations centre. Signed so that it agrees with Σ_k A_k.
+    It is not centred, as in the paper; several implementations centre. The sign is chosen to agree with Σ_k A_k.
 
     Args:
-        inputs: What one pass yields.
+        inputs: The results of one pass.
         component: Which component, from 1.
-        center: Whether the mean of each channel is taken off first.
+        center: Whether the mean of each channel is subtracted first.
     """
     return component_of(inputs.activations, component, center=center)
 
 
 @cam_method("eigen_grad_cam", paper="Muhammad 2020, arXiv:2008.00299, of g ⊙ A")
 def eigen_grad_cam(inputs: CamInputs, *, component: Count = 1, center: bool = False) -> Tensor:
-    """First principal component of g ⊙ A, as eigen_cam; knows the class by its gradients.
+    """First principal component of g ⊙ A, as in eigen_cam; it knows the class through the gradients.
 
     Args:
-        inputs: What one pass yields.
+        inputs: The results of one pass.
         component: Which component, from 1.
-        center: Whether the mean of each channel is taken off first.
+        center: Whether the mean of each channel is subtracted first.
     """
     return component_of(_gradients(inputs) * inputs.activations, component, center=center)
 
 
 @_of_maps("kpca_cam", paper="Karmani 2024, arXiv:2410.00267")
 def kpca_cam(inputs: CamInputs, *, component: Count = 1) -> Tensor:
-    """First kernel principal component of A over places, sigmoid kernel tanh(x·y / K + 1). Knows no class.
+    """First kernel principal component of A over the map's pixels; kernel tanh(x·y / K + 1). Knows no class.
 
-    The kernel matrix is centred in feature space, as a kernel PCA does. Memory grows with the square of the number of
-    places. Signed so that it agrees with Σ_k A_k. Where the eigenvalue is not positive, the map is zero.
+    The kernel matrix is centred in feature space, as in a kernel PCA. Memory grows with the square of the number of
+    pixels of the map. The sign is chosen to agree with Σ_k A_k. If the eigenvalue is not positive, the map is zero.
 
     Args:
-        inputs: What one pass yields.
+        inputs: The results of one pass.
         component: Which component, from 1.
     """
     maps = inputs.activations
@@ -124,7 +124,7 @@ def kpca_cam(inputs: CamInputs, *, component: Count = 1) -> Tensor:
     if places > MOST_PLACES:
         raise ArgumentError(
             Argument("method", "'kpca_cam'"),
-            f" needs a matrix of all pairs of places, and the layer has {places} of them; at most {MOST_PLACES} are "
+            f" needs a matrix of all pairs of pixels of the layer's map, which has {places}; at most {MOST_PLACES} are "
             "accepted. Pass a later ",
             Argument("layer", ""),
             ", or ",
@@ -144,7 +144,7 @@ def kpca_cam(inputs: CamInputs, *, component: Count = 1) -> Tensor:
 
 @_of_maps("fem", paper="Fuad 2020, IPTA, doi:10.1109/IPTA50016.2020.9286629")
 def fem(inputs: CamInputs) -> Tensor:
-    """Σ_k mean(A_k) 1[A_k ≥ μ_k + 2 σ_k], population σ: where a channel is far above its mean. Knows no class."""
+    """Σ_k mean(A_k) 1[A_k ≥ μ_k + 2 σ_k], population σ: where channels are far above their means. Knows no class."""
     maps = inputs.activations
     mean = _over_space(maps, "mean")
     deviation = _over_space((maps - mean) ** 2, "mean").sqrt()

@@ -1,6 +1,6 @@
-"""The rules that weigh by gradients, and how a rule is written: a pure function of what one pass yields.
+"""The rules that weigh channels by gradients, and how a rule is written: a pure function of the results of one pass.
 
-A is the activations and g their gradients, both (N, K, h, w); y is the score of the target, x the image.
+A are the activations and g their gradients, both (N, K, h, w); y is the score of the target, x the image.
 Sums over space are written Σ, sums over channels Σ_k. A rule returns the signed map before the final
 ReLU, (N, h, w), or its terms by channel, (N, K, h, w), whose sum is the map. A new method is one function
 here with the decorator `cam_method`; its keyword-only arguments are the method's parameters. The trace,
@@ -22,13 +22,13 @@ NEARLY_ZERO = 1e-6
 """A denominator below this is taken as zero, and so is its term."""
 
 BENT = 1e-3
-"""How far, relative to the change, a changed score may be off what a linear head of the spatial means gives."""
+"""How far a changed score may differ from that of a linear head on the spatial means, relative to the change."""
 
 FLAT = 1e-2
-"""How far the gradients of a channel may differ over space, relative to the largest, and count as the same."""
+"""How far the gradients of a channel may vary over space and still count as equal, relative to the largest gradient."""
 
 ROUNDINGS_OF_HEAD = 64
-"""Besides, so many times the spacing of the model's numbers, relative to the size of what is summed."""
+"""Further tolerance: so many times the spacing of the model's numbers, relative to the size of the summed terms."""
 
 
 @cam_method("grad_cam", paper="Selvaraju 2017, arXiv:1610.02391")
@@ -39,28 +39,28 @@ def grad_cam(inputs: CamInputs) -> Tensor:
 
 @cam_method("hires_cam", paper="Draelos 2020, arXiv:2011.08891")
 def hires_cam(inputs: CamInputs) -> Tensor:
-    """Σ_k g_k ⊙ A_k: each place weighted by its own gradient."""
+    """Σ_k g_k ⊙ A_k: each pixel of the map weighted by its own gradient."""
     return _gradients(inputs) * inputs.activations
 
 
 @cam_method("grad_cam_elementwise", paper="of pytorch-grad-cam, without a paper")
 def grad_cam_elementwise(inputs: CamInputs) -> Tensor:
-    """Σ_k relu(g_k ⊙ A_k): each place of each channel by itself, where it speaks for the target."""
+    """Σ_k relu(g_k ⊙ A_k): hires_cam with only those pixels of each channel that speak for the target."""
     return (_gradients(inputs) * inputs.activations).clamp(min=0)
 
 
 @cam_method("layer_cam", paper="Jiang 2021, IEEE TIP, doi:10.1109/TIP.2021.3089943")
 def layer_cam(inputs: CamInputs) -> Tensor:
-    """Σ_k relu(g_k) ⊙ A_k: as hires_cam, with the positive gradients alone."""
+    """Σ_k relu(g_k) ⊙ A_k: hires_cam with the positive gradients alone."""
     return _gradients(inputs).clamp(min=0) * inputs.activations
 
 
 @cam_method("grad_cam_plus_plus", paper="Chattopadhay 2018, arXiv:1710.11063")
 def grad_cam_plus_plus(inputs: CamInputs) -> Tensor:
-    """Σ_k (Σ relu(g_k) / (2 + g_k Σ A_k)) A_k: positive gradients, the more the rarer they are in their channel.
+    """Σ_k (Σ relu(g_k) / (2 + g_k Σ A_k)) A_k: positive gradients, with the more weight the smaller g_k Σ A_k is.
 
-    The paper's α relu(g) with α = g² / (2 g² + g³ Σ A), cancelled so that g² cannot underflow; a term is 0
-    where |2 + g Σ A| is below 1e-6. The paper's factor exp(y), of the exponential it puts behind the score,
+    This is the paper's α relu(g) with α = g² / (2 g² + g³ Σ A), with g² cancelled so that it cannot underflow. A term
+    is 0 where |2 + g Σ A| is below 1e-6. The paper explains exp(y); the factor exp(y) that this adds to the gradients
     cancels in the scaling. Some implementations add a constant to the denominator; the paper has none.
     """
     gradients = _gradients(inputs)
@@ -77,12 +77,12 @@ def grad_cam_plus_plus(inputs: CamInputs) -> Tensor:
 def smooth_grad_cam_plus_plus(inputs: CamInputs, *, samples: Count = 20, noise: Level = 0.15) -> Tensor:
     """Σ_k (Σ α relu(D1)) A_k with α = D2 / (2 D2 + D3 Σ A): grad_cam_plus_plus of gradients averaged over noisy copies.
 
-    D1, D2 and D3 are the means of g, g² and g³ over the copies, A is of the clean image. With no noise it is
-    grad_cam_plus_plus.
+    D1, D2 and D3 are the means of g, g² and g³ over the noisy copies of the image; A is that of the clean image.
+    Without noise this is grad_cam_plus_plus.
 
     Args:
-        inputs: What one pass yields.
-        samples: How many noisy copies.
+        inputs: The results of one pass.
+        samples: Number of noisy copies.
         noise: Standard deviation of the noise, as a share of each image's own range.
     """
     probe, numbers = probe_of(inputs), RandomNumbers(inputs)
@@ -119,9 +119,9 @@ def xgrad_cam(inputs: CamInputs) -> Tensor:
 
 @cam_method("shapley_cam", paper="Cai 2025, arXiv:2501.06261", needs=BY_BOTH, cost="2 forwards, 3 backwards")
 def shapley_cam(inputs: CamInputs) -> Tensor:
-    """Σ_k mean(g_k - ½ (H A)_k) A_k: grad_cam with the second order of the score, H its Hessian by A.
+    """Σ_k mean(g_k - ½ (H A)_k) A_k: grad_cam to second order; H is the Hessian of the score with respect to A.
 
-    Where the network behind the layer is piecewise linear, as behind a ReLU net's last map, H is 0 and this is
+    If the network behind the layer is piecewise linear, as behind the last map of a ReLU network, H is 0, and this is
     grad_cam.
     """
     curved = _gradients(inputs) - probe_of(inputs).hvp(inputs.activations) / 2
@@ -130,13 +130,13 @@ def shapley_cam(inputs: CamInputs) -> Tensor:
 
 @cam_method("cam", paper="Zhou 2016, arXiv:1512.04150", needs=BY_BOTH, cost="7 forwards, 1 backward")
 def cam(inputs: CamInputs) -> Tensor:
-    """Σ_k w_k A_k, w the classifier's own weights; for nets that average the layer over space before a linear head.
+    """Σ_k w_k A_k, w the classifier's weights; for networks that average the layer over space before a linear head.
 
-    The weights are read off the score: under such a head its gradient is w_k / (h w) everywhere. Whether the
-    head is one is asked of the model, with other activations in the layer's place.
+    The weights are read from the gradient of the score: with such a head it is w_k / (h w) everywhere. Whether the
+    head is of this kind is tested by passes with other activations at the layer.
 
     Raises:
-        UnsupportedModelError: The score is no linear function of the layer's spatial means.
+        UnsupportedModelError: The score is not a linear function of the layer's spatial means.
     """
     gradients, maps = _gradients(inputs), inputs.activations
     places = maps[0, 0].numel()
@@ -148,10 +148,10 @@ def cam(inputs: CamInputs) -> Tensor:
     if bool(wrong.any()):
         raise UnsupportedModelError(
             Argument("method", "'cam'"),
-            " needs a network whose score is a linear function of the layer's maps averaged over space "
-            "(global average pooling, then one linear layer), and that of this model is none at this layer. Use ",
+            " needs a network whose score is a linear function of the layer's map averaged over space (global average "
+            "pooling, then one linear layer); this model's score is not, at this layer. Use ",
             Argument("method", "'grad_cam'"),
-            ", which is defined for every head (under such a one the two are equal), or pass ",
+            ", which is defined for every network and equals cam, up to a factor, where cam is defined, or pass ",
             Argument("layer", ""),
             " with the map that is averaged, if there is one.",
         )
@@ -163,12 +163,12 @@ def cam(inputs: CamInputs) -> Tensor:
 
 def _gradients(inputs: CamInputs) -> Tensor:
     if inputs.gradients is None:
-        raise ArgumentError("inputs.gradients is None, and this method weighs by gradients: pass (N, K, h, w).")
+        raise ArgumentError("inputs.gradients is None, and this method needs gradients: pass them as (N, K, h, w).")
     return inputs.gradients
 
 
 def _over_space(maps: Tensor, how: str) -> Tensor:
-    """(N, K, 1, 1): the sum or mean over the places."""
+    """(N, K, 1, 1): the sum or mean over space."""
     axes = tuple(range(2, maps.dim()))
     return maps.sum(axes, keepdim=True) if how == "sum" else maps.mean(axes, keepdim=True)
 
@@ -179,13 +179,13 @@ def _aligned(values: Tensor, maps: Tensor) -> Tensor:
 
 
 def _one_over(denominator: Tensor) -> Tensor:
-    """1 / denominator, 0 where that is nearly 0."""
+    """1 / denominator; 0 where the denominator is nearly 0."""
     usable = ~(denominator.abs() < NEARLY_ZERO)
     return torch.where(usable, 1 / denominator.where(usable, 1), 0)
 
 
 def _trials(maps: Tensor, inputs: CamInputs) -> list[Tensor]:
-    """Other activations to hold a head against: none, the opposite, places in disorder, channels made more or less."""
+    """Other activations to test a head with: zero, negated, with pixels shuffled, with channels scaled at random."""
     numbers, flat = RandomNumbers(inputs), maps.flatten(1)
     disordered = flat.gather(1, numbers.uniform(flat.shape[1:]).argsort(1)).reshape(maps.shape)
     factors = [_aligned(numbers.uniform(maps.shape[1:2], draw), maps) * 3 for draw in (1, 2, 3)]
@@ -193,7 +193,7 @@ def _trials(maps: Tensor, inputs: CamInputs) -> list[Tensor]:
 
 
 def _is_bent(inputs: CamInputs, gradients: Tensor, other: Tensor) -> Tensor:
-    """(N,) whether the score of other activations is not what its gradient predicts."""
+    """(N,): whether the score for other activations differs from what the gradient predicts."""
     probe, maps = probe_of(inputs), inputs.activations
     terms = (gradients * (other - maps)).flatten(1).double()
     asked = probe.score_from(other, torch.arange(len(maps), device=maps.device))

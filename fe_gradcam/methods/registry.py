@@ -1,4 +1,4 @@
-"""The methods by name: what each needs, and how its heat reads."""
+"""The methods by name: what each method needs, and what its heat means."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class CamMethod(Entry):
     """A method. Its rule takes CamInputs and returns the signed map (N, *S), or its terms by channel (N, K, *S).
 
     Attributes:
-        needs: What it must be given.
+        needs: What the rule needs.
         cost: Forward and backward passes for each image, in words.
-        shows: What the heat of its maps means, for a legend.
+        shows: What the heat means, for a legend.
     """
 
     needs: Needs = BY_GRADIENTS
@@ -33,7 +33,7 @@ class CamMethod(Entry):
     shows: str = OF_TARGET
 
     def terms(self, inputs: CamInputs) -> Tensor:
-        """The terms that the map is the sum of, (N, K, *S); of a method that has none, the map itself, K = 1."""
+        """The terms by channel that sum to the map, (N, K, *S); for a method without terms the map itself, K = 1."""
         result: Tensor = self.rule(inputs, **self.given)
         return result if result.dim() == inputs.activations.dim() else result[:, None]
 

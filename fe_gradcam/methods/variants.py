@@ -1,4 +1,4 @@
-"""The rules that ask the model about other images, or other activations in the layer; and their baseline."""
+"""The rules that run the model on other images, or with other activations at the layer; and a random baseline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Vary: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Gets masks (B, *S) within [0, 1], rows and variants, both (B,), and returns other masks."""
 
 PATCHES_PER_SIDE = 8
-"""How many patches of `occlusion` fit beside each other on the shorter side, where no size is given."""
+"""How many patches of `occlusion` fit side by side along the shorter side of the image, if no size is given."""
 
 
 def _by_masks(inputs: CamInputs, samples: int, vary: Vary | None = None) -> Tensor:
@@ -52,10 +52,10 @@ def _by_masks(inputs: CamInputs, samples: int, vary: Vary | None = None) -> Tens
     "score_cam", paper="Wang 2020, arXiv:1910.01279", needs=BY_ASKING, cost="K forwards, K the layer's channels"
 )
 def score_cam(inputs: CamInputs) -> Tensor:
-    """Σ_k softmax_k(y(x ⊙ norm(up A_k))) A_k: each channel weighted by the score of what it lets through.
+    """Σ_k softmax_k(y(x ⊙ norm(up A_k))) A_k: each channel weighted by the score of the image under its mask.
 
     The mask is brought to [0, 1] after the upsampling; a constant channel has weight 0. The paper's baseline
-    term cancels in the softmax. Where no mask changes the score there is no evidence, and the map is zero.
+    term cancels in the softmax. If no mask changes the score, there is no evidence, and the map is zero.
     """
     return _by_masks(inputs, 1)
 
@@ -64,12 +64,12 @@ def score_cam(inputs: CamInputs) -> Tensor:
 def ss_cam(inputs: CamInputs, *, samples: Count = 8, noise: Level = 0.2) -> Tensor:
     """score_cam with scores averaged over noisy masks, before the softmax.
 
-    The paper takes 35 samples and noise of deviation 2 on a map of any size; here its deviation is a share of the
-    map's range, before the mask is brought to [0, 1] again. With no noise it is score_cam.
+    The paper takes 35 samples and noise of deviation 2, whatever the range of the map. Here the deviation is a share
+    of the map's range, and the noisy mask is brought to [0, 1] again. Without noise this is score_cam.
 
     Args:
-        inputs: What one pass yields.
-        samples: Noisy masks of each channel.
+        inputs: The results of one pass.
+        samples: Number of noisy masks for each channel.
         noise: Standard deviation of the noise, as a share of each map's own range.
     """
     numbers, channels = RandomNumbers(inputs), inputs.activations.shape[1]
@@ -85,11 +85,11 @@ def ss_cam(inputs: CamInputs, *, samples: Count = 8, noise: Level = 0.2) -> Tens
 def is_cam(inputs: CamInputs, *, samples: Count = 10) -> Tensor:
     """score_cam with scores averaged over mask · i / samples for i = 1 … samples, before the softmax.
 
-    With one sample it is score_cam.
+    With one sample this is score_cam.
 
     Args:
-        inputs: What one pass yields.
-        samples: Steps on the way from no image to the masked one.
+        inputs: The results of one pass.
+        samples: Number of steps on the way from an image of zeros to the masked image.
     """
     channels = inputs.activations.shape[1]
 
@@ -106,9 +106,9 @@ def is_cam(inputs: CamInputs, *, samples: Count = 10) -> Tensor:
     cost="K forwards, of the part behind the layer where the rest can be kept",
 )
 def ablation_cam(inputs: CamInputs) -> Tensor:
-    """Σ_k ((y - y with A_k set to 0) / |y|) A_k: each channel weighted by the share of the score it carries.
+    """Σ_k ((y - y with A_k set to 0) / |y|) A_k: each channel weighted by the share of the score lost without it.
 
-    The divisor is 1 where y is 0. Some implementations put a small number in a channel's place; here it is 0.
+    The divisor is 1 where y is 0. Some implementations set a channel to a small number; here it is set to 0.
     """
     probe, maps = probe_of(inputs), inputs.activations
 
@@ -127,15 +127,15 @@ def ablation_cam(inputs: CamInputs) -> Tensor:
 def occlusion(
     inputs: CamInputs, *, patch: OptionalCount = None, stride: OptionalCount = None, fill: Value = None
 ) -> Tensor:
-    """Drop of the score when a patch is covered; a place has the mean over the patches that cover it.
+    """Drop of the score when a patch of the image is covered; each pixel has the mean over the patches that cover it.
 
-    The map has the size of the image, and asks nothing of the layer.
+    The map has the size of the image and does not depend on the layer.
 
     Args:
-        inputs: What one pass yields.
+        inputs: The results of one pass.
         patch: Side of the patch in pixels; None: an eighth of the shorter side of the image, rounded up.
-        stride: Pixels from one patch to the next, the last one flush with the border; None: half the patch, rounded up.
-        fill: What a patch is covered with, as the model's input has it; None: the mean of each channel of the image.
+        stride: Pixels from one patch to the next; the last patch ends at the border. None: half the patch, rounded up.
+        fill: Value that covers a patch, in the range of the model's input; None: the mean of each channel of the image.
     """
     probe = probe_of(inputs)
     images, size = probe.images, tuple(probe.images.shape[2:])
@@ -143,12 +143,12 @@ def occlusion(
     sides = tuple(min(patch, side) for side in size)
     stride = -(-patch // 2) if stride is None else stride
     if stride > patch:
-        raise ArgumentError(f"stride={stride} is larger than patch={patch}: places would be left out. Pass a smaller.")
+        raise ArgumentError(f"stride={stride} is larger than patch={patch} and skips pixels. Pass a smaller stride.")
     starts = [sorted({*range(0, whole - side, stride), whole - side}) for whole, side in zip(size, sides, strict=True)]
     corners = list(product(*starts))
     if len(corners) == 1:
         raise ArgumentError(
-            f"patch={patch} covers the whole image of {size}, so no place is told from another. Pass less."
+            f"patch={patch} covers the whole image of {size}, so all pixels would be equal. Pass a smaller patch."
         )
     cover = images.flatten(2).mean(2) if fill is None else images.new_full(images.shape[:2], fill)
 

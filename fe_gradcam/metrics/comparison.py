@@ -1,4 +1,4 @@
-"""How alike two maps are, and a model without what it has learnt."""
+"""How similar two maps are, and a model with its weights shuffled."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fe_gradcam.errors import ArgumentError
 from fe_gradcam.parameters import whole
 
 Values = NDArray[np.float64]
-"""One number per image, (N,); NaN where there is none."""
+"""One number per image, (N,); NaN if an image has none."""
 
 
 def rank_correlation(a: ArrayLike, b: ArrayLike) -> Values:
     """Spearman's rank correlation of two finite maps (N, ...), image by image, (N,) within [-1, 1].
 
-    Equal values share the mean of their ranks. Of a map that is constant no order is known: 1 where both are, 0 where
-    one is.
+    Equal values share the mean of their ranks. A constant map has no order: the result is 1 if both maps are constant,
+    0 if one is.
 
     Raises:
         ArgumentError: The shapes differ, or there is no axis besides N.
@@ -39,13 +39,13 @@ def rank_correlation(a: ArrayLike, b: ArrayLike) -> Values:
 
 
 def overlap_of_hottest(a: ArrayLike, b: ArrayLike, share: float = 0.2) -> Values:
-    """How far the hottest pixels of two finite maps (N, ...) are the same ones: intersection over union, (N,), 0 to 1.
+    """The overlap of the hottest pixels of two finite maps (N, ...): intersection over union, (N,), from 0 to 1.
 
-    The hottest are k = share * pixels, rounded, at least one. Of the pixels at the threshold, which are equally hot,
-    each is taken in part, so that k are taken in all; intersection and union are then the sums of the smaller and of
-    the larger part of each pixel. So the order of the pixels never counts, and two maps without any order take the
-    same k pixels. Against a constant map, where each pixel is taken by `share`, it is about share / (2 - share): 0.11
-    of a fifth, as by chance.
+    The hottest pixels are k = share * pixels, rounded, at least one. Pixels at the threshold are equally hot: each of
+    them is taken in part, so that the parts of all pixels sum to k. Intersection and union are the sums of the smaller
+    and of the larger part of each pixel. So the order of the pixels does not matter, and two constant maps overlap
+    fully. Against a constant map, in which the part of each pixel is `share`, the overlap is about share / (2 - share):
+    0.11 for a fifth, as by chance.
 
     Raises:
         ArgumentError: The shapes differ, or `share` is out of range.
@@ -57,7 +57,7 @@ def overlap_of_hottest(a: ArrayLike, b: ArrayLike, share: float = 0.2) -> Values
 
 
 def _taken(rows: Values, count: int) -> Values:
-    """(N, P), which part of each pixel is among the `count` hottest."""
+    """(N, P): the part of each pixel that is among the `count` hottest."""
     threshold = np.partition(rows, -count, axis=1)[:, -count, None]
     above, at = rows > threshold, rows == threshold
     return np.asarray(above + at * (count - above.sum(1, keepdims=True)) / at.sum(1, keepdims=True))
@@ -67,18 +67,19 @@ def _rows(a: ArrayLike, b: ArrayLike) -> tuple[Values, Values]:
     first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if first.shape != second.shape or first.ndim < 2 or not first[:1].size:
         raise ArgumentError(
-            f"a has shape {first.shape} and b {second.shape}; two batches of maps of one shape, (N, h, w), are needed."
+            f"a has shape {first.shape} and b {second.shape}. Accepted: two batches of maps with one shape (N, h, w)."
         )
     return first.reshape(len(first), -1), second.reshape(len(second), -1)
 
 
 @contextmanager
 def randomised(model: Any, seed: int = 0) -> Iterator[None]:
-    """The model, changed in place, without what it has learnt: the values of each weight tensor in a random order.
+    """While active, the model has forgotten what it learnt: the values in each of its weight tensors are shuffled.
 
-    Every weight tensor of two axes or more, all layers at once; biases and the parameters and statistics of
-    normalisations, which have one, stay. So each layer's weights keep their distribution. Afterwards the weights are
-    put back bit for bit, also where something raises; gradients and the global random streams are not touched.
+    All weight tensors with two axes or more are shuffled in place, in all layers at once, so the weights of a layer
+    keep their distribution. Tensors with one axis stay: biases, and parameters and statistics of normalisations. At
+    the end, also after an error, the weights are put back bit for bit. Gradients and global random streams are not
+    touched.
 
     Raises:
         UnsupportedModelError: `model` is neither a torch.nn.Module nor a tf.keras.Model.
@@ -101,7 +102,7 @@ def randomised(model: Any, seed: int = 0) -> Iterator[None]:
 
 
 def _write(weight: Any, values: Any) -> None:
-    """Into .data with PyTorch, which leaves the versions as they are: a graph that somebody holds stays valid."""
+    """Writes a weight; PyTorch's through .data, which keeps the tensor's version, so existing graphs stay valid."""
     if not isinstance(weight, torch.Tensor):
         weight.assign(values)
         return

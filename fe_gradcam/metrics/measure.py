@@ -1,4 +1,4 @@
-"""How faithful heatmaps are to the model, image by image; see `fe_gradcam.metrics.rules` for what is measured."""
+"""How faithful heatmaps are to the model, image by image; `fe_gradcam.metrics.rules` holds the metrics."""
 
 from __future__ import annotations
 
@@ -40,40 +40,41 @@ def measure(
     again: Again | None = None,
     places: ArrayLike | None = None,
 ) -> dict[str, NDArray[np.float32]]:
-    """What metrics say of heatmaps, image by image; `summary` of them is the figure that papers report.
+    """The values of metrics for heatmaps, image by image; `summary` gives their mean, the figure that papers report.
 
-    The model is left as it was: weights, modes, random streams. Pictures are changed in the model's own
-    normalisation, where 0 is often the mean colour.
+    The model is left as it was: weights, modes, random streams. Images are changed in the model's own normalisation,
+    where 0 is often the mean colour.
 
     Args:
-        model: A torch.nn.Module or a tf.keras.Model; None, where no metric asks it.
-        images: Those of the heatmaps, as `fe_gradcam.explain` takes them; of several inputs the picture alone is
-            changed.
-        heatmap: What `explain` returned; or what other code made, an array (N, h, w) of any size, of volumes
-            (N, d, h, w): it is stretched to the images (bilinear), and what is negative counts as 0.
+        model: A torch.nn.Module or a tf.keras.Model; None if no metric needs it.
+        images: The images of the heatmaps, as `fe_gradcam.explain` takes them; of several inputs, only the one that
+            is drawn on is changed.
+        heatmap: What `explain` returned. Or an array that other code made, (N, h, w) of any size, (N, d, h, w) for
+            volumes: it is stretched to the images (bilinear), and negative values count as 0.
         metrics: Names of `METRICS`, or pairs of a name and parameters, ``("deletion", {"steps": 16})``.
-        target: The class that an array of your own explains: None for the one that each image is inferred as, a class
-            id, a name of `class_names`, or (N,) class ids. A Heatmap knows its own.
-        masks: (N, H, W) where the object is in each image, for the metrics that need it: of integers what is not 0, of
-            floats what is 0.5 and more. An image without an object has no value.
-        boxes: (N, 4) or (N, M, 4): left, top, width and height in pixels of the images, likewise; of both the part
-            that they share.
-        class_names: Names of the classes, in the order of their ids or {id: name}.
-        batch_size: Rows per pass, at most: versions of images, and an image as it is; with 1 these are two.
-        seed: Of what is drawn at random, for each image by itself; the global streams are not touched.
+        target: The class that an array of your own explains: None for the inferred class of each image, a class id, a
+            name of `class_names`, or (N,) class ids. A Heatmap holds its own classes and takes no target.
+        masks: (N, H, W), where the object is in each image, for the metrics that need it: integers other than 0, or
+            floats from 0.5. An image without an object has no value.
+        boxes: (N, 4) or (N, M, 4), the same in the form of boxes: left, top, width and height in pixels of the images.
+            With both, the object is where a mask and a box overlap.
+        class_names: Names of the classes: a sequence in the order of the ids, or {id: name}.
+        batch_size: The most images per pass, from 1. One of them is an unchanged image, so 1 means two images.
+        seed: Seed of random numbers, from 0. The numbers of an image do not depend on the other images, and the global
+            random streams are not touched.
         model_output: See `fe_gradcam.explain`.
-        again: For ``"sanity"``: explains the same images again with the model as it then is, as
-            ``lambda: explain(model, images, target=heatmap.class_ids)``; of an array an array of the same shape.
-        places: `masks` by its earlier name.
+        again: For ``"sanity"``, a function that explains the same images again with the model as it is then:
+            ``lambda: explain(model, images, target=heatmap.class_ids)``. For an array it returns an array like it.
+        places: The earlier name of `masks`.
 
     Returns:
-        By the metric's label, its name with the parameters given: (N,) float32, NaN where an image has no value;
-        the class of each image is that of `heatmap.class_ids`, and one without has none.
+        {label: (N,) float32}; the label is the metric's name with the parameters given. NaN: the image has no value.
+        The class of an image is that in `heatmap.class_ids`; without a class, metrics of its probability have no value.
 
     Raises:
-        UnknownNameError: No such metric or parameter; a KeyError.
+        UnknownNameError: A metric or a parameter does not exist; a KeyError.
         ArgumentError: An argument is not accepted, is missing, or does not fit the others; a ValueError.
-        UnsupportedModelError: The model cannot be observed, or puts out no classes; a TypeError.
+        UnsupportedModelError: The model cannot be observed, or returns no classes; a TypeError.
 
     Example:
         >>> import torch
@@ -104,12 +105,12 @@ def measure(
             )
     if model is None and any(one.needs != "place" for one in chosen):
         names = [one.name for one in chosen if one.needs != "place"]
-        raise ArgumentError(f"model is None, and metrics {names} ask it: pass the model that was explained.")
+        raise ArgumentError(f"model is None, and metrics {names} need it: pass the model that was explained.")
     if not isinstance(heatmap, Heatmap):
         how: dict[str, Any] = {"batch_size": batch_size, "model_output": model_output, "class_names": class_names}
         heatmap = own_heatmap(heatmap, model, images, target, **how)
     elif target is not None:
-        raise ArgumentError("target goes with an array of your own; a Heatmap of explain says which class it is of.")
+        raise ArgumentError("target goes with an array of your own; a Heatmap holds its own classes: leave target out.")
     asked = None if model is None else Asked(model, images, heatmap, batch_size, seed, model_output)
     inside = _inside(masks, boxes, heatmap) if any(one.needs == "place" for one in chosen) else None
     case = Case(heatmap, cast(Asked, asked), inside, again)
@@ -121,20 +122,20 @@ def measure(
 
 
 def summary(values: ArrayLike) -> float | None:
-    """The mean of one metric over the images that have a value, or None where none has."""
+    """The mean of one metric over the images that have a value, or None if no image has one."""
     numbers = np.asarray(values, np.float64)
     finite = numbers[np.isfinite(numbers)]
     return float(finite.mean()) if finite.size else None
 
 
 def _inside(masks: Any, boxes: Any, heatmap: Heatmap) -> NDArray[np.bool_] | None:
-    """Where the object is, as bools of the heat's shape."""
+    """Where the object is, as bools with the shape of the heatmap's values."""
     size = heatmap.values.shape[1:]
     found = object_masks(masks, boxes, size)
     if found is not None and found.shape != heatmap.values.shape:
         name, given = ("masks", masks) if masks is not None else ("boxes", boxes)
         raise ArgumentError(
-            f"{name} has shape {np.shape(given)}, and the heatmap is of {len(heatmap)} images: one for each of them is "
-            "needed."
+            f"{name} has shape {np.shape(given)}, and the heatmap is of {len(heatmap)} images; an entry for each image "
+            "is needed."
         )
     return found

@@ -1,4 +1,4 @@
-"""Heatmaps that other code made, as arrays, as what is measured."""
+"""Arrays of heat that other code made, turned into the Heatmap that is measured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fe_gradcam.spec.resolved import resolve_target
 from fe_gradcam.types import ClassNames, Heatmap, Images, Target
 
 BROUGHT = "yours"
-"""What the method and the layer of such a heatmap are called."""
+"""The name of the method and of the layer of such a heatmap."""
 
 
 def own_heatmap(
@@ -31,12 +31,12 @@ def own_heatmap(
     model_output: ModelOutput,
     class_names: ClassNames | None,
 ) -> Heatmap:
-    """An array (N, h, w) as a Heatmap at the size of the images, for the classes that `target` comes to.
+    """An array (N, h, w) as a Heatmap at the size of the images, for the classes that `target` stands for.
 
-    Without a model it stays at its own size, and has no classes.
+    Without a model the array stays at its own size, and its images have no classes.
 
     Raises:
-        ArgumentError: It is no finite array of numbers with a map for each image; the target is no class.
+        ArgumentError: The array is not finite, or has no map for each image, or the target is no class.
     """
     maps = _checked(heat)
     if model is None:
@@ -45,14 +45,14 @@ def own_heatmap(
     size = backend.image_size(inputs)
     if len(maps) != len(inputs) or maps.ndim != 1 + len(size):
         raise ArgumentError(
-            f"heatmap has shape {maps.shape}, and images {tuple(inputs.picture.shape)}: one map for each image, "
-            f"({len(inputs)}, {', '.join('dhw'[-len(size) :])}), is needed, without an axis of channels."
+            f"heatmap has shape {maps.shape}, and images {tuple(inputs.picture.shape)}. Accepted: one map for each "
+            f"image, ({len(inputs)}, {', '.join('dhw'[-len(size) :])}), without an axis of channels."
         )
     resolved = resolve_target(target, len(inputs), class_names)
     if not resolved.is_class:
         raise ArgumentError(
-            f"target={target!r} is no class, and metrics ask for the probability of one. Accepted: None, the inferred "
-            "class; a class id or name; (N,) class ids; Rank."
+            f"target={target!r} is no class, and metrics need the probability of a class. Accepted: None (the inferred "
+            "class), a class id, a class name (with class_names), (N,) class ids, or Rank."
         )
     layer, ids, probabilities = backend.resolve(None, inputs), list[Any](), list[Any]()
     for start in range(0, len(inputs), batch_size):
@@ -77,8 +77,8 @@ def _checked(heat: Any) -> NDArray[np.float32]:
     if maps.ndim not in (3, 4) or not len(maps):
         came = f"of shape {np.shape(heat)}" if hasattr(heat, "shape") else f"a {type(heat).__name__}"
         raise ArgumentError(
-            f"heatmap is {came}. Accepted: one Heatmap, as explain returns it, or an array (N, h, w) of your own, of "
-            "volumes (N, d, h, w): a map for each image, of any size."
+            f"heatmap is {came}. Accepted: one Heatmap, as explain returns it, or an array of your own with a map of "
+            "any size for each image: (N, h, w), or (N, d, h, w) for volumes."
         )
     if not np.isfinite(maps).all():
         rows = np.flatnonzero(~np.isfinite(maps.reshape(len(maps), -1)).all(1))

@@ -1,1 +1,1 @@
-"""What is explained, where and of which output, as users ask for it and as backends read it."""
+"""Target, layer, output and images: as users ask for them, and as backends read them."""

@@ -1,4 +1,4 @@
-"""Which layer is explained, and how its output becomes a map: policy over the layers that a backend lists."""
+"""Which layer is explained, among those that a backend lists, and which of their outputs are maps."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from fe_gradcam.spec.tokens import Seen, channels_last, token_grid
 from fe_gradcam.types import Layer, LayerInfo, LayerRef
 
 MOST_TRIED = 8
-"""Layers asked whether the score depends on them, before the last map is taken as it is."""
+"""How many layers are tried for one that the score depends on, before the last map is taken in any case."""
 
 
 def only_pools(kind: str) -> bool:
-    """Whether a layer of this class computes nothing but a pooling, or nothing at all."""
+    """Whether a layer of this class only pools, or computes nothing at all."""
     return any(word in kind.lower() for word in ("pool", "dropout", "identity"))
 
 
 def with_maps(
     infos: Sequence[LayerInfo], seen: Seen, size: tuple[int, ...], *, channels_first: bool
 ) -> list[LayerInfo]:
-    """Layers whose shapes are as a pass met them, with the maps that these are: tokens recognised, channels first."""
+    """The layers, with the shapes that a pass met turned into those of maps: tokens recognised, channels first."""
     counts = {info.shape[0] for info in infos if _are_tokens(info.shape)}
     grids = {count: found.grid for count in counts if (found := token_grid(count, seen.maps, size)) is not None}
     done = []
@@ -41,31 +41,31 @@ def with_maps(
 
 
 def _are_tokens(shape: tuple[int, ...]) -> bool:
-    """Whether it is the shape (T, K) of tokens of one image."""
+    """Whether `shape` is (T, K), that of the tokens of one image."""
     return len(shape) == 2 and None not in shape and shape[1] > 1
 
 
 def default_layer(
     infos: Sequence[LayerInfo], reaches: Callable[[LayerRef], bool], *, of_pixels: bool
 ) -> tuple[LayerRef, bool]:
-    """The last map larger than 1x1 before a pooling, behind the activation function that directly takes it up.
+    """The last map larger than 1x1 before a pooling, taken behind the activation function applied directly to it.
 
-    Chosen by measurement (benchmarks/default_layer.py): behind the activation function the heat of grad_cam falls on
-    the object more than at the convolution's own output, and a pooling behind that makes the map coarser.
+    This was chosen by measurement (benchmarks/default_layer.py): behind the activation function, more of grad_cam's
+    heat falls on the object than at the convolution's own output, and a pooling after that makes the map coarser.
 
-    Where the score does not depend on its places it is another: of a transformer that reads its class
-    token alone, the last normalisation layer before its last attention. Tokens are explained at
-    normalisation layers, where there are any.
+    If the score does not depend on the pixels of that map, another layer is taken: in a transformer whose head reads
+    the class token alone, the last normalisation layer before the last attention. Tokens are explained at
+    normalisation layers, if there are any.
 
     Args:
         infos: The layers in the order of execution.
-        reaches: Whether the score depends on the places of a layer's output.
-        of_pixels: Whether a segmentation is explained: then the last convolution makes the scores
-            themselves, and the default lies before it.
+        reaches: Says whether the score depends on the pixels, or tokens, of a layer's output.
+        of_pixels: Whether a segmentation is explained. If so, the last convolution computes the scores themselves,
+            and the default layer lies before it.
 
     Returns:
-        The place, and whether the score depends on it now; if not, as with a head whose weights are all
-        zero, another weight of the model may tell more.
+        The place, and whether the score depends on it. If it does not, for example because the weights of the head are
+        all zero, the default may be another one once the weights have changed.
 
     Raises:
         ArgumentError: No layer has an output that is a map.
@@ -80,7 +80,7 @@ def default_layer(
             " finds no layer whose output is a map (K, h, w) larger than 1x1, so there is nothing to draw a heatmap "
             "from. Pass ",
             Argument("layer", ""),
-            " with the name of a layer that keeps the image's places.",
+            " with the name of a layer that keeps the height and width of the image.",
         )
     # a map of one channel is an attention gate: its sign says nothing; in their order otherwise
     spatial.sort(key=lambda info: info.pooled or info.shape[0] == 1)
@@ -100,15 +100,15 @@ def _ref_at(info: LayerInfo) -> LayerRef:
 
 
 def convolution_layer(infos: Sequence[LayerInfo], name: str | None, conv_only: bool) -> LayerRef:
-    """The place that HALCON's operator explains: of the last convolution, or the one named, itself or its ReLU.
+    """The place that HALCON's operator explains: the output of the last or named convolution, or of its ReLU.
 
     Raises:
-        ArgumentError: The network has no such convolution, the layer is none, or no ReLU follows it.
+        ArgumentError: The network has no such convolution, the layer is no convolution, or no ReLU follows it.
     """
     convolutions = [info for info in infos if info.convolution and info.spatial]
     names = list(dict.fromkeys(info.name for info in convolutions))
     if not convolutions:
-        said = "the model has no convolution layer whose output is larger than 1x1. fe_gradcam.explain takes any layer."
+        said = "the model has no convolution layer with an output larger than 1x1. fe_gradcam.explain takes any layer."
         raise ArgumentError(f"target_conv_layer: {said}")
     chosen = [info for info in convolutions if name is None or info.name == name]
     if not chosen:
@@ -122,18 +122,18 @@ def convolution_layer(infos: Sequence[LayerInfo], name: str | None, conv_only: b
         followed = list(dict.fromkeys(info.name for info in convolutions if info.relu))
         raise ArgumentError(
             f"use_conv_only='false': no ReLU follows the convolution {chosen[-1].name!r}, directly or behind its batch "
-            f"normalisation. Pass 'true', or target_conv_layer with one that has one: {', '.join(followed) or 'none'}."
+            f"normalisation. Pass 'true', or a target_conv_layer that a ReLU follows: {', '.join(followed) or 'none'}."
         )
     return LayerRef(chosen[-1].name, "relu")
 
 
 def name_among(layer: Layer, named: Mapping[str, Any], names: Sequence[str]) -> str:
-    """The name of a layer given by its name, its index or itself.
+    """The name of a layer that is given by its name or its index, or as the layer itself.
 
     Args:
-        layer: As it is given.
-        named: The model's layers by name, under each that they have.
-        names: One for each layer, in the order in which an index counts.
+        layer: The layer as the user gave it.
+        named: The model's layers by name; a layer may stand under several names.
+        names: One name for each layer, in the order of the indices.
     """
     if isinstance(layer, str) and layer in named:
         return layer
@@ -145,8 +145,8 @@ def name_among(layer: Layer, named: Mapping[str, Any], names: Sequence[str]) -> 
     said = layer if isinstance(layer, (str, int)) else type(layer).__name__
     raise UnknownNameError(
         Argument("layer", repr(said)),
-        f" is no layer of this model{nearest(said, named)} Accepted: one of its {len(named)} layers by name, index or "
-        "as the module itself; ",
+        f" is no layer of this model{nearest(said, named)} Accepted: the name or index of one of its {len(named)} "
+        "layers, or the module itself; ",
         LIST_LAYERS,
-        " shows them with their shapes.",
+        " lists them with their shapes.",
     )

@@ -10,14 +10,14 @@ from typing import Any, TypeAlias
 from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
 
 ModelOutput: TypeAlias = "str | int | None"
-"""The name or position of the output that holds the scores, or None where it is plain."""
+"""The name or position of the output that holds the scores, or None to find it."""
 
 PLAIN_NAMES = ("logits", "out")
-"""Names under which libraries put the class scores: Hugging Face, and the segmentation models of torchvision."""
+"""The names of the class scores in libraries: Hugging Face, and the segmentation models of torchvision."""
 
 
 def entries_of(output: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """The parts of an output that is no tensor, by name, which a model may know, or position."""
+    """The parts of an output that is no tensor, by name or by position; `names` are those that the model knows."""
     if isinstance(output, Mapping):
         return {str(name): part for name, part in output.items()}
     if dataclasses.is_dataclass(output) and not isinstance(output, type):
@@ -38,19 +38,19 @@ def pick(
     fits: Callable[[Any], bool],
     names: Sequence[str] | None = None,
 ) -> Any | None:
-    """The tensor of the scores.
+    """The tensor that holds the scores, or None if it is not certain which one does.
 
-    The output itself, the one `wanted`, the one called "logits" or "out", or the only one that `fits` what is asked
-    for; None where nothing is plain.
+    It is the output itself, the part that is `wanted`, the part called "logits" or "out", or the only part that `fits`
+    what is asked for.
 
     Raises:
         UnknownNameError: There is no output of that name or position.
-        ArgumentError: The output named is no tensor.
+        ArgumentError: The output of that name is no tensor.
     """
     if is_tensor(output):
         if wanted in (None, 0):
             return output
-        said = " is no output of this model, which returns one tensor."
+        said = " is no output of this model, which returns one tensor. Leave model_output out."
         raise UnknownNameError(Argument("model_output", repr(wanted)), said)
     entries = entries_of(output, names)
     if wanted is not None:
@@ -71,15 +71,15 @@ def _named(entries: Mapping[str, Any], wanted: str | int, is_tensor: Callable[[A
     if wanted not in entries:
         raise UnknownNameError(
             Argument("model_output", repr(wanted)),
-            f" is no output of this model{nearest(wanted, known)} Outputs: {', '.join(known) or 'none'}; or a "
+            f" is no output of this model{nearest(wanted, known)} Accepted: {', '.join(known) or 'none'}; or a "
             "position, from 0.",
         )
     part = entries[str(wanted)]
     if not is_tensor(part):
         raise ArgumentError(
             Argument("model_output", repr(wanted)),
-            f" is a {type(part).__name__}, no tensor of scores. Outputs: "
-            f"{', '.join(name for name in known if is_tensor(entries[name])) or 'none is a tensor'}.",
+            f" is a {type(part).__name__}, no tensor of scores. Outputs that are tensors: "
+            f"{', '.join(name for name in known if is_tensor(entries[name])) or 'none'}.",
         )
     return part
 

@@ -1,6 +1,6 @@
-"""What scalar is explained: targets as users write them, made plain for a backend to resolve.
+"""Targets as users write them: which score of the model is explained.
 
-Class scores are written y, of classes a and b; by default the logits (see `fe_gradcam.explain`).
+y_a is the class score of class a; by default this is its logit (see `fe_gradcam.explain`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fe_gradcam.types import ClassNames, Target, TargetSpec
 
 @dataclass(frozen=True)
 class Rank(TargetSpec):
-    """The class with the `place`-th highest score of each image, counted from 1."""
+    """The class with the `place`-th highest score in each image; an integer from 1, or else an ArgumentError."""
 
     place: int
 
@@ -28,12 +28,12 @@ class Rank(TargetSpec):
 
     @property
     def name(self) -> str:
-        """As "top 2"."""
+        """For example "top 2"."""
         return f"top {self.place}"
 
 
 def top_k(count: int) -> list[Rank]:
-    """The `count` classes of the highest scores, as targets, the highest first.
+    """Targets for the `count` classes with the highest scores, the highest first: ``explain_many(targets=top_k(3))``.
 
     Example:
         >>> [target.name for target in top_k(3)]
@@ -45,20 +45,20 @@ def top_k(count: int) -> list[Rank]:
 
 @dataclass(frozen=True)
 class Contrast(TargetSpec):
-    """Why one class and not another: y_a - strength * mean of y_b over the classes it is held against.
+    """Why class a and not class b: y_a - strength * mean of y_b over the classes b.
 
-    With `strength` 1 and one class against, the score is the logarithm of the odds of the two (twice that where a model
-    has a single logit z, which makes the scores z and -z). Against several similar classes and with a strength below 1
-    it is the form of Finer-CAM (Zhang 2025, arXiv:2501.11309), which explains y_c - γ y_d, averaged over the classes d,
-    by any CAM method. The paper takes as d the classes similar to c; here, where they are not named, they are those
-    that score highest beside it in the image.
+    With `strength` 1 and one class b, the score is the log odds of a against b (twice the log odds if the model has a
+    single logit z: its class scores are z and -z). With several similar classes b and a strength below 1 it is the
+    score of Finer-CAM (Zhang 2025, arXiv:2501.11309), which explains y_c - γ y_d, averaged over the classes d, by any
+    CAM method. The paper chooses the classes d by their similarity to c; here, if none are named, they are the classes
+    with the highest scores in the image besides c.
 
     Attributes:
         of: The class a: an id, a name, or None for the inferred class.
-        against: The class b: an id, a name, a sequence of these, or None for the `rivals` classes that
-            score highest besides a.
-        strength: γ, from 0 on; 0 leaves y_a alone.
-        rivals: How many classes it is held against where `against` is None.
+        against: The class b: an id, a name, a sequence of these, or None for the `rivals` classes with the highest
+            scores besides a.
+        strength: γ, a number from 0; with 0 the score is y_a alone.
+        rivals: How many classes b there are if `against` is None, from 1. Other values raise an ArgumentError.
     """
 
     of: int | str | None = None
@@ -78,7 +78,7 @@ class Contrast(TargetSpec):
             if not isinstance(one, str) and not _is_id(one):
                 raise ArgumentError(f"Contrast: {one!r} is no class. Accepted: an id from 0, a name or None.")
         if self.against is not None and not self._others():
-            raise ArgumentError("against is empty. Accepted: a class, several, or None for the highest rivals.")
+            raise ArgumentError("against is empty. Accepted: a class, a list of classes, or None for the top rivals.")
 
     def _others(self) -> tuple[int | str, ...]:
         if self.against is None:
@@ -87,18 +87,18 @@ class Contrast(TargetSpec):
 
     @property
     def name(self) -> str:
-        """As "3 against 5"."""
+        """For example "3 against 5"."""
         others = " and ".join(map(str, self._others())) or "its rival" + ("s" if self.rivals > 1 else "")
         return f"{'top class' if self.of is None else self.of} against {others}"
 
 
 @dataclass(frozen=True)
 class OutputValue(TargetSpec):
-    """One column of the model's output as it is, for models that put out no classes: regression.
+    """One column of the model's output as it is, for models without classes: regression.
 
     Attributes:
-        index: Which column of the output (N, C); 0 where there is one.
-        sign: 1: what raises the value; -1: what lowers it.
+        index: The column of the output (N, C), from 0; 0 if there is only one.
+        sign: 1 to explain what raises the value; -1 to explain what lowers it.
     """
 
     index: int = 0
@@ -110,21 +110,21 @@ class OutputValue(TargetSpec):
 
     @property
     def name(self) -> str:
-        """As "output 0"."""
+        """For example "output 0"."""
         return f"output {self.index}" if self.sign > 0 else f"output {self.index}, falling"
 
 
 @dataclass(frozen=True, eq=False)
 class Segmentation(TargetSpec):
-    """A class within a region of a segmentation: the sum of its scores over the pixels of a mask.
+    """A class within a region of a segmentation: the sum of the class's scores over the pixels of a mask.
 
     Source: Vinogradova 2020 (Seg-Grad-CAM), arXiv:2002.11434.
 
     Attributes:
         class_id: The class, an id or a name.
-        mask: (h, w) or (N, h, w) at the size of the model's output, which may be smaller than the image,
-            of volumes with a depth before h: what counts, as bools or weights. None: the pixels that the
-            model gives to the class; an image without any has no evidence.
+        mask: Bools or weights, (h, w) or (N, h, w), for volumes with a depth before h: at the size of the model's
+            output, which may be smaller than the image. None: the pixels that the model assigns to the class; an
+            image without such pixels has no evidence.
     """
 
     class_id: int | str
@@ -136,12 +136,12 @@ class Segmentation(TargetSpec):
 
     @property
     def name(self) -> str:
-        """As "3 in its pixels"."""
+        """For example "3 in its pixels"."""
         return f"{self.class_id} in {'its pixels' if self.mask is None else 'the mask'}"
 
 
 def class_id_of(given: int | str, names: ClassNames | None) -> int:
-    """The id of a class given by its id or name, which names one class alone."""
+    """The id of a class that is given by its id or its name; a name of several classes is an error."""
     if not isinstance(given, str):
         return int(given)
     known = names_by_id(names)
@@ -176,7 +176,7 @@ def names_by_id(names: ClassNames | None) -> dict[int, str]:
 
 
 def target_name(target: Target, names: ClassNames | None = None) -> str:
-    """What a target is called: a class by its name or id, a callable by its own name."""
+    """The name of a target: a class has its name or id, a callable its own name."""
     if target is None:
         return "pred"
     if isinstance(target, (str, TargetSpec)):

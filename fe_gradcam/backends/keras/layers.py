@@ -25,7 +25,7 @@ CONV_LAYERS = (
 
 
 def layer_infos(calls: list[Call], names: dict[int, str]) -> list[LayerInfo]:
-    """What the calls of all layers in a traced pass show, in their order; names by the layers' ids."""
+    """The layers of a traced pass, in the order of their calls; `names` by the layers' ids."""
     infos: list[LayerInfo] = []
     pooled: dict[int, bool] = {}
     for layer, _, output in calls:
@@ -68,9 +68,9 @@ def named_layers(model: Any) -> dict[str, Any]:
 
 
 def explained_among(outputs: list[Any], layer: LayerRef, calls: Sequence[Call] = ()) -> Any:
-    """The explained tensor among what a layer put out in one pass: the last call counts.
+    """The explained tensor among the outputs of a layer in one pass: the last call counts.
 
-    All calls of the pass are needed where the place is behind the ReLU that follows.
+    All calls of the pass are needed if the place is behind the ReLU that follows.
     """
     if not outputs:
         raise not_called(layer)

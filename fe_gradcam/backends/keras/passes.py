@@ -1,4 +1,4 @@
-"""What a traced Keras pass yields besides its scores: second derivatives, and what every layer adds."""
+"""Second derivatives of a traced Keras pass, and what every layer adds in it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import tensorflow as tf
 from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR
 
 CURVED_OPS = frozenset({"Elu", "LeakyRelu", "Relu6", "Selu", "Sigmoid", "Softplus", "Softsign", "Tanh"})
-"""Functions of each value by itself; a plain ReLU adds nothing to its tangent."""
+"""Element-wise functions whose tangents have an intercept; those of a plain ReLU have none."""
 
 
 def hessian_product(scores: Any, at_layer: Any, vectors: Any) -> Any:
-    """∂²(Σ scores)/∂at_layer² times vectors in float32; zero where nothing there is curved."""
+    """∂²(Σ scores)/∂at_layer² times vectors in float32; zero if nothing there is curved."""
     factor = HALF_PRECISION_FACTOR if at_layer.dtype == tf.float16 else 1.0
     (gradient,) = tf.gradients(scores * tf.cast(factor, scores.dtype), [at_layer])
     product = None
@@ -24,7 +24,7 @@ def hessian_product(scores: Any, at_layer: Any, vectors: Any) -> Any:
 
 
 def bias_terms(scores: Any, inputs: list[Any]) -> list[Any]:
-    """The inputs, and then all that layers add on the way to the scores, each times the gradient there; float32."""
+    """The inputs, and then all terms that layers add on the way to the scores, each times its gradient; float32."""
     from_input = {part.ref() for part in inputs}
     outputs, values = list(inputs), list(inputs)
     for operation in list(scores.graph.get_operations()):
@@ -46,7 +46,7 @@ def bias_terms(scores: Any, inputs: list[Any]) -> list[Any]:
 
 
 def _added(operation: Any, from_input: list[bool]) -> Any | None:
-    """What an operation adds to what it multiplies its input with, or None, if these inputs depend on the model's."""
+    """The term that an operation adds to a multiple of its input, or None; `from_input` marks inputs that depend on images."""
     inputs, kind = operation.inputs, operation.type
     if kind in ("BiasAdd", "Add", "AddV2", "Sub") and sum(from_input) == 1:
         constant = inputs[1] if from_input[0] else inputs[0]

@@ -12,7 +12,7 @@ from fe_gradcam.types import Layer, LayerInfo
 
 
 def layer_infos(lister: Lister, count: int) -> list[LayerInfo]:
-    """What a Lister met in a pass of `count` images, in that order."""
+    """The layers that a Lister met in a pass of `count` images, in that order."""
     infos: list[LayerInfo] = []
     for position, (module, shape) in enumerate(lister.met):
         source, kind = lister.same_as.get(position), type(module).__name__
@@ -42,7 +42,7 @@ def seen_by(lister: Lister, size: tuple[int, ...]) -> Seen:
 
 
 def name_of(model: nn.Module, layer: Layer) -> str:
-    """See `name_among`; inside torch.compile and DataParallel names are those of the module within."""
+    """See `name_among`; the names are those of the module inside torch.compile and DataParallel."""
     if isinstance(layer, nn.Module):
         layer = unwrapped(layer)
     with uncompiled(list(model.modules())):
@@ -54,7 +54,7 @@ def name_of(model: nn.Module, layer: Layer) -> str:
 
 
 def kind_of(model: nn.Module, name: str) -> str:
-    """The class of a layer, or nothing where there is none of that name."""
+    """The name of a layer's class; empty if there is no layer of that name."""
     with uncompiled(list(model.modules())):
         named: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
         return type(named[name]).__name__ if name in named else ""

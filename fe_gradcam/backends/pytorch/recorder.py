@@ -30,7 +30,7 @@ _HEADS: dict[str, HeadKind] = {
     "log_sigmoid": "sigmoid",
 }
 _MONOTONE = frozenset({"exp", "log", "clamp", "clip", "clamp_min", "clamp_max", "nan_to_num", "detach"})
-"""Functions after which the same logits stand for the output."""
+"""Functions of a head's output that leave its logits valid."""
 
 _REARRANGING = frozenset(
     (
@@ -39,7 +39,7 @@ _REARRANGING = frozenset(
         "type_as", "cpu", "cuda", "__getitem__", "select", "narrow", "index_select", "chunk", "split", "unbind",
     )
 )  # fmt: skip
-"""Functions that are repeated on the logits, so that these keep the layout of the output."""
+"""Functions that are repeated on the logits, so that the logits keep the layout of the output."""
 
 CONVOLUTIONS = frozenset(f"conv{transposed}{axes}d" for transposed in ("", "_transpose") for axes in (1, 2, 3))
 
@@ -56,11 +56,11 @@ ACTIVATIONS = frozenset(
 
 @dataclass(frozen=True, eq=False)
 class _Link:
-    """How a tensor came out of its parent: as the output of a head, or by a step that keeps the head behind it.
+    """How a tensor was made from its parent: by a head, or by a step that keeps the head valid.
 
     Attributes:
-        version: Of the tensor; another one later tells that it was written to.
-        repeat: Does the step to the logits; None where the same logits stand for the result.
+        version: The version of the tensor; if it has changed, the tensor was written to.
+        repeat: Applies the step to the logits; None if the logits stay the same.
     """
 
     parent: Tensor
@@ -73,10 +73,10 @@ class Recorder(TorchFunctionMode):
     """A function mode under which a model is called once.
 
     Args:
-        ref: The place that is explained; `reached` says how many times the pass came by it.
-        take: Gets the tensor there, and returns the one with which the model goes on.
-        skip: How many times the pass comes by before `take` is asked: of a layer called
-            several times the last call counts, and what lies before it needs no gradients.
+        ref: The place that is explained; `reached` counts how many times the pass reached it.
+        take: Gets the tensor there, and returns the tensor that the model continues with.
+        skip: How many times the place is reached before `take` is called: if a layer is called
+            several times, the last call counts, and what lies before it needs no gradients.
     """
 
     def __init__(self, ref: LayerRef, take: Callable[[Tensor], Tensor], skip: int = 0) -> None:
@@ -91,7 +91,7 @@ class Recorder(TorchFunctionMode):
         self.reached = 0
 
     def head_of(self, output: Tensor) -> Head | None:
-        """The head that `output` came out of, or None where no softmax or sigmoid led to it unchanged."""
+        """The head that made `output`, or None if it is not the output of a softmax or sigmoid, rearranged at most."""
         link = self._links.get(output)
         if link is None or link.version != output._version:
             return None
@@ -194,14 +194,14 @@ class Recorder(TorchFunctionMode):
 
 
 def _repeated(func: Any, more: tuple[Any, ...], kwargs: dict[str, Any], index: int | None, logits: Tensor) -> Tensor:
-    """A rearranging step with the logits in the place of what it rearranged."""
+    """A rearranging step, applied to the logits."""
     result = func(logits, *more, **{name: value for name, value in kwargs.items() if name != "input"})
     piece: Tensor = result if index is None else result[index]
     return piece
 
 
 def _version(tensor: Tensor) -> int:
-    """How many times the tensor was written to; those of inference mode do not count."""
+    """How many times the tensor was written to; -1 for tensors of inference mode, which do not count it."""
     return -1 if tensor.is_inference() else tensor._version
 
 
@@ -218,12 +218,12 @@ class Lister(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.met: list[tuple[nn.Module, tuple[int, ...]]] = []
-        """Each module that returned a tensor, or a tuple that begins with one, in their order, and its shape."""
+        """Each module that returned a tensor, or a tuple that begins with one, and the tensor's shape; in order."""
         self.activations: dict[int, str] = {}
-        """By position in `met`: the activation function that takes this output up directly."""
+        """By position in `met`: the activation function that is applied directly to this output."""
         self.names: dict[nn.Module, str] = {}
         self.same_as: dict[int, int] = {}
-        """By position in `met`: where the same tensor was met before, inside a module that hands it on."""
+        """By position in `met`: where the same tensor was met before, inside a module that returns it unchanged."""
         self.rectified: set[nn.Module] = set()
         """The modules whose convolution a ReLU follows, directly or behind a batch normalisation."""
         self._versions: list[int] = []
