@@ -88,7 +88,9 @@ class CamWarning(Told, UserWarning):
 
 def nearest(name: object, known: Iterable[str], count: int = 3) -> str:
     """The end of a sentence: ``"; did you mean 'layer4', 'layer3'?"``, or ``"."`` if none is near."""
-    found = get_close_matches(str(name), list(known), n=count, cutoff=0.4)
+    names = list(known)
+    written = str(name).lower().replace("++", "_plus_plus").replace("-", "_")  # as Grad-CAM++ is in papers
+    found = [one for one in names if one == written] or get_close_matches(str(name), names, n=count, cutoff=0.4)
     return f"; did you mean {', '.join(map(repr, found))}?" if found else "."
 
 

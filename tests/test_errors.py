@@ -70,3 +70,10 @@ def test_an_error_of_others_in_one_line() -> None:
     assert said.startswith(f"ValueError: first second ({__file__}, line ")
     assert in_one_line(ValueError()) == "ValueError"
     assert len(in_one_line(ValueError("x" * 900))) < 530
+
+
+def test_a_name_as_papers_write_it_is_near_to_its_own() -> None:
+    known = ["grad_cam", "grad_cam_plus_plus", "xgrad_cam", "le_grad"]
+    assert nearest("Grad-CAM", known) == "; did you mean 'grad_cam'?"
+    assert nearest("Grad-CAM++", known) == "; did you mean 'grad_cam_plus_plus'?"
+    assert nearest("gradcam", known).startswith("; did you mean 'grad_cam'")

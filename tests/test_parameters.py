@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fe_gradcam import METHODS, METRICS, ArgumentError, UnknownNameError, draw, explain, explain_many, measure
+from fe_gradcam import METHODS, METRICS, ArgumentError, UnknownNameError, atlas, draw, explain, explain_many, measure
 from fe_gradcam.errors import CamError
 from fe_gradcam.parameters import Parameter, Within, fraction, is_pair, several, whole
 
@@ -204,6 +204,8 @@ def test_further_parameters_leave_the_others() -> None:
         (explain_many, "method", r"pass methods= with a list, as \['grad_cam'\]\. It has: model, images, methods"),
         (measure, "metric", "measure has no argument 'metric'; pass metrics="),
         (draw, "names", "draw has no argument 'names'; pass class_names="),
+        (atlas, "labels", "atlas has no argument 'labels'; pass no labels: each image counts for the class"),
+        (explain, "device", "pass nothing: the model is asked where it is"),
     ],
 )
 def test_a_keyword_of_another_function_says_which_one_is_meant(function: Any, keyword: str, says: str) -> None:

@@ -25,7 +25,8 @@ def plain_errors() -> Iterator[None]:
         yield
     except CamError as error:
         more = " (fe_gradcam.explain in Python takes more kinds of models and targets.)"
-        raise click.UsageError(error.told(OPTIONS) + more * isinstance(error, UnsupportedModelError)) from error
+        takes_more = isinstance(error, UnsupportedModelError) and "Keras 3" not in str(error)
+        raise click.UsageError(error.told(OPTIONS) + more * takes_more) from error
     except OSError as error:
         raise click.ClickException(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
 

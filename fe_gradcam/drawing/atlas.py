@@ -12,12 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from fe_gradcam.drawing.cards import draw_cards
 from fe_gradcam.drawing.grid import Grid, Panel, Row, Text
-from fe_gradcam.drawing.picture import Picture
+from fe_gradcam.drawing.picture import Picture, check_names
 from fe_gradcam.drawing.pixels import Rgb, overlay
 from fe_gradcam.drawing.sheet import Look, layer_in_words
 from fe_gradcam.errors import ArgumentError, CamWarning
 from fe_gradcam.explaining.route import explain
 from fe_gradcam.explaining.views import Smooth
+from fe_gradcam.parameters import knows_its_keywords
 from fe_gradcam.spec.images import Inputs, host_rows
 from fe_gradcam.spec.objects import object_masks
 from fe_gradcam.spec.outputs import ModelOutput
@@ -61,6 +62,17 @@ class AtlasPicture(Picture):
         return f"AtlasPicture(images={self.images}, alarms={self.alarms})"
 
 
+@knows_its_keywords(
+    methods="method= with one",
+    layers="layer=, where a list of layers is fused to one map",
+    names="class_names=",
+    label_mapping="class_names=, names in the order of their ids or {id: name}",
+    labels="no labels: each image counts for the class that it is inferred as",
+    mask="masks= with a mask for each image",
+    bboxes="boxes=",
+    n_samples="so many images",
+    cmap="colormap=",
+)
 def atlas(
     model: Any,
     images: Images,
@@ -150,6 +162,7 @@ def atlas(
         model, images, method=method, layer=layer, batch_size=batch_size, seed=seed, class_names=class_names,
         model_output=model_output, reshape=reshape, fuse=fuse, smooth=smooth,
     )  # fmt: skip
+    check_names(class_names, [heatmap.class_ids])
     objects = _objects(masks, boxes, heatmap)
     array = np.asarray(host_rows(inputs.picture))
     pictures = look.pictures(array, channels_first=array.shape[2:] == heatmap.values.shape[1:])
@@ -203,7 +216,8 @@ def atlas_grid(
 def _row(atlas: Atlas, class_id: int, alarm: Alarm | None, names: Mapping[int, str], look: Look) -> Row:
     one, outline = atlas.classes[class_id], None
     texts = [Text("class", names.get(class_id, f"class {class_id}"))]
-    texts += [Text("note", f"{one.images} image{'s' * (one.images > 1)}"), Text("note", *_moves(one))]
+    without = f", {one.images - one.warm} without heat" if one.warm < one.images else ""
+    texts += [Text("note", f"{one.images} image{'s' * (one.images > 1)}{without}"), Text("note", *_moves(one))]
     if alarm is not None:
         outline = alarm.box.mask(atlas.size)
         texts.append(Text("warning", f"told by the {where_in_words(alarm.box, alarm.size)}?"))

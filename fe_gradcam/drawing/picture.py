@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -129,6 +130,8 @@ def draw(
         >>> draw(images, explain(net, images)).rgb.shape[2]
         3
     """
+    if isinstance(images, Heatmap):
+        raise ArgumentError("images is a Heatmap: pass the images first, draw(images, heatmaps).")
     several = [heatmaps] if isinstance(heatmaps, Heatmap) else list(heatmaps)
     array = np.asarray(host_rows(images))
     _check(several, array)
@@ -136,7 +139,7 @@ def draw(
         raise ArgumentError(f"ids holds {len(ids)} names for {len(array)} images; one for each is needed.")
     look, names = Look(colormap, alpha, mean, std), names_by_id(class_names)
     true = None if labels is None else _true_classes(labels, len(array), names)
-    _check_names(class_names, [*(one.class_ids for one in several), *([] if true is None else [true])])
+    check_names(class_names, [*(one.class_ids for one in several), *([] if true is None else [true])])
     of_inferred = ("pred", Rank(1).name)
     inferred = next((one for one in several if one.target in of_inferred and (one.class_ids >= 0).all()), None)
     pictures = look.pictures(array, channels_first=False)
@@ -146,7 +149,7 @@ def draw(
         raise ArgumentError(f"{name} holds {len(inside)} entries for {len(array)} images; one for each is needed.")
     part = Explained(
         pictures=pictures,
-        columns=[Column(one.method, one.target, one) for one in several],
+        columns=[Column(one.method, _named(one.target, names), one) for one in several],
         probabilities=None if inferred is None else _of_inferred(inferred),
         labels=true,
         ids=ids,
@@ -155,11 +158,19 @@ def draw(
     return Picture(compose_grid([part], names, look, title), cell)
 
 
+def _named(target: str, names: Mapping[int, str]) -> str:
+    """A target with names in the place of class ids: "cat", or "cat against dog"."""
+    if not target.isdecimal() and " against " not in target:
+        return target
+    return re.sub(r"\b\d+\b", lambda found: names.get(int(found[0]), found[0]), target)
+
+
 def _check(heatmaps: Sequence[Any], images: NDArray[Any]) -> None:
     """Raises ArgumentError unless the heatmaps can stand side by side over the images."""
-    if not heatmaps or not all(isinstance(one, Heatmap) for one in heatmaps):
-        accepted = "a Heatmap of explain, or a list of them."
-        raise ArgumentError(f"heatmaps={heatmaps!r} is not accepted. Accepted: {accepted}")
+    wrong = next((one for one in heatmaps if not isinstance(one, Heatmap)), None)
+    if not heatmaps or wrong is not None:
+        came = "is empty" if wrong is None else f"holds a {type(wrong).__name__}"
+        raise ArgumentError(f"heatmaps {came}. Accepted: a Heatmap of explain, or a list of them.")
     if heatmaps[0].values.ndim != 3:
         raise ArgumentError(
             f"heatmaps are of volumes {heatmaps[0].values.shape[1:]}, and what is drawn are pictures: draw slices, "
@@ -205,7 +216,7 @@ def _true_classes(labels: Any, count: int, names: Mapping[int, str]) -> NDArray[
     return given.astype(np.int64)
 
 
-def _check_names(class_names: Any, shown: Sequence[NDArray[np.int64]]) -> None:
+def check_names(class_names: Any, shown: Sequence[NDArray[np.int64]]) -> None:
     """Raises ArgumentError where names in the order of the ids are fewer than the classes that are shown."""
     if class_names is None or isinstance(class_names, Mapping):
         return

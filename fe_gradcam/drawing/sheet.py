@@ -254,9 +254,9 @@ def texts_of(
     """What stands beside an image: which it is, its true class, and the inferred one."""
     texts = []
     if part.ids is not None:
-        name = as_text(part.ids[at])
-        plain = any(letter.isalpha() for letter in name) and name not in names.values()
-        texts.append(Text("id", name if plain else f"id {name}"))  # else it would look like a class
+        called = [as_text(one) for one in part.ids]
+        plain = all(any(map(str.isalpha, one)) and one not in names.values() for one in called)
+        texts.append(Text("id", called[at] if plain else f"id {called[at]}"))  # else it would look like a class
     elif numbered and part.positions is not None:
         texts.append(Text("id", f"image {part.positions[at]}"))
     if name_dataset and part.ds_id:

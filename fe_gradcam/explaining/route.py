@@ -42,6 +42,7 @@ from fe_gradcam.types import (
 
 OF_OTHERS = {
     "class_id": "target= with the class id",
+    "device": "nothing: the model is asked where it is",
     "class_idx": "target= with the class id",
     "label_mapping": "class_names=, names in the order of their ids or {id: name}",
     "names": "class_names=",

@@ -31,6 +31,12 @@ def object_masks(masks: Any, boxes: Any, size: Sequence[int]) -> NDArray[np.bool
             raise ArgumentError(f"boxes are for images with two axes, and these have {len(size)}: pass masks= instead.")
         table = np.asarray(boxes, np.float64)
         real = table[..., :4][(table[..., 2:4] > 0).all(-1)] if table.shape[-1] >= 4 else table[:0]
+        ends = real[..., :2] + real[..., 2:]
+        if real.size and ((real[..., :2] >= (size[1], size[0])).any(-1) | (ends <= 0).any(-1)).all():
+            raise ArgumentError(
+                f"boxes lie outside of the images, which are {size[1]} wide and {size[0]} high: left, top, width and "
+                "height in pixels of the images are needed."
+            )
         if real.size and real.max() <= 1 and (real != np.floor(real)).any():
             raise ArgumentError(
                 "boxes hold no number above 1, as if they were fractions of the image; left, top, width and height in "

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from fe_gradcam import ArgumentError, UnknownNameError, draw, explain, explain_many, top_k
+from fe_gradcam import ArgumentError, Contrast, UnknownNameError, draw, explain, explain_many, top_k
 from fe_gradcam.drawing.grid import AMBER, RED, Text
 from fe_gradcam.drawing.pixels import overlay, smooth_heat
 from fe_gradcam.drawing.sheet import LEFT_TO_RIGHT
@@ -182,3 +182,16 @@ def test_the_object_is_outlined_whether_masks_or_boxes_say_where_it_is(heatmap: 
     assert white.sum() == pytest.approx(2 * (2 * (80 + 60) + 2 * (50 + 90)), rel=0.05)
     with pytest.raises(ArgumentError, match="boxes holds 1 entries for 2 images"):
         draw(IMAGES, heatmap, boxes=boxes[:1])
+
+
+def test_class_names_reach_the_heads_of_targets_that_were_given_as_ids(net: torch.nn.Module) -> None:
+    maps = explain_many(net, IMAGES, targets=[1, Contrast(1, against=0)])
+    names = {0: "cat", 1: "dog", 2: "fox", 3: "owl", 4: "elk"}
+    assert draw(IMAGES, maps, class_names=names).grid.titles == ("image", "dog", "dog against cat")
+
+
+def test_arguments_in_the_wrong_order_say_so(heatmap: Heatmap) -> None:
+    with pytest.raises(ArgumentError, match="images is a Heatmap: pass the images first"):
+        draw(heatmap, IMAGES)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="heatmaps holds a ndarray. Accepted: a Heatmap of explain"):
+        draw(IMAGES, heatmap.values)  # type: ignore[arg-type]

@@ -82,6 +82,8 @@ def test_masks_boxes_and_the_earlier_name_mean_the_same() -> None:
     found = [measure(model, images, heatmap, ["energy_ratio"], **way)["energy_ratio"] for way in ways]  # type: ignore[arg-type]
     for one in found:
         assert_array_equal(one, found[0])
+    with pytest.raises(ArgumentError, match="boxes lie outside of the images, which are 12 wide and 9 high"):
+        measure(model, images, heatmap, ["energy_ratio"], boxes=[[100, 2, 6, 5]] * 3)
     with pytest.raises(ArgumentError, match="masks and places are both given, and mean the same"):
         measure(model, images, heatmap, ["energy_ratio"], masks=inside, places=inside)
 
