@@ -25,7 +25,7 @@ from tutorials.real_data import photos, pretrained_torch, torch_input
 
 SHOWN = ("chelsea", "coffee", "motorcycle", "flower")
 CELL = 164
-"""Side of a picture in pixels: with seven methods beside the photo and its names the width stays below 1,600."""
+"""Side of a picture in pixels: with seven methods beside the photo and its names the width stays below 1,700."""
 
 JPEG_WIDTH, JPEG_QUALITY = 1280, 70
 """Of the picture that is small enough for a page."""
