@@ -56,7 +56,7 @@ class GenParam:
         for key in given:
             if key not in known:
                 raise UnknownNameError(
-                    f"gen_param has the unknown setting {key!r}{nearest(key, known)} Accepted: {', '.join(known)}."
+                    f"gen_param has no setting {key!r}{nearest(key, known)} Accepted: {', '.join(known)}."
                 )
         values = {**given, "scaling": "none"} if given.get("scaling", "none") is None else dict(given)
         own = {name: values.pop(name) for name in OWN if name in values}

@@ -26,7 +26,7 @@ Target: TypeAlias = "int | str | NDArray[np.integer[Any]] | Sequence[int] | Targ
 
 Layer: TypeAlias = Any
 """A layer by its name or its index, or the module or Keras layer itself; None for the default layer; a list of
-layers for one map fused from theirs."""
+layers for one map fused from all of them."""
 
 Fuse: TypeAlias = Literal["mean", "max"]
 """How the maps of several layers become one; see `fe_gradcam.scaling.fuse_maps`."""

@@ -199,7 +199,7 @@ def test_further_parameters_leave_the_others() -> None:
     ("function", "keyword", "says"),
     [
         (explain, "methods", "explain has no argument 'methods'; pass method= with one, or call explain_many"),
-        (explain, "target_layers", "pass layer=, where a list of layers is fused to one map"),
+        (explain, "target_layers", "pass layer=, which fuses a list of layers into one map"),
         (explain, "taget", "explain has no argument 'taget'; did you mean 'target'"),
         (explain_many, "method", r"pass methods= with a list, as \['grad_cam'\]\. It has: model, images, methods"),
         (measure, "metric", "measure has no argument 'metric'; pass metrics="),

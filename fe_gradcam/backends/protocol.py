@@ -54,9 +54,9 @@ class Passed(NamedTuple):
     """What one pass yields.
 
     Attributes:
-        activations: As the layer puts them out.
+        activations: The output of the layer, in its own layout.
         gradients: For each target, in the same layout, float32; None if no gradients are asked for.
-        tables: The logits and probabilities (N, C), float32, or None where there are none.
+        tables: The logits and probabilities (N, C), float32, or None if there are none.
         reading: How the outputs are read; "logits" if there is a head.
     """
 
@@ -181,7 +181,7 @@ class Backend(ABC):
         yield self._model
 
     def _one_of(self, inputs: Inputs) -> Inputs | None:
-        """One row of the inputs to try things with, or None where there is none."""
+        """One row of the inputs to try things with, or None if there is none."""
         return inputs.rows(slice(1))
 
     # --- what is the same for all ----------------------------------------------------------------------------
@@ -276,7 +276,7 @@ class Backend(ABC):
         return as_map(tensor, layer, size, seen, self._reshape, channels_first=self.channels_first)
 
     def _pulled_back(self, maps: Tensor, shape: tuple[int, ...], layer: LayerRef, inputs: Inputs) -> Tensor:
-        """Maps (N, K, *S) in the layout (N, *shape) that the layer puts out."""
+        """Maps (N, K, *S) in the layout (N, *shape) of the layer's output."""
         return pulled_back(maps, shape, lambda zeros: self._as_map(zeros, layer, inputs))
 
     def _read_as(self, table: Tensor, given: Sequence[Any], of_pixels: bool) -> Reading:
@@ -319,7 +319,7 @@ class Backend(ABC):
             )
 
     def _taken_apart(self, terms: Sequence[Tensor], scores: Tensor, inputs: Inputs) -> BiasGradients:
-        """The terms of inputs and biases, split by whether they are spatial; the first with an image's axes is its own.
+        """The terms of inputs and biases, split into spatial and others; the picture's is the first with its axes.
 
         The terms are float32 and channels first: those of the inputs, and then those of the layers.
         """

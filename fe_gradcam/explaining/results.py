@@ -64,7 +64,7 @@ def compose_arrays(part: Explained, epoch: int, mode: str) -> dict[str, NDArray[
 
     For each method and target ``{method}.{target}.values`` (N, H, W), ``.raw`` (N, h, w), ``.class_ids``, ``.scores``,
     ``.confidences`` and ``.blank`` (N,); then ``probabilities`` (N, C), ``predictions``, ``labels``, ``positions`` and
-    ``ids`` (N,) where they are known, ``epoch``, ``mode``, ``layer``, ``scaling`` and ``smooth``.
+    ``ids`` (N,) if they are known, ``epoch``, ``mode``, ``layer``, ``scaling`` and ``smooth``.
     """
     heatmap = part.columns[0].heatmap
     said = {"epoch": epoch, "mode": mode, "layer": part.of_layer.layer}

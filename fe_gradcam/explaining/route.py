@@ -58,8 +58,8 @@ SEVERAL = ", or call explain_many, which takes several"
 @knows_its_keywords(
     **OF_OTHERS,
     methods=f"method= with one{SEVERAL}",
-    layers=f"layer=, where a list of layers is fused to one map{SEVERAL}",
-    target_layers="layer=, where a list of layers is fused to one map",
+    layers=f"layer=, which fuses a list of layers into one map{SEVERAL}",
+    target_layers="layer=, which fuses a list of layers into one map",
     targets=f"target= with one{SEVERAL}",
     labels="target= with the class ids, (N,)",
 )

@@ -124,8 +124,8 @@ def kpca_cam(inputs: CamInputs, *, component: Count = 1) -> Tensor:
     if places > MOST_PLACES:
         raise ArgumentError(
             Argument("method", "'kpca_cam'"),
-            f" needs a matrix of all pairs of pixels of the layer's map, which has {places}; at most {MOST_PLACES} are "
-            "accepted. Pass a later ",
+            f" needs a matrix of all pairs of pixels of the layer's map, which has {places} pixels; at most "
+            f"{MOST_PLACES} are accepted. Pass a later ",
             Argument("layer", ""),
             ", or ",
             Argument("method", "'eigen_cam'"),

@@ -111,8 +111,8 @@ metric = METRICS.register
 def average_drop(case: Case) -> Values:
     """The share of the probability that is lost if the image is multiplied by its heat: max(0, Y - O) / Y, 0 to 1.
 
-    O is the probability for the image multiplied by h / max h, or by 0 if the heat is blank. NaN if Y is 0. Source:
-    Chattopadhay 2018 (Grad-CAM++).
+    O is the probability for the image multiplied by h / max h, or by 0 if the heat is blank. NaN if Y is 0.
+    Source: Chattopadhay 2018 (Grad-CAM++).
     """
     before = _numpy64(case.asked.plain)
     return _ratio((before - case.shown).clip(min=0), before)

@@ -50,8 +50,8 @@ def pick(
     if is_tensor(output):
         if wanted in (None, 0):
             return output
-        said = " is no output of this model, which returns one tensor. Leave model_output out."
-        raise UnknownNameError(Argument("model_output", repr(wanted)), said)
+        said = " is no output of this model, which returns one tensor. Leave "
+        raise UnknownNameError(Argument("model_output", repr(wanted)), said, Argument("model_output"), " out.")
     entries = entries_of(output, names)
     if wanted is not None:
         return _named(entries, wanted, is_tensor)

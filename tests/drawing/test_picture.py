@@ -147,7 +147,7 @@ def test_what_does_not_fit_is_an_error(heatmap: Heatmap) -> None:
     seven = replace(heatmap, class_ids=np.array([7, 0]))
     volumes = replace(heatmap, values=np.zeros((2, 4, 5, 6), np.float32))
     for shown, heatmaps, more, message in (
-        (IMAGES, [], {}, r"heatmaps=\[\] is not accepted"),
+        (IMAGES, [], {}, r"heatmaps is empty"),
         (IMAGES[:1], heatmap, {}, r"heatmaps are of \[2\] images"),
         (IMAGES, [heatmap, replace(heatmap, scaling="none")], {}, "one colour bar"),
         (IMAGES, volumes, {}, "draw slices"),
@@ -193,5 +193,5 @@ def test_class_names_reach_the_heads_of_targets_that_were_given_as_ids(net: torc
 def test_arguments_in_the_wrong_order_say_so(heatmap: Heatmap) -> None:
     with pytest.raises(ArgumentError, match="images is a Heatmap: pass the images first"):
         draw(heatmap, IMAGES)  # type: ignore[arg-type]
-    with pytest.raises(ArgumentError, match="heatmaps holds a ndarray. Accepted: a Heatmap of explain"):
+    with pytest.raises(ArgumentError, match=r"heatmaps holds a ndarray\. Accepted: a Heatmap of explain"):
         draw(IMAGES, heatmap.values)  # type: ignore[arg-type]

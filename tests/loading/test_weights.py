@@ -78,6 +78,6 @@ def test_keras_weights(here: Path) -> None:
     for model, weights in (("model.keras", "w.weights.h5"), ("kept:net", "w.h5")):
         heat = explain(load_model(model, weights).model, images, target=0).values[0]
         assert heat[BLUE].min() == 1
-    assert "is no file of weights for Keras: .keras, .h5, .hdf5." in refused("squares.png", "model.keras")
+    assert "is no file of Keras weights. Accepted: .keras, .h5, .hdf5." in refused("squares.png", "model.keras")
     keras_colours(1).save_weights("grey.h5")
     assert "does not fit the model" in refused("grey.h5", "model.keras")

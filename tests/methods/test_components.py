@@ -64,11 +64,11 @@ def test_eigen_cam_of_a_rank_one_layer_is_that_map(seed: int, k: int) -> None:
 def test_more_components_than_there_are_give_a_zero_map_and_a_warning() -> None:
     inputs = inputs_of(0, 2, 3, 1, 2)
     for method in ("eigen_cam", "eigen_grad_cam", "kpca_cam"):
-        with pytest.warns(CamWarning, match=r"component=4 is asked for, and this layer has 2"):
+        with pytest.warns(CamWarning, match=r"component=4 does not exist: this layer has 2 components"):
             assert not METHODS.find((method, {"component": 4}))(inputs).any()
 
 
 def test_kpca_cam_refuses_more_places_than_it_can_pair() -> None:
     inputs = CamInputs(torch.zeros(1, 2, 65, 64), None, torch.zeros(1), torch.zeros(1))
-    with pytest.raises(ArgumentError, match=r"4160 of them; at most 4096.*eigen_cam"):
+    with pytest.raises(ArgumentError, match=r"which has 4160 pixels; at most 4096.*eigen_cam"):
         METHODS["kpca_cam"](inputs)

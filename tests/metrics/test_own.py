@@ -100,11 +100,11 @@ def test_an_array_is_held_against_one_that_is_made_again() -> None:
     ("heat", "changed", "says"),
     [
         (np.ones((2, 3, 3)), {}, r"heatmap has shape \(2, 3, 3\), and images \(3, 3, 9, 12\)"),
-        (np.ones((3, 1, 3, 3)), {}, r"\(3, h, w\), is needed, without an axis of channels"),
+        (np.ones((3, 1, 3, 3)), {}, r"one map for each image, \(3, h, w\), without an axis of channels"),
         (np.ones((3, 3)), {}, r"heatmap is of shape \(3, 3\). Accepted: one Heatmap"),
         ("heat.png", {}, "heatmap is a str. Accepted: one Heatmap"),
         (np.full((3, 3, 3), np.nan), {}, "NaN or infinite values for 3 of 3 images, the first of them at 0"),
-        (np.ones((3, 3, 3)), {"target": lambda output: output[:, 0]}, "is no class, and metrics ask"),
+        (np.ones((3, 3, 3)), {"target": lambda output: output[:, 0]}, "is no class, and metrics need the probability"),
         (np.ones((3, 3, 3)), {"target": 5}, "it has 5 classes"),
     ],
 )

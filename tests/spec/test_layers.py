@@ -436,7 +436,7 @@ def test_an_attention_gate_is_not_the_default() -> None:
 
 def test_a_map_of_one_place_says_so() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.warns(CamWarning, match=r"layer='1' has one place alone"):
+    with pytest.warns(CamWarning, match=r"layer='1' has a map of one pixel"):
         explain(net, torch.rand(1, 1, 8, 8), layer="1")
 
 

@@ -130,7 +130,7 @@ def test_a_name_for_a_model_that_returns_one_tensor_is_an_error() -> None:
 
 def test_an_output_that_is_no_tensor_is_an_error() -> None:
     model = wrapped(lambda scores, maps: {"text": "cat", "a": scores, "b": scores})
-    with pytest.raises(ArgumentError, match=r"model_output='text' is a str.*Outputs: a, b"):
+    with pytest.raises(ArgumentError, match=r"model_output='text' is a str.*Outputs that are tensors: a, b"):
         explain(model, IMAGES, model_output="text")
 
 

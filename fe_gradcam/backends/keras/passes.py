@@ -46,7 +46,7 @@ def bias_terms(scores: Any, inputs: list[Any]) -> list[Any]:
 
 
 def _added(operation: Any, from_input: list[bool]) -> Any | None:
-    """The term that an operation adds to a multiple of its input, or None; `from_input`: what depends on images."""
+    """What an operation adds to a multiple of its input, or None; `from_input` marks inputs that depend on images."""
     inputs, kind = operation.inputs, operation.type
     if kind in ("BiasAdd", "Add", "AddV2", "Sub") and sum(from_input) == 1:
         constant = inputs[1] if from_input[0] else inputs[0]

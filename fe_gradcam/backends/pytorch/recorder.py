@@ -141,7 +141,7 @@ class Recorder(TorchFunctionMode):
         if tensor.is_inference():
             raise GradientError(
                 Argument("layer", repr(str(self._ref))),
-                " runs under torch.inference_mode() of the model's own, where no gradient can be taken. Use "
+                " runs inside a torch.inference_mode() of the model, so no gradient can be taken. Use "
                 "torch.no_grad() in the model's forward instead.",
             )
         self.reached += 1
