@@ -1,4 +1,4 @@
-"""Errors and warnings: messages of parts, whose arguments Python and the command line each call as they are written."""
+"""Errors and warnings: messages made of parts, so that Python and the command line each write arguments their way."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument inside a message: ``layer`` itself; with what is given for it, as it is shown: ``layer='conv'``.
+    """An argument inside a message: the name alone, ``layer``, or with the value that was given, ``layer='conv'``.
 
-    An empty value is ``layer=``, as it is written to name an argument that is to be passed.
+    An empty value makes ``layer=``, which names an argument that the user is to pass.
     """
 
     name: str
@@ -24,12 +24,12 @@ class Argument:
         return self.name if self.value is None else f"{self.name}={self.value}"
 
     def told(self, words: Mapping[str, str]) -> str:
-        """As who reads it writes it: ``--layer 'conv'``."""
+        """The argument as its reader would write it: ``--layer 'conv'``."""
         return f"{words[self.name]} {self.value or ''}".rstrip() if self.name in words else str(self)
 
 
 LIST_LAYERS = Argument("fe_gradcam.list_layers(model, images)")
-"""A function that messages name likewise."""
+"""A function that messages name in the same way."""
 
 
 class Told:
@@ -42,11 +42,11 @@ class Told:
 
     @property
     def argument(self) -> str | None:
-        """The argument that it is about: the first that is named as data."""
+        """The argument that the message is about: the first `Argument` among its parts."""
         return next((part.name for part in self.args if isinstance(part, Argument)), None)
 
     def told(self, words: Mapping[str, str]) -> str:
-        """The message, with arguments as `words` calls them."""
+        """The message, with the arguments under the names that `words` has for them."""
         return "".join(part if isinstance(part, str) else part.told(words) for part in self.args)
 
 
@@ -71,7 +71,7 @@ class UnsupportedModelError(CamError, TypeError):
 
 
 class GradientError(CamError, RuntimeError):
-    """The score depends on the layer, and yet no gradient reaches it."""
+    """The score depends on the layer, and yet no gradient reaches the layer."""
 
 
 class HostError(CamError, ImportError):
@@ -79,7 +79,7 @@ class HostError(CamError, ImportError):
 
 
 class NoHostError(CamError, AttributeError):
-    """The same, where a name of the package is looked up: Python then goes on as if there were none."""
+    """As HostError, raised when a name of the package is looked up: to Python the name then does not exist."""
 
 
 class CamWarning(Told, UserWarning):
@@ -87,13 +87,13 @@ class CamWarning(Told, UserWarning):
 
 
 def nearest(name: object, known: Iterable[str], count: int = 3) -> str:
-    """The end of a sentence: ``"; did you mean 'layer4', 'layer3'?"``, or ``"."`` if none is near."""
+    """The end of a sentence: ``"; did you mean 'layer4', 'layer3'?"``, or ``"."`` if no known name is near."""
     found = get_close_matches(str(name), list(known), n=count, cutoff=0.4)
     return f"; did you mean {', '.join(map(repr, found))}?" if found else "."
 
 
 def in_one_line(error: BaseException) -> str:
-    """Another's exception: its class, its message in short, and where it was raised in code that is no library's."""
+    """An exception of other code: its class, its message in short, and the line of the user's code that raised it."""
     said = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     said = f"{said[:500]} ..." if len(said) > 500 else said
     said = f"{type(error).__name__}{': ' if said else ''}{said}"

@@ -25,15 +25,15 @@ Target: TypeAlias = "int | str | NDArray[np.integer[Any]] | Sequence[int] | Targ
 """What is explained; see `fe_gradcam.explain`."""
 
 Layer: TypeAlias = Any
-"""A layer's name, its index, the module or Keras layer itself, or None for the default; a list of
-these for a map fused from several."""
+"""A layer's name, its index, the module or Keras layer itself, or None for the default; or a list of
+layers, whose maps are fused into one."""
 
 Fuse: TypeAlias = Literal["mean", "max"]
 """How the maps of several layers become one; see `fe_gradcam.scaling.fuse_maps`."""
 
 Images: TypeAlias = Any
-"""An array or tensor in the model's own layout, (N, C, H, W) or (N, H, W, C), of volumes (N, C, D, H, W) or
-(N, D, H, W, C); a tuple of them for a model with several inputs."""
+"""An array or tensor in the model's own layout: (N, C, H, W) or (N, H, W, C); for volumes (N, C, D, H, W) or
+(N, D, H, W, C). A model with several inputs takes a tuple of arrays."""
 
 Method: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
 """The name of a CAM method, or a pair of the name and its parameters by name."""
@@ -42,8 +42,8 @@ ClassNames: TypeAlias = "Sequence[str] | Mapping[int, str]"
 """Names of classes: in the order of the ids, or by id."""
 
 Reshape: TypeAlias = "Callable[[Tensor], Tensor]"
-"""Makes a layer's output, as the layer puts it out, a map (N, K, h, w). It may move, split and leave
-out, and nothing else: the gradients go the same way."""
+"""Turns a layer's output, as the layer returns it, into a map (N, K, h, w). It may move, split and leave out
+entries, and nothing else, because the gradients go the same way."""
 
 OF_TARGET = "evidence for the class"
 """What the heat of most methods means."""
@@ -65,7 +65,7 @@ class TargetSpec:
 
     @property
     def name(self) -> str:
-        """What it is called under a heatmap."""
+        """The name that stands under a heatmap."""
         return type(self).__name__
 
 
@@ -74,18 +74,18 @@ class LayerInfo:
     """A layer as one forward pass met it.
 
     Attributes:
-        name: Its path in the model.
-        kind: Its class.
-        shape: Of its output for one image, channels first: (K, *S). Of tokens that were recognised,
-            the map that they make up.
+        name: The path of the layer in the model.
+        kind: The class of the layer.
+        shape: Shape of the output for one image, channels first: (K, *S). If the output is tokens that were
+            recognised, the shape of the map that the tokens make up.
         spatial: Whether the output is a map larger than 1x1.
-        activation: The activation function that takes the output up directly and is no layer of
-            its own (a functional ReLU), or None.
-        tokens: How many tokens the output has, of a transformer; None where it is a map as it is.
+        activation: The activation function that is applied directly to the output and is not a layer
+            itself (a functional ReLU), or None.
+        tokens: How many tokens a transformer layer puts out; None if the output already is a map.
         convolution: Whether the layer is a convolution.
         relu: Whether a ReLU follows, directly or behind a batch normalisation, or is fused into it.
-        pooled: Whether the layer only pools what it gets, or passes on what such a layer put out.
-        default: Whether this is where `layer=None` explains.
+        pooled: Whether the layer only pools its input, or passes on the output of a layer that does.
+        default: Whether `layer=None` explains this layer.
     """
 
     name: str
@@ -101,9 +101,9 @@ class LayerInfo:
 
 
 Place: TypeAlias = Literal["output", "activation", "convolution", "relu"]
-"""Where at a layer: its output; behind the activation function that directly takes this up; what its
-convolution puts out, before an activation fused into the layer; behind the ReLU that follows,
-directly or behind a batch normalisation, or is fused into it."""
+"""Where at a layer: at its output; behind the activation function that is applied directly to the output; at the
+output of its convolution, before an activation that is fused into the layer; behind the ReLU that follows directly
+or after a batch normalisation, or that is fused into the layer."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,12 @@ class Probe(Protocol):
 
     Attributes:
         images: (N, C, *S) float32, channels first, the input that is drawn on.
-        at_once: How many rows it is to be asked at once.
-        row_by_row: Whether a row's score is its own, so that rows may be asked in any number and order; that of
-            a callable target may be made for the batch as it is.
-        progress: Whether a bar is to show how far a long run is.
+        at_once: How many rows to ask at once.
+        row_by_row: Whether the score of a row does not depend on the other rows, so that rows may be asked in any
+            number and order; a callable target may need the whole batch.
+        progress: Whether a progress bar is shown during a long run.
         precision: The spacing of the model's numbers at 1.
-        trial: Whether all is to be tried once, and of many variants the first few are enough.
+        trial: Whether this run only tries whether all works, so that the first few of many variants are enough.
     """
 
     images: Tensor
@@ -158,13 +158,13 @@ class Probe(Protocol):
     def attention_gradients(self) -> list[Tensor]:
         """For each block of a transformer, (N, h, w): how the score of the tokens behind it depends on its attention.
 
-        The positive parts of the gradients, averaged over heads and queries, at the places of the image.
+        These are the positive parts of the gradients, averaged over heads and queries, at the places of the image.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class BiasGradients:
-    """A score taken apart: of a network of piecewise linear layers the parts sum to it.
+    """A score taken apart; in a network of piecewise linear layers the parts sum to the score.
 
     Attributes:
         of_input: (N, C, *S), the input times the gradient there.
@@ -195,7 +195,7 @@ class CamInputs:
         images: The images as they were passed in.
         seed: For the methods that draw random numbers.
         probe: Asks the model again, or None where there is no model at hand.
-        pinned: The target with what it came to for these images, such as the class inferred; see
+        pinned: The target with what it meant for these images, such as the class that was inferred; see
             `fe_gradcam.spec.targets`.
     """
 
@@ -221,7 +221,7 @@ BY_ROW = {"by_row": True}
 
 
 class ByRow:
-    """Frozen data of N images: what holds an entry for each is sliced, joined and filled together."""
+    """Frozen data of N images: the fields that hold an entry for each image are sliced, joined and filled together."""
 
     def rows(self: T, which: Entries) -> T:
         """The same for some of the images."""
@@ -234,7 +234,7 @@ class ByRow:
         return self._with(some)
 
     def filled(self: T, which: NDArray[np.bool_], other: T) -> T:
-        """The same with the entries of `other`, which has as many as are chosen, in the chosen places."""
+        """The same with the chosen entries replaced by those of `other`, which has as many as are chosen."""
 
         def filled(value: Any, others: Any) -> Any:
             if others is None:
@@ -248,7 +248,7 @@ class ByRow:
 
     @classmethod
     def joined(cls: type[T], parts: Sequence[T]) -> T:
-        """The images of several parts, one after the other; what they have not by image is that of the first."""
+        """The images of several parts, one after the other; fields that are not by image come from the first part."""
 
         def all_of(*values: Any) -> Any:
             if any(value is None for value in values):
@@ -258,7 +258,7 @@ class ByRow:
         return parts[0]._with(all_of, *parts[1:]) if len(parts) > 1 else parts[0]
 
     def _with(self: T, change: Callable[..., Any], *others: T) -> T:
-        """The same with each field by row changed, which gets those of the others too; None stays None."""
+        """The same, each field by row changed together with that field of `others`; None stays None."""
 
         def changed(value: Any, *its: Any) -> Any:
             if isinstance(value, ByRow):
@@ -277,25 +277,25 @@ class Heatmap(ByRow):
     """Heatmaps of N images, by one method, for one layer and one target per image.
 
     Attributes:
-        values: (N, H, W) float32 at the size of the images, of volumes (N, D, H, W). Within [0, 1]
-            for the two ReLU scalings, where 0 means no evidence; signed and unbounded for
-            ``scaling="none"``, save that fused maps of several layers lie in [-1, 1].
-        raw: (N, h, w) float32 at the size of the layer, of volumes (N, d, h, w): the signed map of the
-            method. Of several layers the fused map, at the size of the images.
-        class_ids: (N,) int64, -1 where the target is no class.
-        scores: (N,) float32, what was differentiated: by default the logit of the class.
-        confidences: (N,) float32, probability of the class in [0, 1], NaN where the target is none.
+        values: (N, H, W) float32 at the size of the images; for volumes (N, D, H, W). The two ReLU scalings
+            give values in [0, 1], where 0 means no evidence. ``scaling="none"`` gives signed values without
+            bounds, except that fused maps of several layers lie in [-1, 1].
+        raw: (N, h, w) float32 at the size of the layer; for volumes (N, d, h, w): the signed map of the
+            method. For several layers: the fused map, at the size of the images.
+        class_ids: (N,) int64, -1 where the target is not a class.
+        scores: (N,) float32, the score that was differentiated: by default the logit of the class.
+        confidences: (N,) float32, probability of the class in [0, 1], NaN where the target is not a class.
         blank: (N,) bool, True where the signed map has no positive value beyond rounding, or was not
             finite; the ReLU scalings are zero there.
         method: Name of the method, followed by its parameters where some were given.
         target: What is explained: ``"pred"`` for the inferred class, a class by its name or id, or the target's name.
-        smooth: How it was smoothed, as ``"augment, eigen"``; empty where it was not.
-        layer: Name of the layer, with `` + activation`` or `` + relu`` where the place is behind that; of
-            several ``mean(a, b)`` or ``max(a, b)``; ``whole model`` where the method knows no layer.
+        smooth: How the map was smoothed, such as ``"augment, eigen"``; empty if it was not smoothed.
+        layer: Name of the layer, with `` + activation`` or `` + relu`` if the map was taken behind these;
+            ``mean(a, b)`` or ``max(a, b)`` for several layers; ``whole model`` if the method uses no layer.
         scaling: Name of the scaling.
-        of_layer: Whether the method explains a layer, or else the whole model.
+        of_layer: True if the method explains a layer, False if it explains the whole model.
         shows: What the heat means, in words.
-        layer_kind: Class of the layer, as ``ReLU``, of several with commas; empty where that is not known.
+        layer_kind: Class of the layer, such as ``ReLU``; several are separated by commas; empty if not known.
     """
 
     values: NDArray[np.float32] = field(metadata=BY_ROW)
@@ -317,13 +317,13 @@ class Heatmap(ByRow):
         return len(self.values)
 
     def to_dict(self, *, maps: bool = True) -> dict[str, Any]:
-        """The same by the names of its attributes, in lists, numbers and words alone, as JSON takes them.
+        """The attributes by name, as lists, numbers and strings that JSON can hold.
 
         Args:
-            maps: Whether `values` and `raw` are in it, nested lists of numbers; without them it is small.
+            maps: Whether to include `values` and `raw`, as nested lists of numbers; without them the dict is small.
 
         Returns:
-            {attribute: value}; what has an entry for each image is a list of N, and NaN is None.
+            {attribute: value}; an attribute with an entry for each image is a list of N, and NaN becomes None.
         """
         said: dict[str, Any] = {}
         for one in fields(self):

@@ -1,4 +1,4 @@
-"""Images explained by several methods, for several targets, with what is known of each."""
+"""Images explained by several methods, for several targets, with what is known about each image."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Column(ByRow):
     """The heatmaps of one method and one target.
 
     Attributes:
-        shown: (N,) where the heatmap of the true class stands beside that of the inferred one, which is another; None
-            for all.
-        unit: What stands for 1 where all heatmaps of the method have one scale, or None.
+        shown: (N,) True where the column shows a heatmap: that of the true class is shown only where another class
+            was inferred. None: all are shown.
+        unit: The value that is drawn as 1 if all heatmaps of the method share one scale, or None.
     """
 
     method: str
@@ -41,9 +41,9 @@ class Explained(ByRow):
         probabilities: (N, C).
         labels: (N,) class ids.
         ids: N names of the images.
-        ds_id: The dataset, "" where there is one alone.
-        positions: (N,) places of the images in the order of the epoch.
-        masks: (N, H, W) where the object is in each picture.
+        ds_id: The name of the dataset, "" if there is only one.
+        positions: (N,) positions of the images in the order of the epoch.
+        masks: (N, H, W) True where the object is in each picture.
     """
 
     pictures: NDArray[np.uint8] = field(metadata=BY_ROW)
@@ -65,7 +65,7 @@ class Explained(ByRow):
 
     @property
     def of_layer(self) -> Heatmap:
-        """A heatmap that says which layer is explained: of a method that knows one, where there are any."""
+        """A heatmap that says which layer is explained: one of a method that explains a layer, if there is any."""
         return max((column.heatmap for column in self.columns), key=lambda heatmap: heatmap.of_layer)
 
     @property
@@ -75,20 +75,20 @@ class Explained(ByRow):
 
     @property
     def wrong(self) -> NDArray[np.bool_]:
-        """(N,) whether another class was inferred than the true one, as far as both are known."""
+        """(N,) whether the inferred class differs from the true one; False where one of them is not known."""
         if self.labels is None or self.predictions is None:
             return np.zeros(len(self), bool)
         return np.asarray((self.labels >= 0) & (self.labels != self.predictions))
 
 
 def with_shared_scale(parts: Sequence[Explained]) -> list[Explained]:
-    """The same heatmaps scaled by the largest of their method, so that magnitudes compare.
+    """The same heatmaps, divided by the largest value of their method, so that magnitudes compare.
 
-    Signed heatmaps stay as they are, and say what the largest is.
+    Signed heatmaps stay as they are, and say what the largest value is.
     """
     columns = [column for part in parts for column in part.columns]
     signed = columns[0].heatmap.scaling == "none"
-    units: dict[str, float] = {}  # two methods have none in common
+    units: dict[str, float] = {}  # two methods have no scale in common
     for column in columns:
         units[column.method] = max(units.get(column.method, 0.0), _largest(column.heatmap))
 
@@ -108,7 +108,7 @@ def evidence(raw: NDArray[np.float32], size: Sequence[int]) -> NDArray[np.float3
 
 
 def _largest(heatmap: Heatmap) -> float:
-    """What its values go up to, before they were scaled."""
+    """The largest value of the heatmap before scaling."""
     if heatmap.scaling == "scale_after_relu":
         return float(evidence(heatmap.raw, heatmap.values.shape[1:]).max())
     return float(np.abs(heatmap.values if heatmap.scaling == "none" else heatmap.raw).max())

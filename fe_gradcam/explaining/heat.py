@@ -1,4 +1,4 @@
-"""From what the passes of a network yielded to heatmaps: the method, smoothing, scaling, and what is blank."""
+"""From the results of a network's passes to heatmaps: the method, smoothing, scaling, and which maps are blank."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ ROUNDING_OF_SUMS = 2.0**-22
 """Two units in the last place of float32, relative to the sum of the terms' magnitudes."""
 
 WHOLE_MODEL = "whole model"
-"""What the layer is called where a method explains the model whatever the layer."""
+"""The name of the layer if a method explains the whole model."""
 
 
 class Passes(NamedTuple):
-    """What the passes of one target at one layer yielded.
+    """The results of the passes for one target at one layer.
 
-    Scores and classes are reported from the plain one, of the images as they are; the map is the mean of all views.
+    Scores and classes come from the plain pass, on the images as they are; the map is the mean over all views.
     """
 
     plain: CamInputs
@@ -36,7 +36,7 @@ class Passes(NamedTuple):
 
     @classmethod
     def of(cls, inputs: CamInputs) -> Passes:
-        """What one pass alone yielded."""
+        """The results of a single pass."""
         return cls(inputs, [(PLAIN, inputs)])
 
 
@@ -47,7 +47,7 @@ def heatmap_of(
     size: Sequence[int],
     settings: Settings,
 ) -> Heatmap:
-    """The second half of the route: from what the passes yielded, for each layer, to the Heatmap at `size`."""
+    """The second half of the route: from the results of the passes, for each layer, to the Heatmap at `size`."""
     first = passes[0].plain
     if Needs.ACTIVATIONS not in method.needs:
         layers, passes = [WHOLE_MODEL], passes[:1]
@@ -100,7 +100,7 @@ def _signed_map(
 
 
 def _check_places(inputs: CamInputs, layer: LayerRef | str, size: Sequence[int]) -> None:
-    """Raises ArgumentError where the layer has other axes than the images, and warns of a single place."""
+    """Raises ArgumentError if the map has other axes than the images, and warns if the map has a single place."""
     named, axes = Argument("layer", repr(str(layer))), inputs.activations.dim() - 2
     if axes != len(size):
         said = f" has a map with {axes} axes, and the images have {len(size)}: pass a layer that keeps all of them."
@@ -111,12 +111,12 @@ def _check_places(inputs: CamInputs, layer: LayerRef | str, size: Sequence[int])
 
 
 def values_of(raw: Tensor, blank: Tensor, scaling: Scaling, size: Sequence[int]) -> Tensor:
-    """The heatmaps (N, *size) of signed maps (N, *S); in those that are `blank` positive values are rounding."""
+    """The heatmaps (N, *size) of signed maps (N, *S); positive values of maps that are `blank` are rounding."""
     return scale(raw if scaling == "none" else _without(raw, blank), scaling, size)
 
 
 def _without(raw: Tensor, blank: Tensor) -> Tensor:
-    """The maps without the positive values of those that are blank, which are rounding."""
+    """The maps, with positive values of blank maps set to 0: these are rounding."""
     return torch.where(blank.reshape(-1, *[1] * (raw.dim() - 1)), raw.clamp(max=0), raw)
 
 
@@ -126,12 +126,12 @@ def numpy32(tensor: Tensor) -> NDArray[np.float32]:
 
 
 def _rounding(inputs: CamInputs, method: CamMethod, terms: Tensor) -> Tensor:
-    """(N,) how large a sum over channels may come out of float32 where it is zero: no evidence is below that.
+    """(N,) how large float32 may return a sum over channels whose true value is zero: less is no evidence.
 
-    A map of that size is what is left of terms that cancel, and scaled to [0, 1] it would look like any other.
+    A map that small is what remains of terms that cancel; scaled to [0, 1] it would look like any other map.
     """
     largest = terms.abs().sum(1).flatten(1).amax(1)
-    if Needs.GRADIENTS in method.needs and inputs.gradients is not None:  # weights may be what is left of them
+    if Needs.GRADIENTS in method.needs and inputs.gradients is not None:  # weights may be rounding too
         gradients = inputs.gradients.abs()
         weights = gradients.maximum(gradients.mean(tuple(range(2, gradients.dim())), keepdim=True))
         largest = largest.maximum((inputs.activations.abs() * weights).sum(1).flatten(1).amax(1))

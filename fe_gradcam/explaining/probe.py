@@ -14,19 +14,19 @@ from fe_gradcam.spec.images import Inputs
 from fe_gradcam.types import BiasGradients, CamInputs
 
 AT_ONCE = 32
-"""Rows asked at once, where no batch size is given."""
+"""Rows asked at once if no batch size is given."""
 
 TRIED_ALONE = 3
-"""Rows with which it is tried whether the part behind the layer can be asked alone."""
+"""Rows used to try whether the part behind the layer can run alone."""
 
 AGREES = 1e-3
-"""How far, relative to the largest, the scores of the part behind the layer may be off those of the whole."""
+"""How far the scores of the part behind the layer may be off those of the whole model, relative to the largest."""
 
 
 class ModelProbe:
     """See `fe_gradcam.types.Probe`.
 
-    The first pass was asked the query; what it yielded for one target is asked about as what that came to.
+    The query is that of the first pass; every further pass explains what the target meant there.
     """
 
     def __init__(self, backend: Backend, inputs: Inputs, query: Query, first: CamInputs, settings: Settings) -> None:
@@ -52,10 +52,10 @@ class ModelProbe:
         return torch.zeros_like(self._first.activations[rows]) if gradients is None else gradients
 
     def score_from(self, activations: Tensor, rows: Tensor) -> Tensor:
-        """See Probe. Of rows that belong to one image, only what lies behind the layer is computed for each.
+        """See Probe. If the rows belong to one image, only the part behind the layer is computed for each row.
 
-        The part before the layer then runs once, on that image alone, and what leads past the layer is
-        broadcast. Whether the model allows that is tried once.
+        The part before the layer then runs once, on that image alone, and tensors that bypass the layer are
+        broadcast. Whether the model allows this is tried once.
         """
         change = activations - self._first.activations[rows]
         one_image = bool((rows == rows[0]).all())
@@ -97,7 +97,7 @@ class ModelProbe:
         return self._backend.changed_scores(given, self._query_of(rows), change).to(self._device)
 
     def _goes_alone(self, row: Tensor) -> bool:
-        """Whether the part behind the layer gives the same scores for several rows of one image, asked alone."""
+        """Whether the part behind the layer, run alone, gives the same scores for several rows of one image."""
         rows = row.reshape(1).expand(TRIED_ALONE)
         activations = self._first.activations[row]
         change = torch.stack([torch.zeros_like(activations), -activations, activations.flip(0) - activations])

@@ -1,4 +1,4 @@
-"""The form of HALCON's operator for what was inferred and explained about one image."""
+"""Inference and heatmaps of one image, in the form of HALCON's operator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fe_gradcam.explaining.explained import Explained
 
 
 def inference_entries(probabilities: NDArray[np.float32] | None, names: Mapping[int, str]) -> dict[str, Any]:
-    """The classes of one image by falling confidence (C,), by name or id; none where the confidences are not known."""
+    """The classes of one image by falling confidence (C,), by name or id; none if the confidences are not known."""
     known = np.zeros(0, np.float32) if probabilities is None else probabilities
     order = np.argsort(-known, kind="stable").tolist()
     return {
@@ -24,7 +24,7 @@ def inference_entries(probabilities: NDArray[np.float32] | None, names: Mapping[
 
 
 def heatmap_key(class_id: int, target_name: str) -> str:
-    """The key of a heatmap: by its class, or by the target's name where the target is no class."""
+    """The key of a heatmap: made of its class, or of the target's name if the target is not a class."""
     plain_name = re.sub(r"\W+", "_", target_name).strip("_")
     return f"heatmap_image_{plain_name}" if class_id < 0 else f"heatmap_image_class_{class_id}"
 
@@ -32,7 +32,7 @@ def heatmap_key(class_id: int, target_name: str) -> str:
 def compose_results(
     parts: Sequence[Explained], names: Mapping[int, str], epoch: int, mode: str
 ) -> list[dict[str, Any]]:
-    """One dict per image in the form of HALCON's operator, with what the trace knows beside it.
+    """One dict per image in the form of HALCON's operator, with further keys of the trace.
 
     The keys: ``classification_class_ids``, ``classification_class_names`` and
     ``classification_confidences`` (by falling confidence), ``heatmap_{method}`` with one float32
@@ -64,7 +64,7 @@ def compose_arrays(part: Explained, epoch: int, mode: str) -> dict[str, NDArray[
 
     For each method and target ``{method}.{target}.values`` (N, H, W), ``.raw`` (N, h, w), ``.class_ids``, ``.scores``,
     ``.confidences`` and ``.blank`` (N,); then ``probabilities`` (N, C), ``predictions``, ``labels``, ``positions`` and
-    ``ids`` (N,) where they are known, ``epoch``, ``mode``, ``layer``, ``scaling`` and ``smooth``.
+    ``ids`` (N,) if they are known, ``epoch``, ``mode``, ``layer``, ``scaling`` and ``smooth``.
     """
     heatmap = part.columns[0].heatmap
     said = {"epoch": epoch, "mode": mode, "layer": part.of_layer.layer}
@@ -79,7 +79,7 @@ def compose_arrays(part: Explained, epoch: int, mode: str) -> dict[str, NDArray[
 
 
 def as_text(name: Any) -> str:
-    """A file's or patient's name as it came in a batch, as text."""
+    """A name from a batch, such as that of a file or a patient, as text."""
     if isinstance(name, np.ndarray) and name.size == 1:
         name = name.reshape(-1)[0]
     if hasattr(name, "item") and getattr(name, "ndim", 1) == 0:

@@ -49,7 +49,7 @@ OF_OTHERS = {
     "input_tensor": "images, the second argument",
     "reshape_transform": "reshape=",
 }
-"""What is called otherwise in other functions, and in other packages."""
+"""Arguments that have another name in other functions and in other packages."""
 
 SEVERAL = ", or call explain_many, which takes several"
 
@@ -87,47 +87,47 @@ def explain(
 
     Args:
         model: A torch.nn.Module or a tf.keras.Model.
-        images: A batch in the model's own layout and normalisation: (N, C, H, W) for PyTorch,
-            (N, H, W, C) for Keras; of volumes (N, C, D, H, W) or (N, D, H, W, C). NumPy or the
-            framework's tensor. A tuple for several inputs: the map is drawn on the first with an image's
-            axes; of a layer that is called several times, for several inputs too, the last call counts.
-        method: Name of a CAM method, `fe_gradcam.METHODS` holds them; or a pair of the name and its parameters,
+        images: A batch in the model's own layout and normalisation, a NumPy array or the framework's tensor:
+            (N, C, H, W) for PyTorch, (N, H, W, C) for Keras; for volumes (N, C, D, H, W) or (N, D, H, W, C).
+            A model with several inputs takes a tuple; the map is drawn on the first input with the axes of an
+            image. If the model calls a layer several times, the last call counts.
+        method: Name of a CAM method (`fe_gradcam.METHODS` lists them), or a pair of the name and its parameters,
             ``("smooth_grad_cam_plus_plus", {"samples": 8})``.
         layer: The layer whose output is explained: its name, its index (in ``named_modules()``; for Keras in the
-            flattened layers, as FastEstimator's ``intermediate_layers``), or the module or Keras layer itself. None:
-            the last map larger than 1x1 before a pooling, behind the activation function that directly takes it up; of
-            a transformer the last normalisation layer whose tokens of the image the score depends on. A list of layers:
-            one map fused of theirs.
-        target: What is explained. None: the class each image is inferred as; an int: that class; a name of
+            flattened layers, as in FastEstimator's ``intermediate_layers``), or the module or Keras layer itself. A
+            list of layers gives one map, fused from all. None chooses the last map larger than 1x1 before a pooling,
+            behind the activation function that follows it directly; in a transformer the last normalisation layer
+            at which the score depends on the tokens of the image.
+        target: What is explained. None: the class inferred for each image; an int: that class; a name of
             `class_names`; an integer array (N,): one class per image; `Rank`, `Contrast`, `OutputValue` or
-            `Segmentation`; a callable: gets the model's output and returns (N,) scores, in the framework's tensors.
+            `Segmentation`; a callable that gets the model's output and returns (N,) scores, as the framework's tensor.
         scaling: ``"scale_after_relu"``, ``"scale_before_relu"`` or ``"none"``; see `fe_gradcam.scaling.scale`.
         score: ``"logit"``: the class score before the softmax or sigmoid, found automatically;
             ``"output"``: the model's output as it is.
-        batch_size: Images per pass; None takes all at once, and of the variants that a method makes of the images
-            32. The memory that a method takes is bounded by it, whatever the number of channels.
-        seed: For the methods that draw random numbers, for each image by itself; the global streams are not touched.
-        class_names: Names of the classes, in the order of their ids or {id: name}.
-        model_output: Of a model that returns several outputs (a tuple, a dict, a dataclass, a Keras model
-            with several): the name or position of the one that holds the scores. None takes the one called
-            "logits" or "out", or the only one of a fitting shape.
-        reshape: Makes a map (N, K, h, w) of the layer's output as a torch tensor, where tokens are not
-            recognised; it may move, split and leave out, and the gradients go the same way.
+        batch_size: Images per pass; it bounds the memory that a method needs, whatever the number of channels. None
+            takes all images at once, and 32 at once of the changed copies of the images that some methods make.
+        seed: Seed of the methods that draw random numbers, for each image separately; the global streams are not
+            touched.
+        class_names: Names of the classes, in the order of their ids or as {id: name}.
+        model_output: The name or position of the output that holds the scores, if the model returns several
+            (a tuple, a dict, a dataclass, a Keras model with several). None takes the one called "logits" or
+            "out", or the only one of a fitting shape.
+        reshape: A function that turns the layer's output, a torch tensor, into a map (N, K, h, w), for tokens that
+            are not recognised. It may only move, split and leave out entries: the gradients go the same way.
         fuse: ``"mean"`` or ``"max"``: how several layers become one map; see `fe_gradcam.scaling.fuse_maps`.
         smooth: ``"augment"`` (or an `fe_gradcam.Augment`): the mean over flipped and scaled views of the image,
-            six passes; ``"eigen"``: the first principal component of a map's terms by channel; both as a tuple.
-        progress: Whether a bar shows how far it is, where a method takes longer than a few seconds and somebody
-            is looking at a terminal.
+            six passes; ``"eigen"``: the first principal component of the map's terms by channel; a tuple of both.
+        progress: Whether a bar shows the progress in a terminal, if a method takes longer than a few seconds.
 
     Returns:
-        A Heatmap with values of shape (N, H, W), of volumes (N, D, H, W).
+        A Heatmap with values of shape (N, H, W); for volumes (N, D, H, W).
 
     Raises:
         ArgumentError: An argument is not accepted; a ValueError.
         UnknownNameError: No such method, layer, class or output; a KeyError.
-        UnsupportedModelError: The model cannot be observed, or its output does not plainly hold what the
+        UnsupportedModelError: The model cannot be observed, or it is not clear where its output holds what the
             target asks for; a TypeError.
-        GradientError: The score depends on the layer, and no gradient reaches it; a RuntimeError.
+        GradientError: The score depends on the layer, and no gradient reaches the layer; a RuntimeError.
 
     Example:
         >>> import torch
@@ -167,10 +167,11 @@ def explain_many(
     smooth: Smooth | Sequence[Smooth] | None = None,
     progress: bool = True,
 ) -> list[Heatmap]:
-    """Heatmaps for several methods, layers and targets; one forward pass per layer serves them all.
+    """Heatmaps for several methods, layers and targets; one forward pass per layer serves all of them.
 
-    Each of `methods`, `layers` and `targets` is as `explain` takes it: a list among the layers is fused, and
-    ``targets=top_k(3)`` explains the three highest classes. The other arguments are those of `explain`.
+    `methods`, `layers` and `targets` are lists of what `explain` takes as method, layer and target: a list inside
+    `layers` is fused, and ``targets=top_k(3)`` explains the three highest classes. The other arguments are those of
+    `explain`.
 
     Returns:
         One Heatmap for each combination: methods outermost, then layers, targets innermost.
@@ -184,9 +185,9 @@ def explain_many(
 
 @knows_its_keywords()
 def list_layers(model: Any, images: Images, *, model_output: ModelOutput = None) -> list[LayerInfo]:
-    """The layers that a forward pass of `images` completes, in that order, with their shapes.
+    """The layers of a forward pass of `images`, in the order in which they complete, with their shapes.
 
-    The one where ``layer=None`` explains says so (`LayerInfo.default`).
+    `LayerInfo.default` is True for the layer that ``layer=None`` explains.
 
     Args:
         model: A torch.nn.Module or a tf.keras.Model.
@@ -204,7 +205,7 @@ def list_layers(model: Any, images: Images, *, model_output: ModelOutput = None)
 
 
 class Explanation(NamedTuple):
-    """The heatmaps of `explain_many`, and the probabilities (N, C) of the inference where the output is a table."""
+    """The heatmaps of `explain_many`, and the inferred probabilities (N, C) if the output is a table."""
 
     heatmaps: list[Heatmap]
     probabilities: NDArray[np.float32] | None
@@ -223,7 +224,7 @@ def explained(
     methods = several(methods)
     for name, given in (("methods", methods), ("layers", layers), ("targets", targets)):
         if isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
-            raise ArgumentError(f"{name}={given!r} is not accepted. Accepted: a list, of one or several.")
+            raise ArgumentError(f"{name}={given!r} is not accepted. Accepted: a list of one or several.")
         if not len(given):
             raise ArgumentError(f"{name} is empty; at least one is needed.")
     rules = [METHODS.find(method) for method in methods]
@@ -269,7 +270,7 @@ def _passes(
     rules: Sequence[CamMethod],
     settings: Settings,
 ) -> list[Passes]:
-    """For each target, what the passes yield: one of the images as they are, and those of their other views."""
+    """The results of the passes for each target: one pass of the images as they are, others of their other views."""
     gradients = any(Needs.GRADIENTS in rule.needs for rule in rules)
     asks = any(Needs.PROBE in rule.needs for rule in rules)
     views, _ = smoothing(settings.smooth)
@@ -293,28 +294,28 @@ def _passes(
 
 
 def check_reshape(reshape: Reshape | None, layers: Sequence[Layer]) -> None:
-    """Raises ArgumentError where a reshape is given for a layer that is not."""
+    """Raises ArgumentError if a reshape is given without a layer."""
     every = [one for layer in layers for one in (layer if isinstance(layer, (list, tuple)) else (layer,))]
     if reshape is not None and any(layer is None for layer in every):
-        raise ArgumentError("reshape is given without layer; pass layer= with the one whose output it makes a map of.")
+        raise ArgumentError("reshape is given without layer. Pass layer= with the layer whose output it is made for.")
 
 
 def _warn_of_itself(target: ResolvedTarget, inputs: CamInputs) -> None:
-    """Says where the class that others are held against is one of these others."""
+    """Warns if a class is held against itself."""
     if target.kind != "classes" or target.is_class or inputs.logits is None:
         return
     count = target.against_itself(inputs.logits.argmax(1).cpu().numpy())
     if count:
         told = CamWarning(
             Argument("target"),
-            f" holds a class against itself in {count} of {len(inputs.logits)} images, which are inferred as a class "
-            "of against: their heatmaps show nothing of it. Contrast(None, None) takes the closest rival of each.",
+            f" holds a class against itself in {count} of {len(inputs.logits)} images: the inferred class is in against "
+            "too, and is subtracted from itself. Contrast(None, None) takes the closest rival of each image.",
         )
         warnings.warn(told, stacklevel=2)
 
 
 def _refs(backend: Backend, layer: Layer, inputs: Inputs) -> list[LayerRef]:
-    """The places that one entry of `layers` names: one, or several to be fused."""
+    """The places that one entry of `layers` names: one, or several that are fused."""
     if not isinstance(layer, (list, tuple)):
         return [backend.resolve(layer, inputs)]
     if not layer:

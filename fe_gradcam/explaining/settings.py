@@ -1,4 +1,4 @@
-"""What a caller may choose besides the model, the images and what is asked of them."""
+"""Settings of a caller besides the model, the images, methods, layers and targets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCORES: tuple[Score, ...] = ("logit", "output")
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """What `explain` takes besides the model, the images, and what is asked of them; see `fe_gradcam.explain`."""
+    """The arguments of `explain` besides model, images, method, layer and target; see `fe_gradcam.explain`."""
 
     scaling: Scaling = "scale_after_relu"
     score: Score = "logit"
@@ -30,7 +30,7 @@ class Settings:
     smooth: Any = None
     progress: bool = True
     trial: bool = False
-    """Whether heatmaps are made to see whether they can be: of many variants of an image, the first few."""
+    """Whether heatmaps are only made to try whether it works: the first few of an image's variants are enough."""
 
     def __post_init__(self) -> None:
         one_of("scaling", self.scaling, SCALINGS)
@@ -44,6 +44,6 @@ class Settings:
 
     @property
     def smoothed(self) -> str:
-        """How maps are smoothed, in words; empty where they are not."""
+        """How maps are smoothed, in words; empty if they are not."""
         views, eigen = smoothing(self.smooth)
         return ", ".join(["augment"] * (len(views) > 1 or not views[0].is_plain) + ["eigen"] * eigen)

@@ -18,23 +18,23 @@ from fe_gradcam.spec.images import in_dtype
 Flip: TypeAlias = Literal["horizontal", "vertical"]
 
 FLIPS: dict[str, int] = {"horizontal": -1, "vertical": -2}
-"""The axis of space that each turns round."""
+"""The axis of space that each flip turns round."""
 
 
 @dataclass(frozen=True)
 class Augment:
-    """Test-time augmentation: the mean of the signed maps of several views of each image, turned back.
+    """Test-time augmentation: the mean of the signed maps of several views of each image, flipped back.
 
-    The views are all combinations of flips with factors; the target stays what it is for the image itself.
+    The views are all combinations of flips and factors; the target stays what it is for the image itself.
 
     Args:
-        flips: Of ``"horizontal"`` (left and right change places) and ``"vertical"`` (top and bottom); an
-            X-ray or a part in its fixture may have neither.
-        factors: What the values of the input are multiplied with, 1 among them or not; integers are rounded, and
-            bytes end at 255.
+        flips: ``"horizontal"`` (left and right change places), ``"vertical"`` (top and bottom), both or none. Pass
+            ``()`` if a flipped image makes no sense, as for X-rays or parts in a fixture.
+        factors: Numbers that the values of the input are multiplied with; 1 need not be one of them. Integers are
+            rounded, and bytes end at 255.
 
     Raises:
-        ArgumentError: Another flip, no factor, or one that is no finite number above 0.
+        ArgumentError: A flip is unknown or given twice, or there is no factor, or one is not a finite number above 0.
     """
 
     flips: tuple[Flip, ...] = ("horizontal",)
@@ -54,7 +54,7 @@ class Augment:
 
     @property
     def views(self) -> list[View]:
-        """All of them, the image itself first where it is one."""
+        """All views; the image itself comes first if it is one of them."""
         axes = [
             tuple(FLIPS[flip] for flip in compress(self.flips, bits))
             for bits in product((False, True), repeat=len(self.flips))
@@ -68,8 +68,8 @@ class View:
     """One way to look at an image.
 
     Attributes:
-        axes: Of space, counted from the last, that are turned round.
-        factor: What the values are multiplied with.
+        axes: The axes of space that are flipped, counted from the last.
+        factor: The number that the values are multiplied with.
     """
 
     axes: tuple[int, ...] = ()
@@ -77,7 +77,7 @@ class View:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is the image as it is."""
+        """Whether the view is the image as it is."""
         return not self.axes and self.factor == 1
 
     def of(self, images: Tensor, *, channels_first: bool) -> Tensor:
@@ -86,7 +86,7 @@ class View:
         return turned if self.factor == 1 else in_dtype(turned * self.factor, images.dtype)
 
     def back(self, maps: Tensor) -> Tensor:
-        """Maps (..., *S) of such images, as they lie on the images themselves."""
+        """Maps (..., *S) of images seen that way, flipped back so that they lie on the images themselves."""
         return torch.flip(maps, list(self.axes))
 
 
@@ -99,7 +99,7 @@ SMOOTHS = ("augment", "eigen")
 
 
 def smoothing(smooth: Any) -> tuple[list[View], bool]:
-    """The views to be averaged over, and whether the channels are smoothed: of None, one of Smooth, or several."""
+    """The views to average over, and whether the channels are smoothed; `smooth` is None, one Smooth or several."""
     given = [] if smooth is None else list(smooth) if isinstance(smooth, (tuple, list)) else [smooth]
     kinds = ["augment" if isinstance(one, Augment) else one for one in given]
     for kind in kinds:
@@ -116,8 +116,8 @@ def smoothing(smooth: Any) -> tuple[list[View], bool]:
 def eigen_smoothed(terms: Tensor) -> Tensor:
     """The first principal component of a map's terms by channel, instead of their sum: what the channels share.
 
-    A method without terms by channel stays as it is. Not centred; signed so that it agrees with the map; as large
-    as the map, by the sum of squares.
+    The terms are not centred. The result has the sign that agrees with the map, and as large a sum of squares as the
+    map. The map of a method without terms by channel stays as it is.
 
     Args:
         terms: (N, K, *S).
