@@ -1,4 +1,4 @@
-"""Files: their names, and what is written to them, there as a whole or not at all."""
+"""Files: their names, and writing them whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FilePath: TypeAlias = "str | os.PathLike[str]"
 
 
 def file_name(text: str) -> str:
-    """The text with whatever does not belong into a file's name replaced."""
+    """The text, with characters that do not belong in a file's name replaced."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", text)
 
 
@@ -32,24 +32,24 @@ def write_bytes(path: FilePath, data: bytes) -> None:
 def write_arrays(path: FilePath, arrays: Mapping[str, ArrayLike]) -> None:
     """Writes named arrays to an .npz file that `numpy.load` reads, whole or not at all.
 
-    The file appears under its name only once it is complete: it is written beside its place and then moved there,
-    so a reader never meets half of it, and what an error interrupts leaves neither a file nor a change of the one
-    that was there. It gets the permissions that any new file gets, or those of the file that it replaces. Arrays
+    The file appears under its name only when it is complete: it is written in the same folder under another name and
+    then renamed. So a reader never meets half a file, and after an error there is no new file and an old file is
+    unchanged. The file gets the permissions of any new file, or those of the file that it replaces. Arrays
     are not compressed; equal arrays make equal files.
 
     Args:
-        path: Ends in ``.npz``. Folders that are missing are made; a file that exists is replaced.
+        path: Must end in ``.npz``. Missing folders are made; a file that exists is replaced.
         arrays: Arrays of numbers, bools or strings, by name.
 
     Raises:
-        ArgumentError: The path does not end in ``.npz``, a name is no text, or an array holds Python objects.
+        ArgumentError: The path does not end in ``.npz``, a name is not text, or an array holds Python objects.
         OSError: The file cannot be written; the message names the path.
     """
     target = checked_path(path, ".npz")
     members: dict[str, NDArray[Any]] = {}
     for name, value in arrays.items():
         if not isinstance(name, str) or not name:
-            raise ArgumentError(f"arrays for {target} has the name {name!r}; each needs a text that is not empty")
+            raise ArgumentError(f"arrays for {target} has the name {name!r}; pass names that are text and not empty")
         array = np.asanyarray(value)
         if array.dtype.hasobject:
             holds = f"holds Python objects (shape {array.shape})"
@@ -66,7 +66,7 @@ def write_arrays(path: FilePath, arrays: Mapping[str, ArrayLike]) -> None:
 
 
 def checked_path(path: FilePath, suffix: str) -> Path:
-    """The path, once it is known to end in `suffix`."""
+    """The path, checked to end in `suffix`."""
     target = Path(path)
     if target.suffix.lower() != suffix:
         raise ArgumentError(f"path={str(target)!r} does not end in {suffix}; pass {str(target) + suffix!r}")
@@ -74,8 +74,8 @@ def checked_path(path: FilePath, suffix: str) -> Path:
 
 
 def _write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Writes a file beside its place and moves it there; leaves nothing behind where that fails."""
-    # Behind a symbolic link: the file that it names is replaced, not the link.
+    """Writes a file under another name in the same folder and renames it; leaves nothing behind if that fails."""
+    # If the path is a symbolic link, the file that it points to is replaced, not the link.
     place = Path(os.path.realpath(path))
     beside = place.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
@@ -89,5 +89,5 @@ def _write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
-        said = f"{error.strerror or error}: nothing was written; check the folder and the space left"
+        said = f"{error.strerror or error}: nothing was written. Check the folder and the free disk space"
         raise OSError(error.errno, said, str(path)) from error

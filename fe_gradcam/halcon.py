@@ -25,18 +25,18 @@ from fe_gradcam.types import Layer, LayerRef, Method, Target
 TRUE_OR_FALSE = {"true": True, "false": False, True: True, False: False}
 
 OWN = ("target_conv_layer", "use_conv_only", "batch_size")
-"""Settings of the operator alone."""
+"""Settings that only the operator has."""
 
 SHARED = ("scaling", "class_names", "model_output", "seed", "smooth")
-"""Those that `explain` has too."""
+"""Settings that `explain` has too."""
 
 
 @dataclass(frozen=True, eq=False)
 class GenParam:
-    """What gen_param says, checked; see `gen_dl_model_heatmap`."""
+    """The settings in gen_param, checked; see `gen_dl_model_heatmap`."""
 
     of_route: Settings
-    """What `explain` takes too."""
+    """The settings that `explain` takes too."""
     target_conv_layer: Layer = None
     use_conv_only: str | bool = True
     batch_size: int = 16
@@ -47,7 +47,7 @@ class GenParam:
 
     @classmethod
     def of(cls, given: Any) -> GenParam:
-        """What a user passed."""
+        """The settings that a user passed."""
         if given is None or (isinstance(given, Sequence) and not len(given)):
             return cls(Settings())
         if not isinstance(given, Mapping):
@@ -78,20 +78,20 @@ def gen_dl_model_heatmap(
     target_classes: Target | Sequence[Target] = (),
     gen_param: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Infers samples with a classifier and adds heatmaps to the result, as HALCON's operator of this name.
+    """Infers samples with a classifier and adds heatmaps to the result, like HALCON's operator of this name.
 
-    Where HALCON takes one target class, several are taken here. Nothing that is passed in is changed.
+    HALCON takes one target class; this function also takes several. Nothing that is passed in is changed.
 
     Args:
         dl_model: A torch.nn.Module or a tf.keras.Model.
-        dl_sample: A dict that holds an image under "image", in the model's own layout and normalisation without the
-            axis of the batch: (C, H, W) for PyTorch, (H, W, C) for Keras; a tuple of arrays for a model with several
-            inputs. Or a sequence of such dicts, whose images may differ in size. What else they hold is not looked at.
-        heatmap_method: Name of a CAM method, `fe_gradcam.METHODS` holds them; or a pair of the name and its
+        dl_sample: A dict with an image under "image", in the model's own layout and normalisation, without a batch
+            axis: (C, H, W) for PyTorch, (H, W, C) for Keras; a tuple of arrays for a model with several inputs. Or a
+            sequence of such dicts, whose images may differ in size. Other keys of a dict are not read.
+        heatmap_method: Name of a CAM method (`fe_gradcam.METHODS` lists them), or a pair of the name and its
             parameters, as `fe_gradcam.explain` takes it.
         target_classes: A class id, a class name, any other target that `fe_gradcam.explain` takes for one
             image, or a sequence of these; empty for the class inferred with the highest confidence.
-        gen_param: Settings by name, all of which may be left out:
+        gen_param: Settings by name, all optional:
 
             ``target_conv_layer``: the convolution to explain, by name, index or itself. Default: the
             deepest convolution whose output is larger than 1x1.
@@ -105,18 +105,18 @@ def gen_dl_model_heatmap(
 
             ``class_names``: names in the order of the class ids, or {id: name}. Default: the ids.
 
-            ``model_output``: of a model with several outputs the one that holds the scores; see `fe_gradcam.explain`.
+            ``model_output``: the output that holds the scores, if the model has several; see `fe_gradcam.explain`.
 
-            ``batch_size``: samples in one pass, 16 by default; of the variants that a method makes of them 32.
+            ``batch_size``: samples per pass. Default: 16 samples, and 32 of the changed copies that some methods make.
 
             ``smooth``, ``seed``: as `fe_gradcam.explain` takes them.
 
             Values may be HALCON's strings or Python's own (True for ``"true"``, None for ``"none"``).
 
     Returns:
-        For one dict a dict, for a sequence a list of dicts: ``classification_class_ids``,
+        A dict for one sample, a list of dicts for a sequence, with ``classification_class_ids``,
         ``classification_class_names`` and ``classification_confidences`` (by falling confidence), and
-        ``heatmap_{method}``: {``heatmap_image_class_{id}``: float32 (H, W)}. A target that is no class
+        ``heatmap_{method}``: {``heatmap_image_class_{id}``: float32 (H, W)}. A target that is not a class
         stands under ``heatmap_image_{name}``.
 
     Raises:
@@ -179,7 +179,7 @@ def _layer(model: Any, inputs: Inputs, param: GenParam) -> LayerRef:
 
 
 def _image(sample: Any, at: int) -> tuple[Any, ...]:
-    """The image of a sample, or its several inputs, each an array."""
+    """The image of a sample as an array, or its several inputs as arrays."""
     if not isinstance(sample, Mapping):
         raise ArgumentError(f"dl_sample[{at}] is a {type(sample).__name__}; a dict with the key 'image' is needed.")
     if "image" not in sample:
@@ -190,14 +190,14 @@ def _image(sample: Any, at: int) -> tuple[Any, ...]:
     arrays = tuple(part if hasattr(part, "shape") else np.asarray(part) for part in parts)
     if not arrays or len(max((array.shape for array in arrays), key=len)) not in (3, 4):
         raise ArgumentError(
-            f"dl_sample[{at}]['image'] has shape {[tuple(array.shape) for array in arrays]}; one image without the "
-            "axis of the batch is needed: (C, H, W) for PyTorch, (H, W, C) for Keras, of volumes with a depth before H."
+            f"dl_sample[{at}]['image'] has shape {[tuple(array.shape) for array in arrays]}; one image without a "
+            "batch axis is needed: (C, H, W) for PyTorch, (H, W, C) for Keras, with a depth before H for volumes."
         )
     return arrays
 
 
 def _of_one_size(images: Sequence[tuple[Any, ...]], most: int) -> list[list[int]]:
-    """Which samples go together: those whose images have one size and dtype, at the most so many at once."""
+    """The samples that go through the model together: images of one size and dtype, at most `most` at once."""
     groups: dict[Any, list[int]] = {}
     for row, arrays in enumerate(images):
         groups.setdefault(tuple((tuple(array.shape), str(array.dtype)) for array in arrays), []).append(row)

@@ -1,4 +1,4 @@
-"""Parameters, and catalogues of what is asked for by a name: methods, metrics, rules of selection."""
+"""Parameters, and catalogues of entries that users name: methods, metrics, rules of selection."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ Value: TypeAlias = float | None
 
 @dataclass(frozen=True)
 class Parameter:
-    """What a rule takes besides its inputs.
+    """A parameter of a rule.
 
     Attributes:
         kind: bool, int or float.
-        others: What is accepted besides numbers: words, None.
-        several: Whether it takes a tuple of such numbers.
+        others: Values that are accepted besides numbers: words, None.
+        several: Whether the parameter takes a tuple of such numbers.
     """
 
     name: str
@@ -65,13 +65,13 @@ class Parameter:
 
     @property
     def accepted(self) -> str:
-        """In words, what it accepts."""
+        """The accepted values, in words."""
         number = {bool: "True or False", int: "an integer", float: "a number"}[self.kind]
         one = " or ".join([f"{number}{self.within}", *map(repr, self.others)])
         return f"several, each {one}" if self.several else one
 
     def accepts(self, value: Any) -> bool:
-        """Whether `value` is one of its values."""
+        """Whether `value` is accepted."""
         if self.several:
             return isinstance(value, (tuple, list)) and len(value) > 0 and all(map(self._accepts_one, value))
         return self._accepts_one(value)
@@ -85,14 +85,14 @@ class Parameter:
         return isinstance(value, number) and bool(self.within.least <= value <= self.within.most)
 
     def plain(self, value: Any) -> Any:
-        """An accepted value with NumPy's integers, which overflow, as Python's own."""
+        """An accepted value, in which NumPy's integers, which overflow, become Python's own."""
         if isinstance(value, (tuple, list)):
             return tuple(map(self.plain, value))
         return value if value is None or isinstance(value, str) or self.kind is float else self.kind(value)
 
 
 def whole(name: str, value: Any, least: int, none: str = "") -> int:
-    """The value as an integer from `least`, or ArgumentError; `none` says what who asks accepts besides."""
+    """The value as an integer from `least`, or ArgumentError; `none` names what else the caller accepts."""
     return int(_checked(Parameter(name, least, int, Within(least)), value, none))
 
 
@@ -102,7 +102,7 @@ def fraction(name: str, value: Any) -> float:
 
 
 def one_of(name: str, value: Any, accepted: Collection[Any]) -> None:
-    """Raises ArgumentError unless the value is one of those that are accepted; 1 is not True."""
+    """Raises ArgumentError unless the value is one of the accepted ones; 1 is not True."""
     if not any(value == one for one in accepted if isinstance(value, (bool, str)) == isinstance(one, (bool, str))):
         said = f" is not known{nearest(value, map(str, accepted))} Accepted: {', '.join(map(repr, accepted))}."
         raise ArgumentError(Argument(name, repr(value)), said)
@@ -117,11 +117,11 @@ def _checked(parameter: Parameter, value: Any, more: str = "") -> Any:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is asked for by a name: a rule, with the parameters that it was asked for with.
+    """A rule that users name, with the parameters that were given for it.
 
     Attributes:
         rule: The function; its keyword-only arguments are the parameters.
-        given: Parameters that were passed, by name; the others have their defaults.
+        given: The parameters that were given, by name; the others keep their defaults.
     """
 
     name: str
@@ -142,14 +142,14 @@ class Entry:
 
     @property
     def parameters(self) -> dict[str, Parameter]:
-        """What the rule takes besides its inputs, by name."""
+        """The parameters of the rule by name."""
         hints = get_type_hints(self.rule, include_extras=True)
         found = inspect.signature(self.rule).parameters.values()
         kept = (one for one in found if one.kind is inspect.Parameter.KEYWORD_ONLY)
         return {one.name: Parameter.of(one.name, one.default, hints[one.name]) for one in kept}
 
     def with_parameters(self: E, **given: Any) -> E:
-        """The same with further parameters, which were checked."""
+        """The same entry with further parameters, which are already checked."""
         return replace(self, given={**self.given, **given})
 
 
@@ -163,10 +163,10 @@ class Catalogue(dict[str, E]):
 
     Attributes:
         entry: The class of the entries.
-        kind: What is named, as errors call it: "method".
+        kind: The word for an entry in errors, such as "method".
         example: A name and parameters, for errors that say what is accepted.
-        no_name: What such an error adds if no name was given.
-        unknown: What it adds if the name is unknown.
+        no_name: Text that an error adds if no name was given.
+        unknown: Text that an error adds if the name is unknown.
     """
 
     entry: type[E]
@@ -176,7 +176,7 @@ class Catalogue(dict[str, E]):
     unknown: str = ""
 
     def register(self, name: str, **facts: Any) -> Callable[[R], R]:
-        """Decorates a rule that is to be found by a name; `facts` are the other fields of its entry."""
+        """Decorates a rule, which is then found under the name; `facts` are the other fields of its entry."""
 
         def register(rule: R) -> R:
             self.add(self.entry(name, rule, **facts))
@@ -189,12 +189,12 @@ class Catalogue(dict[str, E]):
         self.update({entry.name: entry for entry in entries})
 
     def find(self, asked: Any, also: Iterable[str] = ()) -> E:
-        """What a name, or a pair of a name and parameters, asks for; an entry asks for itself.
+        """The entry for a name, or for a pair of a name and parameters; an entry is returned as it is.
 
-        `also` are names that who asks knows besides, for the error.
+        `also` are further names that the caller accepts; the error lists them too.
 
         Raises:
-            UnknownNameError: There is no such name, or it has no such parameter.
+            UnknownNameError: There is no such name, or the rule has no such parameter.
             ArgumentError: A parameter's value is not accepted, or `asked` is neither a name nor a pair.
         """
         if isinstance(asked, self.entry):
@@ -220,10 +220,10 @@ class Catalogue(dict[str, E]):
         return self[name].with_parameters(**{key: parameters[key].plain(value) for key, value in given.items()})
 
     def parse(self, text: str) -> str | tuple[str, dict[str, Any]]:
-        """What is asked for in one word, as `find` takes it: ``score_cam``, or ``is_cam:samples=8``.
+        """A single word, ``score_cam`` or ``is_cam:samples=8``, in the form that `find` takes.
 
         Raises:
-            ArgumentError: It is not of that form.
+            ArgumentError: The word does not have that form.
         """
         name, colon, rest = text.partition(":")
         if not colon:
@@ -233,7 +233,7 @@ class Catalogue(dict[str, E]):
             key, _, value = (piece.strip() for piece in part.partition("="))
             try:
                 new = {key: json.loads(_JSON.get(value, value))}
-            except json.JSONDecodeError:  # of no value too
+            except json.JSONDecodeError:  # also if there is no value
                 new = {}
             if not new or key in given:
                 word = f"{self.example[0]}:" + ",".join(f"{key}={value}" for key, value in self.example[1].items())
@@ -247,12 +247,12 @@ _JSON = {"None": "null", "True": "true", "False": "false"}
 
 
 def is_pair(asked: Any) -> bool:
-    """Whether it is a name with its parameters: a pair of a name and a dict."""
+    """Whether `asked` is a pair of a name and a dict of parameters."""
     return isinstance(asked, (tuple, list)) and len(asked) == 2 and isinstance(asked[1], Mapping)
 
 
 def several(asked: Any) -> Any:
-    """What is asked for as a list: a name, a pair or an entry alone is one of them."""
+    """A list as it is; a single name, pair or entry as a list of one."""
     return [asked] if isinstance(asked, (str, Entry)) or is_pair(asked) else asked
 
 
@@ -261,13 +261,13 @@ Returned = TypeVar("Returned")
 
 
 def knows_its_keywords(**meant: str) -> Callable[[Callable[P, Returned]], Callable[P, Returned]]:
-    """Has a function say which keyword is meant, where one is passed that it does not have.
+    """Makes a function say which keyword is meant if it gets one that it does not have.
 
     Args:
-        meant: For keywords of other functions and packages, what to pass here: ``methods="method= with one"``.
+        meant: What to pass instead of keywords of other functions and packages: ``methods="method= with one"``.
 
     Raises:
-        UnknownArgumentError: By the function, where a keyword is not one of its own; a ValueError and a TypeError.
+        UnknownArgumentError: Raised by the function for a keyword that it lacks; a ValueError and a TypeError.
     """
 
     def checked(function: Callable[P, Returned]) -> Callable[P, Returned]:

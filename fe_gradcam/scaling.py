@@ -1,4 +1,4 @@
-"""From the signed map of a method to the heatmap: the scalings and the upsampling."""
+"""From the signed map of a method to the heatmap: scaling and upsampling."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def fuse_maps(maps: Sequence[Tensor], fuse: Fuse, size: Sequence[int]) -> Tensor:
-    """One signed map of those of several layers.
+    """Fuses the signed maps of several layers into one.
 
-    Each is divided by its largest magnitude, so that no layer drowns another, and upsampled; then their
-    mean or, place by place, the largest is taken.
+    Each map is divided by its largest magnitude, so that no layer dominates, and upsampled. The result is the
+    mean of the maps, or their largest value at each place.
 
     Args:
         maps: Finite signed maps, each (N, h, w) at the size of its layer.
@@ -45,17 +45,17 @@ def fuse_maps(maps: Sequence[Tensor], fuse: Fuse, size: Sequence[int]) -> Tensor
 
 
 def scale(raw: Tensor, scaling: Scaling, size: Sequence[int]) -> Tensor:
-    """The heatmaps of signed maps, each image by itself.
+    """The heatmaps of signed maps; each image is scaled by itself.
 
-    ``scale_after_relu``: ReLU at the size of the layer, upsampled, divided by the maximum: the
-    hottest place is 1 and 0 stays 0. ``scale_before_relu``: divided by the largest magnitude at the
-    size of the layer, ReLU, upsampled: where evidence against the target is the stronger, the
-    evidence for it stays well below 1. ``none``: upsampled, signed, as it is.
+    ``scale_after_relu``: ReLU at the size of the layer, then upsampled, then divided by the maximum: the
+    hottest place is 1, and 0 stays 0. ``scale_before_relu``: divided by the largest magnitude at the size
+    of the layer, then ReLU, then upsampled: if the evidence against the target is stronger than the
+    evidence for it, the heat stays below 1. ``none``: the signed map, upsampled.
 
     Args:
-        raw: Finite signed maps, (N, h, w), of volumes (N, d, h, w).
+        raw: Finite signed maps, (N, h, w); for volumes (N, d, h, w).
         scaling: One of SCALINGS.
-        size: (H, W) of the heatmaps, of volumes (D, H, W).
+        size: (H, W) of the heatmaps; for volumes (D, H, W).
 
     Returns:
         (N, H, W), within [0, 1] for the two ReLU scalings.
@@ -70,6 +70,6 @@ def scale(raw: Tensor, scaling: Scaling, size: Sequence[int]) -> Tensor:
 
 
 def _largest(maps: Tensor) -> Tensor:
-    """The maximum of each map, (N, 1, 1); 1 where that is 0, so that a map of zeros stays one."""
+    """The maximum of each map, (N, 1, 1); 1 if the maximum is 0, so that a map of zeros stays zero."""
     largest = maps.amax(tuple(range(1, maps.dim())), keepdim=True)
     return largest.where(largest > 0, largest.new_ones(()))

@@ -308,8 +308,8 @@ def _warn_of_itself(target: ResolvedTarget, inputs: CamInputs) -> None:
     if count:
         told = CamWarning(
             Argument("target"),
-            f" holds a class against itself in {count} of {len(inputs.logits)} images: the inferred class is in against "
-            "too, and is subtracted from itself. Contrast(None, None) takes the closest rival of each image.",
+            f" holds a class against itself in {count} of {len(inputs.logits)} images: the inferred class is in "
+            "against too, and is subtracted from itself. Contrast(None, None) takes the closest rival of each image.",
         )
         warnings.warn(told, stacklevel=2)
 

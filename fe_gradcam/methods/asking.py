@@ -1,4 +1,4 @@
-"""Asks a model about many variants of each image, a bounded number at once; and random numbers by image."""
+"""Asking a model about many variants of each image, a bounded number at once; and random numbers for each image."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ PATIENCE = 3.0
 """Seconds before a progress bar appears."""
 
 SAME = 2.0**-19
-"""How far apart two scores that are the same may come out, relative to the largest at hand: the sums of a
-network are taken in another order for another number of rows."""
+"""How far two equal scores may differ in floating point, relative to the largest score at hand: with another
+number of rows a network sums in another order."""
 
 Ask: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""Gets rows and variants, both (B,), and returns what the model says of them, (B, ...)."""
+"""Gets rows and variants, both (B,), and returns the model's answers, (B, ...)."""
 
 
 def probe_of(inputs: CamInputs) -> Probe:
     """The probe that a rule asks, or ArgumentError."""
     if inputs.probe is None:
         raise ArgumentError(
-            "inputs.probe is None, and this method asks the model again: pass the model (of the trace: model=) instead "
+            "inputs.probe is None, and this method asks the model again. Pass the model (of the trace: model=) instead "
             "of gradients under a key."
         )
     return inputs.probe
 
 
 def chunks_of(inputs: CamInputs, variants: int, *, by_image: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows and variants, so many at once as the probe is to be asked about, until all of every image are done.
+    """Rows and variants, as many at once as the probe may be asked, until every variant of every image is done.
 
-    `by_image` has each chunk hold variants of one image alone, where that is possible.
+    With `by_image` each chunk holds variants of only one image, if that is possible.
     """
     probe, count, device = probe_of(inputs), len(inputs.activations), inputs.activations.device
     by_image = by_image and probe.row_by_row
@@ -61,7 +61,7 @@ def scores_of(inputs: CamInputs, variants: int, ask: Ask, *, by_image: bool = Fa
 
 
 def _chunks(count: int, variants: int, probe: Probe, *, by_image: bool) -> list[tuple[int, int]]:
-    """Where each chunk of the pairs begins and ends; none reaches over the end of a group of pairs."""
+    """The begin and end of each chunk of pairs; no chunk crosses the end of a group of pairs."""
     total = count * variants
     group, size = variants if by_image else total, probe.at_once
     if not probe.row_by_row:  # the target may know the batch as it is
@@ -71,7 +71,7 @@ def _chunks(count: int, variants: int, probe: Probe, *, by_image: bool) -> list[
 
 
 def without_rounding(drops: Tensor, scores: Tensor, inputs: CamInputs) -> Tensor:
-    """Differences (N, V) of scores and those of `inputs`, zero where two equal scores may come out as far apart."""
+    """Differences (N, V) between scores and those of `inputs`; 0 where they are small enough to be rounding."""
     largest = torch.maximum(scores.abs().amax(1), inputs.scores.abs())
     if inputs.logits is not None:
         largest = torch.maximum(largest, inputs.logits.abs().amax(1))
@@ -79,7 +79,7 @@ def without_rounding(drops: Tensor, scores: Tensor, inputs: CamInputs) -> Tensor
 
 
 class RandomNumbers:
-    """Random numbers that depend on the seed and on an image, and on no other image of the batch.
+    """Random numbers that depend on the seed and on the image, not on other images of the batch.
 
     They are drawn on the CPU, so that they are the same on every device, and the global streams are not touched.
     """
@@ -109,7 +109,7 @@ class RandomNumbers:
 
 
 def _checksum(images: Any, row: int) -> int:
-    """A checksum of the values of the picture, whatever their order: frameworks differ in where the channels stand."""
+    """A checksum of the picture's values in any order: frameworks differ in the position of the channels."""
     parts = images if isinstance(images, (tuple, list)) else (images,)
     picture = max(parts, key=lambda part: len(part.shape))
     one = picture[row]

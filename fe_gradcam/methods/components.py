@@ -26,8 +26,8 @@ _of_maps = partial(cam_method, needs=Needs.ACTIVATIONS, cost="1 forward", shows=
 def component_of(maps: Tensor, which: int, *, center: bool = False) -> Tensor:
     """The maps (N, K, *S) of each image times their right singular vector number `which`, (N, *S).
 
-    `which` counts from 1, by falling singular value; where there are fewer, the result is zero. `center` takes the
-    mean over the places off each channel first, as in a PCA. The sign is such that it agrees with Σ_k of the maps.
+    `which` counts from 1, by falling singular value; if there are fewer values, the result is zero. `center` first
+    subtracts from each channel its mean over the places, as a PCA does. The sign agrees with Σ_k of the maps.
     """
     rows, finite = _rows_of(maps)
     if which > min(rows.shape[1:]):
@@ -40,9 +40,9 @@ def component_of(maps: Tensor, which: int, *, center: bool = False) -> Tensor:
 
 
 def _rows_of(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """The maps (N, places, K), and of which images they are finite; the others are zero.
+    """The maps (N, places, K), and for which images they are finite; maps that are not finite become zero.
 
-    A decomposition fails on NaN, and takes the other images with it.
+    A decomposition fails on NaN, and then fails for the other images too.
     """
     rows = maps.flatten(2).transpose(1, 2).double()
     finite = rows.isfinite().all(2).all(1)
@@ -56,7 +56,7 @@ def _signed_map(projected: Tensor, finite: Tensor, maps: Tensor) -> Tensor:
 
 
 def _left(rows: Tensor, which: int) -> tuple[Tensor, Tensor]:
-    """A left singular vector (N, places) and its value (N,), by way of the smaller of the two Gram matrices."""
+    """A left singular vector (N, places) and its value (N,), computed from the smaller of the two Gram matrices."""
     by_place = rows.shape[1] <= rows.shape[2]
     gram = rows @ rows.transpose(1, 2) if by_place else rows.transpose(1, 2) @ rows
     values, vectors = torch.linalg.eigh(gram)
@@ -77,7 +77,7 @@ def _none_left(maps: Tensor, which: int, there_are: int) -> Tensor:
 
 
 def signed_like(maps: Tensor, like: Tensor) -> Tensor:
-    """The maps (N, *S), each turned so that its inner product with the one of `like` is not negative."""
+    """The maps (N, *S), each with the sign that makes its inner product with its map in `like` not negative."""
     agreement = (maps * like).flatten(1).sum(1)
     return maps * _aligned(torch.where(agreement < 0, -1.0, 1.0).to(maps.dtype), maps)
 
@@ -89,9 +89,9 @@ def eigen_cam(inputs: CamInputs, *, component: Count = 1, center: bool = False) 
     Not centred, as in the paper; several implementations centre. Signed so that it agrees with Σ_k A_k.
 
     Args:
-        inputs: What one pass yields.
+        inputs: The results of one pass.
         component: Which component, from 1.
-        center: Whether the mean of each channel is taken off first.
+        center: Whether the mean of each channel is subtracted first.
     """
     return component_of(inputs.activations, component, center=center)
 
@@ -101,9 +101,9 @@ def eigen_grad_cam(inputs: CamInputs, *, component: Count = 1, center: bool = Fa
     """First principal component of g ⊙ A, as eigen_cam; knows the class by its gradients.
 
     Args:
-        inputs: What one pass yields.
+        inputs: The results of one pass.
         component: Which component, from 1.
-        center: Whether the mean of each channel is taken off first.
+        center: Whether the mean of each channel is subtracted first.
     """
     return component_of(_gradients(inputs) * inputs.activations, component, center=center)
 
@@ -113,10 +113,10 @@ def kpca_cam(inputs: CamInputs, *, component: Count = 1) -> Tensor:
     """First kernel principal component of A over places, sigmoid kernel tanh(x·y / K + 1). Knows no class.
 
     The kernel matrix is centred in feature space, as a kernel PCA does. Memory grows with the square of the number of
-    places. Signed so that it agrees with Σ_k A_k. Where the eigenvalue is not positive, the map is zero.
+    places. Signed so that it agrees with Σ_k A_k. If the eigenvalue is not positive, the map is zero.
 
     Args:
-        inputs: What one pass yields.
+        inputs: The results of one pass.
         component: Which component, from 1.
     """
     maps = inputs.activations
@@ -138,16 +138,16 @@ def kpca_cam(inputs: CamInputs, *, component: Count = 1) -> Tensor:
     kernel = kernel - kernel.mean(1, keepdim=True) - kernel.mean(2, keepdim=True) + kernel.mean((1, 2), keepdim=True)
     values, vectors = torch.linalg.eigh(kernel)
     value = values[:, -component]
-    value = value.where(value > ROUNDING_OF_PLACES * places, 0)  # an eigenvalue of zero comes out as rounding
+    value = value.where(value > ROUNDING_OF_PLACES * places, 0)  # rounding of an eigenvalue of zero
     return _signed_map(vectors[:, :, -component] * value.sqrt()[:, None], finite, maps)
 
 
 @_of_maps("fem", paper="Fuad 2020, IPTA, doi:10.1109/IPTA50016.2020.9286629")
 def fem(inputs: CamInputs) -> Tensor:
-    """Σ_k mean(A_k) 1[A_k ≥ μ_k + 2 σ_k], population σ: where a channel is far above its mean. Knows no class."""
+    """Σ_k mean(A_k) 1[A_k ≥ μ_k + 2 σ_k], population σ: places far above the mean of their channel. Knows no class."""
     maps = inputs.activations
     mean = _over_space(maps, "mean")
     deviation = _over_space((maps - mean) ** 2, "mean").sqrt()
-    rounding = NEARLY_ZERO * mean.abs()  # so that a constant channel lies at its mean everywhere
+    rounding = NEARLY_ZERO * mean.abs()  # so that a constant channel equals its mean everywhere
     rare = (maps - mean >= 2 * deviation - rounding).to(maps.dtype)
     return torch.where(mean.isfinite(), mean * rare, mean)

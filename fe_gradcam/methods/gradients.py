@@ -1,10 +1,10 @@
-"""The rules that weigh by gradients, and how a rule is written: a pure function of what one pass yields.
+"""The rules that weigh by gradients, and how a rule is written: as a pure function of the results of one pass.
 
 A is the activations and g their gradients, both (N, K, h, w); y is the score of the target, x the image.
 Sums over space are written Σ, sums over channels Σ_k. A rule returns the signed map before the final
 ReLU, (N, h, w), or its terms by channel, (N, K, h, w), whose sum is the map. A new method is one function
-here with the decorator `cam_method`; its keyword-only arguments are the method's parameters. The trace,
-`explain`, the operator, the command line and the tests find it by its name.
+with the decorator `cam_method`; the keyword-only arguments of the function are the method's parameters. The
+trace, `explain`, the operator, the command line and the tests find the method by its name.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ NEARLY_ZERO = 1e-6
 """A denominator below this is taken as zero, and so is its term."""
 
 BENT = 1e-3
-"""How far, relative to the change, a changed score may be off what a linear head of the spatial means gives."""
+"""How far a changed score may be off the score of a linear head on the spatial means, relative to the change."""
 
 FLAT = 1e-2
-"""How far the gradients of a channel may differ over space, relative to the largest, and count as the same."""
+"""How far the gradients of a channel may differ over space and still count as equal, relative to the largest."""
 
 ROUNDINGS_OF_HEAD = 64
-"""Besides, so many times the spacing of the model's numbers, relative to the size of what is summed."""
+"""A further allowance: so many times the spacing of the model's numbers, relative to the size of the summands."""
 
 
 @cam_method("grad_cam", paper="Selvaraju 2017, arXiv:1610.02391")
@@ -45,7 +45,7 @@ def hires_cam(inputs: CamInputs) -> Tensor:
 
 @cam_method("grad_cam_elementwise", paper="of pytorch-grad-cam, without a paper")
 def grad_cam_elementwise(inputs: CamInputs) -> Tensor:
-    """Σ_k relu(g_k ⊙ A_k): each place of each channel by itself, where it speaks for the target."""
+    """Σ_k relu(g_k ⊙ A_k): as hires_cam, with only the places of each channel that speak for the target."""
     return (_gradients(inputs) * inputs.activations).clamp(min=0)
 
 
@@ -59,9 +59,9 @@ def layer_cam(inputs: CamInputs) -> Tensor:
 def grad_cam_plus_plus(inputs: CamInputs) -> Tensor:
     """Σ_k (Σ relu(g_k) / (2 + g_k Σ A_k)) A_k: positive gradients, the more the rarer they are in their channel.
 
-    The paper's α relu(g) with α = g² / (2 g² + g³ Σ A), cancelled so that g² cannot underflow; a term is 0
-    where |2 + g Σ A| is below 1e-6. The paper's factor exp(y), of the exponential it puts behind the score,
-    cancels in the scaling. Some implementations add a constant to the denominator; the paper has none.
+    This is the paper's α relu(g) with α = g² / (2 g² + g³ Σ A), cancelled so that g² cannot underflow; a term is 0
+    where |2 + g Σ A| is below 1e-6. The paper takes the exponential of the score; its factor exp(y) cancels in the
+    scaling. Some implementations add a constant to the denominator; the paper has none.
     """
     gradients = _gradients(inputs)
     share = _one_over(2 + gradients * _over_space(inputs.activations, "sum"))
@@ -77,11 +77,11 @@ def grad_cam_plus_plus(inputs: CamInputs) -> Tensor:
 def smooth_grad_cam_plus_plus(inputs: CamInputs, *, samples: Count = 20, noise: Level = 0.15) -> Tensor:
     """Σ_k (Σ α relu(D1)) A_k with α = D2 / (2 D2 + D3 Σ A): grad_cam_plus_plus of gradients averaged over noisy copies.
 
-    D1, D2 and D3 are the means of g, g² and g³ over the copies, A is of the clean image. With no noise it is
+    D1, D2 and D3 are the means of g, g² and g³ over the copies; A belongs to the clean image. Without noise this is
     grad_cam_plus_plus.
 
     Args:
-        inputs: What one pass yields.
+        inputs: The results of one pass.
         samples: How many noisy copies.
         noise: Standard deviation of the noise, as a share of each image's own range.
     """
@@ -121,7 +121,7 @@ def xgrad_cam(inputs: CamInputs) -> Tensor:
 def shapley_cam(inputs: CamInputs) -> Tensor:
     """Σ_k mean(g_k - ½ (H A)_k) A_k: grad_cam with the second order of the score, H its Hessian by A.
 
-    Where the network behind the layer is piecewise linear, as behind a ReLU net's last map, H is 0 and this is
+    If the network behind the layer is piecewise linear, as behind the last map of a ReLU net, H is 0 and this is
     grad_cam.
     """
     curved = _gradients(inputs) - probe_of(inputs).hvp(inputs.activations) / 2
@@ -132,11 +132,11 @@ def shapley_cam(inputs: CamInputs) -> Tensor:
 def cam(inputs: CamInputs) -> Tensor:
     """Σ_k w_k A_k, w the classifier's own weights; for nets that average the layer over space before a linear head.
 
-    The weights are read off the score: under such a head its gradient is w_k / (h w) everywhere. Whether the
-    head is one is asked of the model, with other activations in the layer's place.
+    The weights are read from the gradient of the score, which is w_k / (h w) everywhere under such a head. The model
+    is asked about other activations of the layer to see whether its head is of this kind.
 
     Raises:
-        UnsupportedModelError: The score is no linear function of the layer's spatial means.
+        UnsupportedModelError: The score is not a linear function of the layer's spatial means.
     """
     gradients, maps = _gradients(inputs), inputs.activations
     places = maps[0, 0].numel()
@@ -179,13 +179,13 @@ def _aligned(values: Tensor, maps: Tensor) -> Tensor:
 
 
 def _one_over(denominator: Tensor) -> Tensor:
-    """1 / denominator, 0 where that is nearly 0."""
+    """1 / denominator; 0 where the denominator is nearly 0."""
     usable = ~(denominator.abs() < NEARLY_ZERO)
     return torch.where(usable, 1 / denominator.where(usable, 1), 0)
 
 
 def _trials(maps: Tensor, inputs: CamInputs) -> list[Tensor]:
-    """Other activations to hold a head against: none, the opposite, places in disorder, channels made more or less."""
+    """Other activations to test a head with: zeros, the opposite, places in disorder, channels scaled up and down."""
     numbers, flat = RandomNumbers(inputs), maps.flatten(1)
     disordered = flat.gather(1, numbers.uniform(flat.shape[1:]).argsort(1)).reshape(maps.shape)
     factors = [_aligned(numbers.uniform(maps.shape[1:2], draw), maps) * 3 for draw in (1, 2, 3)]
@@ -193,7 +193,7 @@ def _trials(maps: Tensor, inputs: CamInputs) -> list[Tensor]:
 
 
 def _is_bent(inputs: CamInputs, gradients: Tensor, other: Tensor) -> Tensor:
-    """(N,) whether the score of other activations is not what its gradient predicts."""
+    """(N,) whether the score of other activations differs from the one that the gradient predicts."""
     probe, maps = probe_of(inputs), inputs.activations
     terms = (gradients * (other - maps)).flatten(1).double()
     asked = probe.score_from(other, torch.arange(len(maps), device=maps.device))

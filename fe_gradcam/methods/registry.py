@@ -1,4 +1,4 @@
-"""The methods by name: what each needs, and how its heat reads."""
+"""The methods by name: what each needs, and what its heat means."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class CamMethod(Entry):
     """A method. Its rule takes CamInputs and returns the signed map (N, *S), or its terms by channel (N, K, *S).
 
     Attributes:
-        needs: What it must be given.
+        needs: What the rule must be given.
         cost: Forward and backward passes for each image, in words.
         shows: What the heat of its maps means, for a legend.
     """
@@ -33,7 +33,7 @@ class CamMethod(Entry):
     shows: str = OF_TARGET
 
     def terms(self, inputs: CamInputs) -> Tensor:
-        """The terms that the map is the sum of, (N, K, *S); of a method that has none, the map itself, K = 1."""
+        """The terms whose sum is the map, (N, K, *S); for a method without terms the map itself, K = 1."""
         result: Tensor = self.rule(inputs, **self.given)
         return result if result.dim() == inputs.activations.dim() else result[:, None]
 

@@ -1,4 +1,4 @@
-"""The rules that ask the model about other images, or other activations in the layer; and their baseline."""
+"""The rules that ask the model about other images, or about other activations of the layer; and their baseline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Vary: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Gets masks (B, *S) within [0, 1], rows and variants, both (B,), and returns other masks."""
 
 PATCHES_PER_SIDE = 8
-"""How many patches of `occlusion` fit beside each other on the shorter side, where no size is given."""
+"""How many patches of `occlusion` fit along the shorter side if no size is given."""
 
 
 def _by_masks(inputs: CamInputs, samples: int, vary: Vary | None = None) -> Tensor:
@@ -54,8 +54,8 @@ def _by_masks(inputs: CamInputs, samples: int, vary: Vary | None = None) -> Tens
 def score_cam(inputs: CamInputs) -> Tensor:
     """Σ_k softmax_k(y(x ⊙ norm(up A_k))) A_k: each channel weighted by the score of what it lets through.
 
-    The mask is brought to [0, 1] after the upsampling; a constant channel has weight 0. The paper's baseline
-    term cancels in the softmax. Where no mask changes the score there is no evidence, and the map is zero.
+    The mask is scaled to [0, 1] after the upsampling; a constant channel has weight 0. The paper's baseline
+    term cancels in the softmax. If no mask changes the score, there is no evidence, and the map is zero.
     """
     return _by_masks(inputs, 1)
 
@@ -64,12 +64,12 @@ def score_cam(inputs: CamInputs) -> Tensor:
 def ss_cam(inputs: CamInputs, *, samples: Count = 8, noise: Level = 0.2) -> Tensor:
     """score_cam with scores averaged over noisy masks, before the softmax.
 
-    The paper takes 35 samples and noise of deviation 2 on a map of any size; here its deviation is a share of the
-    map's range, before the mask is brought to [0, 1] again. With no noise it is score_cam.
+    The paper takes 35 samples, and noise of standard deviation 2 whatever the range of the map. Here the deviation is
+    a share of the map's range, and the mask is then scaled to [0, 1] again. Without noise this is score_cam.
 
     Args:
-        inputs: What one pass yields.
-        samples: Noisy masks of each channel.
+        inputs: The results of one pass.
+        samples: Noisy masks for each channel.
         noise: Standard deviation of the noise, as a share of each map's own range.
     """
     numbers, channels = RandomNumbers(inputs), inputs.activations.shape[1]
@@ -85,11 +85,11 @@ def ss_cam(inputs: CamInputs, *, samples: Count = 8, noise: Level = 0.2) -> Tens
 def is_cam(inputs: CamInputs, *, samples: Count = 10) -> Tensor:
     """score_cam with scores averaged over mask · i / samples for i = 1 … samples, before the softmax.
 
-    With one sample it is score_cam.
+    With one sample this is score_cam.
 
     Args:
-        inputs: What one pass yields.
-        samples: Steps on the way from no image to the masked one.
+        inputs: The results of one pass.
+        samples: Steps from an image of zeros to the masked image.
     """
     channels = inputs.activations.shape[1]
 
@@ -108,7 +108,7 @@ def is_cam(inputs: CamInputs, *, samples: Count = 10) -> Tensor:
 def ablation_cam(inputs: CamInputs) -> Tensor:
     """Σ_k ((y - y with A_k set to 0) / |y|) A_k: each channel weighted by the share of the score it carries.
 
-    The divisor is 1 where y is 0. Some implementations put a small number in a channel's place; here it is 0.
+    If y is 0, the divisor is 1. Some implementations replace a channel by a small number; here it is replaced by 0.
     """
     probe, maps = probe_of(inputs), inputs.activations
 
@@ -129,13 +129,13 @@ def occlusion(
 ) -> Tensor:
     """Drop of the score when a patch is covered; a place has the mean over the patches that cover it.
 
-    The map has the size of the image, and asks nothing of the layer.
+    The map has the size of the image, and does not depend on the layer.
 
     Args:
-        inputs: What one pass yields.
+        inputs: The results of one pass.
         patch: Side of the patch in pixels; None: an eighth of the shorter side of the image, rounded up.
         stride: Pixels from one patch to the next, the last one flush with the border; None: half the patch, rounded up.
-        fill: What a patch is covered with, as the model's input has it; None: the mean of each channel of the image.
+        fill: The value of covered pixels, in units of the model's input; None: the mean of each channel of the image.
     """
     probe = probe_of(inputs)
     images, size = probe.images, tuple(probe.images.shape[2:])
@@ -179,13 +179,13 @@ def occlusion(
     shows=AT_RANDOM,
 )
 def random_cam(inputs: CamInputs) -> Tensor:
-    """Σ_k u_k A_k with u uniform within [-1, 1): what activations alone look like, whatever the score."""
+    """Σ_k u_k A_k with u uniform within [-1, 1): activations alone, whatever the score; a baseline."""
     maps = inputs.activations
     return _aligned(RandomNumbers(inputs).uniform(maps.shape[1:2]), maps) * maps
 
 
 def _unit(masks: Tensor) -> Tensor:
-    """Masks (B, *S) brought to [0, 1]; constant ones to 0."""
+    """Masks (B, *S) scaled to [0, 1]; constant masks become 0."""
     flat = masks.flatten(1)
     least = flat.amin(1)
     spread = flat.amax(1) - least

@@ -1,4 +1,4 @@
-"""The rules that look at more than one layer: they ask the model for what every layer contributes."""
+"""The rules that look at more than one layer: they ask the model for the contribution of every layer."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fe_gradcam.scaling import upsample
 from fe_gradcam.types import CamInputs, Needs
 
 COMPLETE = 1e-3
-"""How far, relative to the score, its parts may be off it."""
+"""How far the sum of the parts may be off the score, relative to the score."""
 
 ROUNDINGS_OF_PARTS = 256
-"""Besides, so many times the spacing of the model's numbers, relative to the root of the parts' sum of squares."""
+"""A further allowance: so many times the spacing of the model's numbers, relative to the root of the parts' squares."""
 
 CONSTANT = 1e-5
-"""A term whose range is below this, relative to its size, is the same everywhere."""
+"""A term whose range is below this, relative to its size, counts as constant."""
 
 
 @cam_method("full_grad", paper="Srinivas 2019, arXiv:1905.00780", needs=Needs.PROBE, shows=UNSIGNED)
@@ -26,12 +26,12 @@ def full_grad(inputs: CamInputs) -> Tensor:
     """ψ(g_x ⊙ x) + Σ over layers and channels of ψ(bias · gradient), ψ = upsampled, rescaled magnitude.
 
     For nets of piecewise linear layers with biases (convolutions, linear layers, batch normalisation, ReLU,
-    pooling), whose input and bias gradients sum to the score; that is checked. Each map of a channel is
-    rescaled to [0, 1] by itself, as the paper writes; its published code rescales a layer's channels together.
+    pooling), whose input and bias gradients sum to the score; this is checked. The map of each channel is
+    rescaled to [0, 1] by itself, as in the paper; the paper's code rescales the channels of a layer together.
     Biases of layers without places are not drawn. The map is unsigned, at image size.
 
     Raises:
-        UnsupportedModelError: The parts do not sum to the score: the network has other layers.
+        UnsupportedModelError: The parts do not sum to the score, because the network has other kinds of layers.
     """
     parts = probe_of(inputs).bias_gradients()
     summed, squares = parts.elsewhere.double(), parts.elsewhere.double() ** 2
@@ -42,10 +42,10 @@ def full_grad(inputs: CamInputs) -> Tensor:
     if bool(((summed - parts.scores).abs() > tolerance).any()):
         raise UnsupportedModelError(
             Argument("method", "'full_grad'"),
-            " is defined for networks of piecewise linear layers (convolutions, linear layers, batch "
-            "normalisation, ReLU, pooling), whose input and bias gradients sum to the score; here they do not "
-            f"({float(summed[0]):.4g} for a score of {float(parts.scores[0]):.4g}), so a layer is of another kind "
-            "(GELU, SiLU, layer normalisation, attention). Use ",
+            " is defined for networks of piecewise linear layers (convolutions, linear layers, batch normalisation, "
+            "ReLU, pooling), whose input and bias gradients sum to the score. Here they sum to "
+            f"{float(summed[0]):.4g}, and the score is {float(parts.scores[0]):.4g}, so a layer is of another kind "
+            "(such as GELU, SiLU, layer normalisation, attention). Use ",
             Argument("method", "'layer_cam'"),
             " or 'grad_cam'.",
         )
@@ -54,11 +54,11 @@ def full_grad(inputs: CamInputs) -> Tensor:
 
 
 def _rescaled(terms: Tensor, size: tuple[int, ...]) -> Tensor:
-    """(N, *S): the magnitude of each channel brought to [0, 1], upsampled, summed over the channels."""
+    """(N, *S): the magnitude of each channel scaled to [0, 1], upsampled, summed over the channels."""
     flat = terms.abs().flatten(2)
     least = flat.amin(2, keepdim=True)
     spread = flat.amax(2, keepdim=True) - least
-    tells = spread > CONSTANT * flat.amax(2, keepdim=True)  # what is less is rounding
+    tells = spread > CONSTANT * flat.amax(2, keepdim=True)  # a smaller spread is rounding
     unit = ((flat - least) / spread.where(tells, 1)).where(tells, 0).reshape(terms.shape)
     return upsample(unit.sum(1), size)  # upsampling is linear: the sum may go first
 
@@ -73,8 +73,8 @@ def _rescaled(terms: Tensor, size: tuple[int, ...]) -> Tensor:
 def le_grad(inputs: CamInputs) -> Tensor:
     """Mean over the blocks of a ViT of relu(∂ s / ∂ attention), averaged over heads and queries.
 
-    s is the score that the tokens behind the block have: the classifier is put right behind them. Of the
-    tokens those of the image are drawn. The map is unsigned, at the size of the patches.
+    s is the score that the classifier gives when it directly follows the block. Only the tokens of the image are
+    drawn. The map is unsigned, at the size of the grid of patches.
 
     Raises:
         UnsupportedModelError: The network has no blocks of attention over the image's tokens.

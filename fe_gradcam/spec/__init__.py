@@ -1,1 +1,1 @@
-"""What is explained, where and of which output, as users ask for it and as backends read it."""
+"""Targets, layers and outputs to explain, in the form that users write and in the form that backends read."""

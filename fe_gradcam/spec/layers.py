@@ -1,4 +1,4 @@
-"""Which layer is explained, and how its output becomes a map: policy over the layers that a backend lists."""
+"""Which layer is explained, and how its output becomes a map: rules over the layers that a backend lists."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fe_gradcam.spec.tokens import Seen, channels_last, token_grid
 from fe_gradcam.types import Layer, LayerInfo, LayerRef
 
 MOST_TRIED = 8
-"""Layers asked whether the score depends on them, before the last map is taken as it is."""
+"""How many layers are tested for whether the score depends on them, before the last map is taken untested."""
 
 
 def only_pools(kind: str) -> bool:
@@ -22,7 +22,7 @@ def only_pools(kind: str) -> bool:
 def with_maps(
     infos: Sequence[LayerInfo], seen: Seen, size: tuple[int, ...], *, channels_first: bool
 ) -> list[LayerInfo]:
-    """Layers whose shapes are as a pass met them, with the maps that these are: tokens recognised, channels first."""
+    """The layers of a pass, their shapes turned into those of maps: tokens recognised, channels first."""
     counts = {info.shape[0] for info in infos if _are_tokens(info.shape)}
     grids = {count: found.grid for count in counts if (found := token_grid(count, seen.maps, size)) is not None}
     done = []
@@ -48,24 +48,24 @@ def _are_tokens(shape: tuple[int, ...]) -> bool:
 def default_layer(
     infos: Sequence[LayerInfo], reaches: Callable[[LayerRef], bool], *, of_pixels: bool
 ) -> tuple[LayerRef, bool]:
-    """The last map larger than 1x1 before a pooling, behind the activation function that directly takes it up.
+    """The last map larger than 1x1 before a pooling, behind the activation function that follows it directly.
 
-    Chosen by measurement (benchmarks/default_layer.py): behind the activation function the heat of grad_cam falls on
-    the object more than at the convolution's own output, and a pooling behind that makes the map coarser.
+    This choice was measured (benchmarks/default_layer.py): behind the activation function more of the heat of grad_cam
+    falls on the object than at the convolution's own output, and a pooling after it makes the map coarser.
 
-    Where the score does not depend on its places it is another: of a transformer that reads its class
-    token alone, the last normalisation layer before its last attention. Tokens are explained at
-    normalisation layers, where there are any.
+    If the score does not depend on the places of that map, another layer is chosen: in a transformer that reads
+    only its class token, the last normalisation layer before the last attention. Tokens are explained at
+    normalisation layers, if there are any.
 
     Args:
         infos: The layers in the order of execution.
-        reaches: Whether the score depends on the places of a layer's output.
-        of_pixels: Whether a segmentation is explained: then the last convolution makes the scores
-            themselves, and the default lies before it.
+        reaches: Tells whether the score depends on the places of a layer's output.
+        of_pixels: Whether a segmentation is explained. Then the last convolution makes the scores
+            themselves, and the default lies before that convolution.
 
     Returns:
-        The place, and whether the score depends on it now; if not, as with a head whose weights are all
-        zero, another weight of the model may tell more.
+        The place, and whether the score depends on it with the present weights. It may not, as with a head
+        whose weights are all zero; with other weights the choice may be another.
 
     Raises:
         ArgumentError: No layer has an output that is a map.
@@ -77,12 +77,11 @@ def default_layer(
     if not spatial:
         raise ArgumentError(
             Argument("layer", "None"),
-            " finds no layer whose output is a map (K, h, w) larger than 1x1, so there is nothing to draw a heatmap "
-            "from. Pass ",
+            " finds no layer whose output is a map (K, h, w) larger than 1x1, so no heatmap can be drawn. Pass ",
             Argument("layer", ""),
-            " with the name of a layer that keeps the image's places.",
+            " with the name of a layer whose output still has the places of the image.",
         )
-    # a map of one channel is an attention gate: its sign says nothing; in their order otherwise
+    # a map of one channel is an attention gate, whose sign means nothing; the others keep their order
     spatial.sort(key=lambda info: info.pooled or info.shape[0] == 1)
     last = spatial[0]
     of_tokens = [info for info in spatial if info.tokens is not None]
@@ -100,10 +99,10 @@ def _ref_at(info: LayerInfo) -> LayerRef:
 
 
 def convolution_layer(infos: Sequence[LayerInfo], name: str | None, conv_only: bool) -> LayerRef:
-    """The place that HALCON's operator explains: of the last convolution, or the one named, itself or its ReLU.
+    """The place that HALCON's operator explains: the last convolution, or the one that is named, or its ReLU.
 
     Raises:
-        ArgumentError: The network has no such convolution, the layer is none, or no ReLU follows it.
+        ArgumentError: The network has no such convolution, the layer is not a convolution, or no ReLU follows it.
     """
     convolutions = [info for info in infos if info.convolution and info.spatial]
     names = list(dict.fromkeys(info.name for info in convolutions))
@@ -121,19 +120,19 @@ def convolution_layer(infos: Sequence[LayerInfo], name: str | None, conv_only: b
     if not chosen[-1].relu:
         followed = list(dict.fromkeys(info.name for info in convolutions if info.relu))
         raise ArgumentError(
-            f"use_conv_only='false': no ReLU follows the convolution {chosen[-1].name!r}, directly or behind its batch "
-            f"normalisation. Pass 'true', or target_conv_layer with one that has one: {', '.join(followed) or 'none'}."
+            f"use_conv_only='false': no ReLU follows the convolution {chosen[-1].name!r}, directly or after its batch "
+            f"normalisation. Pass 'true', or a target_conv_layer with a ReLU: {', '.join(followed) or 'none'}."
         )
     return LayerRef(chosen[-1].name, "relu")
 
 
 def name_among(layer: Layer, named: Mapping[str, Any], names: Sequence[str]) -> str:
-    """The name of a layer given by its name, its index or itself.
+    """The name of a layer that is given by name, by index or as the layer itself.
 
     Args:
-        layer: As it is given.
-        named: The model's layers by name, under each that they have.
-        names: One for each layer, in the order in which an index counts.
+        layer: A name, an index or a layer.
+        named: The model's layers by name; a layer with several names stands under each of them.
+        names: One name for each layer, in the order in which an index counts.
     """
     if isinstance(layer, str) and layer in named:
         return layer

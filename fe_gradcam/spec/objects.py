@@ -13,28 +13,28 @@ from fe_gradcam.errors import ArgumentError
 
 
 def object_masks(masks: Any, boxes: Any, size: Sequence[int]) -> NDArray[np.bool_] | None:
-    """Where the object of each image is, (N, H, W), from masks, boxes or both; None where neither is given.
+    """The pixels of the object in each image, (N, H, W), from masks, boxes or both; None if neither is given.
 
     Args:
-        masks: (N, h, w), or with one channel in front or behind; stretched to `size` where they have another. Of
-            integers what is not 0 is the object, of floats what is 0.5 and more. Of volumes (N, D, H, W), at their
-            size.
-        boxes: (N, 4) or (N, M, 4): left, top, width and height in pixels; what stands behind these is not read.
-        size: Of the images, (H, W), or of volumes (D, H, W), which have no boxes.
+        masks: (N, h, w), or with one channel in front or behind; masks of another size are stretched to `size`.
+            The object is where integers are not 0, or where floats are 0.5 or more. For volumes (N, D, H, W), at the
+            size of the volumes.
+        boxes: (N, 4) or (N, M, 4): left, top, width and height in pixels; further numbers are not read.
+        size: (H, W) of the images, or (D, H, W) of volumes, which have no boxes.
 
     Raises:
-        ArgumentError: They have another shape, or are of different numbers of images.
+        ArgumentError: The masks or boxes have another shape, or differ in the number of images.
     """
     found = [] if masks is None else [_of_masks(_array(masks), tuple(size))]
     if boxes is not None:
         if len(size) != 2:
-            raise ArgumentError(f"boxes are of two axes, and the images of {len(size)}: pass masks= of volumes.")
+            raise ArgumentError(f"boxes have two axes, and the images have {len(size)}. Pass masks= for volumes.")
         table = np.asarray(boxes, np.float64)
         real = table[..., :4][(table[..., 2:4] > 0).all(-1)] if table.shape[-1] >= 4 else table[:0]
         if real.size and real.max() <= 1 and (real != np.floor(real)).any():
             raise ArgumentError(
-                "boxes hold no number above 1, as if they were shares of the image; left, top, width and height in "
-                f"pixels are needed: multiply by the size, {size[1]} and {size[0]}."
+                "boxes hold no number above 1, so they seem to be shares of the image; left, top, width and height in "
+                f"pixels are needed. Multiply them by width and height, {size[1]} and {size[0]}."
             )
         found.append(masks_of_boxes(table[:, None] if table.ndim == 2 else table, size))
     if len(found) == 2 and len(found[0]) != len(found[1]):
@@ -45,7 +45,7 @@ def object_masks(masks: Any, boxes: Any, size: Sequence[int]) -> NDArray[np.bool
 
 
 def _array(masks: Any) -> NDArray[Any]:
-    """Masks as an array, also those of PyTorch, wherever they lie."""
+    """Masks as an array, also from tensors of PyTorch on any device."""
     return np.asarray(masks.detach().cpu() if hasattr(masks, "detach") else masks)
 
 
@@ -55,8 +55,8 @@ def _of_masks(masks: NDArray[Any], size: tuple[int, ...]) -> NDArray[np.bool_]:
     stretches = len(size) == 2 or masks.shape[1:] == size
     if masks.ndim != 1 + len(size) or masks.dtype.kind not in "buif" or not stretches:
         raise ArgumentError(
-            f"masks hold an array of shape {masks.shape} and dtype {masks.dtype}; (N, H, W), or with one channel, is "
-            "needed, of volumes (N, D, H, W) at their size."
+            f"masks has shape {masks.shape} and dtype {masks.dtype}. Accepted: (N, H, W), or with one channel, of "
+            "bools or numbers; for volumes (N, D, H, W) at the size of the volumes."
         )
     inside = (masks >= 0.5 if masks.dtype.kind == "f" else masks != 0).astype(np.uint8)
     if inside.shape[1:] != size:
@@ -65,24 +65,24 @@ def _of_masks(masks: NDArray[Any], size: tuple[int, ...]) -> NDArray[np.bool_]:
 
 
 def masks_of_boxes(boxes: ArrayLike, size: Sequence[int]) -> NDArray[np.bool_]:
-    """Places, as `measure` takes them, of boxes: the pixels whose centre lies in one of an image's.
+    """Masks made of boxes, as `measure` takes them: True for the pixels whose centre lies in a box of the image.
 
     Args:
-        boxes: (N, M, 4 or more), in pixels: left, top, width, height, and anything. A row without a positive width
-            and height is none, as where images have boxes in different numbers.
+        boxes: (N, M, 4 or more), in pixels: left, top, width, height; further numbers are not read. A row whose width
+            or height is not positive is no box: use such rows to fill up images with fewer boxes.
         size: (H, W) of the images.
 
     Returns:
         (N, H, W)
 
     Raises:
-        ArgumentError: They are of another shape.
+        ArgumentError: The boxes have another shape.
     """
     rows = np.asarray(boxes, np.float64)
     if rows.ndim != 3 or rows.shape[2] < 4 or len(size) != 2:
         raise ArgumentError(
-            f"boxes has shape {rows.shape} and size is {tuple(size)}; boxes (N, M, 4) of left, top, width, height in "
-            "pixels, and (H, W), are needed. Add the axis of an image's only box: boxes[:, None]."
+            f"boxes has shape {rows.shape} and size is {tuple(size)}. Accepted: boxes (N, M, 4) of left, top, width, "
+            "height in pixels, and size (H, W). If each image has one box, add the axis: boxes[:, None]."
         )
     inside = []
     for start, length, count in ((rows[..., 1], rows[..., 3], size[0]), (rows[..., 0], rows[..., 2], size[1])):

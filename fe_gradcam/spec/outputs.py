@@ -1,4 +1,4 @@
-"""Which tensor of a model's output holds the scores: outputs that are tuples, dicts and dataclasses."""
+"""Which tensor of a model's output holds the scores, if the output is a tuple, a dict or a dataclass."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, TypeAlias
 from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
 
 ModelOutput: TypeAlias = "str | int | None"
-"""The name or position of the output that holds the scores, or None where it is plain."""
+"""The name or position of the output that holds the scores, or None if that is clear."""
 
 PLAIN_NAMES = ("logits", "out")
 """Names under which libraries put the class scores: Hugging Face, and the segmentation models of torchvision."""
 
 
 def entries_of(output: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """The parts of an output that is no tensor, by name, which a model may know, or position."""
+    """The parts of an output that is not a tensor, by name (a model may know names) or by position."""
     if isinstance(output, Mapping):
         return {str(name): part for name, part in output.items()}
     if dataclasses.is_dataclass(output) and not isinstance(output, type):
@@ -40,8 +40,8 @@ def pick(
 ) -> Any | None:
     """The tensor of the scores.
 
-    The output itself, the one `wanted`, the one called "logits" or "out", or the only one that `fits` what is asked
-    for; None where nothing is plain.
+    It is the output itself, the one that is `wanted`, the one called "logits" or "out", or the only one that `fits`
+    the target; None if it is not clear which.
 
     Raises:
         UnknownNameError: There is no output of that name or position.
@@ -85,7 +85,7 @@ def _named(entries: Mapping[str, Any], wanted: str | int, is_tensor: Callable[[A
 
 
 def described(output: Any, is_tensor: Callable[[Any], bool], names: Sequence[str] | None = None) -> str:
-    """What a model returned, for errors: its type, and its parts with their shapes."""
+    """The output of a model in words, for errors: its type, and its parts with their shapes."""
     if is_tensor(output):
         return f"a tensor of shape {tuple(output.shape)}"
     parts = [

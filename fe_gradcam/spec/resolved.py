@@ -1,4 +1,4 @@
-"""Targets made plain for a backend to read: what of its outputs is explained."""
+"""Targets in the form that a backend reads: which of its outputs are explained."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fe_gradcam.spec.targets import Contrast, OutputValue, Rank, Segmentation, _
 from fe_gradcam.types import ClassNames, Target
 
 TOP_CLASS = -1
-"""Stands for the class with the highest score, until the backend knows it; -1 - r for the r-th behind it."""
+"""Stands for the class with the highest score until the backend knows it; -1 - r stands for the r-th after it."""
 
 Rows: TypeAlias = "slice | NDArray[np.int64]"
-"""Some of the images, in any order, also several times."""
+"""Some of the images, in any order; an image may come several times."""
 
 ACCEPTED = (
     "None (the inferred class), a class id, a class name (with class_names), an integer array of shape (N,) with one "
@@ -27,14 +27,14 @@ ACCEPTED = (
 
 
 class Resolved:
-    """What every resolved target says of itself.
+    """The common part of every resolved target.
 
     Attributes:
-        by_image: What it needs of each image: class ids (N, M) or a mask (N, *S), or None.
-        of_classes: Whether it is made of scores of classes.
-        of_pixels: Whether it reads a segmentation.
-        row_by_row: Whether the score of an image is its own, whatever else is in the batch.
-        called: The callable that it is, or None.
+        by_image: The data of each image: class ids (N, M) or a mask (N, *S), or None.
+        of_classes: Whether the target is made of class scores.
+        of_pixels: Whether the target reads a segmentation.
+        row_by_row: Whether the score of an image does not depend on the other images of the batch.
+        called: The callable, if the target is one, or None.
     """
 
     by_image: NDArray[Any] | None = None
@@ -45,12 +45,12 @@ class Resolved:
 
     @property
     def is_class(self) -> bool:
-        """Whether it is the score of one class of each image, and no sum."""
+        """Whether the target is the score of one class of each image, and not a sum."""
         return False
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:
-        """What it needs of each image: one array or none."""
+        """The data of each image: one array or none."""
         return () if self.by_image is None else (self.by_image,)
 
     def rows(self: Same, rows: Rows) -> Same:
@@ -58,11 +58,11 @@ class Resolved:
         return self if self.by_image is None else self._with(self.by_image[rows])
 
     def pinned(self: Same, came_to: NDArray[Any] | None) -> Same:
-        """The same with what it came to in a pass: the classes inferred, the pixels that are a class's own."""
+        """The same target, fixed to what it meant in a pass: the inferred classes, or the pixels of a class."""
         return self if came_to is None else self._with(came_to)
 
     def turned(self: Same, axes: tuple[int, ...]) -> Same:
-        """The same for images that are turned round along some axes, counted from the last."""
+        """The same target for images that are flipped along some axes, counted from the last."""
         if self.by_image is None or not self.of_pixels:
             return self
         return self._with(np.ascontiguousarray(np.flip(self.by_image, axes)))
@@ -79,8 +79,8 @@ class ClassTarget(Resolved):
     """A sum of class scores, Σ_m weights[m] * y[by_image[:, m]].
 
     Attributes:
-        by_image: (N, M) int64 class ids. In the first column -1 - r stands for the class of the r-th highest
-            score, in the others for the r-th highest besides the first column's class; r counts from 0.
+        by_image: (N, M) int64 class ids. In the first column -1 - r stands for the class with the r-th highest score,
+            in the others for the r-th highest without the class of the first column; r counts from 0.
         weights: M numbers.
     """
 
@@ -96,7 +96,7 @@ class ClassTarget(Resolved):
 
     @property
     def ranked(self) -> bool:
-        """Whether the classes must be brought into order: the highest alone is found without."""
+        """Whether the classes must be sorted; the highest alone is found without sorting."""
         return bool((self.by_image[:, 1:] < 0).any() or (self.by_image[:, 0] < TOP_CLASS).any())
 
     @property
@@ -105,12 +105,12 @@ class ClassTarget(Resolved):
         return ("classes", self.weights, self.ranked)
 
     def against_itself(self, top: NDArray[np.int64]) -> int:
-        """In how many images a class is held against itself, where these (N,) classes score highest."""
+        """In how many images a class is held against itself, if `top` (N,) are the classes that score highest."""
         first = np.where(self.by_image[:, 0] == TOP_CLASS, top, self.by_image[:, 0])
         return int((self.by_image[:, 1:] == first[:, None]).any(1).sum())
 
     def check(self, n_classes: int) -> None:
-        """Raises ArgumentError where a class is not one of `n_classes`."""
+        """Raises ArgumentError if a class is not one of `n_classes`."""
         if not self.by_image.size:
             return
         largest = int(self.by_image.max())
@@ -137,14 +137,14 @@ class ValueTarget(Resolved):
         return ("value", self.index, self.sign)
 
     def check(self, width: int) -> None:
-        """Raises ArgumentError where the output has no such column."""
+        """Raises ArgumentError if the output has no such column."""
         if self.index >= width:
             raise ArgumentError(f"OutputValue: index={self.index} is out of range; the output has {width} column(s).")
 
 
 @dataclass(frozen=True, eq=False)
 class RegionTarget(Resolved):
-    """The scores of a class, summed over the pixels of a mask (N, *S) float32, or over its own where that is None."""
+    """The scores of a class, summed over a mask (N, *S) float32, or, if that is None, over the pixels of the class."""
 
     class_id: int
     by_image: NDArray[np.float32] | None
@@ -158,20 +158,20 @@ class RegionTarget(Resolved):
         return ("region", self.class_id, self.by_image is not None)
 
     def check(self, shape: tuple[int, ...], n_classes: int) -> None:
-        """Raises ArgumentError where the mask has not the `shape` (*S) of the output, or the class is none of it."""
+        """Raises ArgumentError if the mask has not the `shape` (*S) of the output, or the output lacks the class."""
         if self.class_id >= n_classes:
             raise ArgumentError(f"Segmentation: class_id={self.class_id}{_no_class_of(n_classes)}")
         sizes = shape if self.by_image is None else self.by_image.shape[1:]
         if len(sizes) != len(shape) or any(side not in (None, own) for own, side in zip(sizes, shape, strict=True)):
             raise ArgumentError(
-                f"Segmentation: mask has shape {sizes} per image; {shape}, the size of the model's segmentation, is "
-                "needed."
+                f"Segmentation: mask has shape {sizes} per image; {shape} is needed, the size of the model's "
+                "segmentation. Resize the mask."
             )
 
 
 @dataclass(frozen=True, eq=False)
 class CallableTarget(Resolved):
-    """A callable on the model's own output that returns (N,) scores, which it may make for the batch as it is."""
+    """A callable that gets the model's output and returns (N,) scores; it may need the whole batch."""
 
     called: Callable[[Any], Any]
     row_by_row = False
@@ -191,11 +191,11 @@ ResolvedTarget: TypeAlias = "ClassTarget | ValueTarget | RegionTarget | Callable
 
 
 def resolve_target(target: Target, count: int, names: ClassNames | None = None) -> ResolvedTarget:
-    """Makes a target, as `fe_gradcam.explain` takes it, plain for `count` images.
+    """Turns a target, as `fe_gradcam.explain` takes it, into its resolved form for `count` images.
 
     Raises:
-        ArgumentError: It is of no accepted form, or its length is not the number of images.
-        UnknownNameError: It names a class that `names` does not hold.
+        ArgumentError: The target has no accepted form, or its length is not the number of images.
+        UnknownNameError: The target names a class that `names` does not hold.
     """
     if target is None:
         return ClassTarget(np.full((count, 1), TOP_CLASS, np.int64))

@@ -1,6 +1,6 @@
-"""What scalar is explained: targets as users write them, made plain for a backend to resolve.
+"""Targets as users write them: which score is explained.
 
-Class scores are written y, of classes a and b; by default the logits (see `fe_gradcam.explain`).
+Class scores are written y_a and y_b for classes a and b; by default they are the logits (see `fe_gradcam.explain`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fe_gradcam.types import ClassNames, Target, TargetSpec
 
 @dataclass(frozen=True)
 class Rank(TargetSpec):
-    """The class with the `place`-th highest score of each image, counted from 1."""
+    """The class with the `place`-th highest score of each image; `place` counts from 1."""
 
     place: int
 
@@ -33,7 +33,7 @@ class Rank(TargetSpec):
 
 
 def top_k(count: int) -> list[Rank]:
-    """The `count` classes of the highest scores, as targets, the highest first.
+    """Targets for the `count` classes with the highest scores, the highest first.
 
     Example:
         >>> [target.name for target in top_k(3)]
@@ -45,20 +45,20 @@ def top_k(count: int) -> list[Rank]:
 
 @dataclass(frozen=True)
 class Contrast(TargetSpec):
-    """Why one class and not another: y_a - strength * mean of y_b over the classes it is held against.
+    """Why one class and not another: y_a - strength * (mean of y_b over the classes b in `against`).
 
-    With `strength` 1 and one class against, the score is the logarithm of the odds of the two (twice that where a model
-    has a single logit z, which makes the scores z and -z). Against several similar classes and with a strength below 1
+    With `strength` 1 and one class b, the score is the logarithm of the odds of the two classes (twice that if the
+    model has a single logit z, which makes the scores z and -z). With several similar classes and a strength below 1
     it is the form of Finer-CAM (Zhang 2025, arXiv:2501.11309), which explains y_c - γ y_d, averaged over the classes d,
-    by any CAM method. The paper takes as d the classes similar to c; here, where they are not named, they are those
-    that score highest beside it in the image.
+    by any CAM method. The paper takes the classes similar to c as d; here they are the other classes with the highest
+    scores in the image, unless they are named.
 
     Attributes:
         of: The class a: an id, a name, or None for the inferred class.
-        against: The class b: an id, a name, a sequence of these, or None for the `rivals` classes that
-            score highest besides a.
-        strength: γ, from 0 on; 0 leaves y_a alone.
-        rivals: How many classes it is held against where `against` is None.
+        against: The class b: an id, a name, a sequence of these, or None for the `rivals` classes with the
+            highest scores besides a.
+        strength: γ, 0 or more; with 0 the score is y_a alone.
+        rivals: How many classes b are taken if `against` is None.
     """
 
     of: int | str | None = None
@@ -78,7 +78,7 @@ class Contrast(TargetSpec):
             if not isinstance(one, str) and not _is_id(one):
                 raise ArgumentError(f"Contrast: {one!r} is no class. Accepted: an id from 0, a name or None.")
         if self.against is not None and not self._others():
-            raise ArgumentError("against is empty. Accepted: a class, several, or None for the highest rivals.")
+            raise ArgumentError("against is empty. Accepted: a class, several classes, or None for the closest rivals.")
 
     def _others(self) -> tuple[int | str, ...]:
         if self.against is None:
@@ -94,11 +94,11 @@ class Contrast(TargetSpec):
 
 @dataclass(frozen=True)
 class OutputValue(TargetSpec):
-    """One column of the model's output as it is, for models that put out no classes: regression.
+    """One column of the model's output as it is, for models without classes, such as regression.
 
     Attributes:
-        index: Which column of the output (N, C); 0 where there is one.
-        sign: 1: what raises the value; -1: what lowers it.
+        index: Which column of the output (N, C); 0 if there is only one.
+        sign: 1 shows what raises the value; -1 shows what lowers it.
     """
 
     index: int = 0
@@ -122,9 +122,9 @@ class Segmentation(TargetSpec):
 
     Attributes:
         class_id: The class, an id or a name.
-        mask: (h, w) or (N, h, w) at the size of the model's output, which may be smaller than the image,
-            of volumes with a depth before h: what counts, as bools or weights. None: the pixels that the
-            model gives to the class; an image without any has no evidence.
+        mask: (h, w) or (N, h, w), bools or weights: the pixels that count, at the size of the model's output,
+            which may be smaller than the image; with a depth before h for volumes. None: the pixels that the
+            model assigns to the class; an image without such pixels shows no evidence.
     """
 
     class_id: int | str
@@ -141,7 +141,7 @@ class Segmentation(TargetSpec):
 
 
 def class_id_of(given: int | str, names: ClassNames | None) -> int:
-    """The id of a class given by its id or name, which names one class alone."""
+    """The id of a class that is given by id, or by a name that only one class has."""
     if not isinstance(given, str):
         return int(given)
     known = names_by_id(names)
@@ -154,7 +154,7 @@ def class_id_of(given: int | str, names: ClassNames | None) -> int:
         named = Argument("target", repr(given)), f" is no class{nearest(given, others)} "
         if others:
             raise UnknownNameError(*named, f"Classes: {', '.join(others)}.")
-        raise UnknownNameError(*named, "No names are known: pass ", Argument("class_names"), ", or the id.")
+        raise UnknownNameError(*named, "No names are known. Pass ", Argument("class_names"), ", or the id.")
     return ids[0]
 
 
@@ -176,7 +176,7 @@ def names_by_id(names: ClassNames | None) -> dict[int, str]:
 
 
 def target_name(target: Target, names: ClassNames | None = None) -> str:
-    """What a target is called: a class by its name or id, a callable by its own name."""
+    """The name of a target: a class goes by its name or id, a callable by its own name."""
     if target is None:
         return "pred"
     if isinstance(target, (str, TargetSpec)):

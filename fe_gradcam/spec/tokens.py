@@ -1,4 +1,4 @@
-"""How the output of a layer becomes a map: tokens, channels last, and the way back."""
+"""From the output of a layer to a map, for tokens and for channels in the last axis; and the way back."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from fe_gradcam.errors import LIST_LAYERS, Argument, ArgumentError
 from fe_gradcam.types import Reshape
 
 EXTRA_TOKENS = (0, 1, 2, 5, 9)
-"""Tokens in front of those of the image: a class token, one for distillation beside it, or four or eight registers."""
+"""Tokens before those of the image: none, a class token, also one for distillation, or also four or eight registers."""
 
 HALVINGS = 5
-"""How many times the grid of a transformer's patches may have been halved on the way (Swin: 3)."""
+"""How many times a network may have halved the grid of its patches (Swin: 3)."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one pass of a network showed about how its layers lay out their outputs.
+    """The layout of the outputs of a network's layers, as far as one pass shows it.
 
     Attributes:
-        maps: The sizes (h, w) of the maps that its convolutions put out.
+        maps: The sizes (h, w) of the maps that the convolutions put out.
         channels_last: Whether a linear or normalisation layer worked along the last axis of a map, as in
             transformers with channels last.
     """
@@ -39,7 +39,7 @@ class Tokens:
 
     Attributes:
         grid: (h, w).
-        extra: How many tokens stand in front of those of the image.
+        extra: How many tokens stand before those of the image.
     """
 
     grid: tuple[int, ...]
@@ -49,9 +49,9 @@ class Tokens:
 def token_grid(count: int, maps: Iterable[Sequence[int]], size: Sequence[int]) -> Tokens | None:
     """Recognises the grid of `count` tokens, or None.
 
-    The grid is that of a map which the network made on the way (of its patches), halved some times or
-    not at all; where it made none, one of the image's own proportions whose patches fill the image. Of
-    several the one with the fewest extra tokens.
+    The grid is that of a map that the network made before (of its patches), as it is or halved some times. If
+    the network made no map, the grid has the proportions of the image, and its patches fill the image. If
+    several grids fit, the one with the fewest extra tokens is taken.
 
     Args:
         count: T.
@@ -78,15 +78,15 @@ def token_grid(count: int, maps: Iterable[Sequence[int]], size: Sequence[int]) -
 
 
 def channels_last(shape: Sequence[int], size: Sequence[int]) -> bool:
-    """Whether a layer's output of this shape for one image can only be (h, w, K), where networks have either.
+    """Whether a layer's output of this shape for one image must be (h, w, K), in a network that may have both layouts.
 
-    It can where the first axes are in proportion to the image, and the last are not.
+    This is so if the first axes have the proportions of the image, and the last axes do not.
     """
     return len(shape) == len(size) + 1 and _in_proportion(shape[:-1], size) and not _in_proportion(shape[1:], size)
 
 
 def _in_proportion(sides: Sequence[int], size: Sequence[int]) -> bool:
-    """Whether a map of these sides is the image in smaller: some share of it that each side is within one of."""
+    """Whether a map of these sides is a smaller image: one factor gives each side to within one."""
     least = max((side - 1) / whole for side, whole in zip(sides, size, strict=True))
     most = min((side + 1) / whole for side, whole in zip(sides, size, strict=True))
     return least <= most and all(side <= whole for side, whole in zip(sides, size, strict=True))
@@ -101,17 +101,17 @@ def as_map(
     *,
     channels_first: bool,
 ) -> Tensor:
-    """A layer's output (N, K, *S), (N, *S, K) or of tokens (N, T, K), or the gradients of it, as (N, K, *S).
+    """A layer's output (N, K, *S), (N, *S, K) or tokens (N, T, K), or its gradients, as (N, K, *S).
 
-    What a pass showed is asked only where it matters: to recognise tokens, if there is no `reshape`, and channels last,
-    which some transformers have in a framework that has channels first.
+    `seen` is called only if it matters: to recognise tokens, if there is no `reshape`, and to recognise channels in
+    the last axis, which some transformers have in a framework with channels first.
     """
     if reshape is not None:
         made = reshape(tensor)
         if getattr(made, "ndim", 0) < 4 or len(made) != len(tensor):
             raise ArgumentError(
                 f"reshape made a {type(made).__name__} of shape {tuple(getattr(made, 'shape', ()))} from the output "
-                f"{tuple(tensor.shape)} of layer={str(layer)!r}; a map (N, K, h, w) for the same N is needed."
+                f"{tuple(tensor.shape)} of layer={str(layer)!r}; a map (N, K, h, w) with the same N is needed."
             )
         return made
     shape = tuple(tensor.shape[1:])
@@ -128,9 +128,9 @@ def as_map(
 
 
 def pulled_back(maps: Tensor, shape: tuple[int, ...], to_map: Callable[[Tensor], Tensor]) -> Tensor:
-    """Maps (N, K, *S) in the layout (N, *shape) that the layer puts out; zero where `to_map` leaves something out.
+    """Maps (N, K, *S) in the layout (N, *shape) of the layer's output; zero for entries that `to_map` leaves out.
 
-    It moves, splits and leaves out, and nothing else: so its transpose, which autograd knows, leads back.
+    `to_map` only moves, splits and leaves out entries, so its transpose, which autograd knows, leads back.
     """
     with torch.enable_grad():
         leaf = torch.zeros(len(maps), *shape, device=maps.device, requires_grad=True)
@@ -141,11 +141,11 @@ def pulled_back(maps: Tensor, shape: tuple[int, ...], to_map: Callable[[Tensor],
 
 def no_map(layer: object, shape: Sequence[int]) -> ArgumentError:
     """The error for a layer whose output has no places."""
-    tokens = " If these are tokens of the image, pass reshape= that makes (N, K, h, w) of them." * (len(shape) == 2)
+    tokens = " If these are tokens of the image, pass reshape= that makes (N, K, h, w) from them." * (len(shape) == 2)
     return ArgumentError(
         Argument("layer", repr(str(layer))),
-        f" has an output of shape {tuple(shape)} per image; a map (K, h, w) is needed. Pass a layer before the places "
-        "are pooled or flattened; ",
+        f" has an output of shape {tuple(shape)} per image; a map (K, h, w) is needed. Pass a layer before the image "
+        "is pooled or flattened; ",
         LIST_LAYERS,
-        f" shows them.{tokens}",
+        f" shows all layers.{tokens}",
     )
