@@ -331,7 +331,7 @@ MISTAKES: list[tuple[dict[str, Any], type[CamError], str]] = [
     ({"dl_sample": 5}, ArgumentError, "dl_sample is a int. Accepted: a dict, or a sequence of dicts"),
     ({"dl_sample": [IMAGE]}, ArgumentError, r"dl_sample\[0\] is a ndarray; a dict with the key 'image'"),
     ({"dl_sample": {"picture": IMAGE}}, ArgumentError, r"no key 'image'; its keys are: picture"),
-    ({"dl_sample": {"image": IMAGE[0]}}, ArgumentError, r"has shape \[\(2, 3\)\]; one image without the axis"),
+    ({"dl_sample": {"image": IMAGE[0]}}, ArgumentError, r"has shape \[\(2, 3\)\]; one image without a batch axis"),
     ({"heatmap_method": "gradcam"}, UnknownNameError, "did you mean 'grad_cam'"),
     ({"target_classes": 2}, ArgumentError, "it has 2 classes"),
     ({"target_classes": "cat"}, UnknownNameError, "No names are known"),

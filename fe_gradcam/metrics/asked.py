@@ -1,4 +1,4 @@
-"""What a model says of other pictures of the same images."""
+"""The answers of a model to changed versions of the same images."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from fe_gradcam.spec.resolved import ClassTarget
 from fe_gradcam.types import CamInputs, Heatmap, Images
 
 Make: TypeAlias = Callable[[Tensor], Tensor]
-"""Makes some of the versions to be asked about, (B, C, *S), by their places in the order asked."""
+"""Gets positions in the list of versions and makes these versions of images, (B, C, *S)."""
 
 Ask: TypeAlias = Callable[[Tensor, Make], Tensor]
-"""Gets the image that each version belongs to, (V,), and returns the probability of its class, (V,)."""
+"""Gets, for each version, the image that it belongs to, (V,), and returns the probability of its class, (V,)."""
 
 
 class Asked:
-    """The probabilities of the classes of a heatmap for other pictures; see `measure`."""
+    """The probabilities of a heatmap's classes for changed pictures; see `measure`."""
 
     def __init__(
         self, model: Any, images: Images, heatmap: Heatmap, batch_size: int, seed: int, model_output: ModelOutput
@@ -41,8 +41,8 @@ class Asked:
         size = self._backend.image_size(self._inputs) if len(picture.shape) > 3 else ()
         if (len(picture), *size) != heatmap.values.shape:
             raise ArgumentError(
-                f"images has shape {tuple(picture.shape)}, and heatmap holds heat of shape {heatmap.values.shape}: the "
-                "images that were explained, in the model's own layout, are needed."
+                f"images has shape {tuple(picture.shape)}, and heatmap holds heat of shape {heatmap.values.shape}. "
+                "Pass the images that were explained, in the model's own layout."
             )
 
     @cached_property
@@ -52,13 +52,13 @@ class Asked:
 
     @cached_property
     def random(self) -> RandomNumbers:
-        """By image."""
+        """Random numbers for each image."""
         nothing = torch.zeros(len(self.picture))
         return RandomNumbers(CamInputs(self.picture, None, nothing, nothing, images=self.picture, seed=self.seed))
 
     @cached_property
     def plain(self) -> Tensor:
-        """(N,) of the images as they are."""
+        """(N,), the probabilities for the images as they are."""
         return self(torch.arange(len(self.picture)), lambda at: self.picture[at])
 
     def __call__(self, rows: Tensor, make: Make) -> Tensor:
@@ -70,7 +70,9 @@ class Asked:
         return answers
 
     def _probabilities(self, pictures: Tensor, rows: Tensor) -> Tensor:
-        """(B,) on the CPU. An image as it is goes along: of empty ones alone logits look like probabilities."""
+        """(B,) on the CPU. An unchanged image is added to the batch: the logits of blank images alone may look like
+        probabilities.
+        """
         rows = torch.cat([rows[:1], rows])
         pictures = torch.cat([self.picture[rows[:1].to(self.picture.device)], pictures])
         ids = self._class_ids[rows.cpu().numpy()][:, None]
@@ -81,7 +83,7 @@ class Asked:
 
     @cached_property
     def _layer(self) -> Any:
-        """A place to look at, which every pass has; it says nothing here."""
+        """The default layer: every pass needs a layer; it does not matter here."""
         return self._backend.resolve(None, self._inputs)
 
     @cached_property

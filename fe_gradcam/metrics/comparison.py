@@ -1,4 +1,4 @@
-"""How alike two maps are, and a model without what it has learnt."""
+"""The similarity of two maps, and a model with randomised weights."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fe_gradcam.errors import ArgumentError
 from fe_gradcam.parameters import whole
 
 Values = NDArray[np.float64]
-"""One number per image, (N,); NaN where there is none."""
+"""One number per image, (N,); NaN for an image without a value."""
 
 
 def rank_correlation(a: ArrayLike, b: ArrayLike) -> Values:
     """Spearman's rank correlation of two finite maps (N, ...), image by image, (N,) within [-1, 1].
 
-    Equal values share the mean of their ranks. Of a map that is constant no order is known: 1 where both are, 0 where
-    one is.
+    Equal values share the mean of their ranks. A constant map has no order: the result is 1 if both maps are
+    constant, and 0 if only one is.
 
     Raises:
         ArgumentError: The shapes differ, or there is no axis besides N.
@@ -39,13 +39,13 @@ def rank_correlation(a: ArrayLike, b: ArrayLike) -> Values:
 
 
 def overlap_of_hottest(a: ArrayLike, b: ArrayLike, share: float = 0.2) -> Values:
-    """How far the hottest pixels of two finite maps (N, ...) are the same ones: intersection over union, (N,), 0 to 1.
+    """The overlap of the hottest pixels of two finite maps (N, ...): intersection over union, (N,), 0 to 1.
 
-    The hottest are k = share * pixels, rounded, at least one. Of the pixels at the threshold, which are equally hot,
-    each is taken in part, so that k are taken in all; intersection and union are then the sums of the smaller and of
-    the larger part of each pixel. So the order of the pixels never counts, and two maps without any order take the
-    same k pixels. Against a constant map, where each pixel is taken by `share`, it is about share / (2 - share): 0.11
-    of a fifth, as by chance.
+    The hottest pixels are k = share * pixels, rounded, at least one. If several pixels at the threshold are equally
+    hot, each of them counts in part, so that k are taken in all; intersection and union are then the sums of the
+    smaller and of the larger part of each pixel. So the order of the pixels never matters, and two constant maps
+    overlap fully. Against a constant map, of which each pixel is taken by `share`, the overlap is about
+    share / (2 - share): 0.11 for a fifth, as by chance.
 
     Raises:
         ArgumentError: The shapes differ, or `share` is out of range.
@@ -57,7 +57,7 @@ def overlap_of_hottest(a: ArrayLike, b: ArrayLike, share: float = 0.2) -> Values
 
 
 def _taken(rows: Values, count: int) -> Values:
-    """(N, P), which part of each pixel is among the `count` hottest."""
+    """(N, P), the part of each pixel that counts among the `count` hottest."""
     threshold = np.partition(rows, -count, axis=1)[:, -count, None]
     above, at = rows > threshold, rows == threshold
     return np.asarray(above + at * (count - above.sum(1, keepdims=True)) / at.sum(1, keepdims=True))
@@ -67,25 +67,25 @@ def _rows(a: ArrayLike, b: ArrayLike) -> tuple[Values, Values]:
     first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if first.shape != second.shape or first.ndim < 2 or not first[:1].size:
         raise ArgumentError(
-            f"a has shape {first.shape} and b {second.shape}; two batches of maps of one shape, (N, h, w), are needed."
+            f"a has shape {first.shape} and b {second.shape}; two batches of maps of one shape (N, h, w) are needed."
         )
     return first.reshape(len(first), -1), second.reshape(len(second), -1)
 
 
 @contextmanager
 def randomised(model: Any, seed: int = 0) -> Iterator[None]:
-    """The model, changed in place, without what it has learnt: the values of each weight tensor in a random order.
+    """Takes away what a model has learnt, in place: the values of each weight tensor are put in a random order.
 
-    Every weight tensor of two axes or more, all layers at once; biases and the parameters and statistics of
-    normalisations, which have one, stay. So each layer's weights keep their distribution. Afterwards the weights are
-    put back bit for bit, also where something raises; gradients and the global random streams are not touched.
+    This changes every weight tensor with two axes or more, all layers at once. Biases, and the parameters and
+    statistics of normalisations, have one axis and stay. So the weights of each layer keep their distribution. On exit
+    the weights are restored bit for bit, also after an error; gradients and the global random streams are not touched.
 
     Raises:
         UnsupportedModelError: `model` is neither a torch.nn.Module nor a tf.keras.Model.
-        ArgumentError: `seed` is no integer from 0.
+        ArgumentError: `seed` is not an integer from 0.
     """
     seed = whole("seed", seed, 0)
-    backend_for(model)  # says what is accepted
+    backend_for(model)  # raises an error that says what is accepted
     of_torch = isinstance(model, torch.nn.Module)
     weights = [one for one in (model.parameters() if of_torch else model.weights) if len(one.shape) > 1]
     weights = [one for one in weights if (one.is_floating_point() if of_torch else one.dtype.is_floating)]
@@ -101,7 +101,7 @@ def randomised(model: Any, seed: int = 0) -> Iterator[None]:
 
 
 def _write(weight: Any, values: Any) -> None:
-    """Into .data with PyTorch, which leaves the versions as they are: a graph that somebody holds stays valid."""
+    """Writes a weight; in PyTorch into .data, which keeps version counters, so that a graph in use stays valid."""
     if not isinstance(weight, torch.Tensor):
         weight.assign(values)
         return

@@ -1,4 +1,4 @@
-"""Pixels replaced: in which order, by what, and what a model says of the picture then."""
+"""Replacing pixels: in which order, by what, and the model's answers to the changed pictures."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ BLUR = (11, 5.0)
 """Side in pixels and standard deviation of the Gaussian kernel of RISE's insertion."""
 
 FILLS = ("mean", "blur")
-"""What pixels may be replaced by, besides a number."""
+"""Replacements for pixels, besides a number."""
 
 NEIGHBOURS = {
     **dict.fromkeys([(-1, 0), (0, -1), (0, 1), (1, 0)], 1 / 6),  # across an edge
     **dict.fromkeys([(-1, -1), (-1, 1), (1, -1), (1, 1)], 1 / 12),  # across a corner
 }
-"""Weights of a pixel's neighbours, by how far down and right they are; of ROAD."""
+"""Weights of a pixel's neighbours in ROAD, by their offset down and right."""
 
 BLOCK = 4
-"""Side in pixels of the blocks that what reaches far is found out with."""
+"""Side in pixels of the blocks of the coarse system; see `_solved`."""
 
 EXACT = 1e-5
-"""Where the imputation ends: the largest residual, relative to the largest right-hand side."""
+"""The imputation ends at this largest residual, relative to the largest right-hand side."""
 
 MOST_STEPS = 500
-"""Of the imputation, which takes about 20."""
+"""The most steps of the imputation; it takes about 20."""
 
 
 def falling(heat: NDArray[np.float32], ties: NDArray[Any]) -> NDArray[np.int64]:
-    """The place of each pixel in the order of falling heat, (N, *S): 0 is the hottest.
+    """The rank of each pixel in the order of falling heat, (N, *S): 0 is the hottest.
 
-    Pixels of equal heat come in the order of `ties`: by index the large areas of zero heat would be taken row by row.
+    Pixels of equal heat follow the order of `ties`; by index, large areas of zero heat would be taken row by row.
     """
     flat = heat.reshape(len(heat), -1)
     order = np.lexsort((ties.reshape(flat.shape), -flat), axis=-1)
@@ -52,16 +52,16 @@ def falling(heat: NDArray[np.float32], ties: NDArray[Any]) -> NDArray[np.int64]:
 def replaced(ask: Ask, images: Tensor, replacements: Tensor, places: Tensor, steps: int) -> Tensor:
     """The mean probability of a class while an image's pixels are replaced, the hottest first.
 
-    p(f) is the probability of the class for the image in which the share f of the pixels, those with the most heat,
-    are taken from the replacement, all channels of a pixel at once. The result is the integral of p over f from 0 to
-    1, by the trapezium rule on the steps + 1 fractions k / steps; the number of pixels is rounded.
+    p(f) is the probability of the class for the image with a share f of its pixels replaced: those with the most heat,
+    all channels of a pixel at once. The result is the integral of p over f from 0 to 1, by the trapezium rule
+    on the steps + 1 fractions k / steps; the number of pixels is rounded.
 
     Args:
-        ask: Is not asked about a version that is the same as the one before.
+        ask: See `Ask`; it is not called for a version that equals the one before.
         images: (N, C, *S).
         replacements: (N, C, *S).
-        places: (N, *S), of each pixel in the order, as `falling` gives them.
-        steps: Versions of each image, besides the first.
+        places: (N, *S), the rank of each pixel, as `falling` gives it.
+        steps: Number of versions of each image besides the first.
 
     Returns:
         (N,) float64 within [0, 1].
@@ -86,7 +86,7 @@ def replaced(ask: Ask, images: Tensor, replacements: Tensor, places: Tensor, ste
 
 
 def filled(images: Tensor, fill: float | str) -> Tensor:
-    """What pixels are replaced by, (N, C, *S): a number, each image's mean by channel, or the image blurred."""
+    """The replacements of pixels, (N, C, *S): a number, the mean of each image by channel, or the blurred image."""
     if fill == "blur":
         return blurred(images)
     if fill == "mean":
@@ -95,7 +95,7 @@ def filled(images: Tensor, fill: float | str) -> Tensor:
 
 
 def blurred(images: Tensor) -> Tensor:
-    """The images (N, C, *S) under the Gaussian kernel of RISE, mirrored at their borders."""
+    """The images (N, C, *S) blurred with the Gaussian kernel of RISE, mirrored at their borders."""
     side, deviation = BLUR
     steps = np.arange(side) - side // 2
     kernel = np.exp(-(steps**2) / (2 * deviation**2))
@@ -108,18 +108,18 @@ def blurred(images: Tensor) -> Tensor:
 def interpolated(image: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
     """The image (C, H, W) with its missing pixels (H, W) filled in, each by the weighted mean of its neighbours.
 
-    Some of those are missing too, so that it is a sparse system of equations, one for each missing pixel. At the
-    image's border the weights are those of the neighbours there are. It is exact to about 1e-4 of the image's range;
-    the pixels that are not missing are as they were. Source: Rong 2022 (ROAD), arXiv:2202.00449, without its noise.
+    Some neighbours are missing too, so this is a sparse system of equations, one for each missing pixel. At the
+    image's border only the neighbours inside count. The result is exact to about 1e-4 of the image's range; pixels
+    that are not missing stay as they are. Source: Rong 2022 (ROAD), arXiv:2202.00449, without its noise.
 
     Raises:
         ArgumentError: Every pixel is missing.
     """
     if missing.all():
-        raise ArgumentError("missing is True everywhere: pixels are filled in from those that are not. Leave some.")
+        raise ArgumentError("missing is True everywhere, and pixels are filled in from the others. Leave some.")
     if not missing.any():
         return image
-    middle = image[:, ~missing].mean(1, dtype=np.float64)  # so that what is constant comes out exactly
+    middle = image[:, ~missing].mean(1, dtype=np.float64)  # so that a constant image comes out exactly
     system, sums = _equations(image - middle[:, None, None], missing)
     row, column = np.nonzero(missing)
     _, blocks = np.unique((row // BLOCK) * missing.shape[1] + column // BLOCK, return_inverse=True)
@@ -129,7 +129,7 @@ def interpolated(image: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDAr
 
 
 def _equations(image: NDArray[np.float64], missing: NDArray[np.bool_]) -> tuple[Any, NDArray[np.float64]]:
-    """For each missing pixel: its weights less those of its missing neighbours (n, n), the sum of the others (n, C)."""
+    """The system for the missing pixels: a matrix (n, n) of their weights, and sums (n, C) of the known neighbours."""
     down, right = (axis + 1 for axis in np.nonzero(missing))  # within a border of one pixel
     count, own = len(down), np.arange(len(down))
     numbers = np.full((missing.shape[0] + 2, missing.shape[1] + 2), -1)
@@ -150,11 +150,11 @@ def _equations(image: NDArray[np.float64], missing: NDArray[np.bool_]) -> tuple[
 def _solved(system: Any, sums: NDArray[np.float64], blocks: NDArray[np.int64]) -> NDArray[np.float64]:
     """The solution (n, C) of a symmetric positive definite system (n, n), by preconditioned conjugate gradients.
 
-    What neighbours tell each other is preconditioned by the diagonal, what reaches far by the system of the blocks,
-    which is small and solved as it is. Its steps do not grow in number with the holes, as those of the diagonal alone
-    do, and it takes half the time of factors of the whole, at 224 pixels; of those the time grows faster.
+    The preconditioner has two parts: the diagonal for near pixels, and a coarse system of blocks for far pixels, which
+    is small and solved directly. So the number of steps does not grow with the holes, as with the diagonal alone. At
+    224 pixels this takes half the time of factorising the whole system, whose time also grows faster.
 
-    `blocks`, (n,), is the block that each unknown is in, counted from 0.
+    `blocks`, (n,), is the block of each unknown, counted from 0.
     """
     inverse = 1 / system.diagonal()[:, None]
     of_blocks = csr_matrix((np.ones(len(blocks)), (np.arange(len(blocks)), blocks)))
@@ -181,5 +181,5 @@ def _solved(system: Any, sums: NDArray[np.float64], blocks: NDArray[np.int64]) -
 
 
 def _products(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(C,), column by column; a sum over the first of two axes is slower."""
+    """(C,), the inner products column by column; a sum over the first of two axes is slower."""
     return np.asarray(np.einsum("nc,nc->c", a, b))

@@ -1,4 +1,4 @@
-"""How faithful heatmaps are to the model, image by image; see `fe_gradcam.metrics.rules` for what is measured."""
+"""How faithful heatmaps are to the model, image by image; `fe_gradcam.metrics.rules` defines the metrics."""
 
 from __future__ import annotations
 
@@ -40,35 +40,36 @@ def measure(
     again: Again | None = None,
     places: ArrayLike | None = None,
 ) -> dict[str, NDArray[np.float32]]:
-    """What metrics say of heatmaps, image by image; `summary` of them is the figure that papers report.
+    """Measures heatmaps with metrics, image by image; the mean over the images is the figure that papers report.
 
     The model is left as it was: weights, modes, random streams. Pictures are changed in the model's own
     normalisation, where 0 is often the mean colour.
 
     Args:
-        model: A torch.nn.Module or a tf.keras.Model; None, where no metric asks it.
-        images: Those of the heatmaps, as `fe_gradcam.explain` takes them; of several inputs the picture alone is
-            changed.
-        heatmap: What `explain` returned; or what other code made, an array (N, h, w) of any size, of volumes
-            (N, d, h, w): it is stretched to the images (bilinear), and what is negative counts as 0.
+        model: A torch.nn.Module or a tf.keras.Model; may be None if no metric asks the model.
+        images: The images of the heatmaps, as `fe_gradcam.explain` takes them. If the model has several inputs, only
+            the picture is changed.
+        heatmap: A Heatmap of `explain`; or an array (N, h, w) that other code made, of any size; for volumes
+            (N, d, h, w). An array is stretched to the images (bilinear), and its negative values count as 0.
         metrics: Names of `METRICS`, or pairs of a name and parameters, ``("deletion", {"steps": 16})``.
-        target: The class that an array of your own explains: None for the one that each image is inferred as, a class
-            id, a name of `class_names`, or (N,) class ids. A Heatmap knows its own.
-        masks: (N, H, W) where the object is in each image, for the metrics that need it: of integers what is not 0, of
-            floats what is 0.5 and more. An image without an object has no value.
-        boxes: (N, 4) or (N, M, 4): left, top, width and height in pixels of the images, likewise; of both the part
-            that they share.
-        class_names: Names of the classes, in the order of their ids or {id: name}.
-        batch_size: Rows per pass, at most: versions of images, and an image as it is; with 1 these are two.
-        seed: Of what is drawn at random, for each image by itself; the global streams are not touched.
+        target: The class that an array of your own explains: None for the inferred class of each image, a class id,
+            a name of `class_names`, or (N,) class ids. A Heatmap knows its class.
+        masks: (N, H, W), for the metrics that need to know where the object is: where integers are not 0, or where
+            floats are 0.5 or more. An image without an object has no value.
+        boxes: (N, 4) or (N, M, 4), used like masks: left, top, width and height in pixels of the images. With masks
+            and boxes, the object is where both say so.
+        class_names: Names of the classes, in the order of their ids or as {id: name}.
+        batch_size: The most rows per pass: changed versions of images, and one unchanged image; 1 means these two.
+        seed: Seed of random numbers, for each image separately; the global streams are not touched.
         model_output: See `fe_gradcam.explain`.
-        again: For ``"sanity"``: explains the same images again with the model as it then is, as
-            ``lambda: explain(model, images, target=heatmap.class_ids)``; of an array an array of the same shape.
-        places: `masks` by its earlier name.
+        again: For ``"sanity"``: a function that explains the same images again when called (then the model has
+            randomised weights), ``lambda: explain(model, images, target=heatmap.class_ids)``. If `heatmap` is an
+            array, the function returns an array of the same shape.
+        places: The earlier name of `masks`.
 
     Returns:
-        By the metric's label, its name with the parameters given: (N,) float32, NaN where an image has no value;
-        the class of each image is that of `heatmap.class_ids`, and one without has none.
+        {label: (N,) float32}. The label is the metric's name with the parameters that were given. A value is NaN if
+        the image has none, for example without a class; the classes are those of `heatmap.class_ids`.
 
     Raises:
         UnknownNameError: No such metric or parameter; a KeyError.
@@ -89,7 +90,7 @@ def measure(
     chosen = [METRICS.find(one) for one in several(metrics)]
     seed, batch_size = whole("seed", seed, 0), whole("batch_size", batch_size, 1)
     if masks is not None and places is not None:
-        raise ArgumentError("masks and places are both given, and mean the same: pass masks= alone.")
+        raise ArgumentError("masks and places are both given, and mean the same. Pass only masks=.")
     masks = places if masks is None else masks
     for one in chosen:
         if one.needs == "place" and masks is None and boxes is None:
@@ -104,12 +105,12 @@ def measure(
             )
     if model is None and any(one.needs != "place" for one in chosen):
         names = [one.name for one in chosen if one.needs != "place"]
-        raise ArgumentError(f"model is None, and metrics {names} ask it: pass the model that was explained.")
+        raise ArgumentError(f"model is None, and the metrics {names} need a model. Pass the model that was explained.")
     if not isinstance(heatmap, Heatmap):
         how: dict[str, Any] = {"batch_size": batch_size, "model_output": model_output, "class_names": class_names}
         heatmap = own_heatmap(heatmap, model, images, target, **how)
     elif target is not None:
-        raise ArgumentError("target goes with an array of your own; a Heatmap of explain says which class it is of.")
+        raise ArgumentError("target is only for arrays of your own; a Heatmap of explain knows its class.")
     asked = None if model is None else Asked(model, images, heatmap, batch_size, seed, model_output)
     inside = _inside(masks, boxes, heatmap) if any(one.needs == "place" for one in chosen) else None
     case = Case(heatmap, cast(Asked, asked), inside, again)
@@ -121,14 +122,14 @@ def measure(
 
 
 def summary(values: ArrayLike) -> float | None:
-    """The mean of one metric over the images that have a value, or None where none has."""
+    """The mean of one metric over the images that have a value, or None if no image has a value."""
     numbers = np.asarray(values, np.float64)
     finite = numbers[np.isfinite(numbers)]
     return float(finite.mean()) if finite.size else None
 
 
 def _inside(masks: Any, boxes: Any, heatmap: Heatmap) -> NDArray[np.bool_] | None:
-    """Where the object is, as bools of the heat's shape."""
+    """The pixels of the object, as bools in the shape of the heat."""
     size = heatmap.values.shape[1:]
     found = object_masks(masks, boxes, size)
     if found is not None and found.shape != heatmap.values.shape:

@@ -1,4 +1,4 @@
-"""Heatmaps that other code made, as arrays, as what is measured."""
+"""Measuring heatmaps that other code made, as arrays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fe_gradcam.spec.resolved import resolve_target
 from fe_gradcam.types import ClassNames, Heatmap, Images, Target
 
 BROUGHT = "yours"
-"""What the method and the layer of such a heatmap are called."""
+"""The name of the method and of the layer of such a heatmap."""
 
 
 def own_heatmap(
@@ -31,12 +31,12 @@ def own_heatmap(
     model_output: ModelOutput,
     class_names: ClassNames | None,
 ) -> Heatmap:
-    """An array (N, h, w) as a Heatmap at the size of the images, for the classes that `target` comes to.
+    """An array (N, h, w) as a Heatmap at the size of the images, for the classes that `target` means.
 
-    Without a model it stays at its own size, and has no classes.
+    Without a model the heatmap keeps its size, and has no classes.
 
     Raises:
-        ArgumentError: It is no finite array of numbers with a map for each image; the target is no class.
+        ArgumentError: The array is not one of finite numbers with a map for each image, or the target is not a class.
     """
     maps = _checked(heat)
     if model is None:
@@ -77,8 +77,8 @@ def _checked(heat: Any) -> NDArray[np.float32]:
     if maps.ndim not in (3, 4) or not len(maps):
         came = f"of shape {np.shape(heat)}" if hasattr(heat, "shape") else f"a {type(heat).__name__}"
         raise ArgumentError(
-            f"heatmap is {came}. Accepted: one Heatmap, as explain returns it, or an array (N, h, w) of your own, of "
-            "volumes (N, d, h, w): a map for each image, of any size."
+            f"heatmap is {came}. Accepted: one Heatmap, as explain returns it, or an array (N, h, w) of your own, a "
+            "map of any size for each image; for volumes (N, d, h, w)."
         )
     if not np.isfinite(maps).all():
         rows = np.flatnonzero(~np.isfinite(maps.reshape(len(maps), -1)).all(1))

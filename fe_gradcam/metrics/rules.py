@@ -1,4 +1,4 @@
-"""The metrics by name: what each says of a heatmap, which parameters it takes, and how one is asked for.
+"""The metrics by name: what each says about a heatmap, which parameters it takes, and how to ask for one.
 
 Notation: Y is the probability of the explained class for an image, h its heat without the negative values.
 """
@@ -28,10 +28,10 @@ MetricSpec: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
 """The name of a metric, or a pair of the name and its parameters by name."""
 
 Again: TypeAlias = "Callable[[], Heatmap | NDArray[np.floating[Any]]]"
-"""Explains the same images again with the model as it then is; an array where an array is measured."""
+"""Explains the same images again, with the model as it is when called; returns an array if an array is measured."""
 
 MetricNeeds: TypeAlias = Literal["model", "place", "again"]
-"""What a metric must be given: the model and the images; where the object is; the model and a way to explain again."""
+"""What a metric needs: the model and the images; where the object is; or the model and a way to explain again."""
 
 Better: TypeAlias = Literal["higher", "lower"]
 
@@ -41,7 +41,7 @@ Percentages: TypeAlias = Annotated[tuple[float, ...], Within(0, 100)]
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """What a metric reads; `places`, (N, *S), is where the object is."""
+    """The inputs of a metric; `places`, (N, *S), says where the object is."""
 
     heatmap: Heatmap
     asked: Asked
@@ -50,20 +50,20 @@ class Case:
 
     @property
     def positive(self) -> NDArray[np.float32]:
-        """(N, *S), the heat without its negative values; nothing where it is blank."""
+        """(N, *S), the heat without its negative values; 0 for blank heatmaps."""
         blank = self.heatmap.blank.reshape(-1, *[1] * (self.heatmap.values.ndim - 1))
         return np.where(blank, np.float32(0), self.heatmap.values.clip(min=0))
 
     @cached_property
     def order(self) -> Tensor:
-        """(N, *S), the place of each pixel by falling heat; those of equal heat come in random order."""
+        """(N, *S), the rank of each pixel by falling heat; pixels of equal heat come in random order."""
         heat = self.heatmap.values
         ties = self.asked.random.uniform(heat.shape[1:]).cpu().numpy()
         return torch.from_numpy(falling(heat, ties)).to(self.asked.picture.device)
 
     @cached_property
     def shown(self) -> Values:
-        """(N,), the probability O of the image times its heat within [0, 1]."""
+        """(N,), the probability O for the image times its heat within [0, 1]."""
         flat = self.positive.reshape(len(self.heatmap), -1)
         largest = flat.max(1, keepdims=True)
         heat = torch.from_numpy((flat / np.where(largest > 0, largest, 1)).reshape(self.heatmap.values.shape))
@@ -73,7 +73,7 @@ class Case:
 
     @property
     def inside(self) -> tuple[Values, Values]:
-        """(N,) each: the share of the heat inside the place, and the place's share of the image; NaN for none."""
+        """(N,) each: the share of the heat inside the place, and the place's share of the image; NaN if undefined."""
         masks = cast(NDArray[np.bool_], self.places)
         axes = tuple(range(1, masks.ndim))
         heat, area = self.positive.astype(np.float64), masks.mean(axes)
@@ -81,7 +81,7 @@ class Case:
 
 
 def _ratio(above: Values, below: Values) -> Values:
-    """NaN where there is nothing to divide by."""
+    """The quotient; NaN where the divisor is 0."""
     something = below > np.finfo(np.float32).tiny
     return np.where(something, above / np.where(something, below, 1), np.nan)
 
@@ -92,7 +92,7 @@ def _numpy64(tensor: Tensor) -> Values:
 
 @dataclass(frozen=True)
 class Metric(Entry):
-    """A metric; `better` says which of its values are the better ones."""
+    """A metric; `better` says whether higher or lower values are better."""
 
     better: Better
     needs: MetricNeeds = "model"
@@ -109,10 +109,10 @@ metric = METRICS.register
 
 @metric("average_drop", paper="arXiv:1710.11063", better="lower")
 def average_drop(case: Case) -> Values:
-    """How much of the probability is lost where the image is shown through its heat: max(0, Y - O) / Y.
+    """The share of the probability that is lost if the image is multiplied by its heat: max(0, Y - O) / Y.
 
-    O is the probability for the image times h / max h, a share from 0 to 1. Of blank heat the image is all zero. NaN
-    where Y is 0. Source: Chattopadhay 2018 (Grad-CAM++).
+    O is the probability for the image times h / max h. The result is a share from 0 to 1. With blank heat the image
+    becomes all zero. NaN if Y is 0. Source: Chattopadhay 2018 (Grad-CAM++).
     """
     before = _numpy64(case.asked.plain)
     return _ratio((before - case.shown).clip(min=0), before)
@@ -120,7 +120,7 @@ def average_drop(case: Case) -> Values:
 
 @metric("increase", paper="arXiv:1710.11063", better="higher")
 def increase(case: Case) -> Values:
-    """Whether the image is known better where it is shown through its heat: 1 where O > Y beyond rounding, else 0.
+    """Whether the probability rises if the image is multiplied by its heat: 1 if O > Y beyond rounding, else 0.
 
     O as in `average_drop`. Source: Chattopadhay 2018 (Grad-CAM++), whose figure is the mean in percent.
     """
@@ -132,8 +132,8 @@ def increase(case: Case) -> Values:
 def deletion(case: Case, *, steps: Count = 32, baseline: Fill = 0.0) -> Values:
     """The mean probability while the image's pixels are deleted, the hottest first: the area under that curve, 0 to 1.
 
-    Pixels of equal heat, of blank heat all, go in a random order. See `imputation.replaced`. `baseline` is what they
-    become: a number, "mean" (each image's, by channel) or "blur". Source: Petsiuk 2018 (RISE).
+    Pixels of equal heat, and all pixels of blank heat, go in a random order. See `imputation.replaced`. `baseline` is
+    the replacement: a number, "mean" (of each image, by channel) or "blur". Source: Petsiuk 2018 (RISE).
     """
     picture = case.asked.picture
     return _numpy64(replaced(case.asked, picture, filled(picture, baseline), case.order, steps))
@@ -143,8 +143,8 @@ def deletion(case: Case, *, steps: Count = 32, baseline: Fill = 0.0) -> Values:
 def insertion(case: Case, *, steps: Count = 32, baseline: Fill = "blur") -> Values:
     """The mean probability while the image's pixels are inserted, the hottest first: the area under that curve, 0 to 1.
 
-    They are inserted into the `baseline`, by default the image under a Gaussian blur, as in the paper; otherwise as
-    `deletion`. Source: Petsiuk 2018 (RISE).
+    The pixels are inserted into the `baseline`, by default the image under a Gaussian blur, as in the paper; all else
+    is as in `deletion`. Source: Petsiuk 2018 (RISE).
     """
     picture = case.asked.picture
     return _numpy64(replaced(case.asked, filled(picture, baseline), picture, case.order, steps))
@@ -154,10 +154,11 @@ def insertion(case: Case, *, steps: Count = 32, baseline: Fill = "blur") -> Valu
 def road(case: Case, *, percentiles: Percentages = (20, 40, 60, 80), noise: Level = 0.01) -> Values:
     """The mean over percentiles of (p without the least relevant pixels - p without the most relevant) / 2.
 
-    So many percent of the pixels are removed, least and most by their heat, and filled in by noisy linear imputation:
-    each is the weighted mean of its eight neighbours (1/6 across an edge, 1/12 across a corner; a sparse system of
-    equations), plus normal noise of standard deviation `noise` in the units of the images. From -1/2 to 1/2; 0 knows
-    nothing, as blank heat, whose order is random, in the mean. At least one pixel stays.
+    For each percentile, this percentage of the pixels is removed, once those with the least heat and once those with
+    the most, and filled in by noisy linear imputation: each is the weighted mean of its eight neighbours (1/6 across an
+    edge, 1/12 across a corner; a sparse system of equations), plus normal noise of standard deviation `noise` in units
+    of the images. From -1/2 to 1/2; heat that knows nothing has 0, such as the mean of blank heat, whose order is
+    random. At least one pixel stays.
 
     Source: Rong 2022 (ROAD), which gives the imputation and both curves; their difference as one figure is the
     "combined" form of its common implementations. The paper retrains nothing, as here.
@@ -165,8 +166,8 @@ def road(case: Case, *, percentiles: Percentages = (20, 40, 60, 80), noise: Leve
     picture, order = case.asked.picture, case.order.cpu().numpy()
     if picture.dim() != 4:
         raise ArgumentError(
-            f"metric='road' is defined for images of two axes, and images has shape {tuple(picture.shape)}. Use "
-            "'deletion' or 'insertion', which take volumes too."
+            f"metric='road' is defined for images with two axes of space, and images has shape {tuple(picture.shape)}. "
+            "Use 'deletion' or 'insertion', which take volumes too."
         )
     pixels = order[0].size
     removed = [min(round(percent / 100 * pixels), pixels - 1) for percent in percentiles]
@@ -191,8 +192,8 @@ def road(case: Case, *, percentiles: Percentages = (20, 40, 60, 80), noise: Leve
 def pointing_game(case: Case, *, tolerance: Level = 0.0) -> Values:
     """Whether one of the hottest pixels lies in the place: 1 or 0.
 
-    `tolerance` in pixels widens the place; the paper has 15. Heat that is blank or the same everywhere points
-    nowhere: 0. NaN for an image without a place. Source: Zhang 2018 (excitation backpropagation).
+    `tolerance` widens the place by so many pixels; the paper takes 15. Heat that is blank or the same everywhere
+    points nowhere: 0. NaN for an image without a place. Source: Zhang 2018 (excitation backpropagation).
     """
     heat, (_, area) = case.positive, case.inside
     values = np.full(len(heat), np.nan)
@@ -216,10 +217,10 @@ def energy_inside(case: Case) -> Values:
 
 @metric("energy_ratio", paper="arXiv:1910.01279", better="higher", needs="place")
 def energy_ratio(case: Case) -> Values:
-    """`energy_inside` over the share of the image that the place takes up: 1 knows nothing of where it is.
+    """`energy_inside` divided by the place's share of the image: heat that ignores the place has 1.
 
-    NaN likewise. Source: the energy-based pointing game of Wang 2020 (Score-CAM); the divisor, which makes places of
-    different sizes comparable, is ours.
+    NaN as in `energy_inside`. Source: the energy-based pointing game of Wang 2020 (Score-CAM); the divisor, which
+    makes places of different sizes comparable, is ours.
     """
     share, area = case.inside
     return share / area
@@ -227,14 +228,14 @@ def energy_ratio(case: Case) -> Values:
 
 @metric("sanity", paper="arXiv:1810.03292", better="lower", needs="again")
 def sanity(case: Case) -> Values:
-    """How like the map is to that of the model without what it has learnt: the absolute rank correlation, 0 to 1.
+    """Similarity of the map to that of the model with randomised weights: the absolute rank correlation, 0 to 1.
 
-    Near 0 the map depends on what was learnt; near 1 it would be the same for a model that knows nothing. Both maps
-    are the signed ones at the layer's size, `Heatmap.raw`; the model is that of `randomised`, with the values of each
-    weight tensor in another order. NaN for a blank heatmap; 0 where the other map alone is constant.
+    Near 0 the map depends on what was learnt; near 1 a model that knows nothing would give the same map. Both maps are
+    signed, at the layer's size (`Heatmap.raw`). `randomised` makes the other model: the values of each weight tensor
+    in a random order. NaN for a blank heatmap; 0 if only the other map is constant.
 
-    Source: Adebayo 2018, whose cascading randomisation this is the last step of, by the independent permutation of
-    all layers in place of new initial weights.
+    Source: Adebayo 2018. This is the last step of the paper's cascading randomisation, with an independent permutation
+    of all layers in place of new initial weights.
     """
     asked, raw = case.asked, case.heatmap.raw
     with randomised(asked.model, asked.seed):
@@ -243,7 +244,7 @@ def sanity(case: Case) -> Values:
     if not isinstance(maps, np.ndarray) or maps.shape != raw.shape:
         came = f"maps of shape {maps.shape}" if isinstance(maps, np.ndarray) else f"a {type(other).__name__}"
         raise ArgumentError(
-            f"again returned {came}; a Heatmap of the same images at the same layer, with maps of shape {raw.shape}, "
-            "is needed."
+            f"again returned {came}; it must return a Heatmap of the same images at the same layer, with maps of "
+            f"shape {raw.shape}."
         )
     return np.where(case.heatmap.blank, np.nan, np.abs(rank_correlation(raw, maps)))
