@@ -62,7 +62,7 @@ _OF_HOST = ("GradCAM", "LayerGradientOp")
 
 
 def _names() -> list[str]:
-    """Those that can be had."""
+    """The public names that can be imported here."""
     try:
         host = find_spec("fastestimator")
     except (ImportError, ValueError):  # ValueError: of a module that somebody made by hand
@@ -97,7 +97,7 @@ def _without_host(name: str, error: ImportError) -> Exception:
 
 
 class _OfHost:
-    """Has ``from fe_gradcam import GradCAM`` say what is missing: for a name that is not there Python asks finders."""
+    """Makes ``from fe_gradcam import GradCAM`` say what is missing: Python asks finders for a name that it lacks."""
 
     @staticmethod
     def find_spec(fullname: str, path: Any = None, target: Any = None) -> None:

@@ -42,7 +42,7 @@ def write_arrays(path: FilePath, arrays: Mapping[str, ArrayLike]) -> None:
         arrays: Arrays of numbers, bools or strings, by name.
 
     Raises:
-        ArgumentError: The path does not end in ``.npz``, a name is no text, or an array holds Python objects.
+        ArgumentError: The path does not end in ``.npz``, a name is not text, or an array holds Python objects.
         OSError: The file cannot be written; the message names the path.
     """
     target = checked_path(path, ".npz")

@@ -25,7 +25,7 @@ from fe_gradcam.types import Layer, LayerRef, Method, Target
 TRUE_OR_FALSE = {"true": True, "false": False, True: True, False: False}
 
 OWN = ("target_conv_layer", "use_conv_only", "batch_size")
-"""Settings of the operator alone."""
+"""Settings that only the operator has."""
 
 SHARED = ("scaling", "class_names", "model_output", "seed", "smooth")
 """Settings that `explain` has too."""

@@ -121,7 +121,7 @@ class Entry:
 
     Attributes:
         rule: The function; its keyword-only arguments are the parameters.
-        given: Parameters that were passed, by name; the others have their defaults.
+        given: The parameters that were given, by name; the others keep their defaults.
     """
 
     name: str
@@ -194,7 +194,7 @@ class Catalogue(dict[str, E]):
         `also` holds further names that the caller knows, for the error.
 
         Raises:
-            UnknownNameError: There is no such name, or it has no such parameter.
+            UnknownNameError: There is no such name, or the rule has no such parameter.
             ArgumentError: A parameter's value is not accepted, or `asked` is neither a name nor a pair.
         """
         if isinstance(asked, self.entry):
@@ -233,7 +233,7 @@ class Catalogue(dict[str, E]):
             key, _, value = (piece.strip() for piece in part.partition("="))
             try:
                 new = {key: json.loads(_JSON.get(value, value))}
-            except json.JSONDecodeError:  # of no value too
+            except json.JSONDecodeError:  # also if there is no value
                 new = {}
             if not new or key in given:
                 word = f"{self.example[0]}:" + ",".join(f"{key}={value}" for key, value in self.example[1].items())

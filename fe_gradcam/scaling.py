@@ -1,4 +1,4 @@
-"""From the signed map of a method to the heatmap: the scalings and the upsampling."""
+"""From the signed map of a method to the heatmap: scaling and upsampling."""
 
 from __future__ import annotations
 

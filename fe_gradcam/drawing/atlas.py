@@ -1,4 +1,4 @@
-"""The atlas of a model's classes: the mean picture and the mean heat of each, and those that a place gives away."""
+"""The atlas of a model's classes: mean picture and mean heat of each class, and the classes told by a place."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from fe_gradcam.verdicts.atlas import FEWEST, Atlas, ClassHeat
 from fe_gradcam.verdicts.places import FIXED, Alarm, alarms, where_in_words
 
 MOST_CLASSES = 60
-"""Classes that are drawn, those with most images."""
+"""At most so many classes are drawn, those with most images."""
 
 LEAST_SPAN = 32
-"""A mean picture that spans fewer levels of 255 is stretched as if it spanned these: what is left then is noise."""
+"""A mean picture that spans fewer levels of 255 is stretched as if it spanned this many, or noise would show."""
 
 AT_ONCE = 32
-"""Images in one pass, where nobody says otherwise: an atlas is made of hundreds."""
+"""Images per pass by default: an atlas is made of hundreds."""
 
 
 class AtlasPicture(Picture):
-    """The picture of an atlas, drawn when it is first looked at, and what was found; a notebook shows it.
+    """The picture of an atlas, drawn on first use, and the findings; a notebook shows the picture.
 
     Attributes:
-        alarms: The classes that the network seems to tell by a place instead of the object, each an `Alarm`.
-        fixed_place: By class id, the mean correlation of the heat of two images: 1 for heat that stays at one place
-            of the frame, about 0 for heat that moves over it; NaN for fewer than two images with heat.
-        images: By class id, how many images were inferred as it.
+        alarms: An `Alarm` for each class that the network seems to recognise by a place instead of the object.
+        fixed_place: For each class id, the mean correlation of the heat of two images: 1 if the heat stays at one
+            place of the frame, about 0 if it moves over the frame; NaN for fewer than two images with heat.
+        images: For each class id, the number of images that were inferred as this class.
     """
 
     def __init__(self, grid: Grid, atlas: Atlas, found: Sequence[Alarm]) -> None:
@@ -94,34 +94,34 @@ def atlas(
     fuse: Fuse = "mean",
     smooth: Smooth | Sequence[Smooth] | None = None,
 ) -> AtlasPicture:
-    """Draws the mean heat of each class, and tests whether the model tells a class by a place of the frame.
+    """Draws the mean heat of each class, and tests whether the model recognises a class by a place of the frame.
 
-    Each image is explained for the class that it is inferred as. A class whose heat stays at a small place that is
-    its own alone is tested by cause: the place is covered, and so are other places of the same images. If only the
-    first makes the class's probability fall, the class is framed, and stands in the `alarms` of what is returned. See
-    `fe_gradcam.verdicts.places` for the rule, and for what it cannot see.
+    Each image is explained for its inferred class. If the heat of a class stays at a small place where other classes
+    have little heat, the class is tested: this place is covered in its images, and then other places of the same
+    images. If the class's probability falls only when this place is covered, the class is framed in the picture, and
+    `alarms` of the result holds it. See `fe_gradcam.verdicts.places` for the rule and its limits.
 
     The model is left as it was; see `fe_gradcam.explain`.
 
     Args:
         model: A torch.nn.Module or a tf.keras.Model that classifies.
         images: (N, C, H, W) for PyTorch, (N, H, W, C) for Keras, with 1 or 3 channels, as the model takes them; a
-            tuple for a model with several inputs, one of them the picture. A class needs six images to be tested, and
-            twice as many tell more.
+            tuple for a model with several inputs, one of them the picture. The test needs at least six images of a
+            class; twelve tell more.
         method: A method, as `explain` takes it.
-        layer: The layer to explain, as `explain` takes it; of a list the layers are fused.
-        class_names: Names of the classes, in the order of their ids or {id: name}.
-        masks: (N, H, W), or with one channel, where the object is: of integers what is not 0, of floats what is 0.5
-            and more. A class that is told by its object is not warned of.
-        boxes: (N, 4) or (N, M, 4) likewise: left, top, width and height in pixels of the images; of masks and boxes
-            the part that they share.
-        mean: Mean that the images were normalised with, a number or one per channel, to undo it in the picture.
-        std: Standard deviation likewise.
-        title: What stands above, before method and layer.
+        layer: The layer to explain, as `explain` takes it; the layers of a list are fused.
+        class_names: Names of the classes, in the order of their ids or as {id: name}.
+        masks: (N, H, W), or with one channel: the object is where integers are not 0, or where floats are 0.5 or
+            more. A class is not suspected if its heat stays on the object.
+        boxes: (N, 4) or (N, M, 4), used like masks: left, top, width and height in pixels of the images. With masks
+            and boxes, the object is where both say so.
+        mean: Mean of the normalisation of the images, a number or one per channel; the picture undoes it.
+        std: Standard deviation of that normalisation, a number or one per channel.
+        title: Text at the beginning of the title line.
         colormap: Any colormap of matplotlib.
         alpha: Weight of the heat, 0 to 1.
         batch_size: Images per pass; None: 32.
-        seed: For the choice of the images that are tested, and for methods that draw random numbers.
+        seed: Seed for the choice of the images that are tested, and for methods that draw random numbers.
         model_output: Which of the model's outputs holds the scores, as `explain` takes it.
         reshape: How the layer's output becomes a map, as `explain` takes it.
         fuse: "mean" or "max": how several layers become one map.
@@ -134,10 +134,10 @@ def atlas(
         ArgumentError: An argument is not accepted, or does not fit the images; a ValueError.
         UnknownNameError: No such method, layer, output or colormap; a KeyError.
         UnsupportedModelError: The model cannot be observed, or puts out no classes; a TypeError.
-        GradientError: The score depends on the layer, and no gradient reaches it; a RuntimeError.
+        GradientError: The score depends on the layer, and no gradient reaches the layer; a RuntimeError.
 
     Warns:
-        CamWarning: There are too few images for the classes that were inferred, so that some are not tested.
+        CamWarning: There are too few images for the inferred classes, so some classes are not tested.
 
     Example:
         >>> import torch
@@ -155,8 +155,8 @@ def atlas(
     inputs = Inputs.of(images).checked()
     if len(inputs.picture.shape) != 4:
         raise ArgumentError(
-            f"images holds volumes of shape {tuple(inputs.picture.shape)[1:]}, and an atlas is of pictures: pass "
-            "slices, with a model that takes them."
+            f"images holds volumes of shape {tuple(inputs.picture.shape)[1:]}, and an atlas shows only pictures. Pass "
+            "slices, with a model that takes slices."
         )
     heatmap = explain(
         model, images, method=method, layer=layer, batch_size=batch_size, seed=seed, class_names=class_names,
@@ -167,7 +167,7 @@ def atlas(
     array = np.asarray(host_rows(inputs.picture))
     pictures = look.pictures(array, channels_first=array.shape[2:] == heatmap.values.shape[1:])
     found = Atlas.of(heatmap, pictures)
-    few = found.too_few(len(heatmap), f"atlas: {len(heatmap)} images", "Pass {} of them.")
+    few = found.too_few(len(heatmap), f"atlas: {len(heatmap)} images", "Pass {} images.")
     if few:
         warnings.warn(few, CamWarning, stacklevel=2)
     accused = alarms(
@@ -177,7 +177,7 @@ def atlas(
 
 
 def _objects(masks: Any, boxes: Any, heatmap: Heatmap) -> NDArray[np.bool_] | None:
-    """Where the object of each image is, (N, H, W), or None where nobody says."""
+    """The pixels of the object in each image, (N, H, W), or None if neither masks nor boxes are given."""
     _, height, width = heatmap.values.shape
     for name, given in (("masks", masks), ("boxes", boxes)):
         if given is None:
@@ -185,7 +185,7 @@ def _objects(masks: Any, boxes: Any, heatmap: Heatmap) -> NDArray[np.bool_] | No
         count = np.shape(given)[0] if np.ndim(given) else 0
         if count != len(heatmap):
             raise ArgumentError(
-                f"{name} are of {count} images, and images holds {len(heatmap)}; one for each is needed."
+                f"{name} are of {count} images, and images holds {len(heatmap)}; pass one for each image."
             )
     return object_masks(masks, boxes, (height, width))
 
@@ -193,16 +193,16 @@ def _objects(masks: Any, boxes: Any, heatmap: Heatmap) -> NDArray[np.bool_] | No
 def atlas_picture(
     atlas: Atlas, heatmap: Heatmap, found: Sequence[Alarm], names: Mapping[int, str], title: str, look: Look
 ) -> AtlasPicture:
-    """The picture of an atlas of heatmaps, of which one is enough here, and of what was found in it."""
+    """The picture of an atlas and its findings; `heatmap` is one of its heatmaps, for the words in the title."""
     return AtlasPicture(atlas_grid(atlas, heatmap, found, names, title, look), atlas, found)
 
 
 def atlas_grid(
     atlas: Atlas, heatmap: Heatmap, found: Sequence[Alarm], names: Mapping[int, str], title: str, look: Look
 ) -> Grid:
-    """A row for each class: its mean picture, its mean heat, and the place that is warned of if there is one."""
+    """A row for each class: its mean picture, its mean heat, and the place of its alarm, if it has one."""
     by_class = {alarm.class_id: alarm for alarm in found}
-    # A class that is warned of is drawn, however few its images.
+    # A class with an alarm is always drawn, even if it has few images.
     most = sorted(atlas.classes, key=lambda one: (one not in by_class, -atlas.classes[one].images))[:MOST_CLASSES]
     rows = [_row(atlas, class_id, by_class.get(class_id), names, look) for class_id in sorted(most)]
     said = [title, "mean heat of each inferred class"]
@@ -229,7 +229,7 @@ def _row(atlas: Atlas, class_id: int, alarm: Alarm | None, names: Mapping[int, s
 
 
 def _moves(one: ClassHeat) -> tuple[str, str]:
-    """Whether the heat of a class stays at one place, in words, and how much."""
+    """In words: whether the heat of a class stays at one place, and how strongly."""
     if one.warm < FEWEST:
         return "too few to tell if heat moves", ""
     return ("heat stays in place", f"({one.fixed_place:.2f})") if one.fixed_place >= FIXED else ("heat moves", "")
@@ -249,7 +249,7 @@ def _legend(warned: bool) -> str:
 
 
 def stretched(picture: Rgb) -> Rgb:
-    """A mean picture with its contrast stretched, so that it can be seen: all but a hundredth at either end.
+    """A mean picture with its contrast stretched, so that it can be seen; one hundredth at either end is clipped.
 
     Example:
         >>> stretched(np.array([[[40] * 3, [60] * 3, [80] * 3]], np.uint8))[0, :, 0].tolist()

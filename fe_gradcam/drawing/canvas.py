@@ -23,21 +23,21 @@ LINE, FRAME = 20, 3
 BAR_WIDTH, BAR_HEIGHT = 160, 12
 
 SMALLEST_NOTE = 8
-"""Size of the letters of a note, at the least, in pixels."""
+"""The smallest size of the letters of a note, in pixels."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes in pixels that go with that of the text; with the usual one they are the constants above.
+    """Sizes in pixels that grow with the size of the text; for the usual text size they are the constants above.
 
     Attributes:
-        text: The letters beside the pictures and above the columns.
+        text: Size of the letters beside the pictures and above the columns.
     """
 
     text: int = TEXT_SIZE
 
     def of(self, usual: int) -> int:
-        """What is `usual` where the text has its usual size."""
+        """The size that is `usual` when the text has its usual size."""
         return round(usual * self.text / TEXT_SIZE)
 
     @property
@@ -52,12 +52,12 @@ class Sizes:
 
     @property
     def line(self) -> int:
-        """From a line of text to the next."""
+        """The distance from one line of text to the next."""
         return self.of(LINE)
 
     @property
     def frame(self) -> int:
-        """How wide the line of a frame is."""
+        """The width of the line of a frame."""
         return self.of(FRAME)
 
     @property
@@ -85,7 +85,7 @@ def write(canvas: Rgb, corner: tuple[int, int], lines: Sequence[Line], size: int
 
 
 def draw_outline(region: Rgb, outline: NDArray[np.bool_]) -> None:
-    """The border of what is True: white between dark, so that it is seen on any picture."""
+    """Draws the border of the True pixels: white between dark lines, so that it is seen on any picture."""
     height, width = region.shape[:2]
     mask = np.asarray(cv2.resize(outline.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
     padded, square = np.pad(mask, 2), np.ones((3, 3), np.uint8)
@@ -110,7 +110,7 @@ def draw_frame(region: Rgb, width: int = FRAME, *, unsure: bool = False) -> None
 
 
 def draw_note(region: Rgb, note: str, sizes: Sizes) -> None:
-    """A note on a dark band at the foot of a region, in smaller letters and two lines where it must."""
+    """Draws a note on a dark band at the foot of a region, if needed in smaller letters and on two lines."""
     width, size = region.shape[1] - 4, sizes.text
     lines = [note]
     while text_width(note, size) > width and size > SMALLEST_NOTE:

@@ -24,22 +24,22 @@ from fe_gradcam.drawing.pixels import Rgb
 from fe_gradcam.drawing.text import wrapped
 
 SHAPE = 1.4
-"""Width over height that the picture comes near to."""
+"""Width over height that the layout aims at."""
 
 BETWEEN = 26
-"""Pixels between cards, in which the frames of two neighbours do not touch."""
+"""Pixels between cards, enough that the frames of two neighbours do not touch."""
 
 NARROWEST = 640
-"""Width of the picture in pixels, at the least: title and legend need it."""
+"""The smallest width of the picture in pixels: title and legend need it."""
 
 LETTERS = 17
-"""The text grows with the picture up to this part of a card's width."""
+"""The text grows with the picture, up to a card's width divided by this."""
 
 AROUND = 150
 """About the height of title, heads and colour bar."""
 
 SIDES = ((4, 224), (8, 160))
-"""Up to so many cards, the side of a picture in pixels; of more cards it is LEAST_SIDE."""
+"""Number of cards, and the side of a picture in pixels up to that number; for more cards it is LEAST_SIDE."""
 
 LEAST_SIDE = 128
 
@@ -73,7 +73,7 @@ def draw_cards(grid: Grid) -> Rgb:
 
 
 class _CardLine(NamedTuple):
-    """Where a line of cards has its texts, its pictures and what is below these, and where it ends."""
+    """Where a line of cards has its texts, its pictures and the texts below the pictures, and where it ends."""
 
     top: int
     pictures: int
@@ -116,7 +116,7 @@ class _Cards:
         )
 
     def left_of(self, column: int) -> int:
-        """Where a column of cards begins."""
+        """The left edge of a column of cards."""
         return MARGIN + column * (self.card + BETWEEN)
 
     def _width(self, across: int) -> int:
@@ -135,7 +135,7 @@ class _Cards:
         return lines
 
     def _unlike_the_shape(self, across: int) -> float:
-        """How far the picture is from SHAPE with so many cards in a line, and how much of it stays empty."""
+        """How far the picture is from SHAPE with `across` cards in a line, and how much of it stays empty."""
         lines = self._lines_from(0, across)
         shape = self._width(across) / (lines[-1].bottom + AROUND)
         return abs(log(shape / SHAPE)) + 1 - len(self.above) / (across * len(lines))

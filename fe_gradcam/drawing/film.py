@@ -21,7 +21,7 @@ TEXT_ROOM_OF_FILM = 110
 """Width of what stands beside the pictures, where the text has 14 pixels: which image it is, and its true class."""
 
 MOST_COLUMNS = 12
-"""Epochs in a filmstrip: of more, fitted to a page, texts could not be read."""
+"""The most epochs in a filmstrip: with more, its texts could not be read on a page."""
 
 
 class Frame(NamedTuple):
@@ -32,7 +32,7 @@ class Frame(NamedTuple):
 
 
 def shown_epochs(count: int) -> list[int]:
-    """Which of so many epochs a filmstrip shows, from 0: all, or every second, fourth, ... and the last.
+    """The epochs that a filmstrip shows out of `count`, from 0: all, or every second, fourth, ... and the last.
 
     An epoch that is shown stays until it must make room.
 
@@ -56,10 +56,10 @@ def film_grid(
     *,
     numbered: bool = False,
 ) -> Grid:
-    """A row for each picture (N, h, w, 3), a column for each epoch, of which there is at least one.
+    """A row for each picture (N, h, w, 3), a column for each epoch; there is at least one epoch.
 
-    What stands beside the pictures is said by `part`, the images as they were explained last, and so is where the
-    object is; `stream` is the mode and the dataset.
+    `part` holds the images as they were explained last; the texts beside the pictures and the outlines of the
+    objects come from it. `stream` is the mode and the dataset.
     """
     rows = []
     for at, picture in enumerate(pictures):

@@ -1,4 +1,4 @@
-"""The grid of an epoch as one raster: a row for each image, what was inferred beside it, a colour bar below."""
+"""The grid of an epoch as one raster: a row for each image, the inference beside it, a colour bar below."""
 
 from __future__ import annotations
 
@@ -33,33 +33,33 @@ from fe_gradcam.errors import ArgumentError
 MARGIN, GAP = 14, 6
 
 TEXT_ROOM = 200
-"""Width of what stands beside the pictures, in pixels, where the text has 14: the same whatever the names are."""
+"""Width of the texts beside the pictures, in pixels, at text size 14; it does not depend on the names."""
 
 PAGE = 800
-"""How wide a picture is shown on a page, in pixels: its text is to be read there."""
+"""The width of a picture on a page, in pixels; its text must be readable there."""
 
 TEXT_ON_PAGE = 12
-"""Size of the text on a page; that at the colour bar has 10."""
+"""Size of the text on a page; the text at the colour bar has size 10."""
 
 TEXTS_IN_CELL = 6
 """The text grows with the picture up to this part of a column's width."""
 
 SMALLEST_HEAD = 10
-"""Size of a column's title, at the least, in pixels."""
+"""The smallest size of a column's title, in pixels."""
 
 HEAD_LINES = 5
-"""Lines of a column's title: a method with its parameters, and a target."""
+"""The most lines of a column's title: a method with its parameters, and a target."""
 
 TITLE_LINES = 3
-"""Lines of the title, and of what stands below it."""
+"""The most lines of the title, and of the subtitle below it."""
 
 Role: TypeAlias = Literal["id", "label", "prediction", "class", "note", "warning", "doubt"]
 
 CROSSED: tuple[str, Weight, Colour] = ("✗ inferred: ", "bold", RED)
-"""How a prediction is written that is wrong."""
+"""How a wrong prediction is written."""
 
 DOUBTED: tuple[str, Weight, Colour] = ("? inferred: ", "bold", AMBER)
-"""How a prediction is written that is wrong and was unsure."""
+"""How a wrong prediction is written if it was unsure."""
 
 ROLES: dict[Role, tuple[str, Weight, Colour]] = {
     "id": ("", "regular", GREY),
@@ -70,14 +70,14 @@ ROLES: dict[Role, tuple[str, Weight, Colour]] = {
     "warning": ("", "regular", RED),
     "doubt": ("", "regular", AMBER),
 }
-"""What stands before a text, and how both are written."""
+"""The mark before a text of each role, with weight and colour of both."""
 
 WRONG_LEGEND = "✗ another class was inferred than the true one"
 UNSURE_LEGEND = "? another class was inferred, with a probability below 50%: unsure"
 
 
 class Text(NamedTuple):
-    """A text of a row: words, which are cut where they are too long, and a number behind, which never is."""
+    """A text of a row: words, which are cut if they are too long, then a number, which is never cut."""
 
     role: Role
     words: str
@@ -90,9 +90,9 @@ class Panel:
 
     Attributes:
         note: Written on a dark band over the picture, such as "no evidence".
-        outline: (H, W) bool: the border of what is True is drawn; any size, stretched over the picture.
+        outline: (H, W) bool of any size, stretched over the picture: the border of its True pixels is drawn.
         framed: Whether a frame is drawn within the picture's edges.
-        unsure: Whether that frame is the one of an answer that was unsure.
+        unsure: Whether that frame marks an unsure answer.
         caption: Written below the picture.
     """
 
@@ -106,15 +106,15 @@ class Panel:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """What is shown of one image.
+    """The row of one image.
 
     Attributes:
-        texts: What stands beside the pictures.
-        wrong: Whether the prediction is: then the row is framed and its prediction crossed.
+        texts: The texts beside the pictures.
+        wrong: Whether the prediction is wrong: then the row is framed and its prediction has a cross.
         panels: The pictures, one for each title of the grid.
-        below: A second line of pictures, each under the one that it belongs to or None; empty where there is none.
-        aside: What stands in the second line in the place of the image.
-        unsure: Whether a prediction that is wrong was unsure: then frame and mark are others.
+        below: A second line of pictures: for each panel the picture under it, or None; empty if there is no line.
+        aside: The text in the second line, below the image.
+        unsure: Whether a wrong prediction was unsure: then the row has another frame and mark.
     """
 
     texts: tuple[Text, ...]
@@ -152,18 +152,18 @@ class Grid:
 
 
 def draw_grid(grid: Grid, *, cell: int | None = None) -> Rgb:
-    """Draws a grid as a raster (H, W, 3), at the size that it needs.
+    """Draws a grid as a raster (H, W, 3), at the size that the grid needs.
 
-    The width depends on the columns alone, and the text grows with it, so that it can be read where the picture is
-    as wide as a page.
+    The width depends only on the columns, and the text grows with the width, so that the text can be read when the
+    picture is as wide as a page.
 
     Args:
-        grid: What is drawn.
+        grid: The grid to draw.
         cell: Side of a picture's cell in pixels, from 16. None: pictures of 160 to 256 px are shown 1:1, smaller ones
             enlarged by a whole number, larger ones shrunk to 256.
 
     Raises:
-        ArgumentError: There are no rows, or a row has not one panel for each title.
+        ArgumentError: There are no rows, or a row does not have one panel for each title.
     """
     _check(grid, cell)
     layout = _Layout(grid, cell or _cell_side(grid))
@@ -187,11 +187,11 @@ def _check(grid: Grid, cell: int | None) -> None:
     for number, row in enumerate(grid.rows):
         if len(row.panels) != len(grid.titles):
             panels = f"{len(row.panels)} panels for {len(grid.titles)} titles"
-            raise ArgumentError(f"grid.rows[{number}] has {panels}; one for each is needed.")
+            raise ArgumentError(f"grid.rows[{number}] has {panels}; one panel for each title is needed.")
         for panel in row.every_panel:
             require_rgb("panel.rgb", panel.rgb)
     if cell is not None and cell < 16:
-        raise ArgumentError(f"cell={cell!r} is too small; accepted are None and whole pixels from 16.")
+        raise ArgumentError(f"cell={cell!r} is too small. Accepted: None, or whole pixels from 16.")
 
 
 def _cell_side(grid: Grid) -> int:
@@ -199,7 +199,7 @@ def _cell_side(grid: Grid) -> int:
 
 
 def shown_side(picture: Rgb) -> int:
-    """The longer side of a picture in a grid with cells of no given size; see `draw_grid`."""
+    """The longer side of a picture in a grid without a given size of cells; see `draw_grid`."""
     longer = _longer(picture)
     return min(longer, 256) if longer >= 160 else longer * max(1, round(176 / longer))
 
@@ -210,7 +210,7 @@ def _longer(picture: Rgb) -> int:
 
 
 class _Cells(Protocol):
-    """What a picture is drawn into: its longer side, width and height of a cell, and the sizes of letters."""
+    """The cells of pictures: the longer side of a picture, width and height of a cell, and the sizes of letters."""
 
     side: int
     cell: tuple[int, int]
@@ -218,7 +218,7 @@ class _Cells(Protocol):
 
 
 class _Layout:
-    """Where everything stands on the canvas, in pixels: of each row its top, its texts and those of its second line."""
+    """The positions on the canvas in pixels: for each row its top, its texts and the texts of its second line."""
 
     def __init__(self, grid: Grid, side: int) -> None:
         panels = [panel for row in grid.rows for panel in row.every_panel]
@@ -265,7 +265,7 @@ class _Layout:
 
 
 def _label_of_bar(grid: Grid, width: int, top: int, sizes: Sizes) -> tuple[list[str], tuple[int, int], int]:
-    """The colour bar's label, its corner, and where bar and label end: it stands beside the bar if there is room."""
+    """The colour bar's label, its corner, and where bar and label end; the label is beside the bar if there is room."""
     (bar_width, bar_height), above = sizes.bar, 0
     beside = MARGIN + bar_width + 16
     room, corner = width - beside - MARGIN, (beside, top - 2)
@@ -285,7 +285,7 @@ def _text_size(cell: int, columns: int, text_room: int) -> int:
 
 
 def _heads(titles: Sequence[str], width: int, size: int) -> tuple[int, list[list[str]]]:
-    """The titles of columns in lines, and the size of their letters: smaller where they would be cut off else."""
+    """The titles of columns in lines, and the size of their letters: smaller if a title would be cut off otherwise."""
     smallest = min(size, SMALLEST_HEAD)
     for one in range(size, smallest - 1, -1):
         heads = [wrapped(title, width, one, "bold", HEAD_LINES) for title in titles]
@@ -302,7 +302,7 @@ def _wrapped(text: str, width: int, size: int, weight: Weight = "regular") -> li
 def _lines(
     texts: Sequence[Text], width: int, sizes: Sizes, *, wrong: bool = False, unsure: bool = False, most: int = 2
 ) -> list[Line]:
-    """Texts as lines of a width; a name takes `most` of them, and a number is never cut off."""
+    """Texts as lines of a given width; a name takes at most `most` lines, and a number is never cut off."""
     size, lines = sizes.text, list[Line]()
     for text in texts:
         caption, weight, colour = ROLES[text.role]
@@ -333,7 +333,7 @@ def _draw_row(canvas: Rgb, row: Row, layout: _Layout, number: int) -> None:
     bottom = below + max(layout.cell[1], len(aside) * sizes.line) if row.below else top + layout.cell[1]
     write(canvas, (MARGIN, top), layout.texts[number], sizes.text, sizes.line)
     for y, line in zip(count((below + bottom - len(aside) * sizes.line) // 2, sizes.line), aside):
-        # At the right, beside the heat that it is said of.
+        # At the right, beside the heat that it describes.
         x = left + layout.cell[0] - GAP - text_width(line.text, sizes.text, line.weight)
         write(canvas, (x, y), [line], sizes.text)
     for y, panels in ((top, row.panels), (below, row.below)):
@@ -390,7 +390,7 @@ def _draw_bar(canvas: Rgb, grid: Grid, top: int, label: Sequence[str], corner: t
 
 
 def _draw_legends(canvas: Rgb, layout: _Layout) -> None:
-    """What frames mean, where there are any."""
+    """Draws what the frames mean, if there are any."""
     sizes, y, swatch = layout.sizes, layout.legend_top, 2 * layout.sizes.line
     for unsure, said in layout.legends:
         draw_frame(canvas[y : y + sizes.line - 4, MARGIN : MARGIN + swatch], sizes.frame, unsure=unsure)

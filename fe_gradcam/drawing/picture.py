@@ -28,9 +28,9 @@ JPEG_ENDINGS = (".jpg", ".jpeg")
 
 
 class Picture:
-    """The picture of a grid, drawn when it is first looked at; a notebook shows it.
+    """A picture of heatmaps, drawn on first use; a notebook shows it.
 
-    `rgb` holds its pixels, `png` its bytes, and `save` writes a file.
+    `rgb` holds the pixels, `png` the bytes of a PNG file, and `save` writes a file.
     """
 
     def __init__(self, grid: Grid, cell: int | None = None) -> None:
@@ -43,17 +43,17 @@ class Picture:
 
     @cached_property
     def png(self) -> bytes:
-        """The bytes of the picture as a PNG file, as who answers a web request sends them (``image/png``)."""
+        """The picture as the bytes of a PNG file, for example to answer a web request (``image/png``)."""
         return encode_png(self.rgb)
 
     def save(self, path: FilePath) -> None:
-        """Writes it to a file, whole or not at all; folders that are missing are made.
+        """Writes the picture to a file, whole or not at all; missing folders are made.
 
         Args:
-            path: Ends in ``.png``, or in ``.jpg`` or ``.jpeg``, which is smaller and not lossless.
+            path: Must end in ``.png``, or in ``.jpg`` or ``.jpeg``, which is smaller and not lossless.
 
         Raises:
-            ArgumentError: It ends in something else.
+            ArgumentError: The path ends in something else.
         """
         target = Path(path)
         ending = target.suffix.lower()
@@ -97,12 +97,12 @@ def draw(
     """Draws heatmaps over the images that they explain: a row for each image, a column for each Heatmap.
 
     Args:
-        images: (N, C, H, W), (N, H, W, C) or (N, H, W), with 1 or 3 channels: what was explained, or other pictures
-            of the same; see `fe_gradcam.drawing.pixels.to_rgb` for how they are shown.
-        heatmaps: One or several, of the same N images and with the same scaling, as `explain` and `explain_many`
-            return them.
-        labels: (N,) true class ids, or names of `class_names`; with them wrong inferences are framed, where a heatmap
-            is that of the inferred class.
+        images: (N, C, H, W), (N, H, W, C) or (N, H, W), with 1 or 3 channels: the explained images, or other pictures
+            of the same scenes; `fe_gradcam.drawing.pixels.to_rgb` says how they are shown.
+        heatmaps: One Heatmap or a list, of the same N images and with the same scaling, as `explain` and
+            `explain_many` return them.
+        labels: (N,) true class ids, or names of `class_names`. If one of the heatmaps explains the inferred class,
+            wrong inferences are framed.
         ids: N names of the images.
         class_names: Names of the classes, in the order of their ids, with one for each that is shown; or {id: name}.
         masks: (N, H, W) where the object is in each image, which is outlined: of integers what is not 0, of floats what
@@ -117,7 +117,7 @@ def draw(
         cell: Side of a picture's cell in pixels; see `fe_gradcam.drawing.grid.draw_grid`.
 
     Raises:
-        ArgumentError: The heatmaps are of another number of images, or of different scalings, or no heatmaps.
+        ArgumentError: `heatmaps` holds no heatmaps, or heatmaps of another number of images or of different scalings.
         UnknownNameError: There is no such colormap or class.
 
     Example:
@@ -136,7 +136,7 @@ def draw(
     array = np.asarray(host_rows(images))
     _check(several, array)
     if ids is not None and len(ids) != len(array):
-        raise ArgumentError(f"ids holds {len(ids)} names for {len(array)} images; one for each is needed.")
+        raise ArgumentError(f"ids holds {len(ids)} names for {len(array)} images; one name for each image is needed.")
     look, names = Look(colormap, alpha, mean, std), names_by_id(class_names)
     true = None if labels is None else _true_classes(labels, len(array), names)
     check_names(class_names, [*(one.class_ids for one in several), *([] if true is None else [true])])
@@ -173,27 +173,27 @@ def _check(heatmaps: Sequence[Any], images: NDArray[Any]) -> None:
         raise ArgumentError(f"heatmaps {came}. Accepted: a Heatmap of explain, or a list of them.")
     if heatmaps[0].values.ndim != 3:
         raise ArgumentError(
-            f"heatmaps are of volumes {heatmaps[0].values.shape[1:]}, and what is drawn are pictures: draw slices, "
+            f"heatmaps are of volumes {heatmaps[0].values.shape[1:]}, and only pictures can be drawn. Draw slices, "
             "with dataclasses.replace(heatmap, values=heatmap.values[:, depth], raw=...)."
         )
     counts = {len(one) for one in heatmaps} | {len(images)}
     if len(counts) > 1:
         raise ArgumentError(
-            f"images has shape {images.shape}, and heatmaps are of {[len(one) for one in heatmaps]} images: the same "
-            "images are needed, with the batch axis."
+            f"images has shape {images.shape}, and heatmaps are of {[len(one) for one in heatmaps]} images. Pass the "
+            "images that were explained, with the batch axis."
         )
     if len({one.scaling for one in heatmaps}) > 1:
         raise ArgumentError(
-            f"heatmaps have the scalings {[one.scaling for one in heatmaps]}, and a picture has one colour bar: draw "
-            "each scaling by itself."
+            f"heatmaps have the scalings {[one.scaling for one in heatmaps]}, and a picture has one colour bar. Draw "
+            "one picture for each scaling."
         )
 
 
 def _true_classes(labels: Any, count: int, names: Mapping[int, str]) -> NDArray[np.int64]:
-    """(count,) class ids of labels that are ids or names."""
+    """Labels, which are ids or names, as (count,) class ids."""
     given = np.asarray(host_rows(labels))
     if given.shape not in ((count,), (count, 1)):
-        raise ArgumentError(f"labels has shape {given.shape}; ({count},), a class for each image, is needed.")
+        raise ArgumentError(f"labels has shape {given.shape}; ({count},) is needed, one class for each image.")
     given = given.reshape(-1)
     if given.dtype.kind in "US":
         known = {name: class_id for class_id, name in names.items()}
@@ -223,15 +223,15 @@ def check_names(class_names: Any, shown: Sequence[NDArray[np.int64]]) -> None:
     highest = max((int(ids.max()) for ids in shown if ids.size), default=-1)
     if highest >= len(class_names):
         raise ArgumentError(
-            f"class_names holds {len(class_names)} name{'s' * (len(class_names) != 1)}, and class {highest} is shown: "
-            f"pass a name for each of the classes from 0, at least {highest + 1}, or a dict {{id: name}} of some."
+            f"class_names holds {len(class_names)} name{'s' * (len(class_names) != 1)}, and class {highest} is shown. "
+            f"Pass at least {highest + 1} names, for the classes from 0, or a dict {{id: name}} of some classes."
         )
 
 
 def _of_inferred(heatmap: Heatmap) -> NDArray[np.float32]:
-    """A table of probabilities (N, C) that holds those of the inferred classes, which are what is shown."""
+    """A table of probabilities (N, C) that holds only those of the inferred classes: only these are shown."""
     table = np.zeros((len(heatmap), int(heatmap.class_ids.max()) + 1), np.float32)
-    # Above 0, so that it is the largest of its row; NaN, which is not known, is that too.
+    # Above 0, so that it is the largest of its row; NaN (not known) counts as the largest too.
     table[np.arange(len(heatmap)), heatmap.class_ids] = np.maximum(heatmap.confidences, np.float32(1e-30))
     return table
 
@@ -240,7 +240,7 @@ def encode_png(rgb: NDArray[np.uint8]) -> bytes:
     r"""A picture (H, W, 3) as the bytes of a PNG file, lossless.
 
     Raises:
-        ArgumentError: It is no such picture, or larger than the encoder takes.
+        ArgumentError: `rgb` is not such a picture, or larger than the encoder takes.
 
     Examples:
         >>> encode_png(np.zeros((2, 2, 3), np.uint8))[:4]
@@ -252,7 +252,7 @@ def encode_png(rgb: NDArray[np.uint8]) -> bytes:
 
 
 def _encoded_jpeg(rgb: NDArray[np.uint8]) -> bytes:
-    """As the bytes of a JPEG file, with colours as sharp as the rest: letters are red too."""
+    """A picture as the bytes of a JPEG file, with full resolution of colour: some letters are red."""
     sharp = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     return _encoded(rgb, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 92, *sharp])
 

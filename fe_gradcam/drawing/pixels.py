@@ -1,4 +1,4 @@
-"""Pictures as plain arrays: colormaps, images as networks take them, heat laid over them."""
+"""Pictures as plain arrays: colormaps, from a network's images to pictures, heat laid over pictures."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ DIVERGING = "PiYG PRGn BrBG PuOr RdGy RdBu RdYlBu RdYlGn Spectral coolwarm bwr s
 
 
 def require_rgb(name: str, picture: Any) -> Rgb:
-    """The picture as it came; raises ArgumentError unless it is (H, W, 3) uint8 with at least one pixel."""
+    """The picture as it is; raises ArgumentError unless it is (H, W, 3) uint8 with at least one pixel."""
     if not isinstance(picture, np.ndarray):
         raise ArgumentError(f"{name} is a {type(picture).__name__}; pass a NumPy array (H, W, 3) of uint8")
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
         raise ArgumentError(
-            f"{name} has shape {picture.shape} and dtype {picture.dtype}; accepted is (H, W, 3) uint8 with at "
-            "least one pixel: convert it with to_rgb() first"
+            f"{name} has shape {picture.shape} and dtype {picture.dtype}; (H, W, 3) uint8 with at least one pixel "
+            "is needed: convert it with to_rgb() first"
         )
     return picture
 
@@ -60,7 +60,7 @@ def colormap_lut(name: str) -> Rgb:
 
 
 def signed_colormap(colormap: str) -> str:
-    """The colormap that a signed map is drawn with: the given one where it is diverging, else ``"RdBu_r"``."""
+    """The colormap for a signed map: the given one if it is diverging, else ``"RdBu_r"``."""
     return colormap if colormap.removesuffix("_r") in DIVERGING.split() else "RdBu_r"
 
 
@@ -71,27 +71,27 @@ def to_rgb(
     mean: ArrayLike | None = None,
     std: ArrayLike | None = None,
 ) -> NDArray[np.uint8]:
-    """Images as a network takes them, as pictures. Each image is treated on its own.
+    """Turns images, as a network takes them, into pictures. Each image is treated on its own.
 
-    - uint8 is shown as it is, other integers too where they lie within 0..255, bool as black and white.
+    - uint8 is shown as it is; so are other integers within 0..255; bool is shown as black and white.
     - Floats without `mean` and `std`: an image within [0, 1] or within [0, 255] that spans at least half of that
       range is a picture already, and is shown without stretching. Any other is stretched from its minimum (black)
       to its maximum (white), as are integers beyond 0..255.
     - Floats with `mean` or `std`: ``x * std + mean``, shown without stretching if that lies within [0, 1], or
-      within [0, 255] and exceeds 2 somewhere; up to 5 % beyond an end is clipped. What fits neither is stretched.
+      within [0, 255] and exceeds 2 somewhere; up to 5 % beyond an end is clipped. Any other image is stretched.
     - A NaN or infinite pixel is shown as the image's minimum; a constant image that would be stretched is black.
 
     Args:
         images: (N, C, H, W), (N, H, W, C) or (N, H, W), with C of 1 or 3; bool, integer or float.
-        channels_first: Whether the channels are axis 1; else they are the last. Not used for (N, H, W).
-        mean: One number, or one per channel, that the normalisation subtracted; 0 where only `std` is given.
-        std: One number, or one per channel, that it divided by; 1 where only `mean` is given.
+        channels_first: Whether the channels are axis 1; else they are the last axis. Not used for (N, H, W).
+        mean: One number, or one per channel, that the normalisation subtracted; 0 if only `std` is given.
+        std: One number, or one per channel, that the normalisation divided by; 1 if only `mean` is given.
 
     Returns:
         (N, H, W, 3) uint8.
 
     Raises:
-        ArgumentError: A shape, number of channels or dtype other than these.
+        ArgumentError: The shape, the number of channels or the dtype is another.
 
     Examples:
         >>> to_rgb(np.array([[[-1.0, 0.0, 3.0]]]), channels_first=True)[0, 0, :, 0].tolist()
@@ -112,8 +112,8 @@ def to_rgb(
     channels = array.shape[3]
     if channels not in (1, 3):
         raise ArgumentError(
-            f"images have {channels} channels (shape {np.shape(images)}, channels_first={channels_first}); 1 or 3 "
-            "can be shown: let display= name the key of a picture, choose channels, or correct channels_first"
+            f"images have {channels} channels (shape {np.shape(images)}, channels_first={channels_first}); only 1 or "
+            "3 can be shown: pass display= with the key of a picture, choose channels, or correct channels_first"
         )
     shift = _per_channel("mean", mean, channels, 0.0)
     factor = _per_channel("std", std, channels, 1.0)
@@ -127,7 +127,7 @@ def to_rgb(
 
 
 def check_per_channel(name: str, value: Any) -> None:
-    """Raises ArgumentError unless it is a number or one per channel, above 0 for "std", or None."""
+    """Raises ArgumentError unless the value is a number, or one per channel, or None; above 0 for "std"."""
     try:
         numbers = np.asarray(0 if value is None else value, np.float64)
     except (TypeError, ValueError):
@@ -175,18 +175,18 @@ def _to_bytes(image: NDArray[Any], *, denormalised: bool) -> Rgb:
 
 
 def smooth_heat(maps: NDArray[Any], size: Sequence[int]) -> NDArray[np.float32]:
-    """Maps (..., h, w) at a size (H, W), for the eye: bilinear values have an edge at each row and column of the map.
+    """Maps (..., h, w) drawn smoothly at a size (H, W): bilinear maps show an edge at each row and column.
 
-    Monotone cubics (PCHIP) along the rows and then the columns, and the other way round; the mean of both. Half-pixel
-    centres and repeated borders, as in `fe_gradcam.scaling.upsample`. At the middle of a place the value is that of
-    the map, between places it lies between theirs, so nothing exceeds the map; and at the rows and columns of the map
-    the slope makes no step.
+    The result is the mean of two interpolations with monotone cubics (PCHIP): along the rows and then the columns, and
+    the other way round; half-pixel centres and repeated borders, as in `fe_gradcam.scaling.upsample`. At the middle of
+    a place the value is that of the map, and between places it lies between their values, so nothing exceeds the map;
+    at the rows and columns of the map the slope makes no step.
 
     Source: Fritsch and Butland 1984, doi:10.1137/0905021.
 
     Args:
         maps: Finite numbers.
-        size: At least that of the maps, or values between places are left out.
+        size: At least the size of the maps; a smaller size leaves out places.
 
     Examples:
         >>> smooth_heat(np.array([[0, 32]]), (1, 4)).tolist()
@@ -202,7 +202,7 @@ def smooth_heat(maps: NDArray[Any], size: Sequence[int]) -> NDArray[np.float32]:
 
 
 def _across(maps: NDArray[np.float32], length: int) -> NDArray[np.float32]:
-    """The last axis at another length."""
+    """The maps with their last axis interpolated to another length."""
     steps = np.diff(maps, axis=-1, prepend=maps[..., :1], append=maps[..., -1:])
     before, behind = steps[..., :-1], steps[..., 1:]
     # The harmonic mean of the steps at both sides, 0 at a peak or the border.
@@ -214,7 +214,7 @@ def _across(maps: NDArray[np.float32], length: int) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=64)
 def _hermite(places: int, length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What the values and the slopes at the places weigh in each of `length` values, (places, length)."""
+    """The weights of the values and of the slopes at the places in each of `length` values, (places, length)."""
     at = np.clip((np.arange(length) + 0.5) * places / length - 0.5, 0, places - 1)
     first = np.minimum(at.astype(int), max(places - 2, 0))
     second, t, column = np.minimum(first + 1, places - 1), at - first, np.arange(length)
@@ -235,39 +235,39 @@ def overlay(
     signed: bool = False,
     limit: float | None = None,
 ) -> Rgb:
-    """A heatmap laid over the picture that it explains.
+    """Lays a heatmap over the picture that it explains.
 
     With the strength v of a pixel, in [0, 1], its colour c from the colormap, and the picture p::
 
         weight = 1 - (1 - alpha) ** (2 v)        ->  (1 - weight) * p + weight * c
 
-    so the colour is the more opaque the hotter the place: at alpha 0.5 a cold place shows the picture as it is, a
-    place of strength 0.5 has half of each, and the hottest is three quarters the last colour of the colormap.
-    ``alpha=0`` gives the picture unchanged; ``alpha=1`` the colours alone, wherever they are.
+    A hotter place is more opaque: at alpha 0.5 a cold place shows the picture as it is, a place of strength 0.5
+    shows half of each, and the hottest place is three quarters the last colour of the colormap.
+    ``alpha=0`` leaves the picture unchanged; ``alpha=1`` shows only the colours, except where v is 0.
 
     Args:
         image: (H, W, 3) uint8.
-        heat: (H, W). In [0, 1], and clipped to it; with `signed` of any range. NaN counts as 0.
+        heat: (H, W), clipped to [0, 1]; with `signed` in any range. NaN counts as 0.
         colormap: Any colormap of matplotlib.
         alpha: How strongly the heatmap is shown, 0 to 1.
         signed: Draw positive and negative evidence: the map is divided by its largest magnitude and drawn
             symmetrically about 0 on a diverging colormap (see `signed_colormap`), with v the magnitude.
-        limit: With `signed`, the magnitude that stands for the ends of the colormap, where it is not
-            the map's own largest.
+        limit: With `signed`, the magnitude at the ends of the colormap; by default the largest magnitude of
+            the map.
 
     Returns:
         (H, W, 3) uint8, a new array.
 
     Raises:
-        ArgumentError: Shapes that do not fit, or an alpha outside 0 to 1.
+        ArgumentError: The shapes do not fit, or alpha is outside 0 to 1.
         UnknownNameError: There is no such colormap.
     """
     picture = require_rgb("image", image)
     heat = np.asarray(heat)
     if heat.dtype.kind not in "buif" or heat.shape != picture.shape[:2]:
         raise ArgumentError(
-            f"heat has shape {heat.shape} and dtype {heat.dtype}; accepted are real numbers of shape "
-            f"{picture.shape[:2]}, the size of the image: upsample the map first"
+            f"heat has shape {heat.shape} and dtype {heat.dtype}; real numbers of shape {picture.shape[:2]}, the size "
+            "of the image, are needed: upsample the map first"
         )
     alpha = fraction("alpha", alpha)
     values = np.nan_to_num(heat.astype(np.float64), nan=0.0)

@@ -38,13 +38,13 @@ OTHER_WORDS = {
 """Targets whose names are said in other words in a picture."""
 
 SURE = 0.5
-"""A wrong answer with a probability below this was a guess, and is drawn as one."""
+"""A wrong answer with a probability below this counts as a guess, and is drawn as unsure."""
 
 AGREES_WITHIN = 1e-3
-"""How far heat may be off what its map makes, relative to the largest; other devices round otherwise."""
+"""How far heat may be off the heat made from its map, relative to the largest: devices round differently."""
 
 MOST_ROWS = 200
-"""Rows drawn in one grid; beyond that a picture is of no use to a reader, and of harm to the memory."""
+"""The most rows in one grid: a larger picture helps no reader and costs memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Look:
     """How images and their heat are drawn; see `fe_gradcam.draw`.
 
     Raises:
-        ArgumentError: The weight, the mean or the deviation is none.
+        ArgumentError: The weight, the mean or the standard deviation is not accepted.
         UnknownNameError: There is no such colormap.
     """
 
@@ -68,7 +68,7 @@ class Look:
         check_per_channel("std", self.std)
 
     def pictures(self, images: ArrayLike, *, channels_first: bool) -> NDArray[np.uint8]:
-        """The images as pictures (N, H, W, 3); see `to_rgb`. Three or one channels are found where they stand."""
+        """The images as pictures (N, H, W, 3); see `to_rgb`. The axis of one or three channels is found here."""
         array = np.asarray(images)
         if array.ndim == 4:
             fits = [array.shape[axis] in (1, 3) for axis in (1, 3)]
@@ -81,7 +81,7 @@ def compose_grid(
 ) -> Grid:
     """The grid of one or several datasets, which have the same columns.
 
-    If it is `numbered`, images without ids are called by their positions in the epoch.
+    With `numbered`, images without ids are named by their positions in the epoch.
     """
     columns, total = parts[0].in_line, sum(map(len, parts))
     rows: list[Row] = []
@@ -108,7 +108,7 @@ def bare_grid(part: Explained, look: Look) -> Grid:
 
 
 def what_is_explained(columns: Sequence[Column]) -> str:
-    """What all columns have in common: the method, what is explained, and the layer with the size of its map."""
+    """What all columns have in common, in words: the method, the target, and the layer with the size of its map."""
     methods, targets, layers = _differing(columns)
     heat = columns[0].method if len(methods) == 1 else "" if len(targets) > 1 else "heat"
     target = f" for {_target_text(columns[0].target, ' the')}".replace("  ", " ") if len(targets) == 1 else ""
@@ -119,14 +119,14 @@ def what_is_explained(columns: Sequence[Column]) -> str:
 
 
 def layer_in_words(heatmap: Heatmap) -> str:
-    """As ``layer features.5 (ReLU), map 7 x 7``: the kind where the name is a number."""
+    """As ``layer features.5 (ReLU), map 7 x 7``; the kind of layer is named if the name ends in a number."""
     if not heatmap.of_layer:
         return f"the {heatmap.layer}"
     name, plus, behind = heatmap.layer.partition(" + ")
     number = re.search(r"(?<!\w)\d+(?![\w.])", name)
     kind = f" ({heatmap.layer_kind})" if number and heatmap.layer_kind else ""
     size = " x ".join(map(str, heatmap.raw.shape[1:]))
-    fused = name.startswith(("mean(", "max("))  # of several layers the map has the size of the image
+    fused = name.startswith(("mean(", "max("))  # the map of several layers has the size of the image
     return f"layer {name}{kind}{plus}{behind}" + f", map {size}" * (not fused)
 
 
@@ -150,7 +150,7 @@ def _target_text(target: str, article: str = "") -> str:
 
 
 def _title(column: Column, columns: Sequence[Column]) -> str:
-    """The head of a column: what tells it from the others, and the method where nothing else does."""
+    """The head of a column: how it differs from the other columns, or the method if it does not differ."""
     methods, targets, layers = _differing(columns)
     apart = _smoothed_apart(columns)
     alone = len(methods) == 1 and (len(targets) > 1 or len(layers) > 1 or apart)
@@ -171,7 +171,7 @@ def _scale_label(columns: Sequence[Column]) -> str:
     meant: dict[str, list[str]] = {}
     for method, heatmap in methods.items():
         meant.setdefault(_shows(heatmap), []).append(method)
-    # What most methods show goes first, and without their names.
+    # The meaning of most methods goes first, without their names.
     usual = [_shows(heatmap) for heatmap in methods.values() if heatmap.shows == OF_TARGET][:1]
     said = usual + [f"{', '.join(names)}: {sense}" for sense, names in meant.items() if sense not in usual]
     sense = next(iter(meant)) if len(meant) == 1 else "; ".join(said)
@@ -185,7 +185,7 @@ def _shows(heatmap: Heatmap) -> str:
 
 
 def _row(part: Explained, at: int, names: Mapping[int, str], look: Look, *, name_dataset: bool, numbered: bool) -> Row:
-    """An image with its heatmaps; a wrong one has those of its true class below those of the inferred one."""
+    """An image with its heatmaps; if it is wrong, those of its true class are below those of the inferred class."""
     picture, outline = part.pictures[at], None if part.masks is None else part.masks[at]
     large = _enlarged(picture)
 
@@ -222,9 +222,9 @@ def _row(part: Explained, at: int, names: Mapping[int, str], look: Look, *, name
 
 
 def _enlarged(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A small picture about as large as a grid shows it, so that heat over it is as smooth as over a large one."""
+    """A small picture, enlarged to about the size in a grid, so that heat over it is as smooth as over a large one."""
     (height, width), factor = picture.shape[:2], shown_side(picture) // max(picture.shape[:2])
-    if factor >= 4 and factor % 2 == 0:  # half of it: nobody sees the steps, and the files are much smaller
+    if factor >= 4 and factor % 2 == 0:  # half that size: nobody sees the steps, and the files are much smaller
         factor //= 2
     if factor <= 1:
         return picture
@@ -233,14 +233,14 @@ def _enlarged(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def is_unsure(part: Explained, at: int) -> bool:
-    """Whether an answer that is wrong had a probability below SURE."""
+    """Whether a wrong answer had a probability below SURE."""
     if not part.wrong[at] or part.probabilities is None:
         return False
     return float(part.probabilities[at].max()) < SURE
 
 
 def _caption(column: Column, at: int, names: Mapping[int, str]) -> Text | None:
-    """Which class is explained, where that is another for each image and stands nowhere else: the second highest."""
+    """The explained class, if it differs from image to image and is written nowhere else, as the second highest."""
     class_id, confidence = int(column.heatmap.class_ids[at]), float(column.heatmap.confidences[at])
     if column.target in TARGET_TITLES or class_id < 0 or column.target in (names.get(class_id), str(class_id)):
         return None
@@ -251,7 +251,7 @@ def _caption(column: Column, at: int, names: Mapping[int, str]) -> Text | None:
 def texts_of(
     part: Explained, at: int, names: Mapping[int, str], *, name_dataset: bool = False, numbered: bool = False
 ) -> list[Text]:
-    """What stands beside an image: which it is, its true class, and the inferred one."""
+    """The texts beside an image: its name, its true class, and its inferred class."""
     texts = []
     if part.ids is not None:
         called = [as_text(one) for one in part.ids]
@@ -270,7 +270,7 @@ def texts_of(
 
 
 def _class_text(role: Role, part: Explained, at: int, class_id: int, names: Mapping[int, str]) -> Text:
-    """A class with its probability, where that is known."""
+    """A class with its probability, if that is known."""
     table = part.probabilities
     known = table is not None and class_id < table.shape[1] and not np.isnan(table[at, class_id])
     number = f"({float(table[at, class_id]):.0%})" if table is not None and known else ""
@@ -286,10 +286,10 @@ def heat_panel(
     unit: float | None = None,
     raw: NDArray[np.float32] | None = None,
 ) -> Panel:
-    """A picture (H, W, 3) with its heat (h, w) stretched over it; if it is blank, a note: no evidence.
+    """A picture (H, W, 3) with its heat (h, w) stretched over it; if the heat is blank, a note: no evidence.
 
-    Where several maps have one scale, `unit` stands for the end of the colormap. With `raw`, the signed map at the
-    size of the layer that the heat was made of, the heat is made of it anew and smoothly; see `smooth_heat`.
+    If several maps share one scale, `unit` is the value at the end of the colormap. `raw` is the signed map at the size
+    of the layer; if it is given, the heat is made from it anew and smoothly; see `smooth_heat`.
     """
     signed = scaling == "none"
     if blank and not (signed and np.any(heat)):
@@ -305,7 +305,7 @@ def heat_panel(
 def _scaled(raw: Map, scaling: str, unit: float | None, upsampled: Callable[[Map], Map]) -> Map:
     """The heatmap of a signed map (h, w); see `fe_gradcam.scaling.scale` and `with_shared_scale`.
 
-    In NumPy, map by map: while a training runs, each small step of torch may wait for its threads.
+    This is NumPy, map by map: while a training runs, each small step of torch may wait for its threads.
     """
     if scaling == "none":
         return upsampled(raw)
@@ -324,10 +324,10 @@ def _bilinear(heat: Map, size: tuple[int, ...]) -> Map:
 
 
 def layer_map(column: Column, at: int) -> Map | None:
-    """The map (h, w) that the heat of an image can be drawn of, or None where the heat is to be drawn as it is.
+    """The map (h, w) from which the heat of an image can be drawn anew, or None if the heat is drawn as it is.
 
-    That is where the map has the size of the image already, and where the heat is not what it makes, because somebody
-    changed it.
+    None is returned if the map already has the size of the image, or if the heat does not follow from the map because
+    somebody changed the heat.
     """
     heatmap = column.heatmap
     size = heatmap.values.shape[1:]

@@ -1,4 +1,4 @@
-"""Text in any script as small coverage masks, in the font that matplotlib ships and those of the system.
+"""Text in any script as small coverage masks, in the font that matplotlib ships and in fonts of the system.
 
 Pillow, which comes with matplotlib, shapes and draws it.
 """
@@ -25,8 +25,8 @@ ELLIPSIS = "…"
 def text_mask(text: str, size: int, weight: Weight = "regular") -> NDArray[np.uint8]:
     """The coverage (height, width) of a line of text, 0 to 255, read-only; the height depends on `size` alone.
 
-    `size` is that of the letters' body in pixels. Control characters count as spaces; characters that no font on the
-    machine has are written as their code point, ``U+732B``.
+    `size` is the size of the font in pixels. Control characters count as spaces; a character that no font on the
+    machine has is written as its code point, ``U+732B``.
     """
     from PIL import Image, ImageDraw
 
@@ -45,7 +45,7 @@ def text_mask(text: str, size: int, weight: Weight = "regular") -> NDArray[np.ui
 
 
 def text_width(line: str, size: int, weight: Weight = "regular") -> int:
-    """Pixels that a line of text takes."""
+    """The width of a line of text in pixels."""
     return int(text_mask(line, size, weight).shape[1])
 
 
@@ -62,7 +62,7 @@ def fitted(text: str, width: int, size: int, weight: Weight = "regular") -> str:
 
 
 def without_middle(name: str, width: int, size: int) -> str:
-    """A file's name whose middle is an ellipsis, so that it fits: the end tells it from its neighbours."""
+    """A file's name with an ellipsis for its middle, so that it fits: its end tells it from its neighbours."""
 
     def cut(kept: int) -> str:
         return f"{name[: kept // 3]}{ELLIPSIS}{name[len(name) - (kept - kept // 3) :]}"
@@ -71,14 +71,14 @@ def without_middle(name: str, width: int, size: int) -> str:
 
 
 def shortened(name: str, width: int, size: int) -> str:
-    """A file's name, without its middle where it is wider than `width` pixels."""
+    """A file's name, without its middle if it is wider than `width` pixels."""
     return name if text_width(name, size, "bold") <= width else without_middle(name, width, size)
 
 
 def wrapped(text: str, width: int, size: int, weight: Weight = "regular", most: int = 2) -> list[str]:
-    """The text in at most `most` lines of at most `width` pixels, the last one with an ellipsis where it must.
+    """The text in at most `most` lines of at most `width` pixels; the last one ends in an ellipsis if text is cut.
 
-    A word that is too long is broken behind an underscore, a bracket or a comma, where it has one.
+    A word that is too long is broken after an underscore, a bracket or a comma, if it has one.
     """
     lines: list[str] = []
     words = [word for whole in text.split() for word in _broken(whole, width, size, weight)]
@@ -95,11 +95,11 @@ def wrapped(text: str, width: int, size: int, weight: Weight = "regular", most: 
 
 
 _NO_SPACE = "\x00"
-"""Ends a piece of a word that the next follows without a space."""
+"""Ends a piece of a word; the next piece follows without a space."""
 
 
 def _broken(word: str, width: int, size: int, weight: Weight) -> list[str]:
-    """The word, or its pieces where it is too long."""
+    """The word, or its pieces if it is too long."""
     if text_width(word, size, weight) <= width:
         return [word]
     *pieces, last = filter(None, re.split(r"(?<=[_(,])", word))
@@ -111,7 +111,7 @@ def _together(words: Sequence[str]) -> str:
 
 
 def _runs(text: str, size: int, weight: Weight) -> Iterator[tuple[str, Path, int]]:
-    """Pieces of the text that one font has: the piece, the font's file and its size."""
+    """The text in pieces, each of one font: the piece, the font's file and its size."""
     dejavu = current = _dejavu(weight)
     pieces = []
     for character in text:

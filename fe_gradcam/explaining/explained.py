@@ -88,7 +88,7 @@ def with_shared_scale(parts: Sequence[Explained]) -> list[Explained]:
     """
     columns = [column for part in parts for column in part.columns]
     signed = columns[0].heatmap.scaling == "none"
-    units: dict[str, float] = {}  # two methods have none in common
+    units: dict[str, float] = {}  # two methods have no scale in common
     for column in columns:
         units[column.method] = max(units.get(column.method, 0.0), _largest(column.heatmap))
 

@@ -131,7 +131,7 @@ def _rounding(inputs: CamInputs, method: CamMethod, terms: Tensor) -> Tensor:
     A map of that size is the remainder of terms that cancel. Scaled to [0, 1] it would look like any other map.
     """
     largest = terms.abs().sum(1).flatten(1).amax(1)
-    if Needs.GRADIENTS in method.needs and inputs.gradients is not None:  # weights may be what is left of them
+    if Needs.GRADIENTS in method.needs and inputs.gradients is not None:  # weights may be rounding too
         gradients = inputs.gradients.abs()
         weights = gradients.maximum(gradients.mean(tuple(range(2, gradients.dim())), keepdim=True))
         largest = largest.maximum((inputs.activations.abs() * weights).sum(1).flatten(1).amax(1))

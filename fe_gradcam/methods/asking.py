@@ -79,7 +79,7 @@ def without_rounding(drops: Tensor, scores: Tensor, inputs: CamInputs) -> Tensor
 
 
 class RandomNumbers:
-    """Random numbers that depend on the seed and on an image, and on no other image of the batch.
+    """Random numbers that depend on the seed and on the image, not on other images of the batch.
 
     They are drawn on the CPU, so they are the same on every device; the global random streams are not touched.
     """

@@ -138,7 +138,7 @@ def kpca_cam(inputs: CamInputs, *, component: Count = 1) -> Tensor:
     kernel = kernel - kernel.mean(1, keepdim=True) - kernel.mean(2, keepdim=True) + kernel.mean((1, 2), keepdim=True)
     values, vectors = torch.linalg.eigh(kernel)
     value = values[:, -component]
-    value = value.where(value > ROUNDING_OF_PLACES * places, 0)  # an eigenvalue of zero comes out as rounding
+    value = value.where(value > ROUNDING_OF_PLACES * places, 0)  # rounding of an eigenvalue of zero
     return _signed_map(vectors[:, :, -component] * value.sqrt()[:, None], finite, maps)
 
 
@@ -148,6 +148,6 @@ def fem(inputs: CamInputs) -> Tensor:
     maps = inputs.activations
     mean = _over_space(maps, "mean")
     deviation = _over_space((maps - mean) ** 2, "mean").sqrt()
-    rounding = NEARLY_ZERO * mean.abs()  # so that a constant channel lies at its mean everywhere
+    rounding = NEARLY_ZERO * mean.abs()  # so that a constant channel equals its mean everywhere
     rare = (maps - mean >= 2 * deviation - rounding).to(maps.dtype)
     return torch.where(mean.isfinite(), mean * rare, mean)

@@ -3,8 +3,8 @@
 A are the activations and g their gradients, both (N, K, h, w); y is the score of the target, x the image.
 Sums over space are written Σ, sums over channels Σ_k. A rule returns the signed map before the final
 ReLU, (N, h, w), or its terms by channel, (N, K, h, w), whose sum is the map. A new method is one function
-here with the decorator `cam_method`; its keyword-only arguments are the method's parameters. The trace,
-`explain`, the operator, the command line and the tests find it by its name.
+with the decorator `cam_method`; the keyword-only arguments of the function are the method's parameters. The
+trace, `explain`, the operator, the command line and the tests find the method by its name.
 """
 
 from __future__ import annotations

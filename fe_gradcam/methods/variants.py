@@ -179,13 +179,13 @@ def occlusion(
     shows=AT_RANDOM,
 )
 def random_cam(inputs: CamInputs) -> Tensor:
-    """Σ_k u_k A_k with u uniform within [-1, 1): what activations alone look like, whatever the score."""
+    """Σ_k u_k A_k with u uniform within [-1, 1): activations alone, whatever the score; a baseline."""
     maps = inputs.activations
     return _aligned(RandomNumbers(inputs).uniform(maps.shape[1:2]), maps) * maps
 
 
 def _unit(masks: Tensor) -> Tensor:
-    """Masks (B, *S) brought to [0, 1]; constant ones to 0."""
+    """Masks (B, *S) scaled to [0, 1]; constant masks become 0."""
     flat = masks.flatten(1)
     least = flat.amin(1)
     spread = flat.amax(1) - least

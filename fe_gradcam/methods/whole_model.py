@@ -58,7 +58,7 @@ def _rescaled(terms: Tensor, size: tuple[int, ...]) -> Tensor:
     flat = terms.abs().flatten(2)
     least = flat.amin(2, keepdim=True)
     spread = flat.amax(2, keepdim=True) - least
-    tells = spread > CONSTANT * flat.amax(2, keepdim=True)  # what is less is rounding
+    tells = spread > CONSTANT * flat.amax(2, keepdim=True)  # a smaller spread is rounding
     unit = ((flat - least) / spread.where(tells, 1)).where(tells, 0).reshape(terms.shape)
     return upsample(unit.sum(1), size)  # upsampling is linear: the sum may go first
 

@@ -1,1 +1,1 @@
-"""Whether a heatmap is right."""
+"""Metrics: whether a heatmap is right."""

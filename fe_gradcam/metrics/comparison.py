@@ -83,10 +83,10 @@ def randomised(model: Any, seed: int = 0) -> Iterator[None]:
 
     Raises:
         UnsupportedModelError: `model` is neither a torch.nn.Module nor a tf.keras.Model.
-        ArgumentError: `seed` is no integer from 0.
+        ArgumentError: `seed` is not an integer from 0.
     """
     seed = whole("seed", seed, 0)
-    backend_for(model)  # says what is accepted
+    backend_for(model)  # raises an error that says what is accepted
     of_torch = isinstance(model, torch.nn.Module)
     weights = [one for one in (model.parameters() if of_torch else model.weights) if len(one.shape) > 1]
     weights = [one for one in weights if (one.is_floating_point() if of_torch else one.dtype.is_floating)]

@@ -95,7 +95,7 @@ def filled(images: Tensor, fill: float | str) -> Tensor:
 
 
 def blurred(images: Tensor) -> Tensor:
-    """The images (N, C, *S) under the Gaussian kernel of RISE, mirrored at their borders."""
+    """The images (N, C, *S) blurred with the Gaussian kernel of RISE, mirrored at their borders."""
     side, deviation = BLUR
     steps = np.arange(side) - side // 2
     kernel = np.exp(-(steps**2) / (2 * deviation**2))
@@ -119,7 +119,7 @@ def interpolated(image: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDAr
         raise ArgumentError("missing is True everywhere; pass at least one pixel that is not missing, to fill in from.")
     if not missing.any():
         return image
-    middle = image[:, ~missing].mean(1, dtype=np.float64)  # so that what is constant comes out exactly
+    middle = image[:, ~missing].mean(1, dtype=np.float64)  # so that a constant image comes out exactly
     system, sums = _equations(image - middle[:, None, None], missing)
     row, column = np.nonzero(missing)
     _, blocks = np.unique((row // BLOCK) * missing.shape[1] + column // BLOCK, return_inverse=True)

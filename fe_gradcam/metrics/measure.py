@@ -90,7 +90,7 @@ def measure(
     chosen = [METRICS.find(one) for one in several(metrics)]
     seed, batch_size = whole("seed", seed, 0), whole("batch_size", batch_size, 1)
     if masks is not None and places is not None:
-        raise ArgumentError("masks and places are both given, and mean the same: pass masks= alone.")
+        raise ArgumentError("masks and places are both given, and mean the same. Pass only masks=.")
     masks = places if masks is None else masks
     for one in chosen:
         if one.needs == "place" and masks is None and boxes is None:

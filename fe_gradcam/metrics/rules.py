@@ -166,8 +166,8 @@ def road(case: Case, *, percentiles: Percentages = (20, 40, 60, 80), noise: Leve
     picture, order = case.asked.picture, case.order.cpu().numpy()
     if picture.dim() != 4:
         raise ArgumentError(
-            f"metric='road' is defined for images of two axes, and images has shape {tuple(picture.shape)}. Use "
-            "'deletion' or 'insertion', which take volumes too."
+            f"metric='road' is defined for images with two axes of space, and images has shape {tuple(picture.shape)}. "
+            "Use 'deletion' or 'insertion', which take volumes too."
         )
     pixels = order[0].size
     removed = [min(round(percent / 100 * pixels), pixels - 1) for percent in percentiles]

@@ -77,12 +77,11 @@ def default_layer(
     if not spatial:
         raise ArgumentError(
             Argument("layer", "None"),
-            " finds no layer whose output is a map (K, h, w) larger than 1x1, so there is nothing to draw a heatmap "
-            "from. Pass ",
+            " finds no layer whose output is a map (K, h, w) larger than 1x1, so no heatmap can be drawn. Pass ",
             Argument("layer", ""),
             " with the name of a layer that keeps the height and width of the image.",
         )
-    # a map of one channel is an attention gate: its sign says nothing; in their order otherwise
+    # a map of one channel is an attention gate, whose sign means nothing; the others keep their order
     spatial.sort(key=lambda info: info.pooled or info.shape[0] == 1)
     last = spatial[0]
     of_tokens = [info for info in spatial if info.tokens is not None]

@@ -1,4 +1,4 @@
-"""Which tensor of a model's output holds the scores: outputs that are tuples, dicts and dataclasses."""
+"""Which tensor of a model's output holds the scores, if the output is a tuple, a dict or a dataclass."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _named(entries: Mapping[str, Any], wanted: str | int, is_tensor: Callable[[A
 
 
 def described(output: Any, is_tensor: Callable[[Any], bool], names: Sequence[str] | None = None) -> str:
-    """What a model returned, for errors: its type, and its parts with their shapes."""
+    """The output of a model in words, for errors: its type, and its parts with their shapes."""
     if is_tensor(output):
         return f"a tensor of shape {tuple(output.shape)}"
     parts = [

@@ -164,8 +164,8 @@ class RegionTarget(Resolved):
         sizes = shape if self.by_image is None else self.by_image.shape[1:]
         if len(sizes) != len(shape) or any(side not in (None, own) for own, side in zip(sizes, shape, strict=True)):
             raise ArgumentError(
-                f"Segmentation: mask has shape {sizes} per image; {shape}, the size of the model's segmentation, is "
-                "needed."
+                f"Segmentation: mask has shape {sizes} per image; {shape} is needed, the size of the model's "
+                "segmentation. Resize the mask."
             )
 
 

@@ -154,7 +154,7 @@ def class_id_of(given: int | str, names: ClassNames | None) -> int:
         named = Argument("target", repr(given)), f" is no class{nearest(given, others)} "
         if others:
             raise UnknownNameError(*named, f"Classes: {', '.join(others)}.")
-        raise UnknownNameError(*named, "No names are known: pass ", Argument("class_names"), ", or the id.")
+        raise UnknownNameError(*named, "No names are known. Pass ", Argument("class_names"), ", or the id.")
     return ids[0]
 
 

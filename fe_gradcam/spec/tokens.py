@@ -1,4 +1,4 @@
-"""How the output of a layer becomes a map: tokens, channels last, and the way back."""
+"""From the output of a layer to a map, for tokens and for channels in the last axis; and the way back."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def as_map(
         if getattr(made, "ndim", 0) < 4 or len(made) != len(tensor):
             raise ArgumentError(
                 f"reshape made a {type(made).__name__} of shape {tuple(getattr(made, 'shape', ()))} from the output "
-                f"{tuple(tensor.shape)} of layer={str(layer)!r}; a map (N, K, h, w) for the same N is needed."
+                f"{tuple(tensor.shape)} of layer={str(layer)!r}; a map (N, K, h, w) with the same N is needed."
             )
         return made
     shape = tuple(tensor.shape[1:])

@@ -1,1 +1,1 @@
-"""Whether a class is told by the right thing."""
+"""Whether the network recognises a class by the right thing."""

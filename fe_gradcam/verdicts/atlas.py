@@ -1,4 +1,4 @@
-"""The class atlas: the mean heat of each class, and how much of it stays at one place of the frame."""
+"""The class atlas: the mean heat of each class, and how much this heat stays at one place of the frame."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from fe_gradcam.types import Heatmap
 Map = NDArray[np.float64]
 
 FEWEST = 6
-"""Images of a class, with heat, from which its fixed place says something, and that a test needs."""
+"""The fewest images with heat that a class needs for its fixed place to mean something, and for the test."""
 
 
 class ClassHeat:
-    """The running sums of a class, of images (H, W): as much memory for a million images as for one.
+    """The running sums of one class over images (H, W): a million images need as much memory as one.
 
     Attributes:
-        images: How many were added.
-        warm: How many of them had heat that is not the same everywhere.
-        shares: (H, W), sum of the heat of each image over its own sum.
-        units: (H, W), sum of the heat of each image less its mean, over its norm.
+        images: How many images were added.
+        warm: How many of these images had heat that is not the same everywhere.
+        shares: (H, W), sum of the heat maps, each divided by its own sum.
+        units: (H, W), sum of the heat maps, each less its mean and then divided by its norm.
         pictures: (H, W, 3), sum of the pictures.
     """
 
@@ -32,7 +32,7 @@ class ClassHeat:
         self.shares, self.units, self.pictures = np.zeros(size), np.zeros(size), np.zeros((*size, 3))
 
     def add(self, heat: NDArray[np.float32], picture: NDArray[np.uint8]) -> None:
-        """Adds an image with its heat (H, W); negative heat is none."""
+        """Adds an image with its heat (H, W); negative heat counts as 0."""
         positive = np.maximum(heat.astype(np.float64), 0)
         self.images += 1
         self.pictures += picture
@@ -45,7 +45,7 @@ class ClassHeat:
 
     @property
     def heat(self) -> Map:
-        """(H, W), the mean of the heat of each image over its own sum; sums to 1, or 0 where there was none."""
+        """(H, W), the mean of the heat maps, each divided by its own sum; the sum is 1, or 0 if there was no heat."""
         return self.shares / max(self.warm, 1)
 
     @property
@@ -55,14 +55,14 @@ class ClassHeat:
 
     @property
     def fixed_place(self) -> float:
-        """How much of the heat falls on the same place of the frame whatever the image.
+        """How much the heat stays at the same place of the frame, whatever the image.
 
-        The mean correlation of the heat of two images, over all pairs of different images: 1 for heat that never moves,
-        0 for heat that moves all over the frame with an object, and below 0 where it avoids where it was. Of the unit
-        maps u_i (the heat less its mean, over its norm) it is (|Σ u_i|² - n) / (n (n - 1)), for which their sum is
-        enough. NaN for fewer than two images with heat.
+        This is the mean correlation of the heat of two images, over all pairs of different images: 1 for heat that
+        never moves, 0 for heat that moves all over the frame with an object, below 0 for heat that avoids its earlier
+        places. With the unit maps u_i (heat less its mean, divided by its norm) it is (|Σ u_i|² - n) / (n (n - 1)), so
+        the sum of the unit maps is enough. NaN for fewer than two images with heat.
 
-        High does not mean wrong: where the objects themselves are always at one place, so is the heat.
+        A high value is not wrong in itself: if the objects are always at one place, so is the heat.
         """
         if self.warm < 2:
             return float("nan")
@@ -70,7 +70,7 @@ class ClassHeat:
 
 
 class Atlas:
-    """The mean heat of each class, of images of a size (H, W)."""
+    """The mean heat of each class, over images of one size (H, W)."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
@@ -78,9 +78,9 @@ class Atlas:
 
     @classmethod
     def of(cls, heatmap: Heatmap, pictures: NDArray[np.uint8]) -> Atlas:
-        """The atlas of pictures (N, h, w, 3), which are brought to the size of the heat, and of their heat.
+        """The atlas of heatmaps and their pictures (N, h, w, 3), which are resized to the size of the heat.
 
-        Images whose target is no class are left out.
+        Images whose target is not a class are left out.
         """
         height, width = heatmap.values.shape[1:]
         if pictures.shape[1:3] != (height, width):
@@ -92,36 +92,36 @@ class Atlas:
         return atlas
 
     def add(self, class_id: int, heat: NDArray[np.float32], picture: NDArray[np.uint8]) -> None:
-        """Adds an image (H, W, 3) with the heat (H, W) of a class."""
+        """Adds an image (H, W, 3) of a class with its heat (H, W)."""
         if class_id not in self.classes:
             self.classes[class_id] = ClassHeat(self.size)
         self.classes[class_id].add(heat, picture)
 
     @property
     def tells(self) -> bool:
-        """Whether a class has the images that a test for shortcuts needs."""
+        """Whether some class has enough images for the test for shortcuts."""
         return any(one.warm >= FEWEST for one in self.classes.values())
 
     def too_few(self, wanted: int, said: str, advice: str) -> str | None:
-        """What is said where `wanted` images are too few for the classes; None where they are enough.
+        """The warning that `wanted` images are too few for the classes; None if they are enough.
 
         Args:
-            wanted: How many there are, or were asked for.
-            said: How these are called.
-            advice: What to pass, with a place for the number.
+            wanted: How many images there are, or were asked for.
+            said: The beginning of the warning, which names these images.
+            advice: The end of the warning, which says what to pass, with a place for the number.
         """
         count = len(self.classes)
         if wanted >= FEWEST * count:
             return None
         classes = f"{count} class{'es' * (count > 1)}"
         return (
-            f"{said} are too few for {classes}; a class with fewer than {FEWEST} is not tested for shortcuts. "
+            f"{said} are too few for {classes}: a class with fewer than {FEWEST} images is not tested for shortcuts. "
             f"{advice.format(2 * FEWEST * count)}"
         )
 
     @property
     def fixed_place(self) -> float:
-        """The largest of the classes that have FEWEST images with heat, NaN where there is none."""
+        """The largest `ClassHeat.fixed_place` of the classes with FEWEST images with heat or more; NaN if none has."""
         return max((one.fixed_place for one in self.classes.values() if one.warm >= FEWEST), default=float("nan"))
 
 

@@ -1,14 +1,15 @@
-"""Whether a network tells a class by a place of the frame instead of by the object: a test by cause.
+"""Whether a network recognises a class by a place of the frame instead of by the object: a test by cause.
 
-Heat at one place of the frame in all images of a class is no fault in itself: in registered images (X-rays, parts in a
-fixture) the object never moves. So a class is suspected where its heat stays at a place (FIXED) that is small
-(LARGEST) and that the other classes' heat leaves alone (APART): parts of registered objects are shared by the classes
-too much for that. And it is accused where the place is the cause. It is covered, as it is or with a border of one
-place of the layer's map, that is, filled in from its surroundings (`fe_gradcam.metrics.imputation.interpolated`), and
-the probability of the class falls by FALL or more, and TIMES as much as when other places of the same image are
-covered, which are as large and hold as much (the deviation of the pixels there is within a factor of ALIKE). An image
-that has no such place, because the suspected one holds all there is, tells nothing: there the place is the object.
-Where masks or boxes say where the object is, a place that is the object is not suspected.
+Heat at one place of the frame in all images of a class is not a fault in itself: in registered images (X-rays, parts
+in a fixture) the object never moves. So a class is suspected only if its heat stays at one place (FIXED), the place is
+small (LARGEST), and the heat of other classes leaves that place alone (APART): classes of registered objects share
+their parts too much for that. If masks or boxes say where the object is, a place on the object is not suspected.
+
+A suspected class is accused if the place is the cause. The place is covered, as it is or with a border of one place of
+the layer's map, that is, filled in from its surroundings (`fe_gradcam.metrics.imputation.interpolated`). The class is
+accused if its probability falls by FALL or more, and TIMES as much as when other places of the same image are covered
+that are as large and hold as much (the deviation of their pixels is within a factor of ALIKE). An image without such
+other places is not used: there the suspected place holds all there is, and so is the object.
 """
 
 from __future__ import annotations
@@ -28,53 +29,53 @@ from fe_gradcam.types import Heatmap, Images
 from fe_gradcam.verdicts.atlas import FEWEST, Atlas, Box
 
 FIXED = 0.5
-"""The fixed-place score from which a class is suspected."""
+"""A class is suspected if its fixed-place score is at least this."""
 
 LARGEST = 0.2
-"""Share of the frame: what is larger is no place."""
+"""The largest share of the frame that a suspected place may have."""
 
 APART = 4.0
-"""How many times the share of the heat that other classes have at the place the class must have there. Of the mark
-in the corner of `benchmarks/shortcut.py` it is 10 to 60 times, of parts of digits all in the middle up to 2."""
+"""The class's share of heat in the place must be at least so many times that of the other classes. For the mark in the
+corner of `benchmarks/shortcut.py` it is 10 to 60 times, for parts of digits that are all in the middle up to 2."""
 
 FALL = 0.25
-"""How far the probability must fall, in the mean over images, for a place to be a cause."""
+"""A place is a cause only if the mean probability over the images falls by at least this."""
 
 TIMES = 3.0
-"""How many times as far as by other places covered."""
+"""The probability must fall so many times as far as when other places are covered."""
 
 ALIKE = 2.0
-"""The factor within which the pixels of another place deviate as much."""
+"""Another place holds as much if the deviation of its pixels is within this factor."""
 
 OTHERS = 4
-"""Other places that are covered in each image, those most like it."""
+"""How many other places are covered in each image: those most similar to the suspected place."""
 
 NO_VARIANCE = 1e-9
 """Rounding of a variance, relative to the largest square of a picture."""
 
 TRIED = 16
-"""Images of a class that are tried at the most."""
+"""The most images of a class that are tested."""
 
 ON_OBJECT = 0.5
-"""Share of the place that lies on the object, or of the object that lies in the place, from which it is the object."""
+"""The place is the object if this share of the place lies on the object, or this share of the object in the place."""
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """A class that the network seems to tell by a place.
+    """A class that the network seems to recognise by a place instead of the object.
 
     Attributes:
         class_id: The class.
         box: The place, in pixels of the images.
-        size: Of the images, (H, W).
-        images: How many images the suspicion rests on.
+        size: (H, W) of the images.
+        images: How many images with heat the class has.
         fixed_place: See `fe_gradcam.verdicts.atlas.ClassHeat`.
-        share: Of the class's heat that lies in the place, 0 to 1.
-        share_of_others: The same of the other classes' heat.
-        tried: How many images the place was covered in.
-        plain: Mean probability of the class in these.
-        covered: The same with the place covered.
-        covered_elsewhere: The same with other places covered.
+        share: Share of the class's heat that lies in the place, 0 to 1.
+        share_of_others: Share of the other classes' heat that lies in the place, 0 to 1.
+        tried: In how many images the place was covered.
+        plain: Mean probability of the class in these images.
+        covered: The same mean with the place covered.
+        covered_elsewhere: The same mean with other places covered.
     """
 
     class_id: int
@@ -93,31 +94,31 @@ class Alarm:
         return self.text()
 
     def text(self, names: Mapping[int, str] | None = None) -> str:
-        """What was found, in words; `names` are those of the classes by id."""
+        """The finding in words; `names` are the names of the classes by id."""
         name, box = (names or {}).get(self.class_id, str(self.class_id)), self.box
         height, width = self.size
         return (
             f"class {name!r} may be told by a place instead of the object. In {self.images} images its heat stays in "
             f"the {where_in_words(box, self.size)} (pixels {box.left} to {box.left + box.width - 1} across, {box.top} "
-            f"to {box.top + box.height - 1} down, of {width} x {height}): {self.share:.0%} of it, of the other "
-            f"classes' heat {self.share_of_others:.0%}. Tested on {self.tried} images: with that place covered the "
-            f"probability of the class falls from {self.plain:.2f} to {self.covered:.2f}, with other places covered "
-            f"that are as large and hold as much to {self.covered_elsewhere:.2f}. Look at what is there in the images "
-            "of this class and not in others: a mark, a text, a border. If it is the object itself or its own sign, "
-            "all is well, and masks= or boxes= silence this."
+            f"to {box.top + box.height - 1} down, of {width} x {height}): the place has {self.share:.0%} of this heat, "
+            f"and {self.share_of_others:.0%} of the other classes' heat. Tested on {self.tried} images: with that "
+            f"place covered, the probability of the class falls from {self.plain:.2f} to {self.covered:.2f}; with "
+            f"other places of the same size and similar contrast covered, to {self.covered_elsewhere:.2f}. Look at what is "
+            "there only in images of this class: a mark, a text, a border. If it is the object itself or its own sign, "
+            "all is well: pass masks= or boxes= to silence this."
         )
 
     def text_again(self, names: Mapping[int, str]) -> str:
-        """The same in short, for a class that was warned of before."""
+        """The finding in short, for a class that had a warning before."""
         name, where = names.get(self.class_id, str(self.class_id)), where_in_words(self.box, self.size)
         return (
-            f"class {name!r} still: with the {where} covered its probability falls from {self.plain:.2f} to "
-            f"{self.covered:.2f}, with other places covered to {self.covered_elsewhere:.2f}."
+            f"class {name!r} still: with the {where} covered, its probability falls from {self.plain:.2f} to "
+            f"{self.covered:.2f}; with other places covered, to {self.covered_elsewhere:.2f}."
         )
 
 
 def where_in_words(box: Box, size: tuple[int, int]) -> str:
-    """Where in the frame a place lies: "lower right corner", "upper edge", "middle"."""
+    """The position of a place in the frame, in words: "lower right corner", "upper edge", "middle"."""
     down, across = (box.top + box.height / 2) / size[0], (box.left + box.width / 2) / size[1]
     row = "upper" if down < 1 / 3 else "lower" if down > 2 / 3 else ""
     column = "left" if across < 1 / 3 else "right" if across > 2 / 3 else ""
@@ -127,7 +128,7 @@ def where_in_words(box: Box, size: tuple[int, int]) -> str:
 
 
 def place_of(heat: NDArray[np.float64]) -> Box | None:
-    """The box around the hottest place, as far as its heat is at least half the maximum; None where there is none."""
+    """The box around the hottest place, where the heat is at least half the maximum; None if there is no heat."""
     if not heat.max() > 0:
         return None
     regions, _ = label(heat >= 0.5 * heat.max())
@@ -136,9 +137,9 @@ def place_of(heat: NDArray[np.float64]) -> Box | None:
 
 
 def suspects(atlas: Atlas, masks: Mapping[int, NDArray[np.bool_]] | None = None) -> dict[int, Box]:
-    """The classes whose heat stays at a small place that is theirs alone.
+    """The classes whose heat stays at a small place where other classes have little heat.
 
-    By class, masks (N, H, W) may say where the object is in its images.
+    `masks` may say, for each class, where the object is in the images of the class, (N, H, W).
     """
     found = {}
     for class_id, one in atlas.classes.items():
@@ -154,9 +155,9 @@ def suspects(atlas: Atlas, masks: Mapping[int, NDArray[np.bool_]] | None = None)
 
 
 def shares_in(atlas: Atlas, class_id: int, box: Box) -> tuple[float, float | None]:
-    """The share of a class's heat that lies in a box, and the mean of that of the other classes.
+    """The share of a class's heat that lies in a box, and the mean of this share over the other classes.
 
-    None for the latter, where no other class has FEWEST images with heat: then nothing is known of what is its own.
+    The latter is None if no other class has FEWEST images with heat: then there is nothing to compare with.
     """
     warm = [one for other, one in atlas.classes.items() if other != class_id and one.warm]
     others = [float(one.heat[box.slices].sum()) for one in warm] if any(one.warm >= FEWEST for one in warm) else []
@@ -181,10 +182,10 @@ def alarms(
     seed: int = 0,
     model_output: Any = None,
 ) -> list[Alarm]:
-    """The classes that are suspected, and accused by what happens when the place is covered.
+    """The alarms: classes that are suspected, and accused because covering the place makes the probability fall.
 
-    Heatmap and atlas are of the images (N, ...), for the class that each was inferred as; masks (N, H, W) say where the
-    objects are; the seed is for the choice of images that are tried.
+    Heatmap and atlas belong to the images (N, ...), each explained for its inferred class; masks (N, H, W) say where
+    the objects are; the seed chooses the images that are tested.
     """
     ids, generator = heatmap.class_ids, np.random.default_rng(seed)
     by_class = None if masks is None else {int(one): masks[ids == one] for one in np.unique(ids)}
@@ -201,9 +202,10 @@ def alarms(
 
 
 def _widened(box: Box, heatmap: Heatmap, half: int) -> Box:
-    """The place with a border as wide as one place of the layer's map: what makes it hot may lie beside it.
+    """The place with a border as wide as one place of the layer's map: the cause of its heat may lie beside it.
 
-    And with so many times half of its own size: filled in from within a larger mark, the mark would be restored.
+    With `half` 1 the border also grows by half the size of the place: a place inside a larger mark would be filled
+    in from the mark, which would restore it.
     """
     _, height, width = heatmap.values.shape
     down, across = (-(-side // of) for side, of in zip((height, width), heatmap.raw.shape[1:], strict=True))
@@ -238,10 +240,10 @@ def _tested(
 
 
 def _alike(picture: NDArray[np.float32], box: Box) -> list[Box]:
-    """Other places of a picture (C, H, W), apart from `box`, as large, that hold about as much."""
+    """Other places of a picture (C, H, W) that do not touch `box`, are as large, and hold about as much."""
     height, width = picture.shape[1:]
     inside = picture[:, box.slices[0], box.slices[1]]
-    # Of a flat mark the pixels around it deviate, and count.
+    # A flat mark has no deviation inside, so the pixels around it count too.
     border = (0, 0) if (inside != inside[:, :1, :1]).any() else (max(1, box.height // 4), max(1, box.width // 4))
     corners = np.meshgrid(_starts(height, box.height), _starts(width, box.width), indexing="ij")
     tops, lefts = (ends.ravel() for ends in corners)
@@ -263,9 +265,9 @@ def _deviations(
     size: tuple[int, int],
     border: tuple[int, int],
 ) -> NDArray[np.float64]:
-    """(P,) the deviation of the pixels in P places of a size with a border, in the mean over the channels.
+    """(P,) the deviation of the pixels in P places of one size with a border, as the mean over the channels.
 
-    By sums over all that is above and to the left, so that the number of places costs little.
+    Cumulative sums over rows and columns are used, so that many places cost little.
     """
     top, bottom = (tops - border[0]).clip(0), (tops + size[0] + border[0]).clip(None, picture.shape[1])
     left, right = (lefts - border[1]).clip(0), (lefts + size[1] + border[1]).clip(None, picture.shape[2])
@@ -277,11 +279,11 @@ def _deviations(
         return np.asarray(inside / ((bottom - top) * (right - left)))
 
     variances = (means(centred**2) - means(centred) ** 2).clip(0)
-    # What is left of sums that cancel is none.
+    # A rest of sums that cancel counts as 0.
     variances[variances < NO_VARIANCE * (centred**2).max((1, 2))[:, None]] = 0
     return np.asarray(np.sqrt(variances).mean(0))
 
 
 def _starts(size: int, side: int) -> list[int]:
-    """Where places of a side may begin along an axis, a third of it apart, the last at its end."""
+    """Where places of a side may begin along an axis: a third of a side apart, the last one at the end of the axis."""
     return sorted({*range(0, size - side + 1, max(1, side // 3)), size - side})

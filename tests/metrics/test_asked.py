@@ -100,5 +100,5 @@ def test_volumes() -> None:
     of_volumes = [name for name in METRICS if name not in ("road", "sanity")]
     found = measure(model, volumes, heatmap, of_volumes, masks=places)
     assert all(np.isfinite(values).all() for values in found.values())
-    with pytest.raises(ArgumentError, match="images of two axes"):
+    with pytest.raises(ArgumentError, match="images with two axes of space"):
         measure(model, volumes, heatmap, "road")

@@ -116,7 +116,7 @@ def test_arrays_that_cannot_be_measured(heat: Any, changed: dict[str, Any], says
 
 def test_a_target_is_for_arrays_alone() -> None:
     model, images, heatmap, _ = random_case("torch")
-    with pytest.raises(ArgumentError, match="target goes with an array of your own"):
+    with pytest.raises(ArgumentError, match="target is only for arrays of your own"):
         measure(model, images, heatmap, target=1)
     with pytest.raises(UnknownNameError, match="did you mean 'b'"):
         measure(model, images, heatmap.values, target="bb", class_names=NAMES)

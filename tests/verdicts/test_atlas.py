@@ -138,7 +138,7 @@ def test_too_few_images_for_the_classes_are_said_with_the_number_that_is_enough(
     assert atlas.too_few(12, "12", "{}") is None  # six for each of two classes
     assert not atlas.tells
     assert atlas.too_few(11, "atlas=11 images", "Pass atlas={}.") == (
-        "atlas=11 images are too few for 2 classes; a class with fewer than 6 is not tested for shortcuts. "
+        "atlas=11 images are too few for 2 classes: a class with fewer than 6 images is not tested for shortcuts. "
         "Pass atlas=24."
     )
     for _ in range(4):
