@@ -328,11 +328,18 @@ class Heatmap(ByRow):
         for one in fields(self):
             value = getattr(self, one.name)
             if maps or one.name not in ("values", "raw"):
-                said[one.name] = value.tolist() if isinstance(value, np.ndarray) else value
-        for name in ("scores", "confidences"):
-            said[name] = [number if np.isfinite(number) else None for number in said[name]]
+                said[one.name] = _in_lists(value) if isinstance(value, np.ndarray) else value
         return said
 
     def __repr__(self) -> str:
         said = (f"{name}={getattr(self, name)!r}" for name in ("method", "target", "layer", "scaling", "smooth"))
         return f"Heatmap({', '.join(said)}, values={self.values.shape}, raw={self.raw.shape})"
+
+
+def _in_lists(array: NDArray[Any]) -> Any:
+    """An array as nested lists; None for numbers that JSON does not know."""
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return array.tolist()
+    table = array.astype(object)
+    table[~np.isfinite(array)] = None
+    return table.tolist()

@@ -119,4 +119,6 @@ def test_a_heatmap_as_a_dict_goes_through_json_and_says_all() -> None:
     assert np.array_equal(np.array(said["values"], np.float32), values)
     assert said["class_ids"] == [4, -1] and said["confidences"] == [0.25, None]
     assert said["blank"] == heatmap.blank.tolist() and said["method"] == "grad_cam"
+    broken = replace(heatmap, raw=np.array([[[np.inf]], [[2]]], np.float32))
+    assert json.loads(json.dumps(broken.to_dict(), allow_nan=False))["raw"] == [[[None]], [[2.0]]]
     assert heatmap.to_dict(maps=False).keys() == said.keys() - {"values", "raw"}

@@ -61,7 +61,7 @@ class Picture:
             ends = f"ends in {target.suffix!r}" if target.suffix else "has no ending"
             raise ArgumentError(
                 f"path={str(target)!r} {ends}; a picture is written as .png, .jpg or .jpeg: pass "
-                f"{str(target.with_suffix('.png'))!r}."
+                f"{(str(path) or 'picture') + '.png'!r}."
             )
         write_bytes(target, _encoded_jpeg(self.rgb) if ending in JPEG_ENDINGS else self.png)
 

@@ -192,12 +192,13 @@ def smooth_heat(maps: NDArray[Any], size: Sequence[int]) -> NDArray[np.float32]:
         >>> smooth_heat(np.array([[0, 32]]), (1, 4)).tolist()
         [[0.0, 5.0, 27.0, 32.0]]
     """
-    given = np.asarray(maps, np.float32)
-    height, width = size
+    given, (height, width) = np.asarray(maps, np.float32), size
+    unit = np.abs(given).max(initial=0) or np.float32(1)  # products of steps must not overflow
+    given = given / unit
     one = _across(_across(given, width).swapaxes(-1, -2), height).swapaxes(-1, -2)
     other = _across(_across(given.swapaxes(-1, -2), height).swapaxes(-1, -2), width)
     low, high = given.min((-1, -2), keepdims=True), given.max((-1, -2), keepdims=True)
-    heat: NDArray[np.float32] = np.clip((one + other) / 2, low, high)
+    heat: NDArray[np.float32] = np.clip((one + other) / 2, low, high) * unit
     return heat
 
 

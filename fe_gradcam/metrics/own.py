@@ -33,14 +33,18 @@ def own_heatmap(
 ) -> Heatmap:
     """An array (N, h, w) as a Heatmap at the size of the images, for the classes that `target` stands for.
 
-    Without a model the array stays at its own size, and its images have no classes.
+    Without a model the size is that of the pictures, and the images have no classes.
 
     Raises:
         ArgumentError: The array is not finite, or has no map for each image, or the target is no class.
     """
     maps = _checked(heat)
     if model is None:
-        return _heatmap(maps, maps, np.full(len(maps), -1, np.int64), np.full(len(maps), np.nan, np.float32))
+        shape = np.shape(images)
+        if images is not None and (not shape or shape[0] != len(maps)):
+            raise ArgumentError(f"heatmap has {len(maps)} maps, and images shape {shape}: pass one map for each image.")
+        values = maps if images is None else upsample(torch.from_numpy(maps), _size_of(shape)).numpy()
+        return _heatmap(values, maps, np.full(len(maps), -1, np.int64), np.full(len(maps), np.nan, np.float32))
     backend, inputs = backend_for(model, model_output), Inputs.of(images).checked()
     size = backend.image_size(inputs)
     if len(maps) != len(inputs) or maps.ndim != 1 + len(size):
@@ -67,9 +71,17 @@ def own_heatmap(
     return _heatmap(values, maps, torch.cat(ids).numpy().astype(np.int64), confidences.float().numpy())
 
 
+def _size_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(H, W) of images (N, H, W), (N, C, H, W), or (N, H, W, C) with one channel or three; of volumes likewise."""
+    if len(shape) == 3:
+        return shape[1:]
+    last = shape[-1] in (1, 3) and shape[1] not in (1, 3)
+    return shape[1:-1] if last else shape[2:]
+
+
 def _checked(heat: Any) -> NDArray[np.float32]:
     """The array as float32."""
-    given = heat.detach().cpu() if isinstance(heat, torch.Tensor) else heat
+    given = heat.detach().float().cpu() if isinstance(heat, torch.Tensor) else heat
     try:
         maps = np.array(given, np.float32)
     except (TypeError, ValueError):

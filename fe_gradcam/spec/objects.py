@@ -29,7 +29,7 @@ def object_masks(masks: Any, boxes: Any, size: Sequence[int]) -> NDArray[np.bool
     if boxes is not None:
         if len(size) != 2:
             raise ArgumentError(f"boxes are for images with two axes, and these have {len(size)}: pass masks= instead.")
-        table = np.asarray(boxes, np.float64)
+        table = _table(boxes)
         real = table[..., :4][(table[..., 2:4] > 0).all(-1)] if table.shape[-1] >= 4 else table[:0]
         ends = real[..., :2] + real[..., 2:]
         if real.size and ((real[..., :2] >= (size[1], size[0])).any(-1) | (ends <= 0).any(-1)).all():
@@ -48,6 +48,20 @@ def object_masks(masks: Any, boxes: Any, size: Sequence[int]) -> NDArray[np.bool
             f"masks are of {len(found[0])} images and boxes of {len(found[1])}: pass both for the same images."
         )
     return None if not found else found[0] if len(found) == 1 else found[0] & found[1]
+
+
+def _table(boxes: Any) -> NDArray[np.float64]:
+    """Boxes as numbers."""
+    try:
+        table = np.asarray(_array(boxes), np.float64)
+    except (TypeError, ValueError):
+        table = np.empty(0)
+    if table.ndim < 2:
+        raise ArgumentError(
+            "boxes hold no table of numbers (N, 4) or (N, M, 4). If images have boxes in different numbers, fill the "
+            "missing ones with zeros."
+        )
+    return table
 
 
 def _array(masks: Any) -> NDArray[Any]:

@@ -15,6 +15,9 @@ from fe_gradcam.training.options import Classes
 UNLABELLED = -1
 """The id of a row without a true class."""
 
+WITHOUT_A_CLASS = (str(UNLABELLED), "nan", "an empty row")
+"""How a row is written that plainly has no class; most of a batch may have none, in semi-supervised training."""
+
 SHOWN = 5
 """How many values a message shows of those that are at fault."""
 
@@ -62,7 +65,7 @@ class TrueClasses:
             ArgumentError: They are no labels of this model: most name no class of it, or they count from 1.
         """
         ids, faults = self._read(values)
-        odd = [fault for fault in faults if fault != str(UNLABELLED)]
+        odd = [fault for fault in faults if fault not in WITHOUT_A_CLASS]
         if self.count is not None and set(odd) == {str(self.count)} and _from_one({*ids[ids >= 0], self.count}):
             raise ArgumentError(
                 f"{self._called} holds ids up to {self.count}, and none that is 0.{self._range()} If yours count from "
@@ -115,7 +118,9 @@ class TrueClasses:
             return self._of_names(words)
         if labels.dtype.kind in "biuf" and labels.ndim == 1 and _whole(labels):
             usable = np.isfinite(labels) & (labels >= 0) & (self.count is None or labels < self.count)
-            return np.where(usable, labels, UNLABELLED).astype(np.int64), [f"{one:g}" for one in labels[~usable]]
+            ids = np.full(len(labels), UNLABELLED, np.int64)  # bytes would make 255 of -1
+            ids[usable] = labels[usable]
+            return ids, [f"{one:g}" for one in labels[~usable]]
         if labels.dtype.kind in "biuf" and labels.ndim == 2 and labels.shape[1]:
             empty = np.isnan(labels.astype(np.float64)).any(1) | (labels == 0).all(1)
             if np.allclose(labels[~empty].sum(1), 1, atol=1e-3):

@@ -32,7 +32,7 @@ WRONG = {
                        "--method 'cam' needs a network whose score is a linear function"),
     "no blocks": ([*SIZED, "--method", "le_grad"], "found in this model. Use --method 'grad_cam', which is"),
     "no map": ([*COLOURS, "--size", "1"], "--layer None finds no layer"),
-    "no names": ([*COLOURS, "--class", "red"], "No names are known: pass --class-names, or the id."),
+    "no names": ([*COLOURS, "--class", "red"], "No names are known. Pass --class-names, or the id."),
     "layer": ([*SIZED, "--layer", "con"], "--layer 'con' is no layer"),
     "index": ([*SIZED, "--layer", "9"], "--layer 9 is no layer"),
     "flat layer": ([*SIZED, "--layer", "fc"], "--layer 'fc' has an output"),

@@ -200,7 +200,7 @@ def test_preparation_is_that_of_the_help(here: Path) -> None:
 def test_images_that_cannot_be_read_are_left_out(here: Path) -> None:
     (here / "bad.png").write_text("no picture")
     result = run("explain", "nets:Colours", "bad.png", "squares.png", "--size", 16, "--batch-size", 1, code=1)
-    assert "bad.png is left out: no image" in result.stderr
+    assert "bad.png is left out: it is no image" in result.stderr
     assert "bad.png" not in result.stdout
     assert "1 left out" in result.stdout
     results = results_of(here / "fe_gradcam_output")

@@ -251,3 +251,11 @@ def test_smooth_heat_of_equal_places_is_level_and_a_step_stays_between_its_place
     step = smooth_heat(np.array([[0, 0, 1, 1]], np.float32), (1, 40))[0]
     assert (step[:15] == 0).all() and (step[25:] == 1).all()
     assert (np.diff(step[14:26]) > 0).all()
+
+
+def test_smooth_heat_of_large_numbers_is_that_of_small_ones_on_another_scale() -> None:
+    small = np.array([[0, 1, 0, 0.5]], np.float32)
+    assert np.isfinite(smooth_heat(small * np.float32(1e30), (4, 16))).all()
+    np.testing.assert_allclose(
+        smooth_heat(small * np.float32(1e30), (4, 16)) / 1e30, smooth_heat(small, (4, 16)), rtol=1e-5
+    )

@@ -196,7 +196,7 @@ def test_a_rule_says_what_it_needs(method: str) -> None:
         with pytest.raises(ArgumentError, match=r"inputs\.gradients is None"):
             METHODS[method](replace(inputs, gradients=None))
     if Needs.PROBE in METHODS[method].needs:
-        with pytest.raises(ArgumentError, match=r"inputs\.probe is None.*Pass the model"):
+        with pytest.raises(ArgumentError, match=r"inputs\.probe is None.*pass the model"):
             METHODS[method](replace(inputs, probe=None))
 
 

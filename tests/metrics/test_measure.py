@@ -116,8 +116,8 @@ def test_a_metric_that_there_is_not(given: Any, error: type[Exception], says: st
     [
         ({"metrics": "sanity", "again": None}, ArgumentError, "again is not given, and metric='sanity' explains"),
         ({"metrics": "energy_inside", "masks": None}, ArgumentError, "masks and boxes are not given, and metric"),
-        ({**OF_PLACE, "masks": np.full((3, 9, 12), "x")}, ArgumentError, r"masks has shape .* dtype <U1"),
-        ({**OF_PLACE, "masks": np.zeros((3, 9))}, ArgumentError, r"masks has shape \(3, 9\)"),
+        ({**OF_PLACE, "masks": np.full((3, 9, 12), "x")}, ArgumentError, r"masks hold an array of .* dtype <U1"),
+        ({**OF_PLACE, "masks": np.zeros((3, 9))}, ArgumentError, r"masks hold an array of shape \(3, 9\)"),
         ({**OF_PLACE, "masks": np.zeros((2, 9, 12))}, ArgumentError, r"and the heatmap is of 3 images"),
         ({**OF_PLACE, "boxes": np.ones((2, 4))}, ArgumentError, "masks are of 3 images and boxes of 2"),
         ({"images": torch.zeros(2, 3, 9, 12)}, ArgumentError, r"images has shape \(2, 3, 9, 12\), and heatmap"),

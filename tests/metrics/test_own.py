@@ -72,6 +72,28 @@ def test_where_the_object_is_needs_no_model() -> None:
     assert_allclose(found["pointing_game"], [1, 0])
 
 
+@pytest.mark.parametrize("axes", [(0, 1, 2, 3), (0, 2, 3, 1)], ids=["channels first", "channels last"])
+def test_without_a_model_a_small_map_is_stretched_to_the_images(axes: tuple[int, ...]) -> None:
+    """The map has two columns, 1 and 0: what lies in the left half follows from the bilinear columns."""
+    images = np.zeros((2, 3, 8, 8)).transpose(axes)
+    heat = np.zeros((2, 2, 2))
+    heat[:, :, 0] = 1
+    found = measure(None, images, heat, ["energy_inside"], boxes=[[0, 0, 4, 8]] * 2)["energy_inside"]
+    columns = np.array([1, 1, 0.875, 0.625, 0.375, 0.125, 0, 0])
+    assert_allclose(found, columns[:4].sum() / columns.sum())
+    with pytest.raises(ArgumentError, match=r"heatmap has 2 maps, and images shape \(3, 3, 8, 8\)"):
+        measure(None, np.zeros((3, 3, 8, 8)), heat, ["energy_inside"], boxes=[[0, 0, 4, 8]] * 2)
+
+
+def test_heat_and_boxes_of_any_kind_are_read_or_refused_in_words() -> None:
+    model, images, heatmap, _ = random_case("torch")
+    own = torch.from_numpy(heatmap.values).bfloat16()
+    assert measure(model, images, own, "deletion")["deletion"].shape == (3,)
+    for boxes in ([[[0, 0, 1, 1]], [[0, 0, 1, 1], [1, 1, 2, 2]], []], "box", 3):
+        with pytest.raises(ArgumentError, match=r"boxes hold no table of numbers .* fill the missing ones with zeros"):
+            measure(model, images, heatmap, "energy_inside", boxes=boxes)
+
+
 def test_masks_boxes_and_the_earlier_name_mean_the_same() -> None:
     model, images, heatmap, _ = random_case("torch")
     boxes = np.array([[3, 2, 6, 5]] * 3)
@@ -116,7 +138,7 @@ def test_arrays_that_cannot_be_measured(heat: Any, changed: dict[str, Any], says
 
 def test_a_target_is_for_arrays_alone() -> None:
     model, images, heatmap, _ = random_case("torch")
-    with pytest.raises(ArgumentError, match="target is only for arrays of your own"):
+    with pytest.raises(ArgumentError, match="target goes with an array of your own"):
         measure(model, images, heatmap, target=1)
     with pytest.raises(UnknownNameError, match="did you mean 'b'"):
         measure(model, images, heatmap.values, target="bb", class_names=NAMES)

@@ -151,3 +151,14 @@ def test_of_a_mapping_with_one_name_too_many_the_warning_comes_once() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         reader(names=NAMES).check_names()
+
+
+def test_a_byte_that_is_no_class_is_minus_one() -> None:
+    with pytest.warns(CamWarning, match=r"labels='y' holds no true class in 1 of 2 rows \(255\)"):
+        assert reader().ids(np.array([255, 2], np.uint8)).tolist() == [-1, 2]
+
+
+@pytest.mark.parametrize("labels", [[np.nan, np.nan, np.nan, 2.0], np.eye(3)[[0, 0, 0, 2]] * [[0], [0], [0], [1]]])
+def test_most_rows_of_a_first_batch_may_have_no_class(labels: Any) -> None:
+    """As in semi-supervised training."""
+    reader().check(labels)

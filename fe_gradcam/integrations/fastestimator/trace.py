@@ -266,7 +266,7 @@ class GradCAM(Trace):
         super().__init__(inputs=list(read), outputs=list(written), mode=mode, ds_id=ds_id)
         self._modes, self._ds_ids = set(self.mode), set(self.ds_id)
         self._read: set[str] = set()
-        self._foreseen: dict[str, dict[str, Any]] = {}
+        self._foreseen: dict[tuple[str, str], dict[str, Any]] = {}
         self._last: dict[tuple[str, str], float] = {}
         self._cost, self._costly = Cost(), ""
 
@@ -318,10 +318,10 @@ class GradCAM(Trace):
         return list(dict.fromkeys([*self.outputs, *of_datasets, *sorted(self._read)]))
 
     def foresee(self, mode: str, dataset: str, batch: Mapping[str, Any]) -> None:
-        """Takes note of a batch of the host's warmup, the first of each dataset that has all our keys."""
+        """Takes note of a batch of the host's warmup, the first of each mode and dataset that has all our keys."""
         keys = [*self._image_keys, *self._keys.values()]
         if self._runs_in(mode, dataset) and all(key in batch for key in keys):
-            self._foreseen.setdefault(dataset, {key: batch[key] for key in keys})
+            self._foreseen.setdefault((mode, dataset), {key: batch[key] for key in keys})
 
     def miss(self, keys: Sequence[str], there: Sequence[str], mode: str) -> None:
         """Raises an UnknownNameError that names the argument of a missing key, and the keys that there are."""

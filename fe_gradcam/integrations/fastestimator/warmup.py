@@ -8,6 +8,7 @@ would not draw.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -30,9 +31,13 @@ class Foreseeing(Protocol):
         """Raises an error of keys that it reads, and that the batches of a mode lack."""
 
 
+MARK = "_shows_what_it_sees"
+"""An attribute of a warmup that is ours."""
+
+
 def apply() -> None:
     """Has the warmup of FastEstimator show what it sees; once, whenever it is called."""
-    if not hasattr(Estimator._warmup, "__wrapped__"):
+    if not hasattr(Estimator._warmup, MARK):
         Estimator._warmup = _shown(Estimator._warmup)
 
 
@@ -51,13 +56,14 @@ def _shown(warmup: Callable[..., None]) -> Callable[..., None]:
                 _tell_of_missing_keys(error, warmup, self, traces)
                 raise
 
+    setattr(_warmup, MARK, True)
     return _warmup
 
 
 @contextmanager
 def _batches_shown(network: Any, pipeline: Any, traces: Sequence[Foreseeing]) -> Iterator[None]:
     """What the network makes of a batch is shown to the traces."""
-    run_step = network.run_step
+    run_step, own = network.run_step, vars(network).get("run_step")
 
     def shown(batch: Any) -> Any:
         found = run_step(batch)
@@ -69,7 +75,10 @@ def _batches_shown(network: Any, pipeline: Any, traces: Sequence[Foreseeing]) ->
     try:
         yield
     finally:
-        del network.run_step
+        if own is None:
+            del network.run_step
+        else:  # somebody else's, such as a profiler's
+            network.run_step = own
 
 
 def _tell_of_missing_keys(
@@ -94,10 +103,10 @@ def _tell_of_missing_keys(
 
 def _locals_of(error: BaseException, function: Any) -> Mapping[str, Any]:
     """The variables of a function that an error went through."""
-    step = error.__traceback__
+    step, code = error.__traceback__, inspect.unwrap(function).__code__
     while step is not None:
         frame: FrameType = step.tb_frame
-        if frame.f_code is function.__code__:
+        if frame.f_code is code:
             return frame.f_locals
         step = step.tb_next
     return {}

@@ -354,3 +354,20 @@ def test_a_wrong_keyword_says_which_one_is_meant(keyword: str, says: str) -> Non
     with pytest.raises(TypeError, match=says) as caught:
         GradCAM("x", model=torch.nn.Identity(), **{keyword: 1})
     assert isinstance(caught.value, ArgumentError)
+
+
+def test_what_others_put_over_the_network_and_the_warmup_stays() -> None:
+    model, seen = build("torch"), []
+    trained = estimator(
+        "torch", model, [GradCAM("x", model=model)], train_data=data_of("torch"), eval_data=data_of("torch")
+    )
+    step = trained.network.run_step
+
+    def profiled(batch: Any) -> Any:
+        seen.append(batch)
+        return step(batch)
+
+    trained.network.run_step = profiled
+    trained.fit()
+    assert trained.network.run_step is profiled
+    assert len(seen) > 2, "the warmup's batches and those of the training"
