@@ -35,7 +35,7 @@ SCRATCH = Path("demo_output") / "notebooks"
 MOST_BYTES = 2**20
 """Of a notebook with its outputs."""
 
-JPEG = [cv2.IMWRITE_JPEG_QUALITY, 82]
+JPEG = [cv2.IMWRITE_JPEG_QUALITY, 76]
 """How pictures are stored: as PNG the photos would make a notebook too large."""
 
 SECONDS_A_CELL = 900
