@@ -1,4 +1,4 @@
-"""True classes of rows: ids read from labels of any form, and what is said where rows have none."""
+"""True classes of rows: ids read from labels of any form, and the warning if rows have none."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ UNLABELLED = -1
 """The id of a row without a true class."""
 
 SHOWN = 5
-"""How many values a message shows of those that are at fault."""
+"""How many of the wrong values a message shows."""
 
 
 class TrueClasses:
-    """Reads the labels of a training; where rows have no true class, it says so once.
+    """Reads the labels of a training, and warns once if rows have no true class.
 
     Args:
         owner: The name of the trace, for the warning.
-        called: What the labels are called, such as ``"labels='y'"``.
-        classes: What label_mapping says, for labels that are names.
+        called: The name of the labels in messages, such as ``"labels='y'"``.
+        classes: The classes of label_mapping, for labels that are names.
 
     Attributes:
-        count: How many classes the model has, once that is known.
+        count: How many classes the model has, as soon as that is known.
     """
 
     def __init__(self, owner: str, called: str, classes: Classes) -> None:
@@ -37,12 +37,12 @@ class TrueClasses:
         self.count: int | None = None
 
     def ids(self, values: Any) -> NDArray[np.int64]:
-        """Class ids (N,) of labels: ids (N,) or (N, 1), names, or rows (N, C) that are one-hot; -1 where there is none.
+        """Class ids (N,) of labels: ids (N,) or (N, 1), names, or one-hot rows (N, C); -1 for a row without a class.
 
-        None is where an id is negative, NaN or no class of the model, and where a row (N, C) is empty.
+        A row has no class if its id is negative, NaN or not a class of the model, or if its row (N, C) is empty.
 
         Raises:
-            ArgumentError: They are none of these, such as multi-hot rows.
+            ArgumentError: The labels have another form, such as multi-hot rows.
         """
         ids, faults = self._read(values)
         if faults and not self._told:
@@ -56,10 +56,10 @@ class TrueClasses:
         return ids
 
     def check(self, values: Any) -> None:
-        """Looks at the labels of a first batch.
+        """Checks the labels of the first batch.
 
         Raises:
-            ArgumentError: They are no labels of this model: most name no class of it, or they count from 1.
+            ArgumentError: The labels do not fit the model: most are not one of its classes, or they count from 1.
         """
         ids, faults = self._read(values)
         odd = [fault for fault in faults if fault != str(UNLABELLED)]
@@ -82,10 +82,10 @@ class TrueClasses:
         )
 
     def check_names(self) -> None:
-        """Looks at label_mapping; a single id that is no class is a warning.
+        """Checks label_mapping; a few ids that are not classes give a warning.
 
         Raises:
-            ArgumentError: Most of its ids are no classes of the model, or they count from 1.
+            ArgumentError: Most of its ids are not classes of the model, or they count from 1.
         """
         if self.count is None or not self._classes.ids or self._told_of_names:
             return
@@ -102,11 +102,11 @@ class TrueClasses:
         warnings.warn(f"GradCAM ({self._owner!r}): {said} Their names are not shown.", CamWarning, stacklevel=2)
 
     def _range(self) -> str:
-        """The end of a message: what the model has."""
+        """A sentence for messages that says which ids the model has."""
         return "" if self.count is None else f" The model has {self.count} classes, ids 0 to {self.count - 1}."
 
     def _read(self, values: Any) -> tuple[NDArray[np.int64], list[str]]:
-        """The ids, and what stands where a row has none."""
+        """The ids, and the values of rows without one."""
         labels = np.asarray(values)
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
@@ -145,7 +145,7 @@ class TrueClasses:
 
 
 def _words(labels: NDArray[Any]) -> list[str] | None:
-    """Labels that are strings or bytes, as strings; None where they are not."""
+    """Labels that are strings or bytes, as strings; None for other labels."""
     if labels.ndim != 1 or labels.dtype.kind not in "USO" or not len(labels):
         return None
     every = [one.decode("utf-8", "replace") if isinstance(one, bytes) else one for one in labels.tolist()]
@@ -153,13 +153,13 @@ def _words(labels: NDArray[Any]) -> list[str] | None:
 
 
 def _whole(labels: NDArray[Any]) -> bool:
-    """Whether those that are finite are whole numbers."""
+    """Whether all finite labels are whole numbers."""
     finite = labels[np.isfinite(labels)]
     return np.array_equal(finite, np.floor(finite))
 
 
 def _from_one(ids: set[int]) -> bool:
-    """Whether ids seem to count from 1: none is 0, and at least half of those up to the largest are there."""
+    """Whether ids seem to count from 1: none is 0, and at least half of the ids up to the largest occur."""
     return min(ids) >= 1 and 2 * len(ids) >= max(ids)
 
 

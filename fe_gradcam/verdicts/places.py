@@ -100,9 +100,9 @@ class Alarm:
             f"to {box.top + box.height - 1} down, of {width} x {height}): the place has {self.share:.0%} of this heat, "
             f"and {self.share_of_others:.0%} of the other classes' heat. Tested on {self.tried} images: with that "
             f"place covered, the probability of the class falls from {self.plain:.2f} to {self.covered:.2f}; with "
-            f"other places of the same size and similar contrast covered, to {self.covered_elsewhere:.2f}. Look at what is "
-            "there only in images of this class: a mark, a text, a border. If it is the object itself or its own sign, "
-            "all is well: pass masks= or boxes= to silence this."
+            f"other places of the same size and similar contrast covered, to {self.covered_elsewhere:.2f}. Look at "
+            "what is there only in images of this class: a mark, a text, a border. If it is the object itself or its "
+            "own sign, all is well: pass masks= or boxes= to silence this."
         )
 
     def text_again(self, names: Mapping[int, str]) -> str:
