@@ -181,7 +181,7 @@ class History:
             streams[stream] = Followed(Rows(*saved["rows"]), saved["pictures"], records, newest)
         missing = sorted({part for one in streams.values() for part in parts if part not in one.rows.values})
         if missing:
-            raise ArgumentError(f"The images that were followed were saved without {', '.join(map(repr, missing))}.")
+            raise ArgumentError(f"The followed images were saved without {', '.join(map(repr, missing))}.")
         self.streams = streams
 
 

@@ -65,20 +65,20 @@ class TrueClasses:
         odd = [fault for fault in faults if fault != str(UNLABELLED)]
         if self.count is not None and set(odd) == {str(self.count)} and _from_one({*ids[ids >= 0], self.count}):
             raise ArgumentError(
-                f"{self._called} holds ids up to {self.count}, and none that is 0.{self._range()} If yours count from "
-                "1, subtract 1."
+                f"{self._called} holds ids up to {self.count}, and none that is 0.{self._range()} If your ids count "
+                "from 1, subtract 1."
             )
         if 2 * len(odd) <= len(ids):
             return
         if self._classes.ids and all(fault.startswith("'") for fault in odd):
             near = nearest(odd[0].strip("'"), self._classes.ids)
             raise ArgumentError(
-                f"{self._called} holds names that label_mapping lacks in {_share(odd, ids)}{near} Names there: "
+                f"{self._called} holds names that label_mapping lacks in {_share(odd, ids)}{near} Its names: "
                 f"{', '.join(map(repr, self._classes.ids))}."
             )
         raise ArgumentError(
             f"{self._called} holds no true class in {_share(odd, ids)}.{self._range()} Accepted: class ids that count "
-            "from 0, and -1 for a row without a class. Is it the key that was meant?"
+            "from 0, and -1 for a row without a class. Is it the right key?"
         )
 
     def check_names(self) -> None:
@@ -95,7 +95,7 @@ class TrueClasses:
         shown = ", ".join(f"{name!r}: {at}" for name, at in list(beyond.items())[:SHOWN])
         said = f"label_mapping has ids that are no classes ({shown}).{self._range()}"
         if set(beyond.values()) == {self.count} and _from_one(set(self._classes.ids.values())):
-            raise ArgumentError(f"{said} If yours count from 1, subtract 1.")
+            raise ArgumentError(f"{said} If your ids count from 1, subtract 1.")
         if 2 * len(beyond) > len(self._classes.ids):
             raise ArgumentError(f"{said} Pass {{class name: class id}} with ids of this model.")
         self._told_of_names = True
@@ -125,8 +125,8 @@ class TrueClasses:
                 return np.where(empty | beyond, UNLABELLED, ids), faults
         raise ArgumentError(
             f"{self._called} holds an array of shape {labels.shape} and dtype {labels.dtype}; class ids (N,) or (N, "
-            "1), or one-hot rows (N, C), are needed. Several true classes per image cannot be shown: leave labels= out "
-            "there."
+            "1), or one-hot rows (N, C), are needed. Several true classes per image cannot be shown: then leave "
+            "labels= out."
         )
 
     def _of_names(self, words: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
@@ -134,8 +134,8 @@ class TrueClasses:
             some = list(dict.fromkeys(words))
             shown = ", ".join(map(repr, some[:SHOWN])) + ", ..." * (len(some) > SHOWN)
             raise ArgumentError(
-                f"{self._called} holds strings ({shown}); class ids are needed. Pass label_mapping={{name: id}} with "
-                "their ids, or the key of the ids."
+                f"{self._called} holds strings ({shown}); class ids are needed. Pass label_mapping={{name: id}} too, "
+                "or pass a key with class ids."
             )
         ids = np.array([self._classes.ids.get(word, UNLABELLED) for word in words], np.int64)
         usable = (ids >= 0) & (self.count is None or ids < self.count)

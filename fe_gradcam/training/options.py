@@ -52,8 +52,8 @@ class Classes:
             )
         if label_mapping and all(isinstance(name, Integral) for name in label_mapping):
             raise ArgumentError(
-                f"label_mapping={dict(label_mapping)!r} has numbers for names. Accepted: {{class name: class id}}, as "
-                "FastEstimator has it: turn it round, {name: id for id, name in ...}."
+                f"label_mapping={dict(label_mapping)!r} has numbers as names. Accepted: {{class name: class id}}, as "
+                "in FastEstimator. Swap names and ids: {name: id for id, name in ...}."
             )
         ids: dict[str, int] = {}
         names: dict[int, str] = {}
@@ -121,11 +121,11 @@ class Options:
         """The pairs for `named_targets`."""
         asked = list(self.targets) if isinstance(self.targets, (list, tuple)) else [self.targets]
         if not asked:
-            raise ArgumentError("targets is empty; pass 'pred', 'label', a class id, a class name or a callable.")
+            raise ArgumentError("targets is empty. Pass 'pred', 'label', a class id, a class name or a callable.")
         if "model" not in self.given and asked != ["pred"]:
             raise ArgumentError(
-                f"targets={self.targets!r} goes with model=: gradients under a key were taken of one target already. "
-                "Pass it to the LayerGradientOp as target=."
+                f"targets={self.targets!r} needs model=: gradients under a key already have a target. Pass target= to "
+                "the LayerGradientOp."
             )
         counts: dict[str, int] = {}
         unique = []
@@ -146,14 +146,14 @@ class Options:
         for method in map(METHODS.find, named):
             if "model" not in self.given and Needs.PROBE in method.needs:
                 raise ArgumentError(
-                    f"methods: {method.name!r} asks the model again, and of gradients under a key there is none at "
-                    "hand. Pass model= instead of grads=."
+                    f"methods: {method.name!r} asks the model again, and with gradients under a key there is no model "
+                    "to ask. Pass model= instead of grads=."
                 )
             methods.append(method)
             if "component" in method.parameters and "component" not in method.given:
                 methods += [method.with_parameters(component=number) for number in range(2, self.n_components + 1)]
         if len({method.label for method in methods}) < len(methods):
-            raise ArgumentError(f"methods={self.methods!r} holds a method twice.")
+            raise ArgumentError(f"methods={self.methods!r} holds a method twice. Leave one out.")
         return methods
 
 
@@ -184,7 +184,7 @@ def make_folder(path: Path) -> None:
         possible = False
     if not possible:
         raise ArgumentError(
-            f"save_dir={str(path)!r} is no folder that can be written to. Pass another, or make it one."
+            f"save_dir={str(path)!r} is no folder that can be written to. Pass another, or change its permissions."
         )
 
 

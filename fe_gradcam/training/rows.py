@@ -59,8 +59,8 @@ def probabilities_of(predictions: Any, called: str, are_probabilities: bool | No
     """
     if np.asarray(predictions).dtype.kind in "iub":
         raise ArgumentError(
-            f"{called} holds integers of shape {np.shape(predictions)}, as if they were class ids; the probabilities "
-            "or logits (N, C) that the model puts out are needed, or (N, 1) of a single output."
+            f"{called} holds integers of shape {np.shape(predictions)}, so they seem to be class ids; the model's "
+            "probabilities or logits (N, C) are needed, or (N, 1) if it has a single output."
         )
     table = np.asarray(predictions, np.float64)
     if table.ndim == 1:

@@ -138,7 +138,7 @@ def selection_of(select: Any, n_samples: int | None, per_class: Any, seed: int, 
     if not isinstance(select, str):
         if per_class is not None:
             raise ArgumentError(
-                "per_class goes with a rule by name, such as select='random'; positions are what they are."
+                "per_class needs a rule by name, such as select='random', and select holds positions. Leave one out."
             )
         places = _positions(select)
         places = () if n_samples == 0 else places  # n_samples=0 draws nothing, whatever is selected
@@ -155,7 +155,7 @@ def selection_of(select: Any, n_samples: int | None, per_class: Any, seed: int, 
             f"{' and of the '.join('true classes' if name == 'labels' else 'predictions' for name in missing)}."
         )
     if by_class and not given & {"labels", "preds"}:
-        raise ArgumentError("per_class needs labels= with the key of the true classes, or preds= for those inferred.")
+        raise ArgumentError("per_class needs labels= (the key of the true classes) or preds= (that of predictions).")
     return selection
 
 

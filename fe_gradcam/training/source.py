@@ -110,8 +110,8 @@ class Reader:
         _, probabilities = self.facts(batch, selections)
         if probabilities is not None and self._true.count not in (None, probabilities.shape[1]):
             raise ArgumentError(
-                f"{self._name('preds')} tells {probabilities.shape[1]} classes, and the model {self._true.count}. Is "
-                "it the key of this model's predictions?"
+                f"{self._name('preds')} has {probabilities.shape[1]} classes, and the model has {self._true.count}. "
+                "Pass the key of this model's predictions."
             )
 
     def explained(self, rows: Rows, dataset: str) -> Explained:
@@ -181,8 +181,8 @@ class ModelSource:
         shape = np.shape(rows["images"])
         if len(shape) == 5:
             raise ArgumentError(
-                f"{self._called} holds volumes of shape {shape[1:]}, and a grid draws pictures. Pass the volumes to "
-                "fe_gradcam.explain, and draw slices of what it returns."
+                f"{self._called} holds volumes of shape {shape[1:]}, and a grid shows only pictures. Pass the volumes "
+                "to fe_gradcam.explain, and draw slices of the Heatmap."
             )
         known = None if labels is None else np.maximum(labels, 0)
         targets = self._options.named_targets

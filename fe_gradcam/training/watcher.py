@@ -205,7 +205,7 @@ class Watcher:
         with self.forgiven("go on with the filmstrip of the training that is resumed"):
             of_others = {part for part, called in self._called.items() if state["called"].get(part) != called}
             if of_others and state["streams"]:
-                raise ArgumentError(f"The images that were followed were saved with other keys of {sorted(of_others)}.")
+                raise ArgumentError(f"The followed images were saved with other keys for {sorted(of_others)}.")
             self.history.restore(state["streams"], {"images", *self.options.given} - {"model"})
 
     @contextmanager
@@ -276,7 +276,7 @@ class Watcher:
         with self._named(), self.forgiven("explain the first image", but=CamError):
             lacking = sorted(self.options.given - {"model"} - set(batch))
             if lacking:
-                raise ArgumentError(f"see() was given no {' and no '.join(lacking)}, which the options count on.")
+                raise ArgumentError(f"see() got no {' and no '.join(lacking)}, which the options need.")
             chosen.add(batch)
             one = chosen.rows()
             if _kinds(one) not in self._tried or self._reader.needs_preds(batch, selections):

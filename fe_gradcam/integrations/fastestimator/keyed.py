@@ -55,7 +55,7 @@ class KeyedSource:
         if layer is not None:
             raise ArgumentError("layer needs model=. With gradients under a key, pass layer= to the LayerGradientOp.")
         if settings.model_output is not None or settings.reshape is not None:
-            raise ArgumentError("model_output and reshape need model=. With grads= the maps are already made: leave both out.")
+            raise ArgumentError("model_output and reshape need model=. Leave them out with grads=.")
         if smoothing(settings.smooth)[0] != [PLAIN]:
             raise ArgumentError(
                 f"smooth={settings.smooth!r} shows the model other views of the images, and with gradients under a key "

@@ -71,8 +71,8 @@ class LayerGradientOp(ModelOp):
             )
         if isinstance(model, torch.nn.DataParallel):
             raise UnsupportedModelError(
-                "model is a DataParallel module, whose replicas cannot be observed. Use no LayerGradientOp, but pass the "
-                "model to the trace: GradCAM(images=..., model=model)."
+                "model is a DataParallel module, whose replicas cannot be observed. Pass the model to the trace "
+                "instead of a LayerGradientOp: GradCAM(images=..., model=model)."
             )
         keys = [inputs] if isinstance(inputs, str) else list(inputs)
         self._n_images = len(keys)
