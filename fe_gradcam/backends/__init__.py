@@ -11,7 +11,7 @@ from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.types import Reshape
 
 KERAS_3 = "keras.src.models.model"
-"""Where its class of models is."""
+"""The module with the model class of Keras 3."""
 
 
 def backend_for(
@@ -20,7 +20,7 @@ def backend_for(
     """The backend of the framework that `model` belongs to; `of_pixels` says whether a segmentation is explained.
 
     Raises:
-        UnsupportedModelError: It is neither a torch.nn.Module nor a tf.keras.Model.
+        UnsupportedModelError: The model is neither a torch.nn.Module nor a tf.keras.Model.
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(model, torch.nn.Module):
@@ -35,11 +35,11 @@ def backend_for(
         return KerasBackend(model, model_output, reshape, of_pixels)
     if of_keras_3:
         raise UnsupportedModelError(
-            "model is of Keras 3; models of Keras 2 are taken. With the package tf_keras (pip install "
-            "'fe_gradcam[keras]') set TF_USE_LEGACY_KERAS=1 before TensorFlow is imported, and build or load it again."
+            "model is of Keras 3; a model of Keras 2 is needed. Run: pip install 'fe_gradcam[keras]'; set "
+            "TF_USE_LEGACY_KERAS=1 before TensorFlow is imported, and build or load the model again."
         )
     raise UnsupportedModelError(
         f"model is a {type(model).__module__}.{type(model).__qualname__}; a torch.nn.Module or a tf.keras.Model is "
-        "needed, whose layers can be observed. (A SavedModel loaded without its class cannot: load it as the Keras "
-        "model it was.)"
+        "needed, whose layers can be observed. (The layers of a SavedModel that was loaded without its class cannot: "
+        "load it as a Keras model.)"
     )

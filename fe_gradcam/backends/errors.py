@@ -1,4 +1,4 @@
-"""What a backend says where a model cannot be observed or explained as it was asked."""
+"""The errors of a backend if a model cannot be observed or explained."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def check_rows(layer: LayerRef, rows: int, count: int) -> None:
     if rows != count:
         raise ArgumentError(
             _named(layer),
-            f" has an output of {rows} rows for {count} images; one row per image is needed. Pass another layer.",
+            f" puts out {rows} rows for {count} images; one row per image is needed. Pass another layer.",
         )
 
 
 def not_called(layer: LayerRef) -> ArgumentError:
-    """The error for a place that the forward pass does not come by."""
+    """The error for a place that the forward pass does not reach."""
     return ArgumentError(
         _named(layer),
         " is not called in the model's forward pass, or cannot be observed there, so it has no activations. Pass a "
@@ -30,28 +30,28 @@ def not_called(layer: LayerRef) -> ArgumentError:
 
 
 def no_tensor(layer: LayerRef, output: Any) -> UnsupportedModelError:
-    """The error for a layer that returns something else."""
+    """The error for a layer that does not return a tensor."""
     return UnsupportedModelError(
         Argument("layer", repr(layer.name)),
         f" returns a {type(output).__name__}, not a tensor. Pass ",
         Argument("layer", ""),
-        " with a layer inside it or behind it that returns the map alone.",
+        " with a layer inside it or after it that returns only the map.",
     )
 
 
 def no_gradient(layer: LayerRef, ways: str) -> GradientError:
-    """The error for a score that depends on the layer while no gradient reaches it."""
+    """The error for a score that depends on the layer although no gradient reaches the layer."""
     return GradientError(
         "No gradient reaches ",
         _named(layer),
-        f", though the score depends on it: the model stops it behind the layer ({ways}). Pass ",
+        f", though the score depends on this layer: the model stops gradients after it ({ways}). Pass ",
         Argument("layer", ""),
-        " with a layer behind that place, or a model without it.",
+        " with a layer after that place, or change the model so that gradients pass.",
     )
 
 
 def no_slope(images: Sequence[Any]) -> ArgumentError:
-    """The error for images that no gradient can be taken of."""
+    """The error for images of a dtype without gradients."""
     kinds = ", ".join(str(part.dtype) for part in images)
     return ArgumentError(
         f"images are of dtype {kinds}, and ",
@@ -62,22 +62,22 @@ def no_slope(images: Sequence[Any]) -> ArgumentError:
 
 
 def no_attention() -> UnsupportedModelError:
-    """The error for a model that is no vision transformer, or none whose blocks can be told apart."""
+    """The error for a model that is not a vision transformer, or whose blocks cannot be recognised."""
     return UnsupportedModelError(
         Argument("method", "'le_grad'"),
-        " is defined for vision transformers, whose blocks each hold one attention over all tokens of the image and "
-        "hand on as many tokens; no such blocks were seen in this model. Use ",
+        " is defined for vision transformers whose blocks each have one attention over all tokens of the image and "
+        "return as many tokens; this model has no such blocks. Use ",
         Argument("method", "'grad_cam'"),
         ", which is defined for every network.",
     )
 
 
 def counts_its_images() -> UnsupportedModelError:
-    """The error for a model behind whose blocks the tokens of several blocks cannot be asked as one batch."""
+    """The error for a model whose classifier cannot take the tokens of all blocks as one batch."""
     return UnsupportedModelError(
         Argument("method", "'le_grad'"),
-        " asks the classifier about the tokens behind all blocks as one batch, and this model gives another score "
-        "then: behind its blocks it goes by the number of images in front. Use ",
+        " passes the tokens after all blocks to the classifier as one batch, and then this model gives another score: "
+        "after its blocks it still uses the number of input images. Use ",
         Argument("method", "'grad_cam'"),
         ".",
     )

@@ -1,4 +1,4 @@
-"""What is known of a model, apart from anything compiled for it: one object per model, living as long as the model."""
+"""Facts about a model, apart from anything compiled for it: one object per model, which lives as long as the model."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from fe_gradcam.spec.tokens import Seen
 from fe_gradcam.types import LayerRef
 
 KEPT_SIZES = 32
-"""Facts of a kind that are kept for sizes of the images; one that is missing is found anew."""
+"""For how many sizes of images each kind of fact is kept; a missing fact is found anew."""
 
 Reading = Literal["logits", "distribution", "probabilities"]
-"""How outputs are read where no softmax or sigmoid was found behind them: as logits, as rows of
-probabilities that sum to 1, or as probabilities each by itself."""
+"""How outputs are read if no softmax or sigmoid was found that made them: as logits, as rows of
+probabilities that sum to 1, or as separate probabilities."""
 
 Which: TypeAlias = "tuple[str | int | None, bool]"
-"""Which of a model's outputs, and whether it is read as a segmentation."""
+"""Which of a model's outputs, and whether this output is read as a segmentation."""
 
 SUM_TOLERANCE = 1e-3
-"""How far from 1 a row of probabilities may sum; fp16 comes to 5e-4 over a thousand classes."""
+"""How far the sum of a row of probabilities may be off 1; fp16 is off by 5e-4 over a thousand classes."""
 
 Kept = TypeVar("Kept")
 
 
 class Recent(Generic[Kept]):
-    """A store that holds the last few: what was asked for longest ago goes first."""
+    """A store of limited size that drops the entry whose last use is longest ago."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -39,7 +39,7 @@ class Recent(Generic[Kept]):
         return len(self._kept)
 
     def get(self, key: Hashable) -> Kept | None:
-        """What is kept under a key, or None."""
+        """The value under a key, or None."""
         if key in self._kept:
             self._kept.move_to_end(key)
         return self._kept.get(key)
@@ -54,13 +54,13 @@ class Recent(Generic[Kept]):
 
 
 class Alike:
-    """Objects held weakly, if their kind allows it, to see whether others are the very same: an id may come again."""
+    """Objects to compare others with by identity, held weakly if their kind allows it: an id may be used again."""
 
     def __init__(self, objects: Sequence[Any]) -> None:
         self._held = [_held(one) for one in objects]
 
     def are(self, objects: Sequence[Any]) -> bool:
-        """Whether they are the same, in the same order."""
+        """Whether `objects` are the same ones, in the same order."""
         return len(objects) == len(self._held) and all(
             held() is one for held, one in zip(self._held, objects, strict=True)
         )
@@ -74,16 +74,16 @@ def _held(one: Any) -> Callable[[], Any]:
 
 
 class Known:
-    """What is known of a model; but for `told`, all of it is forgotten once a module of the model is another.
+    """Facts about a model; if a module of the model is replaced, all are forgotten except `told`.
 
     Attributes:
         told: Whether the user was told that the outputs are probabilities.
-        readings: How each output is read, as in the last pass of the network as it is.
-        bounded: Whether an output that lies in [0, 1] stays there for images far from any that the model knows.
-        reached: How many times the last pass came by a place.
-        seen: What a pass showed about the layout of outputs, by the size of the images.
-        default_layers: By output and the shapes of the inputs; certain ones alone.
-        shapes: Of a layer's output for one image, by the layer and the shapes of the inputs.
+        readings: How each output was read in the last pass of the unchanged network.
+        bounded: Whether an output within [0, 1] stays there for images far from any that the model knows.
+        reached: How many times the last pass reached a place.
+        seen: The layout of outputs that a pass showed, by the size of the images.
+        default_layers: Default layers, by output and the shapes of the inputs; only certain ones are kept.
+        shapes: Shapes of a layer's output for one image, by the layer and the shapes of the inputs.
     """
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ class Known:
         self.shapes: Recent[tuple[int, ...]] = Recent(KEPT_SIZES)
 
     def now(self, modules: Sequence[Any]) -> Known:
-        """The same, of a model that has these modules now."""
+        """The facts for a model that has these modules now."""
         if self._modules is None or not self._modules.are(modules):
             if self._modules is not None:
                 self._forget()
@@ -112,7 +112,7 @@ _KNOWN: WeakKeyDictionary[Any, Known] = WeakKeyDictionary()
 
 
 def known_of(model: Any) -> Known:
-    """What is known of a model; nothing of it is kept at the model, so that copies begin anew."""
+    """The facts about a model; they are not stored on the model, so that copies begin anew."""
     known = _KNOWN.get(model)
     return _KNOWN.setdefault(model, Known()) if known is None else known
 

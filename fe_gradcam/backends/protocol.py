@@ -1,4 +1,4 @@
-"""The half of a backend that is the same for every framework, and what the other half must be able to do."""
+"""The part of a backend that all frameworks share, and the methods that each framework must have."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from fe_gradcam.spec.tokens import Seen, as_map, pulled_back, token_grid
 from fe_gradcam.types import BiasGradients, CamInputs, Layer, LayerInfo, LayerRef, Reshape, Score
 
 HALF_PRECISION_FACTOR = 1024.0
-"""Scales the score of an fp16 model, so that small gradients do not fall below what fp16 can hold."""
+"""Scales the score of an fp16 model, so that small gradients do not underflow."""
 
 STRETCHES = (30.0, -30.0, 1000.0, -1000.0)
-"""By how much the images are scaled to see whether a model's outputs leave [0, 1]; bytes stay within their range."""
+"""Factors by which images are scaled to see whether outputs leave [0, 1]; bytes stay within their range."""
 
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """What a pass is asked for; passes that change the network take one target."""
+    """The request for a pass; passes that change the network take one target."""
 
     layer: LayerRef
     targets: Sequence[ResolvedTarget]
@@ -46,17 +46,17 @@ class Query:
 
     @property
     def of_classes(self) -> bool:
-        """Whether classes are to be told: of a table of values alone they are not."""
+        """Whether any target needs classes; a table of values does not."""
         return not all(target.kind == "value" for target in self.targets)
 
 
 class Passed(NamedTuple):
-    """What one pass yields.
+    """The results of one pass.
 
     Attributes:
-        activations: As the layer puts them out.
-        gradients: For each target, in the same layout, float32; None where none are asked for.
-        tables: The logits and probabilities (N, C), float32, or None where there are none.
+        activations: The activations in the layout of the layer.
+        gradients: The gradients for each target, in the same layout, float32; None if none are asked for.
+        tables: The logits and probabilities (N, C), float32, or None if there are none.
         reading: How the outputs are read; "logits" if there is a head.
     """
 
@@ -68,10 +68,10 @@ class Passed(NamedTuple):
 
 
 class Backend(ABC):
-    """A model of one framework, made ready to be explained; see `backend_for`."""
+    """A model of one framework, prepared for explaining; see `backend_for`."""
 
     channels_first: ClassVar[bool]
-    """Whether images are (N, C, *S), or else (N, *S, C)."""
+    """True for images (N, C, *S), False for (N, *S, C)."""
 
     def __init__(self, model: Any, model_output: ModelOutput, reshape: Reshape | None, of_pixels: bool) -> None:
         self._model = model
@@ -94,7 +94,7 @@ class Backend(ABC):
             return self._layers(inputs)
 
     def image_size(self, inputs: Inputs) -> tuple[int, ...]:
-        """(H, W) of the images, of volumes (D, H, W)."""
+        """(H, W) of the images; for volumes (D, H, W)."""
         return inputs.size(channels_first=self.channels_first)
 
     def resolve(self, layer: Layer, inputs: Inputs | None = None) -> LayerRef:
@@ -117,11 +117,11 @@ class Backend(ABC):
     def run(self, inputs: Inputs, query: Query) -> list[CamInputs]:
         """One forward pass of the inputs, and one backward pass for each target if gradients are asked for.
 
-        What comes back has no probe yet, and the seed is 0.
+        The results have no probe yet, and the seed is 0.
 
         Raises:
-            GradientError: The score depends on the layer, and no gradient reaches it.
-            UnsupportedModelError: The output does not plainly hold what a target asks for.
+            GradientError: The score depends on the layer, and no gradient reaches the layer.
+            UnsupportedModelError: It is not clear where the output holds what a target asks for.
             ArgumentError: The model fails on the inputs, and takes them in another layout or dtype.
         """
         with self._plainly(inputs):
@@ -132,9 +132,9 @@ class Backend(ABC):
 
     @abstractmethod
     def changed_scores(self, inputs: Inputs, query: Query, change: Tensor) -> Tensor:
-        """Scores (B,) of a pass in which `change`, (B, K, *S), is added to what the layer puts out.
+        """Scores (B,) of a pass in which `change`, (B, K, *S), is added to the output of the layer.
 
-        There may be one image and several changes: then the network goes on with as many rows as there are changes.
+        For one image and several changes, the network continues with as many rows as there are changes.
         """
 
     @abstractmethod
@@ -153,35 +153,35 @@ class Backend(ABC):
 
     @abstractmethod
     def _modules(self) -> list[Any]:
-        """All that the model is built of, in a fixed order."""
+        """All modules of the model, in a fixed order."""
 
     @abstractmethod
     def _name_of(self, layer: Layer) -> str:
-        """The name of a layer given by its name, its index or itself."""
+        """The name of a layer that is given by name, by index or as the layer itself."""
 
     @abstractmethod
     def kind_of(self, layer: LayerRef) -> str:
-        """The class of a layer, as its `LayerInfo` has it."""
+        """The class of a layer, as in its `LayerInfo`."""
 
     @abstractmethod
     def _listed(self, inputs: Inputs) -> tuple[list[LayerInfo], Seen]:
-        """The layers that a pass completes, with shapes as they are, and what it shows about the layout of outputs."""
+        """The layers that a pass completes, with shapes as they are, and the layout of outputs that it shows."""
 
     @abstractmethod
     def _passed(self, model: Any, inputs: Inputs, query: Query) -> Passed:
-        """See `run`, of a model made ready."""
+        """See `run`; `model` is prepared for passes."""
 
     @abstractmethod
     def _outputs(self, given: Sequence[Any], of_pixels: bool, factor: float = 1.0) -> Tensor | None:
-        """The table (N, C) that the network as it is puts out for images times a factor, or that of its pixels."""
+        """The output of the unchanged network for images times a factor: a table (N, C), or the table of its pixels."""
 
     @contextmanager
     def _ready(self) -> Iterator[Any]:
-        """The model made ready for passes, and put back."""
+        """Prepares the model for passes, and restores it afterwards."""
         yield self._model
 
     def _one_of(self, inputs: Inputs) -> Inputs | None:
-        """One row of the inputs to try things with, or None where there is none."""
+        """One row of the inputs for trials, or None if there is none."""
         return inputs.rows(slice(1))
 
     # --- what is the same for all ----------------------------------------------------------------------------
@@ -193,26 +193,26 @@ class Backend(ABC):
 
     @contextmanager
     def _plainly(self, inputs: Inputs) -> Iterator[None]:
-        """Where a model fails on inputs that it takes in another layout or dtype, an error that says so."""
+        """If a model fails on inputs that it takes in another layout or dtype, raises an error that says so."""
         try:
             yield
         except CamError:
             raise
         except Exception as error:
             told = None
-            with suppress(Exception):  # what is tried must not hide what failed
+            with suppress(Exception):  # a failing trial must not hide the first failure
                 told = None if self._takes(inputs.rows(slice(1))) else self._remedy(inputs)
             if told is None:
                 raise
             raise ArgumentError(Argument("images"), told) from error
 
     def _remedy(self, inputs: Inputs) -> str | None:
-        """What to say of inputs that the model takes in another form, tried with one row; None where it does not."""
+        """The message if the model takes the inputs in another form, tried with one row; None if it does not."""
         remedies = inputs.remedies(channels_first=self.channels_first)
         return next((told for other, told in remedies if self._takes(other)), None)
 
     def _takes(self, inputs: Inputs) -> bool:
-        """Whether a pass of the inputs ends well."""
+        """Whether a pass of the inputs succeeds."""
         try:
             self._listed(inputs)
         except Exception:
@@ -221,15 +221,15 @@ class Backend(ABC):
 
     @property
     def _known(self) -> Known:
-        """Not held here: a backend is copied and pickled as its model is."""
+        """The facts about the model; not held here, because a backend is copied and pickled like its model."""
         return known_of(self._model)
 
     def _known_now(self) -> Known:
-        """What is known of the model, and of nothing that it was before a module of it was replaced."""
+        """The facts about the model with its present modules."""
         return self._known.now(self._modules())
 
     def _seen(self, inputs: Inputs) -> Seen:
-        """What a pass shows about the layout of the layers' outputs, looked at once per size of the images."""
+        """The layout of the layers' outputs, found by a pass once per size of the images."""
         size = self.image_size(inputs)
         found = self._known_now().seen.get(size)
         if found is None:
@@ -276,16 +276,16 @@ class Backend(ABC):
         return as_map(tensor, layer, size, seen, self._reshape, channels_first=self.channels_first)
 
     def _pulled_back(self, maps: Tensor, shape: tuple[int, ...], layer: LayerRef, inputs: Inputs) -> Tensor:
-        """Maps (N, K, *S) in the layout (N, *shape) that the layer puts out."""
+        """Maps (N, K, *S) in the layout (N, *shape) of the layer's output."""
         return pulled_back(maps, shape, lambda zeros: self._as_map(zeros, layer, inputs))
 
     def _read_as(self, table: Tensor, given: Sequence[Any], of_pixels: bool) -> Reading:
-        """How a table (N, C), which the network as it is put out and no visible head made, is read; it is kept."""
+        """How to read a table (N, C) of the unchanged network that no visible head made; the reading is kept."""
         reading: Reading = "logits"
         if within_unit(table):
             if sums_to_one(table):
                 reading = "distribution"
-            elif self._stays_within(given, of_pixels):  # logits that lie there by chance do not
+            elif self._stays_within(given, of_pixels):  # logits that are within [0, 1] by chance leave it
                 reading = "probabilities"
         self._known.readings[self._model_output, of_pixels] = reading
         return reading
@@ -299,7 +299,7 @@ class Backend(ABC):
         return bounded[which]
 
     def _known_reading(self, given: Sequence[Any], of_pixels: bool) -> Reading:
-        """How the outputs were read in the last pass of the network as it is; without one, of a pass made for it."""
+        """How outputs were read in the last pass of the unchanged network; without one, a pass is made for it."""
         found = self._known.readings.get((self._model_output, of_pixels))
         if found is not None:
             return found
@@ -307,21 +307,21 @@ class Backend(ABC):
         return "logits" if table is None else self._read_as(table, given, of_pixels)
 
     def _tell_of_probabilities(self) -> None:
-        """Says once per model that what stands in for the logit was made of the probability."""
+        """Warns once per model that the logit is replaced by a function of the probability."""
         if not self._known.told:
             self._known.told = True
             warnings.warn(
-                "The model's outputs are probabilities, and the softmax or sigmoid that made them was not found: log p "
-                "(of probabilities that do not sum to 1, log p - log(1 - p)) is explained in place of the logit. Pass "
-                "a model that returns logits to be exact.",
+                "The model returns probabilities, and the softmax or sigmoid that made them was not found, so log p is "
+                "explained instead of the logit (log p - log(1 - p) if the probabilities do not sum to 1). To be "
+                "exact, pass a model that returns logits.",
                 CamWarning,
                 stacklevel=3,
             )
 
     def _taken_apart(self, terms: Sequence[Tensor], scores: Tensor, inputs: Inputs) -> BiasGradients:
-        """What the inputs and biases add, channels first, by whether it has places; the first like the picture is its.
+        """The contributions of inputs and biases, channels first, with and without places.
 
-        The terms are those of the inputs, and then of the layers, float32.
+        The terms are those of the inputs, then those of the layers, float32; the first of the picture's shape is its.
         """
         axes = len(self.image_size(inputs)) + 2
         picture = next(at for at, term in enumerate(terms) if term.dim() == axes)
@@ -334,7 +334,7 @@ class Backend(ABC):
         return BiasGradients(terms[picture], with_places, elsewhere, scores.detach().float(), self.precision)
 
     def _are_of_image(self, tokens: Collection[int], inputs: Inputs) -> bool:
-        """Whether attentions that go over so many tokens each go over all of the image."""
+        """Whether attentions over these numbers of tokens each cover the whole image."""
         if len(set(tokens)) != 1:
             return False
         count = next(iter(tokens))

@@ -1,4 +1,4 @@
-"""What is differentiated, out of what a model put out: written once, over the operations of a framework."""
+"""The scores that are differentiated, from a model's output: written once, over the operations of a framework."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ HeadKind = Literal["softmax", "sigmoid"]
 
 
 class Head(NamedTuple):
-    """The last softmax or sigmoid of a model, and over how many classes it went; logits are in the output's layout."""
+    """The last softmax or sigmoid of a model, and the number of its classes; logits are in the output's layout."""
 
     logits: Any
     kind: HeadKind
     classes: int
 
     def made(self, rows: Any) -> bool:
-        """Whether a table came out of it: of a softmax with fewer classes some are missing."""
+        """Whether this head made a table: if its softmax has fewer classes, some are missing."""
         return self.kind == "sigmoid" or bool(rows.shape[1] == self.classes)
 
 
@@ -33,7 +33,7 @@ Operation: TypeAlias = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Operations:
-    """What a framework calls what scores are made with; along the classes of a table (N, C), where there is an axis."""
+    """A framework's operations for making scores; those with an axis go along the classes of a table (N, C)."""
 
     is_tensor: Callable[[Any], bool]
     where: Operation
@@ -52,7 +52,7 @@ class Operations:
 
 
 class Scored(NamedTuple):
-    """What a target comes to: scores (N,), and the classes (N, M) or the mask (N, *S) that they are of, or None."""
+    """A target in a pass: scores (N,), and the classes (N, M) or the mask (N, *S) they belong to, or None."""
 
     scores: Any
     came_to: Any = None
@@ -60,19 +60,19 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What a model put out in a pass, as it is read.
+    """The output of a model in a pass, and how it is read.
 
     Attributes:
-        by: The operations of its framework.
-        output: As it is.
-        count: N, where it is known.
-        rows: (N, C) of the scores, of a segmentation (N * pixels, C); None where nothing plainly holds them.
+        by: The operations of the framework.
+        output: The output as it is.
+        count: N, if it is known.
+        rows: (N, C) scores, for a segmentation (N * pixels, C); None if it is not clear where they are.
         is_table: Whether the scores are a table (N, C).
-        sides: *S where they can be those of every pixel, or None.
-        places: The same where sides are symbols.
-        head: The one that the rows came out of, with logits in their layout.
-        reading: How the rows are read where there is no head.
-        names: Of the model's outputs, where it knows them.
+        sides: *S if the scores can be those of every pixel, or None.
+        places: The same if sides are symbols.
+        head: The head that made the rows, with logits in their layout.
+        reading: How the rows are read if there is no head.
+        names: The names of the model's outputs, if the model knows them.
     """
 
     by: Operations
@@ -93,7 +93,7 @@ class Outputs:
 
     @cached_property
     def scores(self) -> tuple[Any, Any, HeadKind]:
-        """(N, C) the logits or what is made of probabilities in their place; the outputs; what makes the one the other.
+        """(N, C) logits, or scores made from probabilities instead; the outputs; the kind of head that links the two.
 
         A single output makes two classes.
         """
@@ -118,10 +118,10 @@ class Outputs:
         return logits, self.by.softmax(logits) if kind == "softmax" else self.by.sigmoid(logits)
 
     def scored(self, target: ResolvedTarget, score: Score, arrays: Sequence[Any]) -> Scored:
-        """What a target comes to, whose arrays are given as tensors.
+        """The scores of a target, whose arrays are given as tensors.
 
         Raises:
-            ArgumentError: A class that the model does not have, or a callable that returns no scores.
+            ArgumentError: The model does not have a class, or a callable does not return scores.
             UnsupportedModelError: The output does not hold what the target asks for.
         """
         if target.kind == "callable":
@@ -129,8 +129,8 @@ class Outputs:
         if target.kind == "region" and self.sides is None:
             raise UnsupportedModelError(
                 "target=Segmentation needs the class scores of every pixel, (N, C, h, w) or on Keras (N, h, w, C), and "
-                f"model returns {self._described}. Where the output has several parts, pass model_output= with the "
-                "name or position of one."
+                f"model returns {self._described}. If the output has several parts, pass model_output= with the "
+                "name or position of the one that holds them."
             )
         if self.rows is None or (target.kind != "region" and not self.is_table):
             raise UnsupportedModelError(
@@ -138,8 +138,8 @@ class Outputs:
                 f" returns {self._described} for {self.count or 1} image(s); one tensor (N, C) of class scores is "
                 "needed. If the output has several parts, pass ",
                 Argument("model_output", ""),
-                " with the name or position of the one that holds them; of a segmentation pass "
-                "target=Segmentation(class_id); else a callable target= that makes one score per image of it.",
+                " with the name or position of the one that holds them. For a segmentation pass "
+                "target=Segmentation(class_id); for other outputs a callable target= that returns one score per image.",
             )
         if target.kind == "value":
             target.check(self.rows.shape[1])
@@ -154,7 +154,7 @@ class Outputs:
         return Scored(chosen[:, 0] if target.is_class else self.by.weighted(chosen, target.weights), class_ids)
 
     def _class_ids(self, table: Any, wanted: Any, ranked: bool) -> Any:
-        """(N, M) class ids of scores (N, C), with the places in the order resolved; see ClassTarget."""
+        """(N, M) class ids from scores (N, C), with ranks replaced by class ids; see ClassTarget."""
         by = self.by
         if not ranked:
             return by.where(wanted < 0, by.argmax(table)[:, None], wanted)
@@ -176,7 +176,7 @@ class Outputs:
         came = tuple(scores.shape) if self.by.is_tensor(scores) else type(scores).__name__
         if isinstance(came, str) or len(came) != 1 or self.count not in (None, came[0]):
             raise ArgumentError(
-                f"target, a callable, returned {came}; a tensor of shape (N,), one score per image, is needed."
+                f"target is a callable that returned {came}; it must return a tensor (N,), one score per image."
             )
         return scores
 

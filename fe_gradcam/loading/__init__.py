@@ -1,1 +1,1 @@
-"""Models and photos by name or file."""
+"""Loading models and photos by name or file."""

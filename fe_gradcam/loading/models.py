@@ -1,4 +1,4 @@
-"""Models by name: imported or read from files, with their weights, on their device; and what their images are."""
+"""Models by name: imported or read from files, with their weights, on their device; and the size of their images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Framework: TypeAlias = Literal["torch", "keras"]
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A model with its weights, on its device, and the name that it was asked for by."""
+    """A model with its weights, on its device, and the name under which it was asked for."""
 
     model: Any
     name: str
@@ -35,16 +35,16 @@ class Geometry:
 
 
 def load_model(name: str, weights: str | Path | None = None, device: str | None = None) -> Loaded:
-    """The model of that name or file, with its weights, on its device.
+    """The model of a name or file, with its weights, on its device.
 
     Args:
-        name: package.module:factory, where the factory takes no arguments, or is a model itself; looked for in the
-            current folder too. Or a Keras model's file.
-        weights: A state dict or a checkpoint that holds one, or Keras weights; None leaves the model as it is.
-        device: PyTorch: the device; None: cuda if there is one.
+        name: package.module:factory, also from the current folder; the factory takes no arguments, or is the model
+            itself. Or the file of a Keras model.
+        weights: A file with a state dict, with a checkpoint that holds one, or with Keras weights; None: no weights.
+        device: For PyTorch the device; None takes cuda if there is one.
 
     Raises:
-        ArgumentError: One of them cannot be loaded or used; a ValueError.
+        ArgumentError: Model, weights or device cannot be loaded or used; a ValueError.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     path = Path(name)
@@ -154,11 +154,11 @@ def _on_device(model: Any, device: str | None) -> Any:
 
 
 def geometry_of(loaded: Loaded, size: tuple[int, int] | None = None, channels: int | None = None) -> Geometry:
-    """What the model's images are: (H, W) and 1 or 3 channels as they are asked for, else as the model says.
+    """The geometry of the model's images: (H, W) and 1 or 3 channels, as asked for, or else as the model says.
 
     Raises:
-        ArgumentError: What was asked for does not fit the model, or it does not say its size; a ValueError.
-        UnsupportedModelError: It takes no image that a file can hold; a TypeError.
+        ArgumentError: The request does not fit the model, or the model does not say its size; a ValueError.
+        UnsupportedModelError: The model takes no image that a file can hold; a TypeError.
     """
     by_torch = loaded.framework == "torch"
     stated_size, stated_channels = (_torch_geometry if by_torch else _keras_geometry)(loaded.model)
@@ -171,7 +171,7 @@ def geometry_of(loaded: Loaded, size: tuple[int, int] | None = None, channels: i
         raise ArgumentError(Argument("channels", str(wanted)), said)
     size = size or stated_size
     if size is None:
-        said = " is needed, height and width: this model does not say how large its images are."
+        said = " is needed, height and width, because this model does not say how large its images are."
         raise ArgumentError(Argument("size"), said)
     if wanted not in (None, 1, 3):
         said = f" takes images of {wanted} channels; image files have 1 or 3."
@@ -196,7 +196,7 @@ def _keras_geometry(model: Any) -> tuple[tuple[int, int] | None, int | None]:
 
 
 def _torch_geometry(model: Any) -> tuple[tuple[int, int] | None, int | None]:
-    """What timm, transformers and torchvision's transformers say of the size; the channels of the first convolution."""
+    """The size that timm, transformers and torchvision's transformers state; the channels of the first convolution."""
     import torch
 
     from fe_gradcam.backends.pytorch.state import unwrapped

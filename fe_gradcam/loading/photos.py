@@ -17,27 +17,27 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fe_gradcam.errors import Argument, CamError
 
 Fit: TypeAlias = Literal["crop", "stretch"]
-"""How a photo comes to the size of the network: its centre cut out, or all of it distorted."""
+"""How a photo gets the size of the network's images: its centre is cut out, or the whole photo is stretched."""
 
 ValueRange: TypeAlias = Literal["unit", "byte"]
-"""What pixels are before the normalisation: in [0, 1] or in [0, 255]."""
+"""The range of pixels before the normalisation: [0, 1] or [0, 255]."""
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""What is taken out of a folder; a file that is named itself may end in anything."""
+"""Files with these endings are taken from a folder; a file that is named itself may have any ending."""
 
 
 class PhotoError(CamError):
-    """A file that cannot be read as an image; the message is the reason alone."""
+    """A file that cannot be read as an image; the message is only the reason."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to a photo before a network sees it.
+    """The preparation of a photo for a network.
 
     Attributes:
-        size: (H, W) of the network's images, whose channels are 1 or 3.
+        size: (H, W) of the network's images, which have 1 or 3 channels.
         mean: One number, or one per channel, that is subtracted.
-        std: One number, or one per channel, that it is divided by then.
+        std: One number, or one per channel, by which the result is divided.
     """
 
     size: tuple[int, int]
@@ -48,7 +48,7 @@ class Preparation:
     std: tuple[float, ...] = (1.0,)
 
     def box(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """What the network sees of a photo of this size: left, top, right, bottom.
+        """The part of a photo of this size that the network sees: left, top, right, bottom.
 
         Example:
             >>> Preparation((224, 224)).box(300, 450)
@@ -78,9 +78,9 @@ class Photo:
     """A photo as the network sees it.
 
     Attributes:
-        picture: (H, W, 3) uint8, before the normalisation; of a network with one channel its grey, three times.
+        picture: (H, W, 3) uint8, before the normalisation; for a network with one channel its grey, three times.
         size: (H, W) of the file's image, upright.
-        box: What of it is seen: left, top, right, bottom.
+        box: The part of the image that the network sees: left, top, right, bottom.
     """
 
     path: Path
@@ -92,11 +92,11 @@ class Photo:
 def read_photo(path: Path, preparation: Preparation) -> Photo:
     """Reads a photo and cuts it to size.
 
-    It is turned as its EXIF entry says. Transparent places are shown on white. Values of 16 bits are divided by 257,
-    so that white stays white. Of an animation the first picture counts.
+    The photo is turned as its EXIF entry says. Transparent places are shown on white. Values of 16 bits are divided by
+    257, so that white stays white. The first picture of an animation counts.
 
     Raises:
-        PhotoError: It cannot be read, for whatever reason.
+        PhotoError: The photo cannot be read, for whatever reason.
     """
     try:
         with warnings.catch_warnings():
@@ -109,16 +109,16 @@ def read_photo(path: Path, preparation: Preparation) -> Photo:
     except PhotoError:
         raise
     except UnidentifiedImageError:
-        raise PhotoError("no image, or of no format that is known") from None
+        raise PhotoError("not an image, or an image of unknown format") from None
     except Exception as error:  # decoders of broken files raise anything
         raise PhotoError(getattr(error, "strerror", None) or str(error) or type(error).__name__) from error
     return Photo(path, np.array(image.convert("RGB")), (height, width), box)
 
 
 def image_files(given: Sequence[Path], *, recursive: bool = False, without: Path | None = None) -> list[Path]:
-    """The files that are meant, each once: those named, and in the place of a folder its image files, sorted.
+    """The image files, each once: files that are named, and in place of a folder its image files, sorted.
 
-    `recursive` looks below a folder too; of the folder `without` nothing is taken, unless it is named as a file.
+    `recursive` also looks in folders below; nothing is taken from the folder `without`, except files that are named.
 
     Raises:
         PhotoError: A folder holds no image file.
@@ -135,7 +135,7 @@ def image_files(given: Sequence[Path], *, recursive: bool = False, without: Path
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
-    """A name for each file: its stem; of equal ones with the folder in front, and a number where that is not enough.
+    """A name for each file: its stem; equal stems get the folder in front, and a number if that is not enough.
 
     Example:
         >>> unique_names([Path("a/cat.png"), Path("b/cat.png"), Path("a/dog.png"), Path("a/cat.jpg")])
@@ -151,7 +151,7 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
 
 
 def unused(name: str, taken: set[str]) -> str:
-    """The name, with a number behind it where it is taken; it is taken then. Capitals make no difference."""
+    """The name, with a number after it if it is taken; then marks it as taken. Capitals make no difference."""
     free = next(one for one in chain([name], (f"{name}_{at}" for at in count(2))) if one.casefold() not in taken)
     taken.add(free.casefold())
     return free

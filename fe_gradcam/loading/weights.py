@@ -1,4 +1,4 @@
-"""Files of weights, loaded into a model."""
+"""Loading files of weights into a model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ KERAS_FILES = (".keras", ".h5", ".hdf5")
 
 
 def load_torch_weights(model: Any, path: Path) -> None:
-    """Loads a state dict, also one inside a checkpoint, or .safetensors; nothing but tensors is unpickled.
+    """Loads a state dict, also one inside a checkpoint, or .safetensors; only tensors are unpickled.
 
     Raises:
-        ArgumentError: The file holds no tensors, or they do not fit the model.
+        ArgumentError: The file holds no tensors, or its tensors do not fit the model.
     """
     from fe_gradcam.backends.pytorch.state import unwrapped
 
@@ -30,19 +30,19 @@ def load_torch_weights(model: Any, path: Path) -> None:
     if missing or unexpected:
         raise _refused(
             path,
-            f"does not fit the model: {_some(missing, 'of its tensors are not in the file')}; "
-            f"{_some(unexpected, 'tensors in the file are not of the model')}.",
+            f"does not fit the model: {_some(missing, 'tensors of the model are not in the file')}; "
+            f"{_some(unexpected, 'tensors of the file are not in the model')}.",
         )
 
 
 def load_keras_weights(model: Any, path: Path) -> None:
-    """Loads Keras weights, or those of a Keras model's file.
+    """Loads a file of Keras weights, or the weights in the file of a Keras model.
 
     Raises:
-        ArgumentError: It is no such file, or does not fit the model.
+        ArgumentError: The file is not such a file, or its weights do not fit the model.
     """
     if path.suffix.lower() not in KERAS_FILES:
-        raise _refused(path, f"is no file of weights for Keras: {', '.join(KERAS_FILES)}.")
+        raise _refused(path, f"is no file of weights for Keras. Accepted: {', '.join(KERAS_FILES)}.")
     try:
         model.load_weights(str(path))
     except Exception as error:
@@ -75,15 +75,15 @@ def _state_dict(path: Path) -> dict[str, Any]:
         except Exception as error:
             raise _refused(
                 path,
-                f"cannot be read as a file of tensors: {type(error).__name__}: {_first_line(error)} What "
-                "torch.save(model.state_dict(), path) writes is needed; a whole pickled model is not opened.",
+                f"cannot be read as a file of tensors: {type(error).__name__}: {_first_line(error)} Pass a file that "
+                "torch.save(model.state_dict(), path) wrote; a whole pickled model is not opened.",
             ) from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not any(isinstance(value, torch.Tensor) for value in loaded.values()):
         held = f"the keys {', '.join(map(str, loaded))}" if isinstance(loaded, Mapping) else type_of(loaded)
-        needed = "a state dict is needed, as it is or under state_dict, model_state_dict or model."
+        needed = "a state dict is needed, by itself or under the key state_dict, model_state_dict or model."
         raise _refused(path, f"holds {held}; {needed}")
     return {str(name): value for name, value in loaded.items()}
 
@@ -92,7 +92,7 @@ def _safetensors(path: Path) -> Any:
     try:
         library = importlib.import_module("safetensors.torch")
     except ImportError as error:
-        raise _refused(path, "needs the package safetensors, which is not installed.") from error
+        raise _refused(path, "needs the package safetensors. Run: pip install safetensors") from error
     try:
         return library.load_file(path)
     except Exception as error:
@@ -104,7 +104,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _without_prefix(state: dict[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors without what DataParallel, torch.compile and Lightning put in front of their names."""
+    """The tensors, without the prefixes that DataParallel, torch.compile and Lightning add to their names."""
     prefixes = ("module.", "_orig_mod.", "model.")
     added = [one for one in prefixes if not any(name.startswith(one) for name in wanted)]
     while found := next((one for one in added if all(name.startswith(one) for name in state)), None):

@@ -1,4 +1,4 @@
-"""The attentions of a Keras vision transformer, and where each of its blocks ends, read off a traced graph."""
+"""The attentions of a Keras vision transformer, and the ends of its blocks, found in a traced graph."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def attentions_in(graph: Any, output: Any) -> list[Any]:
 
 
 def ends_of_blocks(attentions: list[Any], output: Any) -> list[Any] | None:
-    """For each attention the tokens (N, T, K) that its block hands on, or None where no such place is found.
+    """For each attention the tokens (N, T, K) that its block returns, or None if no such place is found.
 
-    All that an attention does to the output goes through them, and nothing of the next attention does. Of the last
-    block they are the as manieth such place as in the blocks before it, which are built alike.
+    The whole effect of an attention on the output goes through these tokens, and none of the next attention's effect.
+    The last block has no next attention: its end has the same number among such places as in the blocks before.
     """
     ends: list[Any] = []
     places = 0
@@ -43,7 +43,7 @@ def ends_of_blocks(attentions: list[Any], output: Any) -> list[Any] | None:
 
 
 def _passed_by_all(start: Any, end: Any) -> list[Any]:
-    """The tokens (N, T, K) that every way from one tensor to another goes through, in the order of the graph."""
+    """The tokens (N, T, K) on every path from one tensor to another, in the order of the graph."""
     between = _descendants(start, set()) & _ancestors(end)
     tokens = start.shape[2]
     ordered = [operation for operation in start.graph.get_operations() if operation in between]
@@ -58,7 +58,7 @@ def _passed_by_all(start: Any, end: Any) -> list[Any]:
 
 
 def _descendants(tensor: Any, without: set[Any]) -> set[Any]:
-    """The operations that the tensor leads to, by ways that do not go through some."""
+    """The operations that depend on the tensor, by paths that avoid those in `without`."""
     found: set[Any] = set()
     waiting = list(tensor.consumers())
     while waiting:
@@ -70,7 +70,7 @@ def _descendants(tensor: Any, without: set[Any]) -> set[Any]:
 
 
 def _ancestors(tensor: Any) -> set[Any]:
-    """The operations that lead to the tensor, its own among them."""
+    """The operations that lead to the tensor, including the one that made it."""
     found: set[Any] = set()
     waiting = [tensor.op]
     while waiting:
@@ -84,7 +84,7 @@ def _ancestors(tensor: Any) -> set[Any]:
 def by_key(score: Any, attention: Any, others: list[Any]) -> Any:
     """(N, T): the mean over heads and queries of the positive gradients of scores at an attention (N, heads, T, T).
 
-    No gradient goes by the `others`: tokens that the score does not depend on, or only through others.
+    No gradient passes through the `others`: tokens on which the score does not depend, or only through others.
     """
     (gradient,) = tf.gradients(score, [attention], stop_gradients=others)
     gradient = tf.zeros_like(attention) if gradient is None else gradient

@@ -28,7 +28,7 @@ from fe_gradcam.spec.tokens import Seen, no_map
 from fe_gradcam.types import BiasGradients, Layer, LayerInfo, LayerRef, Target
 
 AGREES = 1e-3
-"""How far a score may be off the same one of a larger batch."""
+"""How far a score may be off the same score in a larger batch."""
 
 
 class KerasBackend(Backend):
@@ -72,7 +72,7 @@ class KerasBackend(Backend):
         return found[0]
 
     def _one_of(self, inputs: Inputs) -> Inputs | None:
-        """See Backend; noise in the place of symbols, whose size must be known."""
+        """See Backend; symbols are replaced by noise, and their size must be known."""
         parts = tuple(_one_of(part) for part in inputs.parts)
         return None if any(part is None for part in parts) else Inputs(parts, inputs.at)
 
@@ -123,12 +123,12 @@ class KerasBackend(Backend):
     def run_inside(
         self, inputs: Sequence[Any], layer: LayerRef, target: Target, *, tape: Any, training: bool
     ) -> tuple[Any, Any, Callable[[], Any], bool]:
-        """A pass that is part of somebody else's, eager or in their graph; class ids may be a tensor.
+        """A pass inside the caller's own pass, eager or in the caller's graph; class ids may be a tensor.
 
-        Their gradient tape, or None, records the forward pass alone.
+        The caller's gradient tape, or None, records only the forward pass.
 
         Returns:
-            The model's output, the activations (N, h, w, K), a function that takes the gradients
+            The model's output, the activations (N, h, w, K), a function that computes the gradients
             (N, h, w, K), and whether the output is probabilities.
         """
         eager = tf.executing_eagerly()
@@ -173,7 +173,7 @@ class KerasBackend(Backend):
         return tf.where(known, scores, tf.zeros_like(scores))
 
     def _reading_inside(self, inputs: Sequence[Any], output: Any) -> Reading:
-        """How the outputs are read where the images are symbols: asked of images made for it."""
+        """How the outputs are read if the images are symbols: tried with made-up images."""
         if not is_table(output) or outputs_of(output, output, "logits").head is not None:
             return "logits"
         with tf.init_scope():
@@ -191,7 +191,7 @@ class KerasBackend(Backend):
         return None if table is None else as_torch(table)
 
     def _picked(self, output: Any, of_pixels: bool) -> Any | None:
-        """What of the output holds scores: a table, or those of every pixel."""
+        """The part of the output that holds scores: a table, or scores of every pixel."""
         fits = is_segmentation if of_pixels else is_table
         names = getattr(self._model, "output_names", None)
         picked = pick(output, self._model_output, is_tensor=is_tensor, fits=fits, names=names)
@@ -232,7 +232,7 @@ class KerasBackend(Backend):
         return self._taken_apart([as_torch(term).movedim(-1, 1) for term in terms], as_torch(scores), inputs)
 
     def attention_gradients(self, inputs: Inputs, query: Query) -> list[Tensor]:
-        """See Backend. The classifier gets the tokens behind all blocks at once, as one batch."""
+        """See Backend. The classifier gets the tokens after all blocks at once, as one batch."""
         self._seen(inputs)  # not while a graph is traced
 
         def trace(given: Any, more: Any, score_of: Any) -> Any:
@@ -264,7 +264,7 @@ class KerasBackend(Backend):
         return [self._as_map(as_torch(one), query.layer, inputs)[:, 0] for one in maps]
 
     def _raw(self, maps: Tensor, layer: LayerRef, inputs: Inputs) -> Any:
-        """Maps (N, K, *S) in the layout that the layer puts out."""
+        """Maps (N, K, *S) in the layout of the layer's output."""
         shape = self._known.shapes.get((layer, inputs.shapes))
         if shape is None:
             at_layer = compiled(lambda *given: self._at_layer_and_output(given, layer)[0], self._specs(inputs))
@@ -274,7 +274,7 @@ class KerasBackend(Backend):
     def _asked(
         self, what: str, inputs: Inputs, query: Query, trace: Callable[[Any, Any, Any], Any], more: Sequence[Any]
     ) -> Any:
-        """What another pass yields, compiled once, of a model that was explained before."""
+        """The results of another pass, compiled once, of a model that was explained before."""
         given, (target,) = self._given(inputs), query.targets
         arrays = [tf.constant(array) for array in target.arrays]
         reading = self._known_reading(given, target.of_pixels)
@@ -343,14 +343,14 @@ class KerasBackend(Backend):
 
 
 def _stretched(part: Any, factor: float) -> Any:
-    """Images far from any that a model knows; what is no image, such as ids of words, as it is."""
+    """Images far from any that a model knows; other inputs, such as ids of words, stay as they are."""
     if part.dtype.is_floating:
         return part * factor
     return tf.saturate_cast(tf.cast(part, tf.float32) * factor, part.dtype) if part.shape.rank >= 4 else part
 
 
 def _one_of(part: Any) -> Any:
-    """The first image; noise in its place where images are symbols, or None where their size is not known."""
+    """The first image; if images are symbols, noise, or None if their size is not known."""
     if not isinstance(part, tf.Tensor) or hasattr(part, "numpy"):
         return part[:1]
     if None in part.shape[1:]:
@@ -359,7 +359,7 @@ def _one_of(part: Any) -> Any:
 
 
 def _gradient(scores: Any, at_layer: Any, layer: LayerRef) -> Any:
-    """∂(Σ scores)/∂at_layer in float32; zeros where the scores are not computed from the at_layer."""
+    """∂(Σ scores)/∂at_layer in float32; zeros if the scores are not computed from at_layer."""
     factor = HALF_PRECISION_FACTOR if at_layer.dtype == tf.float16 else 1.0
     (gradient,) = tf.gradients(scores, [at_layer], grad_ys=[tf.fill(tf.shape(scores), tf.cast(factor, scores.dtype))])
     if gradient is not None:

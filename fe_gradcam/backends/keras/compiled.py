@@ -1,4 +1,4 @@
-"""Compiled TensorFlow functions that live as long as a Keras model does, and what goes in and out of them."""
+"""Compiled TensorFlow functions that live as long as a Keras model, and their inputs and results."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def compiled_pass(
 ) -> Any:
     """A compiled pass, made once; it lives no longer than the model.
 
-    `trace` gets the inputs, the targets' arrays and `more`, each with an axis of rows, and builds the pass; `what` is
-    all that it depends on besides.
+    `trace` gets the inputs, the targets' arrays and `more`, each with an axis of rows, and builds the pass; `what`
+    holds all else on which it depends.
     """
     kept = FUNCTIONS.setdefault(model, Recent(KEPT_FUNCTIONS))
     of_targets = [array for target in targets for array in target.arrays]
@@ -50,14 +50,14 @@ def compiled_pass(
 
 
 def _read_by(model: Any, targets: Sequence[ResolvedTarget]) -> list[Any]:
-    """The objects that a trace goes by: layers, their weights, and callable targets."""
+    """The objects on which a trace depends: layers, their weights, and callable targets."""
     layers = list(model._flatten_layers())
     weights = (weight for layer in layers for weight in chain(layer._trainable_weights, layer._non_trainable_weights))
     return [*layers, *weights, *(target.called for target in targets if target.called)]
 
 
 def compiled(function: Callable[..., Any], specs: list[Any]) -> Any:
-    """The function as a graph; for inputs of these shapes and dtypes."""
+    """The function as a graph for inputs of these shapes and dtypes."""
     untouched = tf.autograph.experimental.do_not_convert(function)
     return tf.function(untouched, autograph=False).get_concrete_function(*specs)
 
@@ -68,7 +68,7 @@ def signature(specs: list[Any]) -> tuple[Any, ...]:
 
 
 def tensor_of(part: Any) -> Any:
-    """An array or tensor of any framework as one of TensorFlow."""
+    """An array or tensor of any framework as a tensor of TensorFlow."""
     return tf.convert_to_tensor(part.detach().cpu().numpy() if isinstance(part, Tensor) else part)
 
 
@@ -78,7 +78,7 @@ def packed(inputs: tuple[Any, ...]) -> Any:
 
 
 def as_torch(tensor: Any) -> Tensor:
-    """The tensor in host memory; shared, not copied, where it is there already."""
+    """The tensor in host memory; if it is already there, it is shared, not copied."""
     if tensor.device.endswith("CPU:0") and tensor.dtype != tf.bool:
         return torch.utils.dlpack.from_dlpack(tf.experimental.dlpack.to_dlpack(tensor))
     return torch.from_numpy(tensor.numpy())

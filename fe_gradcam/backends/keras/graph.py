@@ -1,4 +1,4 @@
-"""Reads a traced TensorFlow graph: which tensor a layer put out, what takes it up, what led to the output."""
+"""Reads a traced TensorFlow graph: outputs of layers, the operations after them, and the path to the output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HEADS: dict[str, HeadKind] = {"Softmax": "softmax", "LogSoftmax": "softmax", "S
 REARRANGING_OPS = frozenset(
     {"Cast", "ExpandDims", "GatherV2", "Identity", "Reshape", "Squeeze", "StridedSlice", "Transpose", "Unpack"}
 )
-"""Operations that are repeated on the logits, so that these keep the layout of the output."""
+"""Operations that are repeated on the logits, so that the logits keep the layout of the output."""
 
 MONOTONE_OPS = frozenset({"ClipByValue", "Exp", "Log", "StopGradient"})
 """Operations after which the same logits stand for the output."""
@@ -28,19 +28,19 @@ RELU_OPS = frozenset({"LeakyRelu", "Relu", "Relu6"})
 ACTIVATION_OPS = frozenset({"Elu", "Gelu", "LeakyRelu", "Relu", "Relu6", "Selu", "Softplus", "Softsign", "Tanh"})
 
 Call: TypeAlias = tuple[Any, Any, Any]
-"""A layer, the first thing that it was called with, and what it put out."""
+"""A layer, the first argument of its call, and its output."""
 
 
 @contextmanager
 def calls_of(layers: list[Any], on_output: Callable[[Any, Any, Any], None]) -> Iterator[None]:
-    """While active, `on_output(layer, first input, output)` hears of every call of the layers as it completes."""
+    """While active, `on_output(layer, first input, output)` is called for every call of the layers that completes."""
     with _replaced([(layer, "call", _heard(layer, on_output)) for layer in layers]):
         yield
 
 
 @contextmanager
 def unactivated(layer: Any, outputs: list[Any]) -> Iterator[None]:
-    """While active, what goes into the activation fused into the layer is added to `outputs`."""
+    """While active, the inputs of the activation that is fused into the layer are added to `outputs`."""
     original: Any = getattr(layer, "activation", None)
 
     def activation(tensor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -53,7 +53,7 @@ def unactivated(layer: Any, outputs: list[Any]) -> Iterator[None]:
 
 @contextmanager
 def _replaced(attributes: list[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Attributes of objects replaced, past any __setattr__ of theirs, and put back."""
+    """Replaces attributes of objects without their __setattr__, and restores them."""
     before = [(owner, name, owner.__dict__.get(name, _ABSENT)) for owner, name, _ in attributes]
     try:
         for owner, name, value in attributes:
@@ -96,7 +96,7 @@ def _with_autograph(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def call_model(model: Any, inputs: Any, *, training: bool) -> Any:
-    """The model's output inside a trace, with every nested tf.function laid open."""
+    """The model's output inside a trace; nested tf.functions become part of the trace."""
     eagerly = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:
@@ -106,7 +106,7 @@ def call_model(model: Any, inputs: Any, *, training: bool) -> Any:
 
 
 def activation_behind(tensor: Any) -> Any | None:
-    """The output of the activation function that takes the tensor up directly, or None."""
+    """The output of the activation function that is applied directly to the tensor, or None."""
     for operation in tensor.consumers():
         if operation.type in ACTIVATION_OPS and operation.inputs[0] is tensor:
             return operation.outputs[0]
@@ -114,7 +114,7 @@ def activation_behind(tensor: Any) -> Any | None:
 
 
 def relu_behind(tensor: Any, calls: list[Call]) -> Any | None:
-    """The output of the ReLU that made the tensor, or takes it up directly or behind a batch normalisation, or None."""
+    """The output of the ReLU that made the tensor, or follows it directly or after a batch normalisation, or None."""
     if tensor.op.type in RELU_OPS:
         return tensor
     for layer, given, output in calls:
@@ -131,8 +131,8 @@ def relu_behind(tensor: Any, calls: list[Call]) -> Any | None:
 
 
 def head_of(output: Any) -> Head | None:
-    """The head that the output came out of, or None."""
-    if tf.executing_eagerly():  # eager tensors know no operation, but Keras' activations leave their input on them
+    """The head that made the output, or None."""
+    if tf.executing_eagerly():  # eager tensors have no operation, but Keras' activations store their input on them
         logits = getattr(output, "_keras_logits", None)
         kind: HeadKind = "softmax" if output.shape[-1] != 1 else "sigmoid"
         return None if logits is None else Head(logits, kind, output.shape[-1])
@@ -163,7 +163,7 @@ def _repeated(operation: Any, first_input: Any) -> Any:
 
 
 def go_on_with(tensor: Any, other: Any) -> None:
-    """Lets all that takes `tensor` up in the graph that is being traced take `other` up, which may be made of it."""
+    """Replaces `tensor` by `other` wherever the traced graph uses it; `other` may be made from `tensor`."""
     for operation in tensor.consumers():
         if operation is not other.op and not depends_on(other, operation.outputs[0] if operation.outputs else None):
             for at, given in enumerate(operation.inputs):

@@ -1,4 +1,4 @@
-"""The layers of a Keras model as one traced pass met them, and by their names."""
+"""The layers of a Keras model, in the order of one traced pass and by their names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONV_LAYERS = (
 
 
 def layer_infos(calls: list[Call], names: dict[int, str]) -> list[LayerInfo]:
-    """What the calls of all layers in a traced pass show, in their order; names by the layers' ids."""
+    """The layers as their calls in a traced pass show them, in order; `names` is by the ids of layers."""
     infos: list[LayerInfo] = []
     pooled: dict[int, bool] = {}
     for layer, _, output in calls:
@@ -50,7 +50,7 @@ def layer_infos(calls: list[Call], names: dict[int, str]) -> list[LayerInfo]:
 
 
 def seen_by(calls: list[Call], size: tuple[int, ...]) -> Seen:
-    """What the pass showed about the layout of the layers' outputs."""
+    """The layout of the layers' outputs that the pass shows."""
     shapes = [tuple(first_of(output).shape[1:-1]) for layer, _, output in calls if isinstance(layer, CONV_LAYERS)]
     return Seen(tuple(shape for shape in shapes if len(shape) == len(size) and None not in shape))
 
@@ -68,9 +68,9 @@ def named_layers(model: Any) -> dict[str, Any]:
 
 
 def explained_among(outputs: list[Any], layer: LayerRef, calls: Sequence[Call] = ()) -> Any:
-    """The explained tensor among what a layer put out in one pass: the last call counts.
+    """The explained tensor among the outputs of a layer in one pass: the last call counts.
 
-    All calls of the pass are needed where the place is behind the ReLU that follows.
+    If the place is behind the ReLU that follows, all calls of the pass are needed.
     """
     if not outputs:
         raise not_called(layer)

@@ -1,4 +1,4 @@
-"""What a traced Keras pass yields besides its scores: second derivatives, and what every layer adds."""
+"""Further results of a traced Keras pass: second derivatives, and the term that every layer adds."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import tensorflow as tf
 from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR
 
 CURVED_OPS = frozenset({"Elu", "LeakyRelu", "Relu6", "Selu", "Sigmoid", "Softplus", "Softsign", "Tanh"})
-"""Functions of each value by itself; a plain ReLU adds nothing to its tangent."""
+"""Elementwise functions; a plain ReLU adds nothing to its tangent."""
 
 
 def hessian_product(scores: Any, at_layer: Any, vectors: Any) -> Any:
-    """∂²(Σ scores)/∂at_layer² times vectors in float32; zero where nothing there is curved."""
+    """∂²(Σ scores)/∂at_layer² times vectors in float32; zero if no operation there is curved."""
     factor = HALF_PRECISION_FACTOR if at_layer.dtype == tf.float16 else 1.0
     (gradient,) = tf.gradients(scores * tf.cast(factor, scores.dtype), [at_layer])
     product = None
@@ -24,7 +24,7 @@ def hessian_product(scores: Any, at_layer: Any, vectors: Any) -> Any:
 
 
 def bias_terms(scores: Any, inputs: list[Any]) -> list[Any]:
-    """The inputs, and then all that layers add on the way to the scores, each times the gradient there; float32."""
+    """The inputs, then all terms that layers add on the way to the scores, each times its gradient; float32."""
     from_input = {part.ref() for part in inputs}
     outputs, values = list(inputs), list(inputs)
     for operation in list(scores.graph.get_operations()):
@@ -46,7 +46,7 @@ def bias_terms(scores: Any, inputs: list[Any]) -> list[Any]:
 
 
 def _added(operation: Any, from_input: list[bool]) -> Any | None:
-    """What an operation adds to what it multiplies its input with, or None, if these inputs depend on the model's."""
+    """The term that an operation adds to the product with its input, or None if it depends on the model's input."""
     inputs, kind = operation.inputs, operation.type
     if kind in ("BiasAdd", "Add", "AddV2", "Sub") and sum(from_input) == 1:
         constant = inputs[1] if from_input[0] else inputs[0]
@@ -54,7 +54,7 @@ def _added(operation: Any, from_input: list[bool]) -> Any | None:
     if kind == "FusedBatchNormV3" and from_input[0]:
         _, scale, offset, mean, variance = inputs
         return offset - scale * mean * tf.math.rsqrt(variance + operation.get_attr("epsilon"))
-    if kind in CURVED_OPS:  # where its tangent meets the axis
+    if kind in CURVED_OPS:  # the value at which the tangent meets the axis
         (slope,) = tf.gradients(operation.outputs[0], [inputs[0]])
         return operation.outputs[0] - slope * inputs[0]
     return None

@@ -1,4 +1,4 @@
-"""What a Keras model put out, and the operations that scores are made with."""
+"""The output of a Keras model, and the operations that make scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fe_gradcam.backends.scoring import Operations, Outputs
 
 
 def is_tensor(value: Any) -> bool:
-    """Whether it is a tensor of TensorFlow."""
+    """Whether a value is a tensor of TensorFlow."""
     return isinstance(value, tf.Tensor)
 
 
@@ -37,7 +37,7 @@ OF_TENSORFLOW = Operations(
 
 
 def outputs_of(output: Any, picked: Any | None, reading: Reading, names: Sequence[str] | None = None) -> Outputs:
-    """What a pass put out; `picked` is what of it holds the scores, or None."""
+    """The outputs of a pass; `picked` is the part that holds the scores, or None."""
     if picked is None:
         return Outputs(OF_TENSORFLOW, output, None, names=names)
     rows, head = rows_of(picked), head_of(picked)
@@ -49,19 +49,19 @@ def outputs_of(output: Any, picked: Any | None, reading: Reading, names: Sequenc
 
 
 def is_table(output: Any) -> bool:
-    """Whether it can be class scores (N, C): of one axis besides the images', or with others of size 1."""
+    """Whether an output can be class scores (N, C): one axis besides that of the images, or more of size 1."""
     if not isinstance(output, tf.Tensor) or not output.shape.rank:
         return False
     return len([size for size in output.shape[1:] if size != 1]) <= 1
 
 
 def is_segmentation(output: Any) -> bool:
-    """Whether it can be the class scores of every pixel, (N, h, w, C) or of volumes (N, d, h, w, C)."""
+    """Whether an output can be the class scores of every pixel, (N, h, w, C); for volumes (N, d, h, w, C)."""
     return isinstance(output, tf.Tensor) and output.shape.rank in (4, 5)
 
 
 def rows_of(output: Any) -> Any:
-    """Class scores as (N, C); of a segmentation the table of its pixels, (N * pixels, C)."""
+    """Class scores as (N, C); for a segmentation the table of its pixels, (N * pixels, C)."""
     if is_table(output):
         sizes = [size for size in output.shape[1:] if size != 1]
         return tf.reshape(output, [-1, sizes[0] if sizes else 1])

@@ -1,4 +1,4 @@
-"""The attentions of a PyTorch vision transformer, and the score that the tokens behind each of its blocks have."""
+"""The attentions of a PyTorch vision transformer, and the score of the tokens after each of its blocks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from fe_gradcam.backends.pytorch.recorder import with_first
 
 
 class AttentionMode(TorchFunctionMode):
-    """A function mode that hands over the attention of each head as it is computed, fused or not.
+    """A function mode that passes on the attention of each head when it is computed, fused or not.
 
-    `found` gets it after its softmax, (N, heads, T, T) or (N * heads, T, T), and returns what the model goes on with.
+    `found` gets the attention after its softmax, (N, heads, T, T) or (N * heads, T, T), and returns the one that the
+    model continues with.
     """
 
     def __init__(self, found: Callable[[Tensor], Tensor]) -> None:
@@ -30,7 +31,7 @@ class AttentionMode(TorchFunctionMode):
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
         if name == "scaled_dot_product_attention":
             return self._attended(*args, **kwargs)
-        if name == "multi_head_attention_forward":  # what it calls is hidden from modes
+        if name == "multi_head_attention_forward":  # modes do not see what it calls
             with _replaced(F, "scaled_dot_product_attention", self._attended), _replaced(F, "softmax", self._softmax):
                 return func(*args, **kwargs)
         out = func(*args, **kwargs)
@@ -54,7 +55,7 @@ class AttentionMode(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """The fused attention of torch in its parts; without dropout, as in inference."""
+        """The fused attention of torch, computed in its parts; without dropout, as in inference."""
         if enable_gqa:
             groups = query.shape[-3] // key.shape[-3]
             key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
@@ -78,12 +79,12 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 class BlockLister:
-    """Finds the blocks: the outermost modules that hold one attention and hand on tokens of the shape they got."""
+    """Finds the blocks: the outermost modules that hold one attention and return tokens of the shape of their input."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self.tokens: list[int] = []
-        """How many tokens each attention went over."""
+        """The number of tokens of each attention."""
         self._active: list[nn.Module] = []
         self._around: list[list[nn.Module]] = []
         self._calls: Counter[nn.Module] = Counter()
@@ -103,12 +104,12 @@ class BlockLister:
 
     @property
     def blocks(self) -> list[nn.Module] | None:
-        """In their order; None where an attention lies in no such module, or a module is called twice."""
+        """The blocks in order; None if an attention is in no such module, or a module is called twice."""
         held = Counter(module for modules in self._around for module in modules)
         found = []
         for modules, tokens in zip(self._around, self.tokens, strict=True):
             of_one = [one for one in modules if held[one] == 1 and self._calls[one] == 1]
-            fitting = [one for one in of_one if self._keeps.get(one) == tokens]  # not windows of them
+            fitting = [one for one in of_one if self._keeps.get(one) == tokens]  # not over windows of tokens
             if not fitting:
                 return None
             found.append(fitting[0])
@@ -133,7 +134,7 @@ class BlockLister:
 
 @contextmanager
 def ending_behind(blocks: Sequence[nn.Module], last: int, taken: list[Tensor]) -> Iterator[None]:
-    """While active, the blocks behind the `last` hand on what they get, and autograd begins at its attention.
+    """While active, the blocks after the `last` one return their input, and autograd begins at the attention of `last`.
 
     That attention is added to `taken`.
     """

@@ -38,7 +38,7 @@ Take: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class TorchBackend(Backend):
-    """A PyTorch model, ready to be explained; see Backend. Of DataParallel and torch.compile, the module inside."""
+    """A PyTorch model, ready to be explained; see Backend. DataParallel and torch.compile are unwrapped."""
 
     channels_first = True
 
@@ -97,7 +97,7 @@ class TorchBackend(Backend):
         return Passed(leaf.detach(), found, plain, tables, outputs.reading)
 
     def _scored(self, model: nn.Module, given: Given, query: Query) -> tuple[Tensor, Outputs, list[Scored]]:
-        """One pass; a second where a no_grad() of the model's own closed behind the layer and took ours with it."""
+        """One pass; a second one if the model's own no_grad() ended after the layer and turned gradients off again."""
         leaves: list[Tensor] = []
 
         def take(tensor: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ class TorchBackend(Backend):
             return scores.detach().float()
 
     def _front(self, model: nn.Module, given: Given, layer: LayerRef) -> Front:
-        """What lies before the layer, computed once for an image."""
+        """The part before the layer, computed once for an image."""
         if self._kept_front is not None:
             kept, its_layer, its_inputs = self._kept_front
             if its_layer == layer and all(map(torch.equal, its_inputs, given)):
@@ -210,11 +210,11 @@ class TorchBackend(Backend):
     def run_inside(
         self, inputs: Sequence[Tensor], layer: LayerRef, target: Target
     ) -> tuple[Tensor, Tensor, Callable[[], Tensor], bool]:
-        """A pass that is part of somebody else's: modes and graph are theirs, and are kept.
+        """A pass inside the caller's own pass: modes and graph belong to the caller, and are kept.
 
         Returns:
-            The model's output, the activations (N, K, h, w), a function that takes the gradients (N, K, h, w) from the
-            graph, which it leaves to be used again, and whether the output is probabilities.
+            The model's output, the activations (N, K, h, w), a function that computes the gradients (N, K, h, w) from
+            the graph and keeps the graph, and whether the output is probabilities.
         """
         keep_graph = torch.is_grad_enabled()
         leaves: list[Tensor] = []
@@ -254,9 +254,9 @@ class TorchBackend(Backend):
     def _read(
         self, leaf: Tensor, passed: tuple[Any, Recorder], given: Given, of_pixels: bool, reading: Reading | None = None
     ) -> Outputs:
-        """The outputs with the scores that its output holds, their head, or else how they are read.
+        """The outputs of a pass: the scores in them, and their head, or how they are read without one.
 
-        What an altered network puts out says nothing of the network: how it is read is then passed in.
+        The outputs of a changed network do not show how the network is read, so the reading is passed in then.
         """
         (output, recorder), count = passed, len(leaf)
         picked: Any = self._picked(output, count, of_pixels)
@@ -277,7 +277,7 @@ class TorchBackend(Backend):
         return Outputs(OF_TORCH, output, count, rows, of_table, sides, sides or (), head, reading)
 
     def _picked(self, output: Any, count: int, of_pixels: bool) -> Tensor | None:
-        """What of the output holds scores: a table, or those of every pixel."""
+        """The part of the output that holds scores: a table, or scores of every pixel."""
         is_pixels, of_table = partial(is_segmentation, count=count), partial(is_table, count=count)
         picked = None
         # of one image a loss looks like a table: batches first
@@ -287,7 +287,7 @@ class TorchBackend(Backend):
         return picked if of_table(picked) or is_pixels(picked) else None
 
     def _refuse_if_detached(self, model: nn.Module, given: Given, leaf: Tensor, outputs: Outputs, query: Query) -> None:
-        """No gradient came: right where the score ignores the layer, an error where it does not."""
+        """Called if there is no gradient: that is right if the score ignores the layer; otherwise it is an error."""
         passed = self._observed(model, given, query.layer, lambda tensor: 1 - tensor)
         altered = self._read(leaf, passed, given, query.of_pixels, outputs.reading)
         disturbed, plain = (_scores(one, query.targets[0], query.score).scores for one in (altered, outputs))
@@ -312,7 +312,7 @@ class TorchBackend(Backend):
 
 
 def _scores(outputs: Outputs, target: ResolvedTarget, score: Score) -> Scored:
-    """What a target comes to, in a graph that gradients can be taken of."""
+    """The scores of a target, in a graph from which gradients can be computed."""
     with torch.enable_grad():
         device = None if outputs.rows is None else outputs.rows.device
         arrays = [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in target.arrays]
@@ -320,7 +320,7 @@ def _scores(outputs: Outputs, target: ResolvedTarget, score: Score) -> Scored:
 
 
 def _stretched(part: Tensor, factor: float) -> Tensor:
-    """Images far from any that a model knows; what is no image, such as ids of words, as it is."""
+    """Images far from any that a model knows; other inputs, such as ids of words, stay as they are."""
     if part.is_floating_point():
         return part * factor
     return in_dtype(part.float() * factor, part.dtype) if part.dim() >= 4 else part

@@ -1,4 +1,4 @@
-"""The modules of a PyTorch model as one forward pass met them, and by their names."""
+"""The modules of a PyTorch model, in the order of one forward pass and by their names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fe_gradcam.types import Layer, LayerInfo
 
 
 def layer_infos(lister: Lister, count: int) -> list[LayerInfo]:
-    """What a Lister met in a pass of `count` images, in that order."""
+    """The layers that a Lister met in a pass of `count` images, in order."""
     infos: list[LayerInfo] = []
     for position, (module, shape) in enumerate(lister.met):
         source, kind = lister.same_as.get(position), type(module).__name__
@@ -33,7 +33,7 @@ def layer_infos(lister: Lister, count: int) -> list[LayerInfo]:
 
 
 def seen_by(lister: Lister, size: tuple[int, ...]) -> Seen:
-    """What the pass showed about the layout of the layers' outputs."""
+    """The layout of the layers' outputs that the pass shows."""
     of_maps = [(module, shape) for module, shape in lister.met if len(shape) == len(size) + 2]
     return Seen(
         tuple(shape[2:] for module, shape in of_maps if _is_convolution(module)),
@@ -54,7 +54,7 @@ def name_of(model: nn.Module, layer: Layer) -> str:
 
 
 def kind_of(model: nn.Module, name: str) -> str:
-    """The class of a layer, or nothing where there is none of that name."""
+    """The class of a layer, or "" if there is no layer of that name."""
     with uncompiled(list(model.modules())):
         named: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
         return type(named[name]).__name__ if name in named else ""

@@ -1,4 +1,4 @@
-"""One pass of a PyTorch model past the explained place, and the gradient that it leaves there."""
+"""One pass of a PyTorch model through the explained place, and the gradient at that place."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def observe(
     *,
     whole_graph: bool,
 ) -> tuple[Any, Recorder]:
-    """The model's output for inputs, and the Recorder under which it was called.
+    """The model's output for inputs, and the Recorder under which the model was called.
 
     Args:
         model: The module to call.
-        inputs: Its positional arguments.
-        layer: The place that `take` gets the tensor of.
+        inputs: The positional arguments of the call.
+        layer: The place whose tensor `take` gets.
         take: See Recorder.
-        times: How many times a pass comes by each place, as the last one did.
+        times: How many times the last pass reached each place.
         whole_graph: Whether autograd is on from the start.
     """
     calls = times.get(layer, 1)
@@ -50,7 +50,7 @@ def observe(
 
 
 def gradient_at(leaf: Tensor, scores: Tensor, *, retain_graph: bool) -> Tensor | None:
-    """∂(Σ scores)/∂leaf in float32, or None where the scores were not computed from the leaf."""
+    """∂(Σ scores)/∂leaf in float32, or None if the scores were not computed from the leaf."""
     if not scores.requires_grad:
         return None
     factors = (HALF_PRECISION_FACTOR, 1.0) if leaf.dtype == torch.float16 else (1.0,)
@@ -68,7 +68,7 @@ def gradient_at(leaf: Tensor, scores: Tensor, *, retain_graph: bool) -> Tensor |
 
 
 def hessian_product(leaf: Tensor, scores: Tensor, vectors: Tensor) -> Tensor | None:
-    """∂²(Σ scores)/∂leaf² times vectors in float32, or None where it is zero: nothing there is curved."""
+    """∂²(Σ scores)/∂leaf² times vectors in float32, or None if it is zero because no operation is curved."""
     factor = HALF_PRECISION_FACTOR if leaf.dtype == torch.float16 else 1.0
     with torch.enable_grad():
         weights = torch.full_like(scores, factor)
@@ -81,11 +81,11 @@ def hessian_product(leaf: Tensor, scores: Tensor, vectors: Tensor) -> Tensor | N
 
 
 class Front(TorchFunctionMode):
-    """What lies before a place, computed for one image, and handed out for as many rows as are asked for.
+    """The part of a pass before a place, computed for one image and then repeated for any number of rows.
 
-    A function mode: while it records, it keeps what every function puts out; after that the functions are not
-    computed, but each puts out as many rows of what was kept. Once the place is reached, `left` is set, and all is
-    computed again.
+    This is a function mode. While it records, it keeps the output of every function. Afterwards these functions are not
+    computed: each returns its kept output, repeated for the rows. When the place is reached, `left` is set, and all
+    further functions are computed.
     """
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class Front(TorchFunctionMode):
         self.left = False
 
     def again(self, rows: int) -> Front:
-        """The same, ready to be handed out for so many rows."""
+        """The same front, ready to be repeated for `rows` rows."""
         self._rows, self._at, self.left = rows, 0, False
         return self
 
@@ -113,7 +113,7 @@ class Front(TorchFunctionMode):
 
 
 class BiasRecorder(TorchFunctionMode):
-    """A function mode that notes what layers add: biases, and what activation functions add to their tangents."""
+    """A function mode that records the terms that layers add: biases, and the offsets of activation functions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class BiasRecorder(TorchFunctionMode):
         self._channels_last: MutableMapping[Tensor, bool] = WeakTensorKeyDictionary()
 
     def terms(self, leaves: Sequence[Tensor], scores: Tensor) -> list[Tensor]:
-        """The leaves, and then all that was added, each times the gradient of Σ scores there; channels first."""
+        """The leaves, then all terms that were added, each times the gradient of Σ scores there; channels first."""
         tensors = [*leaves, *(output for output, _ in self._met)]
         values = [*leaves, *(bias for _, bias in self._met)]
         if not scores.requires_grad:
@@ -156,7 +156,7 @@ class BiasRecorder(TorchFunctionMode):
 
 
 def _intercept(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    """Where the tangents of a function of each value by itself meet the axis."""
+    """The offset of an elementwise function: the value at which its tangent meets the axis."""
     with torch.enable_grad():
         leaf = at.requires_grad_(True)
         out = function(leaf.clone())
@@ -165,7 +165,7 @@ def _intercept(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
 
 
 AFFINE = CONVOLUTIONS | {"linear", "batch_norm"}
-"""Functions that multiply their first input and add something: what they make of zeros is what they add."""
+"""Functions that multiply their first input and add a term; their output for zeros is the term."""
 
 CURVED = (ACTIVATIONS | {"sigmoid", "sigmoid_"}) - {"relu", "relu_"}
-"""Functions of each value by itself that are more than their slope times their input; a plain ReLU is not."""
+"""Elementwise functions that differ from their slope times their input; a plain ReLU does not."""

@@ -1,4 +1,4 @@
-"""Watches one forward pass of a PyTorch model: takes the explained place, and finds the head's logits."""
+"""Watches one forward pass of a PyTorch model: finds the tensor at the explained place, and the head's logits."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _REARRANGING = frozenset(
         "type_as", "cpu", "cuda", "__getitem__", "select", "narrow", "index_select", "chunk", "split", "unbind",
     )
 )  # fmt: skip
-"""Functions that are repeated on the logits, so that these keep the layout of the output."""
+"""Functions that are repeated on the logits, so that the logits keep the layout of the output."""
 
 CONVOLUTIONS = frozenset(f"conv{transposed}{axes}d" for transposed in ("", "_transpose") for axes in (1, 2, 3))
 
@@ -56,11 +56,11 @@ ACTIVATIONS = frozenset(
 
 @dataclass(frozen=True, eq=False)
 class _Link:
-    """How a tensor came out of its parent: as the output of a head, or by a step that keeps the head behind it.
+    """How a tensor was made from its parent: as the output of a head, or by a step after which the head still counts.
 
     Attributes:
-        version: Of the tensor; another one later tells that it was written to.
-        repeat: Does the step to the logits; None where the same logits stand for the result.
+        version: The version of the tensor; if it differs later, the tensor was written to.
+        repeat: Repeats the step on the logits; None if the same logits stand for the result.
     """
 
     parent: Tensor
@@ -73,10 +73,10 @@ class Recorder(TorchFunctionMode):
     """A function mode under which a model is called once.
 
     Args:
-        ref: The place that is explained; `reached` says how many times the pass came by it.
-        take: Gets the tensor there, and returns the one with which the model goes on.
-        skip: How many times the pass comes by before `take` is asked: of a layer called
-            several times the last call counts, and what lies before it needs no gradients.
+        ref: The place that is explained; `reached` counts how many times the pass reached it.
+        take: Gets the tensor there, and returns the tensor with which the model continues.
+        skip: How many times the pass reaches the place before `take` is called: if a layer is called
+            several times, the last call counts, and the part before it needs no gradients.
     """
 
     def __init__(self, ref: LayerRef, take: Callable[[Tensor], Tensor], skip: int = 0) -> None:
@@ -91,7 +91,7 @@ class Recorder(TorchFunctionMode):
         self.reached = 0
 
     def head_of(self, output: Tensor) -> Head | None:
-        """The head that `output` came out of, or None where no softmax or sigmoid led to it unchanged."""
+        """The head that made `output`, or None if `output` is not the unchanged result of a softmax or sigmoid."""
         link = self._links.get(output)
         if link is None or link.version != output._version:
             return None
@@ -103,13 +103,13 @@ class Recorder(TorchFunctionMode):
         try:
             with torch.enable_grad():
                 logits = link.repeat(head.logits.contiguous())
-        except RuntimeError:  # a step that the logits do not allow
+        except RuntimeError:  # a step that fails on the logits
             return None
         return head._replace(logits=logits)
 
     @contextmanager
     def watching(self, module: nn.Module) -> Iterator[None]:
-        """Active as a function mode, with its hooks on the module of the place."""
+        """Makes the mode active, with hooks on the module of the place."""
         handles = [module.register_forward_pre_hook(self._on_input), module.register_forward_hook(self._on_output)]
         try:
             with self:
@@ -141,7 +141,7 @@ class Recorder(TorchFunctionMode):
         if tensor.is_inference():
             raise GradientError(
                 Argument("layer", repr(str(self._ref))),
-                " runs under torch.inference_mode() of the model's own, where no gradient can be taken. Use "
+                " runs under the model's own torch.inference_mode(), where there are no gradients. Use "
                 "torch.no_grad() in the model's forward instead.",
             )
         self.reached += 1
@@ -194,14 +194,14 @@ class Recorder(TorchFunctionMode):
 
 
 def _repeated(func: Any, more: tuple[Any, ...], kwargs: dict[str, Any], index: int | None, logits: Tensor) -> Tensor:
-    """A rearranging step with the logits in the place of what it rearranged."""
+    """A rearranging step, applied to the logits."""
     result = func(logits, *more, **{name: value for name, value in kwargs.items() if name != "input"})
     piece: Tensor = result if index is None else result[index]
     return piece
 
 
 def _version(tensor: Tensor) -> int:
-    """How many times the tensor was written to; those of inference mode do not count."""
+    """How many times the tensor was written to; tensors of inference mode do not count this."""
     return -1 if tensor.is_inference() else tensor._version
 
 
@@ -218,14 +218,14 @@ class Lister(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.met: list[tuple[nn.Module, tuple[int, ...]]] = []
-        """Each module that returned a tensor, or a tuple that begins with one, in their order, and its shape."""
+        """The modules in order that returned a tensor, or a tuple that begins with one, with the tensor's shape."""
         self.activations: dict[int, str] = {}
-        """By position in `met`: the activation function that takes this output up directly."""
+        """By position in `met`: the activation function that is applied directly to this output."""
         self.names: dict[nn.Module, str] = {}
         self.same_as: dict[int, int] = {}
-        """By position in `met`: where the same tensor was met before, inside a module that hands it on."""
+        """By position in `met`: the earlier position of the same tensor, inside a module that passes it on."""
         self.rectified: set[nn.Module] = set()
-        """The modules whose convolution a ReLU follows, directly or behind a batch normalisation."""
+        """The modules whose convolution is followed by a ReLU, directly or after a batch normalisation."""
         self._versions: list[int] = []
         self._pending: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
         self._convolved: MutableMapping[Tensor, nn.Module] = WeakTensorKeyDictionary()
@@ -233,7 +233,7 @@ class Lister(TorchFunctionMode):
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
-        """Active as a function mode, with hooks on every module of the model that takes hooks."""
+        """Makes the mode active, with hooks on every module of the model that takes hooks."""
         with ExitStack() as stack:
             for module in model.modules():
                 if not isinstance(module, torch.jit.ScriptModule):
@@ -250,7 +250,7 @@ class Lister(TorchFunctionMode):
         first = output[0] if isinstance(output, tuple) and output else output
         if isinstance(first, Tensor):
             earlier = self._pending.get(first)
-            if earlier is not None and self._versions[earlier] == _version(first):  # handed on, and not written to
+            if earlier is not None and self._versions[earlier] == _version(first):  # passed on, and not written to
                 self.same_as[len(self.met)] = earlier
             self._versions.append(_version(first))
             self._pending[first] = len(self.met)

@@ -1,4 +1,4 @@
-"""What a PyTorch model put out, and the operations that scores are made with."""
+"""The output of a PyTorch model, and the operations that make scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fe_gradcam.backends.scoring import Operations
 
 
 def is_tensor(value: Any) -> bool:
-    """Whether it is a PyTorch tensor."""
+    """Whether a value is a PyTorch tensor."""
     return isinstance(value, Tensor)
 
 
@@ -34,19 +34,19 @@ OF_TORCH = Operations(
 
 
 def is_table(output: Any, count: int) -> bool:
-    """Whether it can be class scores: (N, C), (N,), of one image (C,) or (), and trailing axes of size 1."""
+    """Whether an output can be class scores: (N, C) or (N,), for one image (C,) or (), with trailing axes of size 1."""
     if not isinstance(output, Tensor) or any(size != 1 for size in output.shape[2:]):
         return False
     return output.shape[:1] == (count,) or (count == 1 and output.dim() < 2)
 
 
 def is_segmentation(output: Any, count: int) -> bool:
-    """Whether it can be the class scores of every pixel, (N, C, h, w) or of volumes (N, C, d, h, w)."""
+    """Whether an output can be the class scores of every pixel, (N, C, h, w); for volumes (N, C, d, h, w)."""
     return isinstance(output, Tensor) and output.dim() in (4, 5) and len(output) == count
 
 
 def as_rows(output: Tensor, count: int) -> Tensor:
-    """Class scores as (N, C); of a segmentation the table of its pixels, (N * pixels, C)."""
+    """Class scores as (N, C); for a segmentation the table of its pixels, (N * pixels, C)."""
     if is_table(output, count):
         return output.reshape(count, -1)
     return output.movedim(1, -1).reshape(-1, output.shape[1])

@@ -1,4 +1,4 @@
-"""A PyTorch model made ready for one pass, and put back as it was."""
+"""Preparing a PyTorch model for one pass, and restoring it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def left_as_found(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode, uncompiled, fit for gradients; afterwards all is as it was.
+    """The model in eval mode, uncompiled and ready for gradients; afterwards all is as it was.
 
     Yields:
-        The model itself; a copy where its weights were made in inference mode and can take no part in autograd.
+        The model itself; a copy if its weights were made in inference mode, because autograd cannot use these.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -53,7 +53,7 @@ def _own_tensors(module: nn.Module) -> list[Tensor]:
 
 @contextmanager
 def without_reentrant_checkpoints() -> Iterator[None]:
-    """Reentrant checkpoints as plain calls: what they hold is cut off from the graph until they are run again."""
+    """Makes reentrant checkpoints plain calls: otherwise their inside is not in the graph until it is run again."""
 
     def call(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
         return function(*args)
@@ -67,7 +67,7 @@ def without_reentrant_checkpoints() -> Iterator[None]:
 
 @contextmanager
 def _evaluating(modules: list[nn.Module]) -> Iterator[None]:
-    """Every module's training flag off. The flags are set directly: train() of a module may do more."""
+    """Turns every module's training flag off. The flags are set directly, because train() of a module may do more."""
     before = [(module, module.training) for module in modules]
     try:
         for module, training in before:
@@ -82,7 +82,7 @@ def _evaluating(modules: list[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def _with_their_buffers(modules: list[nn.Module]) -> Iterator[None]:
-    """The buffers that a forward pass writes to even in inference put back."""
+    """Restores the buffers that a forward pass writes to even in inference."""
     places = [
         (module, name, buffer) for module in modules for name, buffer in module._buffers.items() if buffer is not None
     ]
@@ -104,13 +104,13 @@ def _with_their_buffers(modules: list[nn.Module]) -> Iterator[None]:
 
 
 def _in_one_piece(tensors: list[Tensor]) -> Tensor:
-    """A copy of all values: one step, where a copy of each of hundreds of small tensors takes milliseconds."""
+    """A copy of all values in one step; copying hundreds of small tensors one by one takes milliseconds."""
     return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
 
 
 @contextmanager
 def uncompiled(modules: list[nn.Module]) -> Iterator[None]:
-    """Compiled submodules replaced by the originals, whose hooks are called."""
+    """Replaces compiled submodules by the originals, so that hooks are called."""
     swapped = [
         (parent, name, child)
         for parent in modules
