@@ -40,6 +40,6 @@ def backend_for(
         )
     raise UnsupportedModelError(
         f"model is a {type(model).__module__}.{type(model).__qualname__}; a torch.nn.Module or a tf.keras.Model is "
-        "needed, whose layers can be observed. (The layers of a SavedModel that was loaded without its class cannot: "
-        "load it as a Keras model.)"
+        "needed, whose layers can be observed. (The layers of a SavedModel loaded without its class cannot: load it "
+        "as a Keras model.)"
     )

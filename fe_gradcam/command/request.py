@@ -54,7 +54,7 @@ def plan_for(request: Request) -> Plan:
     methods = [METHODS.find(METHODS.parse(text)) for text in request.methods]
     colormap_lut(request.colormap)
     if any(path.is_dir() and path.resolve() == request.output.resolve() for path in request.images):
-        refuse("--output", "this is a folder of IMAGES, where the next run would take heatmaps for images. Name another.")
+        refuse("--output", "this is a folder of IMAGES: the next run would take heatmaps for images. Name another.")
     names = _read_class_names(request.class_names)
     wanted = _wanted_targets(request.classes, names)
     files = image_files(request.images, recursive=request.recursive, without=request.output)
@@ -152,9 +152,9 @@ def _preparation_for(request: Request, loaded: Loaded) -> Preparation:
             refuse(name, said)
     if request.value_range == "unit":  # where that is plainly wrong, the heatmaps would look like any others
         if max(map(abs, request.mean + request.std)) > 2:
-            say("Warning: --mean or --std is for pixels in [0, 255], and the pixels are in [0, 1]: pass --value-range byte?")
+            say("Warning: --mean or --std is for pixels in [0, 255], and these are in [0, 1]: pass --value-range byte?")
         if loaded.framework == "keras" and any(type(layer).__name__ == "Rescaling" for layer in loaded.model.layers):
-            say("Warning: the model scales its images itself, and may need pixels in [0, 255]: pass --value-range byte?")
+            say("Warning: the model scales images itself, and may need pixels in [0, 255]: pass --value-range byte?")
     return Preparation(geometry.size, geometry.channels, request.fit, request.value_range, request.mean, request.std)
 
 

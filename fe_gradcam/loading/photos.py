@@ -109,7 +109,7 @@ def read_photo(path: Path, preparation: Preparation) -> Photo:
     except PhotoError:
         raise
     except UnidentifiedImageError:
-        raise PhotoError("not an image, or an image of unknown format") from None
+        raise PhotoError("no image, or an image of unknown format") from None
     except Exception as error:  # decoders of broken files raise anything
         raise PhotoError(getattr(error, "strerror", None) or str(error) or type(error).__name__) from error
     return Photo(path, np.array(image.convert("RGB")), (height, width), box)

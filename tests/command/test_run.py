@@ -205,7 +205,7 @@ def test_images_that_cannot_be_read_are_left_out(here: Path) -> None:
     assert "1 left out" in result.stdout
     results = results_of(here / "fe_gradcam_output")
     assert [entry["file"] for entry in results["images"]] == ["squares.png"]
-    assert results["errors"] == [{"file": "bad.png", "reason": "no image, or of no format that is known"}]
+    assert results["errors"] == [{"file": "bad.png", "reason": "no image, or an image of unknown format"}]
     assert (here / "fe_gradcam_output" / "squares.grad_cam.pred.png").is_file()
 
     result = run("explain", "nets:Colours", "bad.png", "--size", 16, "--output", "none", code=1)
