@@ -77,7 +77,7 @@ def counts_its_images() -> UnsupportedModelError:
     return UnsupportedModelError(
         Argument("method", "'le_grad'"),
         " passes the tokens after all blocks to the classifier as one batch, and then this model gives another score: "
-        "after its blocks it still uses the number of input images. Use ",
+        "after its blocks it still uses the number of images. Use ",
         Argument("method", "'grad_cam'"),
         ".",
     )

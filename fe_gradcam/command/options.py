@@ -17,8 +17,7 @@ HELP = {
     "one under state_dict, model_state_dict or model, or .safetensors; only tensors are unpickled. "
     "Keras: .h5, .keras. Default: the model as it is.",
     "--size": "Height and width of the model's images. Default: as the model says; few PyTorch models say it.",
-    "--channels": "1 for grey images, 3 for RGB. Default: as the model's input or first convolution says, "
-    "else 3.",
+    "--channels": "1 for grey images, 3 for RGB. Default: as the model's input or first convolution says, else 3.",
     "--device": "PyTorch: cpu, cuda, cuda:1. Default: cuda if there is one, else cpu.",
     "--recursive": "Also take images in folders below the named ones. Default: no.",
     "--fit": "crop: fill the size and cut off the rest on both sides; stretch: distort.",

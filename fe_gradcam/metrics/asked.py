@@ -70,9 +70,7 @@ class Asked:
         return answers
 
     def _probabilities(self, pictures: Tensor, rows: Tensor) -> Tensor:
-        """(B,) on the CPU. An unchanged image is added to the batch: the logits of blank images alone may look like
-        probabilities.
-        """
+        """(B,) on the CPU, asked with one unchanged image: logits of blank images alone may look like probabilities."""
         rows = torch.cat([rows[:1], rows])
         pictures = torch.cat([self.picture[rows[:1].to(self.picture.device)], pictures])
         ids = self._class_ids[rows.cpu().numpy()][:, None]

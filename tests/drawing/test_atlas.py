@@ -176,7 +176,9 @@ def test_of_several_inputs_the_picture_is_drawn_and_all_are_asked() -> None:
 
 def test_few_images_are_said_and_enough_are_quiet(framework: str) -> None:
     model, inputs = small(framework, 4)
-    with pytest.warns(CamWarning, match=r"atlas: 4 images are too few for 1 class: a class with fewer than 6 images is not"):
+    with pytest.warns(
+        CamWarning, match=r"atlas: 4 images are too few for 1 class: a class with fewer than 6 images is not"
+    ):
         atlas(model, inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("error", CamWarning)

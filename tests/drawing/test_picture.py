@@ -151,7 +151,12 @@ def test_what_does_not_fit_is_an_error(heatmap: Heatmap) -> None:
         (IMAGES[:1], heatmap, {}, r"heatmaps are of \[2\] images"),
         (IMAGES, [heatmap, replace(heatmap, scaling="none")], {}, "one colour bar"),
         (IMAGES, volumes, {}, "Draw slices"),
-        (IMAGES, heatmap, {"labels": [1, 2, 3]}, r"labels has shape \(3,\); \(2,\) is needed, one class for each image"),
+        (
+            IMAGES,
+            heatmap,
+            {"labels": [1, 2, 3]},
+            r"labels has shape \(3,\); \(2,\) is needed, one class for each image",
+        ),
         (IMAGES, heatmap, {"labels": [0.5, 1]}, r"labels holds float64 values, such as \[0\.5\]"),
         (IMAGES, heatmap, {"ids": ["a"]}, "ids holds 1 names for 2 images"),
         (IMAGES, heatmap, {"ids": "abc"}, "ids holds 3 names for 2 images"),

@@ -645,7 +645,9 @@ def test_a_single_output_is_read_as_what_it_is_a_logit_or_a_probability(framewor
 
 
 def test_predictions_that_are_class_ids_are_refused() -> None:
-    with pytest.raises(ArgumentError, match=r"preds='cls' holds integers of shape \(4,\), so they seem to be class ids"):
+    with pytest.raises(
+        ArgumentError, match=r"preds='cls' holds integers of shape \(4,\), so they seem to be class ids"
+    ):
         probabilities_of(np.array([0, 3, 1, 2]), "preds='cls'")
 
 

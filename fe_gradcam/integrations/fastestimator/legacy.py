@@ -101,7 +101,7 @@ def use_keras_2() -> bool:
     if _major("keras") < 3 or not _major("tensorflow"):
         return False
     if not _major("tf_keras"):
-        raise HostError("FastEstimator needs Keras 2, and here tf.keras is Keras 3. Run: pip install 'tf_keras'")
+        raise HostError("FastEstimator needs Keras 2, and tf.keras is Keras 3 here. Run: pip install 'tf_keras'")
     asked, tensorflow = os.environ.get(LEGACY), sys.modules.get("tensorflow")
     os.environ[LEGACY] = "1"
     folder = str(Path(str(getattr(find_spec("tf_keras"), "origin", ""))).parent / "api" / "_v2")

@@ -87,10 +87,10 @@ def _checked(options: Options) -> tuple[list[Metric], list[str]]:
     if len(set(names)) < len(names):
         raise ArgumentError(f"metrics={given!r} names a metric twice, and both would be logged under its name.")
     if followed and not options.track:
-        raise ArgumentError(f"metrics: {followed[0]!r} compares two epochs of the same images. Pass track=True too.")
+        raise ArgumentError(f"metrics: {followed[0]!r} compares the same images in two epochs. Pass track=True too.")
     for metric in metrics:
         if metric.needs == "place" and not {"masks", "boxes"} & options.given:
-            raise ArgumentError(f"metrics: {metric.name!r} needs the place of the object. Pass masks= or boxes=.")
+            raise ArgumentError(f"metrics: {metric.name!r} needs masks= or boxes= with the key of the object's place.")
         if metric.needs != "place" and "model" not in options.given:
             raise ArgumentError(f"metrics: {metric.name!r} asks the model. Pass model= instead of grads=.")
     return metrics, followed

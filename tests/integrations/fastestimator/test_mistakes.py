@@ -108,7 +108,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "predictions are class ids": (
         {"preds": "y", "select": "misclassified"},
         ArgumentError,
-        ["preds='y' holds integers of shape (5,), so they seem to be class ids", "the model's probabilities or logits (N, C)"],
+        ["preds='y' holds integers of shape (5,), so they seem to be class ids", "probabilities or logits (N, C)"],
     ),
     "predictions are images": (
         {"preds": "x", "select": "misclassified"},
