@@ -14,7 +14,7 @@ def check_rows(layer: LayerRef, rows: int, count: int) -> None:
     if rows != count:
         raise ArgumentError(
             _named(layer),
-            f" has an output of {rows} rows for {count} images; one row per image is needed. Pass another layer.",
+            f" puts out {rows} rows for {count} images; one row per image is needed. Pass another layer.",
         )
 
 
@@ -40,7 +40,7 @@ def no_tensor(layer: LayerRef, output: Any) -> UnsupportedModelError:
 
 
 def no_gradient(layer: LayerRef, ways: str) -> GradientError:
-    """The error for a score that depends on the layer while no gradient reaches it."""
+    """The error for a score that depends on the layer although no gradient reaches the layer."""
     return GradientError(
         "No gradient reaches ",
         _named(layer),
@@ -51,7 +51,7 @@ def no_gradient(layer: LayerRef, ways: str) -> GradientError:
 
 
 def no_slope(images: Sequence[Any]) -> ArgumentError:
-    """The error for images that no gradient can be taken of."""
+    """The error for images of a dtype without gradients."""
     kinds = ", ".join(str(part.dtype) for part in images)
     return ArgumentError(
         f"images are of dtype {kinds}, and ",

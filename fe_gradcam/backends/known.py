@@ -1,4 +1,4 @@
-"""What is known of a model, apart from anything compiled for it: one object per model, living as long as the model."""
+"""Facts about a model, apart from anything compiled for it: one object per model, which lives as long as the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Reading = Literal["logits", "distribution", "probabilities"]
 probabilities that sum to 1, or as probabilities each by itself."""
 
 Which: TypeAlias = "tuple[str | int | None, bool]"
-"""Which of a model's outputs, and whether it is read as a segmentation."""
+"""Which of a model's outputs, and whether this output is read as a segmentation."""
 
 SUM_TOLERANCE = 1e-3
 """How far the sum of a row of probabilities may be from 1; in fp16 it is off by 5e-4 over a thousand classes."""
@@ -39,7 +39,7 @@ class Recent(Generic[Kept]):
         return len(self._kept)
 
     def get(self, key: Hashable) -> Kept | None:
-        """What is kept under a key, or None."""
+        """The value under a key, or None."""
         if key in self._kept:
             self._kept.move_to_end(key)
         return self._kept.get(key)

@@ -1,4 +1,4 @@
-"""The half of a backend that is the same for every framework, and what the other half must be able to do."""
+"""The part of a backend that all frameworks share, and the methods that each framework must have."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fe_gradcam.spec.tokens import Seen, as_map, pulled_back, token_grid
 from fe_gradcam.types import BiasGradients, CamInputs, Layer, LayerInfo, LayerRef, Reshape, Score
 
 HALF_PRECISION_FACTOR = 1024.0
-"""Scales the score of an fp16 model, so that small gradients do not fall below what fp16 can hold."""
+"""Scales the score of an fp16 model, so that small gradients do not underflow."""
 
 STRETCHES = (30.0, -30.0, 1000.0, -1000.0)
 """Factors on the images that show whether a model's outputs can leave [0, 1]; bytes stay within their range."""
@@ -51,7 +51,7 @@ class Query:
 
 
 class Passed(NamedTuple):
-    """What one pass yields.
+    """The results of one pass.
 
     Attributes:
         activations: The output of the layer, in its own layout.
@@ -68,10 +68,10 @@ class Passed(NamedTuple):
 
 
 class Backend(ABC):
-    """A model of one framework, made ready to be explained; see `backend_for`."""
+    """A model of one framework, prepared for explaining; see `backend_for`."""
 
     channels_first: ClassVar[bool]
-    """Whether images are (N, C, *S), or else (N, *S, C)."""
+    """True for images (N, C, *S), False for (N, *S, C)."""
 
     def __init__(self, model: Any, model_output: ModelOutput, reshape: Reshape | None, of_pixels: bool) -> None:
         self._model = model
@@ -94,7 +94,7 @@ class Backend(ABC):
             return self._layers(inputs)
 
     def image_size(self, inputs: Inputs) -> tuple[int, ...]:
-        """(H, W) of the images, of volumes (D, H, W)."""
+        """(H, W) of the images; for volumes (D, H, W)."""
         return inputs.size(channels_first=self.channels_first)
 
     def resolve(self, layer: Layer, inputs: Inputs | None = None) -> LayerRef:
@@ -153,7 +153,7 @@ class Backend(ABC):
 
     @abstractmethod
     def _modules(self) -> list[Any]:
-        """All that the model is built of, in a fixed order."""
+        """All modules of the model, in a fixed order."""
 
     @abstractmethod
     def _name_of(self, layer: Layer) -> str:
@@ -161,7 +161,7 @@ class Backend(ABC):
 
     @abstractmethod
     def kind_of(self, layer: LayerRef) -> str:
-        """The class of a layer, as its `LayerInfo` has it."""
+        """The class of a layer, as in its `LayerInfo`."""
 
     @abstractmethod
     def _listed(self, inputs: Inputs) -> tuple[list[LayerInfo], Seen]:
@@ -177,7 +177,7 @@ class Backend(ABC):
 
     @contextmanager
     def _ready(self) -> Iterator[Any]:
-        """The model made ready for passes, and put back."""
+        """Prepares the model for passes, and restores it afterwards."""
         yield self._model
 
     def _one_of(self, inputs: Inputs) -> Inputs | None:
@@ -200,7 +200,7 @@ class Backend(ABC):
             raise
         except Exception as error:
             told = None
-            with suppress(Exception):  # what is tried must not hide what failed
+            with suppress(Exception):  # a failing trial must not hide the first failure
                 told = None if self._takes(inputs.rows(slice(1))) else self._remedy(inputs)
             if told is None:
                 raise
@@ -212,7 +212,7 @@ class Backend(ABC):
         return next((told for other, told in remedies if self._takes(other)), None)
 
     def _takes(self, inputs: Inputs) -> bool:
-        """Whether a pass of the inputs ends well."""
+        """Whether a pass of the inputs succeeds."""
         try:
             self._listed(inputs)
         except Exception:
@@ -285,7 +285,7 @@ class Backend(ABC):
         if within_unit(table):
             if sums_to_one(table):
                 reading = "distribution"
-            elif self._stays_within(given, of_pixels):  # logits that lie there by chance do not
+            elif self._stays_within(given, of_pixels):  # logits that are within [0, 1] by chance leave it
                 reading = "probabilities"
         self._known.readings[self._model_output, of_pixels] = reading
         return reading

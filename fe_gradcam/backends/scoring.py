@@ -176,7 +176,7 @@ class Outputs:
         came = tuple(scores.shape) if self.by.is_tensor(scores) else type(scores).__name__
         if isinstance(came, str) or len(came) != 1 or self.count not in (None, came[0]):
             raise ArgumentError(
-                f"target, a callable, returned {came}; a tensor of shape (N,), one score per image, is needed."
+                f"target is a callable that returned {came}; it must return a tensor (N,), one score per image."
             )
         return scores
 

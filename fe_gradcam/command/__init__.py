@@ -1,1 +1,1 @@
-"""What stands behind the command line."""
+"""The command line."""

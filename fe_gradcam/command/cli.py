@@ -31,16 +31,16 @@ def main() -> None:
     fe-gradcam layers    lists the layers of a model that can be explained
     fe-gradcam methods   lists the methods with their formulas and papers
 
-    A first run, of a Keras model and of a PyTorch model that the function build() in nets.py returns:
+    A first run, with a Keras model, and with a PyTorch model that the function build() in nets.py returns:
 
     \b
     fe-gradcam explain model.keras photos/
     fe-gradcam explain nets:build photos/ --weights best.pt --size 224
 
-    Then open fe_gradcam_output/grid.png. "fe-gradcam explain --help" says what else there is.
+    Then open fe_gradcam_output/grid.png. "fe-gradcam explain --help" lists all options.
 
-    Exit codes: 0 all went well; 1 an image could not be read, or a file not be written; 2 wrong usage, or a model that
-    cannot be explained so.
+    Exit codes: 0 all went well; 1 an image could not be read, or a file could not be written; 2 wrong usage, or the
+    model cannot be explained in this way.
     """  # noqa: D301 - click's mark for lines that stay as they are
 
 
@@ -50,15 +50,15 @@ def explain(ctx: click.Context, /, **given: Any) -> None:
     """Draw heatmaps over image files.
 
     MODEL is package.module:factory, a function without arguments that returns a torch.nn.Module or a tf.keras.Model
-    (or such a model itself), looked for in the current folder too; or a Keras model's file, .keras, .h5 or .hdf5.
+    (or such a model itself), also from the current folder; or the file of a Keras model, .keras, .h5 or .hdf5.
     Loading a model runs its code: use only models that you trust.
 
-    IMAGES are files, and folders, whose image files are taken in the order of their names. Photos are turned as their
-    EXIF entry says; transparent places are shown on white; values of 16 bits are divided by 257.
+    IMAGES are files and folders; the image files of a folder are taken in the order of their names. Photos are turned
+    as their EXIF entry says; transparent places are shown on white; values of 16 bits are divided by 257.
 
     \b
-    Into the folder --output come:
-      grid.png                     all images with their heatmaps, 200 at the most: open this first
+    The folder --output then holds:
+      grid.png                     all images with their heatmaps, at most 200: open this first
       results.json                 classes, scores and confidences, which files belong to which image, errors
       {image}.{method}.{class}.png the picture as the model saw it, the heatmap over it, and what it shows
       {image}.npz                  arrays, with one image on their first axis: {method}.{class}.values (scaled, at
@@ -77,13 +77,13 @@ def explain(ctx: click.Context, /, **given: Any) -> None:
           --method grad_cam --method hires_cam --method layer_cam --class top3
       # why a tabby and not an Egyptian cat
       fe-gradcam explain nets:build cat.jpg --size 224 --class 281:285 --class-names imagenet.txt
-      # a finer map, of two layers
+      # a finer map, made from two layers
       fe-gradcam explain nets:build photos/ --size 224 --layer layer3 --layer layer4 --fuse mean
 
     An image that cannot be read is named on stderr and left out; all others are explained.
 
-    Exit codes: 0 all images explained; 1 an image, or every image, could not be read, or a file not be written; 2
-    wrong usage, or a model that cannot be explained so.
+    Exit codes: 0 all images were explained; 1 some or all images could not be read, or a file could not be written; 2
+    wrong usage, or the model cannot be explained in this way.
     """  # noqa: D301
     with plain_errors(), plain_warnings():
         errors = explain_images(Request(**given))
@@ -95,9 +95,9 @@ def explain(ctx: click.Context, /, **given: Any) -> None:
 def layers(everything: bool, **given: Any) -> None:
     """List the layers of a model that can be explained, in the order in which they are computed.
 
-    MODEL is as in "fe-gradcam explain". The columns: index and name, both of which --layer takes; the layer's class;
-    the shape of its output for one image, channels first; whether that is a map larger than 1x1; whether it is a
-    convolution; whether a ReLU follows the convolution, directly or behind a batch normalisation. An arrow marks the
+    MODEL is as in "fe-gradcam explain". The columns: index and name (--layer takes both); the layer's class; the shape
+    of its output for one image, channels first; whether the output is a map larger than 1x1; whether the layer is a
+    convolution; whether a ReLU follows the convolution, directly or after a batch normalisation. An arrow marks the
     layer that is explained by default.
 
     \b
@@ -113,7 +113,7 @@ def layers(everything: bool, **given: Any) -> None:
 
 
 def _layer_table(loaded: Loaded, geometry: Geometry, everything: bool) -> Iterator[str]:
-    """The lines of a table of the layers: the maps alone, or everything."""
+    """The lines of a table of the layers: only the maps, or all layers."""
     import numpy as np
 
     from fe_gradcam.explaining.route import list_layers
@@ -143,7 +143,7 @@ def _cells(info: LayerInfo) -> list[str]:
 
 
 def _indices(model: Any) -> dict[str, int]:
-    """What --layer takes for each name."""
+    """The index that --layer takes for each name."""
     from fe_gradcam.backends import backend_for
     from fe_gradcam.errors import UnknownNameError
 
@@ -160,7 +160,7 @@ def _indices(model: Any) -> dict[str, int]:
 def methods() -> None:
     """List the methods: name, formula, paper, passes and parameters.
 
-    A is the layer's output and g its gradient, both with channels k and places; the sums are over channels.
+    A is the layer's output and g its gradient, both with channels k and places; the sums are over the channels.
     """
     from fe_gradcam.methods import METHODS
 

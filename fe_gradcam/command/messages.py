@@ -1,4 +1,4 @@
-"""What the command line says on stderr: errors and warnings in the words of its options."""
+"""The messages of the command line on stderr: errors and warnings in the words of its options."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fe_gradcam.errors import LIST_LAYERS, CamError, CamWarning, UnsupportedMode
 
 OPTIONS = {flag.removeprefix("--").replace("-", "_"): flag for flag in HELP}
 OPTIONS |= {"target": "--class", "model": "MODEL", LIST_LAYERS.name: '"fe-gradcam layers"'}
-"""What arguments and functions of the package, which its errors name, are called here."""
+"""The names in the command line of arguments and functions that errors of the package name."""
 
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """What the package refuses as one message in the words of the command line."""
+    """Turns errors of the package into one message in the words of the command line."""
     try:
         yield
     except CamError as error:
@@ -33,7 +33,7 @@ def plain_errors() -> Iterator[None]:
 
 @contextmanager
 def model_errors(name: str, shape: Sequence[int]) -> Iterator[None]:
-    """What a model itself raises, as an error of MODEL."""
+    """Turns an exception that the model raises into an error of MODEL."""
     try:
         yield
     except CamError:
@@ -45,7 +45,7 @@ def model_errors(name: str, shape: Sequence[int]) -> Iterator[None]:
 
 @contextmanager
 def plain_warnings() -> Iterator[None]:
-    """The package's warnings as one line each, without a line of the code."""
+    """Prints each warning of the package as one line, without a line of code."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", CamWarning)
         shown = warnings.showwarning
@@ -61,10 +61,10 @@ def plain_warnings() -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    """A line on stderr, over what a progress bar left there."""
+    """Prints a line on stderr, over the rest of a progress bar."""
     click.echo(f"\r\033[K{message}" if sys.stderr.isatty() else message, err=True)
 
 
 def refuse(what: str, message: str, cause: BaseException | None = None) -> NoReturn:
-    """Ends the command: the value of an argument or option is not accepted."""
+    """Ends the command, because the value of an argument or option is not accepted."""
     raise click.BadParameter(message, param_hint=f"'{what}'") from cause

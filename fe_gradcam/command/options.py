@@ -14,47 +14,46 @@ import click
 
 HELP = {
     "--weights": "Weights to load into the model. PyTorch: a state dict (.pt, .pth), also a checkpoint that holds "
-    "it under state_dict, model_state_dict or model, or .safetensors; nothing but tensors is unpickled. "
+    "one under state_dict, model_state_dict or model, or .safetensors; only tensors are unpickled. "
     "Keras: .h5, .keras. Default: the model as it is.",
-    "--size": "Height and width of the model's images. Default: what the model says; PyTorch models seldom do.",
-    "--channels": "1 for grey images, 3 for RGB. Default: what the model says by its input or first convolution, "
-    "else 3.",
-    "--device": "PyTorch: cpu, cuda, cuda:1. Default: cuda where there is one, else cpu.",
-    "--recursive": "Take the images in folders below the folders too. Default: no.",
-    "--fit": "crop: fill the size and cut off what stands out on both sides; stretch: distort.",
+    "--size": "Height and width of the model's images. Default: as the model says; few PyTorch models say it.",
+    "--channels": "1 for grey images, 3 for RGB. Default: as the model's input or first convolution says, else 3.",
+    "--device": "PyTorch: cpu, cuda, cuda:1. Default: cuda if there is one, else cpu.",
+    "--recursive": "Also take images in folders below the named ones. Default: no.",
+    "--fit": "crop: fill the size and cut off the rest on both sides; stretch: distort.",
     "--value-range": "Pixels before --mean and --std: unit in [0, 1], byte in [0, 255].",
     "--mean": "Subtracted from the pixels; one number, or one per channel.",
-    "--std": "What the pixels are divided by then: (x - mean) / std.",
-    "--method": "How the heatmap is made; may be repeated. With parameters: "
+    "--std": "The pixels are then divided by this: (x - mean) / std.",
+    "--method": "The method that makes the heatmap; may be repeated. With parameters: "
     'smooth_grad_cam_plus_plus:samples=8,noise=0.1; "fe-gradcam methods" lists them. Accepted: METHODS.',
-    "--layer": "The layer that is explained, by name or index; repeated: one heatmap fused of all. "
-    '"fe-gradcam layers" lists them. Default: the last that puts out a map.',
+    "--layer": "The layer that is explained, by name or index; if repeated, one heatmap fused from all. "
+    '"fe-gradcam layers" lists them. Default: the last layer that puts out a map.',
     "--fuse": "How the heatmaps of several layers become one.",
-    "--smooth": "augment: the mean over flipped and scaled views of the image; eigen: what the channels of a map "
-    "share; may be repeated. Default: neither.",
-    "--seed": "For the methods that draw random numbers.",
-    "--class": "What is explained; may be repeated. An id; a name of --class-names; top3 for the three highest "
-    "classes; A:B for a contrast, why A and not B (without A the inferred class, without B its closest rival). "
+    "--smooth": "augment: the mean over flipped and scaled views of the image; eigen: the pattern that the channels "
+    "of a map share; may be repeated. Default: neither.",
+    "--seed": "Seed of the methods that draw random numbers.",
+    "--class": "The class that is explained; may be repeated. An id; a name of --class-names; top3 for the three "
+    "highest classes; A:B for why A and not B (without A: the inferred class; without B: its closest rival). "
     "Default: the inferred class.",
     "--class-names": "Names of the classes: a text file with a name per line, in the order of the ids, or JSON, a "
     "list or {id: name}. Default: the ids.",
-    "--scaling": "scale_after_relu: the hottest place of each heatmap is 1; scale_before_relu: less than 1 where "
-    "evidence against the class is the stronger; none: signed and not scaled.",
+    "--scaling": "scale_after_relu: the hottest place of each heatmap is 1; scale_before_relu: less than 1 if the "
+    "evidence against the class is stronger; none: signed and not scaled.",
     "--colormap": "Any colormap of matplotlib.",
     "--alpha": "How strongly the heat covers the picture.",
-    "--model-output": "Of a model with several outputs the one that holds the class scores, by name or position. "
-    "Default: the one that plainly does.",
-    "--batch-size": "Images in one pass; of the variants that a method makes of them 32.",
-    "--output": "The folder that is written to; it is made where it is missing.",
+    "--model-output": "The output that holds the class scores, by name or position, if the model has several. "
+    "Default: the one that clearly does.",
+    "--batch-size": "Images per pass. Methods that make changed copies of them run 32 copies per pass.",
+    "--output": "The folder for the results; a missing folder is made.",
     "--quiet": "No progress bar. Default: one on stderr, in a terminal.",
 }
 
 
 class MethodOption(click.Option):
-    """An option whose help names the methods there are, which are imported for that alone."""
+    """An option whose help lists the methods; they are imported only for the help."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """Its line of the help."""
+        """The line of the option in the help."""
         from fe_gradcam.methods import METHODS
 
         record = super().get_help_record(ctx)
@@ -62,7 +61,7 @@ class MethodOption(click.Option):
 
 
 def _size(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, int] | None:
-    """(H, W) of "H" or "HxW"."""
+    """(H, W) from "H" or "HxW"."""
     if text is None:
         return None
     found = re.fullmatch(r"(\d+)(?:[xX×](\d+))?", text.strip())
@@ -86,7 +85,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, text: str) -> tuple[flo
 
 
 def _option(default: Any = None, *, flag: str = "", cls: type[click.Option] = click.Option, **more: Any) -> Any:
-    """A field that an option fills, whose help is in HELP; a default is shown if there is one."""
+    """A field that an option fills; the option's help is in HELP; a default is shown if there is one."""
     shown = {} if default is None else {"default": default, "show_default": True}
 
     def make(name: str) -> click.Option:
@@ -105,7 +104,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """The model and what it takes: the same for every command that loads one."""
+    """The model and its inputs: the same arguments for every command that loads a model."""
 
     model: str = _argument()
     weights: Path | None = _option(type=_FILE)
@@ -141,5 +140,5 @@ class Request(ModelRequest):
 
 
 def parameters_of(request: type[ModelRequest]) -> list[click.Parameter]:
-    """What a command takes to fill a request."""
+    """The parameters of a command, which fill a request."""
     return [one.metadata["make"](one.name) for one in fields(request)]

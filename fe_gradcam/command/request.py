@@ -1,4 +1,4 @@
-"""What a command asks for, checked: classes, targets, layers, the preparation of the images."""
+"""The arguments of a command, checked: classes, targets, layers, the preparation of the images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A target, as `explain` takes it, and what it is called: above its column, and in names of files and arrays."""
+    """A target, as `explain` takes it, and its names: above its column, and in files and arrays."""
 
     target: Target
     label: str
@@ -31,7 +31,7 @@ class Wanted:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All that stays the same from image to image."""
+    """Everything that is the same for all images."""
 
     request: Request
     settings: Settings
@@ -45,7 +45,7 @@ class Plan:
 
 
 def plan_for(request: Request) -> Plan:
-    """What is asked for, with the model loaded; what is wrong without looking at the model is told first."""
+    """The plan for a request, with the model loaded; mistakes that need no model are reported first."""
     from fe_gradcam.drawing.pixels import colormap_lut
     from fe_gradcam.explaining.settings import Settings
     from fe_gradcam.loading.photos import image_files
@@ -54,7 +54,7 @@ def plan_for(request: Request) -> Plan:
     methods = [METHODS.find(METHODS.parse(text)) for text in request.methods]
     colormap_lut(request.colormap)
     if any(path.is_dir() and path.resolve() == request.output.resolve() for path in request.images):
-        refuse("--output", "this is a folder of IMAGES; the heatmaps would be taken for images the next time.")
+        refuse("--output", "this is a folder of IMAGES: the next run would take heatmaps for images. Name another.")
     names = _read_class_names(request.class_names)
     wanted = _wanted_targets(request.classes, names)
     files = image_files(request.images, recursive=request.recursive, without=request.output)
@@ -76,7 +76,7 @@ def plan_for(request: Request) -> Plan:
 
 
 def _read_class_names(path: Path | None) -> dict[int, str]:
-    """The names of the classes by id, out of a text file with a name per line or of JSON; none without a file."""
+    """The names of the classes by id, from a text file with a name per line or from JSON; empty without a file."""
     if path is None:
         return {}
     try:
@@ -137,12 +137,12 @@ def _class_id(text: str, names: Mapping[int, str]) -> int:
 
 
 def file_slug(label: str) -> str:
-    """The label for the name of a file."""
+    """The label in a form that fits the name of a file."""
     return re.sub(r"[^\w.-]+", "_", label).strip("_.")[:60] or "class"
 
 
 def _preparation_for(request: Request, loaded: Loaded) -> Preparation:
-    """How image files become what the model takes."""
+    """How image files become inputs of the model."""
     from fe_gradcam.loading.photos import Preparation
 
     geometry = geometry_of(loaded, request.size, request.channels)
@@ -152,14 +152,14 @@ def _preparation_for(request: Request, loaded: Loaded) -> Preparation:
             refuse(name, said)
     if request.value_range == "unit":  # where that is plainly wrong, the heatmaps would look like any others
         if max(map(abs, request.mean + request.std)) > 2:
-            say("Warning: --mean or --std is for pixels in [0, 255], and these are in [0, 1]: --value-range byte?")
+            say("Warning: --mean or --std is for pixels in [0, 255], and these are in [0, 1]: pass --value-range byte?")
         if loaded.framework == "keras" and any(type(layer).__name__ == "Rescaling" for layer in loaded.model.layers):
-            say("Warning: the model scales its images itself, and may take pixels in [0, 255]: --value-range byte?")
+            say("Warning: the model scales images itself, and may need pixels in [0, 255]: pass --value-range byte?")
     return Preparation(geometry.size, geometry.channels, request.fit, request.value_range, request.mean, request.std)
 
 
 def _say_how_prepared(preparation: Preparation) -> None:
-    """Says how images become what the model takes, where neither mean nor deviation is: with wrong ones it errs."""
+    """Says how images are prepared if no mean and std are given: with a wrong normalisation a model errs."""
     if set(preparation.mean) != {0} or set(preparation.std) != {1}:
         return
     (height, width), reach = preparation.size, {"unit": "[0, 1]", "byte": "[0, 255]"}[preparation.value_range]
@@ -171,7 +171,7 @@ def _say_how_prepared(preparation: Preparation) -> None:
 
 
 def _layer_asked(loaded: Loaded, given: Sequence[str]) -> Any:
-    """One layer, a list of several, or None; a number is an index where no layer has it for a name."""
+    """One layer, a list of several, or None; a number is an index, unless a layer has it as its name."""
     from fe_gradcam.backends import backend_for
     from fe_gradcam.errors import UnknownNameError
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def explain_images(request: Request) -> bool:
-    """Does it all; whether something was left out."""
+    """Explains all images and writes the results; returns whether something was left out."""
     plan, written = plan_for(request), Written()
     request.output.mkdir(parents=True, exist_ok=True)
     try:
@@ -35,7 +35,7 @@ def explain_images(request: Request) -> bool:
 
 
 def _explain_files(plan: Plan, written: Written) -> None:
-    """Batch by batch: no more images than that are held at a time, besides those of the grid."""
+    """Explains batch by batch: only the images of one batch, and those of the grid, are in memory."""
     from fe_gradcam.loading.photos import unique_names
 
     files, size = plan.files, plan.request.batch_size

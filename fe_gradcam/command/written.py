@@ -1,4 +1,4 @@
-"""What a run writes: pictures and arrays of each image, the grid, results.json, and a summary in the terminal."""
+"""The output of a run: pictures and arrays of each image, the grid, results.json, and a summary in the terminal."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ CLASSES_LISTED = 5
 """How many classes of each image results.json names."""
 
 LEAST_SIDE_OF_OVERLAY = 512
-"""The longer side of the picture in a file of one heatmap, in pixels, at the least."""
+"""The least length in pixels of the longer side of the picture in a file of one heatmap."""
 
 LEAST_SMOOTH = 128
-"""The longer side of a picture that is enlarged smoothly, in pixels, at the least."""
+"""The least length in pixels of the longer side of a picture that is enlarged smoothly."""
 
 CALLED = {"pred": "inferred"}
-"""What a target's label is in words."""
+"""Labels of targets in words."""
 
 
 @dataclass
 class Written:
-    """What a run has come to so far: images and files left out, for results.json, and rows for the grid."""
+    """The results of a run so far: images, and files that were left out, for results.json; rows for the grid."""
 
     entries: list[dict[str, Any]] = field(default_factory=list)
     errors: list[dict[str, str]] = field(default_factory=list)
@@ -83,7 +83,7 @@ def write_image(plan: Plan, photo: Photo, name: str, part: Explained) -> dict[st
 
 
 def _overlay(plan: Plan, photo: Photo, part: Explained, column: Column, wanted: Wanted) -> Grid:
-    """The picture of an image beside its heat, with a caption that says what is shown: it may be shared alone."""
+    """The picture of an image beside its heat, with a caption that says what is shown, so that it can be shared."""
     from fe_gradcam.drawing.canvas import TITLE_SIZE
     from fe_gradcam.drawing.sheet import compose_grid
     from fe_gradcam.drawing.text import shortened
@@ -102,7 +102,7 @@ def _overlay(plan: Plan, photo: Photo, part: Explained, column: Column, wanted: 
 
 
 def enlarged(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A picture whose longer side is LEAST_SIDE_OF_OVERLAY or more; of a small one each pixel is a square."""
+    """The picture, enlarged until its longer side is LEAST_SIDE_OF_OVERLAY or more; small ones show square pixels."""
     import cv2
     import numpy as np
 
@@ -139,13 +139,13 @@ def _heatmap_entry(heatmap: Heatmap, names: Mapping[int, str]) -> dict[str, Any]
 
 
 def _number(value: Any) -> float | None:
-    """As float32 has it, for JSON, which knows no NaN."""
+    """A number with the digits of float32 for JSON, which has no NaN."""
     number = float(f"{float(value):.7g}")
     return number if math.isfinite(number) else None
 
 
 def finish(plan: Plan, written: Written) -> None:
-    """Writes the grid and results.json, and says what there is."""
+    """Writes the grid and results.json, and prints a summary."""
     from fe_gradcam.drawing.grid import draw_grid
     from fe_gradcam.drawing.picture import write_png
     from fe_gradcam.files import write_bytes
@@ -169,7 +169,7 @@ def finish(plan: Plan, written: Written) -> None:
 
 
 def _as_json(results: Mapping[str, Any]) -> bytes:
-    """Indented, with lists of numbers on one line; a file's name that is no text as its bytes escaped."""
+    """The results as indented JSON, with lists of numbers on one line; names of files that are not text are escaped."""
     text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
     text = re.sub(r"\[\n([\s\d.,-]+)\]", lambda found: f"[{' '.join(found[1].split())}]", text)
     return f"{text}\n".encode("utf-8", "backslashreplace")
@@ -194,7 +194,7 @@ def _grid(plan: Plan, written: Written) -> Grid:
 
 
 def _notes(plan: Plan, part: Explained, at: int) -> list[Text]:
-    """How probable the classes are that columns are called by; others stand below their pictures."""
+    """The probabilities of classes that columns are named by; those of other classes are below their pictures."""
     from fe_gradcam.drawing.grid import Text
 
     inferred = None if part.predictions is None else int(part.predictions[at])

@@ -35,7 +35,7 @@ class Geometry:
 
 
 def load_model(name: str, weights: str | Path | None = None, device: str | None = None) -> Loaded:
-    """The model of that name or file, with its weights, on its device.
+    """The model of a name or file, with its weights, on its device.
 
     Args:
         name: package.module:factory, the name of a function without arguments that returns a model, or of a model;
@@ -171,7 +171,7 @@ def geometry_of(loaded: Loaded, size: tuple[int, int] | None = None, channels: i
         raise ArgumentError(Argument("channels", str(wanted)), said)
     size = size or stated_size
     if size is None:
-        said = " is needed, height and width: this model does not say how large its images are."
+        said = " is needed, height and width, because this model does not say how large its images are."
         raise ArgumentError(Argument("size"), said)
     if wanted not in (None, 1, 3):
         said = f" takes images of {wanted} channels; image files have 1 or 3."

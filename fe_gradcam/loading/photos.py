@@ -27,12 +27,12 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png
 
 
 class PhotoError(CamError):
-    """A file that cannot be read as an image; the message is the reason alone."""
+    """A file that cannot be read as an image; the message is only the reason."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to a photo before a network sees it.
+    """The preparation of a photo for a network.
 
     Attributes:
         size: (H, W) of the network's images, whose channels are 1 or 3.

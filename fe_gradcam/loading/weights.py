@@ -1,4 +1,4 @@
-"""Files of weights, loaded into a model."""
+"""Loading files of weights into a model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ KERAS_FILES = (".keras", ".h5", ".hdf5")
 
 
 def load_torch_weights(model: Any, path: Path) -> None:
-    """Loads a state dict, also one inside a checkpoint, or .safetensors; nothing but tensors is unpickled.
+    """Loads a state dict, also one inside a checkpoint, or .safetensors; only tensors are unpickled.
 
     Raises:
-        ArgumentError: The file holds no tensors, or they do not fit the model.
+        ArgumentError: The file holds no tensors, or its tensors do not fit the model.
     """
     from fe_gradcam.backends.pytorch.state import unwrapped
 
@@ -30,13 +30,13 @@ def load_torch_weights(model: Any, path: Path) -> None:
     if missing or unexpected:
         raise _refused(
             path,
-            f"does not fit the model: {_some(missing, 'of its tensors are not in the file')}; "
-            f"{_some(unexpected, 'tensors in the file are not of the model')}.",
+            f"does not fit the model: {_some(missing, 'tensors of the model are not in the file')}; "
+            f"{_some(unexpected, 'tensors of the file are not in the model')}.",
         )
 
 
 def load_keras_weights(model: Any, path: Path) -> None:
-    """Loads Keras weights, or those of a Keras model's file.
+    """Loads a file of Keras weights, or the weights in the file of a Keras model.
 
     Raises:
         ArgumentError: The file holds no Keras weights, or they do not fit the model.

@@ -1,1 +1,1 @@
-"""What an epoch shows, whatever the training loop; no host is known here."""
+"""Products of an epoch, for any training loop; no host is known here."""

@@ -1,4 +1,4 @@
-"""The chosen rows of an epoch: bounded, and on the CPU."""
+"""The chosen rows of an epoch: limited in number, and on the CPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fe_gradcam.training.selection import RULES, Facts, Selection
 
 @dataclass(order=True)
 class _Kept:
-    """A row on a heap: the least wanted first, and of those wanted alike the latest; `before` is minus its position."""
+    """A row on a heap: the lowest priority first, among equals the latest row; `before` is minus its position."""
 
     priority: float
     before: int
@@ -29,7 +29,7 @@ class Chosen:
     """The chosen rows of an epoch, copied to the CPU; never more of them than the selection keeps.
 
     Args:
-        called: What a part of the batches is called in an error, if not by its own name.
+        called: The names of parts of the batches in errors, if they differ from the parts' own names.
     """
 
     def __init__(self, selection: Selection, called: Mapping[str, str] | None = None) -> None:
@@ -53,7 +53,7 @@ class Chosen:
 
     @property
     def full(self) -> bool:
-        """Whether no row to come can be wanted."""
+        """Whether no later row can be chosen."""
         selection = self.selection
         if selection.limit == 0:
             return True
@@ -65,7 +65,7 @@ class Chosen:
 
     @property
     def missing(self) -> list[int]:
-        """The positions asked for that the epoch did not reach."""
+        """The requested positions that the epoch did not reach."""
         return [position for position in self.selection.positions if position >= self.seen]
 
     def add(
@@ -74,12 +74,12 @@ class Chosen:
         labels: NDArray[np.int64] | None = None,
         probabilities: NDArray[np.float32] | None = None,
     ) -> None:
-        """Looks at the rows of a batch, and keeps copies of those that are wanted.
+        """Looks at the rows of a batch, and keeps copies of those that are chosen.
 
         Args:
-            batch: Parts with rows; the first batch says which there are.
-            labels: (B,) true classes, negative where there is none, or None.
-            probabilities: (B, C) inferred, or None.
+            batch: Parts with rows; every batch needs the parts of the first batch.
+            labels: (B,) true classes, negative for a row without one, or None.
+            probabilities: (B, C) inferred probabilities, or None.
 
         Raises:
             ArgumentError: The parts hold different numbers of rows.
@@ -88,7 +88,7 @@ class Chosen:
         called = {key: self._called.get(key, key) for key in self.keys}
         missing = [called[key] for key in self.keys if key not in batch]
         if missing:
-            raise ArgumentError(f"This batch holds no {' and no '.join(missing)}, as those before it did.")
+            raise ArgumentError(f"This batch holds no {' and no '.join(missing)}, which the first batch held.")
         sizes = {called[key]: _rows_in(batch[key], called[key]) for key in self.keys}
         if len(set(sizes.values())) != 1:
             said = ", ".join(f"{called} {count}" for called, count in sizes.items())
@@ -120,18 +120,18 @@ class Chosen:
         return priority
 
     def _candidates(self, place: tuple[str, int], priority: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Rows that may be kept, the most wanted first, and no more than are kept at all."""
+        """Rows that may be kept, the highest priority first, and no more than can be kept at all."""
         heap, limit = self._heaps.get(place, []), self.selection.limit
         least = self._gave_way.get(place)
         if heap and ((limit is not None and len(heap) >= limit) or self._gives_way(heap)):
             least = heap[0].priority
         if least is not None:
             priority = np.where(priority > least, priority, np.nan)
-        order = np.argsort(-priority, kind="stable")  # NaN last, and of equals the first row first
+        order = np.argsort(-priority, kind="stable")  # NaN last; among equals the first row first
         return order[: np.count_nonzero(~np.isnan(priority))][: self.selection.most if limit is None else limit]
 
     def _gives_way(self, heap: list[_Kept]) -> bool:
-        """Whether no further row is kept in all, and of this class there are as many as of any."""
+        """Whether the total limit is reached, and no class has more rows than this one."""
         sizes = [len(other) for other in self._heaps.values()]
         return self.selection.most is not None and sum(sizes) >= self.selection.most and len(heap) >= max(sizes)
 
@@ -143,7 +143,7 @@ class Chosen:
             heapq.heappop(heap)
         if most is not None and sum(map(len, self._heaps.values())) > most:
             place = min(self._heaps, key=lambda one: (-len(self._heaps[one]), self._heaps[one][:1]))
-            # What is wanted less in that class would give way too: it need not be copied.
+            # A row of lower priority in that class would be dropped too: it need not be copied.
             self._gave_way[place] = heapq.heappop(self._heaps[place]).priority
 
     def _ordered(self) -> list[_Kept]:
@@ -165,12 +165,12 @@ def _rows_in(value: Any, called: str) -> int:
     except TypeError:
         raise ArgumentError(
             f"{called} holds a single {type(value).__name__} and no rows; a value for each image is needed. Is it the "
-            "one that was meant?"
+            "right key?"
         ) from None
 
 
 def _joined(parts: list[Any]) -> Any:
-    """Rows of one part as one array, or a list where the batches held lists."""
+    """Rows of one part as one array, or as a list if the batches held lists."""
     if parts and isinstance(parts[0], np.ndarray):
         return np.concatenate(parts)
     return [one for part in parts for one in part]

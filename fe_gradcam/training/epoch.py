@@ -1,4 +1,4 @@
-"""An epoch that has ended: what products read, and where what they put out is kept."""
+"""An epoch that has ended: the data that products read, and their results."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Made = TypeVar("Made")
 
 
 class Product(Protocol):
-    """What is made at the end of an epoch.
+    """Something that is made at the end of an epoch.
 
     Attributes:
-        name: What a warning calls it if it fails.
-        keys: What it puts out; none if it is not asked for.
-        logged: Those of `keys` that are numbers for the log, or for who monitors them.
-        selection: Rows of its own; None: those of the grid.
-        says: How numbers of the log are read, by key, such as "lower is better".
+        name: The name of the product in a warning if it fails.
+        keys: The keys of its results; none if nobody asked for the product.
+        logged: Those of `keys` that are numbers for the log, which other traces may monitor.
+        selection: The product's own choice of rows; None: the rows of the grid.
+        says: How to read the numbers of the log, by key, such as "lower is better".
     """
 
     name: str
@@ -43,11 +43,11 @@ class Product(Protocol):
     says: Mapping[str, str] = MappingProxyType({})
 
     def make(self, epoch: Epoch) -> None:
-        """Makes it of what the epoch holds, and puts it out there."""
+        """Makes the product from the epoch's data, and adds the results to the epoch."""
 
 
 class Put(NamedTuple):
-    """What stands under a key: for all datasets, and for each that has a name."""
+    """The value of a key: for all datasets together, and for each dataset that has a name."""
 
     of_all: Any
     by_dataset: Mapping[str, Any]
@@ -55,18 +55,18 @@ class Put(NamedTuple):
 
 @dataclass(eq=False)
 class Cost:
-    """What the end of an epoch took.
+    """The time that the end of an epoch took.
 
     Attributes:
-        seconds: For each product, and for explaining what they share.
-        of: Seconds since the end of the epoch before, which these are a share of.
+        seconds: Seconds for each product, and for explaining the images that products share.
+        of: Seconds since the end of the epoch before; the cost is a share of these.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     of: float = 0.0
 
     def add(self, name: str, seconds: float) -> None:
-        """Adds what a product took."""
+        """Adds the seconds of a product."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def __str__(self) -> str:
@@ -77,20 +77,20 @@ class Cost:
 
 @dataclass(eq=False)
 class Epoch:
-    """What an epoch was, and what is put out of it.
+    """The data of an epoch, and the results that products make from it.
 
     Attributes:
-        number: From 1.
-        mode: Such as "eval".
-        choose: Gives the rows of a product by dataset; of "grid" those of the grid.
-        history: What is followed from epoch to epoch.
-        log: What the loop knows of the epoch, such as its accuracy.
-        product: The one that is being made.
-        values: What was put out, by key.
+        number: Number of the epoch, from 1.
+        mode: The mode, such as "eval".
+        choose: Gives the rows of a product by dataset; for "grid" the rows of the grid.
+        history: The rows that are followed from epoch to epoch.
+        log: Values that the loop knows of the epoch, such as its accuracy.
+        product: The product that is being made.
+        values: The results, by key.
         logged: Numbers for the log, by key.
-        counts: Of how many images a logged number is the mean, by key.
-        files: What was written, by the product that wrote it.
-        messages: What a user should read in the log.
+        counts: The number of images over which a logged number is the mean, by key.
+        files: The files that were written, by product.
+        messages: Messages for the user, for the log.
     """
 
     number: int
@@ -110,7 +110,7 @@ class Epoch:
     _made: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, key: str) -> Any:
-        """What was put out under a key, for all datasets."""
+        """The result under a key, for all datasets."""
         return (self.logged if key in self.logged else self.values)[key].of_all
 
     def __contains__(self, key: str) -> bool:
@@ -122,11 +122,11 @@ class Epoch:
 
     @property
     def parts(self) -> list[Explained]:
-        """The rows of the grid of each dataset, explained once for all products."""
+        """The rows of each dataset's grid, explained once for all products."""
         return self._once("parts", self._explained)
 
     def _once(self, what: str, make: Callable[[], Made]) -> Made:
-        """What all products share is made once; if that fails, it fails for each of them, with the same failure."""
+        """Makes something that products share only once; if that fails, each of them gets the same failure."""
         if what not in self._made:
             try:
                 self._made[what] = make()
@@ -149,7 +149,7 @@ class Epoch:
         return parts
 
     def followed(self, dataset: str) -> Followed | None:
-        """What is kept of the rows that are followed, or None where none are."""
+        """The rows that are followed, or None if no rows are followed."""
         return self.history.streams.get((self.mode, dataset))
 
     def title(self, dataset: str = "") -> str:
@@ -157,11 +157,11 @@ class Epoch:
         return ", ".join(filter(None, (self.mode, f"epoch {self.number}", dataset)))
 
     def put(self, key: str, by_dataset: Mapping[str, Any], of_all: Any) -> None:
-        """Puts out values that are not for the log."""
+        """Adds results that are not for the log."""
         self.values[key] = Put(of_all, {dataset: value for dataset, value in by_dataset.items() if dataset})
 
     def show(self, key: str, pictures: Mapping[str, Picture], name: str, of_all: Picture | None = None) -> None:
-        """Puts out a picture of each dataset, and saves it under `name`; without `of_all` the first stands for all."""
+        """Adds a picture of each dataset, and saves it under `name`; without `of_all` the first one stands for all."""
         self.put(key, pictures, of_all or next(iter(pictures.values())))
         for dataset, picture in pictures.items():
             self._write(name, dataset if len(pictures) > 1 else "", ".png", picture.save)
@@ -171,7 +171,7 @@ class Epoch:
         self._write(name, dataset, ".npz", lambda path: write_arrays(path, arrays))
 
     def log_mean(self, key: str, by_dataset: Mapping[str, NDArray[np.float32]]) -> None:
-        """Logs the mean of a value over images, four digits of it: of all, and of each dataset."""
+        """Logs the mean of a value over images with four digits: over all images, and over those of each dataset."""
         if by_dataset:
             means = {dataset: _short(values) for dataset, values in by_dataset.items()}
             of_all = np.concatenate(list(by_dataset.values()))
@@ -179,7 +179,7 @@ class Epoch:
             self.log_number(key, _short(of_all), means)
 
     def log_number(self, key: str, of_all: float | None, by_dataset: Mapping[str, float | None]) -> None:
-        """Logs a number; None where there is none for all, and then none at all."""
+        """Logs a number; if `of_all` is None, nothing is logged."""
         if of_all is not None:
             known = {dataset: number for dataset, number in by_dataset.items() if dataset and number is not None}
             self.logged[key] = Put(of_all, known)

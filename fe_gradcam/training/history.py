@@ -1,4 +1,4 @@
-"""Rows that are followed over the epochs, and what is kept of them: small pictures, and heat at the layer's size."""
+"""Rows that are followed over the epochs; small pictures and heat at the layer's size are kept of them."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Stream: TypeAlias = tuple[str, str]
 """A mode and a dataset."""
 
 MOST_EPOCHS = 24
-"""Epochs that are kept; beyond that every second one is left out, and the last is always there."""
+"""The most epochs that are kept; if there are more, every second one is left out, but never the last."""
 
 MOST_IMAGES = 24
-"""Images of which epochs are kept."""
+"""The most images of which past epochs are kept."""
 
 PICTURE_SIDE = 128
-"""The longer side of a kept picture in pixels, at the most."""
+"""The most pixels of the longer side of a kept picture."""
 
 HEAT_SIDE = 32
-"""The longer side of the heat of past epochs, at the most; a method that explains the whole model has more."""
+"""The longest side of the heat of past epochs; heat of methods that explain the whole model is larger at first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Heat(ByRow):
     """A column of heatmaps at the size of the layer.
 
     Attributes:
-        raw: (N, h, w) signed; float32, of a past epoch int8 for which `largest` (N,) stands at 127.
+        raw: (N, h, w) signed maps: float32, or for a past epoch int8, in which 127 means `largest` (N,).
         unit: See `Column`.
         size: (H, W) of the heatmaps.
     """
@@ -55,13 +55,13 @@ class Heat(ByRow):
 
     @classmethod
     def of(cls, column: Column) -> Heat:
-        """That of a column, in full."""
+        """The heat of a column, in full precision."""
         heatmap, ones = column.heatmap, np.full(len(column.heatmap), 127, np.float32)
         size = (heatmap.values.shape[1], heatmap.values.shape[2])
         return cls(column.method, column.target, heatmap.raw, ones, heatmap.blank, heatmap.scaling, column.unit, size)
 
     def past(self) -> Heat:
-        """The same in a byte for each value."""
+        """The same heat with one byte for each value."""
         raw = np.stack([_shrunk(one, HEAT_SIDE) for one in self.raw])
         largest = np.abs(raw).max((1, 2))
         coarse = np.rint(raw / np.where(largest > 0, largest, 1)[:, None, None] * 127)
@@ -73,7 +73,7 @@ class Heat(ByRow):
         return np.asarray(self.raw.astype(np.float32) * (self.largest / np.float32(127))[:, None, None])
 
     def values(self, size: Sequence[int] | None = None) -> NDArray[np.float32]:
-        """The heatmaps at a size (H, W), their own by default."""
+        """The heatmaps at a size (H, W), by default their own size."""
         raw = self.maps
         if self.unit is not None and self.scaling != "none":
             return np.asarray(evidence(raw, size or self.size) / np.float32(self.unit))
@@ -82,10 +82,10 @@ class Heat(ByRow):
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What is kept of an epoch: the heat of its first column, and what was inferred of the n images.
+    """The kept part of an epoch: the heat of its first column, and the inference of the n images.
 
     Attributes:
-        wrong: Whether another class was inferred than the true one.
+        wrong: Whether the inferred class differs from the true one.
     """
 
     epoch: int
@@ -100,11 +100,11 @@ class Followed:
     """Rows that are followed.
 
     Attributes:
-        rows: As the model takes them.
-        pictures: (n, h, w, 3) uint8, small, of the first MOST_IMAGES rows; None before the first epoch.
-        records: The epochs, the oldest first, of the same rows.
-        newest: The heat of every column in the last epoch, in full.
-        before: The same of the epoch before.
+        rows: The rows as the model takes them.
+        pictures: (n, h, w, 3) uint8, small pictures of the first MOST_IMAGES rows; None before the first epoch.
+        records: The kept epochs of these rows, the oldest first.
+        newest: The heat of every column in the last epoch, in full precision.
+        before: The same for the epoch before.
     """
 
     rows: Rows
@@ -114,7 +114,7 @@ class Followed:
     before: list[Heat] = field(default_factory=list)
 
     def add(self, epoch: int, part: Explained) -> None:
-        """Keeps what an epoch shows of the rows."""
+        """Keeps the heat and the inference of the rows in an epoch."""
         self.before, self.newest = self.newest, [Heat.of(column) for column in part.columns]
         part = part.rows(slice(0, MOST_IMAGES))
         self.pictures = np.stack([_shrunk(one, PICTURE_SIDE) for one in part.pictures])
@@ -140,10 +140,10 @@ class Followed:
 
 
 def compare(before: NDArray[np.float32], now: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    """Drift and overlap (N,) of two heatmaps (N, H, W) without negative values; nothing of two sizes."""
+    """Drift and overlap (N,) of two heatmaps (N, H, W) without negative values; empty if their sizes differ."""
     if before.shape != now.shape:
         return {}
-    warm = (before.max((1, 2)) > 0) & (now.max((1, 2)) > 0)  # of blank heat nothing can be said
+    warm = (before.max((1, 2)) > 0) & (now.max((1, 2)) > 0)  # blank heat has no drift and no overlap
     return {
         "drift": np.where(warm, 1 - rank_correlation(before, now), np.nan).astype(np.float32),
         "overlap": np.where(warm, overlap_of_hottest(before, now), np.nan).astype(np.float32),
@@ -151,13 +151,13 @@ def compare(before: NDArray[np.float32], now: NDArray[np.float32]) -> dict[str, 
 
 
 class History:
-    """What is kept from epoch to epoch, by stream."""
+    """The rows that are followed from epoch to epoch, by stream."""
 
     def __init__(self) -> None:
         self.streams: dict[Stream, Followed] = {}
 
     def state(self) -> dict[Stream, Any]:
-        """All of it in plain containers, for a training that is resumed."""
+        """The whole history in plain containers, for a training that is resumed."""
         return {
             stream: {
                 "rows": (dict(kept.rows.values), kept.rows.positions, kept.rows.largest_batch),
@@ -169,10 +169,10 @@ class History:
         }
 
     def restore(self, state: Mapping[Any, Any], parts: Collection[str] = ()) -> None:
-        """Takes up what `state` gave, all of it or, where something raises, nothing; `parts` are needed of each image.
+        """Restores a result of `state`, completely or, if something raises, not at all; each image needs `parts`.
 
         Raises:
-            ArgumentError: The images that were saved lack one of the parts.
+            ArgumentError: The saved images lack one of the parts.
         """
         streams = {}
         for stream, saved in state.items():
@@ -181,12 +181,12 @@ class History:
             streams[stream] = Followed(Rows(*saved["rows"]), saved["pictures"], records, newest)
         missing = sorted({part for one in streams.values() for part in parts if part not in one.rows.values})
         if missing:
-            raise ArgumentError(f"The images that were followed were saved without {', '.join(map(repr, missing))}.")
+            raise ArgumentError(f"The followed images were saved without {', '.join(map(repr, missing))}.")
         self.streams = streams
 
 
 def _shrunk(picture: NDArray[Any], side: int) -> NDArray[Any]:
-    """A picture or map whose longer side is `side` at the most."""
+    """A picture or map, shrunk so that its longer side is at most `side`."""
     height, width = picture.shape[:2]
     factor = side / max(height, width)
     if factor >= 1:
@@ -196,9 +196,9 @@ def _shrunk(picture: NDArray[Any], side: int) -> NDArray[Any]:
 
 
 def _thinned(records: list[Record]) -> list[Record]:
-    """At most MOST_EPOCHS records, equally far apart in epochs, and the last.
+    """At most MOST_EPOCHS records, at equal steps of epochs, and the last one.
 
-    Where there are more every second one goes; and the one that was the last goes where it is off their steps.
+    If there are more, every second record is dropped, and the former last one if it does not fit the steps.
     """
     if len(records) > 3 and (records[-2].epoch - records[0].epoch) % (records[1].epoch - records[0].epoch):
         records = [*records[:-2], records[-1]]

@@ -1,4 +1,4 @@
-"""What a training says once: where its files lie and which to open, and how the numbers of its log are read."""
+"""Messages that a training prints once: where its files are, which to open, and how to read the numbers of its log."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 from fe_gradcam.training.epoch import Epoch
 
 ABOUT = {"grid": "the images of this epoch", "film": "a column for each epoch", "atlas": "the mean heat of each class"}
-"""What the picture of a product shows, by its name."""
+"""What the picture of a product shows, by the name of the product."""
 
 ENOUGH = 32
-"""Images from which on the mean of a metric can be held against that of another training."""
+"""With at least so many images, the mean of a metric can be compared between trainings."""
 
 
 def legend_of(epoch: Epoch, says: Mapping[str, str]) -> list[str]:
-    """Lines for the log: of the pictures that an epoch wrote, and of the numbers that it logged.
+    """Lines for the log about the pictures that an epoch wrote, and about the numbers that it logged.
 
     Args:
-        epoch: The first one that put something out.
-        says: How numbers of the log are read, by key.
+        epoch: The first epoch with results.
+        says: How to read the numbers of the log, by key.
     """
     return [*_of_files(epoch), *_of_numbers(epoch, says)]
 
@@ -54,5 +54,5 @@ def _of_numbers(epoch: Epoch, says: Mapping[str, str]) -> list[str]:
 
 
 def _short(folder: Path) -> str:
-    """As the user wrote it, if it is inside the folder where the training runs."""
+    """The path of a folder, relative if it is inside the folder where the training runs."""
     return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)

@@ -1,4 +1,4 @@
-"""What a training is watched for: the arguments of a watcher, each checked as early as it can be."""
+"""The arguments of a watcher, each checked as early as possible."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fe_gradcam.training.selection import Selection
 from fe_gradcam.types import Needs, TargetSpec
 
 ATLAS_SIZE = 128
-"""Images that the atlas is made of, where no number is given."""
+"""How many images the atlas takes if no number is given."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Classes:
     """The names of classes.
 
     Attributes:
-        ids: By name.
-        names: By id; of several names of one class the first.
+        ids: Class ids by name.
+        names: Names by class id; if a class has several names, the first.
     """
 
     ids: Mapping[str, int] = field(default_factory=dict)
@@ -40,10 +40,10 @@ class Classes:
 
     @classmethod
     def of(cls, label_mapping: Any) -> Classes:
-        """Those of a mapping {class name: value}, where a value is an id or a one-hot row; others name no class.
+        """The classes of a mapping {class name: value}; a value is an id or a one-hot row; other values name no class.
 
         Raises:
-            ArgumentError: It is no such mapping.
+            ArgumentError: `label_mapping` is not such a mapping.
         """
         if label_mapping is not None and not isinstance(label_mapping, Mapping):
             raise ArgumentError(
@@ -52,8 +52,8 @@ class Classes:
             )
         if label_mapping and all(isinstance(name, Integral) for name in label_mapping):
             raise ArgumentError(
-                f"label_mapping={dict(label_mapping)!r} has numbers for names. Accepted: {{class name: class id}}, as "
-                "FastEstimator has it: turn it round, {name: id for id, name in ...}."
+                f"label_mapping={dict(label_mapping)!r} has numbers as names. Accepted: {{class name: class id}}, as "
+                "in FastEstimator. Swap names and ids: {name: id for id, name in ...}."
             )
         ids: dict[str, int] = {}
         names: dict[int, str] = {}
@@ -70,13 +70,13 @@ class Classes:
 
 @dataclass(eq=False)
 class Options:
-    """What `Watcher` takes besides where the heatmaps come from; see `fe_gradcam.GradCAM`, which calls them alike.
+    """The arguments of `Watcher` besides the source of heatmaps; `fe_gradcam.GradCAM` has them under the same names.
 
     Attributes:
-        given: What there is of "model", "labels", "preds", "ids", "masks", "boxes" and "display".
-        name: Begins the keys of what is put out, and the names of files.
+        given: Which of "model", "labels", "preds", "ids", "masks", "boxes" and "display" are given.
+        name: The beginning of the keys of results, and of the names of files.
         named_targets: Pairs of a name, each once, and a target; "label" stands for the true classes.
-        atlas: Of how many images an atlas is made; given as True, a number, or {"n_samples": a number}.
+        atlas: How many images the atlas takes; given as True, a number, or {"n_samples": a number}.
 
     Raises:
         ArgumentError: An argument is not accepted, or needs another that is not given.
@@ -118,14 +118,14 @@ class Options:
         self.named_targets = self._named()
 
     def _named(self) -> list[tuple[str, Any]]:
-        """See the class."""
+        """The pairs for `named_targets`."""
         asked = list(self.targets) if isinstance(self.targets, (list, tuple)) else [self.targets]
         if not asked:
-            raise ArgumentError("targets is empty; pass 'pred', 'label', a class id, a class name or a callable.")
+            raise ArgumentError("targets is empty. Pass 'pred', 'label', a class id, a class name or a callable.")
         if "model" not in self.given and asked != ["pred"]:
             raise ArgumentError(
-                f"targets={self.targets!r} goes with model=: gradients under a key were taken of one target already. "
-                "Pass it to the LayerGradientOp as target=."
+                f"targets={self.targets!r} needs model=: gradients under a key already have a target. Pass target= to "
+                "the LayerGradientOp."
             )
         counts: dict[str, int] = {}
         unique = []
@@ -135,7 +135,7 @@ class Options:
         return unique
 
     def _rules(self) -> list[CamMethod]:
-        """The methods asked for, those with components as often as components are shown."""
+        """The methods that are asked for; one with components comes once for each component that is shown."""
         named = several(self.methods)
         if not isinstance(named, (list, tuple)) or not named:
             raise ArgumentError(
@@ -146,19 +146,19 @@ class Options:
         for method in map(METHODS.find, named):
             if "model" not in self.given and Needs.PROBE in method.needs:
                 raise ArgumentError(
-                    f"methods: {method.name!r} asks the model again, and of gradients under a key there is none at "
-                    "hand. Pass model= instead of grads=."
+                    f"methods: {method.name!r} asks the model again, and with gradients under a key there is no model "
+                    "to ask. Pass model= instead of grads=."
                 )
             methods.append(method)
             if "component" in method.parameters and "component" not in method.given:
                 methods += [method.with_parameters(component=number) for number in range(2, self.n_components + 1)]
         if len({method.label for method in methods}) < len(methods):
-            raise ArgumentError(f"methods={self.methods!r} holds a method twice.")
+            raise ArgumentError(f"methods={self.methods!r} holds a method twice. Leave one out.")
         return methods
 
 
 def _atlas_size(asked: Any) -> int:
-    """How many images an atlas is made of: ATLAS_SIZE, or the number asked for; 0 for none."""
+    """How many images the atlas takes: ATLAS_SIZE, or the number asked for; 0 for no atlas."""
     if isinstance(asked, Mapping):
         for key in asked:
             if key != "n_samples":
@@ -175,7 +175,7 @@ def make_folder(path: Path) -> None:
     """Makes a folder that files can be written to.
 
     Raises:
-        ArgumentError: That is not possible.
+        ArgumentError: The folder cannot be made or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ def make_folder(path: Path) -> None:
         possible = False
     if not possible:
         raise ArgumentError(
-            f"save_dir={str(path)!r} is no folder that can be written to. Pass another, or make it one."
+            f"save_dir={str(path)!r} is no folder that can be written to. Pass another, or change its permissions."
         )
 
 

@@ -1,4 +1,4 @@
-"""Rows of an epoch, and the probabilities that predictions of any form say."""
+"""Rows of an epoch, and probabilities from predictions of any form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fe_gradcam.errors import ArgumentError
 
 OFF = 1e-3
-"""How far a probability may be off 0 and 1 by rounding."""
+"""How far rounding may move a probability outside 0 and 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,9 +20,9 @@ class Rows:
     """Rows of an epoch, on the CPU.
 
     Attributes:
-        values: An array (N, ...) for each part of the batches, or a list where they held lists.
-        positions: (N,) where they are in the epoch.
-        largest_batch: How many rows it had.
+        values: An array (N, ...) for each part of the batches, or a list if the batches held lists.
+        positions: (N,) the positions of the rows in the epoch.
+        largest_batch: How many rows the largest batch had.
     """
 
     values: Mapping[str, Any]
@@ -36,31 +36,31 @@ class Rows:
         return self.values[part]
 
     def get(self, part: str) -> Any:
-        """The values of a part, or None where the batches had none."""
+        """The values of a part, or None if the batches did not have it."""
         return self.values.get(part)
 
 
 def input_names(count: int) -> list[str]:
-    """What the model's inputs are called among the parts of a batch."""
+    """The names of the model's inputs among the parts of a batch."""
     return ["images", *(f"images {number}" for number in range(2, count + 1))]
 
 
 def probabilities_of(predictions: Any, called: str, are_probabilities: bool | None = None) -> NDArray[np.float32]:
-    """Probabilities (N, C) from predictions: (N, C), or of a single output (N,) or (N, 1) for two classes.
+    """Probabilities (N, C) from predictions (N, C), or from a single output (N,) or (N, 1) for two classes.
 
     Args:
-        predictions: What a model put out.
-        called: Names them in an error.
-        are_probabilities: Whether they are probabilities, or else logits. None, where it is not known:
-            they are if they lie in [0, 1] and, of several classes, every row sums to 1.
+        predictions: The output of a model.
+        called: The name of the predictions in an error.
+        are_probabilities: True for probabilities, False for logits. None if that is not known: predictions are
+            probabilities if they lie in [0, 1] and, for several classes, every row sums to 1.
 
     Raises:
-        ArgumentError: They have another shape.
+        ArgumentError: The predictions have another shape.
     """
     if np.asarray(predictions).dtype.kind in "iub":
         raise ArgumentError(
-            f"{called} holds integers of shape {np.shape(predictions)}, as if they were class ids; the probabilities "
-            "or logits (N, C) that the model puts out are needed, or (N, 1) of a single output."
+            f"{called} holds integers of shape {np.shape(predictions)}, so they seem to be class ids; the model's "
+            "probabilities or logits (N, C) are needed, or (N, 1) if it has a single output."
         )
     table = np.asarray(predictions, np.float64)
     if table.ndim == 1:
@@ -69,7 +69,7 @@ def probabilities_of(predictions: Any, called: str, are_probabilities: bool | No
         raise ArgumentError(f"{called} holds an array of shape {table.shape}; (N, C) or (N, 1) is needed.")
     inside = bool((table >= -OFF).all() and (table <= 1 + OFF).all())
     if are_probabilities is not None:
-        inside = inside and are_probabilities  # of a log-softmax they are logarithms, which serve as logits
+        inside = inside and are_probabilities  # outputs of a log-softmax are logarithms, which serve as logits
     elif table.shape[1] > 1:
         inside = inside and np.allclose(table.sum(1), 1, atol=1e-3)
     if inside:
@@ -84,9 +84,9 @@ def probabilities_of(predictions: Any, called: str, are_probabilities: bool | No
 
 
 def are_probabilities(predictions: Any, known: NDArray[np.float32]) -> bool | None:
-    """Whether predictions are probabilities, or else logits, held against the probabilities (N, C) of the same images.
+    """Whether predictions are probabilities or logits, by comparison with the probabilities (N, C) of the same images.
 
-    None, where a row of several classes is neither, and its sum is to tell.
+    None if a row of several classes is neither; then the sums of the rows decide.
     """
     table = np.asarray(predictions, np.float64).reshape(len(known), -1)
     if table.shape[1] > 1:

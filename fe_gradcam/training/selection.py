@@ -1,4 +1,4 @@
-"""Which images of an epoch are explained: rules that rank them, and a bounded choice of rows, kept on the CPU."""
+"""Which images of an epoch are explained: rules that rank them, and the choice that a user makes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Select: TypeAlias = "SelectName | Sequence[int]"
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """What is known of the rows of a batch when they are chosen.
+    """The facts about the rows of a batch from which rows are chosen.
 
     Attributes:
-        positions: (B,) places in the order of the epoch, from 0.
-        chances: (B,) uniform random numbers in [0, 1), the same at a place in every epoch.
-        labels: (B,) true classes, negative where there is none, or None.
-        probabilities: (B, C) inferred, or None.
+        positions: (B,) positions in the order of the epoch, from 0.
+        chances: (B,) uniform random numbers in [0, 1), the same at a position in every epoch.
+        labels: (B,) true classes, negative for a row without one, or None.
+        probabilities: (B, C) inferred probabilities, or None.
     """
 
     positions: NDArray[np.int64]
@@ -39,30 +39,30 @@ class Facts:
 
     @property
     def inferred(self) -> NDArray[np.int64]:
-        """(B,) the classes inferred."""
+        """(B,) the inferred classes."""
         return np.asarray(self.probabilities.argmax(1), np.int64)
 
     @property
     def confidence(self) -> NDArray[np.float64]:
-        """(B,) probabilities of the classes inferred."""
+        """(B,) probabilities of the inferred classes."""
         return np.asarray(self.probabilities.max(1), np.float64)
 
     @property
     def of_true_class(self) -> NDArray[np.float64]:
-        """(B,) probabilities of the true classes, NaN where there is none."""
+        """(B,) probabilities of the true classes, NaN for a row without one."""
         known = np.where((self.labels >= 0) & (self.labels < self.probabilities.shape[1]), self.labels, 0)
         chosen = self.probabilities[np.arange(len(known)), known].astype(np.float64)
         return np.where(known == self.labels, chosen, np.nan)
 
     @property
     def wrong(self) -> NDArray[np.bool_]:
-        """(B,) whether another class was inferred than the true one."""
+        """(B,) whether the inferred class differs from the true one."""
         return np.asarray((self.labels >= 0) & (self.inferred != self.labels))
 
 
 @dataclass(frozen=True)
 class Ranking(Entry):
-    """A way to rank the images of an epoch: how much each is wanted, the larger the more; NaN if not at all.
+    """A way to rank the images of an epoch: it gives each a priority, larger is more wanted; NaN if not at all.
 
     Attributes:
         needs: Which of the trace's arguments it needs.
@@ -73,7 +73,7 @@ class Ranking(Entry):
     ranked: bool = False
 
     def __call__(self, facts: Facts) -> NDArray[np.float64]:
-        """(B,) how much each row is wanted."""
+        """(B,) the priority of each row."""
         return np.asarray(self.rule(facts, **self.given), np.float64)
 
 
@@ -97,17 +97,17 @@ BOTH = "best_and_worst"
 
 @dataclass(frozen=True)
 class Selection:
-    """What is chosen of an epoch.
+    """Which rows of an epoch are chosen.
 
     Attributes:
-        name: Of the rule, or "positions".
-        rules: Those that each choose their own, as names of RULES.
-        limit: How many rows each rule keeps, of each class where `by_class`; None for all.
-        by_class: Whether the limit is for each class: the true one, or the inferred where no labels are given.
-        most: How many rows are kept in all; beyond it the least wanted of the class that has most gives way, of several
-            such classes the least wanted of all.
-        positions: The places asked for, in the order in which they are shown.
-        seed: Of the random numbers.
+        name: The name of the rule, or "positions".
+        rules: Names of RULES; each of them chooses rows of its own.
+        limit: How many rows each rule keeps, with `by_class` of each class; None for all.
+        by_class: Whether the limit is for each class: the true class, or the inferred class without labels.
+        most: How many rows are kept in all. Beyond that, the class with most rows drops the one of lowest priority; if
+            several classes have as many, the lowest priority of them all is dropped.
+        positions: The requested positions, in the order in which the rows are shown.
+        seed: The seed of the random numbers.
     """
 
     name: str = "first"
@@ -120,7 +120,7 @@ class Selection:
 
     @property
     def needs(self) -> set[str]:
-        """The trace's arguments that are needed to choose: "labels", "preds"."""
+        """The arguments of the trace that the choice needs: "labels", "preds"."""
         return {need for rule in self.rules for need in RULES[rule].needs}
 
 
@@ -138,10 +138,10 @@ def selection_of(select: Any, n_samples: int | None, per_class: Any, seed: int, 
     if not isinstance(select, str):
         if per_class is not None:
             raise ArgumentError(
-                "per_class goes with a rule by name, such as select='random'; positions are what they are."
+                "per_class needs a rule by name, such as select='random', and select holds positions. Leave one out."
             )
         places = _positions(select)
-        places = () if n_samples == 0 else places  # which draws nothing, whatever is selected
+        places = () if n_samples == 0 else places  # n_samples=0 draws nothing, whatever is selected
         return Selection("positions", limit=len(places), positions=places, seed=seed)
     rules = ("best", "worst") if select == BOTH else (RULES.find(select, also=[BOTH]).name,)
     by_class = per_class is not None or select == BOTH
@@ -155,7 +155,7 @@ def selection_of(select: Any, n_samples: int | None, per_class: Any, seed: int, 
             f"{' and of the '.join('true classes' if name == 'labels' else 'predictions' for name in missing)}."
         )
     if by_class and not given & {"labels", "preds"}:
-        raise ArgumentError("per_class needs labels= with the key of the true classes, or preds= for those inferred.")
+        raise ArgumentError("per_class needs labels= (the key of the true classes) or preds= (that of predictions).")
     return selection
 
 

@@ -1,4 +1,4 @@
-"""Where the heatmaps of a training come from, here a model that is asked; and what else its rows say."""
+"""The source of a training's heatmaps, here a model; and reading the other parts of its rows."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ Labels: TypeAlias = "NDArray[np.int64] | None"
 Masks: TypeAlias = "NDArray[np.bool_] | None"
 Probabilities: TypeAlias = "NDArray[np.float32] | None"
 Found: TypeAlias = "tuple[list[Column], Probabilities]"
-"""The columns of heatmaps, and the probabilities (N, C) where they are known."""
+"""The columns of heatmaps, and the probabilities (N, C) if they are known."""
 
 
 class Source(Protocol):
     """Where heatmaps come from.
 
     Attributes:
-        channels_last: Whether images are (N, H, W, C), or else (N, C, H, W).
-        reads_as_probabilities: Whether predictions are probabilities, or else logits; None where that is not known.
+        channels_last: True for images (N, H, W, C), False for (N, C, H, W).
+        reads_as_probabilities: True if predictions are probabilities, False for logits; None if that is not known.
     """
 
     @property
@@ -48,19 +48,19 @@ class Source(Protocol):
     def reads_as_probabilities(self) -> bool | None: ...  # noqa: D102
 
     def explain(self, rows: Rows, labels: Labels, *, trial: bool = False) -> Found:
-        """The heatmaps of some rows; `trial`: to see whether they can be made."""
+        """The heatmaps of some rows; with `trial` only to see whether they can be made."""
 
     def measured(
         self, rows: Rows, heatmap: Heatmap, metrics: Sequence[Metric], masks: Masks
     ) -> Mapping[str, NDArray[np.float32]]:
-        """Metrics of the heatmaps of some rows, by label: a value for each."""
+        """Metrics of the heatmaps of some rows, by label, with a value for each row."""
 
 
 class Reader:
-    """Reads rows: pictures, true classes, where the object is, and how they are explained.
+    """Reads rows: pictures, true classes, the places of objects, and heatmaps.
 
     Args:
-        called: What parts of a batch are called in errors, such as ``{"labels": "labels='y'"}``.
+        called: The names of parts of a batch in errors, such as ``{"labels": "labels='y'"}``.
     """
 
     def __init__(self, source: Source, options: Options, called: Mapping[str, str]) -> None:
@@ -69,7 +69,7 @@ class Reader:
         self._true = TrueClasses(options.name, self._name("labels"), options.classes)
 
     def facts(self, batch: Mapping[str, Any], selections: Sequence[Selection]) -> tuple[Labels, Probabilities]:
-        """The true classes and probabilities of a batch, as far as choosing rows needs them."""
+        """The true classes and probabilities of a batch, if the choice of rows needs them."""
         labels = probabilities = None
         if "labels" in batch and any(one.by_class or "labels" in one.needs for one in selections):
             labels = self._true.ids(host_rows(batch["labels"]))
@@ -80,15 +80,15 @@ class Reader:
         return labels, probabilities
 
     def needs_preds(self, batch: Mapping[str, Any], selections: Sequence[Selection]) -> bool:
-        """Whether predictions say which rows are chosen."""
+        """Whether predictions decide which rows are chosen."""
         asked = any("preds" in one.needs or (one.by_class and "labels" not in batch) for one in selections)
         return asked and "preds" in batch
 
     def learn(self, rows: Rows, probabilities: Probabilities) -> None:
-        """Finds out how many classes there are, and whether predictions are probabilities or logits, of a trial.
+        """Learns from a trial how many classes there are, and whether predictions are probabilities or logits.
 
         Raises:
-            ArgumentError: label_mapping is of other classes.
+            ArgumentError: label_mapping does not fit these classes.
         """
         if probabilities is None:
             return
@@ -98,20 +98,20 @@ class Reader:
         self._true.check_names()
 
     def check(self, batch: Mapping[str, Any], selections: Sequence[Selection]) -> None:
-        """Looks at the labels and predictions of a first batch, whether they are read later or not.
+        """Checks the labels and predictions of the first batch, even if nothing reads them later.
 
         Raises:
-            ArgumentError: They are none of this model.
+            ArgumentError: The labels or predictions do not fit the model.
         """
         if "labels" in batch:
             labels = host_rows(batch["labels"])
             self._true.check(labels)
-            self._true.ids(labels)  # which warns of single rows
+            self._true.ids(labels)  # whose warning names single rows
         _, probabilities = self.facts(batch, selections)
         if probabilities is not None and self._true.count not in (None, probabilities.shape[1]):
             raise ArgumentError(
-                f"{self._name('preds')} tells {probabilities.shape[1]} classes, and the model {self._true.count}. Is "
-                "it the key of this model's predictions?"
+                f"{self._name('preds')} has {probabilities.shape[1]} classes, and the model has {self._true.count}. "
+                "Pass the key of this model's predictions."
             )
 
     def explained(self, rows: Rows, dataset: str) -> Explained:
@@ -134,7 +134,7 @@ class Reader:
         return None if rows.get("labels") is None else self._true.ids(rows["labels"])
 
     def masks(self, rows: Rows) -> NDArray[np.bool_] | None:
-        """Where the object is in each of the network's images, (N, H, W), or None where that is not known."""
+        """The pixels of the object in each of the network's images, (N, H, W), or None if not known."""
         masks, boxes = rows.get("masks"), rows.get("boxes")
         if masks is None and boxes is None:
             return None
@@ -143,7 +143,7 @@ class Reader:
         return object_masks(masks, boxes, (int(height), int(width)))
 
     def pictures(self, rows: Rows) -> NDArray[np.uint8]:
-        """(N, H, W, 3), what is drawn on."""
+        """(N, H, W, 3), the pictures over which heat is drawn."""
         images = rows["images"] if rows.get("display") is None else rows["display"]
         return self.options.look.pictures(images, channels_first=not self.source.channels_last)
 
@@ -152,17 +152,17 @@ class Reader:
 
 
 class ModelSource:
-    """Asks a model, with the weights that it has then.
+    """Asks a model, with its weights at that time.
 
     Args:
         model: A torch.nn.Module or a tf.keras.Model.
-        options: What is asked for.
-        layer: As `fe_gradcam.explain` takes it.
-        called: What the images are called in an error.
+        options: The options of the watcher.
+        layer: The layer, as `fe_gradcam.explain` takes it.
+        called: The name of the images in an error.
 
     Raises:
-        UnsupportedModelError: It is no such model.
-        UnknownNameError: It has no such layer.
+        UnsupportedModelError: The model is of another kind.
+        UnknownNameError: The model has no such layer.
     """
 
     reads_as_probabilities: bool | None = None
@@ -181,8 +181,8 @@ class ModelSource:
         shape = np.shape(rows["images"])
         if len(shape) == 5:
             raise ArgumentError(
-                f"{self._called} holds volumes of shape {shape[1:]}, and a grid draws pictures. Pass the volumes to "
-                "fe_gradcam.explain, and draw slices of what it returns."
+                f"{self._called} holds volumes of shape {shape[1:]}, and a grid shows only pictures. Pass the volumes "
+                "to fe_gradcam.explain, and draw slices of the Heatmap."
             )
         known = None if labels is None else np.maximum(labels, 0)
         targets = self._options.named_targets
@@ -196,7 +196,7 @@ class ModelSource:
         return columns, done.probabilities
 
     def of_inferred_class(self, rows: Rows) -> Heatmap:
-        """The heatmaps of the first method for the class that each image is inferred as."""
+        """The heatmaps of the first method for the inferred class of each image."""
         return self._explained(rows, [None], methods=self.methods[:1]).heatmaps[0]
 
     def measured(
@@ -211,13 +211,13 @@ class ModelSource:
         return alarms(self.model, _inputs(rows), heatmap, atlas, masks=masks, **self._asking(rows))
 
     def _asking(self, rows: Rows) -> dict[str, Any]:
-        """How the model is asked about other pictures of these rows."""
+        """The arguments for asking the model about changed pictures of these rows."""
         settings = self._options.settings
         batch_size = settings.batch_size or rows.largest_batch
         return {"batch_size": batch_size, "seed": settings.seed, "model_output": settings.model_output}
 
     def _again(self, rows: Rows, heatmap: Heatmap) -> Heatmap:
-        """The same classes explained once more by the same method, with the weights that the model then has."""
+        """The same classes explained once more by the same method, with the weights of the model at that time."""
         method = next(method for method in self.methods if method.label == heatmap.method)
         known = heatmap.class_ids >= 0
         target = np.maximum(heatmap.class_ids, 0) if known.any() else self._options.named_targets[0][1]
@@ -232,7 +232,7 @@ class ModelSource:
     def _with_true_class(
         self, columns: list[Column], rows: Rows, labels: NDArray[np.int64], probabilities: NDArray[np.float32]
     ) -> list[Column]:
-        """Beside the heatmaps of the inferred class those of the true one, which are others where it is wrong."""
+        """The heatmaps of the inferred class, and those of the true class, which are shown where the two differ."""
         names = [name for name, _ in self._options.named_targets]
         if "pred" not in names or "label" in names:
             return columns
@@ -252,13 +252,13 @@ class ModelSource:
 
 
 def _inputs(rows: Rows, which: Any = slice(None)) -> Any:
-    """The inputs of a model as `fe_gradcam.explain` takes them: of one input no tuple."""
+    """The inputs of a model as `fe_gradcam.explain` takes them: a single input is not in a tuple."""
     images = [np.asarray(rows[name])[which] for name in rows.values if name.partition(" ")[0] == "images"]
     return tuple(images) if len(images) > 1 else images[0]
 
 
 def _unlabelled_left_out(column: Column, labels: Labels) -> Column:
-    """The column of the true classes, with nothing shown where an image has none."""
+    """The column of the true classes; an image without a true class shows nothing."""
     if column.target != "label" or labels is None or (labels >= 0).all():
         return column
     heatmap, lacks = column.heatmap, labels < 0

@@ -1,4 +1,4 @@
-"""The engine: keeps the rows of an epoch that are wanted, and makes all products at its end, whatever the loop."""
+"""The engine: keeps chosen rows of an epoch, and makes all products at its end, for any training loop."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from fe_gradcam.training.source import Reader, Source
 
 
 class Watcher:
-    """Shows of each epoch of a training what the network looks at.
+    """Shows, for each epoch of a training, what the network looks at.
 
-    The loop calls `begin`, and for each epoch and mode `begin_epoch`, `see` with each batch, and `end_epoch`. From
-    the first batch on no failure in here ends a training: it is reported as a warning.
+    The loop calls `begin`, and for each epoch and mode `begin_epoch`, `see` with each batch, and `end_epoch`. After
+    the first batch, no failure of the watcher ends a training: it is reported as a warning.
 
     Args:
-        source: Where heatmaps come from, such as a ModelSource.
-        options: What is asked for.
-        called: What parts of a batch are called in errors, such as ``{"labels": "labels='y'"}``.
-        around: What the source is asked within, such as a context that has the model on its device.
+        source: The source of heatmaps, such as a ModelSource.
+        options: The options.
+        called: The names of parts of a batch in errors, such as ``{"labels": "labels='y'"}``.
+        around: Makes a context in which the source is asked, such as one that keeps the model on its device.
 
     Attributes:
-        keys: All that is put out.
-        logged: Those of `keys` that stand in the log.
-        says: How numbers of the log are read, by key.
+        keys: The keys of all results.
+        logged: Those of `keys` that are logged.
+        says: How to read the numbers of the log, by key.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class Watcher:
         self._reset()
 
     def begin(self, *, anew: bool = True) -> None:
-        """A training begins; `anew`: none that is resumed, so that nothing is followed yet.
+        """Begins a training; with `anew` it is not a resumed one, so no rows are followed yet.
 
         Raises:
-            ArgumentError: Files cannot be written where they are to be.
+            ArgumentError: Files cannot be written to the folder.
         """
         self._made_anew()
         self._ended = self._epoch, time.perf_counter()
@@ -71,13 +71,13 @@ class Watcher:
             self.history = History()
 
     def try_out(self, images: tuple[NDArray[Any], ...]) -> None:
-        """Explains one image that is made up, so that mistakes show before the first epoch.
+        """Explains one made-up image, so that mistakes show before the first epoch.
 
         Args:
             images: The model's inputs, each (1, ...).
 
         Raises:
-            CamError: Something that was asked for cannot be had.
+            CamError: Something that was asked for cannot be made.
         """
         rows = Rows(dict(zip(input_names(len(images)), images, strict=True)), np.zeros(1, np.int64))
         with self._named(), self.forgiven("explain a dummy image", but=CamError):  # what ones do to it says little
@@ -86,7 +86,7 @@ class Watcher:
                 self._reader.pictures(rows)
 
     def check(self, images: tuple[Any, ...], more: Mapping[str, Any] | None = None) -> None:
-        """Looks at a batch before the first epoch, as `see` does at its first one; nothing of it is kept.
+        """Checks a batch before the first epoch, as `see` checks its first batch; nothing of it is kept.
 
         Args:
             images: The model's inputs.
@@ -101,13 +101,13 @@ class Watcher:
             self._check(_parts(images, more or {}), selections)
 
     def begin_epoch(self, epoch: int | None = None, mode: str = "eval") -> None:
-        """An epoch begins; without its number the one after the last."""
+        """Begins an epoch; without a number it is the one after the last."""
         self._epoch = self._epoch + 1 if epoch is None else epoch
         self._mode = mode
         self._reset()
 
     def wants(self, dataset: str = "") -> bool:
-        """Whether a batch of a dataset may hold a row that is wanted; if not, `see` need not be called."""
+        """Whether a batch of a dataset may hold a row to keep; if not, `see` need not be called."""
         if self._failed or (self._mode in ("train", "eval") and self._epoch % self.options.frequency):
             return False
         if dataset not in self._choices:
@@ -130,19 +130,19 @@ class Watcher:
         dataset: str = "",
         more: Mapping[str, Any] | None = None,
     ) -> None:
-        """Keeps the rows of a batch that are wanted; a batch of which none is costs nothing.
+        """Keeps the chosen rows of a batch; a batch without chosen rows costs nothing.
 
         Args:
-            images: As the model takes them; a tuple for a model with several inputs. The first is the picture, unless
-                `display` is another.
-            labels: True classes: ids (N,) or (N, 1), or one-hot (N, C); negative where unlabelled.
-            preds: Predictions (N, C), or (N, 1) of a single output, which choose rows.
+            images: The images as the model takes them; a tuple for a model with several inputs. The first is the
+                picture, unless `display` is given.
+            labels: True classes: ids (N,) or (N, 1), or one-hot (N, C); negative for an image without one.
+            preds: Predictions (N, C), or (N, 1) of a single output, by which rows are chosen.
             ids: N names of the images.
             masks: (N, H, W), where the object is.
             boxes: (N, 4) or (N, M, 4): left, top, width and height in pixels.
             display: The pictures to draw on.
-            dataset: Which dataset the batch is of, where there are several.
-            more: More parts by name, such as others that the source reads.
+            dataset: The name of the batch's dataset, if there are several.
+            more: Further parts by name, such as parts that the source reads.
 
         Raises:
             CamError: The first batch shows a mistake in the arguments.
@@ -160,13 +160,13 @@ class Watcher:
                     chosen.add(batch, *facts)
 
     def end_epoch(self, log: Mapping[str, Any] | None = None) -> Epoch:
-        """Makes all products of the kept rows; one that fails is a warning, and costs no other.
+        """Makes all products from the kept rows; one that fails gives a warning, and the others are still made.
 
         Args:
-            log: What the loop knows of the epoch, such as its accuracy.
+            log: Values that the loop knows of the epoch, such as its accuracy.
 
         Returns:
-            What was put out; nothing of an epoch whose rows were not wanted, or could not be kept.
+            The epoch with all results; without results if its rows were not wanted, or could not be kept.
         """
         choose = partial(self._rows_of, {} if self._failed else self._choices)
         epoch = Epoch(self._epoch, self._mode, self.options, self._reader, choose, self.history, dict(log or {}))
@@ -190,34 +190,34 @@ class Watcher:
         return epoch
 
     def legend(self, epoch: Epoch) -> list[str]:
-        """Where files lie and how numbers are read, once, for the first epoch that put something out; then nothing."""
+        """Says where files are and how to read numbers, for the first epoch with results; later nothing."""
         if self._legend_told or not (epoch.values or epoch.logged):
             return []
         self._legend_told = True
         return legend_of(epoch, self.says)
 
     def state(self) -> dict[Any, Any]:
-        """What a training that is resumed goes on with, in plain containers."""
+        """The state that a resumed training needs, in plain containers."""
         return {"called": self._called, "streams": self.history.state()}
 
     def restore(self, state: Mapping[Any, Any]) -> None:
-        """Takes up a state; one that does not fit is left, with a warning."""
+        """Restores a state; one that does not fit is left out, with a warning."""
         with self.forgiven("go on with the filmstrip of the training that is resumed"):
             of_others = {part for part, called in self._called.items() if state["called"].get(part) != called}
             if of_others and state["streams"]:
-                raise ArgumentError(f"The images that were followed were saved with other keys of {sorted(of_others)}.")
+                raise ArgumentError(f"The followed images were saved with other keys for {sorted(of_others)}.")
             self.history.restore(state["streams"], {"images", *self.options.given} - {"model"})
 
     @contextmanager
     def forgiven(
         self, what: str, told: list[BaseException] | None = None, but: type[Exception] | tuple[()] = ()
     ) -> Iterator[None]:
-        """A failure inside is a warning; while rows are kept, nothing more of the epoch is looked at then.
+        """Turns a failure inside into a warning; if it happens while rows are kept, the rest of the epoch is ignored.
 
         Args:
-            what: What could not be done.
-            told: Failures that were warned of already, at the end of an epoch.
-            but: Failures that are raised all the same.
+            what: The words for what could not be done.
+            told: Failures that already had a warning, at the end of an epoch.
+            but: Failures that are raised nevertheless.
         """
         try:
             yield
@@ -253,7 +253,7 @@ class Watcher:
         self._failed = False
 
     def _rows_of(self, choices: Mapping[str, Mapping[str, Chosen]], product: str) -> dict[str, Rows]:
-        """The rows of a product by dataset; those of the grid are the ones that are followed, if they are."""
+        """The rows of a product by dataset; for the grid, the followed rows, if rows are followed."""
         rows = {}
         for dataset, of_products in choices.items():
             chosen, stream = of_products.get(product), (self._mode, dataset)
@@ -271,12 +271,12 @@ class Watcher:
         return rows
 
     def _check(self, batch: Mapping[str, Any], selections: Sequence[Selection]) -> None:
-        """One image of a first batch: a wrong argument is an error here, and no warning at every epoch's end."""
+        """Tries one image of the first batch, so that a wrong argument is an error here, not a warning every epoch."""
         chosen = Chosen(Selection(limit=1), self._called)
         with self._named(), self.forgiven("explain the first image", but=CamError):
             lacking = sorted(self.options.given - {"model"} - set(batch))
             if lacking:
-                raise ArgumentError(f"see() was given no {' and no '.join(lacking)}, which the options count on.")
+                raise ArgumentError(f"see() got no {' and no '.join(lacking)}, which the options need.")
             chosen.add(batch)
             one = chosen.rows()
             if _kinds(one) not in self._tried or self._reader.needs_preds(batch, selections):
@@ -287,7 +287,7 @@ class Watcher:
         self._batch_checked = True
 
     def _try(self, rows: Rows) -> None:
-        """Explains rows, whatever their labels are, and learns of it."""
+        """Explains rows, whatever their labels are, and learns from the result."""
         with self._around():
             _, probabilities = self.source.explain(rows, np.zeros(len(rows), np.int64), trial=True)
         self._tried.add(_kinds(rows))
@@ -295,7 +295,7 @@ class Watcher:
 
     @contextmanager
     def _named(self) -> Iterator[None]:
-        """Mistakes say whose they are, and call the parts of a batch as the user does."""
+        """Makes errors name the trace, and call the parts of a batch by the user's keys."""
         try:
             yield
         except CamError as error:
@@ -304,12 +304,12 @@ class Watcher:
 
 
 def _parts(inputs: tuple[Any, ...], more: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of a batch that are there, by name."""
+    """The parts of a batch that are given, by name."""
     parts = dict(zip(input_names(len(inputs)), inputs, strict=True)) | dict(more)
     return {name: part for name, part in parts.items() if part is not None}
 
 
 def _kinds(rows: Rows) -> tuple[Any, ...]:
-    """The shapes and dtypes of the model's inputs, which a pass of other rows says nothing of."""
+    """The shapes and dtypes of the model's inputs; a trial with other shapes or dtypes does not count for these."""
     inputs = [np.asarray(rows[name]) for name in rows.values if name.partition(" ")[0] == "images"]
     return tuple((part.shape[1:], part.dtype) for part in inputs)

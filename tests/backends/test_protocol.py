@@ -212,7 +212,7 @@ def test_nan_activations_are_blank_and_said(kit: Kit) -> None:
         ({"target": True}, "target=True is not accepted"),
         ({"target": [0, 1, 2]}, r"target=\[0, 1, 2\] is not accepted for 2 image"),
         ({"target": 1.5}, "target=1.5 is not accepted"),
-        ({"target": lambda output: output}, r"a callable, returned \((2|None), 5\)"),
+        ({"target": lambda output: output}, r"a callable that returned \((2|None), 5\)"),
         ({"scaling": "max"}, "scaling='max' is not known"),
         ({"score": "logits"}, "score='logits' is not known"),
         ({"batch_size": 0}, "batch_size=0 is not accepted"),

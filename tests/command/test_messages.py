@@ -13,7 +13,7 @@ COLOURS = ("nets:Colours", "squares.png")
 SIZED = (*COLOURS, "--size", "16")
 
 WRONG = {
-    "no size": ([*COLOURS], "--size is needed, height and width: this model does not say"),
+    "no size": ([*COLOURS], "--size is needed, height and width, because this model does not say"),
     "size": ([*COLOURS, "--size", "12x"], "'--size': '12x' is no size"),
     "size of nothing": ([*COLOURS, "--size", "0"], "'--size'"),
     "no image": (["nets:Colours", "--size", "16"], "Missing argument 'IMAGES...'"),

@@ -52,8 +52,8 @@ def refused(weights: str, model: str = "nets:Colours") -> str:
 def test_weights_that_do_not_fit(here: Path) -> None:
     torch.save({"conv.weight": torch.zeros(2, 3, 1, 1), "more": torch.zeros(1)}, "other.pt")
     assert refused("other.pt") == (
-        "weights='other.pt' does not fit the model: 3 of its tensors are not in the file (conv.bias, fc.weight, "
-        "fc.bias); 1 tensors in the file are not of the model (more)."
+        "weights='other.pt' does not fit the model: 3 tensors of the model are not in the file (conv.bias, fc.weight, "
+        "fc.bias); 1 tensors of the file are not in the model (more)."
     )
     torch.save({"conv.weight": torch.zeros(5, 3, 1, 1)}, "shape.pt")
     assert "size mismatch for conv.weight" in refused("shape.pt")

@@ -105,10 +105,10 @@ def test_ids_that_count_from_one_are_told_from_single_faults(labels: list[int], 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([7, 8, 0], r"no true class in 2 of 3 rows \(7, 8\).*Is it the key that was meant"),
+        ([7, 8, 0], r"no true class in 2 of 3 rows \(7, 8\).*Is it the right key"),
         ([-5, -5, 0], r"2 of 3 rows \(-5\)"),
         ([10, 11, 12, 13, 14, 15, 16], r"7 of 7 rows \(10, 11, 12, 13, 14, \.\.\.\)"),
-        (["cow", "sow", "cat"], r"names that label_mapping lacks in 2 of 3 rows \('cow', 'sow'\).*Names there: 'cat'"),
+        (["cow", "sow", "cat"], r"names that label_mapping lacks in 2 of 3 rows \('cow', 'sow'\).*Its names: 'cat'"),
         ([0.5, 0.25], r"an array of shape \(2,\) and dtype float64"),
         ([[1, 1, 0], [0, 1, 0]], "Several true classes per image"),
         (np.zeros((2, 3, 3)), r"an array of shape \(2, 3, 3\)"),

@@ -359,7 +359,7 @@ def test_keys_without_a_row_for_each_image_are_refused() -> None:
         (("random", 5, 0, GIVEN), ArgumentError, r"per_class=0 is not accepted\. Accepted: an integer from 1, or None"),
         (("random", 5, True, GIVEN), ArgumentError, "per_class=True is not accepted"),
         (("random", 5, 1.5, GIVEN), ArgumentError, "per_class=1.5 is not accepted"),
-        (([0, 1], 5, 2, GIVEN), ArgumentError, "per_class goes with a rule by name"),
+        (([0, 1], 5, 2, GIVEN), ArgumentError, "per_class needs a rule by name"),
         (([], 5, None, GIVEN), ArgumentError, r"select=\[\] is not accepted.*a list of positions from 0"),
         (([0, -1], 5, None, GIVEN), ArgumentError, r"select=\[0, -1\] is not accepted"),
         (([0.5], 5, None, GIVEN), ArgumentError, r"select=\[0.5\] is not accepted"),
@@ -645,7 +645,9 @@ def test_a_single_output_is_read_as_what_it_is_a_logit_or_a_probability(framewor
 
 
 def test_predictions_that_are_class_ids_are_refused() -> None:
-    with pytest.raises(ArgumentError, match=r"preds='cls' holds integers of shape \(4,\), as if they were class ids"):
+    with pytest.raises(
+        ArgumentError, match=r"preds='cls' holds integers of shape \(4,\), so they seem to be class ids"
+    ):
         probabilities_of(np.array([0, 3, 1, 2]), "preds='cls'")
 
 

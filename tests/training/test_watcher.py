@@ -176,7 +176,7 @@ def test_what_products_share_is_warned_of_once_if_it_fails(monkeypatch: pytest.M
 def test_a_batch_that_lacks_what_the_options_count_on_is_refused_at_once() -> None:
     watcher = watched()
     watcher.begin_epoch()
-    with pytest.raises(ArgumentError, match=r"see\(\) was given no labels, which the options count on"):
+    with pytest.raises(ArgumentError, match=r"see\(\) got no labels, which the options need"):
         watcher.see(torch.rand(2, 3, 9, 12))
 
 
@@ -252,7 +252,7 @@ def test_a_later_batch_that_lacks_a_part_is_a_warning_and_the_epoch_is_left() ->
     trace.system = SimpleNamespace(traces=[trace], mode="eval", epoch_idx=1, ds_id="", network=network, log_steps=None)
     trace.on_epoch_begin(Data())
     trace.on_batch_end(Data({"x": torch.rand(3, 3, 9, 12), "y": torch.arange(3)}))
-    with pytest.warns(CamWarning, match="This batch holds no labels='y', as those before it did"):
+    with pytest.warns(CamWarning, match="This batch holds no labels='y', which the first batch held"):
         trace.on_batch_end(Data({"x": torch.rand(3, 3, 9, 12)}))
     trace.on_batch_end(Data())  # of an epoch that is left nothing is read
     put_out = Data()

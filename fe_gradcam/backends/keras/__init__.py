@@ -1,1 +1,1 @@
-"""How a Keras model is observed."""
+"""Observing Keras models."""

@@ -68,7 +68,7 @@ def signature(specs: list[Any]) -> tuple[Any, ...]:
 
 
 def tensor_of(part: Any) -> Any:
-    """An array or tensor of any framework as one of TensorFlow."""
+    """An array or tensor of any framework as a tensor of TensorFlow."""
     return tf.convert_to_tensor(part.detach().cpu().numpy() if isinstance(part, Tensor) else part)
 
 

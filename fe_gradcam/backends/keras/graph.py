@@ -96,7 +96,7 @@ def _with_autograph(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def call_model(model: Any, inputs: Any, *, training: bool) -> Any:
-    """The model's output inside a trace, with every nested tf.function laid open."""
+    """The model's output inside a trace; nested tf.functions become part of the trace."""
     eagerly = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:

@@ -1,4 +1,4 @@
-"""The layers of a Keras model as one traced pass met them, and by their names."""
+"""The layers of a Keras model, in the order of one traced pass and by their names."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def layer_infos(calls: list[Call], names: dict[int, str]) -> list[LayerInfo]:
 
 
 def seen_by(calls: list[Call], size: tuple[int, ...]) -> Seen:
-    """What the pass showed about the layout of the layers' outputs."""
+    """The layout of the layers' outputs that the pass shows."""
     shapes = [tuple(first_of(output).shape[1:-1]) for layer, _, output in calls if isinstance(layer, CONV_LAYERS)]
     return Seen(tuple(shape for shape in shapes if len(shape) == len(size) and None not in shape))
 

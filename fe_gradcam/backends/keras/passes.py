@@ -54,7 +54,7 @@ def _added(operation: Any, from_input: list[bool]) -> Any | None:
     if kind == "FusedBatchNormV3" and from_input[0]:
         _, scale, offset, mean, variance = inputs
         return offset - scale * mean * tf.math.rsqrt(variance + operation.get_attr("epsilon"))
-    if kind in CURVED_OPS:  # where its tangent meets the axis
+    if kind in CURVED_OPS:  # the value at which the tangent meets the axis
         (slope,) = tf.gradients(operation.outputs[0], [inputs[0]])
         return operation.outputs[0] - slope * inputs[0]
     return None

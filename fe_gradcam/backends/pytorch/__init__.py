@@ -1,1 +1,1 @@
-"""How a PyTorch model is observed."""
+"""Observing PyTorch models."""

@@ -31,7 +31,7 @@ class AttentionMode(TorchFunctionMode):
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
         if name == "scaled_dot_product_attention":
             return self._attended(*args, **kwargs)
-        if name == "multi_head_attention_forward":  # what it calls is hidden from modes
+        if name == "multi_head_attention_forward":  # modes do not see what it calls
             with _replaced(F, "scaled_dot_product_attention", self._attended), _replaced(F, "softmax", self._softmax):
                 return func(*args, **kwargs)
         out = func(*args, **kwargs)
@@ -109,7 +109,7 @@ class BlockLister:
         found = []
         for modules, tokens in zip(self._around, self.tokens, strict=True):
             of_one = [one for one in modules if held[one] == 1 and self._calls[one] == 1]
-            fitting = [one for one in of_one if self._keeps.get(one) == tokens]  # not windows of them
+            fitting = [one for one in of_one if self._keeps.get(one) == tokens]  # not over windows of tokens
             if not fitting:
                 return None
             found.append(fitting[0])

@@ -1,4 +1,4 @@
-"""The modules of a PyTorch model as one forward pass met them, and by their names."""
+"""The modules of a PyTorch model, in the order of one forward pass and by their names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def layer_infos(lister: Lister, count: int) -> list[LayerInfo]:
 
 
 def seen_by(lister: Lister, size: tuple[int, ...]) -> Seen:
-    """What the pass showed about the layout of the layers' outputs."""
+    """The layout of the layers' outputs that the pass shows."""
     of_maps = [(module, shape) for module, shape in lister.met if len(shape) == len(size) + 2]
     return Seen(
         tuple(shape[2:] for module, shape in of_maps if _is_convolution(module)),

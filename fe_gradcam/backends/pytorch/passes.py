@@ -25,7 +25,7 @@ def observe(
     *,
     whole_graph: bool,
 ) -> tuple[Any, Recorder]:
-    """The model's output for inputs, and the Recorder under which it was called.
+    """The model's output for inputs, and the Recorder under which the model was called.
 
     Args:
         model: The module to call.

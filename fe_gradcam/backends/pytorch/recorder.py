@@ -1,4 +1,4 @@
-"""Watches one forward pass of a PyTorch model: takes the explained place, and finds the head's logits."""
+"""Watches one forward pass of a PyTorch model: finds the tensor at the explained place, and the head's logits."""
 
 from __future__ import annotations
 
@@ -103,13 +103,13 @@ class Recorder(TorchFunctionMode):
         try:
             with torch.enable_grad():
                 logits = link.repeat(head.logits.contiguous())
-        except RuntimeError:  # a step that the logits do not allow
+        except RuntimeError:  # a step that fails on the logits
             return None
         return head._replace(logits=logits)
 
     @contextmanager
     def watching(self, module: nn.Module) -> Iterator[None]:
-        """Active as a function mode, with its hooks on the module of the place."""
+        """Makes the mode active, with hooks on the module of the place."""
         handles = [module.register_forward_pre_hook(self._on_input), module.register_forward_hook(self._on_output)]
         try:
             with self:
@@ -225,7 +225,7 @@ class Lister(TorchFunctionMode):
         self.same_as: dict[int, int] = {}
         """By position in `met`: where the same tensor was met before, inside a module that returns it unchanged."""
         self.rectified: set[nn.Module] = set()
-        """The modules whose convolution a ReLU follows, directly or behind a batch normalisation."""
+        """The modules whose convolution is followed by a ReLU, directly or after a batch normalisation."""
         self._versions: list[int] = []
         self._pending: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
         self._convolved: MutableMapping[Tensor, nn.Module] = WeakTensorKeyDictionary()
@@ -233,7 +233,7 @@ class Lister(TorchFunctionMode):
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
-        """Active as a function mode, with hooks on every module of the model that takes hooks."""
+        """Makes the mode active, with hooks on every module of the model that takes hooks."""
         with ExitStack() as stack:
             for module in model.modules():
                 if not isinstance(module, torch.jit.ScriptModule):
@@ -250,7 +250,7 @@ class Lister(TorchFunctionMode):
         first = output[0] if isinstance(output, tuple) and output else output
         if isinstance(first, Tensor):
             earlier = self._pending.get(first)
-            if earlier is not None and self._versions[earlier] == _version(first):  # handed on, and not written to
+            if earlier is not None and self._versions[earlier] == _version(first):  # passed on, and not written to
                 self.same_as[len(self.met)] = earlier
             self._versions.append(_version(first))
             self._pending[first] = len(self.met)

@@ -1,4 +1,4 @@
-"""The trace and the op for FastEstimator, which is put in order before it is imported."""
+"""The trace and the op for FastEstimator; FastEstimator is repaired before it is imported."""
 
 from fe_gradcam.integrations.fastestimator import legacy
 

@@ -1,4 +1,4 @@
-"""FastEstimator 1.7 on a newer PyTorch and Python than it was written for: what it needs, and no more."""
+"""Repairs of FastEstimator 1.7 on newer PyTorch and Python: only what it needs."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class _TolerantSampler(Sampler[Any]):
 
 
 def apply() -> list[str]:
-    """Lets FastEstimator train with the torch, and RestoreWizard save with the Python, that are installed.
+    """Makes FastEstimator train with the installed torch, and RestoreWizard save with the installed Python.
 
-    Two things went wrong since torch 2.3, which FastEstimator 1.7 was made for. Its sampler passes an argument on that
-    Sampler no longer takes, and no training starts. And BatchSampler now asks for the sampler's iterator once per
-    batch, which sets FastEstimator's sampler back: each epoch would be its first batch again and again, without a word.
+    FastEstimator 1.7 was made for torch 2.3, and newer torch breaks it twice. FastEstimator's sampler passes on an
+    argument that Sampler no longer takes, so no training starts. And BatchSampler now asks for the sampler's iterator
+    once per batch, which resets FastEstimator's sampler: each epoch would silently repeat its first batch.
 
-    A third went wrong with Python 3.11, where every object has a `__getstate__`: FastEstimator gives
-    its classes one of its own only where there is none yet. RestoreWizard then saves all that a trace
-    or an op holds, the whole training among it, and fails as it saves or as it restores.
+    Python 3.11 breaks a third thing, because every object now has a `__getstate__`, and FastEstimator adds its
+    own only to classes that have none. RestoreWizard then saves all that a trace or an op holds, even the
+    whole training, and fails when it saves or restores.
 
     Returns:
-        What is mended, now or before; empty where all works as it is.
+        What is repaired, now or before; empty if nothing needs repair.
     """
     mended = []
     if issubclass(InfiniteSampler, _TolerantSampler):
@@ -77,7 +77,7 @@ def _batches_restart_their_sampler() -> bool:
 
 
 def _without_restart(start: Any) -> Any:
-    """An `__iter__` whose iterator goes on where it is, and does not start anew, when it is asked for one."""
+    """An `__iter__` whose iterator continues, and does not start anew, when it is itself asked for an iterator."""
 
     @functools.wraps(start)
     def __iter__(self: Any) -> Iterator[Any]:  # noqa: N807
@@ -87,16 +87,16 @@ def _without_restart(start: Any) -> Any:
 
 
 def _traceable_classes_lack_a_state() -> bool:
-    """Whether a class that FastEstimator makes traceable is left without what RestoreWizard asks it for."""
+    """Whether a class that FastEstimator makes traceable lacks the state that RestoreWizard asks for."""
     traced = traceability_util.traceable()(type("Traced", (), {}))
     return getattr(traced, "__getstate__", None) is not traceability_util.__getstate__
 
 
 @contextmanager
 def _states_as_meant() -> Iterator[None]:
-    """What Python 3.10 has: traceable classes with the host's `__getstate__`, and other data sources without a state.
+    """The state as in Python 3.10: traceable classes have the host's `__getstate__`, other data sources have none.
 
-    For a while only: a copy of data, in a worker process too, is made with `__getstate__` and must not be empty.
+    This holds only inside the context: data is also copied with `__getstate__`, and such a copy must not be empty.
     """
     traced = (kind for kind in _all_kinds() if vars(kind).get("__setstate__") is traceability_util.__setstate__)
     states = dict.fromkeys(traced, traceability_util.__getstate__)
@@ -113,7 +113,7 @@ def _states_as_meant() -> Iterator[None]:
 
 
 def _all_kinds() -> set[type]:
-    """Every class there is, also those made since the last time."""
+    """Every class that exists now, also those made since the last call."""
     known: set[type] = {object}
     unseen: list[type] = [object]
     while unseen:

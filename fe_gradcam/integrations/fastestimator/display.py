@@ -1,4 +1,4 @@
-"""The grid as FastEstimator's traces take it: a GridDisplay with a raster of its own."""
+"""The grid in the form that FastEstimator's traces take: a GridDisplay with a raster of its own."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from fe_gradcam.files import write_bytes
 
 
 class HeatmapGrid(GridDisplay):
-    """A picture of heatmaps as the host takes it.
+    """A picture of heatmaps in the form that the host takes.
 
-    Its columns hold the pictures line by line: of an image with two lines the second begins with the image again.
+    The columns hold the pictures line by line; if an image has two lines, the second begins with the image again.
 
     Attributes:
-        grid: What is drawn.
+        grid: The grid that is drawn.
     """
 
     def __init__(self, picture: Picture) -> None:
@@ -37,11 +37,11 @@ class HeatmapGrid(GridDisplay):
 
     @property
     def raster(self) -> NDArray[np.uint8]:
-        """The picture, (H, W, 3) uint8 RGB, drawn when first asked for."""
+        """The picture, (H, W, 3) uint8 RGB, drawn on first use."""
         return self.picture.rgb
 
     def prepare(self) -> FigureFE:
-        """A plotly figure of the raster; what it shows and writes as an image is the raster itself."""
+        """A plotly figure of the raster; shown or written as an image, it is the raster itself."""
         return RasterFigure.of(self.picture)
 
     def show(
@@ -50,10 +50,10 @@ class HeatmapGrid(GridDisplay):
         """Shows the grid, or saves it: to a PNG at the size that the grid needs, to HTML with plotly.
 
         Args:
-            save_path: Where to save it; None shows it on the screen or in the notebook.
-            verbose: Whether to print where it was saved.
-            scale: As in FastEstimator's displays; a raster is saved at its own size.
-            interactive: Whether plotly shows it; by default a notebook gets the picture.
+            save_path: Where to save the grid; None shows it on the screen or in the notebook.
+            verbose: Whether to print where the grid was saved.
+            scale: As in FastEstimator's displays; it has no effect on a raster, which is saved at its own size.
+            interactive: Whether plotly shows the grid; by default a notebook gets the picture.
         """
         if save_path is not None and Path(save_path).suffix.lower() == ".png":
             if verbose:
@@ -64,13 +64,13 @@ class HeatmapGrid(GridDisplay):
 
 
 def _lines(row: Row, at: int) -> list[NDArray[np.uint8]]:
-    """What a row shows in a column: one picture, or two where it has a second line."""
+    """The pictures of a row in one column: one, or two if the row has a second line."""
     second = [row.below[at] or row.panels[0]] if row.below else []
     return [panel.rgb for panel in (row.panels[at], *second)]
 
 
 class RasterFigure(FigureFE):
-    """A plotly figure of one picture, which is not drawn anew to be saved or shown."""
+    """A plotly figure of one picture, which is saved and shown without drawing it anew."""
 
     @classmethod
     def of(cls, picture: Picture) -> RasterFigure:
@@ -84,12 +84,12 @@ class RasterFigure(FigureFE):
         return figure
 
     def to_image(self, format: str | None = None, *args: Any, **kwargs: Any) -> bytes:
-        """The picture as PNG bytes; another format is plotly's."""
+        """The picture as PNG bytes; plotly makes other formats."""
         png: bytes = self.__dict__["_png"]
         return png if format in (None, "png") else bytes(super().to_image(format, *args, **kwargs))
 
     def write_image(self, file: Any, *args: Any, **kwargs: Any) -> None:
-        """Writes the picture: a PNG as it is, another format through plotly."""
+        """Writes the picture: a PNG as it is, other formats through plotly."""
         if isinstance(file, (str, os.PathLike)) and Path(file).suffix.lower() == ".png":
             write_bytes(file, self.__dict__["_png"])
         else:

@@ -1,4 +1,4 @@
-"""Heatmaps of activations and gradients that stand under keys of the batch."""
+"""Heatmaps made from activations and gradients under keys of the batch."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ MEAN_GRADIENT = CamMethod(
     Needs.ACTIVATIONS,
     paper="the map of FastEstimator's own GradCAM",
 )
-"""What is drawn of gradients alone: their mean over the channels, which is no Grad-CAM."""
+"""The map that is drawn if there are only gradients: their mean over the channels, which is no Grad-CAM."""
 
 
 class KeyedSource:
     """Takes activations and gradients from the batch; see `fe_gradcam.training.source.Source`.
 
     Args:
-        keys: Of "grads", "activations" and the other parts of the batch; without activations the gradients alone are
-            drawn.
+        keys: The keys of "grads", "activations" and the other parts of the batch; without activations, only the
+            gradients are drawn.
         system: Gives the state of the training.
-        layer: None; a layer is for the op to take.
+        layer: Must be None; the op takes the layer.
 
     Raises:
-        ArgumentError: Something is asked for that needs a model.
+        ArgumentError: An argument needs a model.
     """
 
     def __init__(
@@ -53,19 +53,19 @@ class KeyedSource:
     ) -> None:
         settings = options.settings
         if layer is not None:
-            raise ArgumentError("layer goes with model=; of gradients under a key, pass it to the LayerGradientOp.")
+            raise ArgumentError("layer needs model=. With gradients under a key, pass layer= to the LayerGradientOp.")
         if settings.model_output is not None or settings.reshape is not None:
-            raise ArgumentError("model_output and reshape go with model=; keys hold maps that were taken already.")
+            raise ArgumentError("model_output and reshape need model=. Leave them out with grads=.")
         if smoothing(settings.smooth)[0] != [PLAIN]:
             raise ArgumentError(
-                f"smooth={settings.smooth!r} shows the model other views of the images, and of gradients under "
-                "a key there is no model at hand. Pass model= instead of grads=, or smooth='eigen'."
+                f"smooth={settings.smooth!r} shows the model other views of the images, and with gradients under a key "
+                "there is no model to ask. Pass model= instead of grads=, or smooth='eigen'."
             )
         for name, value in (("track", options.track), ("atlas", options.atlas)):
             if value:
                 raise ArgumentError(
-                    f"{name}={value!r} explains images with the model, and of gradients under a key there is none at "
-                    "hand. Pass model= instead of grads=."
+                    f"{name}={value!r} explains images with the model, and with gradients under a key there is no "
+                    "model to ask. Pass model= instead of grads=."
                 )
         self._keys, self._options, self._system = keys, options, system
 
@@ -76,7 +76,7 @@ class KeyedSource:
 
     @property
     def reads_as_probabilities(self) -> bool | None:
-        """See Source; where our op put the predictions out, it knows."""
+        """See Source; known if our op wrote the predictions."""
         op = self._op()
         return None if op is None or self._keys.get("preds") not in op.outputs else op.puts_out_probabilities
 
@@ -106,11 +106,11 @@ class KeyedSource:
     def measured(
         self, rows: Rows, heatmap: Heatmap, metrics: Sequence[Metric], masks: Masks
     ) -> Mapping[str, NDArray[np.float32]]:
-        """See Source; metrics that ask no model."""
+        """See Source; only metrics that do not ask the model."""
         return measure(None, np.asarray(rows["images"]), heatmap, metrics, masks=masks)
 
     def _op(self) -> LayerGradientOp | None:
-        """The op of the network that writes our gradients, or None where another does."""
+        """The LayerGradientOp that writes our gradients, or None if another op writes them."""
         system = self._system()
         for op in get_current_items(system.network.ops, run_modes=system.mode):
             if isinstance(op, LayerGradientOp) and self._keys["grads"] in op.outputs:
@@ -120,7 +120,7 @@ class KeyedSource:
     def _target(
         self, op: LayerGradientOp | None, probabilities: NDArray[np.float32] | None, labels: Labels, count: int
     ) -> tuple[str, NDArray[np.int64]]:
-        """What the gradients under a key were taken of: its name and the class ids, -1 where they are not known."""
+        """The target of the gradients under a key: its name, and the class ids, -1 where they are not known."""
         unknown = np.full(count, -1, np.int64)
         if op is None:
             return self._keys["grads"], unknown
@@ -138,31 +138,31 @@ class KeyedSource:
         if values.ndim != 4:
             raise ArgumentError(
                 f"The key {self._keys[name]!r} holds an array of shape {values.shape}; (N, K, h, w), or (N, h, w, K) "
-                "on TensorFlow, is needed, as LayerGradientOp puts it out."
+                "on TensorFlow, is needed, as LayerGradientOp writes it."
             )
         maps = torch.from_numpy(values).float()
         return maps.movedim(-1, 1) if self.channels_last else maps
 
 
 def check_source(model: Any, grads: str | None, activations: str | None) -> None:
-    """Raises ArgumentError unless there is one place that gradients come from, and warns of gradients alone."""
+    """Raises ArgumentError unless gradients have exactly one source, and warns if there are only gradients."""
     if model is not None and (grads is not None or activations is not None):
         raise ArgumentError(
-            "model and grads (or activations) are both given. Pass model=, and the trace takes the gradients "
-            "itself, or grads= and activations= with the keys that a LayerGradientOp writes."
+            "model and grads (or activations) are both given. Pass only model=, and the trace computes the gradients "
+            "itself; or only grads= and activations=, with the keys that a LayerGradientOp writes."
         )
     if model is None and grads is None:
         raise ArgumentError(
-            "model is not given, and neither is grads. Pass model= with the model to explain; or grads= and "
+            "model and grads are both missing. Pass model= with the model to explain; or grads= and "
             "activations= with the keys that a LayerGradientOp writes."
         )
     if model is not None:
         backend_for(model)
     elif activations is None:
         warnings.warn(
-            "GradCAM is given grads without activations: it draws the gradients averaged over the channels, as "
-            "FastEstimator's own trace does. That is no Grad-CAM, and is flat under global average pooling. Pass "
-            "activations= (LayerGradientOp puts both out) or model=.",
+            "GradCAM got grads without activations, so it draws the gradients averaged over the channels, as "
+            "FastEstimator's own trace does. That is no Grad-CAM, and the map is flat before global average pooling. "
+            "Pass activations= (LayerGradientOp writes both) or model=.",
             CamWarning,
             stacklevel=4,
         )

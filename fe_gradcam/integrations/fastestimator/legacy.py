@@ -1,8 +1,8 @@
-"""FastEstimator 1.7 on newer TensorFlow, NumPy and plotly: its own modules are given what they were written for.
+"""FastEstimator 1.7 on newer TensorFlow, NumPy and plotly: only its own modules get what they were written for.
 
-It needs Keras 2, and ``tf.keras`` is Keras 3 from TensorFlow 2.16 on. There the package tf_keras is put in its place,
-as ``TF_USE_LEGACY_KERAS=1`` does (https://keras.io/getting_started), for the user's code too: without it the host
-builds no model of either framework. NumPy and Keras themselves stay as they are.
+FastEstimator needs Keras 2, and since TensorFlow 2.16 ``tf.keras`` is Keras 3. Then the package tf_keras takes its
+place, as with ``TF_USE_LEGACY_KERAS=1`` (https://keras.io/getting_started), for the user's code too: otherwise the
+host builds no model of either framework. NumPy and Keras themselves stay as they are.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ OLD_NAMES = {"Inf": np.inf, "NaN": np.nan}
 
 
 def apply() -> list[str]:
-    """Sees to it that the host finds what it needs of the libraries that are installed.
+    """Makes the host work with the libraries that are installed.
 
-    To be called before a module of the host is imported; of those that are, some can be mended all the same.
+    Call it before a module of the host is imported; some modules can also be repaired after their import.
 
     Returns:
-        What is mended; empty where all works as it is.
+        What is repaired; empty if nothing needs repair.
 
     Raises:
         HostError: Keras 3 is in use already, or plotly is too new.
@@ -59,7 +59,7 @@ def apply() -> list[str]:
 
 
 def _major(package: str) -> int:
-    """The first number of the version that can be imported, or 0; distributions of other names bring it too."""
+    """The major version of a package that can be imported, or 0; its distribution may have another name."""
     try:
         return int(version(package).partition(".")[0])
     except PackageNotFoundError:
@@ -68,9 +68,9 @@ def _major(package: str) -> int:
 
 
 def triton_first() -> bool:
-    """Whether Triton is kept from being loaded behind TensorFlow, which ends the process: both bring an LLVM.
+    """Whether Triton is kept from loading after TensorFlow: that would end the process, because both bring an LLVM.
 
-    Where TensorFlow is loaded already torch works without it; what is lost is torch.compile on a GPU.
+    If TensorFlow is already loaded, torch works without Triton; only torch.compile on a GPU is lost.
     """
     if not _major("triton") or not _major("tensorflow") or "triton" in sys.modules:
         return False
@@ -83,9 +83,9 @@ def triton_first() -> bool:
     sys.modules["triton"] = None  # type: ignore[assignment]
     if torch.cuda.is_available():
         warnings.warn(
-            "TensorFlow was imported before Triton, and to import Triton behind it ends the process: torch.compile on "
-            "the GPU is off. To have it, put `from fe_gradcam import GradCAM` above the imports of TensorFlow and "
-            "FastEstimator.",
+            "TensorFlow was imported before Triton, and importing Triton now would end the process, so torch.compile "
+            "on the GPU is off. To turn it on, put `from fe_gradcam import GradCAM` above the imports of TensorFlow "
+            "and FastEstimator.",
             CamWarning,
             stacklevel=4,
         )
@@ -93,10 +93,10 @@ def triton_first() -> bool:
 
 
 def use_keras_2() -> bool:
-    """Whether ``tf.keras`` is Keras 2 only because of this: put there, now or before.
+    """Whether ``tf.keras`` is Keras 2 only because this function put it there, now or before.
 
     Raises:
-        HostError: The user's code holds something of Keras 3 by now, which Keras 2 cannot be mixed with.
+        HostError: The user's code already uses something of Keras 3, which cannot be mixed with Keras 2.
     """
     if _major("keras") < 3 or not _major("tensorflow"):
         return False
@@ -113,7 +113,7 @@ def use_keras_2() -> bool:
         os.environ.pop(LEGACY)
         os.environ.update({} if asked is None else {LEGACY: asked})
         raise HostError(
-            f"FastEstimator needs Keras 2 (tf_keras), and {of_user} is of Keras 3 already. Put `from fe_gradcam import "
+            f"FastEstimator needs Keras 2 (tf_keras), and {of_user} is already of Keras 3. Put `from fe_gradcam import "
             f"GradCAM` above the imports of Keras and TensorFlow, or set {LEGACY}=1 before Python starts."
         )
     for name in [one for one in sys.modules if one == "tensorflow.keras" or one.startswith("tensorflow.keras.")]:
@@ -130,7 +130,7 @@ def use_keras_2() -> bool:
 
 
 def _take_over_settings() -> None:
-    """What was set in Keras 3 by now holds in Keras 2: the dtype, the layout of images, the precision."""
+    """Copies settings from Keras 3 to Keras 2: the dtype, the layout of images, the precision."""
     old, new = importlib.import_module("keras"), importlib.import_module(API)
     new.backend.set_floatx(old.backend.floatx())
     new.backend.set_epsilon(old.backend.epsilon())
@@ -139,13 +139,13 @@ def _take_over_settings() -> None:
 
 
 def _of_a_library(name: str) -> bool:
-    """Whether a module was installed; what it does with Keras 3 is its own affair."""
+    """Whether a module belongs to an installed library; such a module may use Keras 3."""
     file = getattr(sys.modules[name], "__file__", None) or ""
     return bool(file) and any(Path(file).is_relative_to(get_path(one)) for one in ("stdlib", "purelib", "platlib"))
 
 
 def _held_of_keras_3() -> Iterator[tuple[str, str]]:
-    """Modules outside of TensorFlow and Keras, in the order in which they were begun, and what they hold of Keras 3."""
+    """Modules outside of TensorFlow and Keras, in the order of their imports, and what they hold of Keras 3."""
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in ("tensorflow", "keras", "tf_keras"):
             continue
@@ -156,7 +156,7 @@ def _held_of_keras_3() -> Iterator[tuple[str, str]]:
 
 
 def _is_of_keras_3(value: Any) -> bool:
-    """Whether it is a module, class, function or object of it, or of a class that is made of one of its."""
+    """Whether a value is a module, class, function or object of Keras 3, or of a class derived from one of Keras 3."""
     whose: list[Any] = []
     with suppress(Exception):
         kind = type(value)  # not isinstance, which some objects answer with a warning
@@ -170,7 +170,7 @@ def _is_of_keras_3(value: Any) -> bool:
 
 
 class HostFinder(MetaPathFinder):
-    """Has modules of the host mended when they are imported."""
+    """Repairs modules of the host when they are imported."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -202,12 +202,12 @@ class _Mending(Loader):
 
 @contextmanager
 def _keras_2_as_keras() -> Iterator[None]:
-    """While a module is imported that takes something of ``keras`` itself."""
+    """Makes ``keras`` be Keras 2 while a module is imported that imports from ``keras``."""
     if _major("keras") < 3:
         yield
         return
     for name in ("tensorflow", "tensorboard", "torch.utils.tensorboard", "tf_keras.src.callbacks"):
-        importlib.import_module(name)  # these are not to meet it
+        importlib.import_module(name)  # these must not get Keras 2 as keras
     own = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "keras"}
     for name in own:
         del sys.modules[name]
@@ -255,4 +255,4 @@ MENDS: dict[str, Callable[[Any], None]] = {
     "fastestimator.trace.adapt.reduce_lr_on_plateau": _old_numpy,
     "fastestimator.trace.io.best_model_saver": _old_numpy,
 }
-"""Modules of the host, and what is put in order in each once it is imported."""
+"""Modules of the host, and the repair of each after its import."""

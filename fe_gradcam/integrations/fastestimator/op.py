@@ -23,16 +23,16 @@ compat.apply()
 
 @traceable()
 class LayerGradientOp(ModelOp):
-    """A forward pass of a model that also puts out a layer's activations and gradients.
+    """A forward pass of a model that also writes a layer's activations and gradients to the batch.
 
-    It stands in a network where a ModelOp would stand. In train mode the gradients are those of the
-    training forward pass (batch statistics, dropout), and the training beside it is unchanged.
+    Use it in a network in place of a ModelOp. In train mode the gradients belong to the training forward pass
+    (batch statistics, dropout); the training itself is unchanged.
 
     Args:
         model: A model compiled by fe.build.
         inputs: Key(s) of the model's input(s).
-        outputs: Three keys: for the predictions, the activations and the gradients, which have the
-            shape of the activations: (N, K, h, w) on PyTorch, (N, h, w, K) on TensorFlow.
+        outputs: Three keys, for the predictions, the activations and the gradients. Activations and gradients
+            have the shape (N, K, h, w) on PyTorch, (N, h, w, K) on TensorFlow.
         layer: The layer, as `fe_gradcam.explain` takes it; None chooses the default.
         target: What is explained: None (the inferred class), a class id, a key of the batch that
             holds class ids (N,), or a callable that gets the model's output and returns (N,) scores.
@@ -40,13 +40,13 @@ class LayerGradientOp(ModelOp):
         ds_id: What dataset id(s) to execute this Op in, as for every FastEstimator op.
 
     Attributes:
-        target: As given.
-        puts_out_probabilities: Whether the predictions are probabilities, or else logits; None before the first pass.
+        target: The target that was given.
+        puts_out_probabilities: True if the predictions are probabilities, False if logits; None before the first pass.
 
     Raises:
         ArgumentError: `outputs` is not three keys.
         UnknownNameError: The model has no such layer.
-        UnsupportedModelError: A DataParallel model: its replicas cannot be observed.
+        UnsupportedModelError: The model is a DataParallel module, whose replicas cannot be observed.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class LayerGradientOp(ModelOp):
             )
         if isinstance(model, torch.nn.DataParallel):
             raise UnsupportedModelError(
-                "model is a DataParallel module, whose replicas cannot be observed. Give the trace the model instead: "
-                "GradCAM(images=..., model=model)."
+                "model is a DataParallel module, whose replicas cannot be observed. Pass the model to the trace "
+                "instead of a LayerGradientOp: GradCAM(images=..., model=model)."
             )
         keys = [inputs] if isinstance(inputs, str) else list(inputs)
         self._n_images = len(keys)
@@ -125,8 +125,8 @@ class LayerGradientOp(ModelOp):
             if self._state["warmup"]:
                 raise
             warnings.warn(
-                f"LayerGradientOp could not take the gradients of layer={str(self._place)!r}; they are zeros here, and "
-                f"the training goes on.\n{traceback.format_exc()}",
+                f"LayerGradientOp could not compute the gradients of layer={str(self._place)!r}; it writes zeros "
+                f"instead, and the training goes on.\n{traceback.format_exc()}",
                 CamWarning,
                 stacklevel=2,
             )

@@ -60,42 +60,42 @@ ALL_MODES = frozenset({"train", "eval", "test", "infer"})
 class GradCAM(Trace):
     """Heatmaps of what the network looks at, drawn at the end of each epoch.
 
-    With `model` (the plain way) the trace keeps some images of the epoch, the first `n_samples` or those that
-    `select` asks for, and explains them at its end, with the weights of that moment; training is not touched. With
-    `grads` and `activations` it draws what a LayerGradientOp put into the batch. In both cases it writes a
-    GridDisplay under `outputs` and a list of dicts under ``f"{outputs}_results"`` to the epoch's
-    data, for ImageSaver, ImageViewer, TensorBoard and other traces; with `save_dir` also to files.
+    With `model` (the usual way) the trace keeps some images of the epoch, the first `n_samples` or those that
+    `select` chooses, and explains them at the end of the epoch, with the weights at that time; training is not
+    changed. With `grads` and `activations` it draws what a LayerGradientOp wrote to the batch. In both cases it writes
+    a GridDisplay under `outputs` and a list of dicts under ``f"{outputs}_results"`` to the epoch's data, for
+    ImageSaver, ImageViewer, TensorBoard and other traces; with `save_dir` it also writes files.
 
-    From TensorFlow 2.16 on its import has ``tf.keras`` be Keras 2 (tf_keras), which the host needs.
+    With TensorFlow 2.16 or newer, importing the trace makes ``tf.keras`` Keras 2 (tf_keras): FastEstimator needs it.
 
-    Mistakes in the arguments are errors, at once or before the first step: what the host's warmup runs is looked at,
-    and an image of it is explained. Without a warmup they show with the first batch. Behind that no failure here ends
-    a training: it is reported as a warning. An image without a true class (-1, NaN, no class of the model) is shown as
-    not labelled, with one warning.
+    A mistake in the arguments is an error, at once or before the first step: the trace checks the batches of
+    FastEstimator's warmup, and explains one image of them. Without a warmup it checks the first batch. After that, no
+    failure of the trace ends a training: it is reported as a warning. An image without a true class (-1, NaN, not a
+    class of the model) is shown as not labelled, with one warning.
 
     Args:
         images: Key of the images, as the model takes them; several keys for a model with several
             inputs. The first is the picture, unless `display` names another.
         grads: Key of the gradients (N, K, h, w), or (N, h, w, K) on TensorFlow. Not with `model`.
         n_components: How many principal components eigen_cam, eigen_grad_cam and kpca_cam show, side by side, unless
-            ``component`` is passed to them; no other method has any.
-        n_samples: How many images, of each dataset, are explained every epoch; None for all, 0 for none.
-        labels: Key of the true classes: ids (N,) or (N, 1), names that `label_mapping` has, or one-hot (N, C); -1
-            where an image has none. Where another was inferred, the heatmap of the true one stands below its.
-        preds: Key of the predictions. With `model` what is shown was inferred in the pass that
-            explains; with `grads` this is where predictions come from.
-        label_mapping: {class name: class id}, as FastEstimator has it.
+            ``component`` is passed to them; other methods have no components.
+        n_samples: How many images of each dataset are explained every epoch; None for all, 0 for none.
+        labels: Key of the true classes: ids (N,) or (N, 1), names in `label_mapping`, or one-hot (N, C); -1 for an
+            image without one. If the inferred class is wrong, the heatmap of the true class is drawn below.
+        preds: Key of the predictions. With `grads` the predictions that are shown come from here; with `model`
+            they come from the pass that explains.
+        label_mapping: {class name: class id}, as in FastEstimator.
         outputs: The key under which the grid is written, and the beginning of the names of files.
         mode: What mode(s) to run in: "train", "eval", "test", "infer", None for all, "!train" for all but one.
         ds_id: What dataset id(s) to run for, None for all, "!ds1" for all but one.
 
         --- what is explained ---
         model: The model to explain, of either framework.
-        layer: The layer whose output is explained: its name, its index, or itself; None chooses it. A list of layers
-            gives one heatmap, fused of theirs (see `fuse`). `fe_gradcam.list_layers` shows which there are.
+        layer: The layer whose output is explained: its name, its index, or the layer itself; None chooses one. A list
+            of layers gives one heatmap, fused from all (see `fuse`). `fe_gradcam.list_layers` lists the layers.
         methods: One method or several, side by side: names of `fe_gradcam.METHODS`, or pairs of a name and its
             parameters as `fe_gradcam.explain` takes them. Methods that ask the model again (score_cam and the like)
-            need `model`, and take as long as `fe-gradcam methods` says.
+            need `model`; `fe-gradcam methods` says what they cost.
         targets: What is explained, one or several, side by side: "pred" (the inferred class), "label"
             (the true class), a class id, a class name of `label_mapping`, or `Rank`, `Contrast`,
             `OutputValue`, `Segmentation` or a callable as `fe_gradcam.explain` takes them.
@@ -103,59 +103,57 @@ class GradCAM(Trace):
         reshape: How the layer's output becomes a map, as `fe_gradcam.explain` takes it.
         fuse: "mean" or "max": how several layers become one map; see `fe_gradcam.scaling.fuse_maps`.
         smooth: "augment", "eigen" or both, as `fe_gradcam.explain` takes them.
-        batch_size: Rows asked at once by methods that ask the model again; None: as many as the largest batch had.
-        seed: For what draws random numbers; the global streams are not touched.
+        batch_size: Rows per pass of methods that ask the model again; None: as many as the largest batch had.
+        seed: Seed of random numbers; the global streams are not touched.
 
         --- which images ---
-        select: Which images are explained. "first"; "random"; "misclassified" (a random choice of the mistakes);
+        select: Which images are explained: "first"; "random"; "misclassified" (a random choice of the mistakes);
             "confident_mistakes", the most confident first; "least_confident"; "best" and "worst", by the probability of
-            the true class; "best_and_worst" of each class; or positions in the order of the epoch, ``[0, 7, 12]``, and
-            then n_samples says nothing. What is random is drawn from `seed`, and the same in every epoch whose images
-            come in the same order. Predictions under `preds` choose, with the weights that the model had when it made
-            them; what is shown is inferred anew at the end of the epoch.
-        per_class: So many images of each class, instead of `n_samples` in all: of each true class, or of each inferred
-            one where `labels` is not given.
+            the true class; "best_and_worst" of each class; or a list of positions in the order of the epoch,
+            ``[0, 7, 12]``, which makes n_samples meaningless. A random choice depends on `seed`, and is the same in
+            every epoch if the images come in the same order. Rules that need predictions take those under `preds`, from
+            the weights at that time; the predictions that are shown are made anew at the end of the epoch.
+        per_class: How many images of each class, instead of `n_samples` in all: of each true class, or, without
+            `labels`, of each inferred class.
         frequency: Run every so many epochs.
 
         --- where the object is ---
-        masks: Key of masks (N, H, W), of one channel too: the object is where integers are not 0 and floats are 0.5 or
-            more. It is outlined, and metrics of place are measured against it.
-        boxes: Key of boxes (N, 4) or (N, M, 4): left, top, width and height in pixels of the images; what stands behind
-            these four is not read. Used as `masks` are; of both the part that they share.
+        masks: Key of masks (N, H, W), also with one channel: the object is where integers are not 0, or floats are 0.5
+            or more. The object is outlined, and the metrics that need its place read it.
+        boxes: Key of boxes (N, 4) or (N, M, 4): left, top, width and height in pixels of the images; further numbers
+            are not read. Used like `masks`; with both, the object is where both say so.
 
         --- how it is drawn ---
-        mean: Mean that the images were normalised with, a number or one per channel, to undo it.
-        std: Standard deviation that they were normalised with. Without both, each image is shown by its own range.
+        mean: Mean of the normalisation of the images, a number or one per channel; the picture undoes it.
+        std: Standard deviation of that normalisation. Without mean and std, each image is shown by its own range.
         scaling: "scale_after_relu", "scale_before_relu" or "none"; see `fe_gradcam.scaling.scale`.
-        shared_scale: Whether all heatmaps of a method have one scale in a grid, so that magnitudes compare.
+        shared_scale: Whether all heatmaps of a method in a grid share one scale, so that magnitudes compare.
         colormap: Any colormap of matplotlib.
         alpha: Weight of the heat over the picture, 0 to 1.
 
         --- what else is made ---
-        track: Whether the images chosen in the first epoch are followed through all epochs. Then a filmstrip (rows
-            images, columns epochs) stands under ``f"{outputs}_film"`` and in ``{outputs}_{mode}_film.png``. Needs
-            `model`.
-        metrics: Names of `fe_gradcam.METRICS`, or pairs of a name and its parameters: measured on the explained
-            images, of the first target, and logged as ``{outputs}_{metric}``, with ``_{method}`` where there are
-            several. With `track` also "drift" (1 - rank correlation with the epoch before) and "overlap" (of the
-            hottest fifth with that of the epoch before, intersection over union). The log says once which direction
-            is the better one; to compare trainings, take n_samples=32 or more.
-        atlas: Whether the mean heat of each class is drawn, under ``f"{outputs}_atlas"`` and beside the grids, and a
-            warning given where the net seems to tell a class by a fixed place; see `fe_gradcam.verdicts.places`. A
-            number, or ``{"n_samples": a number}``, says of how many images, chosen at random, as many of each class as
-            there are; True of 128. ``f"{outputs}_shortcuts"`` in the log counts the warnings; how much the heat stays
-            at one place, which is no fault by itself, is not logged, and stands under ``f"{outputs}_fixed_place"``.
-            Needs `model`.
+        track: Whether the images chosen in the first epoch are followed through all epochs. Then a filmstrip (a row
+            for each image, a column for each epoch) is written under ``f"{outputs}_film"`` and to
+            ``{outputs}_{mode}_film.png``. Needs `model`.
+        metrics: Names of `fe_gradcam.METRICS`, or pairs of a name and its parameters. They are measured on the
+            explained images for the first target, and logged as ``{outputs}_{metric}``, with ``_{method}`` if there
+            are several methods. With `track` there are also "drift" (1 - rank correlation with the epoch before) and
+            "overlap" (intersection over union of the hottest fifth with that of the epoch before). The log says once
+            which direction is better; to compare trainings, take n_samples=32 or more.
+        atlas: Whether to draw the mean heat of each class, under ``f"{outputs}_atlas"`` and beside the grids, and to
+            warn if the network seems to tell a class by a fixed place; see `fe_gradcam.verdicts.places`. True takes 128
+            images at random, as many of each class as possible; a number, or ``{"n_samples": a number}``, takes so
+            many. ``f"{outputs}_shortcuts"`` in the log counts the warnings. ``f"{outputs}_fixed_place"`` holds how much
+            the heat stays at one place; it is not logged, because a high value is no fault in itself. Needs `model`.
 
         --- where to ---
         save_dir: Folder for the pictures and arrays, ``{outputs}_{mode}_epoch_{n:03d}.png`` and ``.npz``, with
-            ``_{ds_id}`` where there are several datasets. It is made where it does not exist; the log says once what
-            to open there.
+            ``_{ds_id}`` if there are several datasets. A missing folder is made; the log says once what to open there.
         on_error: "warn", or "raise" to let failures through (in tests).
 
         --- more keys ---
         activations: Key of the activations that belong to `grads`.
-        display: Key of the picture to draw on, where it is not the network's input.
+        display: Key of the picture to draw on, if it is not the network's input.
         ids: Key of a name (file, patient) that is shown and kept with each image.
 
     Raises:
@@ -294,15 +292,15 @@ class GradCAM(Trace):
         if len(twins) > 1 and any(self._shares_an_epoch_with(twin) for twin in twins):
             raise ArgumentError(
                 f"outputs={self.outputs[0]!r} is the key of {len(twins)} GradCAM traces, which would overwrite each "
-                "other. Give each an outputs= of its own."
+                "other. Pass a different outputs= to each."
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a RestoreWizard saves of the trace: what is followed from epoch to epoch."""
+        """The part of the trace that a RestoreWizard saves: the rows that are followed from epoch to epoch."""
         return {"history": self.watcher.state()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Takes up what was saved; what does not fit is left, with a warning."""
+        """Restores a saved state; a state that does not fit is left out, with a warning."""
         watcher = getattr(self, "watcher", None)  # a copy has nothing
         if watcher is not None and watcher.options.track and state:
             watcher.restore(state.get("history", state))
@@ -312,7 +310,7 @@ class GradCAM(Trace):
         return other is not self and bool(same_mode) and self._ds_ids == other._ds_ids
 
     def get_outputs(self, ds_ids: str | list[str] | None) -> list[str]:
-        """The keys written: each output, each with every dataset's id, and those of other datasets that are read."""
+        """The keys that are written: each output, alone and with each dataset's id, and all that other traces read."""
         several = [ds_ids] if isinstance(ds_ids, str) else list(ds_ids or ())
         of_datasets = [f"{key}|{ds_id}" for key in self.outputs for ds_id in several if ds_id]
         return list(dict.fromkeys([*self.outputs, *of_datasets, *sorted(self._read)]))
@@ -324,7 +322,7 @@ class GradCAM(Trace):
             self._foreseen.setdefault((mode, dataset), {key: batch[key] for key in keys})
 
     def miss(self, keys: Sequence[str], there: Sequence[str], mode: str) -> None:
-        """Raises an UnknownNameError that names the argument of a missing key, and the keys that there are."""
+        """Raises an UnknownNameError that names the argument with the missing key, and the keys in the batch."""
         called = {key: f"images={key!r}" for key in self._image_keys}
         called |= {key: f"{part}={key!r}" for part, key in self._keys.items()}
         said = " and ".join(called.get(key, repr(key)) for key in keys)
@@ -334,7 +332,7 @@ class GradCAM(Trace):
         )
 
     def on_begin(self, data: Data) -> None:
-        """Explains an image of the host's warmup, or else a dummy, so that mistakes show before the first step."""
+        """Explains an image of the host's warmup, or a dummy image, so that mistakes show before the first step."""
         self._last, self._cost = {}, Cost()
         foreseen, self._foreseen = self._foreseen, {}
         self.watcher.begin(anew=self.system.epoch_idx == 0)
@@ -346,13 +344,13 @@ class GradCAM(Trace):
             self.watcher.try_out(dummy)
 
     def on_epoch_begin(self, data: Data) -> None:
-        """Starts anew."""
+        """Starts a new epoch."""
         if self.system.mode == "train":
             self._say_cost()
         self.watcher.begin_epoch(self.system.epoch_idx, self.system.mode)
 
     def on_batch_end(self, data: Data) -> None:
-        """Keeps the rows that are wanted."""
+        """Keeps the rows that are chosen."""
         dataset = self.system.ds_id
         if self._runs_in(self.system.mode, dataset) and self.watcher.wants(dataset):
             images, more = self._parts(data)
@@ -360,7 +358,7 @@ class GradCAM(Trace):
                 self.watcher.see(images, dataset=dataset, more=more)
 
     def on_epoch_end(self, data: Data) -> None:
-        """Explains the kept images, and hands out grid, results, metrics and files."""
+        """Explains the kept images, and writes grid, results, metrics and files."""
         try:
             epoch = self.watcher.end_epoch(data.read_logs())
             for key, put in (epoch.values | epoch.logged).items():
@@ -375,20 +373,20 @@ class GradCAM(Trace):
             self._fill_in(data)
 
     def on_end(self, data: Data) -> None:
-        """Says what the last epoch cost, where that was not said yet."""
+        """Says what the last epoch cost, if that was not said yet."""
         self._say_cost()
 
     # --- between the engine and the host ---------------------------------------------------------
 
     def _fed(self) -> str:
-        """The end of a message: which keys the network gives the model, where they are not ours."""
+        """The end of a message: the keys that the network passes to the model, if they are not ours."""
         ops = [] if self.model is None else get_current_items(self.system.network.ops)
         fed = next((list(op.inputs) for op in ops if getattr(op, "model", None) is self.model), self._image_keys)
         return "" if fed == self._image_keys else f" The network gives this model {', '.join(map(repr, fed))}."
 
     @contextmanager
     def _told_what_is_fed(self) -> Iterator[None]:
-        """Where the model failed on our images, the error says which the network gives it."""
+        """If the model fails on our images, the error says which keys the network passes to the model."""
         try:
             yield
         except ArgumentError as error:
@@ -397,12 +395,12 @@ class GradCAM(Trace):
             raise ArgumentError(f"{error}{self._fed()}") from error.__cause__
 
     def _runs_in(self, mode: str, dataset: str) -> bool:
-        """Whether we were asked to run there; what the host knows may be more."""
+        """Whether the user wants the trace to run there; the host may run it in more modes."""
         asked = SimpleNamespace(mode=self._modes, ds_id=self._ds_ids)
         return bool(get_current_items([asked], run_modes=mode, ds_id=dataset))
 
     def _parts(self, batch: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The images and the other parts of a batch; what is missing is the watcher's to tell."""
+        """The images and the other parts of a batch; the watcher reports missing parts."""
         images = tuple(batch.get(key) for key in self._image_keys)
         return images, {part: batch.get(key) for part, key in self._keys.items()}
 
@@ -414,7 +412,7 @@ class GradCAM(Trace):
             write(name, HeatmapGrid(value) if isinstance(value, Picture) else value)
 
     def _fill_in(self, data: Data) -> None:
-        """The last value under the metrics that were not measured, or NaN: a missing key would stop who monitors it."""
+        """Writes the last value of metrics that were not measured, or NaN: a trace that monitors them needs the key."""
         if self._modes and self.system.mode not in self._modes:
             return
         logged = self.watcher.logged
@@ -426,7 +424,7 @@ class GradCAM(Trace):
                 data.write_without_log(key, self._last.get((self.system.mode, key), float("nan")))
 
     def _add_cost(self, cost: Cost) -> None:
-        """Says once an epoch what its ends cost: after the evaluation, if the trace runs there."""
+        """Says once per epoch what the trace cost: after the evaluation, if the trace runs there."""
         for name, seconds in cost.seconds.items():
             self._cost.add(name, seconds)
         self._cost.of += cost.of
@@ -448,7 +446,7 @@ class GradCAM(Trace):
 
     @contextmanager
     def _on_network_device(self) -> Iterator[None]:
-        """A PyTorch model on the device that it trains on; the host brings it to the CPU after each epoch."""
+        """Keeps a PyTorch model on the device of its training; the host moves it to the CPU after each epoch."""
         device = getattr(self.system.network, "device", None)
         first = next(self.model.parameters(), None) if isinstance(self.model, torch.nn.Module) else None
         if device is None or first is None or first.device == device:
@@ -465,12 +463,12 @@ class GradCAM(Trace):
 def _key(name: str, value: Any) -> str:
     """A key of the batch."""
     if not isinstance(value, str) or not value:
-        raise ArgumentError(f"{name}={value!r} is not accepted. Accepted: a key of the batch, a string.")
+        raise ArgumentError(f"{name}={value!r} is not accepted. Accepted: a key of the batch, as a string.")
     return value
 
 
 def dummy_inputs(model: Any) -> tuple[NDArray[Any], ...] | None:
-    """One image of ones for each input of the model, or None where the shapes are not known."""
+    """One image of ones for each input of the model, or None if the shapes are not known."""
     spec = getattr(model, "fe_input_spec", None)
     if spec is not None:
         dummy = spec.get_dummy_input()

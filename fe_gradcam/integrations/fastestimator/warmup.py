@@ -1,8 +1,8 @@
-"""What the host's warmup shows: a batch of each mode before the training begins, and the keys that are missing.
+"""Shows traces the batches of the host's warmup, before the training begins, and the keys that are missing.
 
-The warmup runs the pipeline and the network of every mode once, and no trace. Its batches are shown to the traces that
-want to see them, so that nothing need be read for them, and no random number is drawn that the training without them
-would not draw.
+The warmup runs the pipeline and the network of every mode once, without traces. Its batches are shown to the traces
+that want to see them, so that no data is read and no random number is drawn for these traces: the training stays
+the same as without them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastestimator.schedule.schedule import get_current_items
 
 @runtime_checkable
 class Foreseeing(Protocol):
-    """A trace that wants to know before the training what its batches are like."""
+    """A trace that wants to see batches before the training."""
 
     inputs: list[str]
 
@@ -28,7 +28,7 @@ class Foreseeing(Protocol):
         """Sees a batch of the warmup."""
 
     def miss(self, keys: Sequence[str], there: Sequence[str], mode: str) -> None:
-        """Raises an error of keys that it reads, and that the batches of a mode lack."""
+        """Raises an error for keys that the trace reads and the batches of a mode lack."""
 
 
 MARK = "_shows_what_it_sees"
@@ -42,7 +42,7 @@ def apply() -> None:
 
 
 def _shown(warmup: Callable[..., None]) -> Callable[..., None]:
-    """A warmup that shows what it sees, and is the host's own where no trace wants to know."""
+    """A warmup that shows its batches, or the host's own if no trace wants to see them."""
 
     @functools.wraps(warmup)
     def _warmup(self: Any, *args: Any, **options: Any) -> None:
@@ -84,7 +84,7 @@ def _batches_shown(network: Any, pipeline: Any, traces: Sequence[Foreseeing]) ->
 def _tell_of_missing_keys(
     error: AssertionError, warmup: Callable[..., None], estimator: Any, traces: Sequence[Foreseeing]
 ) -> None:
-    """Lets a trace whose keys are missing say so, where that is what stopped the warmup."""
+    """Lets a trace report its missing keys, if these stopped the warmup."""
     known = _locals_of(error, warmup)
     missing: set[str] = known.get("unmet_requirements") or set()
     mode, epoch, dataset = known.get("mode", ""), known.get("epoch", 1), known.get("ds_id", "")
@@ -93,7 +93,7 @@ def _tell_of_missing_keys(
     theirs = [(trace, keys) for trace, keys in theirs if keys]
     if theirs:
         there = set(known.get("pipeline_output_keys", ())) | set(known.get("network_output_keys", ()))
-        with suppress(Exception):  # the warmup leaves out what nobody reads
+        with suppress(Exception):  # the warmup leaves out keys that nobody reads
             ops = get_current_items(estimator.network.ops, run_modes=mode, epoch=epoch, ds_id=dataset)
             there |= {key for op in ops for key in op.outputs}
             there |= set(estimator.pipeline.get_results(mode=mode, epoch=epoch, ds_id=dataset, shuffle=False))

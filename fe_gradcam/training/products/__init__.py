@@ -1,4 +1,4 @@
-"""What is made at the end of an epoch: a new output is a file in this folder and a line here."""
+"""The products of an epoch: a new product is a file in this folder and a line here."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ from fe_gradcam.training.products.metrics import MetricsProduct
 from fe_gradcam.training.products.verdicts import VerdictsProduct
 
 PRODUCTS: list[Callable[[Options], Product]] = [GridProduct, FilmProduct, MetricsProduct, VerdictsProduct]
-"""In the order in which they are made; one without keys is not asked for."""
+"""The products in the order in which they are made; one without keys is not made."""

@@ -19,7 +19,7 @@ from fe_gradcam.training.options import Options
 
 
 class FilmProduct(Product):
-    """Asked for where images are followed."""
+    """The filmstrip, made if images are followed."""
 
     name = "film"
 
@@ -28,7 +28,7 @@ class FilmProduct(Product):
         self._frames: dict[Record, Frame] = {}
 
     def make(self, epoch: Epoch) -> None:
-        """A filmstrip of each dataset, with a column more."""
+        """Makes a filmstrip of each dataset, with one more column."""
         options, films, drawn = epoch.options, {}, dict[Record, Frame]()
         names, numbered = options.classes.names, options.selection.name != "first"
         for part in epoch.parts:
@@ -47,7 +47,7 @@ class FilmProduct(Product):
 
 
 def _frame(record: Record, part: Explained, pictures: NDArray[np.uint8], names: Mapping[int, str], look: Look) -> Frame:
-    """What the film shows of an epoch: the heat over each picture, framed where another class was inferred."""
+    """The film's column for an epoch: heat over each picture, framed if the inferred class is wrong."""
     heat, size = record.heat, (pictures.shape[1], pictures.shape[2])
     values = heat.values(size if max(heat.size) > max(size) else None)
     maps = heat.maps if heat.raw.shape[1:] != heat.size else None  # at the size of the image it is drawn as it is

@@ -11,7 +11,7 @@ from fe_gradcam.training.options import Options
 
 
 class GridProduct(Product):
-    """Always made."""
+    """The grid, which is always made."""
 
     name = "grid"
 
@@ -19,7 +19,7 @@ class GridProduct(Product):
         self.keys = [options.name, f"{options.name}_results"]
 
     def make(self, epoch: Epoch) -> None:
-        """A grid of each dataset and one of all."""
+        """Makes a grid of each dataset, and one of all."""
         parts, names, name = epoch.parts, epoch.options.classes.names, f"epoch_{epoch.number:03d}"
         pictures = {part.ds_id: self._picture(epoch, [part], part.ds_id) for part in parts}
         of_all = self._picture(epoch, parts) if len(parts) > 1 else None

@@ -1,4 +1,4 @@
-"""The metrics that are logged: which, under what keys, and their values for the images of an epoch."""
+"""The metrics that are logged: their choice, their keys, and their values for the images of an epoch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ FOLLOWED = ("drift", "overlap")
 """Metrics of two epochs: how far the heat of the same images has moved."""
 
 SAYS = {"drift": "0 where the heat has not moved since the epoch before", "overlap": "1 where it has not moved"}
-"""How they are read; neither direction is the better one."""
+"""How to read them; neither direction is better."""
 
 
 class MetricsProduct(Product):
-    """Asked for by the metrics.
+    """The logged metrics, made if metrics are asked for.
 
     Raises:
-        ArgumentError: A metric is named twice, or needs what is not given.
+        ArgumentError: A metric is named twice, or needs an argument that is not given.
         UnknownNameError: There is no such metric.
     """
 
@@ -45,7 +45,7 @@ class MetricsProduct(Product):
             )
 
     def make(self, epoch: Epoch) -> None:
-        """The mean of each metric over the images, of the first target that is a class."""
+        """Logs the mean of each metric over the images, for the first target that is a class."""
         found = {part.ds_id: self._of(epoch, part) for part in epoch.parts}
         for key in self.keys:
             epoch.log_mean(key, {dataset: values[key] for dataset, values in found.items() if key in values})
@@ -85,12 +85,12 @@ def _checked(options: Options) -> tuple[list[Metric], list[str]]:
     metrics = [METRICS.find(spec, also=FOLLOWED) for spec in asked if spec not in followed]
     names = [*(metric.name for metric in metrics), *followed]
     if len(set(names)) < len(names):
-        raise ArgumentError(f"metrics={given!r} names a metric twice, and each is logged under its name.")
+        raise ArgumentError(f"metrics={given!r} names a metric twice, and both would be logged under its name.")
     if followed and not options.track:
         raise ArgumentError(f"metrics: {followed[0]!r} compares the same images in two epochs. Pass track=True too.")
     for metric in metrics:
         if metric.needs == "place" and not {"masks", "boxes"} & options.given:
-            raise ArgumentError(f"metrics: {metric.name!r} needs masks= or boxes= with the key of where the object is.")
+            raise ArgumentError(f"metrics: {metric.name!r} needs masks= or boxes= with the key of the object's place.")
         if metric.needs != "place" and "model" not in options.given:
             raise ArgumentError(f"metrics: {metric.name!r} asks the model. Pass model= instead of grads=.")
     return metrics, followed

@@ -1,4 +1,4 @@
-"""The atlas of the classes, and the warnings of those that seem to be told by a place."""
+"""The atlas of the classes, and the warnings about classes that seem to be told by a place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fe_gradcam.verdicts.places import Alarm
 
 
 class VerdictsProduct(Product):
-    """Asked for where images are wanted for it."""
+    """The atlas, made if it is asked for."""
 
     name = "atlas"
 
@@ -33,9 +33,10 @@ class VerdictsProduct(Product):
         self._told_of_few: set[tuple[str, str]] = set()
 
     def make(self, epoch: Epoch) -> None:
-        """An atlas of each dataset, and what the test of its suspects found.
+        """Makes an atlas of each dataset, and tests its suspected classes.
 
-        How much the heat stays at one place is put out and not logged: it is no fault by itself, and would alarm.
+        How much the heat stays at one place is a result, but it is not logged: it is no fault by itself, and readers of
+        the log would take it for an alarm.
         """
         pictures: dict[str, AtlasPicture] = {}
         fixed: dict[str, float] = {}
@@ -58,7 +59,7 @@ class VerdictsProduct(Product):
         epoch.log_number(shortcuts, len(every) if counts else None, counts)
 
     def _atlas_of(self, epoch: Epoch, rows: Rows, dataset: str) -> tuple[AtlasPicture, Atlas]:
-        source = cast(ModelSource, epoch.reader.source)  # of keys no atlas is drawn
+        source = cast(ModelSource, epoch.reader.source)  # an atlas needs a model, not keys
         options, heatmap = epoch.options, source.of_inferred_class(rows)
         atlas = Atlas.of(heatmap, epoch.reader.pictures(rows))
         found = source.alarms(rows, heatmap, atlas, epoch.reader.masks(rows))
@@ -66,7 +67,7 @@ class VerdictsProduct(Product):
         return atlas_picture(atlas, heatmap, found, names, title, options.look), atlas
 
     def _say_if_few(self, epoch: Epoch, atlas: Atlas, dataset: str) -> None:
-        """Says once where there are too few images for a test for shortcuts."""
+        """Warns once if there are too few images for the test for shortcuts."""
         stream, wanted = (epoch.mode, dataset), epoch.options.atlas
         said = f"GradCAM ({epoch.options.name!r}): atlas={wanted} images"
         few = atlas.too_few(wanted, said, "Pass atlas={}.")
@@ -75,7 +76,7 @@ class VerdictsProduct(Product):
             warnings.warn(few, CamWarning, stacklevel=2)
 
     def _say(self, epoch: Epoch, found: list[Alarm], dataset: str) -> None:
-        """Says in the log which classes seem to be told by a place; at length when it is the first time."""
+        """Says in the log which classes seem to be told by a place; at length only the first time."""
         names = epoch.options.classes.names
         for alarm in found:
             accused = (epoch.mode, dataset, alarm.class_id)

@@ -110,7 +110,7 @@ def test_the_host_builds_models_of_both_frameworks(before: str) -> None:
 def test_who_holds_keras_3_is_told_what_to_do(held: str) -> None:
     done = ran(f"{held}\n{HOST_FIRST}{OURS}")
     assert "HostError" in done.stderr
-    assert f"__main__.{held.split()[-1]} is of Keras 3" in done.stderr
+    assert f"__main__.{held.split()[-1]} is already of Keras 3" in done.stderr
     assert "from fe_gradcam import GradCAM` above" in done.stderr and legacy.LEGACY in done.stderr
 
 

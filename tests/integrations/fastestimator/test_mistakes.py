@@ -72,7 +72,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "labels are names that label_mapping lacks": (
         {"labels": "word", "label_mapping": {"Ant": 0, "cats": 2, "dog": 3}},
         ArgumentError,
-        ["labels='word' holds names that label_mapping lacks in 4 of 5 rows ('ant', 'bee',", "Names there: 'Ant'"],
+        ["labels='word' holds names that label_mapping lacks in 4 of 5 rows ('ant', 'bee',", "Its names: 'Ant'"],
     ),
     "ids count from 1": (
         {"labels": "from_one"},
@@ -82,7 +82,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "ids are of something else": (
         {"labels": "far"},
         ArgumentError,
-        ["labels='far' holds no true class in 5 of 5 rows (100, 101,", "ids 0 to 4", "Is it the key that was meant?"],
+        ["labels='far' holds no true class in 5 of 5 rows (100, 101,", "ids 0 to 4", "Is it the right key?"],
     ),
     "ids are negative": (
         {"labels": "ignored"},
@@ -108,7 +108,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "predictions are class ids": (
         {"preds": "y", "select": "misclassified"},
         ArgumentError,
-        ["preds='y' holds integers of shape (5,), as if they were class ids", "the probabilities or logits (N, C)"],
+        ["preds='y' holds integers of shape (5,), so they seem to be class ids", "probabilities or logits (N, C)"],
     ),
     "predictions are images": (
         {"preds": "x", "select": "misclassified"},
@@ -118,7 +118,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "predictions of another model": (
         {"preds": "wide", "select": "misclassified"},
         ArgumentError,
-        ["preds='wide' tells 7 classes, and the model 5."],
+        ["preds='wide' has 7 classes, and the model has 5."],
     ),
     "label_mapping counts from 1": (
         {"label_mapping": {name: at + 1 for name, at in MAPPING.items()}},

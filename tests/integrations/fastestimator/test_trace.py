@@ -163,7 +163,7 @@ def test_volumes_are_refused_early_with_what_to_do_instead() -> None:
 
     model = fe.build(net, optimizer_fn="adam", model_name="volumes")
     volumes = NumpyDataset({"x": np.ones((6, 1, 4, 5, 6), np.float32), "y": np.zeros(6, int)})
-    with pytest.raises(ArgumentError, match=r"holds volumes of shape \(1, 4, 5, 6\), and a grid draws pictures"):
+    with pytest.raises(ArgumentError, match=r"holds volumes of shape \(1, 4, 5, 6\), and a grid shows only pictures"):
         estimator("torch", model, [gradcam(model)], train_data=volumes, eval_data=volumes).fit()
 
 
@@ -366,7 +366,7 @@ def test_the_help_names_all_arguments_in_the_order_in_which_they_stand() -> None
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"model": None}, ArgumentError, "model is not given, and neither is grads"),
+        ({"model": None}, ArgumentError, "model and grads are both missing"),
         ({"grads": "g"}, ArgumentError, "model and grads .* are both given"),
         ({"model": "resnet"}, UnsupportedModelError, "model is a builtins.str"),
         ({"methods": "gradcam"}, UnknownNameError, "did you mean 'grad_cam'"),
@@ -384,7 +384,7 @@ def test_the_help_names_all_arguments_in_the_order_in_which_they_stand() -> None
         ({"targets": []}, ArgumentError, "targets is empty"),
         ({"targets": 1.5}, ArgumentError, "targets=1.5 is not accepted"),
         ({"label_mapping": ["cat"]}, ArgumentError, "label_mapping is a list"),
-        ({"label_mapping": {0: "cat"}}, ArgumentError, "has numbers for names"),
+        ({"label_mapping": {0: "cat"}}, ArgumentError, "has numbers as names"),
         ({"track": "yes"}, ArgumentError, "track='yes' is not accepted"),
         (
             {"atlas": "yes"},
