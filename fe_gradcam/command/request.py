@@ -154,7 +154,7 @@ def _preparation_for(request: Request, loaded: Loaded) -> Preparation:
         if max(map(abs, request.mean + request.std)) > 2:
             say("Warning: --mean or --std is for pixels in [0, 255], and these are in [0, 1]: pass --value-range byte?")
         if loaded.framework == "keras" and any(type(layer).__name__ == "Rescaling" for layer in loaded.model.layers):
-            say("Warning: the model scales images itself, and may need pixels in [0, 255]: pass --value-range byte?")
+            say("Warning: the model scales its images itself and may take pixels in [0, 255]: pass --value-range byte?")
     return Preparation(geometry.size, geometry.channels, request.fit, request.value_range, request.mean, request.std)
 
 

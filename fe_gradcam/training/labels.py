@@ -76,7 +76,7 @@ class TrueClasses:
         if self._classes.ids and all(fault.startswith("'") for fault in odd):
             near = nearest(odd[0].strip("'"), self._classes.ids)
             raise ArgumentError(
-                f"{self._called} holds names that label_mapping lacks in {_share(odd, ids)}{near} Its names: "
+                f"{self._called} holds names that label_mapping lacks in {_share(odd, ids)}{near} label_mapping has: "
                 f"{', '.join(map(repr, self._classes.ids))}."
             )
         raise ArgumentError(

@@ -72,7 +72,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "labels are names that label_mapping lacks": (
         {"labels": "word", "label_mapping": {"Ant": 0, "cats": 2, "dog": 3}},
         ArgumentError,
-        ["labels='word' holds names that label_mapping lacks in 4 of 5 rows ('ant', 'bee',", "Its names: 'Ant'"],
+        ["labels='word' holds names that label_mapping lacks in 4 of 5 rows ('ant', 'bee',", "mapping has: 'Ant'"],
     ),
     "ids count from 1": (
         {"labels": "from_one"},
