@@ -74,7 +74,8 @@ class Recorder(TorchFunctionMode):
 
     Args:
         ref: The place that is explained; `reached` says how many times the pass came by it.
-        take: Gets the tensor there, and returns the one with which the model goes on.
+        take: Gets the tensor there, and returns the one with which the model goes on; the same, if the graph is
+            somebody else's: nothing is written to it, as its own backward pass may need what it holds.
         skip: How many times the pass comes by before `take` is asked: of a layer called
             several times the last call counts, and what lies before it needs no gradients.
     """
@@ -149,6 +150,8 @@ class Recorder(TorchFunctionMode):
             return tensor
         if not in_place:
             return self._take(tensor)
+        if tensor.requires_grad and self._take(tensor) is tensor:
+            return tensor
         taken = self._take(tensor.clone())
         try:  # the model may go on with the tensor that it has, and drop what is returned
             return tensor.copy_(taken)
