@@ -167,7 +167,7 @@ class Recorder(TorchFunctionMode):
         if self._inside and name in CONVOLUTIONS:
             if self._ref.place == "convolution":
                 out = self._taken(out, in_place=False)
-            else:
+            elif self._ref.place == "relu":
                 self._awaited = out
         elif self._awaited is not None and first is self._awaited:
             if name in (RELUS if self._ref.place == "relu" else ACTIVATIONS):
