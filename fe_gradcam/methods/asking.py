@@ -54,7 +54,7 @@ def chunks_of(inputs: CamInputs, variants: int, *, by_image: bool = False) -> It
 
 def scores_of(inputs: CamInputs, variants: int, ask: Ask, *, by_image: bool = False) -> Tensor:
     """(N, variants) scores; see `chunks_of`."""
-    scores = torch.zeros(len(inputs.activations), variants, device=inputs.activations.device)
+    scores = torch.zeros(len(inputs.activations), variants, dtype=torch.float32, device=inputs.activations.device)
     for rows, which in chunks_of(inputs, variants, by_image=by_image):
         scores[rows, which] = ask(rows, which)
     return scores
@@ -92,13 +92,13 @@ class RandomNumbers:
     def uniform(self, shape: tuple[int, ...], draw: int = 0) -> Tensor:
         """(N, *shape) within [-1, 1)."""
         generators = (self._generator(row, draw) for row in range(len(self._sums)))
-        drawn = [torch.rand(shape, generator=generator) for generator in generators]
+        drawn = [torch.rand(shape, generator=generator, dtype=torch.float32) for generator in generators]
         return torch.stack(drawn).to(self._device) * 2 - 1
 
     def normal(self, rows: Tensor, draws: Tensor, shape: tuple[int, ...]) -> Tensor:
         """(B, *shape), standard normal, for each row and the index of its draw."""
         drawn = [
-            torch.randn(shape, generator=self._generator(row, draw))
+            torch.randn(shape, generator=self._generator(row, draw), dtype=torch.float32)
             for row, draw in zip(rows.tolist(), draws.tolist(), strict=True)
         ]
         return torch.stack(drawn).to(rows.device)

@@ -88,7 +88,7 @@ def smooth_grad_cam_plus_plus(inputs: CamInputs, *, samples: Count = 20, noise: 
     probe, numbers = probe_of(inputs), RandomNumbers(inputs)
     flat, largest = probe.images.flatten(1), _gradients(inputs).abs().flatten(1).amax(1)
     size = _aligned(largest.where(largest != 0, 1), inputs.activations)
-    sums = torch.zeros(3, *inputs.activations.shape, device=inputs.activations.device)
+    sums = torch.zeros(3, *inputs.activations.shape, dtype=torch.float32, device=inputs.activations.device)
     spread = _aligned(noise * (flat.amax(1) - flat.amin(1)), probe.images)
 
     for rows, which in chunks_of(inputs, samples):

@@ -94,7 +94,7 @@ def is_cam(inputs: CamInputs, *, samples: Count = 10) -> Tensor:
     channels = inputs.activations.shape[1]
 
     def vary(masks: Tensor, rows: Tensor, which: Tensor) -> Tensor:
-        return masks * _aligned((which // channels + 1) / samples, masks)
+        return masks * _aligned((which // channels + 1).float() / samples, masks)
 
     return _by_masks(inputs, samples, vary)
 

@@ -53,7 +53,7 @@ class Asked:
     @cached_property
     def random(self) -> RandomNumbers:
         """Random numbers for each image."""
-        nothing = torch.zeros(len(self.picture))
+        nothing = torch.zeros(len(self.picture), dtype=torch.float32)
         return RandomNumbers(CamInputs(self.picture, None, nothing, nothing, images=self.picture, seed=self.seed))
 
     @cached_property
@@ -63,7 +63,7 @@ class Asked:
 
     def __call__(self, rows: Tensor, make: Make) -> Tensor:
         """See `Ask`; 0 for images without a class."""
-        answers = torch.zeros(len(rows))
+        answers = torch.zeros(len(rows), dtype=torch.float32)
         known = torch.from_numpy(self._class_ids >= 0)[rows.cpu()].nonzero()[:, 0]
         for at in torch.split(known, max(1, self._batch_size - 1)) if len(known) else ():
             answers[at] = self._probabilities(make(at.to(rows.device)), rows[at.to(rows.device)])

@@ -67,7 +67,7 @@ def replaced(ask: Ask, images: Tensor, replacements: Tensor, places: Tensor, ste
         (N,) float64 within [0, 1].
     """
     pixels = places[0].numel()
-    counts = (torch.arange(steps + 1) * (pixels / steps)).round().long().to(places.device)
+    counts = (torch.arange(steps + 1, dtype=torch.float64) * (pixels / steps)).round().long().to(places.device)
     changes = torch.zeros(len(places), pixels + 1, dtype=torch.long, device=places.device)
     changes.scatter_(1, places.flatten(1) + 1, (images != replacements).any(1).flatten(1).long())
     until = changes.cumsum(1)[:, counts]

@@ -66,7 +66,9 @@ def own_heatmap(
         ids.append(found.class_ids.cpu())
         if found.probabilities is not None:
             probabilities.append(found.probabilities.cpu().gather(1, ids[-1][:, None])[:, 0])
-    confidences = torch.cat(probabilities) if probabilities else torch.full((len(inputs),), torch.nan)
+    confidences = (
+        torch.cat(probabilities) if probabilities else torch.full((len(inputs),), torch.nan, dtype=torch.float32)
+    )
     values = upsample(torch.from_numpy(maps), size).numpy()
     return _heatmap(values, maps, torch.cat(ids).numpy().astype(np.int64), confidences.float().numpy())
 

@@ -133,7 +133,7 @@ def pulled_back(maps: Tensor, shape: tuple[int, ...], to_map: Callable[[Tensor],
     `to_map` only moves, splits and drops values, so its transpose, which autograd computes, leads back.
     """
     with torch.enable_grad():
-        leaf = torch.zeros(len(maps), *shape, device=maps.device, requires_grad=True)
+        leaf = torch.zeros(len(maps), *shape, dtype=torch.float32, device=maps.device, requires_grad=True)
         made = to_map(leaf)
     (back,) = torch.autograd.grad(made, leaf, maps)
     return back

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fe_gradcam.backends.errors import check_rows, no_attention, no_gradient, no_slope, not_called
@@ -178,7 +179,7 @@ class TorchBackend(Backend):
                 raise no_slope(given)
             biases = BiasRecorder()
             with biases, without_reentrant_checkpoints():
-                passed = self._observed(model, given, query.layer, torch.clone, whole_graph=True)
+                passed = self._observed(model, given, query.layer, lambda tensor: tensor, whole_graph=True)
             outputs = self._read(given[0], passed, given, query.of_pixels)
             scores = _scores(outputs, query.targets[0], query.score).scores
             return self._taken_apart(biases.terms(leaves, scores), scores, inputs)
@@ -218,12 +219,15 @@ class TorchBackend(Backend):
         """
         keep_graph = torch.is_grad_enabled()
         leaves: list[Tensor] = []
+        edges: list[Any] = []
 
         def take(tensor: Tensor) -> Tensor:
-            leaf = tensor if keep_graph and tensor.requires_grad else tensor.detach().requires_grad_(True)
+            if keep_graph and tensor.requires_grad:  # their graph stays theirs: it is only looked at
+                edges[:], leaves[:] = [get_gradient_edge(tensor)], [tensor.detach().clone()]
+                return tensor
             torch.set_grad_enabled(True)
-            leaves[:] = [leaf]
-            return leaf.clone()  # what follows may write in place
+            edges[:], leaves[:] = [None], [tensor.detach().clone().requires_grad_(True)]
+            return leaves[0].clone()  # what follows may write in place
 
         for whole_graph in (True,) if keep_graph else (False, True):  # the second for a no_grad() of the model's own
             recorder = Recorder(layer, take)
@@ -239,7 +243,7 @@ class TorchBackend(Backend):
 
         def gradients() -> Tensor:
             scores = _scores(outputs, resolve_target(target, len(inputs[0])), "logit").scores
-            gradient = gradient_at(leaves[0], scores, retain_graph=keep_graph)
+            gradient = gradient_at(leaves[0], scores, retain_graph=keep_graph, edge=edges[0])
             if gradient is None:
                 raise no_gradient(layer, "detach(), inference_mode(), .data, a NumPy step")
             return to_map(gradient)

@@ -49,15 +49,18 @@ def observe(
     return output, recorder
 
 
-def gradient_at(leaf: Tensor, scores: Tensor, *, retain_graph: bool) -> Tensor | None:
-    """∂(Σ scores)/∂leaf in float32, or None if the scores were not computed from the leaf."""
+def gradient_at(leaf: Tensor, scores: Tensor, *, retain_graph: bool, edge: Any = None) -> Tensor | None:
+    """∂(Σ scores)/∂leaf in float32, or None if the scores were not computed from the leaf.
+
+    If an edge of the graph is given, the gradient is taken there, and the leaf is what the tensor held.
+    """
     if not scores.requires_grad:
         return None
     factors = (HALF_PRECISION_FACTOR, 1.0) if leaf.dtype == torch.float16 else (1.0,)
     for factor in factors:
         keep = retain_graph or factor != factors[-1]
         (gradient,) = torch.autograd.grad(
-            scores, leaf, torch.full_like(scores, factor), retain_graph=keep, allow_unused=True
+            scores, edge or leaf, torch.full_like(scores, factor), retain_graph=keep, allow_unused=True
         )
         if gradient is None:
             return None

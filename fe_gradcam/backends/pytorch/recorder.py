@@ -74,7 +74,8 @@ class Recorder(TorchFunctionMode):
 
     Args:
         ref: The place that is explained; `reached` counts how many times the pass reached it.
-        take: Gets the tensor there, and returns the tensor that the model continues with.
+        take: Gets the tensor there, and returns the tensor that the model continues with. It is the same
+            tensor if the graph is somebody else's: then nothing is written to it.
         skip: How many times the place is reached before `take` is called: if a layer is called
             several times, the last call counts, and what lies before it needs no gradients.
     """
@@ -149,6 +150,8 @@ class Recorder(TorchFunctionMode):
             return tensor
         if not in_place:
             return self._take(tensor)
+        if tensor.requires_grad and self._take(tensor) is tensor:
+            return tensor
         taken = self._take(tensor.clone())
         try:  # the model may go on with the tensor that it has, and drop what is returned
             return tensor.copy_(taken)
@@ -164,7 +167,7 @@ class Recorder(TorchFunctionMode):
         if self._inside and name in CONVOLUTIONS:
             if self._ref.place == "convolution":
                 out = self._taken(out, in_place=False)
-            else:
+            elif self._ref.place == "relu":
                 self._awaited = out
         elif self._awaited is not None and first is self._awaited:
             if name in (RELUS if self._ref.place == "relu" else ACTIVATIONS):

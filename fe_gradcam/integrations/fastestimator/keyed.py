@@ -91,7 +91,7 @@ class KeyedSource:
         inputs = CamInputs(
             activations=gradients if alone else self._maps(rows, "activations"),
             gradients=None if alone else gradients,
-            scores=torch.full((len(rows),), torch.nan),
+            scores=torch.full((len(rows),), torch.nan, dtype=torch.float32),
             class_ids=torch.from_numpy(class_ids),
             probabilities=None if probabilities is None else torch.from_numpy(probabilities),
             images=images,

@@ -17,6 +17,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from fe_gradcam import ArgumentError, GradientError, UnsupportedModelError, explain, list_layers
+from fe_gradcam.backends.pytorch.backend import TorchBackend
+from fe_gradcam.types import LayerRef
 from tests.models.held import assert_unchanged, held
 from tests.models.kits import KITS, by_hand
 from tests.models.toys import SmallTorch, torch_toy
@@ -431,3 +433,59 @@ def test_one_image_of_nan_changes_nothing_for_the_others() -> None:
     together = explain(model, images, layer="inside.conv1")
     assert_allclose(together.scores[:2], alone.scores, rtol=1e-5)
     assert_allclose(together.confidences[:2], alone.confidences, rtol=1e-5)
+
+
+# --- a pass that is part of somebody else's training ------------------------------------------------------
+
+IN_PLACE = {
+    "relu": nn.ReLU(inplace=True),
+    "leaky relu": nn.LeakyReLU(inplace=True),
+    "elu": nn.ELU(inplace=True),
+    "selu": nn.SELU(inplace=True),
+    "celu": nn.CELU(inplace=True),
+    "relu6": nn.ReLU6(inplace=True),
+    "silu": nn.SiLU(inplace=True),
+    "mish": nn.Mish(inplace=True),
+    "hardswish": nn.Hardswish(inplace=True),
+    "hardsigmoid": nn.Hardsigmoid(inplace=True),
+    "threshold": nn.Threshold(0.1, 0.0, inplace=True),
+    "relu_": torch.relu_,
+    "tanh_": torch.tanh_,
+    "sigmoid_": torch.sigmoid_,
+    "mul_": lambda maps: maps.mul_(2),
+    "masked_fill_": lambda maps: maps.masked_fill_(maps < 0, 0),
+}
+
+
+@pytest.mark.parametrize("dropped", [False, True], ids=["used", "dropped"])
+@pytest.mark.parametrize("place", ["0", "1"], ids=["before", "behind"])
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_keyed_training_goes_on_whatever_writes_in_place(name: str, place: str, dropped: bool) -> None:
+    """The gradients of the weights are those without us, and what is put out is that of a model that copies first."""
+
+    class Stage(nn.Module):
+        def __init__(self, copies: bool) -> None:
+            super().__init__()
+            self.copies = copies
+
+        def forward(self, maps: torch.Tensor) -> torch.Tensor:
+            given = maps.clone() if self.copies else maps
+            result = IN_PLACE[name](given)
+            return given if dropped else result
+
+    in_place = pooled(nn.Conv2d(1, 4, 3), Stage(copies=False))
+    copying = copy.deepcopy(in_place)
+    copying[1].copies = True
+    images, found = torch.randn(3, 1, 6, 6), []
+    for net in (in_place, copying):
+        output, maps, gradients, _ = TorchBackend(net, None, None, False).run_inside([images], LayerRef(place), None)
+        taken = gradients()
+        output.square().sum().backward()
+        found.append([maps, taken, *(weight.grad for weight in net.parameters())])
+    alone = copy.deepcopy(copying).requires_grad_(True)
+    alone.zero_grad()
+    alone(images).square().sum().backward()
+    for ours, expected in zip(*found, strict=True):
+        assert_allclose(ours.detach(), expected.detach(), atol=1e-7)
+    for ours, expected in zip(found[0][2:], alone.parameters(), strict=True):
+        assert torch.equal(ours, expected.grad)
