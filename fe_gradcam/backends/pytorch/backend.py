@@ -110,8 +110,7 @@ class TorchBackend(Backend):
             return leaf.clone()  # what follows may write in place
 
         for whole_graph in (False, True):
-            with without_reentrant_checkpoints() if whole_graph else nullcontext():
-                passed = self._observed(model, given, query.layer, take, whole_graph=whole_graph)
+            passed = self._observed(model, given, query.layer, take, whole_graph=whole_graph)
             check_rows(query.layer, len(leaves[0]), len(given[0]))
             outputs = self._read(leaves[0], passed, given, query.of_pixels)
             scored = [_scores(outputs, target, query.score) for target in query.targets]
@@ -178,7 +177,7 @@ class TorchBackend(Backend):
             if not any(leaf.dim() == len(self.image_size(inputs)) + 2 for leaf in leaves):
                 raise no_slope(given)
             biases = BiasRecorder()
-            with biases, without_reentrant_checkpoints():
+            with biases:
                 passed = self._observed(model, given, query.layer, lambda tensor: tensor, whole_graph=True)
             outputs = self._read(given[0], passed, given, query.of_pixels)
             scores = _scores(outputs, query.targets[0], query.score).scores
@@ -231,7 +230,8 @@ class TorchBackend(Backend):
 
         for whole_graph in (True,) if keep_graph else (False, True):  # the second for a no_grad() of the model's own
             recorder = Recorder(layer, take)
-            with torch.set_grad_enabled(whole_graph), recorder.watching(self._model.get_submodule(layer.name)):
+            watching = recorder.watching(self._model.get_submodule(layer.name))
+            with torch.set_grad_enabled(whole_graph), without_reentrant_checkpoints(), watching:
                 output = self._model(*inputs)
             if not leaves:
                 raise not_called(layer)

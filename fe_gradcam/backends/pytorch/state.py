@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
@@ -43,33 +44,42 @@ def left_as_found(model: nn.Module) -> Iterator[nn.Module]:
             kept = Kept(model)
         stack.callback(kept.put_back)
         stack.enter_context(uncompiled(kept.modules))
+        stack.enter_context(without_reentrant_checkpoints())
         _evaluate(kept.modules)
         yield model
 
 
 @contextmanager
 def without_reentrant_checkpoints() -> Iterator[None]:
-    """While active, reentrant checkpoints are plain calls; otherwise their inner steps would not be in the graph."""
+    """While active, reentrant checkpoints are plain calls: no gradient can be taken at a tensor through others."""
 
     def call(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
         return function(*args)
 
+    before = CheckpointFunction.__dict__.get("apply")
     CheckpointFunction.apply = staticmethod(call)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        del CheckpointFunction.apply
+        if before is None:
+            del CheckpointFunction.apply
+        else:  # inside another call
+            setattr(CheckpointFunction, "apply", before)  # noqa: B010
 
 
 def _evaluate(modules: list[nn.Module]) -> None:
-    """Turns training flags off, directly, as a module's train() may do more; and so what else learns from a pass.
+    """Turns training flags off, directly, as a module's train() may do more; and what else belongs to training.
 
-    In quantisation-aware training the observers of value ranges go on learning in eval mode, so that the map of an
-    image would depend on the images before it. One that has not seen a value yet is left to look.
+    Backward hooks would be called by a backward pass that is none of the training, and forbid in-place steps behind
+    their module. In quantisation-aware training the observers of value ranges go on learning in eval mode, so that the
+    map of an image would depend on the images before it. One that has not seen a value yet is left to look.
     """
     for module in modules:
         if module.training:
             module.training = False
+        for name in ("_backward_hooks", "_backward_pre_hooks"):
+            if module.__dict__.get(name):
+                module.__dict__[name] = OrderedDict()
         if "observer_enabled" in module._buffers and _has_a_range(module):
             module._buffers["observer_enabled"] = torch.zeros_like(cast(Tensor, module.observer_enabled))
 

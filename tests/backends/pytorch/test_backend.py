@@ -184,6 +184,46 @@ def test_a_layer_that_the_model_calls_without_gradients(call: str, layer: str | 
     assert not heatmap.blank.all()
 
 
+@pytest.mark.parametrize("method", ["grad_cam", "shapley_cam", "full_grad", "score_cam"])
+@pytest.mark.parametrize("layer", ["conv1", "conv2"])
+def test_a_reentrant_checkpoint_behind_the_layer_or_around_it(plain: Plain, layer: str, method: str) -> None:
+    """Torch takes no gradient at a tensor through one."""
+
+    class Checkpointed(SmallTorch):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return checkpoint(super().forward, x, use_reentrant=True)
+
+    class Behind(SmallTorch):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.conv2.forward = partial(checkpoint, partial(nn.Conv2d.forward, self.conv2), use_reentrant=True)
+            try:
+                return super().forward(x)
+            finally:
+                del self.conv2.forward
+
+    model, images, _ = plain
+    expected = explain(model, images, layer=layer, target=1, method=method).raw
+    for kind in (Checkpointed, Behind):
+        other = kind()
+        other.load_state_dict(model.state_dict())
+        assert_allclose(explain(other, images, layer=layer, target=1, method=method).raw, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "full_grad"])
+def test_backward_hooks_of_the_training_are_not_called_and_forbid_nothing(method: str) -> None:
+    in_place, images = pooled(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True)), torch.randn(2, 1, 6, 6)
+    expected = explain(in_place, images, layer="0", method=method).raw
+    calls: list[nn.Module] = []
+    for module in in_place[:2]:
+        module.register_full_backward_hook(lambda module, _, __: calls.append(module))
+        module.register_full_backward_pre_hook(lambda module, _: calls.append(module))
+    assert_allclose(explain(in_place, images, layer="0", method=method).raw, expected)
+    assert not calls
+    in_place[1].inplace = False
+    in_place(images.requires_grad_()).sum().backward()
+    assert len(calls) == 4
+
+
 def test_inference_mode_on_forward_is_an_error() -> None:
     class Inferring(SmallTorch):
         @torch.inference_mode()
