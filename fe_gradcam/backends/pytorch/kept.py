@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 MOST_ENTRIES = 10_000
 """Containers with more entries are not looked at: these hold data, such as the file names of a data set."""
@@ -121,7 +122,7 @@ def _alike(tensors: list[Tensor]) -> list[list[Tensor]]:
     """The tensors whose values can be copied, grouped by dtype and device."""
     groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for one in tensors:
-        if one.layout == torch.strided and not one.is_quantized and one.device.type != "meta":
+        if not is_lazy(one) and one.layout == torch.strided and not (one.is_quantized or one.is_meta):
             groups.setdefault((one.dtype, one.device), []).append(one)
     return list(groups.values())
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping, Sequence
+from functools import lru_cache
+from inspect import signature
 from typing import Any
 
 import torch
@@ -14,6 +16,23 @@ from fe_gradcam.backends.errors import not_called
 from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR
 from fe_gradcam.backends.pytorch.recorder import ACTIVATIONS, CONVOLUTIONS, Recorder
 from fe_gradcam.types import LayerRef
+
+
+def called(model: nn.Module, inputs: Sequence[Any]) -> Any:
+    """The model's output for inputs, which are passed by name if its forward takes nothing by position."""
+    forward = model.__dict__.get("forward", type(model).forward)
+    names = _names(getattr(forward, "__func__", forward))
+    return model(**dict(zip(names, inputs, strict=False))) if names else model(*inputs)
+
+
+@lru_cache(maxsize=256)
+def _names(forward: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of keywords, those without a default first, if these are all that `forward` takes."""
+    its = [one for one in signature(forward).parameters.values() if one.name != "self"]
+    if any(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD, one.VAR_POSITIONAL) for one in its):
+        return ()
+    named = [one for one in its if one.kind == one.KEYWORD_ONLY]
+    return tuple(one.name for one in sorted(named, key=lambda one: one.default is not one.empty))
 
 
 def observe(
@@ -39,7 +58,7 @@ def observe(
     while True:
         recorder = Recorder(layer, take, skip=calls - 1)
         with torch.set_grad_enabled(whole_graph), recorder.watching(model.get_submodule(layer.name)):
-            output = model(*(part.clone() for part in inputs))  # some write to what they get
+            output = called(model, [part.clone() for part in inputs])  # some write to what they get
         if not 0 < recorder.reached < calls:
             break
         calls = recorder.reached  # fewer than before: nothing was taken

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.checkpoint import CheckpointFunction
 
 from fe_gradcam.backends.pytorch.kept import Kept
+from fe_gradcam.errors import Argument, UnsupportedModelError
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -37,6 +40,7 @@ def left_as_found(model: nn.Module) -> Iterator[nn.Module]:
         stack.enter_context(torch.inference_mode(False))
         kept = Kept(model)
         tensors = [*kept.parameters, *kept.buffers]
+        _check_values(model, tensors)
         devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
         stack.enter_context(torch.random.fork_rng(devices=sorted(devices, key=str)))
         if any(tensor.is_inference() for tensor in tensors):
@@ -47,6 +51,26 @@ def left_as_found(model: nn.Module) -> Iterator[nn.Module]:
         stack.enter_context(without_reentrant_checkpoints())
         _evaluate(kept.modules)
         yield model
+
+
+def _check_values(model: nn.Module, tensors: Sequence[Tensor]) -> None:
+    """Raises UnsupportedModelError if a parameter or buffer has no values."""
+    lazy = any(map(is_lazy, tensors))
+    if not lazy and not any(tensor.is_meta for tensor in tensors):
+        return
+    named = chain(model.named_parameters(), model.named_buffers())
+    name = next(name for name, tensor in named if is_lazy(tensor) or tensor.is_meta)
+    if lazy:
+        raise UnsupportedModelError(
+            Argument("model"),
+            f" has layers that get their shapes with the first images (torch.nn.Lazy...), and {name!r} has none yet. "
+            "Call the model once with images, then explain it.",
+        )
+    raise UnsupportedModelError(
+        Argument("model"),
+        f" has no values: {name!r} is on the device 'meta'. Run model.to_empty(device='cpu'), then load its weights "
+        "with load_state_dict.",
+    )
 
 
 @contextmanager
