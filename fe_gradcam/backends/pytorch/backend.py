@@ -20,7 +20,15 @@ from fe_gradcam.backends.known import Reading
 from fe_gradcam.backends.protocol import Backend, Passed, Query
 from fe_gradcam.backends.pytorch.attention import BlockLister, ending_behind
 from fe_gradcam.backends.pytorch.layers import has_layers, kind_of, layer_infos, name_of, seen_by
-from fe_gradcam.backends.pytorch.passes import BiasRecorder, Front, called, gradient_at, hessian_product, observe
+from fe_gradcam.backends.pytorch.passes import (
+    BiasRecorder,
+    Front,
+    called,
+    gradient_at,
+    hessian_product,
+    observe,
+    whatever_is_written,
+)
 from fe_gradcam.backends.pytorch.recorder import Lister, Recorder
 from fe_gradcam.backends.pytorch.scores import OF_TORCH, as_rows, is_segmentation, is_table, is_tensor
 from fe_gradcam.backends.pytorch.state import left_as_found, unwrapped, without_reentrant_checkpoints
@@ -84,6 +92,7 @@ class TorchBackend(Backend):
         with left_as_found(self._model) as model, torch.no_grad():
             yield model
 
+    @whatever_is_written
     def _passed(self, model: nn.Module, inputs: Inputs, query: Query) -> Passed:
         given = self._given(inputs, model)
         leaf, outputs, scored = self._scored(model, given, query)
@@ -163,6 +172,7 @@ class TorchBackend(Backend):
         self._kept_front = (front, layer, given)
         return front
 
+    @whatever_is_written
     def hvp(self, inputs: Inputs, query: Query, vectors: Tensor) -> Tensor:
         """See Backend."""
         with self._ready() as model, sdpa_kernel(SDPBackend.MATH):
@@ -173,6 +183,7 @@ class TorchBackend(Backend):
                 product = hessian_product(leaf, its.scores, along)
             return torch.zeros_like(vectors) if product is None else self._as_map(product, query.layer, inputs)
 
+    @whatever_is_written
     def bias_gradients(self, inputs: Inputs, query: Query) -> BiasGradients:
         """See Backend."""
         with self._ready() as model:
@@ -187,6 +198,7 @@ class TorchBackend(Backend):
             scores = _scores(outputs, query.targets[0], query.score).scores
             return self._taken_apart(biases.terms(leaves, scores), scores, inputs)
 
+    @whatever_is_written
     def attention_gradients(self, inputs: Inputs, query: Query) -> list[Tensor]:
         """See Backend."""
         maps = []

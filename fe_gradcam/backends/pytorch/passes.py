@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, wraps
 from inspect import signature
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import allow_mutation_on_saved_tensors
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -16,6 +17,9 @@ from fe_gradcam.backends.errors import not_called
 from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR
 from fe_gradcam.backends.pytorch.recorder import ACTIVATIONS, CONVOLUTIONS, Recorder
 from fe_gradcam.types import LayerRef
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
 
 
 def called(model: nn.Module, inputs: Sequence[Any]) -> Any:
@@ -66,6 +70,25 @@ def observe(
         raise not_called(layer)
     times[layer] = recorder.reached
     return output, recorder
+
+
+def whatever_is_written(passed: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
+    """A pass, which is repeated if the model wrote over values that the gradient needs: with copies of them.
+
+    Some models do that where they are only meant for inference; autograd alone refuses them.
+    """
+
+    @wraps(passed)
+    def repeated(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+        try:
+            return passed(*args, **kwargs)
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+        with allow_mutation_on_saved_tensors():
+            return passed(*args, **kwargs)
+
+    return repeated
 
 
 def gradient_at(leaf: Tensor, scores: Tensor, *, retain_graph: bool, edge: Any = None) -> Tensor | None:

@@ -209,6 +209,39 @@ def test_a_reentrant_checkpoint_behind_the_layer_or_around_it(plain: Plain, laye
         assert_allclose(explain(other, images, layer=layer, target=1, method=method).raw, expected, atol=1e-7)
 
 
+@pytest.mark.parametrize("method", ["grad_cam", "shapley_cam", "smooth_grad_cam_plus_plus"])
+@pytest.mark.parametrize("layer", ["first", "second"])
+def test_a_model_that_writes_over_what_the_gradient_needs(method: str, layer: str) -> None:
+    """As models may that are only meant for inference; autograd alone refuses them."""
+
+    class Writing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 3), nn.Linear(6, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            x.relu_()
+            x += 0.3
+            x.view(len(x), 4, -1)[:, 1].mul_(2)
+            x = self.second(x).sigmoid_()
+            x.add_(0.1)
+            return self.head(x.mean((2, 3)))
+
+    class Plain(Writing):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            twice = torch.tensor([1.0, 2, 1, 1]).reshape(4, 1, 1)
+            x = self.second((self.first(x).relu() + 0.3) * twice).sigmoid() + 0.1
+            return self.head(x.mean((2, 3)))
+
+    writing, plain, images = Writing(), Plain(), torch.randn(2, 1, 9, 12)
+    plain.load_state_dict(writing.state_dict())
+    asked = {"layer": layer, "target": 1, "method": method, "scaling": "none"}
+    expected = explain(plain, images, **asked).raw
+    assert expected.any()
+    assert_allclose(explain(writing, images, **asked).raw, expected, atol=1e-6 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("method", ["grad_cam", "full_grad"])
 def test_backward_hooks_of_the_training_are_not_called_and_forbid_nothing(method: str) -> None:
     in_place, images = pooled(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True)), torch.randn(2, 1, 6, 6)
