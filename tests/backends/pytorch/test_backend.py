@@ -242,6 +242,22 @@ def test_a_model_that_writes_over_what_the_gradient_needs(method: str, layer: st
     assert_allclose(explain(writing, images, **asked).raw, expected, atol=1e-6 * np.abs(expected).max())
 
 
+def test_full_grad_of_a_model_that_folds_windows_into_the_batch_is_an_error_that_says_so() -> None:
+    class Folding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.front, self.inside, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 6, 1), nn.Linear(6, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            windows = self.front(x).relu().unflatten(3, (3, 4)).movedim(3, 1).flatten(0, 1)
+            return self.head(self.inside(windows).relu().mean((2, 3)).unflatten(0, (-1, 3)).mean(1))
+
+    model, images = Folding(), torch.randn(2, 1, 4, 12)
+    with pytest.raises(UnsupportedModelError, match=r"method='full_grad' needs .* puts out 6 rows for 2 images"):
+        explain(model, images, layer="front", method="full_grad")
+    assert explain(model, images, layer="front").raw.any()
+
+
 @pytest.mark.parametrize("method", ["grad_cam", "full_grad"])
 def test_backward_hooks_of_the_training_are_not_called_and_forbid_nothing(method: str) -> None:
     in_place, images = pooled(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True)), torch.randn(2, 1, 6, 6)
