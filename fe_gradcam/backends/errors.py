@@ -32,8 +32,8 @@ def not_by_image(rows: int, count: int) -> UnsupportedModelError:
     """The error for a model whose biases cannot be told apart by image."""
     return UnsupportedModelError(
         Argument("method", "'full_grad'"),
-        f" needs the biases' gradients of each image, and a layer of this model puts out {rows} rows for {count} images "
-        "(it folds windows or heads into the batch, or works on weights alone). Use ",
+        f" needs the biases' gradients of each image, and a layer of this model puts out {rows} rows for {count} "
+        "images (it folds windows or heads into the batch, or works on weights alone). Use ",
         Argument("method", "'layer_cam'"),
         " or 'grad_cam'.",
     )
