@@ -266,19 +266,19 @@ def test_a_single_image_through_a_batch_norm_into_tokens_has_the_gradient_of_a_b
             super().__init__()
             self.front, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 5)
             self.token = nn.Parameter(torch.randn(1, 1, 8))
-            self.query = nn.Parameter(torch.randn(8, 71))
+            self.query = nn.Parameter(torch.randn(71, 8))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             image = self.norm(self.front(x)).flatten(2).permute(0, 2, 1)
             tokens = torch.cat((self.token.expand(len(x), 1, 8), image), 1)
-            return self.head((tokens.permute(0, 2, 1) * self.query).sum(2))
+            return self.head(tokens * self.query).sum(1)
 
     model, images = Hybrid().eval(), torch.randn(2, 3, 9, 12)
     both = explain(model, images, layer="front", target=1, method="hires_cam", scaling="none").raw
     one = explain(model, images[:1], layer="front", target=1, method="hires_cam", scaling="none").raw
     assert_allclose(one, both[:1], atol=1e-6 * np.abs(both).max())
     scale = model.norm.weight / (model.norm.running_var + model.norm.eps).sqrt()
-    gradient = (model.head.weight[1] * scale)[:, None] * model.query[:, 1:]
+    gradient = (model.head.weight[1] * scale)[:, None] * model.query[1:].T
     with torch.no_grad():
         by_hand = (gradient.unflatten(1, (7, 10)) * model.front(images)).sum(1)
     assert_allclose(both, by_hand.numpy(), atol=1e-5 * np.abs(both).max())
