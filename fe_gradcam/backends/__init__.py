@@ -46,3 +46,15 @@ def backend_for(
         "needed. (A SavedModel loaded without its class has no layers that can be observed: load it as the Keras model "
         "that it was.)"
     )
+
+
+def plain_for(model: Any) -> Any:
+    """A model that is called plainly, to check what its backend makes of it; of a kind that `backend_for` accepts."""
+    backend = backend_for(model)
+    if backend.channels_first:
+        from fe_gradcam.backends.pytorch.plain import PlainTorch
+
+        return PlainTorch(model)
+    from fe_gradcam.backends.keras.plain import PlainKeras
+
+    return PlainKeras(model)
