@@ -18,6 +18,7 @@ from fe_gradcam.backends.keras.graph import Call, call_model, calls_of, depends_
 from fe_gradcam.backends.keras.layers import explained_among, first_of, layer_infos, named_layers, seen_by
 from fe_gradcam.backends.keras.passes import bias_terms, hessian_product
 from fe_gradcam.backends.keras.scores import OF_TENSORFLOW, is_segmentation, is_table, is_tensor, outputs_of, rows_of
+from fe_gradcam.backends.keras.version import layers_in
 from fe_gradcam.backends.known import Reading
 from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR, Backend, Passed, Query
 from fe_gradcam.backends.scoring import Outputs, Scored
@@ -43,7 +44,7 @@ class KerasBackend(Backend):
         return float(tf.experimental.numpy.finfo(compute).eps)
 
     def _modules(self) -> list[Any]:
-        return list(self._model._flatten_layers())
+        return [self._model, *layers_in(self._model)]
 
     def _name_of(self, layer: Layer) -> str:
         named = named_layers(self._model)
@@ -339,7 +340,7 @@ class KerasBackend(Backend):
         ]
 
     def _all_layers(self) -> list[Any]:
-        return list(self._model._flatten_layers(include_self=False, recursive=True))
+        return layers_in(self._model)
 
 
 def _stretched(part: Any, factor: float) -> Any:

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow.python.autograph.core import ag_ctx
 from tensorflow.python.autograph.impl import api as autograph
 
+from fe_gradcam.backends.keras.version import is_a
 from fe_gradcam.backends.scoring import Head, HeadKind
 
 _HEADS: dict[str, HeadKind] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
@@ -120,9 +121,9 @@ def relu_behind(tensor: Any, calls: list[Call]) -> Any | None:
     for layer, given, output in calls:
         if given is not tensor:
             continue
-        if isinstance(layer, tf.keras.layers.BatchNormalization):
+        if is_a(layer, "BatchNormalization"):
             tensor = output
-        elif isinstance(layer, (tf.keras.layers.ReLU, tf.keras.layers.LeakyReLU, tf.keras.layers.PReLU)):
+        elif is_a(layer, "ReLU", "LeakyReLU", "PReLU"):
             return output
     for operation in tensor.consumers():
         if operation.type in RELU_OPS:
