@@ -23,6 +23,7 @@ from fe_gradcam import (
     explain,
     gen_dl_model_heatmap,
 )
+from tests.models.kerases import KERASES
 from tests.models.toys import IMAGE, TOYS
 from tests.trainings import as_layout
 
@@ -86,19 +87,19 @@ class Rectified(nn.Conv2d):
         return torch.relu_(super().forward(x))
 
 
-def keras_conv(form: str) -> Any:
-    toy, _, _ = TOYS["keras"]("pooled")
-    inputs = tf.keras.Input((2, 3, 1))
+def keras_conv(framework: str, form: str) -> Any:
+    (toy, _, _), keras = TOYS[framework]("pooled"), KERASES[framework]
+    inputs, of = keras.Input((2, 3, 1)), keras.layers
     inside = {"inside the layer": "relu", "inside the layer, ReLU6": tf.nn.relu6}.get(form)
     conv = of.Conv2D(2, 1, activation=inside, name="conv")
     x = conv(inputs)
     if "norm" in form:
         x = of.BatchNormalization(epsilon=1.001e-5)(x)
     if "function" in form:
-        x = tf.nn.relu(x)
+        x = keras.ops.relu(x) if hasattr(keras, "ops") else tf.nn.relu(x)
     elif inside is None:
         x = of.Activation("relu")(x) if "activation" in form else of.ReLU()(x)
-    model = tf.keras.Model(inputs, toy.get_layer("fc")(of.GlobalAveragePooling2D()(x)))
+    model = keras.Model(inputs, toy.get_layer("fc")(of.GlobalAveragePooling2D()(x)))
     conv.set_weights(toy.get_layer("conv").get_weights())
     return model
 
@@ -106,14 +107,15 @@ def keras_conv(form: str) -> Any:
 FORMS = {
     "torch": ["module", "module, in place", "function", "behind norm, module", "behind norm, in place",
               "behind norm, function", "inside the layer"],
-    "keras": ["module", "activation", "function", "behind norm, module", "behind norm, function",
-              "behind norm, activation", "inside the layer", "inside the layer, ReLU6"],
 }  # fmt: skip
+OF_KERAS = ["module", "activation", "function", "behind norm, module", "behind norm, function",
+            "behind norm, activation", "inside the layer", "inside the layer, ReLU6"]  # fmt: skip
+FORMS |= dict.fromkeys(KERASES, OF_KERAS)
 
 
 @pytest.mark.parametrize(("framework", "form"), [(name, form) for name in FORMS for form in FORMS[name]])
 def test_the_convolution_alone_and_the_relu_behind_it(framework: str, form: str) -> None:
-    model = TorchConv(form).eval() if framework == "torch" else keras_conv(form)
+    model = TorchConv(form).eval() if framework == "torch" else keras_conv(framework, form)
     image = IMAGE if framework == "torch" else IMAGE[0][..., None]
     assert_allclose(heat_of(model, image, scaling="none"), CONV_MAP, atol=1e-4)
     for use, expected in (("true", CONV_MAP), (True, CONV_MAP), ("false", RELU_MAP), (False, RELU_MAP)):
