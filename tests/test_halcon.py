@@ -27,8 +27,6 @@ from tests.models.kerases import KERASES
 from tests.models.toys import IMAGE, TOYS
 from tests.trainings import as_layout
 
-of = tf.keras.layers
-
 A0 = IMAGE[0]
 A1 = np.array([[2, 1, 0], [0, 0, 0]], np.float32)
 RELU_MAP = (3 * A0 + A1) / 6
@@ -160,9 +158,10 @@ def any_size(framework: str) -> Any:
     if framework == "torch":
         conv = [nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3)]
         return nn.Sequential(*conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
-    inputs = tf.keras.Input((None, None, 3))
+    keras = KERASES[framework]
+    inputs, of = keras.Input((None, None, 3)), keras.layers
     x = of.Conv2D(4, 3, activation="relu")(of.Conv2D(5, 3, activation="relu")(inputs))
-    return tf.keras.Model(inputs, of.Dense(2)(of.GlobalAveragePooling2D()(x)))
+    return keras.Model(inputs, of.Dense(2)(of.GlobalAveragePooling2D()(x)))
 
 
 @pytest.mark.parametrize("scaling", ["scale_after_relu", "scale_before_relu", "none", None])
@@ -234,9 +233,10 @@ def test_no_relu_behind_the_convolution_is_an_error(framework: str) -> None:
         )
         names = ("2", "0")
     else:
+        keras = KERASES[framework]
+        inputs, of = keras.Input((8, 8, 1)), keras.layers
         first, last = of.Conv2D(2, 3, activation="relu", name="first"), of.Conv2D(2, 3, activation="swish", name="last")
-        inputs = tf.keras.Input((8, 8, 1))
-        model, names = tf.keras.Model(inputs, of.GlobalAveragePooling2D()(last(first(inputs)))), ("last", "first")
+        model, names = keras.Model(inputs, of.GlobalAveragePooling2D()(last(first(inputs)))), ("last", "first")
     image = some_image(framework, 8, 8, 1)
     with pytest.raises(ArgumentError, match=rf"no ReLU follows the convolution '{names[0]}'.*: {names[1]}\."):
         heat_of(model, image, use_conv_only="false")
@@ -256,14 +256,17 @@ def test_a_relu_behind_a_sum_is_not_that_of_the_convolution() -> None:
         heat_of(Residual().eval(), IMAGE, use_conv_only="false")
 
 
-def test_volumes_have_relus_behind_batch_norms_too() -> None:
-    inputs = tf.keras.Input((4, 5, 6, 1))
-    x = of.ReLU()(of.BatchNormalization()(of.Conv3D(3, 2)(inputs)))
-    keras = tf.keras.Model(inputs, of.Dense(2)(of.GlobalAveragePooling3D()(x)))
-    net = nn.Sequential(nn.Conv3d(1, 3, 2), nn.BatchNorm3d(3), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten())
-    for model, shape in ((keras, (4, 5, 6, 1)), (net.eval(), (1, 4, 5, 6))):
-        image = np.random.default_rng(0).random(shape).astype(np.float32)
-        assert heat_of(model, image, use_conv_only="false").shape == (4, 5, 6)
+def test_volumes_have_relus_behind_batch_norms_too(framework: str) -> None:
+    if framework == "torch":
+        volume = [nn.Conv3d(1, 3, 2), nn.BatchNorm3d(3), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten()]
+        model: Any = nn.Sequential(*volume).eval()
+    else:
+        keras = KERASES[framework]
+        inputs, of = keras.Input((4, 5, 6, 1)), keras.layers
+        x = of.ReLU()(of.BatchNormalization()(of.Conv3D(3, 2)(inputs)))
+        model = keras.Model(inputs, of.Dense(2)(of.GlobalAveragePooling3D()(x)))
+    image = some_image(framework, 4, 5, 6, 1)
+    assert heat_of(model, image, use_conv_only="false").shape == (4, 5, 6)
 
 
 def test_nothing_that_is_passed_in_is_changed(framework: str) -> None:

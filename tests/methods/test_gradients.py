@@ -18,7 +18,8 @@ from fe_gradcam import METHODS, UnsupportedModelError, explain, explain_many
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.types import Needs
 from tests.methods.inputs import A0, A1, Net, assert_close, given_by, inputs_of, row_of, small
-from tests.models.toys import HEAD, IMAGE, TOYS, TorchToy, layers, twins
+from tests.models.kerases import KERASES
+from tests.models.toys import HEAD, IMAGE, TOYS, TorchToy, twins
 
 # rules that any inputs will do for
 ON_INPUTS = [name for name in METHODS if name not in ("full_grad", "le_grad", "cam")]
@@ -207,12 +208,15 @@ def _two_branches(framework: str) -> tuple[Any, np.ndarray]:
         model = Net(lambda net, x: net.read(x).mean((2, 3)) + 0 * net.ignored(x).detach().mean((2, 3)), **parts)
         return model, np.random.rand(2, 1, 8, 8).astype(np.float32)
 
-    class FirstOutput(tf.keras.Model):
+    keras = KERASES[framework]
+    layers = keras.layers
+
+    class FirstOutput(keras.Model):
         def __init__(self) -> None:
             super().__init__()
-            inputs, pool = tf.keras.Input((8, 8, 1)), layers.GlobalAveragePooling2D()
+            inputs, pool = keras.Input((8, 8, 1)), layers.GlobalAveragePooling2D()
             branches = [layers.Conv2D(2, 3, name=name)(inputs) for name in ("read", "ignored")]
-            self.inside = tf.keras.Model(inputs, [pool(branch) for branch in branches])
+            self.inside = keras.Model(inputs, [pool(branch) for branch in branches])
 
         def call(self, x: tf.Tensor) -> tf.Tensor:
             return self.inside(x)[0]

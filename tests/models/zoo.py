@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from fe_gradcam import Heatmap
 from tests.models.keras_twin import pretrained_keras
+from tests.models.kerases import precision_of
 from tutorials.real_data import digit_canvases, normalise, photos, pretrained_torch
 
 Framework: TypeAlias = Literal["torch", "keras"]
@@ -316,14 +317,15 @@ def small_keras(shape: tuple[int, ...]) -> Any:
     return tf.keras.Model(inputs, layers.Dense(CLASSES, name="scores")(pool()(x)))
 
 
-def in_half_precision(make: Callable[[], Any]) -> Any:
+def in_half_precision(make: Callable[[], Any], keras: Any = tf.keras) -> Any:
     """The model with float32 weights, computing in float16."""
-    policy = tf.keras.mixed_precision.global_policy()
-    tf.keras.mixed_precision.set_global_policy("mixed_float16")
+    read, put = precision_of(keras)
+    before = read()
+    put("mixed_float16")
     try:
         return make()
     finally:
-        tf.keras.mixed_precision.set_global_policy(policy)
+        put(before)
 
 
 def cifar10() -> Any:
