@@ -7,7 +7,7 @@ from typing import Any
 
 from fe_gradcam.backends.keras.version import computes_on
 from fe_gradcam.backends.protocol import Backend
-from fe_gradcam.errors import UnsupportedModelError
+from fe_gradcam.errors import Argument, UnsupportedModelError
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.types import Reshape
 
@@ -25,6 +25,17 @@ def backend_for(
         from fe_gradcam.backends.keras.backend import KerasBackend
 
         return KerasBackend(model, model_output, reshape, of_pixels)
+    if on == "torch":
+        from fe_gradcam.backends.keras.on_torch import KerasOnTorch
+
+        return KerasOnTorch(model, model_output, reshape, of_pixels)
+    if on is not None:
+        raise UnsupportedModelError(
+            Argument("model"),
+            f" is a Keras model that computes on {on}; TensorFlow or PyTorch is needed. Set KERAS_BACKEND to "
+            "'tensorflow' or 'torch' before Keras is imported, and load the model again: a .keras file is the same "
+            "for all of them.",
+        )
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(model, torch.nn.Module):
         from fe_gradcam.backends.pytorch.backend import TorchBackend

@@ -15,10 +15,10 @@ from fe_gradcam.backends.errors import check_rows, counts_its_images, no_attenti
 from fe_gradcam.backends.keras.attention import attentions_in, by_key, ends_of_blocks
 from fe_gradcam.backends.keras.compiled import as_torch, compiled, compiled_pass, packed, tensor_of
 from fe_gradcam.backends.keras.graph import Call, call_model, calls_of, depends_on, go_on_with, unactivated
-from fe_gradcam.backends.keras.layers import explained_among, first_of, layer_infos, named_layers, seen_by
+from fe_gradcam.backends.keras.layers import explained_among, first_of, layer_infos, seen_by
 from fe_gradcam.backends.keras.passes import bias_terms, hessian_product
 from fe_gradcam.backends.keras.scores import OF_TENSORFLOW, is_segmentation, is_table, is_tensor, outputs_of, rows_of
-from fe_gradcam.backends.keras.version import layers_in
+from fe_gradcam.backends.keras.version import layers_in, named_layers
 from fe_gradcam.backends.known import Reading
 from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR, Backend, Passed, Query
 from fe_gradcam.backends.scoring import Outputs, Scored

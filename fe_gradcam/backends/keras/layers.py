@@ -9,16 +9,10 @@ import tensorflow as tf
 
 from fe_gradcam.backends.errors import no_tensor, not_called
 from fe_gradcam.backends.keras.graph import Call, activation_behind, relu_behind
-from fe_gradcam.backends.keras.version import is_a, layers_in
+from fe_gradcam.backends.keras.version import CONVOLUTIONS, is_a, layers_in
 from fe_gradcam.spec.layers import only_pools
 from fe_gradcam.spec.tokens import Seen
 from fe_gradcam.types import LayerInfo, LayerRef
-
-CONVOLUTIONS = (
-    *(f"Conv{axes}D{transposed}" for axes in (1, 2, 3) for transposed in ("", "Transpose")),
-    *("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D"),
-)
-"""The layers that convolve, in either Keras."""
 
 
 def layer_infos(calls: list[Call], names: dict[int, str]) -> list[LayerInfo]:
@@ -50,18 +44,6 @@ def seen_by(calls: list[Call], size: tuple[int, ...]) -> Seen:
     """The layout of the layers' outputs that the pass shows."""
     shapes = [tuple(first_of(output).shape[1:-1]) for layer, _, output in calls if is_a(layer, *CONVOLUTIONS)]
     return Seen(tuple(shape for shape in shapes if len(shape) == len(size) and None not in shape))
-
-
-def named_layers(model: Any) -> dict[str, Any]:
-    """A Keras model's layers by name, in the order of FastEstimator's ``intermediate_layers``."""
-    named: dict[str, Any] = {}
-    for layer in layers_in(model):
-        name, count = layer.name, 1
-        while name in named and named[name] is not layer:
-            count += 1
-            name = f"{layer.name}#{count}"
-        named[name] = layer
-    return named
 
 
 def explained_among(outputs: list[Any], layer: LayerRef, calls: Sequence[Call] = ()) -> Any:

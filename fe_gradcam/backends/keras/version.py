@@ -12,6 +12,12 @@ from typing import Any
 PACKAGES = ("keras", "tf_keras")
 """The packages that a Keras layer may come from."""
 
+CONVOLUTIONS = (
+    *(f"Conv{axes}D{transposed}" for axes in (1, 2, 3) for transposed in ("", "Transpose")),
+    *("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D"),
+)
+"""The layers that convolve, in either Keras."""
+
 
 def keras_of(layer: Any) -> ModuleType | None:
     """The Keras whose class a layer or model is, or is derived from; None if it is of none."""
@@ -58,6 +64,18 @@ def layers_in(layer: Any) -> list[Any]:
 
     add_below(layer)
     return list(found.values())
+
+
+def named_layers(model: Any) -> dict[str, Any]:
+    """A Keras model's layers by name, in the order of FastEstimator's ``intermediate_layers``."""
+    named: dict[str, Any] = {}
+    for layer in layers_in(model):
+        name, count = layer.name, 1
+        while name in named and named[name] is not layer:
+            count += 1
+            name = f"{layer.name}#{count}"
+        named[name] = layer
+    return named
 
 
 def weights_in(model: Any) -> list[Any]:
