@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any, TypeAlias
 
 import tensorflow as tf
 from tensorflow.python.autograph.core import ag_ctx
 from tensorflow.python.autograph.impl import api as autograph
 
-from fe_gradcam.backends.keras.version import is_a
+from fe_gradcam.backends.keras.version import CONVOLUTIONS, is_a, layers_in
 from fe_gradcam.backends.scoring import Head, HeadKind
 
 _HEADS: dict[str, HeadKind] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
@@ -97,13 +98,45 @@ def _with_autograph(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def call_model(model: Any, inputs: Any, *, training: bool) -> Any:
-    """The model's output inside a trace; nested tf.functions become part of the trace."""
-    eagerly = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
+    """The model's output inside a trace; nested tf.functions become part of the trace.
+
+    Keras compiles grouped convolutions with XLA, as not every CPU can compute them otherwise; where it cannot, these
+    stay functions.
+    """
+    grouped = [layer for layer in layers_in(model) if is_a(layer, *CONVOLUTIONS) and getattr(layer, "groups", 1) > 1]
+    if grouped and _computes_groups():
+        grouped = []
+    with _replaced([(layer, "call", partial(_run, layer.call, False)) for layer in grouped]):
+        return _run(_with_autograph(model), True, inputs, training=training)
+
+
+def _run(function: Callable[..., Any], eagerly: bool, *args: Any, **kwargs: Any) -> Any:
+    """Calls the function, with nested tf.functions run eagerly or not."""
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(eagerly)
     try:
-        return _with_autograph(model)(inputs, training=training)
+        return function(*args, **kwargs)
     finally:
-        tf.config.run_functions_eagerly(eagerly)
+        tf.config.run_functions_eagerly(before)
+
+
+@cache
+def _computes_groups() -> bool:
+    """Whether TensorFlow computes a grouped convolution and its gradient here without XLA; tried once on a small one.
+
+    It does on a GPU, and on a CPU with oneDNN.
+    """
+
+    def convolved(kernel: Any) -> Any:
+        maps = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(tf.ones((1, 3, 3, 4)), kernel, 1, "SAME"), tf.ones(4)))
+        return maps, tf.gradients(maps, [kernel])
+
+    with tf.init_scope():
+        try:
+            _run(tf.function(convolved, autograph=False), False, tf.ones((3, 3, 2, 4)))
+        except tf.errors.OpError:
+            return False
+    return True
 
 
 def activation_behind(tensor: Any) -> Any | None:
