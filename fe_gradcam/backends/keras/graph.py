@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any, TypeAlias
@@ -11,6 +11,7 @@ import tensorflow as tf
 from tensorflow.python.autograph.core import ag_ctx
 from tensorflow.python.autograph.impl import api as autograph
 
+from fe_gradcam.backends.errors import has_channels_first, takes_channels_first
 from fe_gradcam.backends.keras.version import CONVOLUTIONS, is_a, layers_in
 from fe_gradcam.backends.scoring import Head, HeadKind
 
@@ -137,6 +138,31 @@ def _computes_groups() -> bool:
         except tf.errors.OpError:
             return False
     return True
+
+
+def check_layout(inputs: Sequence[Any]) -> None:
+    """Raises UnsupportedModelError if channels come first: in the images, or in convolutions of a pass of them."""
+    if any(_come_first(part) for part in inputs if part.shape.rank in (4, 5)):
+        raise takes_channels_first()
+    convolutions = [one for one in inputs[0].graph.get_operations() if one.type.startswith(("Conv", "DepthwiseConv"))]
+    if any(one.get_attr("data_format").startswith(b"NC") for one in convolutions if "data_format" in one.node_def.attr):
+        raise has_channels_first()
+
+
+def _come_first(images: Any) -> bool:
+    """Whether the first step that does more to the images than change values moves their second axis to the end."""
+    waiting = [images]
+    while waiting:
+        tensor = waiting.pop()
+        for operation in tensor.consumers():
+            if operation.type == "Transpose":
+                order = tf.get_static_value(operation.inputs[1])
+                if order is not None and list(order) == [0, *range(2, images.shape.rank), 1]:
+                    return True
+            elif operation.outputs and "data_format" not in operation.node_def.attr:
+                made = operation.outputs[0]
+                waiting += [made] if made.shape.rank and made.shape.as_list() == images.shape.as_list() else []
+    return False
 
 
 def activation_behind(tensor: Any) -> Any | None:
