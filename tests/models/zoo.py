@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from fe_gradcam import Heatmap
 from tests.models.keras_twin import pretrained_keras
-from tests.models.kerases import precision_of
+from tests.models.kerases import KERASES, precision_of
 from tutorials.real_data import digit_canvases, normalise, photos, pretrained_torch
 
 Framework: TypeAlias = Literal["torch", "keras"]
@@ -80,7 +80,12 @@ class Entry:
 
     def layer_name(self, model: Any) -> str:
         """The name of the expected layer."""
-        return model.layers[self.layer].name if isinstance(self.layer, int) else self.layer
+        return places(model)[self.layer].name if isinstance(self.layer, int) else self.layer
+
+
+def places(model: Any) -> list[Any]:
+    """The layers of a functional Keras model, and the functions that stand among them in Keras 3."""
+    return list(getattr(model, "operations", model.layers))
 
 
 def inference(entry: Entry, model: Any, images: Array) -> Callable[[], Array]:
@@ -288,17 +293,18 @@ class BackboneWithoutGradients(nn.Module):
 
 def random_keras(build: Callable[[], Any], images: Callable[[int], Array]) -> Any:
     """The model with weights of a fixed seed, and the batch-norm statistics of the images."""
-    tf.keras.utils.set_random_seed(0)
+    for keras in KERASES.values():
+        keras.utils.set_random_seed(0)
     model = build()
-    norms = [layer for layer in model.layers if isinstance(layer, tf.keras.layers.BatchNormalization)]
+    norms = [layer for layer in model.layers if type(layer).__name__ == "BatchNormalization"]
     if norms:
         _with_momentum(norms, 0.0, lambda: model(images(7), training=True))
     return model
 
 
-def application(name: str, height: int, width: int) -> Any:
-    """A classifier of `tf.keras.applications`."""
-    build = getattr(tf.keras.applications, name)
+def application(name: str, height: int, width: int, keras: Any = tf.keras) -> Any:
+    """A classifier of `keras.applications`."""
+    build = getattr(keras.applications, name)
     model = build(weights=None, classes=CLASSES, input_shape=(height, width, 3))
     for layer in model.layers:
         if type(layer).__name__ == "LayerScale":  # ConvNeXt's blocks begin at 1e-6, next to nothing
@@ -306,15 +312,15 @@ def application(name: str, height: int, width: int) -> Any:
     return model
 
 
-def small_keras(shape: tuple[int, ...]) -> Any:
+def small_keras(shape: tuple[int, ...], keras: Any = tf.keras) -> Any:
     """The like of it, with a fused activation."""
-    layers = tf.keras.layers
+    layers = keras.layers
     conv = {3: layers.Conv2D, 4: layers.Conv3D}[len(shape)]
     pool = {3: layers.GlobalAveragePooling2D, 4: layers.GlobalAveragePooling3D}[len(shape)]
-    inputs = tf.keras.Input(shape)
+    inputs = keras.Input(shape)
     x = layers.ReLU()(layers.BatchNormalization()(conv(16, 3, padding="same")(inputs)))
     x = conv(32, 3, strides=2, padding="same", activation="relu", name="last")(x)
-    return tf.keras.Model(inputs, layers.Dense(CLASSES, name="scores")(pool()(x)))
+    return keras.Model(inputs, layers.Dense(CLASSES, name="scores")(pool()(x)))
 
 
 def in_half_precision(make: Callable[[], Any], keras: Any = tf.keras) -> Any:
@@ -361,9 +367,11 @@ def _host(name: str, pictures: Callable[[], Array], layers: tuple[str | int, str
     )
 
 
-def _application(name: str, layer: str | int, pictures: Callable[[int, int], Array] = rgb) -> Entry:
+def _application(name: str, layer: str | int, pictures: Callable[[int, int], Array] = rgb,
+                 which: str = "keras") -> Entry:  # fmt: skip
     size = (64, 96)
-    build = partial(application, name, *size)
+    build = partial(application, name, *size, KERASES[which])
+    name += which.removeprefix("keras").replace(" ", ", Keras ")
     return _random(name, "keras", build, partial(pictures, *size), layer, (2, 3), head="softmax")
 
 
@@ -402,6 +410,25 @@ _LITE0 = Entry("EfficientNet-Lite0", "torch", pretrained_torch, partial(rgb, 224
 _SMALL, _SMALL_KERAS = _small("non-square", rgb, (30, 48, 3))
 _WIDE = {"depth": 16, "widen_factor": 4}
 
+
+def _small_in_keras_3() -> Any:
+    model = small_keras((30, 48, 3), KERASES["keras 3"])
+    model.set_weights(_SMALL_KERAS.make().get_weights())
+    return model
+
+
+_OF_KERAS_3: tuple[Entry, ...] = ()
+if "keras 3" in KERASES:
+    _THREE = KERASES["keras 3"]
+    _OF_KERAS_3 = (
+        _application("ResNet50", "conv5_block3_out", which="keras 3"),
+        _application("MobileNetV2", "out_relu", which="keras 3"),
+        _application("ConvNeXtTiny", -4, pixels, which="keras 3"),
+        replace(_LITE0, name="EfficientNet-Lite0 Keras 3", framework="keras", layer="head_relu6",
+                make=partial(pretrained_keras, _THREE), twin="EfficientNet-Lite0 Keras"),
+        replace(_SMALL_KERAS, name="non-square Keras 3", make=_small_in_keras_3, twin=_SMALL_KERAS.name),
+    )  # fmt: skip
+
 ZOO: tuple[Entry, ...] = (
     # FastEstimator's own
     *_host("LeNet", partial(digits, 64, 48), ("conv3 + activation", 4), (12, 8),
@@ -422,6 +449,7 @@ ZOO: tuple[Entry, ...] = (
     _application("DenseNet121", "relu"),
     _application("EfficientNetV2B0", "top_activation", pixels),
     _application("ConvNeXtTiny", -4, pixels),
+    *_OF_KERAS_3,
     # Hugging Face
     _transformer("ResNet", "resnet.encoder.stages.3", (64, 96), (2, 3), _SMALL_RESNET),
     _transformer("ConvNeXt", "convnext.encoder.stages.3", (64, 96), (2, 3), _SMALL_CONVNEXT),

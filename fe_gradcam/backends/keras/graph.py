@@ -12,7 +12,7 @@ from tensorflow.python.autograph.core import ag_ctx
 from tensorflow.python.autograph.impl import api as autograph
 
 from fe_gradcam.backends.errors import has_channels_first, takes_channels_first
-from fe_gradcam.backends.keras.version import CONVOLUTIONS, is_a, layers_in
+from fe_gradcam.backends.keras.version import CONVOLUTIONS, is_a, is_keras_3, keras_of, layers_in
 from fe_gradcam.backends.scoring import Head, HeadKind
 
 _HEADS: dict[str, HeadKind] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
@@ -104,11 +104,21 @@ def call_model(model: Any, inputs: Any, *, training: bool) -> Any:
     Keras compiles grouped convolutions with XLA, as not every CPU can compute them otherwise; where it cannot, these
     stay functions.
     """
-    grouped = [layer for layer in layers_in(model) if is_a(layer, *CONVOLUTIONS) and getattr(layer, "groups", 1) > 1]
+    layers = [model, *layers_in(model)]
+    grouped = [layer for layer in layers if is_a(layer, *CONVOLUTIONS) and getattr(layer, "groups", 1) > 1]
     if grouped and _computes_groups():
         grouped = []
-    with _replaced([(layer, "call", partial(_run, layer.call, False)) for layer in grouped]):
+    calls: list[tuple[Any, str, Any]] = [(layer, "call", partial(_run, layer.call, False)) for layer in grouped]
+    if not tf.executing_eagerly():
+        calls += [(layer, "call", _with_autograph(layer.call)) for layer in layers if _is_of_user_in_keras_3(layer)]
+    with _replaced(calls):
         return _run(_with_autograph(model), True, inputs, training=training)
+
+
+def _is_of_user_in_keras_3(layer: Any) -> bool:
+    """Whether a layer has code that Keras 3 calls as it is; in Keras 2 it may have an `if` on a tensor in a graph."""
+    keras = keras_of(layer)
+    return keras is not None and is_keras_3(keras) and not type(layer).__module__.startswith("keras.")
 
 
 def _run(function: Callable[..., Any], eagerly: bool, *args: Any, **kwargs: Any) -> Any:

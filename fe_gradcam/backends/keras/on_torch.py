@@ -110,7 +110,7 @@ class _Module(nn.Module):
                 yield name, module
 
     def get_submodule(self, target: str) -> nn.Module:
-        """See nn.Module; names of Keras layers may have dots."""
+        """See nn.Module; by the names of `named_modules`."""
         return self.added.get(target) or dict(self.named_modules())[target]
 
 
