@@ -407,26 +407,34 @@ _LAST_BLOCK = f"{'encoder.layer' if version('transformers') < '5' else 'layers'}
 
 _LITE0 = Entry("EfficientNet-Lite0", "torch", pretrained_torch, partial(rgb, 224, 224), "_swish", (7, 7),
                class_ids=(CAT, MOPED))  # fmt: skip
+_LITE0_KERAS = replace(_LITE0, name="EfficientNet-Lite0 Keras", framework="keras", make=pretrained_keras,
+                       layer="head_relu6")  # fmt: skip
 _SMALL, _SMALL_KERAS = _small("non-square", rgb, (30, 48, 3))
 _WIDE = {"depth": 16, "widen_factor": 4}
 
 
-def _small_in_keras_3() -> Any:
-    model = small_keras((30, 48, 3), KERASES["keras 3"])
-    model.set_weights(_SMALL_KERAS.make().get_weights())
-    return model
+_CONVNEXT = _application("ConvNeXtTiny", -4, pixels)
+
+
+def _in_keras_3(entry: Entry, build: Callable[[Any], Any], **changed: Any) -> Entry:
+    """The entry with the same weights in Keras 3."""
+
+    def make() -> Any:
+        model = build(KERASES["keras 3"])
+        model.set_weights(entry.make().get_weights())
+        return model
+
+    return replace(entry, name=f"{entry.name}, Keras 3", make=make, **changed)
 
 
 _OF_KERAS_3: tuple[Entry, ...] = ()
 if "keras 3" in KERASES:
-    _THREE = KERASES["keras 3"]
     _OF_KERAS_3 = (
         _application("ResNet50", "conv5_block3_out", which="keras 3"),
         _application("MobileNetV2", "out_relu", which="keras 3"),
-        _application("ConvNeXtTiny", -4, pixels, which="keras 3"),
-        replace(_LITE0, name="EfficientNet-Lite0 Keras 3", framework="keras", layer="head_relu6",
-                make=partial(pretrained_keras, _THREE), twin="EfficientNet-Lite0 Keras"),
-        replace(_SMALL_KERAS, name="non-square Keras 3", make=_small_in_keras_3, twin=_SMALL_KERAS.name),
+        _in_keras_3(_CONVNEXT, partial(application, "ConvNeXtTiny", 64, 96)),
+        _in_keras_3(_LITE0_KERAS, pretrained_keras, twin=_LITE0_KERAS.name),
+        _in_keras_3(_SMALL_KERAS, partial(small_keras, (30, 48, 3)), twin=_SMALL_KERAS.name),
     )  # fmt: skip
 
 ZOO: tuple[Entry, ...] = (
@@ -439,7 +447,7 @@ ZOO: tuple[Entry, ...] = (
            (_WIDE, {"input_shape": (32, 48, 3), **_WIDE})),
     # with trained weights
     _LITE0,
-    replace(_LITE0, name="EfficientNet-Lite0 Keras", framework="keras", make=pretrained_keras, layer="head_relu6"),
+    _LITE0_KERAS,
     # a cat, and of the motorcycle, for which CIFAR-10 has no class, a truck; behind this layer the map is 1x1
     Entry("CIFAR-10 CNN", "keras", cifar10, partial(pixels, 32, 32), "batch_normalization_4", (3, 3),
           class_ids=(3, 9), needs="cifar_10_model"),
@@ -448,7 +456,7 @@ ZOO: tuple[Entry, ...] = (
     _application("MobileNetV2", "out_relu"),
     _application("DenseNet121", "relu"),
     _application("EfficientNetV2B0", "top_activation", pixels),
-    _application("ConvNeXtTiny", -4, pixels),
+    _CONVNEXT,
     *_OF_KERAS_3,
     # Hugging Face
     _transformer("ResNet", "resnet.encoder.stages.3", (64, 96), (2, 3), _SMALL_RESNET),
