@@ -24,7 +24,7 @@ from fe_gradcam import (
     gen_dl_model_heatmap,
 )
 from tests.models.kerases import KERASES
-from tests.models.toys import IMAGE, TOYS
+from tests.models.toys import FRAMEWORKS, IMAGE, TOYS
 from tests.trainings import as_layout
 
 A0 = IMAGE[0]
@@ -37,7 +37,7 @@ CONV_MAP = (13 * A0 + 4) / 36
 their means are 15/36 and 2/36, and 15 x + 2 (2 - x) = 13 x + 4."""
 
 
-@pytest.fixture(params=TOYS)
+@pytest.fixture(params=FRAMEWORKS)
 def framework(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -17,10 +17,9 @@ from fe_gradcam import METHODS, ArgumentError, Augment, Contrast, Rank, Unsuppor
 from fe_gradcam.explaining.views import PLAIN, View, eigen_smoothed, smoothing
 from tests.methods.inputs import A0, A1, Net, small, stacked
 from tests.models.kerases import KERASES
-from tests.models.toys import TOYS
+from tests.models.toys import FRAMEWORKS, TOYS
 from tests.trainings import as_layout
 
-FRAMEWORKS = list(TOYS)
 FLIPS = Augment(flips=("horizontal",), factors=(1,))
 BOTH_FLIPS = Augment(flips=("horizontal", "vertical"), factors=(1,))
 RANDOM = {"smooth_grad_cam_plus_plus", "ss_cam", "random_cam"}

@@ -20,7 +20,7 @@ from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.resolved import resolve_target
 from tests.methods.inputs import Net, small, stacked
 from tests.models.kerases import KERASES
-from tests.models.toys import TOYS, twins
+from tests.models.toys import FRAMEWORKS, TOYS, twins
 
 
 @pytest.mark.parametrize("framework", TOYS)
@@ -40,7 +40,7 @@ def test_the_parts_of_full_grad_sum_to_the_score(framework: str) -> None:
     assert len(parts.of_biases) == 2
 
 
-@pytest.mark.parametrize("framework", TOYS)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_full_grad_takes_batch_norm_and_refuses_attention_to_channels(framework: str) -> None:
     model, images = small(framework, softmax=True)
     if framework == "torch":
@@ -86,7 +86,7 @@ def test_full_grad_refuses_attention(seed: int, strength: float) -> None:
         explain(model, torch.randn(2, 3, 9, 9), method="full_grad", layer="conv")
 
 
-@pytest.mark.parametrize("framework", TOYS)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_full_grad_takes_a_relu6_and_refuses_bytes(framework: str) -> None:
     model, images, _ = stacked(framework, (9, 9), "relu6", 3, pooled=True)
     if framework == "torch":

@@ -66,6 +66,9 @@ def keras_toy(kind: Kind, activation: Any = None, keras: Any = tf.keras) -> tupl
     return model, IMAGE[..., None], "relu"
 
 
+FRAMEWORKS = ("torch", "keras")
+"""For tests of what is behind the backends, where one Keras is as good as the other."""
+
 TOYS: dict[str, Any] = {"torch": torch_toy} | {name: partial(keras_toy, keras=one) for name, one in KERASES.items()}
 
 

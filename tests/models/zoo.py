@@ -57,6 +57,7 @@ class Entry:
         twin: The name of an entry with the same weights, whose heatmaps this one's must be; or None.
         precision: Relative, of the model's own arithmetic.
         needs: A package without which the model cannot be made, and that no extra can name; or None.
+        methods: Those that are tried; None: all of one pass.
         error: Part of the message of the UnsupportedModelError that is to be raised; or None.
     """
 
@@ -72,6 +73,7 @@ class Entry:
     twin: str | None = None
     precision: float = 1e-4
     needs: str | None = None
+    methods: tuple[str, ...] | None = None
     error: str | None = None
 
     def images(self, count: int) -> Array:
@@ -367,12 +369,17 @@ def _host(name: str, pictures: Callable[[], Array], layers: tuple[str | int, str
     )
 
 
+_FEW = ("grad_cam", "hires_cam", "eigen_cam")
+"""Enough for a network that is there in the other Keras too."""
+
+
 def _application(name: str, layer: str | int, pictures: Callable[[int, int], Array] = rgb,
                  which: str = "keras") -> Entry:  # fmt: skip
     size = (64, 96)
     build = partial(application, name, *size, KERASES[which])
     name += which.removeprefix("keras").replace(" ", ", Keras ")
-    return _random(name, "keras", build, partial(pictures, *size), layer, (2, 3), head="softmax")
+    methods = None if which == "keras" else _FEW
+    return _random(name, "keras", build, partial(pictures, *size), layer, (2, 3), head="softmax", methods=methods)
 
 
 def _transformer(name: str, layer: str, size: tuple[int, int], map: tuple[int, int], configuration: dict[str, Any],
@@ -424,7 +431,7 @@ def _in_keras_3(entry: Entry, build: Callable[[Any], Any], **changed: Any) -> En
         model.set_weights(entry.make().get_weights())
         return model
 
-    return replace(entry, name=f"{entry.name}, Keras 3", make=make, **changed)
+    return replace(entry, name=f"{entry.name}, Keras 3", make=make, methods=_FEW, **changed)
 
 
 _OF_KERAS_3: tuple[Entry, ...] = ()

@@ -26,14 +26,14 @@ from fe_gradcam import (
 )
 from fe_gradcam.spec.targets import target_name
 from tests.models.kerases import KERASES, applied
-from tests.models.toys import HEAD, IMAGE, TOYS, TorchToy
+from tests.models.toys import FRAMEWORKS, HEAD, IMAGE, TOYS, TorchToy
 from tests.trainings import as_layout
 
 A0 = IMAGE[0]
 A1 = np.array([[2, 1, 0], [0, 0, 0]], np.float32)
 
 
-@pytest.fixture(params=TOYS)
+@pytest.fixture(params=FRAMEWORKS)
 def framework(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
