@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from fe_gradcam.backends.errors import exported
 from fe_gradcam.backends.keras.version import computes_on
 from fe_gradcam.backends.protocol import Backend
 from fe_gradcam.errors import Argument, UnsupportedModelError
@@ -41,8 +42,27 @@ def backend_for(
         from fe_gradcam.backends.pytorch.backend import TorchBackend
 
         return TorchBackend(model, model_output, reshape, of_pixels)
+    if type(model).__module__ == "torch.export.exported_program":
+        raise exported()
     raise UnsupportedModelError(
         f"model is a {type(model).__module__}.{type(model).__qualname__}; a torch.nn.Module or a tf.keras.Model is "
         "needed. (A SavedModel loaded without its class has no layers that can be observed: load it as the Keras model "
         "that it was.)"
     )
+
+
+def plain_for(model: Any) -> Any:
+    """A model that is called plainly, to check what its backend makes of it; of a kind that `backend_for` accepts."""
+    backend_for(model)
+    on = computes_on(model)
+    if on == "torch":
+        raise UnsupportedModelError(
+            Argument("model"), " is a Keras model that computes on PyTorch. Load it with KERAS_BACKEND=tensorflow."
+        )
+    if on is None:
+        from fe_gradcam.backends.pytorch.plain import PlainTorch
+
+        return PlainTorch(model)
+    from fe_gradcam.backends.keras.plain import PlainKeras
+
+    return PlainKeras(model)
