@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.fx import GraphModule
 
+from fe_gradcam.backends.keras.version import CONVOLUTIONS, is_a
 from fe_gradcam.backends.pytorch.recorder import Lister
 from fe_gradcam.backends.pytorch.state import uncompiled, unwrapped
 from fe_gradcam.spec.layers import name_among, only_pools
@@ -17,7 +18,8 @@ def layer_infos(lister: Lister, count: int) -> list[LayerInfo]:
     infos: list[LayerInfo] = []
     for position, (module, shape) in enumerate(lister.met):
         source, kind = lister.same_as.get(position), type(module).__name__
-        pools = not module._modules and only_pools(kind)
+        outer = any(not isinstance(one, nn.ParameterDict) for one in module._modules.values())
+        pools = not outer and only_pools(kind)
         infos.append(
             LayerInfo(
                 lister.names[module],
@@ -33,11 +35,11 @@ def layer_infos(lister: Lister, count: int) -> list[LayerInfo]:
     return infos
 
 
-def seen_by(lister: Lister, size: tuple[int, ...]) -> Seen:
+def seen_by(lister: Lister, size: tuple[int, ...], *, channels_first: bool) -> Seen:
     """The layout of the layers' outputs that the pass shows."""
     of_maps = [(module, shape) for module, shape in lister.met if len(shape) == len(size) + 2]
     return Seen(
-        tuple(shape[2:] for module, shape in of_maps if _is_convolution(module)),
+        tuple(shape[2:] if channels_first else shape[1:-1] for module, shape in of_maps if _is_convolution(module)),
         any(isinstance(module, (nn.Linear, nn.LayerNorm)) for module, _ in of_maps),
     )
 
@@ -68,4 +70,4 @@ def kind_of(model: nn.Module, name: str) -> str:
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.conv._ConvNd)
+    return isinstance(module, nn.modules.conv._ConvNd) or is_a(module, *CONVOLUTIONS)
