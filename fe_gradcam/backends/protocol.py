@@ -19,8 +19,8 @@ from fe_gradcam.errors import Argument, ArgumentError, CamError, CamWarning, Uns
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.layers import default_layer, with_maps
 from fe_gradcam.spec.outputs import ModelOutput
-from fe_gradcam.spec.resolved import ResolvedTarget, resolve_target
-from fe_gradcam.spec.tokens import Seen, as_map, pulled_back, token_grid
+from fe_gradcam.spec.resolved import TOP_CLASS, RegionTarget, ResolvedTarget, resolve_target
+from fe_gradcam.spec.tokens import Seen, as_map, pulled_back
 from fe_gradcam.types import BiasGradients, CamInputs, Layer, LayerInfo, LayerRef, Reshape, Score
 
 HALF_PRECISION_FACTOR = 1024.0
@@ -240,7 +240,8 @@ class Backend(ABC):
     def _reaches(self, layer: LayerRef, inputs: Inputs) -> bool:
         """Whether the score of the inferred class depends on the places of a layer's output."""
         try:
-            ((found,), _) = self._run(inputs, Query(layer, [resolve_target(None, len(inputs))], "logit"))
+            target = RegionTarget(TOP_CLASS, None) if self._of_pixels else resolve_target(None, len(inputs))
+            ((found,), _) = self._run(inputs, Query(layer, [target], "logit"))
         except UnsupportedModelError:  # no classes: a target of another kind will be asked for
             return True
         except CamError:
@@ -338,4 +339,4 @@ class Backend(ABC):
         if len(set(tokens)) != 1:
             return False
         count = next(iter(tokens))
-        return bool(self._reshape or token_grid(count, self._seen(inputs).maps, self.image_size(inputs)))
+        return bool(self._reshape or self._seen(inputs).of_tokens(count, self.image_size(inputs)))

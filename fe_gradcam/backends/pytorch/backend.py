@@ -70,9 +70,12 @@ class TorchBackend(Backend):
         return kind_of(self._model, layer.name)
 
     def _listed(self, inputs: Inputs) -> tuple[list[LayerInfo], Seen]:
-        lister, size = Lister(), self.image_size(inputs)
-        with self._ready() as model, lister.watching(model):
-            model(*(part.clone() for part in self._given(inputs, model)))
+        size = self.image_size(inputs)
+        with self._ready() as model:
+            given = [part.clone() for part in self._given(inputs, model)]
+            lister = Lister(model, given[inputs.at])
+            with lister.watching(model):
+                model(*given)
             lister.names = {module: name for name, module in model.named_modules()}
         return layer_infos(lister, len(inputs)), seen_by(lister, size)
 

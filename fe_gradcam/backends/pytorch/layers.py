@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
+from fe_gradcam.backends.pytorch.places import Unplaced
 from fe_gradcam.backends.pytorch.recorder import Lister
 from fe_gradcam.backends.pytorch.state import uncompiled, unwrapped
-from fe_gradcam.spec.layers import name_among, only_pools
-from fe_gradcam.spec.tokens import Seen
+from fe_gradcam.spec.layers import name_among
+from fe_gradcam.spec.tokens import Layout, Seen, layout_of
 from fe_gradcam.types import Layer, LayerInfo
 
 
@@ -15,18 +16,18 @@ def layer_infos(lister: Lister, count: int) -> list[LayerInfo]:
     """The layers that a Lister met in a pass of `count` images, in that order."""
     infos: list[LayerInfo] = []
     for position, (module, shape) in enumerate(lister.met):
-        source, kind = lister.same_as.get(position), type(module).__name__
-        pools = not module._modules and only_pools(kind)
+        passes = position in lister.repeated and not module._modules
         infos.append(
             LayerInfo(
                 lister.names[module],
-                kind,
+                type(module).__name__,
                 shape[1:],
                 spatial=shape[:1] == (count,),
                 activation=lister.activations.get(position),
                 convolution=_is_convolution(module),
                 relu=module in lister.rectified,
-                pooled=pools or (source is not None and infos[source].pooled),
+                pooled=passes or lister.made_by[position] == "pool",
+                summed=lister.made_by[position] == "sum",
             )
         )
     return infos
@@ -35,9 +36,20 @@ def layer_infos(lister: Lister, count: int) -> list[LayerInfo]:
 def seen_by(lister: Lister, size: tuple[int, ...]) -> Seen:
     """The layout of the layers' outputs that the pass shows."""
     of_maps = [(module, shape) for module, shape in lister.met if len(shape) == len(size) + 2]
+    layouts: dict[tuple[str, tuple[int, ...]], Layout | None] = {}
+    found: dict[int, Layout | None] = {}
+    for (module, shape), state in zip(lister.met, lister.states, strict=True):
+        if not isinstance(state, Unplaced):
+            if id(state) not in found:  # many layers leave the places as they are
+                found[id(state)] = layout_of([positions[0].numpy() for positions in state])
+            layouts[lister.names[module], shape[1:]] = found[id(state)]
+        elif state is not Unplaced.LOST and len(shape) == 3:
+            layouts[lister.names[module], shape[1:]] = None
     return Seen(
         tuple(shape[2:] for module, shape in of_maps if _is_convolution(module)),
         any(isinstance(module, (nn.Linear, nn.LayerNorm)) for module, _ in of_maps),
+        layouts,
+        followed=True,
     )
 
 

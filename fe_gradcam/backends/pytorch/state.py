@@ -43,6 +43,7 @@ def left_as_found(model: nn.Module) -> Iterator[nn.Module]:
         stack.enter_context(uncompiled(modules))
         stack.enter_context(_evaluating(modules))
         stack.enter_context(_with_their_buffers(modules))
+        stack.enter_context(_module_by_module())
         yield model
 
 
@@ -63,6 +64,17 @@ def without_reentrant_checkpoints() -> Iterator[None]:
         yield
     finally:
         del CheckpointFunction.apply
+
+
+@contextmanager
+def _module_by_module() -> Iterator[None]:
+    """While active, transformer layers call their modules, and no fused function that computes a whole layer."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 @contextmanager
