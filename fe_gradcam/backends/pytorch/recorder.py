@@ -237,7 +237,7 @@ class Lister(TorchFunctionMode):
         """Each module that returned a tensor, or a tuple that begins with one, and the tensor's shape; in order."""
         self.activations: dict[int, str] = {}
         """By position in `met`: the activation function that is applied directly to this output."""
-        self.names: dict[nn.Module, str] = {}
+        self.names = {module: name for name, module in model.named_modules()}
         self.repeated: set[int] = set()
         """The positions in `met` of modules that returned, unchanged, what another module had put out."""
         self.states: list[State] = []
