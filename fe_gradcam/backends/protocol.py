@@ -301,7 +301,7 @@ class Backend(ABC):
 
     def _known_reading(self, given: Sequence[Any], of_pixels: bool) -> Reading:
         """How the outputs were read in the last pass of the unchanged network; if there was none, one is made."""
-        found = self._known.readings.get((self._model_output, of_pixels))
+        found = self._known_now().readings.get((self._model_output, of_pixels))
         if found is not None:
             return found
         table = self._outputs(given, of_pixels)

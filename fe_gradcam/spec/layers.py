@@ -28,14 +28,14 @@ def with_maps(
         own, tokens = info.shape, None
         sides = own[1:] if channels_first else own[:-1]
         layout = seen.layout_of(info.name, own, size) if channels_first or len(own) == 2 else None
-        elsewhere = layout is None and (info.name, own) in seen.layouts
+        unplaced = layout is None and seen.followed
         counts = len(own) == 3 and own[1] == own[2] and seen.of_tokens(own[1], size) is not None
         attention = counts and sides not in seen.maps
         if layout is not None:
             tokens, own = layout.tokens, (own[layout.channels], *layout.grid)
         elif not channels_first:
             own = (*own[-1:], *own[:-1])
-        of_image = info.spatial and len(own) == len(size) + 1 and not attention and not elsewhere
+        of_image = info.spatial and len(own) == len(size) + 1 and not attention and not unplaced
         spatial = of_image and any(side != 1 for side in own[1:])
         done.append(replace(info, shape=own, tokens=tokens, spatial=spatial))
     return done
@@ -68,7 +68,7 @@ def default_layer(
     """
     if of_pixels:
         convolutions = [at for at, info in enumerate(infos) if info.convolution]
-        refs = {LayerRef(infos[at].name): at for at in convolutions}
+        refs = {LayerRef(infos[at].name, "convolution"): at for at in convolutions}
         scoring = _first_reached(list(reversed(refs)), reaches, next(iter(refs), None))
         last_convolution = max(convolutions, default=len(infos)) if scoring is None else refs[scoring]
         infos = infos[:last_convolution]

@@ -24,9 +24,6 @@ HALVINGS = 5
 SAME_ROW = 1e-6
 """Positions no further apart than this are those of one row or column."""
 
-OFF_CENTRE = 0.32
-"""How far a token may stand from the centre of its cell, in cells; 0.30 where five places were merged to three."""
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -132,11 +129,9 @@ def _with_channels(positions: Sequence[NDArray[np.float64]], axis: int) -> Layou
     if len(rest) > 1:
         whole = len(placed) == len(values[0]) and sorted(rest) == sorted(grid)
         return Layout(axis, tuple(grid), None if as_it_is else tuple(order.tolist())) if whole else None
-    off = [
-        np.abs(value[placed] * count - (cell + 0.5)).max() for value, cell, count in zip(values, cells, grid, strict=True)
-    ]
-    if max(off) > OFF_CENTRE:
-        return None
+    for value, cell, count in zip(values, cells, grid, strict=True):
+        if np.abs(value[placed] * count - (cell + 0.5)).max() > 0.5:  # tokens of a part of the image
+            return None
     return Layout(axis, tuple(grid), None if as_it_is else tuple(order.tolist()), len(values[0]))
 
 
@@ -147,7 +142,8 @@ def _mean_along(positions: NDArray[np.float64], axis: int) -> NDArray[np.float64
     known = np.isfinite(positions)
     count = known.sum(axis)
     total = np.where(known, positions, 0).sum(axis)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    mean: NDArray[np.float64] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return mean
 
 
 def _cells(values: NDArray[np.float64]) -> tuple[NDArray[np.int64], int]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from fe_gradcam.backends.pytorch.places import Unplaced
+from fe_gradcam.backends.pytorch.places import Unplaced, layout_at
 from fe_gradcam.backends.pytorch.recorder import Lister
 from fe_gradcam.backends.pytorch.state import uncompiled, unwrapped
 from fe_gradcam.spec.layers import name_among
-from fe_gradcam.spec.tokens import Layout, Seen, layout_of
+from fe_gradcam.spec.tokens import Layout, Seen
 from fe_gradcam.types import Layer, LayerInfo
 
 
@@ -41,9 +41,9 @@ def seen_by(lister: Lister, size: tuple[int, ...]) -> Seen:
     for (module, shape), state in zip(lister.met, lister.states, strict=True):
         if not isinstance(state, Unplaced):
             if id(state) not in found:  # many layers leave the places as they are
-                found[id(state)] = layout_of([positions[0].numpy() for positions in state])
+                found[id(state)] = layout_at(state)
             layouts[lister.names[module], shape[1:]] = found[id(state)]
-        elif state is not Unplaced.LOST and len(shape) == 3:
+        elif state is not Unplaced.LOST:
             layouts[lister.names[module], shape[1:]] = None
     return Seen(
         tuple(shape[2:] for module, shape in of_maps if _is_convolution(module)),

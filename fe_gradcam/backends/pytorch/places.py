@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping, Sequence
 from enum import Enum
+from math import prod
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from fe_gradcam.spec.tokens import Layout, layout_of
 
 
 class Unplaced(Enum):
@@ -42,6 +45,9 @@ MOVING = frozenset(
 )  # fmt: skip
 """Functions that only move, repeat or drop the values of their first input; `__get__` is an attribute such as `.T`."""
 
+CHOOSING = frozenset({"__getitem__", "select", "narrow", "index_select", "gather", "take_along_dim"})
+"""Those of them that can drop some of the tokens."""
+
 JOINING = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"})
 
 ARITHMETIC = frozenset(
@@ -53,6 +59,9 @@ ARITHMETIC = frozenset(
 """Functions whose inputs are all of one layout."""
 
 SUMS = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__"})
+
+REDUCING = frozenset({"mean", "sum", "nanmean", "max", "amax", "min", "amin", "median", "logsumexp"})
+"""Functions that make one value of those along some axes; it stands in the middle of them."""
 
 CONTRACTING = frozenset(
     {"linear", "matmul", "__matmul__", "bmm", "mm", "einsum", "glu", "scaled_dot_product_attention"}
@@ -120,8 +129,10 @@ class Places:
             return [_joined(func, args, kwargs, given, states)]
         if name == "pad":
             return [_padded(func, args, kwargs, states[0])]
+        if name in REDUCING and states[0] is not Unplaced.NOTHING and (len(given) == 1):
+            return _reduced(args, kwargs, out, states[0])
         if name in MOVING:
-            return _moved(func, args, kwargs, out, states[0])
+            return _moved(func, name, args, kwargs, out, states[0])
         return [self._computed(name, given, states, each) for each in ([out] if isinstance(out, Tensor) else out)]
 
     def _computed(self, name: str, given: Sequence[Tensor], states: Sequence[State], out: Any) -> State:
@@ -190,7 +201,7 @@ def _at_hand(arguments: Any) -> Any:
     return tree_map(lambda each: each.cpu() if isinstance(each, Tensor) else each, arguments)
 
 
-def _moved(func: Any, args: Any, kwargs: dict[str, Any], out: Any, state: State) -> list[State]:
+def _moved(func: Any, name: str, args: Any, kwargs: dict[str, Any], out: Any, state: State) -> list[State]:
     """The states of the outputs of a function that moves values."""
     if isinstance(state, Unplaced):
         return [state] * (1 if isinstance(out, Tensor) else len(out))
@@ -198,7 +209,32 @@ def _moved(func: Any, args: Any, kwargs: dict[str, Any], out: Any, state: State)
     moved = [func(positions, *_at_hand(args[1:]), **more) for positions in state]
     if isinstance(out, Tensor):
         moved = [(each,) for each in moved]
-    return [tuple(parts) for parts in zip(*moved, strict=True)]
+    found = [tuple(parts) for parts in zip(*moved, strict=True)]
+    return [Unplaced.LOST if name in CHOOSING and _fewer_tokens(state, each) else each for each in found]
+
+
+def _fewer_tokens(before: Positions, after: Positions) -> bool:
+    """Whether only some of the tokens of a whole map are left; these are no map of the whole image."""
+    whole, part = (layout_at(each) if each[0].dim() == 3 else None for each in (before, after))
+    if whole is None or part is None or whole.tokens is None or part.tokens is None:
+        return False
+    return prod(part.grid) < prod(whole.grid)
+
+
+def layout_at(positions: Positions) -> Layout | None:
+    """The layout of a tensor for one image."""
+    return layout_of([each[0].numpy() for each in positions])
+
+
+def _reduced(args: Any, kwargs: dict[str, Any], out: Any, state: State) -> list[State]:
+    """The states of the outputs of a function that makes one value of many."""
+    count = 1 if isinstance(out, Tensor) else len(out)
+    rest = dict(zip(("dim", "keepdim"), args[1:], strict=False)) | kwargs
+    axes = rest.get("dim", rest.get("axis"))
+    if isinstance(state, Unplaced) or axes is None:
+        return [state if isinstance(state, Unplaced) else Unplaced.LOST] * count
+    averaged = [positions.nanmean(axes, keepdim=bool(rest.get("keepdim", False))) for positions in state]
+    return [tuple(averaged)] * count
 
 
 def _padded(func: Any, args: Any, kwargs: dict[str, Any], state: State) -> State:
@@ -249,7 +285,7 @@ def _contracted(state: State, shape: Sequence[int]) -> State:
         return state
     means = [_averaged(positions, -1) for positions in state]
     finite = [mean[mean.isfinite()] for mean in means]
-    if not any(len(mean) and bool(mean.max() - mean.min() > NEAR) for mean in finite):
+    if len(finite[0]) and not any(bool(mean.max() - mean.min() > NEAR) for mean in finite):
         return Unplaced.LOST  # places were mixed, not channels
     return tuple(mean[..., None].expand(tuple(shape)) for mean in means)
 
