@@ -162,6 +162,9 @@ class Places:
         """The positions in maps that a convolution or a pooling made of maps."""
         if isinstance(state, Unplaced) or state[0].dim() != len(shape):
             return state if isinstance(state, Unplaced) else Unplaced.LOST
+        if any(_varies_along(positions, 0) for positions in state):  # rows of windows, not of images
+            kept = state[0].shape[2:] == torch.Size(shape[2:])
+            return tuple(_averaged(one, 1)[:, None].expand(tuple(shape)) for one in state) if kept else Unplaced.LOST
         profiles: dict[int, tuple[int, Tensor]] = {}
         for at, positions in enumerate(state):
             of_places = _averaged(positions[0], 0)
@@ -206,6 +209,7 @@ def _moved(func: Any, name: str, args: Any, kwargs: dict[str, Any], out: Any, st
     if isinstance(state, Unplaced):
         return [state] * (1 if isinstance(out, Tensor) else len(out))
     more = {key: value for key, value in _at_hand(kwargs).items() if key not in ("input", "self")}
+    func = {"view": Tensor.reshape, "view_as": Tensor.reshape_as}.get(name, func)  # positions are strided otherwise
     moved = [func(positions, *_at_hand(args[1:]), **more) for positions in state]
     if isinstance(out, Tensor):
         moved = [(each,) for each in moved]
@@ -314,7 +318,7 @@ def _resampled(profile: Tensor, count: int) -> Tensor:
 
 def _varies_along(positions: Tensor, axis: int) -> bool:
     """Whether positions differ along an axis; not along one of those that were expanded."""
-    if positions.shape[axis] < 2:
+    if positions.shape[axis] < 2 or positions.stride(axis) == 0:
         return False
     steps = positions.diff(dim=axis).abs()
     steps = steps[steps.isfinite()]
