@@ -85,7 +85,8 @@ class Seen:
         if count is None:
             return None
         if self.followed:
-            known = {one for one in self.layouts.values() if one is not None and (one.tokens, one.channels) == (count, 1)}
+            like = {one for one in self.layouts.values() if one is not None and one.tokens == count}
+            known = {one for one in like if one.channels == 1}
             return known.pop() if len(known) == 1 else None
         found = token_grid(count, self.maps, size)
         return None if found is None else Layout(1, found.grid, tuple(range(found.extra, count)), count)

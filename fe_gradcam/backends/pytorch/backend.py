@@ -87,7 +87,9 @@ class TorchBackend(Backend):
         lister = Lister(model, given[inputs.at])
         with lister.watching(model):
             yield
-        self._known_now().seen.put(size, seen_by(lister, size))
+        seen = seen_by(lister, size)
+        inputs.check_maps(seen.maps, channels_first=True)
+        self._known_now().seen.put(size, seen)
 
     @contextmanager
     def _ready(self) -> Iterator[nn.Module]:

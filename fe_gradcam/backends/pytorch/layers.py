@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from fe_gradcam.backends.pytorch.places import Unplaced, layout_at
+from fe_gradcam.backends.pytorch.following import Unplaced, layout_at
 from fe_gradcam.backends.pytorch.recorder import Lister
 from fe_gradcam.backends.pytorch.state import uncompiled, unwrapped
 from fe_gradcam.spec.layers import name_among

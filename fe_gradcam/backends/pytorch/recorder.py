@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fe_gradcam.backends.errors import no_tensor
-from fe_gradcam.backends.pytorch.places import SUMS, Places, State, only_pools
+from fe_gradcam.backends.pytorch.following import SUMS, Follower, State, only_pools
 from fe_gradcam.backends.scoring import Head, HeadKind
 from fe_gradcam.errors import Argument, GradientError
 from fe_gradcam.types import LayerRef
@@ -232,7 +232,7 @@ class Lister(TorchFunctionMode):
 
     def __init__(self, model: nn.Module, picture: Tensor) -> None:
         super().__init__()
-        self._places = Places(model, picture)
+        self._follower = Follower(model, picture)
         self.met: list[tuple[nn.Module, tuple[int, ...]]] = []
         """Each module that returned a tensor, or a tuple that begins with one, and the tensor's shape; in order."""
         self.activations: dict[int, str] = {}
@@ -272,8 +272,8 @@ class Lister(TorchFunctionMode):
         self._inside.pop()
         first = output[0] if isinstance(output, tuple) and output else output
         if isinstance(first, Tensor):
-            self._places.bridge(args, first)
-            self.states.append(self._places.of(first))
+            self._follower.bridge(args, first)
+            self.states.append(self._follower.of(first))
             self.made_by.append(self._maker_of(first))
             earlier = self._pending.get(first)
             if earlier is not None and self._versions[earlier] == _version(first):
@@ -293,7 +293,7 @@ class Lister(TorchFunctionMode):
         source = self._convolved.get(first) if isinstance(first, Tensor) else None
         passed_on = self._maker_of(first) if name in _PASSING and isinstance(first, Tensor) else ""
         out = func(*args, **kwargs)
-        self._places.follow(func, name, args, kwargs, out)
+        self._follower.follow(func, name, args, kwargs, out)
         kind = "pool" if only_pools(name) else "sum" if name in SUMS else passed_on
         made = out[0] if isinstance(out, tuple) and out else out
         if kind and isinstance(made, Tensor) and (not passed_on or made.shape == first.shape):

@@ -78,7 +78,7 @@ def only_pools(name: str) -> bool:
     return "pool" in name and "unpool" not in name
 
 
-class Places:
+class Follower:
     """What is known of the tensors of one pass; `follow` is called for every function, in order.
 
     Args:
@@ -163,8 +163,7 @@ class Places:
         if isinstance(state, Unplaced) or state[0].dim() != len(shape):
             return state if isinstance(state, Unplaced) else Unplaced.LOST
         if any(_varies_along(positions, 0) for positions in state):  # rows of windows, not of images
-            kept = state[0].shape[2:] == torch.Size(shape[2:])
-            return tuple(_averaged(one, 1)[:, None].expand(tuple(shape)) for one in state) if kept else Unplaced.LOST
+            return _in_each_row(state, shape)
         profiles: dict[int, tuple[int, Tensor]] = {}
         for at, positions in enumerate(state):
             of_places = _averaged(positions[0], 0)
@@ -292,6 +291,14 @@ def _contracted(state: State, shape: Sequence[int]) -> State:
     if len(finite[0]) and not any(bool(mean.max() - mean.min() > NEAR) for mean in finite):
         return Unplaced.LOST  # places were mixed, not channels
     return tuple(mean[..., None].expand(tuple(shape)) for mean in means)
+
+
+def _in_each_row(state: Positions, shape: Sequence[int]) -> State:
+    """The positions in maps (N, K, *S) that are no larger than before, of which each row has its own."""
+    if any(new > old for new, old in zip(shape[2:], state[0].shape[2:], strict=True)):
+        return Unplaced.LOST
+    pool: Any = nn.functional.adaptive_avg_pool2d if len(shape) == 4 else nn.functional.adaptive_avg_pool3d
+    return tuple(pool(_averaged(one, 1)[:, None], tuple(shape[2:])).expand(tuple(shape)) for one in state)
 
 
 def _along(axis: int, values: Tensor, shape: Sequence[int]) -> Tensor:
