@@ -24,6 +24,9 @@ HALVINGS = 5
 SAME_ROW = 1e-6
 """Positions no further apart than this are those of one row or column."""
 
+NEXT = 0.6
+"""How close neighbours may stand, in cells. Where they stand closer, each token is of places far apart."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -131,7 +134,8 @@ def _with_channels(positions: Sequence[NDArray[np.float64]], axis: int) -> Layou
         whole = len(placed) == len(values[0]) and sorted(rest) == sorted(grid)
         return Layout(axis, tuple(grid), None if as_it_is else tuple(order.tolist())) if whole else None
     for value, cell, count in zip(values, cells, grid, strict=True):
-        if np.abs(value[placed] * count - (cell + 0.5)).max() > 0.5:  # tokens of a part of the image
+        off, apart = np.abs(value[placed] * count - (cell + 0.5)), np.diff(np.unique(value[placed])) * count
+        if off.max() > 0.5 or apart[apart > SAME_ROW * count].min(initial=1) < NEXT:  # tokens of a part of the image
             return None
     return Layout(axis, tuple(grid), None if as_it_is else tuple(order.tolist()), len(values[0]))
 
@@ -139,7 +143,8 @@ def _with_channels(positions: Sequence[NDArray[np.float64]], axis: int) -> Layou
 def _mean_along(positions: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     """The mean along an axis of what stands at places; NaN where nothing does."""
     if positions.strides[axis] == 0 or positions.shape[axis] == 1:
-        return np.take(positions, 0, axis)
+        first: NDArray[np.float64] = np.take(positions, 0, axis)
+        return first
     known = np.isfinite(positions)
     count = known.sum(axis)
     total = np.where(known, positions, 0).sum(axis)
