@@ -14,23 +14,19 @@ MOST_TRIED = 8
 """How many layers are tried for one that the score depends on, before it is asked whether it depends on any."""
 
 
-def only_pools(kind: str) -> bool:
-    """Whether a layer of this class only pools, or computes nothing at all."""
-    return any(word in kind.lower() for word in ("pool", "dropout", "identity"))
-
-
 def with_maps(
     infos: Sequence[LayerInfo], seen: Seen, size: tuple[int, ...], *, channels_first: bool
 ) -> list[LayerInfo]:
     """The layers, with the shapes that a pass met turned into those of maps: tokens recognised, channels first."""
+    counts = {info.shape[0] for info in infos if len(info.shape) == 2}
     done = []
     for info in infos:
         own, tokens = info.shape, None
         sides = own[1:] if channels_first else own[:-1]
         layout = seen.layout_of(info.name, own, size) if channels_first or len(own) == 2 else None
         unplaced = layout is None and seen.followed
-        counts = len(own) == 3 and own[1] == own[2] and seen.of_tokens(own[1], size) is not None
-        attention = counts and sides not in seen.maps
+        between = len(own) == 3 and own[1] == own[2] and own[1] in counts and sides not in seen.maps
+        attention = between and seen.of_tokens(own[1], size) is not None
         if layout is not None:
             tokens, own = layout.tokens, (own[layout.channels], *layout.grid)
         elif not channels_first:

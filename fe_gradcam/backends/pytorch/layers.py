@@ -16,7 +16,8 @@ def layer_infos(lister: Lister, count: int) -> list[LayerInfo]:
     """The layers that a Lister met in a pass of `count` images, in that order."""
     infos: list[LayerInfo] = []
     for position, (module, shape) in enumerate(lister.met):
-        passes = position in lister.repeated and not module._modules
+        source = lister.same_as.get(position)
+        passes = source is not None and (not module._modules or infos[source].pooled)
         infos.append(
             LayerInfo(
                 lister.names[module],

@@ -238,8 +238,8 @@ class Lister(TorchFunctionMode):
         self.activations: dict[int, str] = {}
         """By position in `met`: the activation function that is applied directly to this output."""
         self.names = {module: name for name, module in model.named_modules()}
-        self.repeated: set[int] = set()
-        """The positions in `met` of modules that returned, unchanged, what another module had put out."""
+        self.same_as: dict[int, int] = {}
+        """By position in `met`: where the same tensor was met before, inside a module that returns it unchanged."""
         self.states: list[State] = []
         """By position in `met`: where the values of the output stand in the image."""
         self.made_by: list[str] = []
@@ -277,7 +277,7 @@ class Lister(TorchFunctionMode):
             self.made_by.append(self._maker_of(first))
             earlier = self._pending.get(first)
             if earlier is not None and self._versions[earlier] == _version(first):
-                self.repeated.add(len(self.met))
+                self.same_as[len(self.met)] = earlier
             self._versions.append(_version(first))
             self._pending[first] = len(self.met)
             self.met.append((module, tuple(first.shape)))
