@@ -263,3 +263,28 @@ def test_a_layout_makes_the_map_that_it_says() -> None:
     tokens = torch.arange(10.0).reshape(1, 5, 2)
     made = Layout(1, (2, 2), (1, 3, 2, 4), 5).map_of(tokens)
     assert_allclose(made, [[[[2, 6], [4, 8]], [[3, 7], [5, 9]]]])
+
+
+# --- modules are called one by one -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_no_layer_of_a_transformer_is_computed_in_one_piece(enabled: bool) -> None:
+    """A fused layer calls none of its modules, so that nothing in it can be explained; torch's setting is put back."""
+    seen: list[bool] = []
+
+    def whole(net: Any, x: Tensor) -> Tensor:
+        seen.append(torch.backends.mha.get_fastpath_enabled())
+        return net.fc(net.encoder(tokens_of(net.patch(x))).mean(1))
+
+    layer = nn.TransformerEncoderLayer(CHANNELS, 2, 8, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2)
+    model = Net(whole, patch=nn.Conv2d(3, CHANNELS, 4, stride=4), encoder=encoder, fc=nn.Linear(CHANNELS, 2)).eval()
+    torch.backends.mha.set_fastpath_enabled(enabled)
+    try:
+        heatmap = explain(model, torch.randn(1, 3, 16, 24))
+        assert torch.backends.mha.get_fastpath_enabled() is enabled
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    assert heatmap.layer == "encoder.layers.1.norm2"
+    assert not any(seen)
