@@ -67,7 +67,8 @@ def default_layer(
         refs = {LayerRef(infos[at].name, "convolution"): at for at in convolutions}
         scoring = _first_reached(list(reversed(refs)), reaches, next(iter(refs), None))
         last_convolution = max(convolutions, default=len(infos)) if scoring is None else refs[scoring]
-        infos = infos[:last_convolution]
+        classes = infos[last_convolution].shape[0] if convolutions else None
+        infos = [info for info in infos[:last_convolution] if not _scores(info, classes)]
     spatial = [info for info in reversed(infos) if info.spatial]
     front = _ref_at(spatial[-1]) if spatial else None
     if not spatial:
@@ -87,6 +88,11 @@ def default_layer(
     choices = dict.fromkeys(_ref_at(info) for info in [*first, *between, *of_tokens, *spatial])
     found = _first_reached(list(choices), reaches, front)
     return (_ref_at(last), False) if found is None else (found, True)
+
+
+def _scores(info: LayerInfo, classes: int | None) -> bool:
+    """Whether a convolution makes scores too, which are added to those of the last, as of another resolution."""
+    return info.convolution and info.activation is None and info.shape[0] == classes
 
 
 def _first_reached(

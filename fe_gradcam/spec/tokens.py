@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil, isqrt, prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ HALVINGS = 5
 """How often a transformer may halve its grid of patches (Swin: 3 times)."""
 
 
-SAME_ROW = 1e-6
+SAME_ROW = 1e-5
 """Positions no further apart than this are those of one row or column."""
 
 NEXT = 0.6
@@ -95,7 +96,7 @@ class Seen:
         return None if found is None else Layout(1, found.grid, tuple(range(found.extra, count)), count)
 
 
-def layout_of(positions: Sequence[NDArray[np.float64]]) -> Layout | None:
+def layout_of(positions: Sequence[NDArray[np.floating[Any]]]) -> Layout | None:
     """The layout of an output for one image, found by where each of its values stands in the image.
 
     Args:
@@ -106,12 +107,17 @@ def layout_of(positions: Sequence[NDArray[np.float64]]) -> Layout | None:
         None if the values of a channel are not one for each cell of a grid.
     """
     shape = positions[0].shape
-    axes = (1, 0) if len(shape) == 2 else range(len(shape))
-    found = [layout for axis in axes if (layout := _with_channels(positions, axis)) is not None]
-    return found[0] if len(shape) == 2 and found else max(found, key=lambda one: prod(one.grid), default=None)
+    found = []
+    for axis in (1, 0) if len(shape) == 2 else range(len(shape)):
+        layout = _with_channels(positions, axis)
+        if layout is not None:
+            found.append(layout)
+            if len(shape) == 2 or (shape[axis] > 1 and all(one.strides[axis] == 0 for one in positions)):
+                return layout
+    return max(found, key=lambda one: prod(one.grid), default=None)
 
 
-def _with_channels(positions: Sequence[NDArray[np.float64]], axis: int) -> Layout | None:
+def _with_channels(positions: Sequence[NDArray[np.floating[Any]]], axis: int) -> Layout | None:
     """The layout if the channels stand in this axis."""
     means = [_mean_along(one, axis) for one in positions]
     rest, values = means[0].shape, [mean.ravel() for mean in means]
@@ -140,19 +146,19 @@ def _with_channels(positions: Sequence[NDArray[np.float64]], axis: int) -> Layou
     return Layout(axis, tuple(grid), None if as_it_is else tuple(order.tolist()), len(values[0]))
 
 
-def _mean_along(positions: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+def _mean_along(positions: NDArray[np.floating[Any]], axis: int) -> NDArray[np.floating[Any]]:
     """The mean along an axis of what stands at places; NaN where nothing does."""
     if positions.strides[axis] == 0 or positions.shape[axis] == 1:
-        first: NDArray[np.float64] = np.take(positions, 0, axis)
+        first: NDArray[np.floating[Any]] = np.take(positions, 0, axis)
         return first
     known = np.isfinite(positions)
     count = known.sum(axis)
     total = np.where(known, positions, 0).sum(axis)
-    mean: NDArray[np.float64] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    mean: NDArray[np.floating[Any]] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     return mean
 
 
-def _cells(values: NDArray[np.float64]) -> tuple[NDArray[np.int64], int]:
+def _cells(values: NDArray[np.floating[Any]]) -> tuple[NDArray[np.int64], int]:
     """In which row or column each value stands, and how many of them there are."""
     order = values.argsort()
     steps = np.diff(values[order]) > SAME_ROW

@@ -69,7 +69,7 @@ CONTRACTING = frozenset(
 """Functions that compute the last axis anew, and leave the others as in their first input."""
 
 
-NEAR = 1e-9
+NEAR = 1e-5
 """Positions no further apart than this are one."""
 
 
@@ -162,11 +162,12 @@ class Follower:
         """The positions in maps that a convolution or a pooling made of maps."""
         if isinstance(state, Unplaced) or state[0].dim() != len(shape):
             return state if isinstance(state, Unplaced) else Unplaced.LOST
-        if any(_varies_along(positions, 0) for positions in state):  # rows of windows, not of images
-            return _in_each_row(state, shape)
+        means = [_averaged(positions, 1) for positions in state]
+        if any(_varies_along(mean, 0) for mean in means):  # rows of windows, not of images
+            return _in_each_row(means, shape)
         profiles: dict[int, tuple[int, Tensor]] = {}
-        for at, positions in enumerate(state):
-            of_places = _averaged(positions[0], 0)
+        for at, mean in enumerate(means):
+            of_places = mean[0]
             found = [axis for axis in range(self._axes) if _varies_along(of_places, axis)]
             if len(found) > 1 or (found and found[0] in profiles):
                 return Unplaced.LOST  # no map with axes of its own
@@ -258,7 +259,7 @@ def _joined(func: Any, args: Any, kwargs: dict[str, Any], given: Any, states: Se
     placed = [state for state in states if not isinstance(state, Unplaced)]
     if not placed:
         return Unplaced.FOREIGN
-    nowhere = [torch.full((), torch.nan, dtype=torch.float64).expand(each.shape) for each in given]
+    nowhere = [torch.full((), torch.nan, dtype=torch.float32).expand(each.shape) for each in given]
     more = {key: value for key, value in kwargs.items() if key not in ("tensors", "out")}
     return tuple(
         func([nan if isinstance(state, Unplaced) else state[at] for nan, state in zip(nowhere, states, strict=True)],
@@ -293,12 +294,12 @@ def _contracted(state: State, shape: Sequence[int]) -> State:
     return tuple(mean[..., None].expand(tuple(shape)) for mean in means)
 
 
-def _in_each_row(state: Positions, shape: Sequence[int]) -> State:
-    """The positions in maps (N, K, *S) that are no larger than before, of which each row has its own."""
-    if any(new > old for new, old in zip(shape[2:], state[0].shape[2:], strict=True)):
+def _in_each_row(means: Sequence[Tensor], shape: Sequence[int]) -> State:
+    """The positions in maps (N, K, *S), made of those (N, *S) of maps that are no smaller; each row has its own."""
+    if any(new > old for new, old in zip(shape[2:], means[0].shape[1:], strict=True)):
         return Unplaced.LOST
     pool: Any = nn.functional.adaptive_avg_pool2d if len(shape) == 4 else nn.functional.adaptive_avg_pool3d
-    return tuple(pool(_averaged(one, 1)[:, None], tuple(shape[2:])).expand(tuple(shape)) for one in state)
+    return tuple(pool(mean[:, None], tuple(shape[2:])).expand(tuple(shape)) for mean in means)
 
 
 def _along(axis: int, values: Tensor, shape: Sequence[int]) -> Tensor:
@@ -308,7 +309,7 @@ def _along(axis: int, values: Tensor, shape: Sequence[int]) -> Tensor:
 
 def _centres(count: int) -> Tensor:
     """Where `count` places stand that cover [0, 1]."""
-    return (torch.arange(count, dtype=torch.float64) + 0.5) / max(count, 1)
+    return (torch.arange(count, dtype=torch.float32) + 0.5) / max(count, 1)
 
 
 def _resampled(profile: Tensor, count: int) -> Tensor:
@@ -316,8 +317,8 @@ def _resampled(profile: Tensor, count: int) -> Tensor:
     known = profile.isfinite().nonzero()[:, 0]
     if len(known) < 2:
         return _centres(count)
-    wanted = (torch.arange(count, dtype=torch.float64) + 0.5) * len(profile) / count - 0.5
-    below = (torch.searchsorted(known.double(), wanted.contiguous()) - 1).clamp(0, len(known) - 2)
+    wanted = (torch.arange(count, dtype=torch.float32) + 0.5) * len(profile) / count - 0.5
+    below = (torch.searchsorted(known.float(), wanted.contiguous()) - 1).clamp(0, len(known) - 2)
     start, end = known[below], known[below + 1]
     slope = (profile[end] - profile[start]) / (end - start)
     return profile[start] + slope * (wanted - start)
