@@ -106,10 +106,14 @@ class Follower:
     def follow(self, func: Any, name: str, args: Any, kwargs: dict[str, Any], out: Any) -> None:
         """Notes what a call of `func` put out."""
         outputs = [out] if isinstance(out, Tensor) else out if isinstance(out, (tuple, list)) else ()
-        if not any(isinstance(each, Tensor) for each in outputs):
+        writes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+        if not writes and not any(isinstance(each, Tensor) for each in outputs):
             return
         given = list(_tensors((args, kwargs)))
         states = [self.of(each) for each in given]
+        if writes and states and states[0] is Unplaced.NOTHING and set(states) != {Unplaced.NOTHING}:
+            self._written(name, given, states)
+            return
         if all(state is Unplaced.NOTHING for state in states) or name.endswith("_like") or name.startswith("new_"):
             found: list[State] = [Unplaced.NOTHING] * len(outputs)
         else:
@@ -120,6 +124,13 @@ class Follower:
         for each, state in zip(outputs, found, strict=True):
             if isinstance(each, Tensor):
                 self._states[each] = state
+
+    def _written(self, name: str, given: Sequence[Tensor], states: Sequence[State]) -> None:
+        """Notes that something of the image was written into a tensor, and so into the one that it is a view of."""
+        whole = name == "copy_" and given[0].shape == given[1].shape
+        self._states[given[0]] = states[1] if whole else Unplaced.LOST
+        if given[0]._base is not None:
+            self._states[given[0]._base] = Unplaced.LOST
 
     def _found(
         self, func: Any, name: str, args: Any, kwargs: Any, out: Any, given: Sequence[Tensor], states: Sequence[State]

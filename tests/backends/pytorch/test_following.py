@@ -90,6 +90,15 @@ def in_channels_last(net: Any, x: Tensor) -> Tensor:
     return net.patch(x).movedim(1, -1)
 
 
+def batched(net: Any, x: Tensor) -> Tensor:
+    """Images that are written into a batch, as detectors do, and into slices of it."""
+    whole, halves = torch.zeros_like(x), torch.zeros(x.shape)
+    for row, image in zip(whole, x, strict=True):
+        row[:, :, :24].copy_(image)
+    halves[..., :12], halves[..., 12:] = whole[..., :12], whole[..., 12:]
+    return tokens_of(net.patch(halves))
+
+
 FORMS: dict[str, tuple[Compute, tuple[int, int]]] = {
     "rows": (lambda net, x: tokens_of(net.patch(x)), (4, 6)),
     "columns": (in_columns, (4, 6)),
@@ -112,6 +121,7 @@ FORMS: dict[str, tuple[Compute, tuple[int, int]]] = {
     "a turned image as a map": (lambda net, x: net.patch(x.transpose(2, 3)), (4, 6)),
     "a function of its own": (lambda net, x: tokens_of(net.own(net.patch(x))), (4, 6)),
     "positions added": (lambda net, x: net.position[:, :24] + tokens_of(net.patch(x)), (4, 6)),
+    "written into a batch": (batched, (4, 6)),
     "batch second": (lambda net, x: net.places(tokens_of(net.patch(x)).transpose(0, 1)).transpose(0, 1), (4, 6)),
 }
 
