@@ -11,7 +11,7 @@ from fe_gradcam.spec.tokens import Seen
 from fe_gradcam.types import Layer, LayerInfo, LayerRef
 
 MOST_TRIED = 8
-"""How many layers are tried for one that the score depends on, before it is asked whether it depends on any."""
+"""How many layers are tried one after another for one that the score depends on."""
 
 
 def with_maps(
@@ -65,12 +65,11 @@ def default_layer(
     if of_pixels:
         convolutions = [at for at, info in enumerate(infos) if info.convolution]
         refs = {LayerRef(infos[at].name, "convolution"): at for at in convolutions}
-        scoring = _first_reached(list(reversed(refs)), reaches, next(iter(refs), None))
+        scoring = _first_reached(list(reversed(refs)), reaches)
         last_convolution = max(convolutions, default=len(infos)) if scoring is None else refs[scoring]
         classes = infos[last_convolution].shape[0] if convolutions else None
         infos = [info for info in infos[:last_convolution] if not _scores(info, classes)]
     spatial = [info for info in reversed(infos) if info.spatial]
-    front = _ref_at(spatial[-1]) if spatial else None
     if not spatial:
         raise ArgumentError(
             Argument("layer", "None"),
@@ -86,7 +85,7 @@ def default_layer(
     between = [info for info in of_tokens if info.summed or "norm" in info.kind.lower()]
     first = [last] if last.tokens is None else []
     choices = dict.fromkeys(_ref_at(info) for info in [*first, *between, *of_tokens, *spatial])
-    found = _first_reached(list(choices), reaches, front)
+    found = _first_reached(list(choices), reaches)
     return (_ref_at(last), False) if found is None else (found, True)
 
 
@@ -95,20 +94,24 @@ def _scores(info: LayerInfo, classes: int | None) -> bool:
     return info.convolution and info.activation is None and info.shape[0] == classes
 
 
-def _first_reached(
-    refs: Sequence[LayerRef], reaches: Callable[[LayerRef], bool], front: LayerRef | None
-) -> LayerRef | None:
+def _first_reached(refs: Sequence[LayerRef], reaches: Callable[[LayerRef], bool]) -> LayerRef | None:
     """The first of the places that the score depends on, or None.
 
-    If it depends on none of many, `front`, the layer next to the image, says whether it depends on the image at all;
-    if the weights of the head are zero, it does not, and the rest are not tried.
+    After some that it does not depend on, places further and further on are tried, and if one counts, the first such
+    place is looked for by halves: as a rule all count that lie nearer to the image.
     """
-    for at, ref in enumerate(refs):
-        if at == MOST_TRIED and front is not None and not reaches(front):
-            return None
+    for ref in refs[:MOST_TRIED]:
         if reaches(ref):
             return ref
-    return None
+    missed, at = MOST_TRIED - 1, MOST_TRIED
+    while at < len(refs) and not reaches(refs[at]):
+        missed, at = at, min(2 * at, len(refs) - 1) if at < len(refs) - 1 else len(refs)
+    if at >= len(refs):
+        return None
+    while at - missed > 1:
+        middle = (missed + at) // 2
+        missed, at = (missed, middle) if reaches(refs[middle]) else (middle, at)
+    return refs[at]
 
 
 def _ref_at(info: LayerInfo) -> LayerRef:
