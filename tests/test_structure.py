@@ -32,10 +32,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "verdicts": {"spec", "backends", "explaining", "metrics"},
     "drawing": {"spec", "explaining", "verdicts"},
     "halcon": EXPLAINS,
+    "checking": EXPLAINS,
     "loading": {"spec", "backends"},
     "training": SHOWS,
     "integrations": SHOWS | {"training"},
-    "command": SHOWS | {"halcon", "loading"},
+    "command": SHOWS | {"halcon", "loading", "checking"},
 }
 """Each room, and the rooms whose modules it may import."""
 

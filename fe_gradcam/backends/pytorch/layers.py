@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.fx import GraphModule
 
 from fe_gradcam.backends.pytorch.following import Unplaced, layout_at
 from fe_gradcam.backends.pytorch.recorder import Lister
@@ -52,6 +53,12 @@ def seen_by(lister: Lister, size: tuple[int, ...]) -> Seen:
         layouts,
         followed=True,
     )
+
+
+def has_layers(traced: GraphModule) -> bool:
+    """Whether a traced program calls modules with weights; those of torch.export use the weights alone."""
+    called = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"}
+    return any(next(traced.get_submodule(name).parameters(), None) is not None for name in called)
 
 
 def name_of(model: nn.Module, layer: Layer) -> str:

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from fe_gradcam.backends.errors import no_tensor
+from fe_gradcam.backends.errors import in_inference_mode, no_floats, no_tensor
 from fe_gradcam.backends.pytorch.following import SUMS, Follower, State, only_pools
 from fe_gradcam.backends.scoring import Head, HeadKind
-from fe_gradcam.errors import Argument, GradientError
 from fe_gradcam.types import LayerRef
 
 _HEADS: dict[str, HeadKind] = {
@@ -79,10 +78,14 @@ class Recorder(TorchFunctionMode):
             tensor if the graph is somebody else's: then nothing is written to it.
         skip: How many times the place is reached before `take` is called: if a layer is called
             several times, the last call counts, and what lies before it needs no gradients.
+        own_graph: Whether the graph is the recorder's own, and hooks may be put on it.
     """
 
-    def __init__(self, ref: LayerRef, take: Callable[[Tensor], Tensor], skip: int = 0) -> None:
+    def __init__(
+        self, ref: LayerRef, take: Callable[[Tensor], Tensor], skip: int = 0, *, own_graph: bool = False
+    ) -> None:
         super().__init__()
+        self._own_graph = own_graph
         self._ref = ref
         self._take = take
         self._skip = skip
@@ -141,11 +144,9 @@ class Recorder(TorchFunctionMode):
 
     def _taken(self, tensor: Tensor, *, in_place: bool) -> Tensor:
         if tensor.is_inference():
-            raise GradientError(
-                Argument("layer", repr(str(self._ref))),
-                " runs inside a torch.inference_mode() of the model, so no gradient can be taken. Use "
-                "torch.no_grad() in the model's forward instead.",
-            )
+            raise in_inference_mode(self._ref)
+        if not tensor.is_floating_point():
+            raise no_floats(self._ref, tensor.dtype)
         self.reached += 1
         if self.reached <= self._skip:
             return tensor
@@ -165,6 +166,9 @@ class Recorder(TorchFunctionMode):
         first: Any = args[0] if args else kwargs.get("input")
         before = first.clone() if name == "sigmoid_" else first
         out = func(*args, **kwargs)
+        if name == "batch_norm" and self._own_graph and out.requires_grad and len(out) == 1:
+            # On the CPU PyTorch takes a gradient that was cut out of a single image's tokens for a contiguous one.
+            out.register_hook(Tensor.contiguous)
         if self._inside and name in CONVOLUTIONS:
             if self._ref.place == "convolution":
                 out = self._taken(out, in_place=False)
