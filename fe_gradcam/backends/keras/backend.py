@@ -33,6 +33,7 @@ from fe_gradcam.backends.scoring import Outputs, Scored
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.layers import name_among
 from fe_gradcam.spec.outputs import pick
+from fe_gradcam.spec.resolved import ResolvedTarget
 from fe_gradcam.spec.tokens import Seen, no_map
 from fe_gradcam.types import BiasGradients, Layer, LayerInfo, LayerRef, Target
 
@@ -86,9 +87,9 @@ class KerasBackend(Backend):
         parts = tuple(_one_of(part) for part in inputs.parts)
         return None if any(part is None for part in parts) else Inputs(parts, inputs.at)
 
-    def _reaches(self, layer: LayerRef, inputs: Inputs) -> bool:
+    def _reaches(self, layer: LayerRef, asked: tuple[Inputs, ResolvedTarget | None]) -> bool:
         with tf.init_scope():
-            return super()._reaches(layer, inputs)
+            return super()._reaches(layer, asked)
 
     def _passed(self, model: Any, inputs: Inputs, query: Query) -> Passed:
         given, specs = self._given(inputs), self._specs(inputs)

@@ -30,6 +30,8 @@ RELU_OPS = frozenset({"LeakyRelu", "Relu", "Relu6"})
 
 ACTIVATION_OPS = frozenset({"Elu", "Gelu", "LeakyRelu", "Relu", "Relu6", "Selu", "Softplus", "Softsign", "Tanh"})
 
+POOL_OPS = frozenset({"AvgPool", "AvgPool3D", "MaxPool", "MaxPool3D", "MaxPoolV2"})
+
 Call: TypeAlias = tuple[Any, Any, Any]
 """A layer, its first input, and its output."""
 
@@ -181,6 +183,13 @@ def activation_behind(tensor: Any) -> Any | None:
         if operation.type in ACTIVATION_OPS and operation.inputs[0] is tensor:
             return operation.outputs[0]
     return None
+
+
+def passed_on(tensor: Any) -> Any:
+    """The tensor that this one is, if it was only passed on, as dropout does in inference."""
+    while tensor.op.type == "Identity":
+        tensor = tensor.op.inputs[0]
+    return tensor
 
 
 def relu_behind(tensor: Any, calls: list[Call]) -> Any | None:

@@ -8,9 +8,8 @@ from typing import Any
 import tensorflow as tf
 
 from fe_gradcam.backends.errors import no_tensor, not_called
-from fe_gradcam.backends.keras.graph import Call, activation_behind, relu_behind
+from fe_gradcam.backends.keras.graph import POOL_OPS, Call, activation_behind, passed_on, relu_behind
 from fe_gradcam.backends.keras.version import CONVOLUTIONS, is_a, layers_in
-from fe_gradcam.spec.layers import only_pools
 from fe_gradcam.spec.tokens import Seen
 from fe_gradcam.types import LayerInfo, LayerRef
 
@@ -23,8 +22,9 @@ def layer_infos(calls: list[Call], names: dict[int, str]) -> list[LayerInfo]:
         first, kind, convolution = first_of(output), type(layer).__name__, is_a(layer, *CONVOLUTIONS)
         if isinstance(first, tf.Tensor):
             behind = activation_behind(first)
-            pools = only_pools(kind) and not layers_in(layer)
-            pooled[id(first)] = pools or pooled.get(id(first), False)
+            source = passed_on(first)
+            passes = id(source) in pooled and not layers_in(layer)
+            pooled[id(first)] = passes or source.op.type in POOL_OPS or pooled.get(id(first), False)
             infos.append(
                 LayerInfo(
                     names[id(layer)],

@@ -81,11 +81,27 @@ class TorchBackend(Backend):
         return kind_of(self._model, layer.name)
 
     def _listed(self, inputs: Inputs) -> tuple[list[LayerInfo], Seen]:
-        lister, size = Lister(), self.image_size(inputs)
-        with self._ready() as model, lister.watching(model):
-            called(model, [part.clone() for part in self._given(inputs, model)])
-            lister.names = {module: name for name, module in model.named_modules()}
+        with self._ready() as model:
+            given = [part.clone() for part in self._given(inputs, model)]
+            lister = Lister(model, given[inputs.at])
+            with lister.watching(model):
+                called(model, given)
+        size = self.image_size(inputs)
         return layer_infos(lister, len(inputs)), seen_by(lister, size, channels_first=self.channels_first)
+
+    @contextmanager
+    def _learning(self, model: nn.Module, given: Given, inputs: Inputs) -> Iterator[None]:
+        """While active, a pass shows the layout of the layers' outputs too, if it is not known for this image size."""
+        size = self.image_size(inputs)
+        if self._reshape is not None or self._known_now().seen.get(size) is not None:
+            yield
+            return
+        lister = Lister(model, given[inputs.at])
+        with lister.watching(model):
+            yield
+        seen = seen_by(lister, size, channels_first=self.channels_first)
+        inputs.check_maps(seen.maps, channels_first=self.channels_first)
+        self._known_now().seen.put(size, seen)
 
     @contextmanager
     def _ready(self) -> Iterator[nn.Module]:
@@ -95,7 +111,8 @@ class TorchBackend(Backend):
     @whatever_is_written
     def _passed(self, model: nn.Module, inputs: Inputs, query: Query) -> Passed:
         given = self._given(inputs, model)
-        leaf, outputs, scored = self._scored(model, given, query)
+        with self._learning(model, given, inputs):
+            leaf, outputs, scored = self._scored(model, given, query)
         found: list[Tensor | None] = [None] * len(scored)
         for at, (target, its) in enumerate(zip(query.targets, scored, strict=True)) if query.gradients else ():
             found[at] = gradient_at(leaf, its.scores, retain_graph=at + 1 < len(scored))
