@@ -53,16 +53,12 @@ def backend_for(
 
 def plain_for(model: Any) -> Any:
     """A model that is called plainly, to check what its backend makes of it; of a kind that `backend_for` accepts."""
-    backend_for(model)
-    on = computes_on(model)
-    if on == "torch":
-        raise UnsupportedModelError(
-            Argument("model"), " is a Keras model that computes on PyTorch. Load it with KERAS_BACKEND=tensorflow."
-        )
-    if on is None:
+    backend = backend_for(model)
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(backend._model, torch.nn.Module):
         from fe_gradcam.backends.pytorch.plain import PlainTorch
 
-        return PlainTorch(model)
+        return PlainTorch(backend._model)
     from fe_gradcam.backends.keras.plain import PlainKeras
 
     return PlainKeras(model)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fe_gradcam.backends.pytorch.passes import called
-from fe_gradcam.backends.pytorch.state import unwrapped
 from fe_gradcam.spec.outputs import ModelOutput, pick
 from fe_gradcam.types import LayerRef
 
@@ -32,7 +31,7 @@ class PlainTorch:
     framework = "torch"
 
     def __init__(self, model: nn.Module) -> None:
-        self.model = unwrapped(model)
+        self.model = model
 
     def exact(self, images: Any) -> tuple[PlainTorch, Any] | None:
         """A copy in float64, and its images, in which differences are free of rounding; None if there is none."""
