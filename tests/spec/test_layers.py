@@ -695,3 +695,17 @@ def test_a_model_with_its_channels_in_another_axis_says_so(framework: str) -> No
     for layer in (None, "inner.1") if framework == "torch" else (None,):
         with pytest.raises(ArgumentError, match=rf"images has shape .*Wrap the model .*pass {moved}"):
             explain(model, images, layer=layer)
+
+
+def test_scores_of_another_resolution_are_no_default() -> None:
+    """They are added to the last, and lie before them in the pass."""
+
+    def compute(net: Any, x: torch.Tensor) -> torch.Tensor:
+        low = torch.relu(net.stem(x))
+        high = net.deep(nn.functional.max_pool2d(low, 2))
+        fine = net.fine(low)
+        return fine + nn.functional.interpolate(net.coarse(high), scale_factor=2)
+
+    deep = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.ReLU())
+    parts = {"stem": nn.Conv2d(1, 4, 3), "deep": deep, "fine": nn.Conv2d(4, 3, 1), "coarse": nn.Conv2d(6, 3, 1)}
+    assert explain(Net(compute, **parts).eval(), torch.rand(1, 1, 10, 10), target=Segmentation(0)).layer == "deep"
