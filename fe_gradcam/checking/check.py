@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from fe_gradcam.checking.case import Case, NotApplicableError
 from fe_gradcam.checking.laws import TESTS
 from fe_gradcam.checking.result import Check, Finding
+from fe_gradcam.checking.subject import NotApplicableError, Subject
 from fe_gradcam.errors import ArgumentError, CamError, CamWarning
 from fe_gradcam.parameters import knows_its_keywords
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.types import Images, Layer, Method, Reshape, Score, Target
 
-MOST_IMAGES = 4
+MOST_TESTED = 4
 """How many images are tested; the rest are left out."""
 
 
@@ -45,7 +45,7 @@ def check_model(
         model: See `fe_gradcam.explain`.
         images: A batch as the model takes it; the first four images are tested. Real ones tell more than noise.
         method: The method whose batches, costs and repeatability are tested. The gradient is tested with Grad-CAM and
-            HiRes-CAM in any case.
+            HiRes-CAM in any subject.
         layer: See `fe_gradcam.explain`; one layer.
         target: None, a class id, an integer array (N,) or a callable; see `fe_gradcam.explain`.
         score: See `fe_gradcam.explain`.
@@ -76,20 +76,20 @@ def check_model(
             f"target={target!r} cannot be checked. Accepted: None, a class id, an array of class ids, or a callable."
         )
     whole = Inputs.of(images)
-    inputs = whole.rows(slice(MOST_IMAGES))
+    inputs = whole.rows(slice(MOST_TESTED))
     if target is not None and not callable(target):
         target = np.broadcast_to(np.asarray(target), (len(whole),))[: len(inputs)]
     asked = {"score": score, "model_output": model_output, "reshape": reshape, "seed": seed}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CamWarning)
-        case = Case(model, inputs, layer, target, method, asked)
-        found = [replace(_found(test, case), name=name) for name, test in TESTS.items()]
-    return Check(type(model).__name__, str(case.ref), found)
+        subject = Subject(model, inputs, layer, target, method, asked)
+        found = [replace(_found(test, subject), name=name) for name, test in TESTS.items()]
+    return Check(type(model).__name__, str(subject.ref), found)
 
 
-def _found(test: Callable[[Case], Finding], case: Case) -> Finding:
+def _found(test: Callable[[Subject], Finding], subject: Subject) -> Finding:
     try:
-        return test(case)
+        return test(subject)
     except NotApplicableError as reason:
         return Finding("", "not applicable", f"{reason}")
     except CamError as error:

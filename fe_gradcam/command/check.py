@@ -17,7 +17,7 @@ def check_on_images(request: CheckRequest) -> bool:
     """Prints a table for each method; returns whether all tests passed."""
     import numpy as np
 
-    from fe_gradcam.checking.check import MOST_IMAGES, check_model
+    from fe_gradcam.checking.check import MOST_TESTED, check_model
     from fe_gradcam.loading.photos import read_photo
     from fe_gradcam.methods import METHODS
 
@@ -27,7 +27,7 @@ def check_on_images(request: CheckRequest) -> bool:
     if isinstance(layer, list):
         refuse("--layer", "one layer is checked at a time: name it once.")
     if request.images:
-        files = request.images[:MOST_IMAGES]
+        files = request.images[:MOST_TESTED]
         pictures = np.stack([read_photo(path, preparation).picture for path in files])
         if len(request.images) > len(files):
             say(f"The first {len(files)} of {len(request.images)} images are tested.")

@@ -17,6 +17,7 @@ from fe_gradcam.spec.layers import default_layer
 from fe_gradcam.spec.tokens import Tokens, channels_last, token_grid
 from fe_gradcam.types import LayerInfo
 from tests.methods.inputs import Net
+from tests.models.kerases import KERASES, applied
 from tests.models.kits import KITS, by_hand
 from tests.models.toys import IMAGE, TOYS, SmallTorch
 
@@ -86,16 +87,18 @@ def tokenised(framework: str, form: str) -> Any:
         places = nn.Linear(2, 2, bias=False)
         places.weight.data.copy_(torch.eye(2))
         return Net(compute, toy=toy, places=places)
-    inputs = tf.keras.Input((8, 12, 1))
+    keras = KERASES[framework]
+    inputs, of = keras.Input((8, 12, 1)), keras.layers
     tokens = of.Reshape((-1, 2))(toy.get_layer("relu")(toy.get_layer("conv")(inputs)))
     if form == "class token":
-        tokens = tf.concat([tf.fill([tf.shape(tokens)[0], 1, 2], 100.0), tokens], 1)
+        tokens = applied(lambda x: tf.concat([tf.fill([tf.shape(x)[0], 1, 2], 100.0), x], 1), tokens)
     tokens = of.Activation("linear", name="places")(tokens)
-    return tf.keras.Model(inputs, toy.get_layer("fc")(tf.reduce_mean(tokens[:, -96:], 1)))
+    mean = applied(lambda x: tf.reduce_mean(x[:, -96:], 1), tokens)
+    return keras.Model(inputs, toy.get_layer("fc")(mean))
 
 
 WIDE = np.kron(IMAGE[..., None], np.ones((1, 4, 4, 1), np.float32))
-FORMS = [("torch", "tokens"), ("torch", "class token"), ("keras", "tokens"), ("keras", "class token")]
+FORMS = [(framework, form) for framework in KITS for form in ("tokens", "class token")]
 
 
 @pytest.mark.parametrize("method", ["grad_cam", "hires_cam", "layer_cam"])
@@ -189,7 +192,7 @@ def test_a_block_that_returns_a_tuple() -> None:
 # --- several layers ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", KITS)
 def test_several_layers_are_fused(framework: str) -> None:
     model, names = KITS[framework].small(), ["conv1", "conv2"]
     images = KITS[framework].images(np.random.default_rng(0).normal(size=(2, 9, 12, 3)))
@@ -242,7 +245,7 @@ def test_mistakes_about_several_layers() -> None:
 
 
 @pytest.mark.parametrize("method", ["grad_cam", "hires_cam", "layer_cam"])
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", KITS)
 def test_a_volume_of_equal_slices_is_explained_as_its_slice(framework: str, method: str) -> None:
     flat, image, layer = TOYS[framework]("pooled")
     volume, deep = volumetric(framework, image)
@@ -264,9 +267,10 @@ def volumetric(framework: str, image: np.ndarray) -> tuple[Any, np.ndarray]:
             net[0].weight.copy_(flat.conv.weight[:, :, None])
             net[0].bias.copy_(flat.conv.bias)
         return net, np.repeat(image[:, :, None], 4, 2)
-    inputs = tf.keras.Input((4, 2, 3, 1))
+    keras = KERASES[framework]
+    inputs, of = keras.Input((4, 2, 3, 1)), keras.layers
     conv = of.Conv3D(2, 1)
-    model = tf.keras.Model(inputs, flat.get_layer("fc")(of.GlobalAveragePooling3D()(of.ReLU()(conv(inputs)))))
+    model = keras.Model(inputs, flat.get_layer("fc")(of.GlobalAveragePooling3D()(of.ReLU()(conv(inputs)))))
     weight, bias = flat.get_layer("conv").get_weights()
     conv.set_weights([weight[None], bias])
     return model, np.repeat(image[:, None], 4, 1)
@@ -296,7 +300,7 @@ def test_a_map_that_lost_an_axis_is_an_error() -> None:
 # --- what is listed ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", KITS)
 def test_layers_say_what_they_are(framework: str) -> None:
     infos = list_layers(KITS[framework].small(), KITS[framework].images(np.random.randn(1, 9, 12, 3)))
     convolutions = [info for info in infos if info.convolution]
@@ -328,17 +332,18 @@ def test_the_default_is_a_map_that_the_score_depends_on() -> None:
     assert not heatmap.blank.all()
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", KITS)
 def test_the_default_lies_before_a_last_pooling_and_what_hands_it_on(framework: str) -> None:
     if framework == "torch":
         features = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.5))
         model: Any = nn.Sequential(features, nn.Flatten(), nn.Linear(4 * 5 * 5, 2)).eval()
     else:
-        inputs = tf.keras.Input((12, 12, 1))
+        keras = KERASES[framework]
+        inputs, of = keras.Input((12, 12, 1)), keras.layers
         pooled = of.MaxPool2D()(of.ReLU(name="rectified")(of.Conv2D(4, 3)(inputs)))
-        features = tf.keras.Model(inputs, of.Dropout(0.5)(pooled), name="features")
-        outer = tf.keras.Input((12, 12, 1))
-        model = tf.keras.Model(outer, of.Dense(2)(of.Flatten()(features(outer))))
+        features = keras.Model(inputs, of.Dropout(0.5)(pooled), name="features")
+        outer = keras.Input((12, 12, 1))
+        model = keras.Model(outer, of.Dense(2)(of.Flatten()(features(outer))))
     images = KITS[framework].images(np.random.rand(1, 12, 12, 1))
     assert explain(model, images).layer == ("0.1" if framework == "torch" else "rectified")
 
@@ -366,7 +371,7 @@ def test_a_default_that_nothing_reaches_is_asked_for_anew() -> None:
     assert explain(model, images).layer == "norms.1"
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", KITS)
 def test_the_default_of_one_output_is_not_that_of_another(framework: str) -> None:
     if framework == "torch":
 
@@ -376,10 +381,11 @@ def test_the_default_of_one_output_is_not_that_of_another(framework: str) -> Non
 
         model: Any = Net(compute, a=nn.Conv2d(1, 3, 3), b=nn.Conv2d(3, 2, 3))
     else:
-        inputs = tf.keras.Input((8, 8, 1))
+        keras = KERASES[framework]
+        inputs, of = keras.Input((8, 8, 1)), keras.layers
         x = of.Conv2D(3, 3, activation="relu", name="a")(inputs)
         late = of.GlobalAveragePooling2D(name="late")(of.Conv2D(2, 3, name="b")(x))
-        model = tf.keras.Model(inputs, [of.GlobalAveragePooling2D(name="early")(x), late])
+        model = keras.Model(inputs, [of.GlobalAveragePooling2D(name="early")(x), late])
     images = KITS[framework].images(np.random.rand(1, 8, 8, 1))
     assert explain(model, images, model_output="late").layer == "b"
     early = explain(model, images, model_output="early")
@@ -387,16 +393,17 @@ def test_the_default_of_one_output_is_not_that_of_another(framework: str) -> Non
     assert [info.name for info in list_layers(model, images, model_output="early") if info.default] == ["a"]
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", KITS)
 @pytest.mark.parametrize("softmax", [False, True])
 def test_the_default_of_a_segmentation_lies_before_what_makes_its_scores(framework: str, softmax: bool) -> None:
     if framework == "torch":
         head = [nn.Softmax(1)] if softmax else []
         model: Any = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1), *head)
     else:
-        inputs = tf.keras.Input((8, 8, 1))
+        keras = KERASES[framework]
+        inputs, of = keras.Input((8, 8, 1)), keras.layers
         x = of.Conv2D(4, 3, activation="relu", name="features")(inputs)
-        model = tf.keras.Model(inputs, of.Conv2D(2, 1, activation="softmax" if softmax else None)(x))
+        model = keras.Model(inputs, of.Conv2D(2, 1, activation="softmax" if softmax else None)(x))
     images = KITS[framework].images(np.random.rand(1, 8, 8, 1))
     assert explain(model, images, target=Segmentation(0)).layer == ("1" if framework == "torch" else "features")
 

@@ -14,10 +14,19 @@ from torch import Tensor
 from fe_gradcam.backends.errors import check_rows, counts_its_images, no_attention, no_gradient, no_slope
 from fe_gradcam.backends.keras.attention import attentions_in, by_key, ends_of_blocks
 from fe_gradcam.backends.keras.compiled import as_torch, compiled, compiled_pass, packed, tensor_of
-from fe_gradcam.backends.keras.graph import Call, call_model, calls_of, depends_on, go_on_with, unactivated
-from fe_gradcam.backends.keras.layers import explained_among, first_of, layer_infos, named_layers, seen_by
+from fe_gradcam.backends.keras.graph import (
+    Call,
+    call_model,
+    calls_of,
+    check_layout,
+    depends_on,
+    go_on_with,
+    unactivated,
+)
+from fe_gradcam.backends.keras.layers import explained_among, first_of, layer_infos, seen_by
 from fe_gradcam.backends.keras.passes import bias_terms, hessian_product
 from fe_gradcam.backends.keras.scores import OF_TENSORFLOW, is_segmentation, is_table, is_tensor, outputs_of, rows_of
+from fe_gradcam.backends.keras.version import layers_in, named_layers
 from fe_gradcam.backends.known import Reading
 from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR, Backend, Passed, Query
 from fe_gradcam.backends.scoring import Outputs, Scored
@@ -44,7 +53,7 @@ class KerasBackend(Backend):
         return float(tf.experimental.numpy.finfo(compute).eps)
 
     def _modules(self) -> list[Any]:
-        return list(self._model._flatten_layers())
+        return [self._model, *layers_in(self._model)]
 
     def _name_of(self, layer: Layer) -> str:
         named = named_layers(self._model)
@@ -65,6 +74,7 @@ class KerasBackend(Backend):
             calls: list[Call] = []
             with calls_of(self._all_layers(), lambda *call: calls.append(call)):
                 result = call_model(self._model, packed(given), training=False)
+            check_layout(given)
             found.append((layer_infos(calls, names), seen_by(calls, size)))
             return result
 
@@ -320,6 +330,7 @@ class KerasBackend(Backend):
         before = unactivated(keras_layer, inner) if layer.place == "convolution" else nullcontext()
         with calls_of(heard, lambda *call: calls.append(call)), before:
             output = call_model(self._model, packed(given), training=False)
+        check_layout(given)
         outputs = inner or [first_of(its_output) for its_layer, _, its_output in calls if its_layer is keras_layer]
         return explained_among(outputs, layer, calls), output
 
@@ -340,7 +351,7 @@ class KerasBackend(Backend):
         ]
 
     def _all_layers(self) -> list[Any]:
-        return list(self._model._flatten_layers(include_self=False, recursive=True))
+        return layers_in(self._model)
 
 
 def _stretched(part: Any, factor: float) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from fe_gradcam.backends.keras.layers import named_layers
+from fe_gradcam.backends.keras.version import named_layers
 from fe_gradcam.spec.outputs import ModelOutput, pick
 from fe_gradcam.types import LayerRef
 
@@ -128,7 +128,7 @@ class PlainKeras:
         }
         for name, layer in {"the model": self.model, **named_layers(self.model)}.items():
             found[f"attributes of {name}"] = {key: _mark(value) for key, value in layer.__dict__.items()}
-            found[f"{name} trains"] = layer.trainable
+            found[f"{name} trains"] = getattr(layer, "trainable", None)
         for at, weights in enumerate(self.model.weights):
             found[f"weights {at}, {weights.name}"] = hashlib.sha256(np.array(weights).tobytes()).hexdigest()
         return found

@@ -86,7 +86,8 @@ class TorchBackend(Backend):
             lister = Lister(model, given[inputs.at])
             with lister.watching(model):
                 called(model, given)
-        return layer_infos(lister, len(inputs)), seen_by(lister, self.image_size(inputs))
+        size = self.image_size(inputs)
+        return layer_infos(lister, len(inputs)), seen_by(lister, size, channels_first=self.channels_first)
 
     @contextmanager
     def _learning(self, model: nn.Module, given: Given, inputs: Inputs) -> Iterator[None]:
@@ -98,8 +99,8 @@ class TorchBackend(Backend):
         lister = Lister(model, given[inputs.at])
         with lister.watching(model):
             yield
-        seen = seen_by(lister, size)
-        inputs.check_maps(seen.maps, channels_first=True)
+        seen = seen_by(lister, size, channels_first=self.channels_first)
+        inputs.check_maps(seen.maps, channels_first=self.channels_first)
         self._known_now().seen.put(size, seen)
 
     @contextmanager
@@ -315,11 +316,11 @@ class TorchBackend(Backend):
     def _picked(self, output: Any, count: int, of_pixels: bool) -> Tensor | None:
         """The part of the output that holds scores: a table, or the scores of every pixel."""
         is_pixels, of_table = partial(is_segmentation, count=count), partial(is_table, count=count)
-        picked = None
+        picked, names = None, getattr(self._model, "output_names", None)
         # of one image a loss looks like a table: batches first
         for fits in (is_pixels,) if of_pixels else (lambda part: of_table(part) and part.dim() > 1, of_table):
             if picked is None:
-                picked = pick(output, self._model_output, is_tensor=is_tensor, fits=fits)
+                picked = pick(output, self._model_output, is_tensor=is_tensor, fits=fits, names=names)
         return picked if of_table(picked) or is_pixels(picked) else None
 
     def _refuse_if_detached(self, model: nn.Module, given: Given, leaf: Tensor, outputs: Outputs, query: Query) -> None:

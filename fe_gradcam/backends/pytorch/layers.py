@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.fx import GraphModule
 
+from fe_gradcam.backends.keras.version import CONVOLUTIONS, is_a
 from fe_gradcam.backends.pytorch.following import Unplaced, layout_at
 from fe_gradcam.backends.pytorch.recorder import Lister
 from fe_gradcam.backends.pytorch.state import uncompiled, unwrapped
@@ -18,7 +19,8 @@ def layer_infos(lister: Lister, count: int) -> list[LayerInfo]:
     infos: list[LayerInfo] = []
     for position, (module, shape) in enumerate(lister.met):
         source = lister.same_as.get(position)
-        passes = source is not None and (not module._modules or infos[source].pooled)
+        outer = any(not isinstance(one, nn.ParameterDict) for one in module._modules.values())
+        passes = source is not None and (not outer or infos[source].pooled)
         infos.append(
             LayerInfo(
                 lister.names[module],
@@ -35,7 +37,7 @@ def layer_infos(lister: Lister, count: int) -> list[LayerInfo]:
     return infos
 
 
-def seen_by(lister: Lister, size: tuple[int, ...]) -> Seen:
+def seen_by(lister: Lister, size: tuple[int, ...], *, channels_first: bool) -> Seen:
     """The layout of the layers' outputs that the pass shows."""
     of_maps = [(module, shape) for module, shape in lister.met if len(shape) == len(size) + 2]
     layouts: dict[tuple[str, tuple[int, ...]], Layout | None] = {}
@@ -48,7 +50,7 @@ def seen_by(lister: Lister, size: tuple[int, ...]) -> Seen:
         elif state is not Unplaced.LOST:
             layouts[lister.names[module], shape[1:]] = None
     return Seen(
-        tuple(shape[2:] for module, shape in of_maps if _is_convolution(module)),
+        tuple(shape[2:] if channels_first else shape[1:-1] for module, shape in of_maps if _is_convolution(module)),
         any(isinstance(module, (nn.Linear, nn.LayerNorm)) for module, _ in of_maps),
         layouts,
         followed=True,
@@ -81,4 +83,4 @@ def kind_of(model: nn.Module, name: str) -> str:
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.conv._ConvNd)
+    return isinstance(module, nn.modules.conv._ConvNd) or is_a(module, *CONVOLUTIONS)

@@ -22,7 +22,7 @@ class NotApplicableError(Exception):
 
 
 @dataclass(eq=False)
-class Case:
+class Subject:
     """A model, some images, and the arguments of `explain`."""
 
     model: Any
