@@ -687,18 +687,24 @@ def test_the_rows_of_heads_are_no_map() -> None:
     assert explain(model.eval(), torch.randn(2, 3, 16, 24)).layer == "norm"
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
-def test_a_model_with_its_channels_in_another_axis_says_so(framework: str) -> None:
-    """Its maps are larger than the image would be otherwise."""
-    if framework == "torch":
-        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-        model: Any = Net(lambda net, x: net.inner(x.movedim(-1, 1)), inner=net)
-        images, moved = torch.rand(1, 16, 24, 3), r"images\.permute\(0, 3, 1, 2\)"
-    else:
-        inputs = tf.keras.Input((3, 16, 24))
-        x = of.Conv2D(4, 3, activation="relu")(of.Permute((2, 3, 1))(inputs))
-        model = tf.keras.Model(inputs, of.Dense(2)(of.GlobalAveragePooling2D()(x)))
-        images, moved = np.random.rand(1, 3, 16, 24).astype(np.float32), r"images\.transpose\(0, 2, 3, 1\)"
-    for layer in (None, "inner.1") if framework == "torch" else (None,):
-        with pytest.raises(ArgumentError, match=rf"images has shape .*Wrap the model .*pass {moved}"):
-            explain(model, images, layer=layer)
+@pytest.mark.parametrize("layer", [None, "inner.1"])
+def test_a_model_with_its_channels_in_another_axis_says_so(layer: str | None) -> None:
+    """Its maps are larger than the image would be otherwise; of Keras, see backends/keras."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    model = Net(lambda net, x: net.inner(x.movedim(-1, 1)), inner=net)
+    with pytest.raises(ArgumentError, match=r"images has shape .*Wrap the model .*pass images\.permute\(0, 3, 1, 2\)"):
+        explain(model, torch.rand(1, 16, 24, 3), layer=layer)
+
+
+def test_scores_of_another_resolution_are_no_default() -> None:
+    """They are added to the last, and lie before them in the pass."""
+
+    def compute(net: Any, x: torch.Tensor) -> torch.Tensor:
+        low = torch.relu(net.stem(x))
+        high = net.deep(nn.functional.max_pool2d(low, 2))
+        fine = net.fine(low)
+        return fine + nn.functional.interpolate(net.coarse(high), scale_factor=2)
+
+    deep = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.ReLU())
+    parts = {"stem": nn.Conv2d(1, 4, 3), "deep": deep, "fine": nn.Conv2d(4, 3, 1), "coarse": nn.Conv2d(6, 3, 1)}
+    assert explain(Net(compute, **parts).eval(), torch.rand(1, 1, 10, 10), target=Segmentation(0)).layer == "deep"

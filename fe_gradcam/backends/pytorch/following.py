@@ -270,7 +270,7 @@ def _joined(func: Any, args: Any, kwargs: dict[str, Any], given: Any, states: Se
     placed = [state for state in states if not isinstance(state, Unplaced)]
     if not placed:
         return Unplaced.FOREIGN
-    nowhere = [torch.full((), torch.nan, dtype=torch.float32).expand(each.shape) for each in given]
+    nowhere = [torch.full((), torch.nan, dtype=torch.float32, device="cpu").expand(each.shape) for each in given]
     more = {key: value for key, value in kwargs.items() if key not in ("tensors", "out")}
     return tuple(
         func([nan if isinstance(state, Unplaced) else state[at] for nan, state in zip(nowhere, states, strict=True)],
@@ -320,7 +320,7 @@ def _along(axis: int, values: Tensor, shape: Sequence[int]) -> Tensor:
 
 def _centres(count: int) -> Tensor:
     """Where `count` places stand that cover [0, 1]."""
-    return (torch.arange(count, dtype=torch.float32) + 0.5) / max(count, 1)
+    return (torch.arange(count, dtype=torch.float32, device="cpu") + 0.5) / max(count, 1)
 
 
 def _resampled(profile: Tensor, count: int) -> Tensor:
@@ -328,7 +328,7 @@ def _resampled(profile: Tensor, count: int) -> Tensor:
     known = profile.isfinite().nonzero()[:, 0]
     if len(known) < 2:
         return _centres(count)
-    wanted = (torch.arange(count, dtype=torch.float32) + 0.5) * len(profile) / count - 0.5
+    wanted = (torch.arange(count, dtype=torch.float32, device="cpu") + 0.5) * len(profile) / count - 0.5
     below = (torch.searchsorted(known.float(), wanted.contiguous()) - 1).clamp(0, len(known) - 2)
     start, end = known[below], known[below + 1]
     slope = (profile[end] - profile[start]) / (end - start)
