@@ -22,8 +22,9 @@ _WITHOUT_PARTS = frozenset(
         *(torch.dtype, torch.device, torch.Size, torch.Generator, nn.Parameter),
     )
 )
-_CHILDREN = ("_parameters", "_buffers", "_modules")
 _OF_EVERY_MODULE = frozenset(nn.Module().__dict__)
+_TABLES = tuple(name for name, value in nn.Module().__dict__.items() if isinstance(value, dict))
+"""Parameters, buffers, submodules, and the hooks: some libraries put hooks on a model when it is first called."""
 
 
 class Kept:
@@ -45,6 +46,7 @@ class Kept:
         self.parameters: list[Tensor] = []
         self.buffers: list[Tensor] = []
         self._dicts: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
+        self._empty: list[dict[Any, Any]] = []
         self._others: list[tuple[Any, list[Any]]] = []
         self._arrays: list[tuple[Any, Any]] = []
         self._met: set[int] = set()
@@ -58,8 +60,13 @@ class Kept:
         self.modules.append(module)
         own = module.__dict__
         self._dicts.append((own, own.copy()))
-        parameters, buffers, children = (own[name] for name in _CHILDREN)
-        self._dicts += [(parameters, parameters.copy()), (buffers, buffers.copy()), (children, children.copy())]
+        for name in _TABLES:
+            table = own.get(name)
+            if table:
+                self._dicts.append((table, table.copy()))
+            elif table is not None:
+                self._empty.append(table)
+        parameters, buffers, children = own["_parameters"], own["_buffers"], own["_modules"]
         self.parameters += [one for one in parameters.values() if one is not None]
         for buffer in buffers.values():
             if buffer is not None:
@@ -106,6 +113,9 @@ class Kept:
             if len(live) != len(kept) or not all(map(is_, live.values(), kept.values())) or list(live) != list(kept):
                 live.clear()
                 live.update(kept)
+        for table in self._empty:
+            if table:
+                table.clear()
         for container, entries in self._others:
             if len(container) != len(entries) or not all(map(is_, container, entries)):
                 container.clear()

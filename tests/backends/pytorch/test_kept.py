@@ -36,6 +36,16 @@ def replace(net: HabitNet, features: Tensor) -> None:
     net.passing = net.passing + 1
 
 
+def hook(net: HabitNet, features: Tensor) -> None:
+    if not getattr(net, "hooked", False):
+        net.head.register_forward_hook(output_is_kept)
+        net.hooked = True
+
+
+def output_is_kept(module: nn.Module, _: Any, output: Tensor) -> None:
+    """As the transformers library puts one on the modules whose outputs it collects, at the first call."""
+
+
 HABITS: dict[str, Callable[[Any, Tensor], Any]] = {
     "keeps its features": lambda net, features: setattr(net, "features", features),
     "drops an attribute": lambda net, features: delattr(net, "droppable") if hasattr(net, "droppable") else None,
@@ -55,6 +65,7 @@ HABITS: dict[str, Callable[[Any, Tensor], Any]] = {
     "writes to a buffer that is not saved": lambda net, features: net.passing.mul_(3),
     "resizes a buffer": resize,
     "registers what it had not": register,
+    "puts hooks on its modules": hook,
     "changes its mode": lambda net, features: net.train(),
 }
 
