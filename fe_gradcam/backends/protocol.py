@@ -146,7 +146,7 @@ class Backend(ABC):
         """See `fe_gradcam.types.Probe`; the layer has no influence here."""
 
     @abstractmethod
-    def attention_gradients(self, inputs: Inputs, query: Query) -> list[Tensor]:
+    def attention_gradients(self, inputs: Inputs, query: Query, *, mean_token: bool) -> list[Tensor]:
         """See `fe_gradcam.types.Probe`; the layer has no influence here."""
 
     # --- what a framework must be able to do -----------------------------------------------------------------

@@ -184,7 +184,7 @@ class TorchBackend(Backend):
             scores = _scores(outputs, query.targets[0], query.score).scores
             return self._taken_apart(biases.terms(leaves, scores), scores, inputs)
 
-    def attention_gradients(self, inputs: Inputs, query: Query) -> list[Tensor]:
+    def attention_gradients(self, inputs: Inputs, query: Query, *, mean_token: bool) -> list[Tensor]:
         """See Backend."""
         maps = []
         with self._ready() as model:
@@ -198,7 +198,7 @@ class TorchBackend(Backend):
                 raise no_attention()
             for last in range(len(blocks)):
                 attentions: list[Tensor] = []
-                with ending_behind(blocks, last, attentions), torch.no_grad():
+                with ending_behind(blocks, last, attentions, mean_token=mean_token), torch.no_grad():
                     passed = self._observed(model, given, query.layer, torch.clone)
                     outputs = self._read(given[0], passed, given, query.of_pixels, reading)
                     scores = _scores(outputs, query.targets[0], query.score).scores
