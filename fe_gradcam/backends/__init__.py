@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from fe_gradcam.backends.errors import exported
 from fe_gradcam.backends.protocol import Backend
 from fe_gradcam.errors import UnsupportedModelError
 from fe_gradcam.spec.outputs import ModelOutput
@@ -27,6 +28,8 @@ def backend_for(
         from fe_gradcam.backends.pytorch.backend import TorchBackend
 
         return TorchBackend(model, model_output, reshape, of_pixels)
+    if type(model).__module__ == "torch.export.exported_program":
+        raise exported()
     tensorflow = sys.modules.get("tensorflow")
     of_keras_3 = any(base.__module__ == KERAS_3 for base in type(model).__mro__)
     if tensorflow is not None and isinstance(model, tensorflow.keras.Model) and not of_keras_3:

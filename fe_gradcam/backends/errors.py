@@ -14,8 +14,18 @@ def check_rows(layer: LayerRef, rows: int, count: int) -> None:
     if rows != count:
         raise ArgumentError(
             _named(layer),
-            f" puts out {rows} rows for {count} images; one row per image is needed. Pass another layer.",
+            f" puts out {rows} rows for {count} images; one row for each image is needed. Pass another layer. If the "
+            "model itself adds rows (by padding its batch, or by augmenting images), pass the network that it calls.",
         )
+
+
+def exported() -> UnsupportedModelError:
+    """The error for a program of torch.export."""
+    return UnsupportedModelError(
+        Argument("model"),
+        " is a program of torch.export, whose layers are not called as modules, so they cannot be observed. Pass the "
+        "nn.Module that it was exported from, or torch.export.unflatten(program).",
+    )
 
 
 def not_called(layer: LayerRef) -> ArgumentError:
@@ -47,6 +57,26 @@ def no_gradient(layer: LayerRef, ways: str) -> GradientError:
         f", though the score depends on it: a step behind the layer stops the gradient ({ways}). Pass ",
         Argument("layer", ""),
         " with a layer behind that step, or a model without the step.",
+    )
+
+
+def in_inference_mode(layer: LayerRef) -> GradientError:
+    """The error for a layer that runs inside a torch.inference_mode()."""
+    return GradientError(
+        _named(layer),
+        " runs inside a torch.inference_mode() of the model, so no gradient can be taken. Use torch.no_grad() in the "
+        "model's forward instead.",
+    )
+
+
+def no_floats(layer: LayerRef, dtype: Any) -> GradientError:
+    """The error for a layer that computes in integers."""
+    return GradientError(
+        _named(layer),
+        f" computes in {dtype}, which has no gradients. If the model was quantised, pass the float model that it was "
+        "made from, or its quantisation-aware form before the conversion. Otherwise pass ",
+        Argument("layer", ""),
+        " with a layer that computes in floats.",
     )
 
 

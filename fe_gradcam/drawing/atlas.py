@@ -163,7 +163,7 @@ def atlas(
         model_output=model_output, reshape=reshape, fuse=fuse, smooth=smooth,
     )  # fmt: skip
     check_names(class_names, [heatmap.class_ids])
-    objects = _objects(masks, boxes, heatmap)
+    objects = object_masks(masks, boxes, heatmap.values.shape[1:], len(heatmap))
     array = np.asarray(host_rows(inputs.picture))
     pictures = look.pictures(array, channels_first=array.shape[2:] == heatmap.values.shape[1:])
     found = Atlas.of(heatmap, pictures)
@@ -174,20 +174,6 @@ def atlas(
         model, images, heatmap, found, masks=objects, batch_size=batch_size, seed=seed, model_output=model_output
     )
     return atlas_picture(found, heatmap, accused, names, title, look)
-
-
-def _objects(masks: Any, boxes: Any, heatmap: Heatmap) -> NDArray[np.bool_] | None:
-    """The pixels of the object in each image, (N, H, W), or None if neither masks nor boxes are given."""
-    _, height, width = heatmap.values.shape
-    for name, given in (("masks", masks), ("boxes", boxes)):
-        if given is None:
-            continue
-        count = np.shape(given)[0] if np.ndim(given) else 0
-        if count != len(heatmap):
-            raise ArgumentError(
-                f"{name} are of {count} images, and images holds {len(heatmap)}; pass one for each image."
-            )
-    return object_masks(masks, boxes, (height, width))
 
 
 def atlas_picture(

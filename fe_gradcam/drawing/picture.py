@@ -143,17 +143,13 @@ def draw(
     of_inferred = ("pred", Rank(1).name)
     inferred = next((one for one in several if one.target in of_inferred and (one.class_ids >= 0).all()), None)
     pictures = look.pictures(array, channels_first=False)
-    inside = object_masks(masks, boxes, pictures.shape[1:3])
-    if inside is not None and len(inside) != len(array):
-        name = "boxes" if masks is None else "masks"
-        raise ArgumentError(f"{name} holds {len(inside)} entries for {len(array)} images; one for each is needed.")
     part = Explained(
         pictures=pictures,
         columns=[Column(one.method, _named(one.target, names), one) for one in several],
         probabilities=None if inferred is None else _of_inferred(inferred),
         labels=true,
         ids=ids,
-        masks=inside,
+        masks=object_masks(masks, boxes, pictures.shape[1:3], len(array)),
     )
     return Picture(compose_grid([part], names, look, title), cell)
 

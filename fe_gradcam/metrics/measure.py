@@ -112,7 +112,9 @@ def measure(
     elif target is not None:
         raise ArgumentError("target goes with an array of your own; a Heatmap holds its own classes: leave target out.")
     asked = None if model is None else Asked(model, images, heatmap, batch_size, seed, model_output)
-    inside = _inside(masks, boxes, heatmap) if any(one.needs == "place" for one in chosen) else None
+    inside = None
+    if any(one.needs == "place" for one in chosen):
+        inside = object_masks(masks, boxes, heatmap.values.shape[1:], len(heatmap))
     case = Case(heatmap, cast(Asked, asked), inside, again)
     found: dict[str, NDArray[np.float32]] = {}
     for one in chosen:
@@ -126,16 +128,3 @@ def summary(values: ArrayLike) -> float | None:
     numbers = np.asarray(values, np.float64)
     finite = numbers[np.isfinite(numbers)]
     return float(finite.mean()) if finite.size else None
-
-
-def _inside(masks: Any, boxes: Any, heatmap: Heatmap) -> NDArray[np.bool_] | None:
-    """Where the object is, as bools with the shape of the heatmap's values."""
-    size = heatmap.values.shape[1:]
-    found = object_masks(masks, boxes, size)
-    if found is not None and found.shape != heatmap.values.shape:
-        name, given = ("masks", masks) if masks is not None else ("boxes", boxes)
-        raise ArgumentError(
-            f"{name} has shape {np.shape(given)}, and the heatmap is of {len(heatmap)} images; an entry for each image "
-            "is needed."
-        )
-    return found

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from fe_gradcam.errors import ArgumentError
 
 
-def object_masks(masks: Any, boxes: Any, size: Sequence[int]) -> NDArray[np.bool_] | None:
+def object_masks(masks: Any, boxes: Any, size: Sequence[int], count: int) -> NDArray[np.bool_] | None:
     """Where the object of each image is, (N, H, W), from masks, boxes or both; None if neither is given.
 
     Args:
@@ -21,11 +21,12 @@ def object_masks(masks: Any, boxes: Any, size: Sequence[int]) -> NDArray[np.bool
             size of the volumes.
         boxes: (N, 4) or (N, M, 4): left, top, width and height in pixels; further columns are not read.
         size: (H, W) of the images, or (D, H, W) of volumes, which have no boxes.
+        count: N, the number of images.
 
     Raises:
-        ArgumentError: A shape is not accepted, or masks and boxes are of different numbers of images.
+        ArgumentError: A shape is not accepted, or masks or boxes are of another number of images.
     """
-    found = [] if masks is None else [_of_masks(_array(masks), tuple(size))]
+    found = {} if masks is None else {"masks": _of_masks(_array(masks), tuple(size))}
     if boxes is not None:
         if len(size) != 2:
             raise ArgumentError(f"boxes are for images with two axes, and these have {len(size)}: pass masks= instead.")
@@ -42,12 +43,11 @@ def object_masks(masks: Any, boxes: Any, size: Sequence[int]) -> NDArray[np.bool
                 "boxes hold no number above 1, as if they were fractions of the image; left, top, width and height in "
                 f"pixels are needed: multiply by the width {size[1]} and the height {size[0]}."
             )
-        found.append(masks_of_boxes(table[:, None] if table.ndim == 2 else table, size))
-    if len(found) == 2 and len(found[0]) != len(found[1]):
-        raise ArgumentError(
-            f"masks are of {len(found[0])} images and boxes of {len(found[1])}: pass both for the same images."
-        )
-    return None if not found else found[0] if len(found) == 1 else found[0] & found[1]
+        found["boxes"] = masks_of_boxes(table[:, None] if table.ndim == 2 else table, size)
+    for name, inside in found.items():
+        if len(inside) != count:
+            raise ArgumentError(f"{name} are of {len(inside)} images, and there are {count} images; pass one for each.")
+    return np.logical_and.reduce(list(found.values())) if found else None
 
 
 def _table(boxes: Any) -> NDArray[np.float64]:

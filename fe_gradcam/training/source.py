@@ -140,7 +140,7 @@ class Reader:
             return None
         shape = np.shape(rows["images"])
         height, width = shape[1:3] if self.source.channels_last else shape[2:4]
-        return object_masks(masks, boxes, (int(height), int(width)))
+        return object_masks(masks, boxes, (int(height), int(width)), len(rows))
 
     def pictures(self, rows: Rows) -> NDArray[np.uint8]:
         """(N, H, W, 3), the pictures over which heat is drawn."""

@@ -188,9 +188,9 @@ def test_few_images_are_said_and_enough_are_quiet(framework: str) -> None:
 def test_what_does_not_fit_is_refused_by_its_name() -> None:
     model, inputs = small("torch", 6)
     for error, match, more in (
-        (ArgumentError, "masks are of 5 images, and images holds 6", {"masks": np.ones((5, 9, 12))}),
-        (ArgumentError, "boxes are of 2 images, and images holds 6", {"boxes": np.ones((2, 4))}),
-        (ArgumentError, "masks are of 0 images, and images holds 6", {"masks": 5}),
+        (ArgumentError, "masks are of 5 images, and there are 6 images", {"masks": np.ones((5, 9, 12))}),
+        (ArgumentError, "boxes are of 2 images, and there are 6 images", {"boxes": np.ones((2, 4))}),
+        (ArgumentError, r"masks hold an array of shape \(\)", {"masks": 5}),
         (ArgumentError, "alpha=2 is not accepted", {"alpha": 2}),
         (ArgumentError, "batch_size=0 is not accepted", {"batch_size": 0}),
         (ArgumentError, "class_names=5 is not accepted", {"class_names": 5}),

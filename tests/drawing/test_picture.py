@@ -185,7 +185,7 @@ def test_the_object_is_outlined_whether_masks_or_boxes_say_where_it_is(heatmap: 
     assert (top - corner[0], left - corner[1]) in [(28, 38), (28, 8)]  # two pixels outside of the boxes
     white = (drawn[0] == 255).all(-1) & (plain != 255).any(-1)
     assert white.sum() == pytest.approx(2 * (2 * (80 + 60) + 2 * (50 + 90)), rel=0.05)
-    with pytest.raises(ArgumentError, match="boxes holds 1 entries for 2 images"):
+    with pytest.raises(ArgumentError, match="boxes are of 1 images, and there are 2 images"):
         draw(IMAGES, heatmap, boxes=boxes[:1])
 
 

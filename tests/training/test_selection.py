@@ -653,4 +653,4 @@ def test_predictions_that_are_class_ids_are_refused() -> None:
 
 def test_boxes_in_shares_of_the_image_are_refused() -> None:
     with pytest.raises(ArgumentError, match="boxes hold no number above 1"):
-        object_masks(None, np.array([[0.1, 0.2, 0.5, 0.5]]), (64, 64))
+        object_masks(None, np.array([[0.1, 0.2, 0.5, 0.5]]), (64, 64), 1)

@@ -12,14 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
+from torch.fx import GraphModule
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fe_gradcam.backends.errors import check_rows, no_attention, no_gradient, no_slope, not_called
+from fe_gradcam.backends.errors import check_rows, exported, no_attention, no_gradient, no_slope, not_called
 from fe_gradcam.backends.known import Reading
 from fe_gradcam.backends.protocol import Backend, Passed, Query
 from fe_gradcam.backends.pytorch.attention import BlockLister, ending_behind
-from fe_gradcam.backends.pytorch.layers import kind_of, layer_infos, name_of, seen_by
-from fe_gradcam.backends.pytorch.passes import BiasRecorder, Front, gradient_at, hessian_product, observe
+from fe_gradcam.backends.pytorch.layers import has_layers, kind_of, layer_infos, name_of, seen_by
+from fe_gradcam.backends.pytorch.passes import (
+    BiasRecorder,
+    Front,
+    called,
+    gradient_at,
+    hessian_product,
+    observe,
+    whatever_is_written,
+)
 from fe_gradcam.backends.pytorch.recorder import Lister, Recorder
 from fe_gradcam.backends.pytorch.scores import OF_TORCH, as_rows, is_segmentation, is_table, is_tensor
 from fe_gradcam.backends.pytorch.state import left_as_found, unwrapped, without_reentrant_checkpoints
@@ -52,6 +61,8 @@ class TorchBackend(Backend):
                 " is a scripted module (torch.jit), whose layers cannot be observed. Pass the nn.Module that it was "
                 "scripted from, with the same weights (load_state_dict).",
             )
+        if isinstance(self._model, GraphModule) and not has_layers(self._model):
+            raise exported()
 
     @property
     def precision(self) -> float:
@@ -72,7 +83,7 @@ class TorchBackend(Backend):
     def _listed(self, inputs: Inputs) -> tuple[list[LayerInfo], Seen]:
         lister, size = Lister(), self.image_size(inputs)
         with self._ready() as model, lister.watching(model):
-            model(*(part.clone() for part in self._given(inputs, model)))
+            called(model, [part.clone() for part in self._given(inputs, model)])
             lister.names = {module: name for name, module in model.named_modules()}
         return layer_infos(lister, len(inputs)), seen_by(lister, size)
 
@@ -81,6 +92,7 @@ class TorchBackend(Backend):
         with left_as_found(self._model) as model, torch.no_grad():
             yield model
 
+    @whatever_is_written
     def _passed(self, model: nn.Module, inputs: Inputs, query: Query) -> Passed:
         given = self._given(inputs, model)
         leaf, outputs, scored = self._scored(model, given, query)
@@ -110,8 +122,7 @@ class TorchBackend(Backend):
             return leaf.clone()  # what follows may write in place
 
         for whole_graph in (False, True):
-            with without_reentrant_checkpoints() if whole_graph else nullcontext():
-                passed = self._observed(model, given, query.layer, take, whole_graph=whole_graph)
+            passed = self._observed(model, given, query.layer, take, whole_graph=whole_graph)
             check_rows(query.layer, len(leaves[0]), len(given[0]))
             outputs = self._read(leaves[0], passed, given, query.of_pixels)
             scored = [_scores(outputs, target, query.score) for target in query.targets]
@@ -127,6 +138,7 @@ class TorchBackend(Backend):
         def take(tensor: Tensor) -> Tensor:
             if front is not None:
                 front.left = True
+            check_rows(query.layer, len(tensor), len(change))
             leaf = tensor.detach()
             changed[:] = [leaf + self._pulled_back(change, tuple(leaf.shape[1:]), query.layer, inputs).to(leaf)]
             return changed[0].clone()  # what follows may write in place
@@ -160,6 +172,7 @@ class TorchBackend(Backend):
         self._kept_front = (front, layer, given)
         return front
 
+    @whatever_is_written
     def hvp(self, inputs: Inputs, query: Query, vectors: Tensor) -> Tensor:
         """See Backend."""
         with self._ready() as model, sdpa_kernel(SDPBackend.MATH):
@@ -170,6 +183,7 @@ class TorchBackend(Backend):
                 product = hessian_product(leaf, its.scores, along)
             return torch.zeros_like(vectors) if product is None else self._as_map(product, query.layer, inputs)
 
+    @whatever_is_written
     def bias_gradients(self, inputs: Inputs, query: Query) -> BiasGradients:
         """See Backend."""
         with self._ready() as model:
@@ -178,12 +192,13 @@ class TorchBackend(Backend):
             if not any(leaf.dim() == len(self.image_size(inputs)) + 2 for leaf in leaves):
                 raise no_slope(given)
             biases = BiasRecorder()
-            with biases, without_reentrant_checkpoints():
+            with biases:
                 passed = self._observed(model, given, query.layer, lambda tensor: tensor, whole_graph=True)
             outputs = self._read(given[0], passed, given, query.of_pixels)
             scores = _scores(outputs, query.targets[0], query.score).scores
             return self._taken_apart(biases.terms(leaves, scores), scores, inputs)
 
+    @whatever_is_written
     def attention_gradients(self, inputs: Inputs, query: Query, *, mean_token: bool) -> list[Tensor]:
         """See Backend."""
         maps = []
@@ -192,7 +207,7 @@ class TorchBackend(Backend):
             reading = self._known_reading(given, query.of_pixels)
             lister = BlockLister(len(inputs))
             with lister.watching(model):
-                model(*(part.clone() for part in given))
+                called(model, [part.clone() for part in given])
             blocks = lister.blocks
             if blocks is None or not self._are_of_image(lister.tokens, inputs):
                 raise no_attention()
@@ -231,8 +246,9 @@ class TorchBackend(Backend):
 
         for whole_graph in (True,) if keep_graph else (False, True):  # the second for a no_grad() of the model's own
             recorder = Recorder(layer, take)
-            with torch.set_grad_enabled(whole_graph), recorder.watching(self._model.get_submodule(layer.name)):
-                output = self._model(*inputs)
+            watching = recorder.watching(self._model.get_submodule(layer.name))
+            with torch.set_grad_enabled(whole_graph), without_reentrant_checkpoints(), watching:
+                output = called(self._model, inputs)
             if not leaves:
                 raise not_called(layer)
             if isinstance(output, Tensor) and output.requires_grad:
@@ -300,7 +316,7 @@ class TorchBackend(Backend):
 
     def _outputs(self, given: Given, of_pixels: bool, factor: float = 1.0) -> Tensor | None:
         with self._ready() as model:
-            output = model(*(_stretched(part, factor) for part in given))
+            output = called(model, [_stretched(part, factor) for part in given])
             picked = self._picked(output, len(given[0]), of_pixels)
             return None if picked is None else as_rows(picked, len(given[0]))
 

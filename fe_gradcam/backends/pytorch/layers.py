@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.fx import GraphModule
 
 from fe_gradcam.backends.pytorch.recorder import Lister
 from fe_gradcam.backends.pytorch.state import uncompiled, unwrapped
@@ -39,6 +40,12 @@ def seen_by(lister: Lister, size: tuple[int, ...]) -> Seen:
         tuple(shape[2:] for module, shape in of_maps if _is_convolution(module)),
         any(isinstance(module, (nn.Linear, nn.LayerNorm)) for module, _ in of_maps),
     )
+
+
+def has_layers(traced: GraphModule) -> bool:
+    """Whether a traced program calls modules with weights; those of torch.export use the weights alone."""
+    called = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"}
+    return any(next(traced.get_submodule(name).parameters(), None) is not None for name in called)
 
 
 def name_of(model: nn.Module, layer: Layer) -> str:

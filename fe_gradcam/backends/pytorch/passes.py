@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping, Sequence
-from typing import Any
+from functools import lru_cache, wraps
+from inspect import signature
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import allow_mutation_on_saved_tensors
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -14,6 +17,26 @@ from fe_gradcam.backends.errors import not_called
 from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR
 from fe_gradcam.backends.pytorch.recorder import ACTIVATIONS, CONVOLUTIONS, Recorder
 from fe_gradcam.types import LayerRef
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
+
+def called(model: nn.Module, inputs: Sequence[Any]) -> Any:
+    """The model's output for inputs, which are passed by name if its forward takes nothing by position."""
+    forward = model.__dict__.get("forward", type(model).forward)
+    names = _names(getattr(forward, "__func__", forward))
+    return model(**dict(zip(names, inputs, strict=False))) if names else model(*inputs)
+
+
+@lru_cache(maxsize=256)
+def _names(forward: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of keywords, those without a default first, if these are all that `forward` takes."""
+    its = [one for one in signature(forward).parameters.values() if one.name != "self"]
+    if any(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD, one.VAR_POSITIONAL) for one in its):
+        return ()
+    named = [one for one in its if one.kind == one.KEYWORD_ONLY]
+    return tuple(one.name for one in sorted(named, key=lambda one: one.default is not one.empty))
 
 
 def observe(
@@ -39,7 +62,7 @@ def observe(
     while True:
         recorder = Recorder(layer, take, skip=calls - 1)
         with torch.set_grad_enabled(whole_graph), recorder.watching(model.get_submodule(layer.name)):
-            output = model(*(part.clone() for part in inputs))  # some write to what they get
+            output = called(model, [part.clone() for part in inputs])  # some write to what they get
         if not 0 < recorder.reached < calls:
             break
         calls = recorder.reached  # fewer than before: nothing was taken
@@ -47,6 +70,25 @@ def observe(
         raise not_called(layer)
     times[layer] = recorder.reached
     return output, recorder
+
+
+def whatever_is_written(passed: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
+    """A pass, which is repeated if the model wrote over values that the gradient needs: with copies of them.
+
+    Some models do that where they are only meant for inference; autograd alone refuses them.
+    """
+
+    @wraps(passed)
+    def repeated(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+        try:
+            return passed(*args, **kwargs)
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+        with allow_mutation_on_saved_tensors():
+            return passed(*args, **kwargs)
+
+    return repeated
 
 
 def gradient_at(leaf: Tensor, scores: Tensor, *, retain_graph: bool, edge: Any = None) -> Tensor | None:

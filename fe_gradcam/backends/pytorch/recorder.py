@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from fe_gradcam.backends.errors import no_tensor
+from fe_gradcam.backends.errors import in_inference_mode, no_floats, no_tensor
 from fe_gradcam.backends.scoring import Head, HeadKind
-from fe_gradcam.errors import Argument, GradientError
 from fe_gradcam.types import LayerRef
 
 _HEADS: dict[str, HeadKind] = {
@@ -140,11 +139,9 @@ class Recorder(TorchFunctionMode):
 
     def _taken(self, tensor: Tensor, *, in_place: bool) -> Tensor:
         if tensor.is_inference():
-            raise GradientError(
-                Argument("layer", repr(str(self._ref))),
-                " runs inside a torch.inference_mode() of the model, so no gradient can be taken. Use "
-                "torch.no_grad() in the model's forward instead.",
-            )
+            raise in_inference_mode(self._ref)
+        if not tensor.is_floating_point():
+            raise no_floats(self._ref, tensor.dtype)
         self.reached += 1
         if self.reached <= self._skip:
             return tensor

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.checkpoint import CheckpointFunction
+
+from fe_gradcam.backends.pytorch.kept import Kept
+from fe_gradcam.errors import Argument, UnsupportedModelError
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -26,86 +31,86 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def left_as_found(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode, uncompiled, ready for gradients; afterwards all is as it was.
+    """The model in eval mode, uncompiled, ready for gradients; afterwards all that is reachable from it is as it was.
 
     Yields:
         The model itself; or a copy if its weights were made in inference mode, so that autograd cannot use them.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
-        modules = list(model.modules())  # walked once: in a deep network that alone takes half a millisecond
-        tensors = [tensor for module in modules for tensor in _own_tensors(module)]
+        kept = Kept(model)
+        tensors = [*kept.parameters, *kept.buffers]
+        _check_values(model, tensors)
         devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
         stack.enter_context(torch.random.fork_rng(devices=sorted(devices, key=str)))
         if any(tensor.is_inference() for tensor in tensors):
             model = copy.deepcopy(model)
-            modules = list(model.modules())
-        stack.enter_context(uncompiled(modules))
-        stack.enter_context(_evaluating(modules))
-        stack.enter_context(_with_their_buffers(modules))
+            kept = Kept(model)
+        stack.callback(kept.put_back)
+        stack.enter_context(uncompiled(kept.modules))
+        stack.enter_context(without_reentrant_checkpoints())
+        _evaluate(kept.modules)
         yield model
 
 
-def _own_tensors(module: nn.Module) -> list[Tensor]:
-    own = chain(module._parameters.values(), module._buffers.values())
-    return [tensor for tensor in own if tensor is not None]
+def _check_values(model: nn.Module, tensors: Sequence[Tensor]) -> None:
+    """Raises UnsupportedModelError if a parameter or buffer has no values."""
+    lazy = any(map(is_lazy, tensors))
+    if not lazy and not any(tensor.is_meta for tensor in tensors):
+        return
+    named = chain(model.named_parameters(), model.named_buffers())
+    name = next(name for name, tensor in named if is_lazy(tensor) or tensor.is_meta)
+    if lazy:
+        raise UnsupportedModelError(
+            Argument("model"),
+            f" has layers that get their shapes with the first images (torch.nn.Lazy...), and {name!r} has none yet. "
+            "Call the model once with images, then explain it.",
+        )
+    raise UnsupportedModelError(
+        Argument("model"),
+        f" has no values: {name!r} is on the device 'meta'. Run model.to_empty(device='cpu'), then load its weights "
+        "with load_state_dict.",
+    )
 
 
 @contextmanager
 def without_reentrant_checkpoints() -> Iterator[None]:
-    """While active, reentrant checkpoints are plain calls; otherwise their inner steps would not be in the graph."""
+    """While active, reentrant checkpoints are plain calls: no gradient can be taken at a tensor through others."""
 
     def call(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
         return function(*args)
 
+    before = CheckpointFunction.__dict__.get("apply")
     CheckpointFunction.apply = staticmethod(call)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        del CheckpointFunction.apply
+        if before is None:
+            del CheckpointFunction.apply
+        else:  # inside another call
+            setattr(CheckpointFunction, "apply", before)  # noqa: B010
 
 
-@contextmanager
-def _evaluating(modules: list[nn.Module]) -> Iterator[None]:
-    """While active, the training flag of every module is off. It is set directly, as a module's train() may do more."""
-    before = [(module, module.training) for module in modules]
-    try:
-        for module, training in before:
-            if training:
-                module.training = False
-        yield
-    finally:
-        for module, training in before:
-            if module.training != training:
-                module.training = training
+def _evaluate(modules: list[nn.Module]) -> None:
+    """Turns training flags off, directly, as a module's train() may do more; and what else belongs to training.
+
+    Backward hooks would be called by a backward pass that is none of the training, and forbid in-place steps behind
+    their module. In quantisation-aware training the observers of value ranges go on learning in eval mode, so that the
+    map of an image would depend on the images before it. One that has not seen a value yet is left to look.
+    """
+    for module in modules:
+        if module.training:
+            module.training = False
+        for name in ("_backward_hooks", "_backward_pre_hooks"):
+            if module.__dict__.get(name):
+                module.__dict__[name] = OrderedDict()
+        if "observer_enabled" in module._buffers and _has_a_range(module):
+            module._buffers["observer_enabled"] = torch.zeros_like(cast(Tensor, module.observer_enabled))
 
 
-@contextmanager
-def _with_their_buffers(modules: list[nn.Module]) -> Iterator[None]:
-    """Afterwards the buffers that a forward pass writes to, even in inference, are put back."""
-    places = [
-        (module, name, buffer) for module in modules for name, buffer in module._buffers.items() if buffer is not None
-    ]
-    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
-    for _, _, buffer in places:
-        groups.setdefault((buffer.dtype, buffer.device), []).append(buffer)
-    before = [(group, _in_one_piece(group)) for group in groups.values()]
-    try:
-        yield
-    finally:
-        for module, name, buffer in places:
-            module._buffers[name] = buffer
-        for group, values in before:
-            if not torch.equal(_in_one_piece(group), values):
-                with torch.no_grad():
-                    pieces = torch.split(values, [buffer.numel() for buffer in group])
-                    for buffer, its in zip(group, pieces, strict=True):
-                        buffer.copy_(its.view_as(buffer))
-
-
-def _in_one_piece(tensors: list[Tensor]) -> Tensor:
-    """A copy of all values in one step; copies of hundreds of small tensors would take milliseconds."""
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+def _has_a_range(fake_quantise: nn.Module) -> bool:
+    lowest = getattr(fake_quantise.activation_post_process, "min_val", None)
+    return lowest is None or (lowest.numel() > 0 and bool(lowest.isfinite().all()))
 
 
 @contextmanager

@@ -184,6 +184,79 @@ def test_a_layer_that_the_model_calls_without_gradients(call: str, layer: str | 
     assert not heatmap.blank.all()
 
 
+@pytest.mark.parametrize("method", ["grad_cam", "shapley_cam", "full_grad", "score_cam"])
+@pytest.mark.parametrize("layer", ["conv1", "conv2"])
+def test_a_reentrant_checkpoint_behind_the_layer_or_around_it(plain: Plain, layer: str, method: str) -> None:
+    """Torch takes no gradient at a tensor through one."""
+
+    class Checkpointed(SmallTorch):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return checkpoint(super().forward, x, use_reentrant=True)
+
+    class Behind(SmallTorch):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.conv2.forward = partial(checkpoint, partial(nn.Conv2d.forward, self.conv2), use_reentrant=True)
+            try:
+                return super().forward(x)
+            finally:
+                del self.conv2.forward
+
+    model, images, _ = plain
+    expected = explain(model, images, layer=layer, target=1, method=method).raw
+    for kind in (Checkpointed, Behind):
+        other = kind()
+        other.load_state_dict(model.state_dict())
+        assert_allclose(explain(other, images, layer=layer, target=1, method=method).raw, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "shapley_cam", "smooth_grad_cam_plus_plus"])
+@pytest.mark.parametrize("layer", ["first", "second"])
+def test_a_model_that_writes_over_what_the_gradient_needs(method: str, layer: str) -> None:
+    """As models may that are only meant for inference; autograd alone refuses them."""
+
+    class Writing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 3), nn.Linear(6, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            x.relu_()
+            x += 0.3
+            x.view(len(x), 4, -1)[:, 1].mul_(2)
+            x = self.second(x).sigmoid_()
+            x.add_(0.1)
+            return self.head(x.mean((2, 3)))
+
+    class Plain(Writing):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            twice = torch.tensor([1.0, 2, 1, 1]).reshape(4, 1, 1)
+            x = self.second((self.first(x).relu() + 0.3) * twice).sigmoid() + 0.1
+            return self.head(x.mean((2, 3)))
+
+    writing, plain, images = Writing(), Plain(), torch.randn(2, 1, 9, 12)
+    plain.load_state_dict(writing.state_dict())
+    asked = {"layer": layer, "target": 1, "method": method, "scaling": "none"}
+    expected = explain(plain, images, **asked).raw
+    assert expected.any()
+    assert_allclose(explain(writing, images, **asked).raw, expected, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "full_grad"])
+def test_backward_hooks_of_the_training_are_not_called_and_forbid_nothing(method: str) -> None:
+    in_place, images = pooled(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True)), torch.randn(2, 1, 6, 6)
+    expected = explain(in_place, images, layer="0", method=method).raw
+    calls: list[nn.Module] = []
+    for module in in_place[:2]:
+        module.register_full_backward_hook(lambda module, _, __: calls.append(module))
+        module.register_full_backward_pre_hook(lambda module, _: calls.append(module))
+    assert_allclose(explain(in_place, images, layer="0", method=method).raw, expected)
+    assert not calls
+    in_place[1].inplace = False
+    in_place(images.requires_grad_()).sum().backward()
+    assert len(calls) == 4
+
+
 def test_inference_mode_on_forward_is_an_error() -> None:
     class Inferring(SmallTorch):
         @torch.inference_mode()
@@ -249,6 +322,77 @@ def test_what_cannot_be_explained_is_named() -> None:
         explain(scripted, images)
     with pytest.raises(UnsupportedModelError, match=r"model is a builtins\.str"):
         explain("resnet", images)
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "score_cam", "shapley_cam"])
+def test_a_forward_that_takes_keywords_alone(plain: Plain, method: str) -> None:
+    class Named(SmallTorch):
+        def forward(self, *, scale: float = 1.0, pixel_values: torch.Tensor) -> torch.Tensor:
+            return super().forward(pixel_values * scale)
+
+    model, images, _ = plain
+    named = Named()
+    named.load_state_dict(model.state_dict())
+    expected = explain(model, images, method=method, **ASKED).raw
+    assert_allclose(explain(named, images, method=method, **ASKED).raw, expected, atol=1e-7)
+    assert explain(named, images).layer == explain(model, images).layer
+
+
+def test_models_without_values_say_what_to_do() -> None:
+    images = torch.randn(2, 3, 9, 12)
+    lazy = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.LazyBatchNorm2d(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    with pytest.raises(UnsupportedModelError, match=r"'1\.weight' has none yet. Call the model once with images"):
+        explain(lazy, images)
+    with pytest.raises(UnsupportedModelError, match=r"'conv1\.weight' is on the device 'meta'. Run model\.to_empty"):
+        explain(SmallTorch().to("meta"), images, layer="conv1")
+    lazy.eval()(images)
+    assert explain(lazy, images).raw.any()
+
+
+def test_exported_programs_are_refused_plainly_and_those_with_layers_taken(plain: Plain) -> None:
+    model, images, expected = plain
+    program = torch.export.export(model.eval(), (images,))
+    for refused in (program, program.module()):
+        with pytest.raises(UnsupportedModelError, match=r"a program of torch\.export.*unflatten\(program\)"):
+            explain(refused, images)
+    for taken in (torch.export.unflatten(program), torch.fx.symbolic_trace(model)):
+        assert_allclose(explain(taken, images, **ASKED).raw, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "score_cam", "ablation_cam", "shapley_cam"])
+def test_a_model_that_adds_rows_is_an_error_that_says_so(method: str) -> None:
+    """By padding its batch to 8, and by looking at images and their mirror images."""
+
+    class Padding(SmallTorch):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(torch.cat([x, x.new_zeros(-len(x) % 8, *x.shape[1:])]))[: len(x)]
+
+    class Mirroring(SmallTorch):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(torch.cat([x, x.flip(-1)])).unflatten(0, (2, -1)).mean(0)
+
+    for model, count, rows in ((Padding(), 3, 8), (Mirroring(), 3, 6)):
+        with pytest.raises(ArgumentError, match=rf"puts out {rows} rows for {count} images.*pass the network"):
+            explain(model, torch.randn(count, 3, 9, 12), layer="conv2", method=method)
+    if method == "ablation_cam":  # goes on with as many rows as it takes channels away
+        with pytest.raises(ArgumentError, match=r"puts out 8 rows for \d images.*pass the network that it calls"):
+            explain(Padding(), torch.randn(8, 3, 9, 12), layer="conv2", method=method, batch_size=3)
+
+
+def test_a_layer_in_integers_is_an_error_that_says_what_to_pass() -> None:
+    from torch.ao.quantization import DeQuantStub, QuantStub, convert, get_default_qconfig, prepare
+
+    torch.backends.quantized.engine = "fbgemm"
+    front = QuantStub(), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+    net, images = nn.Sequential(*front, nn.Flatten(), nn.Linear(4, 5), DeQuantStub()).eval(), torch.randn(2, 3, 9, 12)
+    net.qconfig = get_default_qconfig("fbgemm")
+    prepared = prepare(net)
+    prepared(images)
+    for method in ("grad_cam", "eigen_cam", "score_cam"):
+        with pytest.raises(GradientError, match=r"layer='1' computes in torch\.quint8.*pass the float model"):
+            explain(convert(prepared), images, layer="1", method=method)
 
 
 # --- the state that is left --------------------------------------------------------------------------

@@ -1,0 +1,162 @@
+"""Nothing of a model differs after a call, whatever its forward pass writes down."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections import deque
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from torch import Tensor, nn
+
+from fe_gradcam import explain, list_layers
+from fe_gradcam.backends.pytorch.kept import MOST_ENTRIES, Kept
+
+
+def register(net: HabitNet, features: Tensor) -> None:
+    net.register_buffer("late", features.detach())
+    net.add_module("late_child", nn.Identity())
+
+
+def resize(net: HabitNet, features: Tensor) -> None:
+    net.get_buffer("empty").resize_(4).copy_(features.detach().mean((0, 2, 3)))
+
+
+def fill(net: HabitNet, features: Tensor) -> None:
+    net.unset = features.detach().mean()
+
+
+def replace(net: HabitNet, features: Tensor) -> None:
+    net.passing = net.passing + 1
+
+
+HABITS: dict[str, Callable[[Any, Tensor], Any]] = {
+    "keeps its features": lambda net, features: setattr(net, "features", features),
+    "drops an attribute": lambda net, features: delattr(net, "droppable") if hasattr(net, "droppable") else None,
+    "counts": lambda net, features: setattr(net, "calls", net.calls + 1),
+    "fills a list": lambda net, features: net.seen.append(features),
+    "fills a list in a dict": lambda net, features: net.by_name["a"].append(features.shape),
+    "fills a dict": lambda net, features: net.by_name.update(b=features),
+    "fills a set": lambda net, features: net.shapes.add(features.shape),
+    "fills a deque": lambda net, features: net.last.append(features),
+    "writes to another object": lambda net, features: setattr(net.state, "features", features),
+    "fills a list of another object": lambda net, features: net.state.seen.append(1),
+    "writes to a tensor": lambda net, features: net.plain.add_(1),
+    "writes to an array": lambda net, features: net.array.__iadd__(1),
+    "writes to a hidden module": lambda net, features: setattr(net.hidden[0], "calls", 1),
+    "fills a buffer that was None": fill,
+    "replaces a buffer that is not saved": replace,
+    "writes to a buffer that is not saved": lambda net, features: net.passing.mul_(3),
+    "resizes a buffer": resize,
+    "registers what it had not": register,
+    "changes its mode": lambda net, features: net.train(),
+}
+
+
+class HabitNet(nn.Module):
+    """A convolution, its mean, five classes; on the way the habit."""
+
+    def __init__(self, habit: str) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.habit = habit
+        self.convolution, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+        self.calls, self.droppable, self.features = 0, "here", None
+        self.seen: list[Any] = []
+        self.by_name: dict[str, Any] = {"a": []}
+        self.shapes: set[Any] = set()
+        self.last: deque[Any] = deque([1, 2], maxlen=2)
+        self.state = SimpleNamespace(features=None, seen=[])
+        self.plain, self.array = torch.zeros(3), np.zeros(3)
+        self.hidden = [nn.Identity()]
+        self.register_buffer("unset", None)
+        self.register_buffer("passing", torch.ones(3), persistent=False)
+        self.register_buffer("empty", torch.empty(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.convolution(x).relu()
+        HABITS[self.habit](self, features)
+        return self.head(features.mean((2, 3)))
+
+
+IMAGES = torch.linspace(-1, 1, 2 * 3 * 9 * 12).reshape(2, 3, 9, 12)
+
+
+@pytest.mark.parametrize("habit", HABITS)
+@pytest.mark.parametrize("method", ["grad_cam", "score_cam", "shapley_cam", "full_grad"])
+def test_nothing_reachable_differs_after_a_call(habit: str, method: str) -> None:
+    """By pickle, which writes down all that it reaches, and which shares what."""
+    net = HabitNet(habit).train()
+    before = pickle.dumps(net)
+    explain(net, IMAGES, method=method)
+    assert pickle.dumps(net) == before
+    list_layers(net, IMAGES)
+    assert pickle.dumps(net) == before
+    copy.deepcopy(net)  # which fails if a graph hangs on it
+
+
+@pytest.mark.parametrize("habit", HABITS)
+def test_the_habits_are_seen_by_pickle(habit: str) -> None:
+    net = HabitNet(habit).eval()
+    before = pickle.dumps(net)
+    with torch.no_grad():
+        net(IMAGES)
+    assert pickle.dumps(net) != before
+
+
+def test_a_pass_that_fails_leaves_nothing_either() -> None:
+    net = HabitNet("keeps its features")
+    net.head = nn.Linear(3, 5)
+    before = pickle.dumps(net)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        explain(net, IMAGES, layer="convolution")
+    assert pickle.dumps(net) == before
+
+
+def test_the_training_behind_a_model_is_not_looked_into() -> None:
+    """Of an object in an attribute the own attributes are kept, not those of what it holds; data are no state."""
+    net = HabitNet("counts")
+    files = ["a.png"] * (MOST_ENTRIES + 1)
+    net.trainer = SimpleNamespace(loader=SimpleNamespace(at=0), files=files, epoch=3)
+    kept = Kept(net)
+    net.trainer.loader.at, net.trainer.epoch = 7, 4
+    files.append("b.png")
+    kept.put_back()
+    assert (net.trainer.loader.at, net.trainer.epoch, len(files)) == (7, 3, MOST_ENTRIES + 2)
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_quantisation_aware_training_learns_nothing_from_what_is_explained(calibrated: bool) -> None:
+    """Its observers go on in eval mode: then the map of an image would depend on the images beside it."""
+    from torch.ao.quantization import get_default_qat_qconfig, prepare_qat
+
+    torch.manual_seed(0)
+    front = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU()
+    net = nn.Sequential(*front, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    net.qconfig = get_default_qat_qconfig("fbgemm")
+    net = prepare_qat(net)
+    if calibrated:
+        net(torch.randn(4, 3, 12, 12))
+    net.eval()
+    before = {name: (value.shape, value.clone()) for name, value in net.state_dict().items()}
+    images = torch.randn(3, 3, 12, 12) * torch.tensor([1, 3, 9]).reshape(3, 1, 1, 1)
+    ids = np.array([1, 2, 0])
+    whole = explain(net, images, layer="1", target=ids, scaling="none").raw
+    assert {name: value.shape for name, value in net.state_dict().items()} == {n: s for n, (s, _) in before.items()}
+    assert all(torch.equal(net.state_dict()[name], value) for name, (_, value) in before.items())
+    if calibrated:
+        parts = [explain(net, images[at : at + 1], layer="1", target=ids[at], scaling="none").raw for at in range(3)]
+        assert_allclose(whole, np.concatenate(parts), atol=1e-6 * np.abs(whole).max())
+        taken = {}
+        net.apply(torch.ao.quantization.disable_observer)
+        net[1].register_forward_hook(lambda _, __, output: taken.setdefault("map", output))
+        scores = net(images).gather(1, torch.from_numpy(ids)[:, None])
+        (gradient,) = torch.autograd.grad(scores.sum(), taken["map"])
+        by_hand = (gradient.mean((2, 3), keepdim=True) * taken["map"]).sum(1).detach().numpy()
+        assert_allclose(whole, by_hand, atol=1e-6 * np.abs(whole).max())
