@@ -281,13 +281,16 @@ class Backend(ABC):
 
     def _read_as(self, table: Tensor, given: Sequence[Any], of_pixels: bool) -> Reading:
         """How a table (N, C) from the unchanged network, made by no visible head, is read; the answer is kept."""
+        which = (self._model_output, of_pixels)
+        if not table.detach().isfinite().all(1).any():  # it tells nothing
+            return self._known.readings.get(which, "logits")
         reading: Reading = "logits"
         if within_unit(table):
             if sums_to_one(table):
                 reading = "distribution"
             elif self._stays_within(given, of_pixels):  # logits that are within [0, 1] by chance leave it
                 reading = "probabilities"
-        self._known.readings[self._model_output, of_pixels] = reading
+        self._known.readings[which] = reading
         return reading
 
     def _stays_within(self, given: Sequence[Any], of_pixels: bool) -> bool:

@@ -327,17 +327,27 @@ class KerasBackend(Backend):
         return explained_among(outputs, layer, calls), output
 
     def _specs(self, inputs: Inputs) -> list[Any]:
-        """The inputs' shapes, with any number of images, and the dtypes in which the model computes."""
-        like = tf.as_dtype(self._model.compute_dtype or "float32")
+        """The inputs' shapes, with any number of images, and the dtypes in which the model takes them."""
         specs = []
-        for part in inputs.parts:
+        for part, taken in zip(inputs.parts, self._dtypes(len(inputs.parts)), strict=True):
             of_torch = isinstance(part, Tensor)
             dtype = tf.as_dtype(str(part.dtype).removeprefix("torch.") if of_torch else part.dtype)
-            specs.append(tf.TensorSpec([None, *part.shape[1:]], like if dtype.is_floating else dtype))
+            specs.append(tf.TensorSpec([None, *part.shape[1:]], taken if dtype.is_floating else dtype))
         return specs
 
+    def _dtypes(self, count: int) -> list[Any]:
+        """To which dtype Keras casts each input if it is floating: that of the declared input, or of the computation.
+
+        With mixed precision these differ: what stands in front, such as a rescaling, may compute in float32.
+        """
+        computed = tf.as_dtype(self._model.compute_dtype or "float32")
+        declared = [tf.as_dtype(one.dtype) for one in tf.nest.flatten(getattr(self._model, "inputs", None) or [])]
+        if len(declared) != count:
+            return [computed] * count
+        return [dtype if dtype.is_floating else computed for dtype in declared]
+
     def _given(self, inputs: Inputs) -> list[Any]:
-        """The inputs as tensors of TensorFlow, in the precision in which the model computes."""
+        """The inputs as tensors of TensorFlow, in the dtypes in which the model takes them."""
         return [
             tf.cast(tensor_of(part), spec.dtype) for part, spec in zip(inputs.parts, self._specs(inputs), strict=True)
         ]

@@ -19,6 +19,7 @@ from fe_gradcam.backends.errors import check_rows, exported, no_attention, no_gr
 from fe_gradcam.backends.known import Reading
 from fe_gradcam.backends.protocol import Backend, Passed, Query
 from fe_gradcam.backends.pytorch.attention import BlockLister, ending_behind
+from fe_gradcam.backends.pytorch.dtypes import as_taken, floating_dtypes
 from fe_gradcam.backends.pytorch.layers import has_layers, kind_of, layer_infos, name_of, seen_by
 from fe_gradcam.backends.pytorch.passes import (
     BiasRecorder,
@@ -34,7 +35,7 @@ from fe_gradcam.backends.pytorch.scores import OF_TORCH, as_rows, is_segmentatio
 from fe_gradcam.backends.pytorch.state import left_as_found, unwrapped, without_reentrant_checkpoints
 from fe_gradcam.backends.scoring import Outputs, Scored
 from fe_gradcam.errors import Argument, UnsupportedModelError
-from fe_gradcam.spec.images import Inputs, in_dtype
+from fe_gradcam.spec.images import Inputs, in_dtype, in_torch
 from fe_gradcam.spec.outputs import ModelOutput, pick
 from fe_gradcam.spec.resolved import ResolvedTarget, resolve_target
 from fe_gradcam.spec.tokens import Seen
@@ -66,9 +67,8 @@ class TorchBackend(Backend):
 
     @property
     def precision(self) -> float:
-        """The spacing of the model's numbers at 1."""
-        floats = (each.dtype for each in self._model.parameters() if each.is_floating_point())
-        return float(torch.finfo(next(floats, torch.float32)).eps)
+        """The spacing of the model's numbers at 1, the coarsest if it has several."""
+        return max(float(torch.finfo(dtype).eps) for dtype in floating_dtypes(self._model) or [torch.float32])
 
     def _modules(self) -> list[nn.Module]:
         return [one for one in self._model.modules() if "_orig_mod" not in one._modules]  # compiled or not
@@ -82,8 +82,10 @@ class TorchBackend(Backend):
 
     def _listed(self, inputs: Inputs) -> tuple[list[LayerInfo], Seen]:
         lister, size = Lister(), self.image_size(inputs)
-        with self._ready() as model, lister.watching(model):
-            called(model, [part.clone() for part in self._given(inputs, model)])
+        with self._ready() as model:
+            given = [part.clone() for part in self._given(inputs, model)]
+            with lister.watching(model):
+                called(model, given)
             lister.names = {module: name for name, module in model.named_modules()}
         return layer_infos(lister, len(inputs)), seen_by(lister, size)
 
@@ -324,11 +326,10 @@ class TorchBackend(Backend):
         like = next((p for p in model.parameters() if p.is_floating_point()), None)
         given = []
         for part in inputs.parts:
-            tensor = torch.as_tensor(np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part)
-            if like is not None:
-                tensor = tensor.to(like.device, like.dtype if tensor.is_floating_point() else None)
+            tensor = torch.as_tensor(np.ascontiguousarray(part)) if isinstance(part, np.ndarray) else in_torch(part)
+            tensor = tensor if like is None else tensor.to(like.device)
             given.append(tensor.clone() if tensor.is_inference() else tensor.detach())
-        return tuple(given)
+        return tuple(as_taken(model, given, lambda: self._known_now().taken))
 
 
 def _scores(outputs: Outputs, target: ResolvedTarget, score: Score) -> Scored:
