@@ -16,7 +16,7 @@ from torch import Tensor
 from fe_gradcam.backends.known import Known, Reading, known_of, sums_to_one, within_unit
 from fe_gradcam.backends.scoring import Scored
 from fe_gradcam.errors import Argument, ArgumentError, CamError, CamWarning, UnsupportedModelError
-from fe_gradcam.spec.images import Inputs
+from fe_gradcam.spec.images import Inputs, in_torch
 from fe_gradcam.spec.layers import default_layer, with_maps
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.resolved import ResolvedTarget, resolve_target
@@ -282,10 +282,11 @@ class Backend(ABC):
     def _read_as(self, table: Tensor, given: Sequence[Any], of_pixels: bool) -> Reading:
         """How a table (N, C) from the unchanged network, made by no visible head, is read; the answer is kept."""
         which = (self._model_output, of_pixels)
-        if not table.detach().isfinite().all(1).any():  # it tells nothing
-            return self._known.readings.get(which, "logits")
         reading: Reading = "logits"
         if within_unit(table):
+            table = table[_tells_something(table, given)]
+            if not len(table):
+                return self._known.readings.get(which, reading)
             if sums_to_one(table):
                 reading = "distribution"
             elif self._stays_within(given, of_pixels):  # logits that are within [0, 1] by chance leave it
@@ -342,3 +343,13 @@ class Backend(ABC):
             return False
         count = next(iter(tokens))
         return bool(self._reshape or token_grid(count, self._seen(inputs).maps, self.image_size(inputs)))
+
+
+def _tells_something(table: Tensor, given: Sequence[Any]) -> Tensor:
+    """Which rows of a table are finite and come from finite inputs: a ReLU may turn NaN into 0."""
+    tells = table.isfinite().all(1)
+    for part in (in_torch(part) for part in given):
+        if part.is_floating_point():
+            finite = part.flatten(1).isfinite().all(1).to(tells.device)
+            tells = tells & finite.repeat_interleave(len(tells) // len(finite))
+    return tells

@@ -111,8 +111,14 @@ class Inputs:
             yield whole.with_picture(as_floats.permute(axes)), f"{moved}. images{floats}"
 
     def asked(self, pictures: Tensor, rows: Tensor, *, channels_first: bool) -> Inputs:
-        """Inputs with other pictures (B, C, *S), in this layout and dtype, and the other parts of `rows` (B,)."""
-        new = in_dtype(pictures if channels_first else pictures.movedim(1, -1), self.picture.dtype)
+        """Inputs with other pictures (B, C, *S), in this layout, and the other parts of `rows` (B,).
+
+        The pictures have the dtype of this one, or float32 if it is a shorter float: what lies between its numbers
+        would be lost.
+        """
+        own = self.picture.dtype
+        dtype = torch.promote_types(own, torch.float32) if own.is_floating_point else own
+        new = in_dtype(pictures if channels_first else pictures.movedim(1, -1), dtype)
         others = (part[rows.to(part.device)] if at != self.at else new for at, part in enumerate(self.parts))
         return Inputs(tuple(others), self.at)
 
