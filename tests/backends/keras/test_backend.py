@@ -220,3 +220,23 @@ def test_a_model_of_keras_3_is_refused_plainly() -> None:
     model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
     with pytest.raises(UnsupportedModelError, match=r"is of Keras 3; .*TF_USE_LEGACY_KERAS=1"):
         explain(model, np.zeros((1, 4, 4, 1), np.float32))
+
+
+def test_images_are_cast_to_the_dtype_of_the_declared_input_as_keras_does() -> None:
+    """With mixed precision the model computes in float16, but its front, and so its input, is in float32."""
+    policy = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        inputs = tf.keras.Input((8, 8, 1))
+        x = layers.Lambda(lambda x: (x - 4000.0) * 100.0, dtype="float32")(inputs)
+        pooled = layers.GlobalAveragePooling2D()(layers.Conv2D(1, 1, use_bias=False, name="conv")(x))
+        outputs = layers.Dense(2, dtype="float32")(pooled)
+    finally:
+        tf.keras.mixed_precision.set_global_policy(policy)
+    model = tf.keras.Model(inputs, outputs)
+    model.set_weights([np.ones((1, 1, 1, 1)), np.array([[1.0, -1.0]]), np.zeros(2)])
+    images = np.full((1, 8, 8, 1), 4000.25, np.float32)  # in float16 these are 4000
+    for given in (images, images.astype(np.float64)):
+        heatmap = explain(model, given, layer="conv", target=0, method="hires_cam")
+        assert_allclose(heatmap.scores, 25)
+        assert_allclose(heatmap.raw, 25 / 64, rtol=1e-3)
