@@ -98,7 +98,7 @@ class Known:
         self.reached: dict[LayerRef, int] = {}
         self.seen: Recent[Seen] = Recent(KEPT_SIZES)
         self.default_layers: Recent[LayerRef] = Recent(KEPT_SIZES)
-        self.taken: dict[Hashable, Any] = {}
+        self.taken: dict[Any, Any] = {}
         self.shapes: Recent[tuple[int, ...]] = Recent(KEPT_SIZES)
 
     def now(self, modules: Sequence[Any]) -> Known:

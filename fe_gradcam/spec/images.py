@@ -124,8 +124,10 @@ class Inputs:
 
 
 NUMBERS = frozenset(
-    ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
-    + ("float16", "bfloat16", "float32", "float64")
+    (
+        *("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
+        *("float16", "bfloat16", "float32", "float64"),
+    )
 )
 """The names of the dtypes that images may have."""
 
@@ -140,16 +142,17 @@ def _numbers(part: Any, is_picture: bool) -> Any:
     if name not in NUMBERS:
         raise ArgumentError(
             Argument("images"),
-            f" holds {name}; accepted are numbers: floats of 16, 32 or 64 bits, integers, truth values. Pass the values "
-            "of the pixels as an array of such numbers, in the range in which the model was trained, as float32.",
+            f" holds {name}; accepted are numbers: floats of 16, 32 or 64 bits, integers, truth values. Pass the "
+            "pixels as an array of such numbers, for example of float32, in the range in which the model was trained.",
         )
-    if isinstance(part, Tensor) and (part.layout != torch.strided or part.is_meta):
+    if isinstance(part, Tensor) and part.is_meta:
         raise ArgumentError(
             Argument("images"),
-            " is a tensor on the meta device, which holds no numbers. Pass images with their values."
-            if part.is_meta
-            else f" is a tensor of layout {part.layout}; accepted are dense ones. Pass images.to_dense().",
+            " is a tensor on the meta device, which holds no numbers. Pass images with their values.",
         )
+    if isinstance(part, Tensor) and part.layout != torch.strided:
+        told = f" is a tensor of layout {part.layout}; accepted are dense ones. Pass images.to_dense()."
+        raise ArgumentError(Argument("images"), told)
     if isinstance(part, np.ndarray):
         if name == "bfloat16":
             return part.astype(np.float32)

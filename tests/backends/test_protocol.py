@@ -195,7 +195,8 @@ def test_a_gradient_that_is_stopped_behind_the_layer_is_an_error(kit: Kit) -> No
 
 def test_images_of_nan_alone_do_not_say_how_the_outputs_are_read(kit: Kit) -> None:
     """No finite row leaves [0, 1] if there is none, or if a ReLU of TensorFlow makes 0 of NaN: these are no
-    probabilities, now or later."""
+    probabilities, now or later.
+    """
     model, images = kit.small(), kit.images(np.random.rand(2, 9, 12, 3))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

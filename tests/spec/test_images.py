@@ -85,14 +85,14 @@ def structured() -> Any:
 REFUSED: dict[str, tuple[Any, str]] = {
     "names of files": (np.full((2, 3, 8, 8), "a.png"), r"images holds str\d+; accepted are numbers"),
     "bytes": (np.full((2, 3, 8, 8), b"a"), "images holds bytes8; accepted are numbers"),
-    "objects": (np.full((2, 3, 8, 8), 1.0, object), "images holds object.*as float32"),
+    "objects": (np.full((2, 3, 8, 8), 1.0, object), "images holds object.*of float32"),
     "complex": (np.zeros((2, 3, 8, 8), np.complex64), "images holds complex64"),
     "complex of torch": (torch.zeros(2, 3, 8, 8, dtype=torch.complex64), "images holds complex64"),
     "strings of TensorFlow": (tf.fill((2, 3, 8, 8), "a"), "images holds string"),
     "dates": (np.zeros((2, 3, 8, 8), "M8[s]"), "images holds datetime64"),
     "records": (structured(), "images holds void32"),
     "sparse": (torch.zeros(2, 3, 8, 8).to_sparse(), r"sparse_coo; accepted are dense ones. Pass images.to_dense\(\)"),
-    "meta": (torch.zeros(2, 3, 8, 8, device="meta"), "meta device, which holds no numbers"),
+    "meta": (torch.zeros(2, 3, 8, 8, device="meta"), "meta device and holds no numbers"),
     "no rows of pixels": (np.zeros((2, 3, 0, 8), "f"), r"images has shape \(2, 3, 0, 8\), which holds no pixels"),
     "no channels": (np.zeros((2, 0, 8, 8), "f"), r"images has shape \(2, 0, 8, 8\), which holds no pixels"),
 }

@@ -133,9 +133,7 @@ class BlockLister:
 
 
 @contextmanager
-def ending_behind(
-    blocks: Sequence[nn.Module], last: int, taken: list[Tensor], *, mean_token: bool
-) -> Iterator[None]:
+def ending_behind(blocks: Sequence[nn.Module], last: int, taken: list[Tensor], *, mean_token: bool) -> Iterator[None]:
     """While active, autograd begins at the attention of block `last`, and the blocks behind it return their inputs.
 
     That attention is added to `taken`. With `mean_token` that block returns the mean of its tokens in place of each.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fe_gradcam.backends.pytorch.passes import called
 
 Dtypes: TypeAlias = tuple[torch.dtype, ...]
-Taken: TypeAlias = MutableMapping[tuple[Dtypes, Dtypes], "torch.dtype | None"]
+Taken: TypeAlias = MutableMapping[tuple[Dtypes, Dtypes], torch.dtype | None]
 """The dtype to which floating inputs are cast, or None for none, by the dtypes of the inputs and of the parameters."""
 
 
@@ -26,7 +26,8 @@ def as_taken(model: nn.Module, inputs: Sequence[Tensor], kept: Callable[[], Take
 
     Parameters do not tell which dtype the inputs must have: a temperature or the steps behind a cast may be of another.
     If all floating tensors, inputs and parameters, are of one dtype, there is nothing to ask. Otherwise the model is
-    tried with one row: as it is, in the dtypes of its parameters, and in float32. The answer is kept in what `kept` returns.
+    tried with one row: as it is, in the dtypes of its parameters, and in float32. The answer goes into what `kept`
+    returns.
     """
     own, given = floating_dtypes(model), tuple(part.dtype for part in inputs)
     floating = {part.dtype for part in inputs if part.is_floating_point()}

@@ -15,7 +15,6 @@ from fe_gradcam import ArgumentError, explain
 from fe_gradcam.backends import backend_for
 from fe_gradcam.backends.pytorch.dtypes import floating_dtypes
 
-
 GOT: list[torch.dtype] = []
 """What the models of this module got; not kept by them, since their attributes are put back."""
 
