@@ -28,6 +28,17 @@ def exported() -> UnsupportedModelError:
     )
 
 
+def not_by_image(rows: int, count: int) -> UnsupportedModelError:
+    """The error for a model whose biases cannot be told apart by image."""
+    return UnsupportedModelError(
+        Argument("method", "'full_grad'"),
+        f" needs the biases' gradients of each image, and a layer of this model puts out {rows} rows for {count} "
+        "images (it folds windows or heads into the batch, or works on weights alone). Use ",
+        Argument("method", "'layer_cam'"),
+        " or 'grad_cam'.",
+    )
+
+
 def not_called(layer: LayerRef) -> ArgumentError:
     """The error for a place that the forward pass does not reach."""
     return ArgumentError(

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from fe_gradcam.backends.errors import not_by_image
 from fe_gradcam.backends.known import Known, Reading, known_of, sums_to_one, within_unit
 from fe_gradcam.backends.scoring import Scored
 from fe_gradcam.errors import Argument, ArgumentError, CamError, CamWarning, UnsupportedModelError
@@ -331,6 +332,8 @@ class Backend(ABC):
         picture = next(at for at, term in enumerate(terms) if term.dim() == axes)
         with_places, elsewhere = [], torch.zeros_like(scores, dtype=torch.float32)
         for term in (*terms[:picture], *terms[picture + 1 :]):
+            if len(term) != len(scores):
+                raise not_by_image(len(term), len(scores))
             if term.dim() == axes and term[0, 0].numel() > 1:
                 with_places.append(term)
             else:

@@ -60,7 +60,7 @@ def observe(
     """
     calls = times.get(layer, 1)
     while True:
-        recorder = Recorder(layer, take, skip=calls - 1)
+        recorder = Recorder(layer, take, skip=calls - 1, own_graph=True)
         with torch.set_grad_enabled(whole_graph), recorder.watching(model.get_submodule(layer.name)):
             output = called(model, [part.clone() for part in inputs])  # some write to what they get
         if not 0 < recorder.reached < calls:

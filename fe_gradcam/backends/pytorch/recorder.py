@@ -77,10 +77,14 @@ class Recorder(TorchFunctionMode):
             tensor if the graph is somebody else's: then nothing is written to it.
         skip: How many times the place is reached before `take` is called: if a layer is called
             several times, the last call counts, and what lies before it needs no gradients.
+        own_graph: Whether the graph is the recorder's own, and hooks may be put on it.
     """
 
-    def __init__(self, ref: LayerRef, take: Callable[[Tensor], Tensor], skip: int = 0) -> None:
+    def __init__(
+        self, ref: LayerRef, take: Callable[[Tensor], Tensor], skip: int = 0, *, own_graph: bool = False
+    ) -> None:
         super().__init__()
+        self._own_graph = own_graph
         self._ref = ref
         self._take = take
         self._skip = skip
@@ -161,6 +165,9 @@ class Recorder(TorchFunctionMode):
         first: Any = args[0] if args else kwargs.get("input")
         before = first.clone() if name == "sigmoid_" else first
         out = func(*args, **kwargs)
+        if name == "batch_norm" and self._own_graph and out.requires_grad and len(out) == 1:
+            # On the CPU PyTorch takes a gradient that was cut out of a single image's tokens for a contiguous one.
+            out.register_hook(Tensor.contiguous)
         if self._inside and name in CONVOLUTIONS:
             if self._ref.place == "convolution":
                 out = self._taken(out, in_place=False)

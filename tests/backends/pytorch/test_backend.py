@@ -242,6 +242,48 @@ def test_a_model_that_writes_over_what_the_gradient_needs(method: str, layer: st
     assert_allclose(explain(writing, images, **asked).raw, expected, atol=1e-6 * np.abs(expected).max())
 
 
+def test_full_grad_of_a_model_that_folds_windows_into_the_batch_is_an_error_that_says_so() -> None:
+    class Folding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.front, self.inside, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 6, 1), nn.Linear(6, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            windows = self.front(x).relu().unflatten(3, (3, 4)).movedim(3, 1).flatten(0, 1)
+            return self.head(self.inside(windows).relu().mean((2, 3)).unflatten(0, (-1, 3)).mean(1))
+
+    model, images = Folding(), torch.randn(2, 1, 4, 12)
+    with pytest.raises(UnsupportedModelError, match=r"method='full_grad' needs .* puts out 6 rows for 2 images"):
+        explain(model, images, layer="front", method="full_grad")
+    assert explain(model, images, layer="front").raw.any()
+
+
+def test_a_single_image_through_a_batch_norm_into_tokens_has_the_gradient_of_a_batch() -> None:
+    """PyTorch 2.13 and 2.14 misread the gradient of a batch norm that is cut out of the tokens of one image."""
+
+    class Hybrid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.front, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 5)
+            self.token = nn.Parameter(torch.randn(1, 1, 8))
+            self.query = nn.Parameter(torch.randn(71, 8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            image = self.norm(self.front(x)).flatten(2).permute(0, 2, 1)
+            tokens = torch.cat((self.token.expand(len(x), 1, 8), image), 1)
+            return self.head(tokens * self.query).sum(1)
+
+    model, images = Hybrid().eval(), torch.randn(2, 3, 9, 12)
+    both = explain(model, images, layer="front", target=1, method="hires_cam", scaling="none").raw
+    one = explain(model, images[:1], layer="front", target=1, method="hires_cam", scaling="none").raw
+    assert_allclose(one, both[:1], atol=1e-6 * np.abs(both).max())
+    scale = model.norm.weight / (model.norm.running_var + model.norm.eps).sqrt()
+    gradient = (model.head.weight[1] * scale)[:, None] * model.query[1:].T
+    with torch.no_grad():
+        by_hand = (gradient.unflatten(1, (7, 10)) * model.front(images)).sum(1)
+    assert_allclose(both, by_hand.numpy(), atol=1e-5 * np.abs(both).max())
+
+
 @pytest.mark.parametrize("method", ["grad_cam", "full_grad"])
 def test_backward_hooks_of_the_training_are_not_called_and_forbid_nothing(method: str) -> None:
     in_place, images = pooled(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True)), torch.randn(2, 1, 6, 6)
