@@ -148,7 +148,7 @@ def _numbers(part: Any, is_picture: bool) -> Any:
     if isinstance(part, Tensor) and part.is_meta:
         raise ArgumentError(
             Argument("images"),
-            " is a tensor on the meta device, which holds no numbers. Pass images with their values.",
+            " is a tensor on the meta device and holds no numbers. Pass images with their values.",
         )
     if isinstance(part, Tensor) and part.layout != torch.strided:
         told = f" is a tensor of layout {part.layout}; accepted are dense ones. Pass images.to_dense()."
