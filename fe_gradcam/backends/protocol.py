@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from fe_gradcam.backends.errors import not_by_image
-from fe_gradcam.backends.known import Known, Reading, known_of, sums_to_one, within_unit
+from fe_gradcam.backends.known import Known, Reading, known_of, same_code, sums_to_one, within_unit
 from fe_gradcam.backends.scoring import Scored
 from fe_gradcam.errors import Argument, ArgumentError, CamError, CamWarning, UnsupportedModelError
 from fe_gradcam.spec.images import Inputs, in_torch
 from fe_gradcam.spec.layers import default_layer, with_maps
 from fe_gradcam.spec.outputs import ModelOutput
-from fe_gradcam.spec.resolved import ResolvedTarget, resolve_target
-from fe_gradcam.spec.tokens import Seen, as_map, pulled_back, token_grid
+from fe_gradcam.spec.resolved import TOP_CLASS, RegionTarget, ResolvedTarget, resolve_target
+from fe_gradcam.spec.tokens import Seen, as_map, pulled_back
 from fe_gradcam.types import BiasGradients, CamInputs, Layer, LayerInfo, LayerRef, Reshape, Score
 
 HALF_PRECISION_FACTOR = 1024.0
@@ -98,17 +98,22 @@ class Backend(ABC):
         """(H, W) of the images; for volumes (D, H, W)."""
         return inputs.size(channels_first=self.channels_first)
 
-    def resolve(self, layer: Layer, inputs: Inputs | None = None) -> LayerRef:
-        """The place that `layer` names; None chooses the default, once per model and size of the inputs."""
+    def resolve(self, layer: Layer, inputs: Inputs | None = None, target: ResolvedTarget | None = None) -> LayerRef:
+        """The place that `layer` names; None chooses the default, once per model and size of the inputs.
+
+        If the target is a callable, the default is a layer that its score depends on, and is chosen once per callable.
+        """
         if isinstance(layer, LayerRef):
             return layer
         if layer is not None or inputs is None:
             return LayerRef(self._name_of(layer))
-        key = (inputs.shapes, self._model_output, self._of_pixels)
+        called = None if target is None else target.called
+        key = (inputs.shapes, self._model_output, self._of_pixels, None if called is None else same_code(called))
         found = self._known_now().default_layers.get(key)
         if found is None:
             one = self._one_of(inputs)
-            reaches = (lambda _: True) if one is None else partial(self._reaches, inputs=one)
+            asked = (one or inputs, None) if called is None else (inputs, target)  # it may need the whole batch
+            reaches = (lambda _: True) if one is None else partial(self._reaches, asked=asked)
             with self._plainly(inputs):
                 found, certain = default_layer(self._layers(one or inputs), reaches, of_pixels=self._of_pixels)
             if certain:
@@ -189,6 +194,7 @@ class Backend(ABC):
 
     def _layers(self, inputs: Inputs) -> list[LayerInfo]:
         (infos, seen), size = self._listed(inputs), self.image_size(inputs)
+        inputs.check_maps(seen.maps, channels_first=self.channels_first)
         self._known_now().seen.put(size, seen)
         return with_maps(infos, seen, size, channels_first=self.channels_first)
 
@@ -235,13 +241,17 @@ class Backend(ABC):
         found = self._known_now().seen.get(size)
         if found is None:
             _, found = self._listed(self._one_of(inputs) or inputs)
+            inputs.check_maps(found.maps, channels_first=self.channels_first)
             self._known_now().seen.put(size, found)
         return found
 
-    def _reaches(self, layer: LayerRef, inputs: Inputs) -> bool:
-        """Whether the score of the inferred class depends on the places of a layer's output."""
+    def _reaches(self, layer: LayerRef, asked: tuple[Inputs, ResolvedTarget | None]) -> bool:
+        """Whether the score depends on the places of a layer's output; without a target that of the inferred class."""
+        inputs, target = asked
         try:
-            ((found,), _) = self._run(inputs, Query(layer, [resolve_target(None, len(inputs))], "logit"))
+            if target is None:
+                target = RegionTarget(TOP_CLASS, None) if self._of_pixels else resolve_target(None, len(inputs))
+            ((found,), _) = self._run(inputs, Query(layer, [target], "logit"))
         except UnsupportedModelError:  # no classes: a target of another kind will be asked for
             return True
         except CamError:
@@ -305,7 +315,7 @@ class Backend(ABC):
 
     def _known_reading(self, given: Sequence[Any], of_pixels: bool) -> Reading:
         """How the outputs were read in the last pass of the unchanged network; if there was none, one is made."""
-        found = self._known.readings.get((self._model_output, of_pixels))
+        found = self._known_now().readings.get((self._model_output, of_pixels))
         if found is not None:
             return found
         table = self._outputs(given, of_pixels)
@@ -345,7 +355,7 @@ class Backend(ABC):
         if len(set(tokens)) != 1:
             return False
         count = next(iter(tokens))
-        return bool(self._reshape or token_grid(count, self._seen(inputs).maps, self.image_size(inputs)))
+        return bool(self._reshape or self._seen(inputs).of_tokens(count, self.image_size(inputs)))
 
 
 def _tells_something(table: Tensor, given: Sequence[Any]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,22 @@ class Inputs:
         """(H, W) of a picture (N, C, H, W) or (N, H, W, C); for volumes (D, H, W)."""
         shape = tuple(self.picture.shape)
         return shape[2:] if channels_first else shape[1:-1]
+
+    def check_maps(self, maps: Iterable[Sequence[int]], *, channels_first: bool) -> None:
+        """Raises ArgumentError if the sizes of a network's maps say that the channels are in another axis.
+
+        They do if one is larger than the picture as it is read, and none is if its channels are in the other axis.
+        """
+        own, other = (self.size(channels_first=first) for first in (channels_first, not channels_first))
+        if _hold(own, maps) or not _hold(other, maps):
+            return
+        axes = _other_layout(len(own) + 2, channels_first=channels_first)
+        raise ArgumentError(
+            Argument("images"),
+            f" has shape {tuple(self.picture.shape)}, and this model takes {_LAYOUTS[not channels_first]}, as the "
+            f"sizes of its maps show; {_LAYOUTS[channels_first]} are needed. Wrap the model in one that first moves "
+            f"the axes, and pass {_moved(self.picture, 'images', axes)}.",
+        )
 
     def rows(self, which: slice) -> Inputs:
         """Some of the rows."""
@@ -170,6 +186,16 @@ def _as_floats(part: Any) -> Any:
 
 _LAYOUTS = {True: "the channels in the second axis", False: "the channels in the last axis"}
 """The layout of a backend in words, by whether its channels come first."""
+
+
+def _hold(size: Sequence[int | None], maps: Iterable[Sequence[int]]) -> bool:
+    """Whether no map is larger than a picture of this size."""
+    return all(
+        whole is None or side <= whole
+        for sides in maps
+        if len(sides) == len(size)
+        for side, whole in zip(sides, size, strict=True)
+    )
 
 
 def _other_layout(axes: int, *, channels_first: bool) -> tuple[int, ...]:

@@ -14,16 +14,26 @@ from torch import Tensor
 from fe_gradcam.backends.errors import check_rows, counts_its_images, no_attention, no_gradient, no_slope
 from fe_gradcam.backends.keras.attention import attentions_in, by_key, ends_of_blocks, mean_of
 from fe_gradcam.backends.keras.compiled import as_torch, compiled, compiled_pass, packed, tensor_of
-from fe_gradcam.backends.keras.graph import Call, call_model, calls_of, depends_on, go_on_with, unactivated
-from fe_gradcam.backends.keras.layers import explained_among, first_of, layer_infos, named_layers, seen_by
+from fe_gradcam.backends.keras.graph import (
+    Call,
+    call_model,
+    calls_of,
+    check_layout,
+    depends_on,
+    go_on_with,
+    unactivated,
+)
+from fe_gradcam.backends.keras.layers import explained_among, first_of, layer_infos, seen_by
 from fe_gradcam.backends.keras.passes import bias_terms, hessian_product
 from fe_gradcam.backends.keras.scores import OF_TENSORFLOW, is_segmentation, is_table, is_tensor, outputs_of, rows_of
+from fe_gradcam.backends.keras.version import layers_in, named_layers
 from fe_gradcam.backends.known import Reading
 from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR, Backend, Passed, Query
 from fe_gradcam.backends.scoring import Outputs, Scored
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.layers import name_among
 from fe_gradcam.spec.outputs import pick
+from fe_gradcam.spec.resolved import ResolvedTarget
 from fe_gradcam.spec.tokens import Seen, no_map
 from fe_gradcam.types import BiasGradients, Layer, LayerInfo, LayerRef, Target
 
@@ -43,7 +53,7 @@ class KerasBackend(Backend):
         return float(tf.experimental.numpy.finfo(compute).eps)
 
     def _modules(self) -> list[Any]:
-        return list(self._model._flatten_layers())
+        return [self._model, *layers_in(self._model)]
 
     def _name_of(self, layer: Layer) -> str:
         named = named_layers(self._model)
@@ -64,6 +74,7 @@ class KerasBackend(Backend):
             calls: list[Call] = []
             with calls_of(self._all_layers(), lambda *call: calls.append(call)):
                 result = call_model(self._model, packed(given), training=False)
+            check_layout(given)
             found.append((layer_infos(calls, names), seen_by(calls, size)))
             return result
 
@@ -76,9 +87,9 @@ class KerasBackend(Backend):
         parts = tuple(_one_of(part) for part in inputs.parts)
         return None if any(part is None for part in parts) else Inputs(parts, inputs.at)
 
-    def _reaches(self, layer: LayerRef, inputs: Inputs) -> bool:
+    def _reaches(self, layer: LayerRef, asked: tuple[Inputs, ResolvedTarget | None]) -> bool:
         with tf.init_scope():
-            return super()._reaches(layer, inputs)
+            return super()._reaches(layer, asked)
 
     def _passed(self, model: Any, inputs: Inputs, query: Query) -> Passed:
         given, specs = self._given(inputs), self._specs(inputs)
@@ -323,6 +334,7 @@ class KerasBackend(Backend):
         before = unactivated(keras_layer, inner) if layer.place == "convolution" else nullcontext()
         with calls_of(heard, lambda *call: calls.append(call)), before:
             output = call_model(self._model, packed(given), training=False)
+        check_layout(given)
         outputs = inner or [first_of(its_output) for its_layer, _, its_output in calls if its_layer is keras_layer]
         return explained_among(outputs, layer, calls), output
 
@@ -353,7 +365,7 @@ class KerasBackend(Backend):
         ]
 
     def _all_layers(self) -> list[Any]:
-        return list(self._model._flatten_layers(include_self=False, recursive=True))
+        return layers_in(self._model)
 
 
 def _stretched(part: Any, factor: float) -> Any:

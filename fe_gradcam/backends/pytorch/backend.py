@@ -81,13 +81,27 @@ class TorchBackend(Backend):
         return kind_of(self._model, layer.name)
 
     def _listed(self, inputs: Inputs) -> tuple[list[LayerInfo], Seen]:
-        lister, size = Lister(), self.image_size(inputs)
         with self._ready() as model:
             given = [part.clone() for part in self._given(inputs, model)]
+            lister = Lister(model, given[inputs.at])
             with lister.watching(model):
                 called(model, given)
-            lister.names = {module: name for name, module in model.named_modules()}
-        return layer_infos(lister, len(inputs)), seen_by(lister, size)
+        size = self.image_size(inputs)
+        return layer_infos(lister, len(inputs)), seen_by(lister, size, channels_first=self.channels_first)
+
+    @contextmanager
+    def _learning(self, model: nn.Module, given: Given, inputs: Inputs) -> Iterator[None]:
+        """While active, a pass shows the layout of the layers' outputs too, if it is not known for this image size."""
+        size = self.image_size(inputs)
+        if self._reshape is not None or self._known_now().seen.get(size) is not None:
+            yield
+            return
+        lister = Lister(model, given[inputs.at])
+        with lister.watching(model):
+            yield
+        seen = seen_by(lister, size, channels_first=self.channels_first)
+        inputs.check_maps(seen.maps, channels_first=self.channels_first)
+        self._known_now().seen.put(size, seen)
 
     @contextmanager
     def _ready(self) -> Iterator[nn.Module]:
@@ -97,7 +111,8 @@ class TorchBackend(Backend):
     @whatever_is_written
     def _passed(self, model: nn.Module, inputs: Inputs, query: Query) -> Passed:
         given = self._given(inputs, model)
-        leaf, outputs, scored = self._scored(model, given, query)
+        with self._learning(model, given, inputs):
+            leaf, outputs, scored = self._scored(model, given, query)
         found: list[Tensor | None] = [None] * len(scored)
         for at, (target, its) in enumerate(zip(query.targets, scored, strict=True)) if query.gradients else ():
             found[at] = gradient_at(leaf, its.scores, retain_graph=at + 1 < len(scored))
@@ -301,11 +316,11 @@ class TorchBackend(Backend):
     def _picked(self, output: Any, count: int, of_pixels: bool) -> Tensor | None:
         """The part of the output that holds scores: a table, or the scores of every pixel."""
         is_pixels, of_table = partial(is_segmentation, count=count), partial(is_table, count=count)
-        picked = None
+        picked, names = None, getattr(self._model, "output_names", None)
         # of one image a loss looks like a table: batches first
         for fits in (is_pixels,) if of_pixels else (lambda part: of_table(part) and part.dim() > 1, of_table):
             if picked is None:
-                picked = pick(output, self._model_output, is_tensor=is_tensor, fits=fits)
+                picked = pick(output, self._model_output, is_tensor=is_tensor, fits=fits, names=names)
         return picked if of_table(picked) or is_pixels(picked) else None
 
     def _refuse_if_detached(self, model: nn.Module, given: Given, leaf: Tensor, outputs: Outputs, query: Query) -> None:

@@ -49,6 +49,7 @@ def left_as_found(model: nn.Module) -> Iterator[nn.Module]:
         stack.callback(kept.put_back)
         stack.enter_context(uncompiled(kept.modules))
         stack.enter_context(without_reentrant_checkpoints())
+        stack.enter_context(_module_by_module())
         _evaluate(kept.modules)
         yield model
 
@@ -89,6 +90,17 @@ def without_reentrant_checkpoints() -> Iterator[None]:
             del CheckpointFunction.apply
         else:  # inside another call
             setattr(CheckpointFunction, "apply", before)  # noqa: B010
+
+
+@contextmanager
+def _module_by_module() -> Iterator[None]:
+    """While active, transformer layers call their modules, and no fused function that computes a whole layer."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _evaluate(modules: list[nn.Module]) -> None:
