@@ -157,9 +157,10 @@ class Probe(Protocol):
     def bias_gradients(self) -> BiasGradients:
         """What the input and each bias of the network contribute to the score."""
 
-    def attention_gradients(self) -> list[Tensor]:
+    def attention_gradients(self, *, mean_token: bool) -> list[Tensor]:
         """A map (N, h, w) for each block of a transformer: how the score of its output tokens depends on its attention.
 
+        With `mean_token` the score is that of the mean of these tokens, which takes the place of each of them.
         The maps hold the positive parts of the gradients, averaged over heads and queries, for the image's tokens.
         """
 

@@ -97,6 +97,7 @@ class Known:
         seen: What a pass showed about the layout of outputs, by the size of the images.
         default_layers: The default layers that are certain, by the shapes of the inputs, the output, and the callable
             that is explained, if it is one.
+        taken: The dtype to which floating inputs must be cast, or None, by dtypes; see backends/pytorch/dtypes.
         shapes: The shape of a layer's output for one image, by the layer and the shapes of the inputs.
     """
 
@@ -111,6 +112,7 @@ class Known:
         self.reached: dict[LayerRef, int] = {}
         self.seen: Recent[Seen] = Recent(KEPT_SIZES)
         self.default_layers: Recent[LayerRef] = Recent(KEPT_SIZES)
+        self.taken: dict[Any, Any] = {}
         self.shapes: Recent[tuple[int, ...]] = Recent(KEPT_SIZES)
 
     def now(self, modules: Sequence[Any]) -> Known:

@@ -17,7 +17,7 @@ from fe_gradcam.backends.errors import not_by_image
 from fe_gradcam.backends.known import Known, Reading, known_of, same_code, sums_to_one, within_unit
 from fe_gradcam.backends.scoring import Scored
 from fe_gradcam.errors import Argument, ArgumentError, CamError, CamWarning, UnsupportedModelError
-from fe_gradcam.spec.images import Inputs
+from fe_gradcam.spec.images import Inputs, in_torch
 from fe_gradcam.spec.layers import default_layer, with_maps
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.resolved import TOP_CLASS, RegionTarget, ResolvedTarget, resolve_target
@@ -152,7 +152,7 @@ class Backend(ABC):
         """See `fe_gradcam.types.Probe`; the layer has no influence here."""
 
     @abstractmethod
-    def attention_gradients(self, inputs: Inputs, query: Query) -> list[Tensor]:
+    def attention_gradients(self, inputs: Inputs, query: Query, *, mean_token: bool) -> list[Tensor]:
         """See `fe_gradcam.types.Probe`; the layer has no influence here."""
 
     # --- what a framework must be able to do -----------------------------------------------------------------
@@ -292,13 +292,17 @@ class Backend(ABC):
 
     def _read_as(self, table: Tensor, given: Sequence[Any], of_pixels: bool) -> Reading:
         """How a table (N, C) from the unchanged network, made by no visible head, is read; the answer is kept."""
+        which = (self._model_output, of_pixels)
         reading: Reading = "logits"
         if within_unit(table):
+            table = table[_tells_something(table, given)]
+            if not len(table):
+                return self._known.readings.get(which, reading)
             if sums_to_one(table):
                 reading = "distribution"
             elif self._stays_within(given, of_pixels):  # logits that are within [0, 1] by chance leave it
                 reading = "probabilities"
-        self._known.readings[self._model_output, of_pixels] = reading
+        self._known.readings[which] = reading
         return reading
 
     def _stays_within(self, given: Sequence[Any], of_pixels: bool) -> bool:
@@ -352,3 +356,13 @@ class Backend(ABC):
             return False
         count = next(iter(tokens))
         return bool(self._reshape or self._seen(inputs).of_tokens(count, self.image_size(inputs)))
+
+
+def _tells_something(table: Tensor, given: Sequence[Any]) -> Tensor:
+    """Which rows of a table are finite and come from finite inputs: a ReLU may turn NaN into 0."""
+    tells = table.isfinite().all(1)
+    for part in (in_torch(part) for part in given):
+        if part.is_floating_point():
+            finite = part.flatten(1).isfinite().all(1).to(tells.device)
+            tells = tells & finite.repeat_interleave(len(tells) // len(finite))
+    return tells

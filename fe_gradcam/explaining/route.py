@@ -198,7 +198,7 @@ def list_layers(model: Any, images: Images, *, model_output: ModelOutput = None)
         ArgumentError, UnsupportedModelError: As in `explain`.
     """
     backend = backend_for(model, model_output)
-    inputs = Inputs.of(images)
+    inputs = Inputs.of(images).checked()
     infos = backend.layers(inputs)
     if any(info.spatial for info in infos):
         name = backend.resolve(None, inputs).name

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -41,13 +42,21 @@ def assert_close(found: Any, expected: Any, share: float = 1e-5) -> None:
     assert_allclose(found, expected, atol=share * float(np.abs(expected).max()))
 
 
+_ROWS: WeakKeyDictionary[nn.Module, list[tuple[int, int]]] = WeakKeyDictionary()
+"""Not kept by the networks themselves, whose attributes are put back after each call."""
+
+
 class Counting(nn.Module):
     """A network that notes how many rows it gets, in front and behind the layer `relu`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.front, self.relu, self.fc = nn.Conv2d(3, 10, 3), nn.ReLU(), nn.Linear(10, 4)
-        self.rows: list[tuple[int, int]] = []
+        _ROWS[self] = []
+
+    @property
+    def rows(self) -> list[tuple[int, int]]:
+        return _ROWS[self]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         maps = self.relu(self.front(x))

@@ -12,7 +12,7 @@ import tensorflow as tf
 from torch import Tensor
 
 from fe_gradcam.backends.errors import check_rows, counts_its_images, no_attention, no_gradient, no_slope
-from fe_gradcam.backends.keras.attention import attentions_in, by_key, ends_of_blocks
+from fe_gradcam.backends.keras.attention import attentions_in, by_key, ends_of_blocks, mean_of
 from fe_gradcam.backends.keras.compiled import as_torch, compiled, compiled_pass, packed, tensor_of
 from fe_gradcam.backends.keras.graph import (
     Call,
@@ -242,7 +242,7 @@ class KerasBackend(Backend):
         scores, terms = self._asked("biases", inputs, query, trace, [])
         return self._taken_apart([as_torch(term).movedim(-1, 1) for term in terms], as_torch(scores), inputs)
 
-    def attention_gradients(self, inputs: Inputs, query: Query) -> list[Tensor]:
+    def attention_gradients(self, inputs: Inputs, query: Query, *, mean_token: bool) -> list[Tensor]:
         """See Backend. The classifier gets the output tokens of all blocks at once, as one batch."""
         self._seen(inputs)  # not while a graph is traced
 
@@ -255,17 +255,21 @@ class KerasBackend(Backend):
             if ends is None:
                 raise no_attention()
             count = tf.shape(given[0])[0]
-            go_on_with(ends[-1], tf.concat(ends, 0))
-            maps, scores = [], None
-            for at, (attention, end) in enumerate(zip(attentions, ends, strict=True)):
-                own = tf.nest.map_structure(lambda part, at=at: part[at * count : (at + 1) * count], output)
-                scores = score_of(own)
-                tokens_of = by_key(scores, attention, [other for other in ends if other is not end])
+            behind = [*map(mean_of, ends), ends[-1]] if mean_token else ends
+            go_on_with(ends[-1], tf.concat(behind, 0))
+            scores = [
+                score_of(tf.nest.map_structure(lambda part, at=at: part[at * count : (at + 1) * count], output))
+                for at in range(len(behind))
+            ]
+            maps = []
+            for of_block, attention, end in zip(scores, attentions, ends, strict=False):  # one score more for the check
+                tokens_of = by_key(of_block, attention, [other for other in ends if other is not end])
                 maps.append(tf.stack([tokens_of, tokens_of], 2))
-            return maps, scores
+            return maps, scores[-1]
 
+        what = f"attentions{' of the mean token' * mean_token}"
         try:
-            maps, behind_all = self._asked("attentions", inputs, query, trace, [])
+            maps, behind_all = self._asked(what, inputs, query, trace, [])
         except tf.errors.InvalidArgumentError as error:
             raise counts_its_images() from error
         (plain,) = self.run(inputs, replace(query, gradients=False))
@@ -335,17 +339,27 @@ class KerasBackend(Backend):
         return explained_among(outputs, layer, calls), output
 
     def _specs(self, inputs: Inputs) -> list[Any]:
-        """The inputs' shapes, with any number of images, and the dtypes in which the model computes."""
-        like = tf.as_dtype(self._model.compute_dtype or "float32")
+        """The inputs' shapes, with any number of images, and the dtypes in which the model takes them."""
         specs = []
-        for part in inputs.parts:
+        for part, taken in zip(inputs.parts, self._dtypes(len(inputs.parts)), strict=True):
             of_torch = isinstance(part, Tensor)
             dtype = tf.as_dtype(str(part.dtype).removeprefix("torch.") if of_torch else part.dtype)
-            specs.append(tf.TensorSpec([None, *part.shape[1:]], like if dtype.is_floating else dtype))
+            specs.append(tf.TensorSpec([None, *part.shape[1:]], taken if dtype.is_floating else dtype))
         return specs
 
+    def _dtypes(self, count: int) -> list[Any]:
+        """To which dtype Keras casts each input if it is floating: that of the declared input, or of the computation.
+
+        With mixed precision these differ: what stands in front, such as a rescaling, may compute in float32.
+        """
+        computed = tf.as_dtype(self._model.compute_dtype or "float32")
+        declared = [tf.as_dtype(one.dtype) for one in tf.nest.flatten(getattr(self._model, "inputs", None) or [])]
+        if len(declared) != count:
+            return [computed] * count
+        return [dtype if dtype.is_floating else computed for dtype in declared]
+
     def _given(self, inputs: Inputs) -> list[Any]:
-        """The inputs as tensors of TensorFlow, in the precision in which the model computes."""
+        """The inputs as tensors of TensorFlow, in the dtypes in which the model takes them."""
         return [
             tf.cast(tensor_of(part), spec.dtype) for part, spec in zip(inputs.parts, self._specs(inputs), strict=True)
         ]

@@ -68,7 +68,10 @@ def signature(specs: list[Any]) -> tuple[Any, ...]:
 
 def tensor_of(part: Any) -> Any:
     """An array or tensor of any framework as a tensor of TensorFlow."""
-    return tf.convert_to_tensor(part.detach().cpu().numpy() if isinstance(part, Tensor) else part)
+    if not isinstance(part, Tensor):
+        return tf.convert_to_tensor(part)
+    held = part.detach().cpu()
+    return tf.convert_to_tensor((held.float() if held.dtype == torch.bfloat16 else held).numpy())
 
 
 def packed(inputs: tuple[Any, ...]) -> Any:

@@ -39,7 +39,7 @@ class KerasOnTorch(TorchBackend):
         """Refused: Keras adds biases by functions of their own, which are not told from any other sum."""
         raise _on_tensorflow_alone("full_grad")
 
-    def attention_gradients(self, inputs: Inputs, query: Query) -> list[Tensor]:
+    def attention_gradients(self, inputs: Inputs, query: Query, *, mean_token: bool) -> list[Tensor]:
         """Refused: a block of a Keras model need not be a module, so its end is not known."""
         raise _on_tensorflow_alone("le_grad")
 

@@ -19,6 +19,7 @@ from fe_gradcam.backends.errors import check_rows, exported, no_attention, no_gr
 from fe_gradcam.backends.known import Reading
 from fe_gradcam.backends.protocol import Backend, Passed, Query
 from fe_gradcam.backends.pytorch.attention import BlockLister, ending_behind
+from fe_gradcam.backends.pytorch.dtypes import as_taken, floating_dtypes
 from fe_gradcam.backends.pytorch.layers import has_layers, kind_of, layer_infos, name_of, seen_by
 from fe_gradcam.backends.pytorch.passes import (
     BiasRecorder,
@@ -34,7 +35,7 @@ from fe_gradcam.backends.pytorch.scores import OF_TORCH, as_rows, is_segmentatio
 from fe_gradcam.backends.pytorch.state import left_as_found, unwrapped, without_reentrant_checkpoints
 from fe_gradcam.backends.scoring import Outputs, Scored
 from fe_gradcam.errors import Argument, UnsupportedModelError
-from fe_gradcam.spec.images import Inputs, in_dtype
+from fe_gradcam.spec.images import Inputs, in_dtype, in_torch
 from fe_gradcam.spec.outputs import ModelOutput, pick
 from fe_gradcam.spec.resolved import ResolvedTarget, resolve_target
 from fe_gradcam.spec.tokens import Seen
@@ -66,9 +67,8 @@ class TorchBackend(Backend):
 
     @property
     def precision(self) -> float:
-        """The spacing of the model's numbers at 1."""
-        floats = (each.dtype for each in self._model.parameters() if each.is_floating_point())
-        return float(torch.finfo(next(floats, torch.float32)).eps)
+        """The spacing of the model's numbers at 1, the coarsest if it has several."""
+        return max(float(torch.finfo(dtype).eps) for dtype in floating_dtypes(self._model) or [torch.float32])
 
     def _modules(self) -> list[nn.Module]:
         return [one for one in self._model.modules() if "_orig_mod" not in one._modules]  # compiled or not
@@ -216,7 +216,7 @@ class TorchBackend(Backend):
             return self._taken_apart(biases.terms(leaves, scores), scores, inputs)
 
     @whatever_is_written
-    def attention_gradients(self, inputs: Inputs, query: Query) -> list[Tensor]:
+    def attention_gradients(self, inputs: Inputs, query: Query, *, mean_token: bool) -> list[Tensor]:
         """See Backend."""
         maps = []
         with self._ready() as model:
@@ -230,7 +230,7 @@ class TorchBackend(Backend):
                 raise no_attention()
             for last in range(len(blocks)):
                 attentions: list[Tensor] = []
-                with ending_behind(blocks, last, attentions), torch.no_grad():
+                with ending_behind(blocks, last, attentions, mean_token=mean_token), torch.no_grad():
                     passed = self._observed(model, given, query.layer, torch.clone)
                     outputs = self._read(given[0], passed, given, query.of_pixels, reading)
                     scores = _scores(outputs, query.targets[0], query.score).scores
@@ -341,11 +341,10 @@ class TorchBackend(Backend):
         like = next((p for p in model.parameters() if p.is_floating_point()), None)
         given = []
         for part in inputs.parts:
-            tensor = torch.as_tensor(np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part)
-            if like is not None:
-                tensor = tensor.to(like.device, like.dtype if tensor.is_floating_point() else None)
+            tensor = torch.as_tensor(np.ascontiguousarray(part)) if isinstance(part, np.ndarray) else in_torch(part)
+            tensor = tensor if like is None else tensor.to(like.device)
             given.append(tensor.clone() if tensor.is_inference() else tensor.detach())
-        return tuple(given)
+        return tuple(as_taken(model, given, lambda: self._known_now().taken))
 
 
 def _scores(outputs: Outputs, target: ResolvedTarget, score: Score) -> Scored:

@@ -225,3 +225,23 @@ def test_calls_are_put_back_when_the_model_fails(keras: Any) -> None:
     assert not tf.config.functions_run_eagerly()
     model.fail = False
     assert explain(model, images, layer="conv").raw.shape == (1, 6, 6)
+
+
+def test_images_are_cast_to_the_dtype_of_the_declared_input_as_keras_does(keras: Any) -> None:
+    """With mixed precision the model computes in float16, but its front, and so its input, is in float32."""
+    layers, policy = keras.layers, keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        inputs = keras.Input((8, 8, 1))
+        x = layers.Lambda(lambda x: (x - 4000.0) * 100.0, dtype="float32")(inputs)
+        pooled = layers.GlobalAveragePooling2D()(layers.Conv2D(1, 1, use_bias=False, name="conv")(x))
+        outputs = layers.Dense(2, dtype="float32")(pooled)
+    finally:
+        keras.mixed_precision.set_global_policy(policy)
+    model = keras.Model(inputs, outputs)
+    model.set_weights([np.ones((1, 1, 1, 1)), np.array([[1.0, -1.0]]), np.zeros(2)])
+    images = np.full((1, 8, 8, 1), 4000.25, np.float32)  # in float16 these are 4000
+    for given in (images, images.astype(np.float64)):
+        heatmap = explain(model, given, layer="conv", target=0, method="hires_cam")
+        assert_allclose(heatmap.scores, 25)
+        assert_allclose(heatmap.raw, 25 / 64, rtol=1e-3)
