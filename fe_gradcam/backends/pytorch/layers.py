@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.fx import GraphModule
 
-from fe_gradcam.backends.keras.version import CONVOLUTIONS, is_a
+from fe_gradcam.backends.keras.version import KERAS_CONVOLUTIONS, is_a
 from fe_gradcam.backends.pytorch.following import Unplaced, layout_at
 from fe_gradcam.backends.pytorch.recorder import Lister
 from fe_gradcam.backends.pytorch.state import uncompiled, unwrapped
@@ -83,4 +83,4 @@ def kind_of(model: nn.Module, name: str) -> str:
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.conv._ConvNd) or is_a(module, *CONVOLUTIONS)
+    return isinstance(module, nn.modules.conv._ConvNd) or is_a(module, *KERAS_CONVOLUTIONS)
