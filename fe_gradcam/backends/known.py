@@ -84,6 +84,7 @@ class Known:
         seen: What a pass showed about the layout of outputs, by the size of the images.
         default_layers: The default layers that are certain, by output and the shapes of the inputs.
         shapes: The shape of a layer's output for one image, by the layer and the shapes of the inputs.
+        writes: Whether a call of the model writes to its own parameters; None before the first one.
     """
 
     def __init__(self) -> None:
@@ -98,6 +99,7 @@ class Known:
         self.seen: Recent[Seen] = Recent(KEPT_SIZES)
         self.default_layers: Recent[LayerRef] = Recent(KEPT_SIZES)
         self.shapes: Recent[tuple[int, ...]] = Recent(KEPT_SIZES)
+        self.writes: bool | None = None
 
     def now(self, modules: Sequence[Any]) -> Known:
         """This object; if the model's modules are no longer the same, its facts are forgotten first."""
