@@ -8,6 +8,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fe_gradcam.checking.check import check_model as check_model
+    from fe_gradcam.checking.result import Check as Check
+    from fe_gradcam.checking.result import Finding as Finding
     from fe_gradcam.drawing.atlas import AtlasPicture as AtlasPicture
     from fe_gradcam.drawing.atlas import atlas as atlas
     from fe_gradcam.drawing.picture import Picture as Picture
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _NAMES = {
+    "checking.check": "check_model",
+    "checking.result": "Check Finding",
     "drawing.atlas": "AtlasPicture atlas",
     "drawing.picture": "Picture draw",
     "errors": "ArgumentError CamError CamWarning GradientError UnknownNameError UnsupportedModelError",

@@ -144,7 +144,7 @@ def gen_dl_model_heatmap(
     layers: dict[Any, LayerRef] = {}
     results: list[dict[str, Any]] = [{} for _ in images]
     for rows in _of_one_size(images, param.batch_size):
-        inputs = Inputs.stacked([images[row] for row in rows])
+        inputs = Inputs.stacked([images[row] for row in rows]).checked()
         if inputs.shapes not in layers:  # which convolution is larger than 1x1 depends on it
             layers[inputs.shapes] = _layer(dl_model, inputs, param)
         ref = layers[inputs.shapes]

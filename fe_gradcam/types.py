@@ -83,7 +83,9 @@ class LayerInfo:
         tokens: Number of tokens in the output, if they were recognised as a map; else None.
         convolution: Whether the layer is a convolution.
         relu: Whether a ReLU follows the convolution, directly or behind a batch normalisation, or is fused into it.
-        pooled: Whether the layer only pools its input, or passes on the output of such a layer.
+        pooled: Whether the layer only pools its input, or passes on the output of such a layer; or has no layers inside
+            and passes on what another put out, as dropout does.
+        summed: Whether the output is a sum, as at the end of a residual block.
         default: Whether `layer=None` explains this layer.
     """
 
@@ -96,6 +98,7 @@ class LayerInfo:
     convolution: bool = False
     relu: bool = False
     pooled: bool = False
+    summed: bool = False
     default: bool = False
 
 
@@ -154,9 +157,10 @@ class Probe(Protocol):
     def bias_gradients(self) -> BiasGradients:
         """What the input and each bias of the network contribute to the score."""
 
-    def attention_gradients(self) -> list[Tensor]:
+    def attention_gradients(self, *, mean_token: bool) -> list[Tensor]:
         """A map (N, h, w) for each block of a transformer: how the score of its output tokens depends on its attention.
 
+        With `mean_token` the score is that of the mean of these tokens, which takes the place of each of them.
         The maps hold the positive parts of the gradients, averaged over heads and queries, for the image's tokens.
         """
 

@@ -23,10 +23,9 @@ from fe_gradcam import (
     explain,
     gen_dl_model_heatmap,
 )
-from tests.models.toys import IMAGE, TOYS
+from tests.models.kerases import KERASES
+from tests.models.toys import FRAMEWORKS, IMAGE, TOYS
 from tests.trainings import as_layout
-
-of = tf.keras.layers
 
 A0 = IMAGE[0]
 A1 = np.array([[2, 1, 0], [0, 0, 0]], np.float32)
@@ -38,7 +37,7 @@ CONV_MAP = (13 * A0 + 4) / 36
 their means are 15/36 and 2/36, and 15 x + 2 (2 - x) = 13 x + 4."""
 
 
-@pytest.fixture(params=TOYS)
+@pytest.fixture(params=FRAMEWORKS)
 def framework(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -86,19 +85,19 @@ class Rectified(nn.Conv2d):
         return torch.relu_(super().forward(x))
 
 
-def keras_conv(form: str) -> Any:
-    toy, _, _ = TOYS["keras"]("pooled")
-    inputs = tf.keras.Input((2, 3, 1))
+def keras_conv(framework: str, form: str) -> Any:
+    (toy, _, _), keras = TOYS[framework]("pooled"), KERASES[framework]
+    inputs, of = keras.Input((2, 3, 1)), keras.layers
     inside = {"inside the layer": "relu", "inside the layer, ReLU6": tf.nn.relu6}.get(form)
     conv = of.Conv2D(2, 1, activation=inside, name="conv")
     x = conv(inputs)
     if "norm" in form:
         x = of.BatchNormalization(epsilon=1.001e-5)(x)
     if "function" in form:
-        x = tf.nn.relu(x)
+        x = keras.ops.relu(x) if hasattr(keras, "ops") else tf.nn.relu(x)
     elif inside is None:
         x = of.Activation("relu")(x) if "activation" in form else of.ReLU()(x)
-    model = tf.keras.Model(inputs, toy.get_layer("fc")(of.GlobalAveragePooling2D()(x)))
+    model = keras.Model(inputs, toy.get_layer("fc")(of.GlobalAveragePooling2D()(x)))
     conv.set_weights(toy.get_layer("conv").get_weights())
     return model
 
@@ -106,14 +105,15 @@ def keras_conv(form: str) -> Any:
 FORMS = {
     "torch": ["module", "module, in place", "function", "behind norm, module", "behind norm, in place",
               "behind norm, function", "inside the layer"],
-    "keras": ["module", "activation", "function", "behind norm, module", "behind norm, function",
-              "behind norm, activation", "inside the layer", "inside the layer, ReLU6"],
 }  # fmt: skip
+OF_KERAS = ["module", "activation", "function", "behind norm, module", "behind norm, function",
+            "behind norm, activation", "inside the layer", "inside the layer, ReLU6"]  # fmt: skip
+FORMS |= dict.fromkeys(KERASES, OF_KERAS)
 
 
 @pytest.mark.parametrize(("framework", "form"), [(name, form) for name in FORMS for form in FORMS[name]])
 def test_the_convolution_alone_and_the_relu_behind_it(framework: str, form: str) -> None:
-    model = TorchConv(form).eval() if framework == "torch" else keras_conv(form)
+    model = TorchConv(form).eval() if framework == "torch" else keras_conv(framework, form)
     image = IMAGE if framework == "torch" else IMAGE[0][..., None]
     assert_allclose(heat_of(model, image, scaling="none"), CONV_MAP, atol=1e-4)
     for use, expected in (("true", CONV_MAP), (True, CONV_MAP), ("false", RELU_MAP), (False, RELU_MAP)):
@@ -158,9 +158,10 @@ def any_size(framework: str) -> Any:
     if framework == "torch":
         conv = [nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3)]
         return nn.Sequential(*conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
-    inputs = tf.keras.Input((None, None, 3))
+    keras = KERASES[framework]
+    inputs, of = keras.Input((None, None, 3)), keras.layers
     x = of.Conv2D(4, 3, activation="relu")(of.Conv2D(5, 3, activation="relu")(inputs))
-    return tf.keras.Model(inputs, of.Dense(2)(of.GlobalAveragePooling2D()(x)))
+    return keras.Model(inputs, of.Dense(2)(of.GlobalAveragePooling2D()(x)))
 
 
 @pytest.mark.parametrize("scaling", ["scale_after_relu", "scale_before_relu", "none", None])
@@ -232,9 +233,10 @@ def test_no_relu_behind_the_convolution_is_an_error(framework: str) -> None:
         )
         names = ("2", "0")
     else:
+        keras = KERASES[framework]
+        inputs, of = keras.Input((8, 8, 1)), keras.layers
         first, last = of.Conv2D(2, 3, activation="relu", name="first"), of.Conv2D(2, 3, activation="swish", name="last")
-        inputs = tf.keras.Input((8, 8, 1))
-        model, names = tf.keras.Model(inputs, of.GlobalAveragePooling2D()(last(first(inputs)))), ("last", "first")
+        model, names = keras.Model(inputs, of.GlobalAveragePooling2D()(last(first(inputs)))), ("last", "first")
     image = some_image(framework, 8, 8, 1)
     with pytest.raises(ArgumentError, match=rf"no ReLU follows the convolution '{names[0]}'.*: {names[1]}\."):
         heat_of(model, image, use_conv_only="false")
@@ -254,14 +256,17 @@ def test_a_relu_behind_a_sum_is_not_that_of_the_convolution() -> None:
         heat_of(Residual().eval(), IMAGE, use_conv_only="false")
 
 
-def test_volumes_have_relus_behind_batch_norms_too() -> None:
-    inputs = tf.keras.Input((4, 5, 6, 1))
-    x = of.ReLU()(of.BatchNormalization()(of.Conv3D(3, 2)(inputs)))
-    keras = tf.keras.Model(inputs, of.Dense(2)(of.GlobalAveragePooling3D()(x)))
-    net = nn.Sequential(nn.Conv3d(1, 3, 2), nn.BatchNorm3d(3), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten())
-    for model, shape in ((keras, (4, 5, 6, 1)), (net.eval(), (1, 4, 5, 6))):
-        image = np.random.default_rng(0).random(shape).astype(np.float32)
-        assert heat_of(model, image, use_conv_only="false").shape == (4, 5, 6)
+def test_volumes_have_relus_behind_batch_norms_too(framework: str) -> None:
+    if framework == "torch":
+        volume = [nn.Conv3d(1, 3, 2), nn.BatchNorm3d(3), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten()]
+        model: Any = nn.Sequential(*volume).eval()
+    else:
+        keras = KERASES[framework]
+        inputs, of = keras.Input((4, 5, 6, 1)), keras.layers
+        x = of.ReLU()(of.BatchNormalization()(of.Conv3D(3, 2)(inputs)))
+        model = keras.Model(inputs, of.Dense(2)(of.GlobalAveragePooling3D()(x)))
+    image = some_image(framework, 4, 5, 6, 1)
+    assert heat_of(model, image, use_conv_only="false").shape == (4, 5, 6)
 
 
 def test_nothing_that_is_passed_in_is_changed(framework: str) -> None:

@@ -6,13 +6,11 @@ import sys
 from typing import Any
 
 from fe_gradcam.backends.errors import exported
+from fe_gradcam.backends.keras.version import computes_on
 from fe_gradcam.backends.protocol import Backend
-from fe_gradcam.errors import UnsupportedModelError
+from fe_gradcam.errors import Argument, UnsupportedModelError
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.types import Reshape
-
-KERAS_3 = "keras.src.models.model"
-"""The module of Keras 3 that holds its class of models."""
 
 
 def backend_for(
@@ -23,6 +21,22 @@ def backend_for(
     Raises:
         UnsupportedModelError: `model` is neither a torch.nn.Module nor a tf.keras.Model.
     """
+    on = computes_on(model)
+    if on == "tensorflow":
+        from fe_gradcam.backends.keras.backend import KerasBackend
+
+        return KerasBackend(model, model_output, reshape, of_pixels)
+    if on == "torch":
+        from fe_gradcam.backends.keras.on_torch import KerasOnTorch
+
+        return KerasOnTorch(model, model_output, reshape, of_pixels)
+    if on is not None:
+        raise UnsupportedModelError(
+            Argument("model"),
+            f" is a Keras model that computes on {on}; TensorFlow or PyTorch is needed. Set KERAS_BACKEND to "
+            "'tensorflow' or 'torch' before Keras is imported, and load the model again: a .keras file is the same "
+            "for all of them.",
+        )
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(model, torch.nn.Module):
         from fe_gradcam.backends.pytorch.backend import TorchBackend
@@ -30,19 +44,21 @@ def backend_for(
         return TorchBackend(model, model_output, reshape, of_pixels)
     if type(model).__module__ == "torch.export.exported_program":
         raise exported()
-    tensorflow = sys.modules.get("tensorflow")
-    of_keras_3 = any(base.__module__ == KERAS_3 for base in type(model).__mro__)
-    if tensorflow is not None and isinstance(model, tensorflow.keras.Model) and not of_keras_3:
-        from fe_gradcam.backends.keras.backend import KerasBackend
-
-        return KerasBackend(model, model_output, reshape, of_pixels)
-    if of_keras_3:
-        raise UnsupportedModelError(
-            "model is of Keras 3; a model of Keras 2 is needed. Run: pip install 'fe_gradcam[keras]'; then set "
-            "TF_USE_LEGACY_KERAS=1 before TensorFlow is imported, and build or load the model again."
-        )
     raise UnsupportedModelError(
         f"model is a {type(model).__module__}.{type(model).__qualname__}; a torch.nn.Module or a tf.keras.Model is "
         "needed. (A SavedModel loaded without its class has no layers that can be observed: load it as the Keras model "
         "that it was.)"
     )
+
+
+def plain_for(model: Any) -> Any:
+    """A model that is called plainly, to check what its backend makes of it; of a kind that `backend_for` accepts."""
+    backend = backend_for(model)
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(backend._model, torch.nn.Module):
+        from fe_gradcam.backends.pytorch.plain import PlainTorch
+
+        return PlainTorch(backend._model)
+    from fe_gradcam.backends.keras.plain import PlainKeras
+
+    return PlainKeras(model)

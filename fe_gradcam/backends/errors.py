@@ -60,6 +60,26 @@ def no_tensor(layer: LayerRef, output: Any) -> UnsupportedModelError:
     )
 
 
+def takes_channels_first() -> UnsupportedModelError:
+    """The error for a TensorFlow model whose images have their channels first."""
+    return UnsupportedModelError(
+        Argument("model"),
+        " takes images with the channels in the second axis; on TensorFlow they are needed in the last axis. Pass "
+        "images (N, H, W, C), and put a layer in front that moves their channels: keras.Sequential([keras.Input((H, W, "
+        "C)), keras.layers.Permute((3, 1, 2)), model]).",
+    )
+
+
+def has_channels_first() -> UnsupportedModelError:
+    """The error for a TensorFlow model whose maps have their channels first."""
+    return UnsupportedModelError(
+        Argument("model"),
+        " has layers with data_format='channels_first'; on TensorFlow the channels are needed in the last axis. Build "
+        "the model with 'channels_last', and give it the same weights with set_weights; only a Dense behind a Flatten "
+        "has its rows in another order.",
+    )
+
+
 def no_gradient(layer: LayerRef, ways: str) -> GradientError:
     """The error for a score that depends on the layer although no gradient reaches the layer."""
     return GradientError(

@@ -73,6 +73,19 @@ def _held(one: Any) -> Callable[[], Any]:
         return lambda: one
 
 
+def same_code(called: Callable[..., Any]) -> Hashable:
+    """A key that is the same for functions of one code over the same plain values, as if they were written in a loop.
+
+    Other callables are told apart by themselves.
+    """
+    code = getattr(called, "__code__", None)
+    if code is None:
+        return _held(called)
+    cells = [cell.cell_contents for cell in getattr(called, "__closure__", None) or ()]
+    given = [*cells, *(getattr(called, "__defaults__", None) or ())]
+    return (code, *(one if isinstance(one, (str, int, float)) else type(one) for one in given))
+
+
 class Known:
     """What is known of a model. If a module of the model is replaced, all is forgotten but `told`.
 
@@ -82,7 +95,9 @@ class Known:
         bounded: Whether an output that lies in [0, 1] stays there for images far from any that the model knows.
         reached: How many times the last pass reached each place.
         seen: What a pass showed about the layout of outputs, by the size of the images.
-        default_layers: The default layers that are certain, by output and the shapes of the inputs.
+        default_layers: The default layers that are certain, by the shapes of the inputs, the output, and the callable
+            that is explained, if it is one.
+        taken: The dtype to which floating inputs must be cast, or None, by dtypes; see backends/pytorch/dtypes.
         shapes: The shape of a layer's output for one image, by the layer and the shapes of the inputs.
         writes: Whether a call of the model writes to its own parameters; None before the first one.
     """
@@ -98,6 +113,7 @@ class Known:
         self.reached: dict[LayerRef, int] = {}
         self.seen: Recent[Seen] = Recent(KEPT_SIZES)
         self.default_layers: Recent[LayerRef] = Recent(KEPT_SIZES)
+        self.taken: dict[Any, Any] = {}
         self.shapes: Recent[tuple[int, ...]] = Recent(KEPT_SIZES)
         self.writes: bool | None = None
 

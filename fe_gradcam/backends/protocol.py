@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from fe_gradcam.backends.errors import not_by_image
-from fe_gradcam.backends.known import Known, Reading, known_of, sums_to_one, within_unit
+from fe_gradcam.backends.known import Known, Reading, known_of, same_code, sums_to_one, within_unit
 from fe_gradcam.backends.scoring import Scored
 from fe_gradcam.errors import Argument, ArgumentError, CamError, CamWarning, UnsupportedModelError
-from fe_gradcam.spec.images import Inputs
+from fe_gradcam.spec.images import Inputs, in_torch
 from fe_gradcam.spec.layers import default_layer, with_maps
 from fe_gradcam.spec.outputs import ModelOutput
-from fe_gradcam.spec.resolved import ResolvedTarget, resolve_target
-from fe_gradcam.spec.tokens import Seen, as_map, pulled_back, token_grid
+from fe_gradcam.spec.resolved import TOP_CLASS, RegionTarget, ResolvedTarget, resolve_target
+from fe_gradcam.spec.tokens import Seen, as_map, pulled_back
 from fe_gradcam.types import BiasGradients, CamInputs, Layer, LayerInfo, LayerRef, Reshape, Score
 
 HALF_PRECISION_FACTOR = 1024.0
@@ -98,17 +98,22 @@ class Backend(ABC):
         """(H, W) of the images; for volumes (D, H, W)."""
         return inputs.size(channels_first=self.channels_first)
 
-    def resolve(self, layer: Layer, inputs: Inputs | None = None) -> LayerRef:
-        """The place that `layer` names; None chooses the default, once per model and size of the inputs."""
+    def resolve(self, layer: Layer, inputs: Inputs | None = None, target: ResolvedTarget | None = None) -> LayerRef:
+        """The place that `layer` names; None chooses the default, once per model and size of the inputs.
+
+        If the target is a callable, the default is a layer that its score depends on, and is chosen once per callable.
+        """
         if isinstance(layer, LayerRef):
             return layer
         if layer is not None or inputs is None:
             return LayerRef(self._name_of(layer))
-        key = (inputs.shapes, self._model_output, self._of_pixels)
+        called = None if target is None else target.called
+        key = (inputs.shapes, self._model_output, self._of_pixels, None if called is None else same_code(called))
         found = self._known_now().default_layers.get(key)
         if found is None:
             one = self._one_of(inputs)
-            reaches = (lambda _: True) if one is None else partial(self._reaches, inputs=one)
+            asked = (one or inputs, None) if called is None else (inputs, target)  # it may need the whole batch
+            reaches = (lambda _: True) if one is None else partial(self._reaches, asked=asked)
             with self._plainly(inputs):
                 found, certain = default_layer(self._layers(one or inputs), reaches, of_pixels=self._of_pixels)
             if certain:
@@ -147,7 +152,7 @@ class Backend(ABC):
         """See `fe_gradcam.types.Probe`; the layer has no influence here."""
 
     @abstractmethod
-    def attention_gradients(self, inputs: Inputs, query: Query) -> list[Tensor]:
+    def attention_gradients(self, inputs: Inputs, query: Query, *, mean_token: bool) -> list[Tensor]:
         """See `fe_gradcam.types.Probe`; the layer has no influence here."""
 
     # --- what a framework must be able to do -----------------------------------------------------------------
@@ -189,6 +194,7 @@ class Backend(ABC):
 
     def _layers(self, inputs: Inputs) -> list[LayerInfo]:
         (infos, seen), size = self._listed(inputs), self.image_size(inputs)
+        inputs.check_maps(seen.maps, channels_first=self.channels_first)
         self._known_now().seen.put(size, seen)
         return with_maps(infos, seen, size, channels_first=self.channels_first)
 
@@ -235,13 +241,17 @@ class Backend(ABC):
         found = self._known_now().seen.get(size)
         if found is None:
             _, found = self._listed(self._one_of(inputs) or inputs)
+            inputs.check_maps(found.maps, channels_first=self.channels_first)
             self._known_now().seen.put(size, found)
         return found
 
-    def _reaches(self, layer: LayerRef, inputs: Inputs) -> bool:
-        """Whether the score of the inferred class depends on the places of a layer's output."""
+    def _reaches(self, layer: LayerRef, asked: tuple[Inputs, ResolvedTarget | None]) -> bool:
+        """Whether the score depends on the places of a layer's output; without a target that of the inferred class."""
+        inputs, target = asked
         try:
-            ((found,), _) = self._run(inputs, Query(layer, [resolve_target(None, len(inputs))], "logit"))
+            if target is None:
+                target = RegionTarget(TOP_CLASS, None) if self._of_pixels else resolve_target(None, len(inputs))
+            ((found,), _) = self._run(inputs, Query(layer, [target], "logit"))
         except UnsupportedModelError:  # no classes: a target of another kind will be asked for
             return True
         except CamError:
@@ -282,13 +292,17 @@ class Backend(ABC):
 
     def _read_as(self, table: Tensor, given: Sequence[Any], of_pixels: bool) -> Reading:
         """How a table (N, C) from the unchanged network, made by no visible head, is read; the answer is kept."""
+        which = (self._model_output, of_pixels)
         reading: Reading = "logits"
         if within_unit(table):
+            table = table[_tells_something(table, given)]
+            if not len(table):
+                return self._known.readings.get(which, reading)
             if sums_to_one(table):
                 reading = "distribution"
             elif self._stays_within(given, of_pixels):  # logits that are within [0, 1] by chance leave it
                 reading = "probabilities"
-        self._known.readings[self._model_output, of_pixels] = reading
+        self._known.readings[which] = reading
         return reading
 
     def _stays_within(self, given: Sequence[Any], of_pixels: bool) -> bool:
@@ -301,7 +315,7 @@ class Backend(ABC):
 
     def _known_reading(self, given: Sequence[Any], of_pixels: bool) -> Reading:
         """How the outputs were read in the last pass of the unchanged network; if there was none, one is made."""
-        found = self._known.readings.get((self._model_output, of_pixels))
+        found = self._known_now().readings.get((self._model_output, of_pixels))
         if found is not None:
             return found
         table = self._outputs(given, of_pixels)
@@ -341,4 +355,14 @@ class Backend(ABC):
         if len(set(tokens)) != 1:
             return False
         count = next(iter(tokens))
-        return bool(self._reshape or token_grid(count, self._seen(inputs).maps, self.image_size(inputs)))
+        return bool(self._reshape or self._seen(inputs).of_tokens(count, self.image_size(inputs)))
+
+
+def _tells_something(table: Tensor, given: Sequence[Any]) -> Tensor:
+    """Which rows of a table are finite and come from finite inputs: a ReLU may turn NaN into 0."""
+    tells = table.isfinite().all(1)
+    for part in (in_torch(part) for part in given):
+        if part.is_floating_point():
+            finite = part.flatten(1).isfinite().all(1).to(tells.device)
+            tells = tells & finite.repeat_interleave(len(tells) // len(finite))
+    return tells

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from fe_gradcam.backends.known import Reading
 from fe_gradcam.errors import Argument, ArgumentError, UnsupportedModelError
 from fe_gradcam.spec.outputs import described
-from fe_gradcam.spec.resolved import RegionTarget, ResolvedTarget
+from fe_gradcam.spec.resolved import TOP_CLASS, RegionTarget, ResolvedTarget
 from fe_gradcam.types import Score
 
 HeadKind = Literal["softmax", "sigmoid"]
@@ -169,6 +169,9 @@ class Outputs:
         """The scores, and the mask (N, *S) that they are summed over."""
         by, shape = self.by, (-1, *self.places)
         target.check(self.sides or (), table.shape[1])
+        if target.class_id == TOP_CLASS:
+            top = by.gather(table, by.argmax(table)[:, None])[:, 0]
+            return Scored(by.total(by.reshape(by.float32(top), shape)))
         mask = by.reshape(arrays[0] if arrays else by.float32(by.argmax(table) == target.class_id), shape)
         return Scored(by.total(by.reshape(by.float32(table[:, target.class_id]), shape) * mask), mask)
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fe_gradcam import __version__
+from fe_gradcam.command.check import check_on_images
 from fe_gradcam.command.messages import model_errors, plain_errors, plain_warnings
-from fe_gradcam.command.options import ModelRequest, Request, parameters_of
+from fe_gradcam.command.options import CheckRequest, ModelRequest, Request, parameters_of
 from fe_gradcam.command.run import explain_images
 from fe_gradcam.loading.models import Geometry, Loaded, geometry_of, in_pixels, load_model
 
@@ -28,6 +29,7 @@ def main() -> None:
 
     \b
     fe-gradcam explain   draws heatmaps over image files and writes them, with all numbers
+    fe-gradcam check     tests the heatmaps of a model by other means
     fe-gradcam layers    lists the layers of a model that can be explained
     fe-gradcam methods   lists the methods with their formulas and papers
 
@@ -88,6 +90,28 @@ def explain(ctx: click.Context, /, **given: Any) -> None:
     with plain_errors(), plain_warnings():
         errors = explain_images(Request(**given))
     ctx.exit(1 if errors else 0)
+
+
+@main.command(params=parameters_of(CheckRequest))
+@click.pass_context
+def check(ctx: click.Context, /, **given: Any) -> None:
+    """Test the heatmaps of a model by other means than those that make them.
+
+    MODEL is as in "fe-gradcam explain". IMAGES are up to four image files, prepared as there; without them noise is
+    taken. The table says of each test whether it passed, failed (with the figures, and what to pass instead) or does
+    not apply (and why); docs/check.md describes the tests.
+
+    \b
+    Examples:
+      fe-gradcam check model.keras cat.jpg dog.jpg --value-range byte
+      fe-gradcam check nets:build cat.jpg dog.jpg --weights best.pt --size 224 --layer layer4
+
+    Exit codes: 0 all tests that apply passed; 1 a test failed; 2 wrong usage, or the model cannot be explained in this
+    way.
+    """  # noqa: D301
+    with plain_errors(), plain_warnings():
+        passed = check_on_images(CheckRequest(**given))
+    ctx.exit(0 if passed else 1)
 
 
 @main.command(params=parameters_of(ModelRequest))

@@ -114,15 +114,32 @@ class ModelRequest:
 
 
 @dataclass(frozen=True)
-class Request(ModelRequest):
-    """The arguments of "fe-gradcam explain"."""
+class PhotoRequest(ModelRequest):
+    """How image files become inputs of the model."""
 
-    images: tuple[Path, ...] = _argument(nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-    recursive: bool = _option(is_flag=True)
     fit: Any = _option("crop", type=click.Choice(["crop", "stretch"]))
     value_range: Any = _option("unit", type=click.Choice(["unit", "byte"]))
     mean: tuple[float, ...] = _option("0", callback=_numbers, metavar="X[,X,X]")
     std: tuple[float, ...] = _option("1", callback=_numbers, metavar="X[,X,X]")
+
+
+@dataclass(frozen=True)
+class CheckRequest(PhotoRequest):
+    """The arguments of "fe-gradcam check"."""
+
+    images: tuple[Path, ...] = _argument(nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+    methods: tuple[str, ...] = _option(["grad_cam"], flag="--method", cls=MethodOption, multiple=True, metavar="NAME")
+    layers: tuple[str, ...] = _option(flag="--layer", multiple=True, metavar="NAME")
+    seed: int = _option(0, type=click.IntRange(0), metavar="N")
+    model_output: str | None = _option(metavar="NAME")
+
+
+@dataclass(frozen=True)
+class Request(PhotoRequest):
+    """The arguments of "fe-gradcam explain"."""
+
+    images: tuple[Path, ...] = _argument(nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+    recursive: bool = _option(is_flag=True)
     methods: tuple[str, ...] = _option(["grad_cam"], flag="--method", cls=MethodOption, multiple=True, metavar="NAME")
     layers: tuple[str, ...] = _option(flag="--layer", multiple=True, metavar="NAME")
     fuse: Any = _option("mean", metavar="[mean|max]")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fe_gradcam.command.messages import refuse, say
-from fe_gradcam.command.options import Request
+from fe_gradcam.command.options import PhotoRequest, Request
 from fe_gradcam.loading.models import Loaded, geometry_of, load_model
 
 if TYPE_CHECKING:
@@ -58,18 +58,17 @@ def plan_for(request: Request) -> Plan:
     names = _read_class_names(request.class_names)
     wanted = _wanted_targets(request.classes, names)
     files = image_files(request.images, recursive=request.recursive, without=request.output)
-    output = request.model_output
     settings = Settings(
         request.scaling,
         seed=request.seed,
         class_names=names,
-        model_output=int(output) if output is not None and output.isdecimal() else output,
+        model_output=output_asked(request.model_output),
         fuse=request.fuse,
         smooth=request.smooth,
         progress=len(files) <= request.batch_size and not request.quiet,
     )
     loaded = load_model(request.model, request.weights, request.device)
-    preparation, layer = _preparation_for(request, loaded), _layer_asked(loaded, request.layers)
+    preparation, layer = preparation_for(request, loaded), layer_asked(loaded, request.layers)
     each_once = list({method.label: method for method in methods}.values())
     _say_how_prepared(preparation)
     return Plan(request, settings, each_once, names, wanted, files, loaded, preparation, layer)
@@ -141,7 +140,7 @@ def file_slug(label: str) -> str:
     return re.sub(r"[^\w.-]+", "_", label).strip("_.")[:60] or "class"
 
 
-def _preparation_for(request: Request, loaded: Loaded) -> Preparation:
+def preparation_for(request: PhotoRequest, loaded: Loaded) -> Preparation:
     """How image files become inputs of the model."""
     from fe_gradcam.loading.photos import Preparation
 
@@ -170,7 +169,12 @@ def _say_how_prepared(preparation: Preparation) -> None:
     )
 
 
-def _layer_asked(loaded: Loaded, given: Sequence[str]) -> Any:
+def output_asked(given: str | None) -> str | int | None:
+    """The name or position of an output."""
+    return int(given) if given is not None and given.isdecimal() else given
+
+
+def layer_asked(loaded: Loaded, given: Sequence[str]) -> Any:
     """One layer, a list of several, or None; a number is an index, unless a layer has it as its name."""
     from fe_gradcam.backends import backend_for
     from fe_gradcam.errors import UnknownNameError

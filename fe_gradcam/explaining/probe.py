@@ -84,9 +84,9 @@ class ModelProbe:
         """See Probe."""
         return self._backend.bias_gradients(self._inputs, self._query)
 
-    def attention_gradients(self) -> list[Tensor]:
+    def attention_gradients(self, *, mean_token: bool) -> list[Tensor]:
         """See Probe."""
-        return self._backend.attention_gradients(self._inputs, self._query)
+        return self._backend.attention_gradients(self._inputs, self._query, mean_token=mean_token)
 
     def _run(self, images: Tensor, rows: Tensor, *, gradients: bool) -> CamInputs:
         (inputs,) = self._backend.run(self._asked(images, rows), self._query_of(rows, gradients))

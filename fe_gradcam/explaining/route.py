@@ -198,7 +198,7 @@ def list_layers(model: Any, images: Images, *, model_output: ModelOutput = None)
         ArgumentError, UnsupportedModelError: As in `explain`.
     """
     backend = backend_for(model, model_output)
-    inputs = Inputs.of(images)
+    inputs = Inputs.of(images).checked()
     infos = backend.layers(inputs)
     if any(info.spatial for info in infos):
         name = backend.resolve(None, inputs).name
@@ -238,7 +238,7 @@ def explained(
     of_pixels = any(target.of_pixels for target in resolved)
     backend = backend_for(model, settings.model_output, settings.reshape, of_pixels=of_pixels)
     check_reshape(settings.reshape, layers)
-    refs_of = [_refs(backend, layer, inputs) for layer in layers]
+    refs_of = [_refs(backend, layer, inputs, resolved[0]) for layer in layers]
     size = backend.image_size(inputs)
     parts: dict[tuple[int, int, int], list[Heatmap]] = {}
     probabilities: list[NDArray[np.float32]] = []
@@ -317,10 +317,10 @@ def _warn_of_itself(target: ResolvedTarget, inputs: CamInputs) -> None:
         warnings.warn(told, stacklevel=2)
 
 
-def _refs(backend: Backend, layer: Layer, inputs: Inputs) -> list[LayerRef]:
+def _refs(backend: Backend, layer: Layer, inputs: Inputs, target: ResolvedTarget) -> list[LayerRef]:
     """The places that one entry of `layers` names: one place, or several to be fused."""
     if not isinstance(layer, (list, tuple)):
-        return [backend.resolve(layer, inputs)]
+        return [backend.resolve(layer, inputs, target)]
     if not layer:
         raise ArgumentError("layer is an empty list. Accepted: a layer, or a list with at least one layer.")
-    return [backend.resolve(one, inputs) for one in layer]
+    return [backend.resolve(one, inputs, target) for one in layer]

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import sys
+import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from fe_gradcam.backends.keras.version import computes_on
 from fe_gradcam.errors import Argument, ArgumentError, UnsupportedModelError, in_one_line, nearest
 from fe_gradcam.loading.weights import KERAS_FILES, load_keras_weights, load_torch_weights, type_of
 
@@ -65,30 +70,52 @@ def _refused(name: str, *said: str | Argument) -> ArgumentError:
 
 
 def _framework_of(model: Any) -> Framework | None:
-    torch, tensorflow = sys.modules.get("torch"), sys.modules.get("tensorflow")
-    if torch and isinstance(model, torch.nn.Module):
-        return "torch"
-    return "keras" if tensorflow and isinstance(model, tensorflow.keras.Model) else None
+    if computes_on(model) is not None:  # of Keras 3 on PyTorch too: its images are those of Keras
+        return "keras"
+    torch = sys.modules.get("torch")
+    return "torch" if torch and isinstance(model, torch.nn.Module) else None
 
 
 def _from_keras_file(path: Path) -> Any:
     if not path.is_file():
         raise _refused(str(path), " does not exist.")
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        needed = " needs TensorFlow, which cannot be imported. Run: pip install 'fe_gradcam[keras]'"
-        raise _refused(str(path), needed) from error
-    try:
-        return tf.keras.models.load_model(path, compile=False)
-    except Exception as error:
-        raise _refused(
-            str(path),
-            f" cannot be loaded as a Keras model: {in_one_line(error)}. If it has layers of your own, or holds weights "
-            "alone, pass package.module:factory that builds the model, and this file as ",
-            Argument("weights", ""),
-            ".",
-        ) from error
+    failed: list[Exception] = []
+    for package in _kerases_for(path):
+        try:
+            keras = importlib.import_module(package)
+        except ImportError as error:
+            needed = " needs TensorFlow, which cannot be imported. Run: pip install 'fe_gradcam[keras]'"
+            raise _refused(str(path), needed) from error
+        try:
+            return keras.models.load_model(path, compile=False)
+        except Exception as error:
+            failed.append(error)
+    raise _refused(
+        str(path),
+        f" cannot be loaded as a Keras model: {in_one_line(failed[0])}. If it has layers of your own, or holds weights "
+        "alone, pass package.module:factory that builds the model, and this file as ",
+        Argument("weights", ""),
+        ".",
+    ) from failed[0]
+
+
+def _kerases_for(path: Path) -> list[str]:
+    """The packages that may load a file of a Keras model: first the Keras that wrote it, if it is installed."""
+    packages = ["keras", *["tf_keras"] * (find_spec("tf_keras") is not None)]
+    return packages if _written_by(path) >= 3 else packages[::-1]
+
+
+def _written_by(path: Path) -> int:
+    """The major version of the Keras that wrote a file; 2 if the file does not say."""
+    said: Any = None
+    with suppress(Exception):  # what is wrong with the file is said where it is loaded
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                said = json.loads(archive.read("metadata.json"))["keras_version"]
+        else:
+            with importlib.import_module("h5py").File(path) as file:
+                said = file.attrs["keras_version"]
+    return int(str(said).partition(".")[0]) if said else 2
 
 
 def _from_factory(name: str) -> Any:

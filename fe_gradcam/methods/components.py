@@ -6,6 +6,7 @@ import warnings
 from functools import partial
 
 import torch
+from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from fe_gradcam.errors import Argument, ArgumentError, CamWarning
@@ -15,7 +16,10 @@ from fe_gradcam.parameters import Count
 from fe_gradcam.types import CamInputs, Needs
 
 MOST_PLACES = 64 * 64
-"""The most pixels of a map for `kpca_cam`, which needs all pairs of them: 128 MiB in double precision."""
+"""The most pixels of a map for `kpca_cam`, which needs all pairs of them."""
+
+DENSE_PLACES = 512
+"""Up to so many pixels all eigenvectors are computed; for more, only those that are asked for, which is faster."""
 
 ROUNDING_OF_PLACES = 1e-14
 """How large an eigenvalue of zero may come out, relative to the number of pixels of the map."""
@@ -112,8 +116,11 @@ def eigen_grad_cam(inputs: CamInputs, *, component: Count = 1, center: bool = Fa
 def kpca_cam(inputs: CamInputs, *, component: Count = 1) -> Tensor:
     """First kernel principal component of A over the map's pixels; kernel tanh(x·y / K + 1). Knows no class.
 
-    The kernel matrix is centred in feature space, as in a kernel PCA. Memory grows with the square of the number of
-    pixels of the map. The sign is chosen to agree with Σ_k A_k. If the eigenvalue is not positive, the map is zero.
+    x and y are two pixels of A, from which the mean of each channel over the map is subtracted first. The code that the
+    first author published, in pytorch-grad-cam, does so, and it is followed here: without it, what all pixels have in
+    common drives the kernel to 1 throughout, and nothing of the map is left. The kernel matrix is then centred in
+    feature space, as in every kernel PCA. Its memory grows with the square of the number of pixels of the map. The sign
+    is chosen to agree with Σ_k A_k. If the eigenvalue is not positive, the map is zero.
 
     Args:
         inputs: The results of one pass.
@@ -124,8 +131,9 @@ def kpca_cam(inputs: CamInputs, *, component: Count = 1) -> Tensor:
     if places > MOST_PLACES:
         raise ArgumentError(
             Argument("method", "'kpca_cam'"),
-            f" needs a matrix of all pairs of pixels of the layer's map, which has {places} pixels; at most "
-            f"{MOST_PLACES} are accepted. Pass a later ",
+            f" needs a matrix of all pairs of pixels of the layer's map. This map has {places} pixels, so the matrix "
+            f"would take {places**2 * 8 / 1e6:.0f} MB for each image; at most {MOST_PLACES} pixels are accepted. Pass "
+            "a later ",
             Argument("layer", ""),
             ", or ",
             Argument("method", "'eigen_cam'"),
@@ -134,12 +142,26 @@ def kpca_cam(inputs: CamInputs, *, component: Count = 1) -> Tensor:
     if component > places:
         return _none_left(maps, component, places)
     rows, finite = _rows_of(maps)
-    kernel = torch.tanh(rows @ rows.transpose(1, 2) / rows.shape[2] + 1)
-    kernel = kernel - kernel.mean(1, keepdim=True) - kernel.mean(2, keepdim=True) + kernel.mean((1, 2), keepdim=True)
-    values, vectors = torch.linalg.eigh(kernel)
-    value = values[:, -component]
-    value = value.where(value > ROUNDING_OF_PLACES * places, 0)  # rounding of an eigenvalue of zero
-    return _signed_map(vectors[:, :, -component] * value.sqrt()[:, None], finite, maps)
+    return _signed_map(torch.stack([_kernel_component(one, component) for one in rows]), finite, maps)
+
+
+def _kernel_component(rows: Tensor, which: int) -> Tensor:
+    """The kernel principal component number `which` of the rows (pixels, K) of one image: (pixels,)."""
+    rows = rows - rows.mean(0)
+    kernel = (rows @ rows.T / rows.shape[1]).add_(1).tanh_()
+    means = kernel.mean(0)
+    kernel -= means[:, None] + means - means.mean()
+    if float(kernel.abs().max()) <= ROUNDING_OF_PLACES:
+        return torch.zeros_like(means)
+    if len(rows) > max(DENSE_PLACES, 4 * which):
+        # which vector to begin with is said, or it would be drawn at random
+        values, vectors = eigsh(kernel.cpu().numpy(), which, which="LA", v0=rows.abs().sum(1).cpu().numpy())
+        value, vector = (torch.from_numpy(found).to(rows) for found in (values[:1], vectors[:, 0]))
+    else:
+        all_values, all_vectors = torch.linalg.eigh(kernel)
+        value, vector = all_values[-which], all_vectors[:, -which]
+    value = value.where(value > ROUNDING_OF_PLACES * len(rows), 0)  # rounding of an eigenvalue of zero
+    return vector * value.sqrt()
 
 
 @_of_maps("fem", paper="Fuad 2020, IPTA, doi:10.1109/IPTA50016.2020.9286629")

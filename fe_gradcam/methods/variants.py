@@ -18,7 +18,7 @@ from fe_gradcam.scaling import upsample
 from fe_gradcam.types import CamInputs, Needs
 
 Vary: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Gets masks (B, *S) within [0, 1], rows and variants, both (B,), and returns other masks."""
+"""Gets masks (B, *S) within [0, 1], rows and variants, both (B,), and returns other masks of any values."""
 
 PATCHES_PER_SIDE = 8
 """How many patches of `occlusion` fit side by side along the shorter side of the image, if no size is given."""
@@ -64,19 +64,23 @@ def score_cam(inputs: CamInputs) -> Tensor:
 def ss_cam(inputs: CamInputs, *, samples: Count = 8, noise: Level = 0.2) -> Tensor:
     """score_cam with scores averaged over noisy masks, before the softmax.
 
-    The paper takes 35 samples and noise of deviation 2, whatever the range of the map. Here the deviation is a share
-    of the map's range, and the noisy mask is brought to [0, 1] again. Without noise this is score_cam.
+    The noise is added to the mask in [0, 1], and nothing is rescaled afterwards: its deviation is the same share of the
+    mask's range on every layer, and its mean over many samples is the mask of score_cam. The paper says σ = 2. Its
+    authors' code adds (2 / range)² to a map that is not rescaled, so that the share hangs on the units of the layer:
+    with a range of 1 it is 4, with a range of 10 it is 0.004. A share of the range does not, so it is the parameter;
+    the default is the most that SmoothGrad, from which the noise comes, advises (0.1 to 0.2). The paper takes 35
+    samples. Without noise this is score_cam.
 
     Args:
         inputs: The results of one pass.
         samples: Number of noisy masks for each channel.
-        noise: Standard deviation of the noise, as a share of each map's own range.
+        noise: Standard deviation of the noise, as a share of each mask's own range.
     """
     numbers, channels = RandomNumbers(inputs), inputs.activations.shape[1]
 
     def vary(masks: Tensor, rows: Tensor, which: Tensor) -> Tensor:
         # one pattern of noise per sample, whatever the order of the channels
-        return _unit(masks + noise * numbers.normal(rows, which // channels, tuple(masks.shape[1:])))
+        return masks + noise * numbers.normal(rows, which // channels, tuple(masks.shape[1:]))
 
     return _by_masks(inputs, samples, vary if noise else None)
 

@@ -70,13 +70,22 @@ def _rescaled(terms: Tensor, size: tuple[int, ...]) -> Tensor:
     cost="a pass per attention block",
     shows=UNSIGNED,
 )
-def le_grad(inputs: CamInputs) -> Tensor:
+def le_grad(inputs: CamInputs, *, mean_token: bool = True) -> Tensor:
     """Mean over the blocks of a ViT of relu(∂ s / ∂ attention), averaged over heads and queries.
 
-    s is the score of the block's output tokens: the classifier is applied directly to them. Only the tokens of the
-    image are drawn. The map is unsigned, with one pixel for each patch.
+    s is the score behind the block: what follows the last block is applied directly to the output tokens of this one.
+    The paper's equation for z-bar, and its authors' code, give it the mean of all these tokens, and so does this rule.
+    The mean stands in the place of every token, so that the model's own norm and classifier read it, whichever token
+    they look at. With `mean_token=False` they get the tokens as they are: then s is, for a model that looks at its
+    class token, the score of this token. Behind the last block that is the model's own score. All blocks count, as in
+    the paper; its authors' code takes the last two unless told otherwise. Only the tokens of the image are drawn. The
+    map is unsigned, with one pixel for each patch.
+
+    Args:
+        inputs: The results of one pass.
+        mean_token: Whether the classifier gets the mean of all tokens, as in the paper, or the tokens as they are.
 
     Raises:
         UnsupportedModelError: The network has no blocks of attention over the image's tokens.
     """
-    return torch.stack(probe_of(inputs).attention_gradients()).mean(0)
+    return torch.stack(probe_of(inputs).attention_gradients(mean_token=mean_token)).mean(0)

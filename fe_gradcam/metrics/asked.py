@@ -33,7 +33,7 @@ class Asked:
     ) -> None:
         self.model = model
         self.seed = seed
-        self._inputs = Inputs.of(images)
+        self._inputs = Inputs.of(images).checked()
         self._class_ids = heatmap.class_ids
         self._batch_size = batch_size
         self._backend = backend_for(model, model_output)

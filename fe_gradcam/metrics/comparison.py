@@ -89,7 +89,7 @@ def randomised(model: Any, seed: int = 0) -> Iterator[None]:
     backend_for(model)  # raises an error that says what is accepted
     of_torch = isinstance(model, torch.nn.Module)
     weights = [one for one in (model.parameters() if of_torch else model.weights) if len(one.shape) > 1]
-    weights = [one for one in weights if (one.is_floating_point() if of_torch else one.dtype.is_floating)]
+    weights = [one for one in weights if "float" in str(one.dtype)]
     kept = [one.detach().clone() if of_torch else one.numpy() for one in weights]
     try:
         for at, (weight, values) in enumerate(zip(weights, kept, strict=True)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fe_gradcam.errors import ArgumentError
+from fe_gradcam.errors import Argument, ArgumentError
 from fe_gradcam.types import Images
 
 
@@ -47,7 +47,7 @@ class Inputs:
         return len(self.picture)
 
     def checked(self) -> Inputs:
-        """The same inputs; raises ArgumentError if they are not a batch of images."""
+        """The same inputs, in a form that all frameworks know; raises ArgumentError if they are no batch of images."""
         shapes = [tuple(getattr(part, "shape", ())) for part in self.parts]
         if not shapes or any(len(shape) < 1 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
             raise ArgumentError(
@@ -61,7 +61,12 @@ class Inputs:
             )
         if len(self) == 0:
             raise ArgumentError("images is empty; at least one image is needed.")
-        return self
+        if 0 in shapes[self.at]:
+            raise ArgumentError(
+                f"images has shape {shapes[self.at]}, which holds no pixels; a length of 1 or more is needed in every "
+                "axis. Pass whole pictures."
+            )
+        return Inputs(tuple(_numbers(part, at == self.at) for at, part in enumerate(self.parts)), self.at)
 
     def given(self) -> Images:
         """The inputs as the model takes them: an array or tensor, or several in a tuple."""
@@ -71,6 +76,22 @@ class Inputs:
         """(H, W) of a picture (N, C, H, W) or (N, H, W, C); for volumes (D, H, W)."""
         shape = tuple(self.picture.shape)
         return shape[2:] if channels_first else shape[1:-1]
+
+    def check_maps(self, maps: Iterable[Sequence[int]], *, channels_first: bool) -> None:
+        """Raises ArgumentError if the sizes of a network's maps say that the channels are in another axis.
+
+        They do if one is larger than the picture as it is read, and none is if its channels are in the other axis.
+        """
+        own, other = (self.size(channels_first=first) for first in (channels_first, not channels_first))
+        if _hold(own, maps) or not _hold(other, maps):
+            return
+        axes = _other_layout(len(own) + 2, channels_first=channels_first)
+        raise ArgumentError(
+            Argument("images"),
+            f" has shape {tuple(self.picture.shape)}, and this model takes {_LAYOUTS[not channels_first]}, as the "
+            f"sizes of its maps show; {_LAYOUTS[channels_first]} are needed. Wrap the model in one that first moves "
+            f"the axes, and pass {_moved(self.picture, 'images', axes)}.",
+        )
 
     def rows(self, which: slice) -> Inputs:
         """Some of the rows."""
@@ -106,14 +127,75 @@ class Inputs:
             yield whole.with_picture(as_floats.permute(axes)), f"{moved}. images{floats}"
 
     def asked(self, pictures: Tensor, rows: Tensor, *, channels_first: bool) -> Inputs:
-        """Inputs with other pictures (B, C, *S), in this layout and dtype, and the other parts of `rows` (B,)."""
-        new = in_dtype(pictures if channels_first else pictures.movedim(1, -1), self.picture.dtype)
+        """Inputs with other pictures (B, C, *S), in this layout, and the other parts of `rows` (B,).
+
+        The pictures have the dtype of this one, or float32 if it is a shorter float: what lies between its numbers
+        would be lost.
+        """
+        own = self.picture.dtype
+        dtype = torch.promote_types(own, torch.float32) if own.is_floating_point else own
+        new = in_dtype(pictures if channels_first else pictures.movedim(1, -1), dtype)
         others = (part[rows.to(part.device)] if at != self.at else new for at, part in enumerate(self.parts))
         return Inputs(tuple(others), self.at)
 
 
+NUMBERS = frozenset(
+    (
+        *("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
+        *("float16", "bfloat16", "float32", "float64"),
+    )
+)
+"""The names of the dtypes that images may have."""
+
+
+def _numbers(part: Any, is_picture: bool) -> Any:
+    """An input as it is, or cast where nothing is lost; raises ArgumentError if it does not hold plain numbers.
+
+    A picture of truth values is cast to float32, so that it can be made darker; an array of foreign byte order, or of
+    a dtype that NumPy does not know by itself, to one that every framework takes.
+    """
+    name = getattr(part.dtype, "name", str(part.dtype).removeprefix("torch."))
+    if name not in NUMBERS:
+        raise ArgumentError(
+            Argument("images"),
+            f" holds {name}; accepted are numbers: floats of 16, 32 or 64 bits, integers, truth values. Pass the "
+            "pixels as an array of such numbers, for example of float32, in the range in which the model was trained.",
+        )
+    if isinstance(part, Tensor) and part.is_meta:
+        raise ArgumentError(
+            Argument("images"),
+            " is a tensor on the meta device and holds no numbers. Pass images with their values.",
+        )
+    if isinstance(part, Tensor) and part.layout != torch.strided:
+        told = f" is a tensor of layout {part.layout}; accepted are dense ones. Pass images.to_dense()."
+        raise ArgumentError(Argument("images"), told)
+    if isinstance(part, np.ndarray):
+        if name == "bfloat16":
+            return part.astype(np.float32)
+        part = part.astype(part.dtype.newbyteorder("="), copy=False)
+    if name == "bool" and is_picture:
+        return _as_floats(part)
+    return part
+
+
+def _as_floats(part: Any) -> Any:
+    if isinstance(part, Tensor):
+        return part.float()
+    return part.astype(np.float32) if isinstance(part, np.ndarray) else in_torch(part).float().numpy()
+
+
 _LAYOUTS = {True: "the channels in the second axis", False: "the channels in the last axis"}
 """The layout of a backend in words, by whether its channels come first."""
+
+
+def _hold(size: Sequence[int | None], maps: Iterable[Sequence[int]]) -> bool:
+    """Whether no map is larger than a picture of this size."""
+    return all(
+        whole is None or side <= whole
+        for sides in maps
+        if len(sides) == len(size)
+        for side, whole in zip(sides, size, strict=True)
+    )
 
 
 def _other_layout(axes: int, *, channels_first: bool) -> tuple[int, ...]:
@@ -144,7 +226,10 @@ def _stacked(arrays: Sequence[Any]) -> Any:
 
 def in_torch(part: Any) -> Tensor:
     """An array or tensor as a tensor of PyTorch, detached from its graph."""
-    return part.detach() if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+    if isinstance(part, Tensor):
+        return part.detach()
+    array = np.array(part)
+    return torch.from_numpy(array.astype(np.float32) if array.dtype.name == "bfloat16" else array)
 
 
 def host_rows(value: Any, rows: slice | None = None) -> Any:

@@ -7,42 +7,34 @@ from dataclasses import replace
 from typing import Any
 
 from fe_gradcam.errors import LIST_LAYERS, Argument, ArgumentError, UnknownNameError, nearest
-from fe_gradcam.spec.tokens import Seen, channels_last, token_grid
+from fe_gradcam.spec.tokens import Seen
 from fe_gradcam.types import Layer, LayerInfo, LayerRef
 
 MOST_TRIED = 8
-"""How many layers are tried for one that the score depends on, before the last map is taken in any case."""
-
-
-def only_pools(kind: str) -> bool:
-    """Whether a layer of this class only pools, or computes nothing at all."""
-    return any(word in kind.lower() for word in ("pool", "dropout", "identity"))
+"""How many layers are tried one after another for one that the score depends on."""
 
 
 def with_maps(
     infos: Sequence[LayerInfo], seen: Seen, size: tuple[int, ...], *, channels_first: bool
 ) -> list[LayerInfo]:
     """The layers, with the shapes that a pass met turned into those of maps: tokens recognised, channels first."""
-    counts = {info.shape[0] for info in infos if _are_tokens(info.shape)}
-    grids = {count: found.grid for count in counts if (found := token_grid(count, seen.maps, size)) is not None}
+    counts = {info.shape[0] for info in infos if len(info.shape) == 2}
     done = []
     for info in infos:
         own, tokens = info.shape, None
         sides = own[1:] if channels_first else own[:-1]
-        attention = len(own) == 3 and own[1] == own[2] and own[1] in grids and sides not in seen.maps
-        if _are_tokens(own) and own[0] in grids:
-            tokens, own = own[0], (own[1], *grids[own[0]])
-        elif not channels_first or (seen.channels_last and channels_last(own, size)):
+        layout = seen.layout_of(info.name, own, size) if channels_first or len(own) == 2 else None
+        unplaced = layout is None and seen.followed
+        between = len(own) == 3 and own[1] == own[2] and own[1] in counts and sides not in seen.maps
+        attention = between and seen.of_tokens(own[1], size) is not None
+        if layout is not None:
+            tokens, own = layout.tokens, (own[layout.channels], *layout.grid)
+        elif not channels_first:
             own = (*own[-1:], *own[:-1])
-        of_image = info.spatial and len(own) == len(size) + 1 and not attention
+        of_image = info.spatial and len(own) == len(size) + 1 and not attention and not unplaced
         spatial = of_image and any(side != 1 for side in own[1:])
         done.append(replace(info, shape=own, tokens=tokens, spatial=spatial))
     return done
-
-
-def _are_tokens(shape: tuple[int, ...]) -> bool:
-    """Whether `shape` is (T, K), that of the tokens of one image."""
-    return len(shape) == 2 and None not in shape and shape[1] > 1
 
 
 def default_layer(
@@ -53,15 +45,15 @@ def default_layer(
     This was chosen by measurement (benchmarks/default_layer.py): behind the activation function, more of grad_cam's
     heat falls on the object than at the convolution's own output, and a pooling after that makes the map coarser.
 
-    If the score does not depend on the pixels of that map, another layer is taken: in a transformer whose head reads
-    the class token alone, the last normalisation layer before the last attention. Tokens are explained at
-    normalisation layers, if there are any.
+    Only a layer is taken on whose pixels the score depends, so none of an auxiliary head whose output is not explained.
+    Tokens are explained at the last normalisation, or the last sum that ends a block, whose places the score depends
+    on: in a transformer whose head reads the class token alone, the last normalisation before the last attention.
 
     Args:
         infos: The layers in the order of execution.
         reaches: Says whether the score depends on the pixels, or tokens, of a layer's output.
-        of_pixels: Whether a segmentation is explained. If so, the last convolution computes the scores themselves,
-            and the default layer lies before it.
+        of_pixels: Whether a segmentation is explained. If so, the last convolution that the score depends on computes
+            the scores themselves, and the default layer lies before it.
 
     Returns:
         The place, and whether the score depends on it. If it does not, for example because the weights of the head are
@@ -71,27 +63,55 @@ def default_layer(
         ArgumentError: No layer has an output that is a map.
     """
     if of_pixels:
-        last_convolution = max((at for at, info in enumerate(infos) if info.convolution), default=len(infos))
-        infos = infos[:last_convolution]
+        convolutions = [at for at, info in enumerate(infos) if info.convolution]
+        refs = {LayerRef(infos[at].name, "convolution"): at for at in convolutions}
+        scoring = _first_reached(list(reversed(refs)), reaches)
+        last_convolution = max(convolutions, default=len(infos)) if scoring is None else refs[scoring]
+        classes = infos[last_convolution].shape[0] if convolutions else None
+        infos = [info for info in infos[:last_convolution] if not _scores(info, classes)]
     spatial = [info for info in reversed(infos) if info.spatial]
     if not spatial:
         raise ArgumentError(
             Argument("layer", "None"),
             " finds no layer whose output is a map (K, h, w) larger than 1x1, so no heatmap can be drawn. Pass ",
             Argument("layer", ""),
-            " with the name of a layer that keeps the height and width of the image.",
+            " with the name of a layer that keeps the height and width of the image; if its output holds tokens of the "
+            "image, pass reshape= that makes (N, K, h, w) of them.",
         )
     # a map of one channel is an attention gate, whose sign means nothing; the others keep their order
     spatial.sort(key=lambda info: info.pooled or info.shape[0] == 1)
     last = spatial[0]
     of_tokens = [info for info in spatial if info.tokens is not None]
-    normalised = [info for info in of_tokens if "norm" in info.kind.lower()]
+    between = [info for info in of_tokens if info.summed or "norm" in info.kind.lower()]
     first = [last] if last.tokens is None else []
-    refs = dict.fromkeys(_ref_at(info) for info in [*first, *normalised, *of_tokens, *spatial])
-    for ref in list(refs)[:MOST_TRIED]:
+    choices = dict.fromkeys(_ref_at(info) for info in [*first, *between, *of_tokens, *spatial])
+    found = _first_reached(list(choices), reaches)
+    return (_ref_at(last), False) if found is None else (found, True)
+
+
+def _scores(info: LayerInfo, classes: int | None) -> bool:
+    """Whether a convolution makes scores too, which are added to those of the last, as of another resolution."""
+    return info.convolution and info.activation is None and info.shape[0] == classes
+
+
+def _first_reached(refs: Sequence[LayerRef], reaches: Callable[[LayerRef], bool]) -> LayerRef | None:
+    """The first of the places that the score depends on, or None.
+
+    After some that it does not depend on, places further and further on are tried, and if one counts, the first such
+    place is looked for by halves: as a rule all count that lie nearer to the image.
+    """
+    for ref in refs[:MOST_TRIED]:
         if reaches(ref):
-            return ref, True
-    return _ref_at(last), False
+            return ref
+    missed, at = MOST_TRIED - 1, MOST_TRIED
+    while at < len(refs) and not reaches(refs[at]):
+        missed, at = at, min(2 * at, len(refs) - 1) if at < len(refs) - 1 else len(refs)
+    if at >= len(refs):
+        return None
+    while at - missed > 1:
+        middle = (missed + at) // 2
+        missed, at = (missed, middle) if reaches(refs[middle]) else (middle, at)
+    return refs[at]
 
 
 def _ref_at(info: LayerInfo) -> LayerRef:

@@ -144,7 +144,10 @@ class ValueTarget(Resolved):
 
 @dataclass(frozen=True, eq=False)
 class RegionTarget(Resolved):
-    """The scores of a class, summed over a mask (N, *S) float32; without one, over the pixels assigned to the class."""
+    """The scores of a class, summed over a mask (N, *S) float32; without one, over the pixels assigned to the class.
+
+    If the class is TOP_CLASS: the scores that each pixel has for the class that it is assigned to.
+    """
 
     class_id: int
     by_image: NDArray[np.float32] | None

@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import ceil, isqrt, prod
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fe_gradcam.errors import LIST_LAYERS, Argument, ArgumentError
-from fe_gradcam.types import Reshape
+from fe_gradcam.types import LayerRef, Reshape
 
 EXTRA_TOKENS = (0, 1, 2, 5, 9)
 """How many tokens may precede those of the image: a class token, and with it one for distillation, 4 or 8 registers."""
 
 HALVINGS = 5
 """How often a transformer may halve its grid of patches (Swin: 3 times)."""
+
+
+SAME_ROW = 1e-5
+"""Positions no further apart than this are those of one row or column."""
+
+NEXT = 0.6
+"""How close neighbours may stand, in cells. Where they stand closer, each token is of places far apart."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the output of a layer for one image makes up a map (K, *grid).
+
+    Attributes:
+        channels: The axis of the channels.
+        grid: The size of the map.
+        order: For each place of the map, row by row, where it stands among the values of a channel. None if these are
+            the places row by row, and nothing else.
+        tokens: How many tokens the output holds, with those of no place; None if the output is a map as it is.
+    """
+
+    channels: int
+    grid: tuple[int, ...]
+    order: tuple[int, ...] | None = None
+    tokens: int | None = None
+
+    def map_of(self, tensor: Tensor) -> Tensor:
+        """The output of the layer, with a batch axis in front, as (N, K, *grid)."""
+        moved = tensor.movedim(self.channels + 1, 1)
+        if self.order is None:
+            return moved.reshape(*moved.shape[:2], *self.grid)
+        chosen = moved.flatten(2)[:, :, torch.tensor(self.order, device=tensor.device)]
+        return chosen.reshape(*moved.shape[:2], *self.grid)
 
 
 @dataclass(frozen=True)
@@ -27,10 +63,108 @@ class Seen:
         maps: The sizes (h, w) of the maps that convolutions put out.
         channels_last: Whether a linear or normalisation layer worked along the last axis of a map, as in
             transformers with channels last.
+        layouts: The layout by the layer's name and the shape of its output for one image; None if the places of the
+            output are not those of the image. A layer that could not be followed is missing.
+        followed: Whether the places of the image were followed through the pass. If so, tokens are recognised by
+            nothing else.
     """
 
     maps: tuple[tuple[int, ...], ...]
     channels_last: bool = False
+    layouts: Mapping[tuple[str, tuple[int, ...]], Layout | None] = field(default_factory=dict)
+    followed: bool = False
+
+    def layout_of(self, name: str, shape: tuple[int, ...], size: Sequence[int]) -> Layout | None:
+        """How the output of a layer makes up a map, or None if it does not, or this is not known."""
+        if (name, shape) in self.layouts:
+            return self.layouts[name, shape]
+        if len(shape) == 2 and shape[1] != 1:
+            return self.of_tokens(shape[0], size)
+        if len(shape) != len(size) + 1:
+            return None
+        return Layout(len(size), shape[:-1]) if self.channels_last and channels_last(shape, size) else None
+
+    def of_tokens(self, count: int | None, size: Sequence[int]) -> Layout | None:
+        """How so many tokens (T, K) of a layer that was not followed make up a map."""
+        if count is None:
+            return None
+        if self.followed:
+            like = {one for one in self.layouts.values() if one is not None and one.tokens == count}
+            known = {one for one in like if one.channels == 1}
+            return known.pop() if len(known) == 1 else None
+        found = token_grid(count, self.maps, size)
+        return None if found is None else Layout(1, found.grid, tuple(range(found.extra, count)), count)
+
+
+def layout_of(positions: Sequence[NDArray[np.floating[Any]]]) -> Layout | None:
+    """The layout of an output for one image, found by where each of its values stands in the image.
+
+    Args:
+        positions: For each axis of space an array of the output's shape, with positions within [0, 1]; NaN for what
+            stands at no place, such as a class token.
+
+    Returns:
+        None if the values of a channel are not one for each cell of a grid.
+    """
+    shape = positions[0].shape
+    found = []
+    for axis in (1, 0) if len(shape) == 2 else range(len(shape)):
+        layout = _with_channels(positions, axis)
+        if layout is not None:
+            found.append(layout)
+            if len(shape) == 2 or (shape[axis] > 1 and all(one.strides[axis] == 0 for one in positions)):
+                return layout
+    return max(found, key=lambda one: prod(one.grid), default=None)
+
+
+def _with_channels(positions: Sequence[NDArray[np.floating[Any]]], axis: int) -> Layout | None:
+    """The layout if the channels stand in this axis."""
+    means = [_mean_along(one, axis) for one in positions]
+    rest, values = means[0].shape, [mean.ravel() for mean in means]
+    placed = np.flatnonzero(np.isfinite(values).all(0))
+    if not len(placed) or len(rest) not in (1, len(positions)):
+        return None
+    cells, grid = [], []
+    for value in values:
+        cell, count = _cells(value[placed])
+        cells.append(cell)
+        grid.append(count)
+    if prod(grid) != len(placed) or prod(grid) < 2:
+        return None
+    order = np.full(len(placed), -1)
+    order[np.ravel_multi_index(cells, grid)] = placed
+    if (order < 0).any():
+        return None
+    as_it_is = len(placed) == len(values[0]) and bool((order == np.arange(len(order))).all())
+    if len(rest) > 1:
+        whole = len(placed) == len(values[0]) and sorted(rest) == sorted(grid)
+        return Layout(axis, tuple(grid), None if as_it_is else tuple(order.tolist())) if whole else None
+    for value, cell, count in zip(values, cells, grid, strict=True):
+        off, apart = np.abs(value[placed] * count - (cell + 0.5)), np.diff(np.unique(value[placed])) * count
+        if off.max() > 0.5 or apart[apart > SAME_ROW * count].min(initial=1) < NEXT:  # tokens of a part of the image
+            return None
+    return Layout(axis, tuple(grid), None if as_it_is else tuple(order.tolist()), len(values[0]))
+
+
+def _mean_along(positions: NDArray[np.floating[Any]], axis: int) -> NDArray[np.floating[Any]]:
+    """The mean along an axis of what stands at places; NaN where nothing does."""
+    if positions.strides[axis] == 0 or positions.shape[axis] == 1:
+        first: NDArray[np.floating[Any]] = np.take(positions, 0, axis)
+        return first
+    known = np.isfinite(positions)
+    count = known.sum(axis)
+    total = np.where(known, positions, 0).sum(axis)
+    mean: NDArray[np.floating[Any]] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return mean
+
+
+def _cells(values: NDArray[np.floating[Any]]) -> tuple[NDArray[np.int64], int]:
+    """In which row or column each value stands, and how many of them there are."""
+    order = values.argsort()
+    steps = np.diff(values[order]) > SAME_ROW
+    cells = np.empty(len(values), np.int64)
+    cells[order] = np.concatenate([[0], steps.cumsum()])
+    return cells, int(steps.sum()) + 1
 
 
 @dataclass(frozen=True)
@@ -94,7 +228,7 @@ def _in_proportion(sides: Sequence[int], size: Sequence[int]) -> bool:
 
 def as_map(
     tensor: Tensor,
-    layer: object,
+    layer: LayerRef,
     size: Sequence[int],
     seen: Callable[[], Seen],
     reshape: Reshape | None,
@@ -103,8 +237,8 @@ def as_map(
 ) -> Tensor:
     """A layer's output, or its gradients, as (N, K, *S); it may be (N, K, *S), (N, *S, K) or tokens (N, T, K).
 
-    `seen` is called only if it is needed: to recognise tokens without a `reshape`, or to recognise channels last, which
-    some transformers have in a framework with channels first.
+    `seen` is called only if it is needed: without a `reshape`, for tokens, and in a framework with channels first to
+    recognise channels last, which some transformers have.
     """
     if reshape is not None:
         made = reshape(tensor)
@@ -115,16 +249,13 @@ def as_map(
             )
         return made
     shape = tuple(tensor.shape[1:])
-    if len(shape) == 2 and shape[1] > 1:
-        found = token_grid(shape[0], seen().maps, size)
+    if len(shape) == 2 or (channels_first and len(shape) in (3, 4)):
+        found = seen().layout_of(layer.name, shape, size)
         if found is not None:
-            of_image = tensor[:, found.extra :].movedim(-1, 1)
-            return of_image.reshape(*of_image.shape[:2], *found.grid)
+            return found.map_of(tensor)
     if len(shape) not in (3, 4):
         raise no_map(layer, shape)
-    if channels_first and not (channels_last(shape, size) and seen().channels_last):
-        return tensor
-    return tensor.movedim(-1, 1)
+    return tensor if channels_first else tensor.movedim(-1, 1)
 
 
 def pulled_back(maps: Tensor, shape: tuple[int, ...], to_map: Callable[[Tensor], Tensor]) -> Tensor:

@@ -127,8 +127,10 @@ class Transformer(nn.Module):
         return self.logits(self.encoded(self.tokens(x))).softmax(-1)
 
 
-def maps_by_autograd(net: Transformer, images: torch.Tensor, target: int) -> list[np.ndarray]:
-    """The paper's sums written out, for each block."""
+def maps_by_autograd(
+    net: Transformer, images: torch.Tensor, target: int, *, mean_token: bool = True
+) -> list[np.ndarray]:
+    """The paper's sums written out, for each block; the classifier gets the mean of all tokens, or the first."""
     tokens, maps = net.tokens(images), []
     for block in net.blocks:
         kept = Block("kept").eval()
@@ -136,16 +138,24 @@ def maps_by_autograd(net: Transformer, images: torch.Tensor, target: int) -> lis
         kept(tokens)
         kept.attention.given = kept.attention.kept.detach().requires_grad_(True)
         tokens = kept(tokens)
-        (gradient,) = torch.autograd.grad(net.logits(tokens)[:, target].sum(), kept.attention.given, retain_graph=True)
+        read = tokens.mean(1, keepdim=True) if mean_token else tokens
+        (gradient,) = torch.autograd.grad(net.logits(read)[:, target].sum(), kept.attention.given, retain_graph=True)
         maps.append(gradient.clamp(min=0).mean((1, 2))[:, 1:].reshape(-1, *GRID).numpy())
         tokens = tokens.detach()
     return maps
 
 
-def assert_as_by_autograd(heatmap: Heatmap, images: torch.Tensor, tolerance: float = 1e-5) -> None:
-    """Of class 3, whose maps are averaged over the blocks."""
-    expected = np.mean(maps_by_autograd(Transformer(), images, 3), 0)
-    assert_allclose(heatmap.raw, expected, atol=tolerance * np.abs(expected).max())
+def assert_as_by_autograd(
+    model: Any, images: torch.Tensor, given: Any = None, tolerance: float = 1e-5, **how: Any
+) -> Heatmap:
+    """The maps of class 3 by both rules, averaged over the blocks; returns the heatmap of the paper's rule."""
+    given, heatmaps = images if given is None else given, []
+    for mean_token in (True, False):
+        method = ("le_grad", {} if mean_token else {"mean_token": False})
+        heatmaps.append(explain(model, given, method=method, target=3, **how))
+        expected = np.mean(maps_by_autograd(Transformer(), images, 3, mean_token=mean_token), 0)
+        assert_allclose(heatmaps[-1].raw, expected, atol=tolerance * np.abs(expected).max())
+    return heatmaps[0]
 
 
 @pytest.mark.parametrize("how", ["parts", "fused", "own", "own with weights"])
@@ -153,8 +163,7 @@ def test_is_what_autograd_says_however_the_attention_is_written(how: str) -> Non
     images = torch.randn(2, 3, 12, 16)
     net = Transformer(how).eval()
     assert_allclose(net(images).detach(), Transformer("parts").eval()(images).detach(), atol=1e-6)
-    heatmap = explain(net, images, method="le_grad", target=3)
-    assert_as_by_autograd(heatmap, images)
+    heatmap = assert_as_by_autograd(net, images)
     assert heatmap.values.shape == (2, 12, 16)
     assert F.scaled_dot_product_attention.__name__ == "scaled_dot_product_attention", "the replaced one was left behind"
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
@@ -186,6 +195,35 @@ def test_transformers_of_hugging_face_with_fused_attention(name: str) -> None:
     assert not heatmap.blank.any()
     single = explain(net, images[1:], method="le_grad", target=1)
     assert_allclose(heatmap.raw[1], single.raw[0], atol=1e-5 * heatmap.raw.max())
+
+
+@pytest.mark.slow
+def test_of_a_transformer_of_hugging_face_by_hand() -> None:
+    """The paper's equations on the model's own parts: z-bar is the mean of all tokens, the class token among them."""
+    pytest.importorskip("transformers")
+    sizes = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    net = hugging_face("ViT", {"image_size": 32, "patch_size": 8, **sizes}).eval()
+    net.set_attn_implementation("eager")
+    ends: list[torch.Tensor] = []
+    hooks = [
+        block.register_forward_hook(lambda *call: ends.append(call[-1][0] if isinstance(call[-1], tuple) else call[-1]))
+        for block in (net.vit.encoder.layer if hasattr(net.vit, "encoder") else net.vit.layers)
+    ]
+    images = torch.randn(2, 3, 32, 32)
+    attentions = net(images, output_attentions=True).attentions
+    for hook in hooks:
+        hook.remove()
+    assert [tuple(end.shape) for end in ends] == [(2, 17, 24)] * 3
+    for mean_token in (True, False):
+        maps = []
+        for end, attention in zip(ends, attentions, strict=True):
+            read = end.mean(1) if mean_token else end[:, 0]
+            score = net.classifier(net.vit.layernorm(read))[:, 1].sum()
+            (gradient,) = torch.autograd.grad(score, attention, retain_graph=True)
+            maps.append(gradient.clamp(min=0).mean((1, 2))[:, 1:].reshape(2, 4, 4))
+        expected = torch.stack(maps).mean(0)
+        found = explain(net, images, method=("le_grad", {"mean_token": mean_token}), target=1).raw
+        assert_allclose(found, expected, atol=1e-5 * float(expected.max()))
 
 
 @pytest.mark.slow
@@ -257,7 +295,7 @@ def test_keras_is_what_autograd_says(nested: bool) -> None:
     model, given = keras_transformer(nested), images.permute(0, 2, 3, 1).numpy()
     assert_allclose(model(given), Transformer().eval()(images).detach(), atol=1e-5)
     for layer in (model.layers[1], None):
-        assert_as_by_autograd(explain(model, given, method="le_grad", target=3, layer=layer), images, 1e-4)
+        assert_as_by_autograd(model, images, given, 1e-4, layer=layer)
     of_log = {"layer": model.layers[1], "target": lambda output: tf.math.log(output[:, 3])}
     raw = explain(model, given, method="le_grad", **of_log).raw
     assert (raw >= 0).all() and raw.any()
@@ -303,7 +341,7 @@ def test_blocks_in_a_module_of_their_own() -> None:
             return self.encoder(tokens)
 
     images = torch.randn(2, 3, 12, 16)
-    assert_as_by_autograd(explain(Nested().eval(), images, method="le_grad", target=3), images)
+    assert_as_by_autograd(Nested().eval(), images)
 
 
 def test_scores_behind_a_block_that_lie_within_one_by_chance_are_logits_all_the_same() -> None:
@@ -326,8 +364,8 @@ def test_scores_behind_a_block_that_lie_within_one_by_chance_are_logits_all_the_
     ref, inputs = backend.resolve("blocks.2.norm1"), Inputs.of(images)
     query = Query(ref, [resolve_target(1, 1)], "logit")
     backend.run(inputs, query)
-    maps = backend.attention_gradients(inputs, query)
-    for found, expected in zip(maps, maps_by_autograd(net, images, 1), strict=True):
+    maps = backend.attention_gradients(inputs, query, mean_token=False)
+    for found, expected in zip(maps, maps_by_autograd(net, images, 1, mean_token=False), strict=True):
         assert_allclose(found, expected, atol=1e-6)
     scores = explain(net, images, target=1, layer="blocks.2.norm1").scores
     assert_allclose(scores, net(images)[:, 1].detach(), rtol=1e-5)
@@ -348,8 +386,7 @@ def test_reshape_says_where_the_tokens_of_the_image_are() -> None:
     def of_image(tokens: torch.Tensor) -> torch.Tensor:
         return tokens[:, :12].transpose(1, 2).reshape(len(tokens), -1, *GRID)
 
-    heatmap = explain(Behind().eval(), images, method="le_grad", target=3, layer="norm", reshape=of_image)
-    assert_as_by_autograd(heatmap, images)
+    assert_as_by_autograd(Behind().eval(), images, layer="norm", reshape=of_image)
 
 
 @pytest.mark.slow

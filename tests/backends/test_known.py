@@ -21,18 +21,19 @@ from fe_gradcam.backends.protocol import Query
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.resolved import resolve_target
 from fe_gradcam.spec.tokens import Seen
+from tests.models.kerases import KERASES
 from tests.models.kits import KITS, by_hand
 
 
-def many_layers(count: int) -> Any:
+def many_layers(count: int, keras: Any = tf.keras) -> Any:
     """A Keras classifier of many layers that makes its probabilities by hand, so that no softmax is found."""
-    layers = tf.keras.layers
-    inputs = tf.keras.Input((6, 6, 1))
+    layers = keras.layers
+    inputs = keras.Input((6, 6, 1))
     x = layers.Conv2D(3, 3)(inputs)
     for at in range(count):
         x = layers.Activation("linear", name=f"layer{at}")(x)
     powers = layers.Lambda(tf.exp)(layers.Dense(3)(layers.Flatten()(x)))
-    return tf.keras.Model(inputs, layers.Lambda(lambda e: e / tf.reduce_sum(e, 1, keepdims=True))(powers))
+    return keras.Model(inputs, layers.Lambda(lambda e: e / tf.reduce_sum(e, 1, keepdims=True))(powers))
 
 
 @pytest.mark.slow
@@ -49,8 +50,8 @@ def test_how_outputs_read_outlives_any_number_of_compiled_functions() -> None:
 def model_and_images(framework: str) -> tuple[Any, Any]:
     """A classifier that makes its probabilities by hand, and images that it takes."""
     random = np.random.default_rng(0)
-    if framework == "keras":
-        return many_layers(2), random.normal(size=(2, 6, 6, 1)).astype(np.float32)
+    if framework in KERASES:
+        return many_layers(2, KERASES[framework]), random.normal(size=(2, 6, 6, 1)).astype(np.float32)
     return by_hand(KITS["torch"]), random.normal(size=(2, 3, 9, 12)).astype(np.float32)
 
 

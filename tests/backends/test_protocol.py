@@ -193,6 +193,21 @@ def test_a_gradient_that_is_stopped_behind_the_layer_is_an_error(kit: Kit) -> No
         explain(model, kit.images(np.random.rand(2, 8, 8, 1)), layer="conv")
 
 
+def test_images_of_nan_alone_do_not_say_how_the_outputs_are_read(kit: Kit) -> None:
+    """No finite row leaves [0, 1] if there is none, or if a ReLU of TensorFlow makes 0 of NaN: these are no
+    probabilities, now or later.
+    """
+    model, images = kit.small(), kit.images(np.random.rand(2, 9, 12, 3))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        heatmap = explain(model, images * np.nan, target=1)
+        assert heatmap.blank.all()
+        assert_allclose(explain(model, images, target=1).scores, kit.outputs(model, images)[:, 1], rtol=1e-5)
+    said = [str(one.message) for one in caught if issubclass(one.category, CamWarning)]
+    assert all("NaN or infinite values" in one for one in said)
+    assert len(said) == (kit.name == "torch")
+
+
 def test_nan_activations_are_blank_and_said(kit: Kit) -> None:
     images = np.random.randn(3, 9, 12, 3)
     images[1] = np.nan

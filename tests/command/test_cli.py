@@ -58,6 +58,22 @@ def test_layers_of_a_keras_model(here: Path) -> None:
     assert "at layer conv." in by_index.stdout
 
 
+def test_check(here: Path) -> None:
+    done = run("check", "nets:Colours", "squares.png", "--size", 16)
+    assert done.exit_code == 0, done.output
+    first, *lines = done.stdout.splitlines()
+    assert first == "grad_cam: Colours, explained at 'relu'"
+    assert sum("  passed  " in line for line in lines) + sum("not applicable" in line for line in lines) == 10
+    assert lines[-1].startswith("All ")
+    noise = run("check", "nets:Colours", "--size", 16, "--layer", "conv", "--method", "hires_cam")
+    assert "No IMAGES: 4 images of noise are tested." in noise.stderr
+    assert "hires_cam: Colours, explained at 'conv'" in noise.stdout
+    assert "--size is needed" in refused("nets:Colours", command="check")
+    assert "one layer is checked at a time" in refused(
+        "nets:Colours", "--size", 16, "--layer", "conv", "--layer", "relu", command="check"
+    )
+
+
 def test_version() -> None:
     assert fe_gradcam.__version__ in run("--version").stdout
 

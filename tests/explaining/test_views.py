@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,12 +16,10 @@ from torch import nn
 from fe_gradcam import METHODS, ArgumentError, Augment, Contrast, Rank, UnsupportedModelError, explain, explain_many
 from fe_gradcam.explaining.views import PLAIN, View, eigen_smoothed, smoothing
 from tests.methods.inputs import A0, A1, Net, small, stacked
-from tests.models.toys import TOYS
+from tests.models.kerases import KERASES
+from tests.models.toys import FRAMEWORKS, TOYS
 from tests.trainings import as_layout
 
-of = tf.keras.layers
-
-FRAMEWORKS = list(TOYS)
 FLIPS = Augment(flips=("horizontal",), factors=(1,))
 BOTH_FLIPS = Augment(flips=("horizontal", "vertical"), factors=(1,))
 RANDOM = {"smooth_grad_cam_plus_plus", "ss_cam", "random_cam"}
@@ -49,16 +46,17 @@ def columns(framework: str, bias: float = 0.0) -> Any:
             net[3].weight.copy_(torch.from_numpy(weights.reshape(8, 2).T))
             net[3].bias.copy_(torch.tensor([0, bias]))
         return net.eval()
-    inputs = tf.keras.Input((2, 4, 1))
+    keras = KERASES[framework]
+    inputs, of = keras.Input((2, 4, 1)), keras.layers
     x = of.ReLU(name="1")(of.Conv2D(1, 1, use_bias=False, name="conv")(inputs))
-    model = tf.keras.Model(inputs, of.Dense(2, name="fc")(of.Flatten()(x)))
+    model = keras.Model(inputs, of.Dense(2, name="fc")(of.Flatten()(x)))
     model.set_weights([np.full((1, 1, 1, 1), 2), weights.reshape(8, 2), np.array([0, bias])])
     return model
 
 
 LEFT = np.array([[3, 1, 1, 0], [2, 1, 0, 0.5]], np.float32)
 """Of `columns` class 0 by 2 * 7 to 2 * 1.5, the other way round when mirrored."""
-RELU = {"torch": "inside.1", "keras": "1"}
+RELU = {"torch": "inside.1"} | dict.fromkeys(KERASES, "1")
 """The name of its ReLU where `columns` stands inside another network."""
 
 
@@ -283,8 +281,10 @@ def two_inputs(framework: str) -> Any:
     """An image times a number of each image's own."""
     if framework == "torch":
         return Net(lambda net, number, image: net.inside(number[..., None, None] * image), inside=columns("torch"))
-    number, image = tf.keras.Input((1,)), tf.keras.Input((2, 4, 1))
-    return tf.keras.Model([number, image], columns("keras")(of.Multiply()([image, number[..., None, None]])))
+    keras = KERASES[framework]
+    number, image = keras.Input((1,)), keras.Input((2, 4, 1))
+    seen = keras.layers.Multiply()([image, number[..., None, None]])
+    return keras.Model([number, image], columns(framework)(seen))
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -310,8 +310,9 @@ def of_integers(framework: str, dtype: str) -> Any:
             return net.inside(x.float() / 255 if x.dtype == getattr(torch, dtype) else x)
 
         return Net(compute, inside=columns("torch"))
-    inputs = tf.keras.Input((2, 4, 1), dtype=dtype)
-    return tf.keras.Model(inputs, columns("keras")(of.Rescaling(1 / 255)(inputs)))
+    keras = KERASES[framework]
+    inputs = keras.Input((2, 4, 1), dtype=dtype)
+    return keras.Model(inputs, columns(framework)(keras.layers.Rescaling(1 / 255)(inputs)))
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 
 from fe_gradcam import CamError, UnsupportedModelError, explain
 from fe_gradcam.loading.models import Geometry, geometry_of, load_model
+from tests.models.kerases import KERASES
 from tests.models.squares import as_input, keras_colours, squares
 
 
@@ -27,24 +28,29 @@ def test_a_model_that_is_ready_or_says_its_size(here: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("file", ["model.keras", "model.h5", "model.hdf5"])
-def test_a_keras_file_says_what_it_takes(here: Path, file: str) -> None:
-    model = keras_colours()
-    model.save(file, **({"save_format": "h5"} if file.endswith("5") else {}))
+@pytest.mark.parametrize("framework", KERASES)
+def test_a_keras_file_says_what_it_takes(here: Path, framework: str, file: str) -> None:
+    model = keras_colours(keras=KERASES[framework])
+    model.save(file, **({"save_format": "h5"} if file.endswith("5") and framework == "keras" else {}))
     loaded = load_model(file)
     assert loaded.framework == "keras"
+    assert isinstance(loaded.model, KERASES[framework].Model), "another Keras than the one that wrote it"
     images = as_input(squares()).transpose(0, 2, 3, 1)
     assert_allclose(loaded.model(images), model(images))
     assert geometry_of(loaded) == geometry_of(loaded, (16, 16), 3) == Geometry((16, 16), 3)
 
 
-def test_keras_models_of_other_kinds(here: Path) -> None:
-    keras_colours(1).save("grey.keras")
+@pytest.mark.parametrize("framework", KERASES)
+def test_keras_models_of_other_kinds(here: Path, framework: str) -> None:
+    keras = KERASES[framework]
+    keras_colours(1, keras=keras).save("grey.keras")
     assert geometry_of(load_model("grey.keras")).channels == 1
-    keras_colours(4).save("four.keras")
+    keras_colours(4, keras=keras).save("four.keras")
     with pytest.raises(UnsupportedModelError, match=r"model='four\.keras' takes images of 4 channels"):
         geometry_of(load_model("four.keras"))
     (here / "flat.py").write_text(
-        "from tensorflow import keras\nnet = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])\n"
+        f"import {keras.__name__.partition('.')[0]} as keras\n"
+        "net = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])\n"
     )
     with pytest.raises(UnsupportedModelError, match=r"model takes inputs \(None, 3\); one image"):
         geometry_of(load_model("flat:net"))

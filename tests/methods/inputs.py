@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
-import tensorflow as tf
 import torch
 from numpy.testing import assert_allclose
 from torch import nn
 
 from fe_gradcam.types import CamInputs
-from tests.models.toys import FakeProbe, SmallTorch, layers, small_keras
+from tests.models.kerases import KERASES
+from tests.models.toys import FakeProbe, SmallTorch, small_keras
 
 PERTURBING = ["score_cam", "ss_cam", "is_cam", "ablation_cam", "occlusion"]
 A0 = np.array([[0, 1, 2], [3, 4, 5]], np.float64)
@@ -41,13 +42,21 @@ def assert_close(found: Any, expected: Any, share: float = 1e-5) -> None:
     assert_allclose(found, expected, atol=share * float(np.abs(expected).max()))
 
 
+_ROWS: WeakKeyDictionary[nn.Module, list[tuple[int, int]]] = WeakKeyDictionary()
+"""Not kept by the networks themselves, whose attributes are put back after each call."""
+
+
 class Counting(nn.Module):
     """A network that notes how many rows it gets, in front and behind the layer `relu`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.front, self.relu, self.fc = nn.Conv2d(3, 10, 3), nn.ReLU(), nn.Linear(10, 4)
-        self.rows: list[tuple[int, int]] = []
+        _ROWS[self] = []
+
+    @property
+    def rows(self) -> list[tuple[int, int]]:
+        return _ROWS[self]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         maps = self.relu(self.front(x))
@@ -72,7 +81,8 @@ def small(framework: str, softmax: bool = False) -> tuple[Any, np.ndarray]:
     """A small network with a layer `conv2`, and two images."""
     if framework == "torch":
         return SmallTorch(softmax=softmax), np.random.randn(2, 3, 9, 12).astype(np.float32)
-    return small_keras(softmax=softmax), np.random.randn(2, 9, 12, 3).astype(np.float32)
+    keras = KERASES[framework]
+    return small_keras(softmax=softmax, keras=keras), np.random.randn(2, 9, 12, 3).astype(np.float32)
 
 
 def stacked(
@@ -86,9 +96,10 @@ def stacked(
         head = [pool(1), nn.Flatten(), nn.Linear(4, 2)] if pooled else [convolution(4, 2, 1)]
         model = nn.Sequential(convolution(1, 4, kernel), bends[bend](), *head)
         return model, np.random.randn(2, 1, *size).astype(np.float32), ("0", "1", "2")
+    layers = KERASES[framework].layers
     convolution, pool = getattr(layers, f"Conv{axes}D"), getattr(layers, f"GlobalAveragePooling{axes}D")
     bent = layers.ReLU(6.0) if bend == "relu6" else layers.Activation(bend)
     head = [pool(), layers.Dense(2)] if pooled else [convolution(2, 1)]
     parts = [convolution(4, kernel), bent, *head]
-    model = tf.keras.Sequential([layers.InputLayer((*size, 1)), *parts])
+    model = KERASES[framework].Sequential([layers.InputLayer((*size, 1)), *parts])
     return model, np.random.randn(2, *size, 1).astype(np.float32), tuple(part.name for part in parts)

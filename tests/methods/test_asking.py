@@ -11,7 +11,7 @@ from fe_gradcam import explain
 from fe_gradcam.explaining.route import explained
 from fe_gradcam.explaining.settings import Settings
 from tests.methods.inputs import PERTURBING, Counting, assert_close
-from tests.models.toys import twins
+from tests.models.toys import FRAMEWORKS, twins
 
 
 @pytest.mark.parametrize("method", [*PERTURBING, "smooth_grad_cam_plus_plus"])
@@ -32,7 +32,7 @@ def test_without_a_batch_size_it_asks_thirty_two_at_once() -> None:
     assert sum(rows for rows, _ in model.rows[1:]) == 5 * 10
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("method", ["smooth_grad_cam_plus_plus", "ss_cam", "random_cam"])
 def test_a_seed_repeats_and_another_does_not(framework: str, method: str) -> None:
     model, images, layer = twins()[framework]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from sklearn.decomposition import KernelPCA
@@ -27,17 +27,45 @@ def test_fem_by_hand() -> None:
     assert_allclose(METHODS["fem"](inputs)[0], expected, atol=1e-6)
 
 
+def kernel_pca(rows: np.ndarray, component: int) -> np.ndarray:
+    """As in the code of the first author: the mean of each column is taken off, then the kernel PCA of scikit-learn."""
+    pca = KernelPCA(n_components=component, kernel="sigmoid", eigen_solver="dense")
+    return pca.fit_transform(rows - rows.mean(0))[:, component - 1]
+
+
 @pytest.mark.parametrize("component", [1, 2, 3])
 @given(seed=st.integers(0, 99))
 def test_kpca_cam_is_the_kernel_pca_of_scikit_learn(component: int, seed: int) -> None:
     inputs = inputs_of(seed, 1, 4, 3, 5)
-    rows = inputs.activations[0].flatten(1).T.double().numpy()
-    pca = KernelPCA(n_components=component, kernel="sigmoid", gamma=1 / 4, coef0=1, eigen_solver="dense")
-    expected = pca.fit_transform(rows)[:, component - 1].reshape(3, 5)
+    expected = kernel_pca(inputs.activations[0].flatten(1).T.double().numpy(), component).reshape(3, 5)
     found = METHODS.find(("kpca_cam", {"component": component}))(inputs)[0].numpy()
     sign = np.sign((found * expected).sum())
     assert_allclose(found, sign * expected, atol=1e-5)
-    assert (found * inputs.activations[0].sum(0).numpy()).sum() >= 0
+    assert (found * inputs.activations[0].sum(0).numpy()).sum() >= -1e-5
+
+
+def test_kpca_cam_of_many_places_is_the_same() -> None:
+    """Of more than 512 only the vectors that are asked for are computed."""
+    inputs = inputs_of(3, 2, 6, 24, 25)
+    for component in (1, 3):
+        found = METHODS.find(("kpca_cam", {"component": component}))(inputs).numpy()
+        for one, maps in zip(found, inputs.activations, strict=True):
+            expected = kernel_pca(maps.flatten(1).T.double().numpy(), component).reshape(24, 25)
+            assert_allclose(one, np.sign((one * expected).sum()) * expected, atol=1e-5)
+    constant = CamInputs(torch.full((1, 6, 24, 25), 0.3), None, torch.zeros(1), torch.zeros(1))
+    assert not METHODS["kpca_cam"](constant).any()
+
+
+@given(seed=st.integers(0, 99), height=st.sampled_from([5, 30]))
+def test_what_all_places_have_in_common_does_not_change_kpca_cam(seed: int, height: int) -> None:
+    """With an offset of 50 in every channel the products x y / K are 2500, and their tanh is 1 throughout."""
+    inputs = inputs_of(seed, 1, 4, height, 20)
+    offset = CamInputs(inputs.activations + 50, None, inputs.scores, inputs.class_ids)
+    expected = METHODS["kpca_cam"](inputs)
+    assert expected.abs().max() > 0.1
+    agreement = (expected * inputs.activations.sum(1)).sum().abs()
+    assume(agreement > 1e-2)  # else rounding tells the sign
+    assert_allclose(METHODS["kpca_cam"](offset), expected, atol=1e-3)
 
 
 @given(seed=st.integers(0, 99), center=st.booleans())
@@ -70,5 +98,5 @@ def test_more_components_than_there_are_give_a_zero_map_and_a_warning() -> None:
 
 def test_kpca_cam_refuses_more_places_than_it_can_pair() -> None:
     inputs = CamInputs(torch.zeros(1, 2, 65, 64), None, torch.zeros(1), torch.zeros(1))
-    with pytest.raises(ArgumentError, match=r"which has 4160 pixels; at most 4096.*eigen_cam"):
+    with pytest.raises(ArgumentError, match=r"has 4160 pixels.*138 MB.*at most 4096.*eigen_cam"):
         METHODS["kpca_cam"](inputs)

@@ -18,7 +18,8 @@ from fe_gradcam import METHODS, UnsupportedModelError, explain, explain_many
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.types import Needs
 from tests.methods.inputs import A0, A1, Net, assert_close, given_by, inputs_of, row_of, small
-from tests.models.toys import HEAD, IMAGE, TOYS, TorchToy, layers, twins
+from tests.models.kerases import KERASES
+from tests.models.toys import FRAMEWORKS, HEAD, IMAGE, TOYS, TorchToy, twins
 
 # rules that any inputs will do for
 ON_INPUTS = [name for name in METHODS if name not in ("full_grad", "le_grad", "cam")]
@@ -207,12 +208,15 @@ def _two_branches(framework: str) -> tuple[Any, np.ndarray]:
         model = Net(lambda net, x: net.read(x).mean((2, 3)) + 0 * net.ignored(x).detach().mean((2, 3)), **parts)
         return model, np.random.rand(2, 1, 8, 8).astype(np.float32)
 
-    class FirstOutput(tf.keras.Model):
+    keras = KERASES[framework]
+    layers = keras.layers
+
+    class FirstOutput(keras.Model):
         def __init__(self) -> None:
             super().__init__()
-            inputs, pool = tf.keras.Input((8, 8, 1)), layers.GlobalAveragePooling2D()
+            inputs, pool = keras.Input((8, 8, 1)), layers.GlobalAveragePooling2D()
             branches = [layers.Conv2D(2, 3, name=name)(inputs) for name in ("read", "ignored")]
-            self.inside = tf.keras.Model(inputs, [pool(branch) for branch in branches])
+            self.inside = keras.Model(inputs, [pool(branch) for branch in branches])
 
         def call(self, x: tf.Tensor) -> tf.Tensor:
             return self.inside(x)[0]
@@ -221,7 +225,7 @@ def _two_branches(framework: str) -> tuple[Any, np.ndarray]:
 
 
 @pytest.mark.parametrize("method", [*GRADIENT_METHODS, "cam", "ablation_cam"])
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_score_that_ignores_the_layer_gives_a_zero_map(method: str, framework: str) -> None:
     """Not of the methods that mask the image (score_cam and the like): they ask what the image does to the score."""
     model, images = _two_branches(framework)
@@ -231,7 +235,7 @@ def test_a_score_that_ignores_the_layer_gives_a_zero_map(method: str, framework:
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in (*KNOWS_NO_SCORE, "le_grad")])
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_score_that_ignores_the_image_gives_a_zero_map(method: str, framework: str) -> None:
     """A head whose weights are zero: its bias is the score, whatever is covered, masked or set to zero."""
     model, images = small(framework)
@@ -255,7 +259,7 @@ def test_both_frameworks_agree(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "le_grad"])
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_batch_of_a_network_equals_its_images(method: str, framework: str) -> None:
     model, images, layer = twins(linear=method == "cam")[framework]
     asked: dict[str, Any] = {"method": method, "layer": layer, "seed": 5}
@@ -266,7 +270,7 @@ def test_a_batch_of_a_network_equals_its_images(method: str, framework: str) -> 
     assert_allclose(whole.scores, chunks.scores, rtol=1e-5)
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_pooling_and_linear_make_the_linear_methods_equal(framework: str) -> None:
     """Where the explained tensor itself is averaged before a linear head, g is constant over space."""
     both = twins(linear=True)
@@ -290,7 +294,7 @@ def _relu_maps(net: Any, images: np.ndarray) -> np.ndarray:
         return torch.relu(net.conv2(torch.relu(net.conv1(torch.from_numpy(images))))).numpy()
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_cam_refuses_another_head_and_says_what_to_use(framework: str) -> None:
     for model, images, layer in (twins()[framework], TOYS[framework]("flat")):
         with pytest.raises(UnsupportedModelError, match=r"method='cam'.*global average.*Use method='grad_cam'"):
@@ -344,7 +348,7 @@ def test_shapley_cam_of_a_square_is_half_of_grad_cam() -> None:
         assert_allclose(second.raw, first.raw / 2, rtol=1e-6)
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_the_second_derivative_is_the_slope_of_the_first(framework: str) -> None:
     """grad_cam - shapley_cam is half of mean(H A) A; H A by finite differences of gradients, on the torch twin."""
     model, images, layer = twins()[framework]

@@ -18,7 +18,7 @@ from fe_gradcam import METHODS, Augment, Contrast, OutputValue, Rank, Segmentati
 from fe_gradcam.backends.keras.compiled import FUNCTIONS
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.types import Needs
-from tests.methods.inputs import PERTURBING, Counting, Net, assert_close, small, stacked
+from tests.methods.inputs import PERTURBING, Counting, Net, assert_close, given_by, small, stacked
 from tests.metrics.readers import outputs_of, untouched
 from tests.models.toys import TOYS, CurvedTorch, curved_keras, layers, twins
 
@@ -310,6 +310,30 @@ def test_a_linear_layer_over_channels_that_come_last_is_a_pointwise_convolution(
     images = torch.randn(2, 3, 9, 11)
     maps = (explain(Net(how, **parts), images, method="full_grad", layer="conv").raw for how in (linear, pointwise))
     assert_close(*maps, 1e-4)
+
+
+@pytest.mark.parametrize("noise", [0.2, 0.5])
+@pytest.mark.parametrize("kind", ["of any sign", "sparse"])
+def test_the_noise_of_ss_cam_is_the_same_share_of_every_mask(kind: str, noise: float) -> None:
+    """The image is 1 throughout, so what is asked are the masks: their mean is the plain mask, their deviation said."""
+    maps = torch.randn(1, 2, 6, 7, generator=torch.Generator().manual_seed(5)) * 3
+    inputs = given_by((maps - 4).relu() if kind == "sparse" else maps, maps, torch.ones(1, 1, 12, 14))
+    asked: list[torch.Tensor] = []
+
+    def score(images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        asked.append(images)
+        return images.flatten(1).mean(1)
+
+    inputs.probe.score = score
+    METHODS["score_cam"](inputs)
+    plain = torch.cat(asked)
+    assert (plain.amin((1, 2, 3)) == 0).all() and (plain.amax((1, 2, 3)) == 1).all()
+    asked.clear()
+    samples = 400
+    METHODS.find(("ss_cam", {"samples": samples, "noise": noise}))(inputs)
+    noisy = torch.cat(asked).reshape(samples, *plain.shape)
+    assert_allclose((noisy - plain).square().mean((0, 2, 3, 4)).sqrt(), noise, rtol=0.02)
+    assert_allclose(noisy.mean(0), plain, atol=5 * noise / samples**0.5)  # five deviations of the mean
 
 
 @pytest.mark.parametrize("framework", ["torch", "keras"])

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import torch
 from numpy.testing import assert_allclose
 from torch import nn
@@ -20,10 +19,11 @@ from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.resolved import resolve_target
 from tests.methods.inputs import Net, small, stacked
-from tests.models.toys import layers, twins
+from tests.models.kerases import KERASES
+from tests.models.toys import FRAMEWORKS, TOYS, twins
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", TOYS)
 def test_the_parts_of_full_grad_sum_to_the_score(framework: str) -> None:
     """Completeness: input and biases, with what a tanh adds to its tangent; of logits behind a softmax too."""
     model, images, layer = twins()[framework]
@@ -40,7 +40,7 @@ def test_the_parts_of_full_grad_sum_to_the_score(framework: str) -> None:
     assert len(parts.of_biases) == 2
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_full_grad_takes_batch_norm_and_refuses_attention_to_channels(framework: str) -> None:
     model, images = small(framework, softmax=True)
     if framework == "torch":
@@ -59,11 +59,12 @@ def test_full_grad_takes_batch_norm_and_refuses_attention_to_channels(framework:
 
         gated: Any = Net(gate, conv2=nn.Conv2d(3, 4, 3), fc=nn.Linear(4, 5))
     else:
-        inputs = tf.keras.Input((9, 12, 3))
+        keras = KERASES[framework]
+        inputs, layers = keras.Input((9, 12, 3)), keras.layers
         maps = layers.Conv2D(4, 3, name="conv2")(inputs)
         gate = layers.Activation("sigmoid")(layers.GlobalAveragePooling2D(keepdims=True)(maps))
         pooled = layers.GlobalAveragePooling2D()(layers.Multiply()([maps, gate]))
-        gated = tf.keras.Model(inputs, layers.Dense(5)(pooled))
+        gated = keras.Model(inputs, layers.Dense(5)(pooled))
     with pytest.raises(UnsupportedModelError, match=r"full_grad.*piecewise linear.*Use method="):
         explain(gated, images, method="full_grad", layer="conv2")
 
@@ -85,7 +86,7 @@ def test_full_grad_refuses_attention(seed: int, strength: float) -> None:
         explain(model, torch.randn(2, 3, 9, 9), method="full_grad", layer="conv")
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_full_grad_takes_a_relu6_and_refuses_bytes(framework: str) -> None:
     model, images, _ = stacked(framework, (9, 9), "relu6", 3, pooled=True)
     if framework == "torch":

@@ -128,16 +128,16 @@ def as_input(picture: np.ndarray) -> np.ndarray:
     return (picture.astype(np.float32) / np.float32(255)).transpose(2, 0, 1)[None]
 
 
-def keras_colours(channels: int = 3, scaled: bool = False) -> Any:
+def keras_colours(channels: int = 3, scaled: bool = False, keras: Any = tf.keras) -> Any:
     """The like of Colours; `scaled` takes pixels in [0, 255] and divides them itself."""
-    layers = tf.keras.layers
-    inputs = tf.keras.Input((16, 16, channels))
+    layers = keras.layers
+    inputs = keras.Input((16, 16, channels))
     x = layers.Rescaling(1 / 255)(inputs) if scaled else inputs
     x = layers.Conv2D(2, 1, activation="relu", name="conv")(x)
     x = layers.Dense(2, name="fc")(layers.GlobalAveragePooling2D()(x))
     rows = np.array([[1, -1, -1], [-1, -1, 1]] if channels == 3 else [[1] * channels, [-1] * channels], np.float32)
     bias = np.array([0, 0] if channels == 3 else [0, 1], np.float32)
-    model = tf.keras.Model(inputs, x)
+    model = keras.Model(inputs, x)
     model.set_weights([rows.T[None, None], bias, 8 * np.eye(2, dtype=np.float32), np.zeros(2, np.float32)])
     return model
 

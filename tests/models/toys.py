@@ -1,4 +1,4 @@
-"""Networks with constant weights whose heatmaps were worked out by hand, in both frameworks.
+"""Networks with constant weights whose heatmaps were worked out by hand, in both frameworks and in each Keras.
 
 The image is 2 rows by 3 columns, one channel: x = [[0, 1, 2], [3, 4, 5]]. A 1x1 convolution and a ReLU make of it
 A_0 = relu(x) = x and A_1 = relu(2 - x) = [[2, 1, 0], [0, 0, 0]].
@@ -10,12 +10,15 @@ A_0 = relu(x) = x and A_1 = relu(2 - x) = [[2, 1, 0], [0, 0, 0]].
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 import torch
 from torch import nn
+
+from tests.models.kerases import KERASES
 
 layers = tf.keras.layers
 
@@ -52,18 +55,21 @@ def torch_toy(kind: Kind, head: Callable[[Any], Any] | None = None) -> tuple[nn.
     return TorchToy(kind, head), IMAGE[:, None], "relu"
 
 
-def keras_toy(kind: Kind, activation: str | None = None) -> tuple[Any, np.ndarray, str]:
+def keras_toy(kind: Kind, activation: Any = None, keras: Any = tf.keras) -> tuple[Any, np.ndarray, str]:
     """The network, its input and the name of the layer behind the ReLU."""
-    inputs = tf.keras.Input((2, 3, 1))
+    inputs, layers = keras.Input((2, 3, 1)), keras.layers
     x = layers.ReLU(name="relu")(layers.Conv2D(2, 1, name="conv")(inputs))
     x = layers.GlobalAveragePooling2D()(x) if kind == "pooled" else layers.Flatten()(x)
-    model = tf.keras.Model(inputs, layers.Dense(2, activation=activation, name="fc")(x))
+    model = keras.Model(inputs, layers.Dense(2, activation=activation, name="fc")(x))
     head = HEAD.T if kind == "pooled" else FLAT_HEAD.transpose(2, 3, 1, 0).reshape(-1, 2)
     model.set_weights([np.array([[[[1, -1]]]], np.float32), np.array([0, 2], np.float32), head, np.zeros(2)])
     return model, IMAGE[..., None], "relu"
 
 
-TOYS = {"torch": torch_toy, "keras": keras_toy}
+FRAMEWORKS = ("torch", "keras")
+"""For tests of what is behind the backends, where one Keras is as good as the other."""
+
+TOYS: dict[str, Any] = {"torch": torch_toy} | {name: partial(keras_toy, keras=one) for name, one in KERASES.items()}
 
 
 class SmallTorch(nn.Module):
@@ -85,14 +91,16 @@ class SmallTorch(nn.Module):
         return x.softmax(-1) if self.softmax else x
 
 
-def small_keras(channels: int = 3, classes: int = 5, softmax: bool = False, size: tuple[int, int] = (9, 12)) -> Any:
+def small_keras(
+    channels: int = 3, classes: int = 5, softmax: bool = False, size: Any = (9, 12), keras: Any = tf.keras
+) -> Any:
     """The like of SmallTorch, functional."""
-    inputs = tf.keras.Input((*size, channels))
+    inputs, layers = keras.Input((*size, channels)), keras.layers
     x = layers.Conv2D(8, 3, padding="same", name="conv1")(inputs)
     x = layers.ReLU()(layers.BatchNormalization()(x))
     x = layers.Conv2D(6, 3, activation="relu", name="conv2")(x)
     x = layers.Dropout(0.3)(layers.GlobalAveragePooling2D()(x))
-    return tf.keras.Model(inputs, layers.Dense(classes, activation="softmax" if softmax else None)(x))
+    return keras.Model(inputs, layers.Dense(classes, activation="softmax" if softmax else None)(x))
 
 
 class CurvedTorch(nn.Module):
@@ -118,10 +126,10 @@ class CurvedTorch(nn.Module):
         return self.out(torch.tanh(self.hidden(x.flatten(1))))
 
 
-def curved_keras(net: CurvedTorch) -> Any:
+def curved_keras(net: CurvedTorch, keras: Any = tf.keras) -> Any:
     """The same in Keras, for images of 6 by 8 pixels, with the same weights."""
-    channels = net.conv2.out_channels
-    inputs = tf.keras.Input((6, 8, 3))
+    channels, layers = net.conv2.out_channels, keras.layers
+    inputs = keras.Input((6, 8, 3))
     x = layers.Conv2D(6, 3, padding="same", activation="relu", name="conv1")(inputs)
     x = layers.Conv2D(channels, 3, padding="same", activation="relu", name="conv2")(x)
     weights = [part for conv in (net.conv1, net.conv2) for part in (conv.weight.permute(2, 3, 1, 0), conv.bias)]
@@ -132,7 +140,7 @@ def curved_keras(net: CurvedTorch) -> Any:
         x = layers.Dense(7, activation="tanh", name="hidden")(x)
         hidden = net.hidden.weight.reshape(7, channels, 3, 4).permute(0, 2, 3, 1).reshape(7, -1)
         weights += [hidden.T, net.hidden.bias]
-    model = tf.keras.Model(inputs, layers.Dense(net.out.out_features, name="out")(x))
+    model = keras.Model(inputs, layers.Dense(net.out.out_features, name="out")(x))
     model.set_weights([part.detach().numpy() for part in (*weights, net.out.weight.T, net.out.bias)])
     return model
 
@@ -142,10 +150,8 @@ def twins(linear: bool = False) -> dict[str, tuple[Any, np.ndarray, Any]]:
     torch.manual_seed(46)  # of several classes, linear or not
     net = CurvedTorch(linear).eval()
     images = np.random.default_rng(3).normal(size=(3, 6, 8, 3)).astype(np.float32)
-    return {
-        "torch": (net, np.ascontiguousarray(images.transpose(0, 3, 1, 2)), None),
-        "keras": (curved_keras(net), images, "conv2"),
-    }
+    of_torch = net, np.ascontiguousarray(images.transpose(0, 3, 1, 2)), None
+    return {"torch": of_torch} | {name: (curved_keras(net, one), images, "conv2") for name, one in KERASES.items()}
 
 
 class FakeProbe:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from fe_gradcam import Heatmap
 from tests.models.keras_twin import pretrained_keras
+from tests.models.kerases import KERASES, precision_of
 from tutorials.real_data import digit_canvases, normalise, photos, pretrained_torch
 
 Framework: TypeAlias = Literal["torch", "keras"]
@@ -56,6 +57,7 @@ class Entry:
         twin: The name of an entry with the same weights, whose heatmaps this one's must be; or None.
         precision: Relative, of the model's own arithmetic.
         needs: A package without which the model cannot be made, and that no extra can name; or None.
+        methods: Those that are tried; None: all of one pass.
         error: Part of the message of the UnsupportedModelError that is to be raised; or None.
     """
 
@@ -71,6 +73,7 @@ class Entry:
     twin: str | None = None
     precision: float = 1e-4
     needs: str | None = None
+    methods: tuple[str, ...] | None = None
     error: str | None = None
 
     def images(self, count: int) -> Array:
@@ -79,7 +82,12 @@ class Entry:
 
     def layer_name(self, model: Any) -> str:
         """The name of the expected layer."""
-        return model.layers[self.layer].name if isinstance(self.layer, int) else self.layer
+        return places(model)[self.layer].name if isinstance(self.layer, int) else self.layer
+
+
+def places(model: Any) -> list[Any]:
+    """The layers of a functional Keras model, and the functions that stand among them in Keras 3."""
+    return list(getattr(model, "operations", model.layers))
 
 
 def inference(entry: Entry, model: Any, images: Array) -> Callable[[], Array]:
@@ -287,17 +295,18 @@ class BackboneWithoutGradients(nn.Module):
 
 def random_keras(build: Callable[[], Any], images: Callable[[int], Array]) -> Any:
     """The model with weights of a fixed seed, and the batch-norm statistics of the images."""
-    tf.keras.utils.set_random_seed(0)
+    for keras in KERASES.values():
+        keras.utils.set_random_seed(0)
     model = build()
-    norms = [layer for layer in model.layers if isinstance(layer, tf.keras.layers.BatchNormalization)]
+    norms = [layer for layer in model.layers if type(layer).__name__ == "BatchNormalization"]
     if norms:
         _with_momentum(norms, 0.0, lambda: model(images(7), training=True))
     return model
 
 
-def application(name: str, height: int, width: int) -> Any:
-    """A classifier of `tf.keras.applications`."""
-    build = getattr(tf.keras.applications, name)
+def application(name: str, height: int, width: int, keras: Any = tf.keras) -> Any:
+    """A classifier of `keras.applications`."""
+    build = getattr(keras.applications, name)
     model = build(weights=None, classes=CLASSES, input_shape=(height, width, 3))
     for layer in model.layers:
         if type(layer).__name__ == "LayerScale":  # ConvNeXt's blocks begin at 1e-6, next to nothing
@@ -305,25 +314,26 @@ def application(name: str, height: int, width: int) -> Any:
     return model
 
 
-def small_keras(shape: tuple[int, ...]) -> Any:
+def small_keras(shape: tuple[int, ...], keras: Any = tf.keras) -> Any:
     """The like of it, with a fused activation."""
-    layers = tf.keras.layers
+    layers = keras.layers
     conv = {3: layers.Conv2D, 4: layers.Conv3D}[len(shape)]
     pool = {3: layers.GlobalAveragePooling2D, 4: layers.GlobalAveragePooling3D}[len(shape)]
-    inputs = tf.keras.Input(shape)
+    inputs = keras.Input(shape)
     x = layers.ReLU()(layers.BatchNormalization()(conv(16, 3, padding="same")(inputs)))
     x = conv(32, 3, strides=2, padding="same", activation="relu", name="last")(x)
-    return tf.keras.Model(inputs, layers.Dense(CLASSES, name="scores")(pool()(x)))
+    return keras.Model(inputs, layers.Dense(CLASSES, name="scores")(pool()(x)))
 
 
-def in_half_precision(make: Callable[[], Any]) -> Any:
+def in_half_precision(make: Callable[[], Any], keras: Any = tf.keras) -> Any:
     """The model with float32 weights, computing in float16."""
-    policy = tf.keras.mixed_precision.global_policy()
-    tf.keras.mixed_precision.set_global_policy("mixed_float16")
+    read, put = precision_of(keras)
+    before = read()
+    put("mixed_float16")
     try:
         return make()
     finally:
-        tf.keras.mixed_precision.set_global_policy(policy)
+        put(before)
 
 
 def cifar10() -> Any:
@@ -359,10 +369,17 @@ def _host(name: str, pictures: Callable[[], Array], layers: tuple[str | int, str
     )
 
 
-def _application(name: str, layer: str | int, pictures: Callable[[int, int], Array] = rgb) -> Entry:
+_FEW = ("grad_cam", "hires_cam", "eigen_cam")
+"""Enough for a network that is there in the other Keras too."""
+
+
+def _application(name: str, layer: str | int, pictures: Callable[[int, int], Array] = rgb,
+                 which: str = "keras") -> Entry:  # fmt: skip
     size = (64, 96)
-    build = partial(application, name, *size)
-    return _random(name, "keras", build, partial(pictures, *size), layer, (2, 3), head="softmax")
+    build = partial(application, name, *size, KERASES[which])
+    name += which.removeprefix("keras").replace(" ", ", Keras ")
+    methods = None if which == "keras" else _FEW
+    return _random(name, "keras", build, partial(pictures, *size), layer, (2, 3), head="softmax", methods=methods)
 
 
 def _transformer(name: str, layer: str, size: tuple[int, int], map: tuple[int, int], configuration: dict[str, Any],
@@ -397,8 +414,35 @@ _LAST_BLOCK = f"{'encoder.layer' if version('transformers') < '5' else 'layers'}
 
 _LITE0 = Entry("EfficientNet-Lite0", "torch", pretrained_torch, partial(rgb, 224, 224), "_swish", (7, 7),
                class_ids=(CAT, MOPED))  # fmt: skip
+_LITE0_KERAS = replace(_LITE0, name="EfficientNet-Lite0 Keras", framework="keras", make=pretrained_keras,
+                       layer="head_relu6")  # fmt: skip
 _SMALL, _SMALL_KERAS = _small("non-square", rgb, (30, 48, 3))
 _WIDE = {"depth": 16, "widen_factor": 4}
+
+
+_CONVNEXT = _application("ConvNeXtTiny", -4, pixels)
+
+
+def _in_keras_3(entry: Entry, build: Callable[[Any], Any], **changed: Any) -> Entry:
+    """The entry with the same weights in Keras 3."""
+
+    def make() -> Any:
+        model = build(KERASES["keras 3"])
+        model.set_weights(entry.make().get_weights())
+        return model
+
+    return replace(entry, name=f"{entry.name}, Keras 3", make=make, methods=_FEW, **changed)
+
+
+_OF_KERAS_3: tuple[Entry, ...] = ()
+if "keras 3" in KERASES:
+    _OF_KERAS_3 = (
+        _application("ResNet50", "conv5_block3_out", which="keras 3"),
+        _application("MobileNetV2", "out_relu", which="keras 3"),
+        _in_keras_3(_CONVNEXT, partial(application, "ConvNeXtTiny", 64, 96)),
+        _in_keras_3(_LITE0_KERAS, pretrained_keras, twin=_LITE0_KERAS.name),
+        _in_keras_3(_SMALL_KERAS, partial(small_keras, (30, 48, 3)), twin=_SMALL_KERAS.name),
+    )  # fmt: skip
 
 ZOO: tuple[Entry, ...] = (
     # FastEstimator's own
@@ -410,7 +454,7 @@ ZOO: tuple[Entry, ...] = (
            (_WIDE, {"input_shape": (32, 48, 3), **_WIDE})),
     # with trained weights
     _LITE0,
-    replace(_LITE0, name="EfficientNet-Lite0 Keras", framework="keras", make=pretrained_keras, layer="head_relu6"),
+    _LITE0_KERAS,
     # a cat, and of the motorcycle, for which CIFAR-10 has no class, a truck; behind this layer the map is 1x1
     Entry("CIFAR-10 CNN", "keras", cifar10, partial(pixels, 32, 32), "batch_normalization_4", (3, 3),
           class_ids=(3, 9), needs="cifar_10_model"),
@@ -419,7 +463,8 @@ ZOO: tuple[Entry, ...] = (
     _application("MobileNetV2", "out_relu"),
     _application("DenseNet121", "relu"),
     _application("EfficientNetV2B0", "top_activation", pixels),
-    _application("ConvNeXtTiny", -4, pixels),
+    _CONVNEXT,
+    *_OF_KERAS_3,
     # Hugging Face
     _transformer("ResNet", "resnet.encoder.stages.3", (64, 96), (2, 3), _SMALL_RESNET),
     _transformer("ConvNeXt", "convnext.encoder.stages.3", (64, 96), (2, 3), _SMALL_CONVNEXT),

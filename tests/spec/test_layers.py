@@ -13,9 +13,11 @@ from numpy.testing import assert_allclose
 from torch import nn
 
 from fe_gradcam import ArgumentError, CamWarning, Segmentation, UnknownNameError, explain, explain_many, list_layers
+from fe_gradcam.spec.layers import default_layer
 from fe_gradcam.spec.tokens import Tokens, channels_last, token_grid
 from fe_gradcam.types import LayerInfo
 from tests.methods.inputs import Net
+from tests.models.kerases import KERASES, applied
 from tests.models.kits import KITS, by_hand
 from tests.models.toys import IMAGE, TOYS, SmallTorch
 
@@ -85,16 +87,18 @@ def tokenised(framework: str, form: str) -> Any:
         places = nn.Linear(2, 2, bias=False)
         places.weight.data.copy_(torch.eye(2))
         return Net(compute, toy=toy, places=places)
-    inputs = tf.keras.Input((8, 12, 1))
+    keras = KERASES[framework]
+    inputs, of = keras.Input((8, 12, 1)), keras.layers
     tokens = of.Reshape((-1, 2))(toy.get_layer("relu")(toy.get_layer("conv")(inputs)))
     if form == "class token":
-        tokens = tf.concat([tf.fill([tf.shape(tokens)[0], 1, 2], 100.0), tokens], 1)
+        tokens = applied(lambda x: tf.concat([tf.fill([tf.shape(x)[0], 1, 2], 100.0), x], 1), tokens)
     tokens = of.Activation("linear", name="places")(tokens)
-    return tf.keras.Model(inputs, toy.get_layer("fc")(tf.reduce_mean(tokens[:, -96:], 1)))
+    mean = applied(lambda x: tf.reduce_mean(x[:, -96:], 1), tokens)
+    return keras.Model(inputs, toy.get_layer("fc")(mean))
 
 
 WIDE = np.kron(IMAGE[..., None], np.ones((1, 4, 4, 1), np.float32))
-FORMS = [("torch", "tokens"), ("torch", "class token"), ("keras", "tokens"), ("keras", "class token")]
+FORMS = [(framework, form) for framework in KITS for form in ("tokens", "class token")]
 
 
 @pytest.mark.parametrize("method", ["grad_cam", "hires_cam", "layer_cam"])
@@ -188,7 +192,7 @@ def test_a_block_that_returns_a_tuple() -> None:
 # --- several layers ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", KITS)
 def test_several_layers_are_fused(framework: str) -> None:
     model, names = KITS[framework].small(), ["conv1", "conv2"]
     images = KITS[framework].images(np.random.default_rng(0).normal(size=(2, 9, 12, 3)))
@@ -241,7 +245,7 @@ def test_mistakes_about_several_layers() -> None:
 
 
 @pytest.mark.parametrize("method", ["grad_cam", "hires_cam", "layer_cam"])
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", KITS)
 def test_a_volume_of_equal_slices_is_explained_as_its_slice(framework: str, method: str) -> None:
     flat, image, layer = TOYS[framework]("pooled")
     volume, deep = volumetric(framework, image)
@@ -263,9 +267,10 @@ def volumetric(framework: str, image: np.ndarray) -> tuple[Any, np.ndarray]:
             net[0].weight.copy_(flat.conv.weight[:, :, None])
             net[0].bias.copy_(flat.conv.bias)
         return net, np.repeat(image[:, :, None], 4, 2)
-    inputs = tf.keras.Input((4, 2, 3, 1))
+    keras = KERASES[framework]
+    inputs, of = keras.Input((4, 2, 3, 1)), keras.layers
     conv = of.Conv3D(2, 1)
-    model = tf.keras.Model(inputs, flat.get_layer("fc")(of.GlobalAveragePooling3D()(of.ReLU()(conv(inputs)))))
+    model = keras.Model(inputs, flat.get_layer("fc")(of.GlobalAveragePooling3D()(of.ReLU()(conv(inputs)))))
     weight, bias = flat.get_layer("conv").get_weights()
     conv.set_weights([weight[None], bias])
     return model, np.repeat(image[:, None], 4, 1)
@@ -295,7 +300,7 @@ def test_a_map_that_lost_an_axis_is_an_error() -> None:
 # --- what is listed ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", KITS)
 def test_layers_say_what_they_are(framework: str) -> None:
     infos = list_layers(KITS[framework].small(), KITS[framework].images(np.random.randn(1, 9, 12, 3)))
     convolutions = [info for info in infos if info.convolution]
@@ -327,17 +332,18 @@ def test_the_default_is_a_map_that_the_score_depends_on() -> None:
     assert not heatmap.blank.all()
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", KITS)
 def test_the_default_lies_before_a_last_pooling_and_what_hands_it_on(framework: str) -> None:
     if framework == "torch":
         features = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.5))
         model: Any = nn.Sequential(features, nn.Flatten(), nn.Linear(4 * 5 * 5, 2)).eval()
     else:
-        inputs = tf.keras.Input((12, 12, 1))
+        keras = KERASES[framework]
+        inputs, of = keras.Input((12, 12, 1)), keras.layers
         pooled = of.MaxPool2D()(of.ReLU(name="rectified")(of.Conv2D(4, 3)(inputs)))
-        features = tf.keras.Model(inputs, of.Dropout(0.5)(pooled), name="features")
-        outer = tf.keras.Input((12, 12, 1))
-        model = tf.keras.Model(outer, of.Dense(2)(of.Flatten()(features(outer))))
+        features = keras.Model(inputs, of.Dropout(0.5)(pooled), name="features")
+        outer = keras.Input((12, 12, 1))
+        model = keras.Model(outer, of.Dense(2)(of.Flatten()(features(outer))))
     images = KITS[framework].images(np.random.rand(1, 12, 12, 1))
     assert explain(model, images).layer == ("0.1" if framework == "torch" else "rectified")
 
@@ -365,7 +371,7 @@ def test_a_default_that_nothing_reaches_is_asked_for_anew() -> None:
     assert explain(model, images).layer == "norms.1"
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", KITS)
 def test_the_default_of_one_output_is_not_that_of_another(framework: str) -> None:
     if framework == "torch":
 
@@ -375,10 +381,11 @@ def test_the_default_of_one_output_is_not_that_of_another(framework: str) -> Non
 
         model: Any = Net(compute, a=nn.Conv2d(1, 3, 3), b=nn.Conv2d(3, 2, 3))
     else:
-        inputs = tf.keras.Input((8, 8, 1))
+        keras = KERASES[framework]
+        inputs, of = keras.Input((8, 8, 1)), keras.layers
         x = of.Conv2D(3, 3, activation="relu", name="a")(inputs)
         late = of.GlobalAveragePooling2D(name="late")(of.Conv2D(2, 3, name="b")(x))
-        model = tf.keras.Model(inputs, [of.GlobalAveragePooling2D(name="early")(x), late])
+        model = keras.Model(inputs, [of.GlobalAveragePooling2D(name="early")(x), late])
     images = KITS[framework].images(np.random.rand(1, 8, 8, 1))
     assert explain(model, images, model_output="late").layer == "b"
     early = explain(model, images, model_output="early")
@@ -386,16 +393,17 @@ def test_the_default_of_one_output_is_not_that_of_another(framework: str) -> Non
     assert [info.name for info in list_layers(model, images, model_output="early") if info.default] == ["a"]
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", KITS)
 @pytest.mark.parametrize("softmax", [False, True])
 def test_the_default_of_a_segmentation_lies_before_what_makes_its_scores(framework: str, softmax: bool) -> None:
     if framework == "torch":
         head = [nn.Softmax(1)] if softmax else []
         model: Any = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1), *head)
     else:
-        inputs = tf.keras.Input((8, 8, 1))
+        keras = KERASES[framework]
+        inputs, of = keras.Input((8, 8, 1)), keras.layers
         x = of.Conv2D(4, 3, activation="relu", name="features")(inputs)
-        model = tf.keras.Model(inputs, of.Conv2D(2, 1, activation="softmax" if softmax else None)(x))
+        model = keras.Model(inputs, of.Conv2D(2, 1, activation="softmax" if softmax else None)(x))
     images = KITS[framework].images(np.random.rand(1, 8, 8, 1))
     assert explain(model, images, target=Segmentation(0)).layer == ("1" if framework == "torch" else "features")
 
@@ -444,3 +452,259 @@ def test_a_map_of_one_place_says_so() -> None:
 def test_lists_are_lists(name: str) -> None:
     with pytest.raises(ArgumentError, match=rf"{name}=.* is not accepted. Accepted: a list"):
         explain_many(SmallTorch(), torch.randn(1, 3, 9, 12), **{name: 1})
+
+
+# --- the default is a place that this score depends on ------------------------------------------------------
+
+
+def head(framework: str, hidden: int, classes: int, name: str) -> Any:
+    """Two convolutions, as the head of a segmentation."""
+    if framework == "torch":
+        return nn.Sequential(nn.Conv2d(hidden, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, classes, 1))
+    parts = [of.Conv2D(6, 3, padding="same"), of.ReLU(name=f"{name}_relu"), of.Conv2D(classes, 1)]
+    return lambda x: parts[2](parts[1](parts[0](x)))
+
+
+def segmenting(framework: str) -> Any:
+    """A segmentation with an auxiliary head that runs last."""
+    if framework == "torch":
+
+        def compute(net: Any, x: torch.Tensor) -> Any:
+            x = torch.relu(net.body(x))
+            return {"out": net.main(x), "aux": net.aside(x)}
+
+        heads = {name: head("torch", 4, 3, name) for name in ("main", "aside")}
+        return Net(compute, body=nn.Conv2d(1, 4, 3), **heads).eval()
+    inputs = tf.keras.Input((8, 8, 1))
+    x = of.Conv2D(4, 3, activation="relu")(inputs)
+    return tf.keras.Model(inputs, {name: head("keras", 4, 3, name)(x) for name in ("out", "z_aside")})
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_the_default_of_a_segmentation_is_not_in_a_head_that_is_not_explained(framework: str) -> None:
+    model, images = segmenting(framework), KITS[framework].images(np.random.rand(2, 8, 8, 1))
+    everywhere = Segmentation(1, mask=np.ones((6, 6), bool))
+    heatmap = explain(model, images, target=everywhere, model_output="out", method="hires_cam")
+    assert heatmap.layer == ("main.1" if framework == "torch" else "out_relu")
+    assert (heatmap.raw != 0).any((1, 2)).all()
+    if framework == "torch":
+        assert explain(model, images, target=everywhere).layer == "main.1"  # "out" is the output that is found
+        assert explain(model, images, target=everywhere, model_output="aux").layer == "aside.1"
+
+
+@pytest.mark.parametrize("depth", [1, 6])
+def test_the_default_is_not_in_an_auxiliary_classifier_that_runs_last(depth: int) -> None:
+    """However long that is."""
+
+    def compute(net: Any, x: torch.Tensor) -> Any:
+        x = net.relu(net.body(x))
+        return {"logits": net.fc(x.mean((2, 3))), "aux": net.aside(x)}
+
+    steps = [step for _ in range(depth) for step in (nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())]
+    aside = nn.Sequential(*steps, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    model = Net(compute, body=nn.Conv2d(1, 4, 3), relu=nn.ReLU(), aside=aside, fc=nn.Linear(4, 3)).eval()
+    assert explain(model, torch.rand(2, 1, 8, 8)).layer == "relu"
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_the_default_of_a_callable_is_what_its_score_depends_on(framework: str) -> None:
+    model, images = segmenting(framework), KITS[framework].images(np.random.rand(2, 8, 8, 1))
+    summed = {"torch": lambda scores: scores.sum((1, 2, 3)) ** 2, "keras": lambda x: tf.reduce_sum(x, (1, 2, 3)) ** 2}
+    layers = []
+    for output in ("out", "aux" if framework == "torch" else "z_aside"):
+        heatmap = explain(model, images, target=lambda given, name=output: summed[framework](given[name]))
+        assert (heatmap.raw != 0).any((1, 2)).all()
+        layers.append(heatmap.layer)
+    assert layers[0] != layers[1]
+
+
+def test_the_layer_for_a_callable_is_looked_for_once() -> None:
+    rows: list[int] = []
+
+    def compute(net: Any, x: torch.Tensor) -> Any:
+        rows.append(len(x))
+        return {"out": net.first(x), "aux": net.second(x)}
+
+    model = Net(compute, first=nn.Conv2d(1, 2, 3), second=nn.Conv2d(1, 2, 3)).eval()
+    images = torch.rand(2, 1, 8, 8)
+    for name, layer in (("out", "first"), ("aux", "second"), ("out", "first")):
+        for _ in range(2):
+            rows.clear()
+            assert explain(model, images, target=lambda given, name=name: given[name].sum((1, 2, 3))).layer == layer
+    assert rows == [2]
+
+
+@pytest.mark.parametrize("reached", [*range(7), 30, 198])
+def test_the_last_layer_that_counts_is_found_in_few_tries(reached: int) -> None:
+    asked: list[str] = []
+    infos = [LayerInfo(f"{at}", "Conv2d", (4, 6, 6), spatial=True) for at in range(200)]
+
+    def reaches(ref: Any) -> bool:
+        asked.append(ref.name)
+        return int(ref.name) <= reached
+
+    ref, certain = default_layer(infos, reaches, of_pixels=False)
+    assert (ref.name, certain) == (f"{reached}", True)
+    assert len(asked) == len(set(asked)) < 22
+
+
+def test_a_head_of_zeros_is_not_searched_through() -> None:
+    asked: list[str] = []
+    infos = [LayerInfo(f"{at}", "Conv2d", (4, 6, 6), spatial=True) for at in range(200)]
+
+    def reaches(ref: Any) -> bool:
+        asked.append(ref.name)
+        return False
+
+    ref, certain = default_layer(infos, reaches, of_pixels=False)
+    assert (ref.name, certain) == ("199", False)
+    assert asked[-1] == "0"
+    assert len(asked) < 16
+
+
+# --- what a module does, not what it is called --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("passing", [nn.Dropout(0.3), nn.Dropout2d(0.3), nn.Identity(), nn.AlphaDropout(0.3)])
+def test_a_module_that_passes_on_a_sum_is_a_name_for_it(passing: nn.Module) -> None:
+    def compute(net: Any, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(net.stem(x))
+        return net.fc(net.again(net.passing(x + net.norm(net.conv(x)))).mean((2, 3)))
+
+    front = {"stem": nn.Conv2d(1, 4, 3), "conv": nn.Conv2d(4, 4, 3, padding=1), "norm": nn.BatchNorm2d(4)}
+    model = Net(compute, **front, passing=passing, again=nn.Identity(), fc=nn.Linear(4, 3)).eval()
+    images = torch.randn(2, 1, 8, 8)
+    heatmap = explain(model, images, target=1, method="hires_cam")
+    assert heatmap.layer == "passing"
+    with torch.no_grad():
+        stem = torch.relu(model.stem(images))
+        expected = torch.einsum("k,nkhw->nhw", model.fc.weight[1], stem + model.norm(model.conv(stem))) / 36
+    assert_allclose(heatmap.raw, expected, atol=1e-6)
+
+
+class AttentionPooling(nn.Module):
+    """Is called as if it pooled, and computes a map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("oc,nchw->nohw", self.weight, x).tanh()
+
+
+class Thinning(nn.Module):
+    """Is called as if it computed, and pools."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.max_pool2d(x, 2)
+
+
+@pytest.mark.parametrize(
+    ("modules", "layer"),
+    [
+        ((AttentionPooling(),), "1"),
+        ((Thinning(),), "0"),
+        ((Thinning(), nn.Dropout(0.3), nn.Identity()), "0"),
+        ((nn.Sequential(nn.Tanhshrink(), nn.Dropout(0.3)),), "1.0"),
+        ((nn.LPPool2d(2, 2),), "0"),
+        ((Thinning(), nn.Hardtanh()), "2"),
+    ],
+)
+def test_pooling_is_what_a_module_does(modules: tuple[nn.Module, ...], layer: str) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), *modules, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+    assert explain(net, torch.randn(1, 1, 10, 10)).layer == layer
+
+
+class BentPool(of.Layer):
+    """Is called as if it pooled, and computes a map."""
+
+    def call(self, x: Any) -> Any:
+        return tf.tanh(3 * x)
+
+
+class KerasThinning(of.Layer):
+    """Is called as if it computed, and pools."""
+
+    def call(self, x: Any) -> Any:
+        return tf.nn.max_pool2d(x, 2, 2, "VALID")
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ([BentPool()], 1),
+        ([KerasThinning()], 0),
+        ([KerasThinning(), of.Dropout(0.3)], 0),
+        ([of.Dropout(0.3)], 0),
+        ([of.AveragePooling2D(), of.ReLU()], 2),
+    ],
+)
+def test_pooling_is_what_a_keras_layer_does(layers: list[Any], expected: int) -> None:
+    net = tf.keras.Sequential([of.InputLayer((10, 10, 1)), of.Conv2D(4, 3), *layers, of.Flatten(), of.Dense(2)])
+    assert explain(net, np.random.rand(1, 10, 10, 1).astype(np.float32)).layer == net.layers[expected].name
+
+
+def test_a_keras_layer_that_passes_on_a_sum_is_a_name_for_it() -> None:
+    class Residual(tf.keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.conv = of.Conv2D(4, 3, activation="relu"), of.Conv2D(4, 3, padding="same")
+            self.norm, self.passing, self.out = of.BatchNormalization(), of.Dropout(0.3, name="passing"), of.Dense(2)
+
+        def call(self, x: Any) -> Any:
+            x = self.stem(x)
+            return self.out(tf.reduce_mean(self.passing(x + self.norm(self.conv(x))), (1, 2)))
+
+    assert explain(Residual(), np.random.rand(1, 8, 8, 1).astype(np.float32)).layer == "passing"
+
+
+def test_the_default_of_a_transformer_that_averages_its_tokens_is_what_it_averages() -> None:
+    """The last sum, not the normalisation before the last block: a part of the score goes past that."""
+
+    def compute(net: Any, x: torch.Tensor) -> torch.Tensor:
+        return net.fc(net.norm(net.blocks(net.patch(x).flatten(2).mT).mean(1)))
+
+    def block(net: Any, x: torch.Tensor) -> torch.Tensor:
+        return x + net.mlp(net.norm(x))
+
+    blocks = nn.Sequential(*(Net(block, norm=nn.LayerNorm(8), mlp=nn.Linear(8, 8)) for _ in range(2)))
+    model = Net(compute, patch=nn.Conv2d(3, 8, 4, stride=4), blocks=blocks, norm=nn.LayerNorm(8), fc=nn.Linear(8, 2))
+    heatmap = explain(model.eval(), torch.randn(2, 3, 16, 24))
+    assert (heatmap.layer, heatmap.raw.shape) == ("blocks", (2, 4, 6))
+
+
+def test_the_rows_of_heads_are_no_map() -> None:
+    def compute(net: Any, x: torch.Tensor) -> torch.Tensor:
+        tokens = net.norm(net.patch(x).flatten(2).mT)
+        query = net.query(net.asking.expand(len(x), -1, -1).unflatten(-1, (2, 4)).transpose(1, 2))  # (N, 2, 1, 4)
+        keys = tokens.unflatten(-1, (2, 4)).transpose(1, 2)
+        return net.fc((query @ keys.mT).softmax(-1).matmul(keys).flatten(1))
+
+    front = {"patch": nn.Conv2d(3, 8, 4, stride=4), "norm": nn.LayerNorm(8), "query": nn.Linear(4, 4)}
+    model = Net(compute, **front, fc=nn.Linear(8, 2))
+    model.asking = nn.Parameter(torch.randn(1, 1, 8))
+    assert explain(model.eval(), torch.randn(2, 3, 16, 24)).layer == "norm"
+
+
+@pytest.mark.parametrize("layer", [None, "inner.1"])
+def test_a_model_with_its_channels_in_another_axis_says_so(layer: str | None) -> None:
+    """Its maps are larger than the image would be otherwise; of Keras, see backends/keras."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    model = Net(lambda net, x: net.inner(x.movedim(-1, 1)), inner=net)
+    with pytest.raises(ArgumentError, match=r"images has shape .*Wrap the model .*pass images\.permute\(0, 3, 1, 2\)"):
+        explain(model, torch.rand(1, 16, 24, 3), layer=layer)
+
+
+def test_scores_of_another_resolution_are_no_default() -> None:
+    """They are added to the last, and lie before them in the pass."""
+
+    def compute(net: Any, x: torch.Tensor) -> torch.Tensor:
+        low = torch.relu(net.stem(x))
+        high = net.deep(nn.functional.max_pool2d(low, 2))
+        fine = net.fine(low)
+        return fine + nn.functional.interpolate(net.coarse(high), scale_factor=2)
+
+    deep = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.ReLU())
+    parts = {"stem": nn.Conv2d(1, 4, 3), "deep": deep, "fine": nn.Conv2d(4, 3, 1), "coarse": nn.Conv2d(6, 3, 1)}
+    assert explain(Net(compute, **parts).eval(), torch.rand(1, 1, 10, 10), target=Segmentation(0)).layer == "deep"

@@ -17,10 +17,9 @@ from torch import nn
 from fe_gradcam import ArgumentError, CamWarning, UnknownNameError, UnsupportedModelError, explain, explain_many
 from fe_gradcam.spec.outputs import entries_of, pick
 from tests.methods.inputs import Net
-from tests.models.kits import KITS, KerasBehind
+from tests.models.kerases import KERASES
+from tests.models.kits import KITS
 from tests.models.toys import IMAGE, TOYS
-
-of = tf.keras.layers
 
 
 @dataclass
@@ -31,7 +30,7 @@ class Classified:
 
 Pair = namedtuple("Pair", ["features", "classes"])
 
-LAYER = {"torch": "toy.relu", "keras": "relu"}
+LAYER = {"torch": "toy.relu"} | dict.fromkeys(KERASES, "relu")
 IMAGES = IMAGE[:, None]
 
 
@@ -40,8 +39,8 @@ def wrapped(form: Callable[[Any, Any], Any], framework: str = "torch") -> Any:
     toy, _, _ = TOYS[framework]("pooled")
     if framework == "torch":
         return Net(lambda net, x: form(net.toy(x), net.toy.relu(net.toy.conv(x))), toy=toy)
-    both = tf.keras.Model(toy.input, [toy.output, toy.get_layer("relu").output])
-    return KerasBehind(both, lambda outputs: form(*outputs))
+    both = KERASES[framework].Model(toy.input, [toy.output, toy.get_layer("relu").output])
+    return KITS[framework].behind(both, lambda outputs: form(*outputs))
 
 
 def softmax(scores: Any) -> Any:
@@ -61,7 +60,7 @@ PLAIN = {
 }
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", KITS)
 @pytest.mark.parametrize("form", PLAIN)
 def test_the_scores_are_found_where_that_is_plain(framework: str, form: str) -> None:
     heatmap = explain(wrapped(PLAIN[form], framework), TOYS[framework]("pooled")[1], layer=LAYER[framework])
@@ -69,7 +68,7 @@ def test_the_scores_are_found_where_that_is_plain(framework: str, form: str) -> 
     assert_allclose(heatmap.confidences, 1 / (1 + np.exp(-9.5)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", KITS)
 def test_the_scores_are_named_where_it_is_not(framework: str) -> None:
     def form(scores: Any, maps: Any) -> Any:
         return {"first": scores, "second": 2 * scores, "map": maps}
@@ -91,10 +90,11 @@ def test_the_scores_are_named_where_it_is_not(framework: str) -> None:
     assert_allclose(by_callable.scores, 16, rtol=1e-6)
 
 
-def test_outputs_of_a_functional_keras_model_have_names() -> None:
-    toy, image, layer = TOYS["keras"]("pooled")
-    doubled = of.Lambda(lambda x: 2 * x, name="doubled")(toy.output)
-    model = tf.keras.Model(toy.input, [toy.output, doubled])
+@pytest.mark.parametrize("framework", KERASES)
+def test_outputs_of_a_functional_keras_model_have_names(framework: str) -> None:
+    (toy, image, layer), keras = TOYS[framework]("pooled"), KERASES[framework]
+    doubled = keras.layers.Lambda(lambda x: 2 * x, name="doubled")(toy.output)
+    model = keras.Model(toy.input, [toy.output, doubled])
     assert_allclose(explain(model, image, layer=layer, model_output="doubled").scores, 16, rtol=1e-6)
     with pytest.raises(UnsupportedModelError, match=r"returns a list of \{fc: .*, doubled: .*\}"):
         explain(model, image, layer=layer)
@@ -134,7 +134,7 @@ def test_an_output_that_is_no_tensor_is_an_error() -> None:
         explain(model, IMAGES, model_output="text")
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", KITS)
 def test_inputs_that_are_no_images_stand_beside_them(framework: str) -> None:
     images, ages = KITS[framework].images(np.random.rand(3, 8, 10, 2)), np.random.rand(3, 4).astype(np.float32)
     if framework == "torch":
@@ -144,9 +144,10 @@ def test_inputs_that_are_no_images_stand_beside_them(framework: str) -> None:
 
         model: Any = Net(compute, conv=nn.Conv2d(2, 4, 3), fc=nn.Linear(8, 2))
     else:
-        inputs = [tf.keras.Input((4,)), tf.keras.Input((8, 10, 2))]
+        keras = KERASES[framework]
+        inputs, of = [keras.Input((4,)), keras.Input((8, 10, 2))], keras.layers
         pooled = of.GlobalAveragePooling2D()(of.Conv2D(4, 3)(inputs[1]))
-        model = tf.keras.Model(inputs, of.Dense(2)(of.Concatenate()([pooled, inputs[0]])))
+        model = keras.Model(inputs, of.Dense(2)(of.Concatenate()([pooled, inputs[0]])))
     (heatmap,) = explain_many(model, (ages, images), targets=[0])
     assert heatmap.values.shape == (3, 8, 10)
     assert len(set(heatmap.scores.tolist())) == 3

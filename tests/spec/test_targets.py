@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import torch
 from numpy.testing import assert_allclose
 from torch import nn
@@ -26,14 +25,15 @@ from fe_gradcam import (
     top_k,
 )
 from fe_gradcam.spec.targets import target_name
-from tests.models.toys import HEAD, IMAGE, TOYS, TorchToy
+from tests.models.kerases import KERASES, applied
+from tests.models.toys import FRAMEWORKS, HEAD, IMAGE, TOYS, TorchToy
 from tests.trainings import as_layout
 
 A0 = IMAGE[0]
 A1 = np.array([[2, 1, 0], [0, 0, 0]], np.float32)
 
 
-@pytest.fixture(params=TOYS)
+@pytest.fixture(params=FRAMEWORKS)
 def framework(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -93,8 +93,9 @@ def test_rivals_are_those_of_the_highest_scores_besides_the_class(framework: str
     if framework == "torch":
         model: Any = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     else:
-        of = tf.keras.layers
-        model = tf.keras.Sequential([of.ReLU(name="0", input_shape=(2, 2, 4)), of.GlobalAveragePooling2D()])
+        keras = KERASES[framework]
+        steps = [keras.layers.ReLU(name="0"), keras.layers.GlobalAveragePooling2D()]
+        model = keras.Sequential([keras.Input((2, 2, 4)), *steps])
     for target, expected in [
         (Contrast(rivals=2), [5 - (4 + 3) / 2, 7 - (2 + 1) / 2]),
         (Contrast(2), [3 - 5, 2 - 7]),
@@ -125,9 +126,9 @@ class TorchSegmentation(nn.Module):
 def segmentation(framework: str, softmax: bool = False) -> tuple[Any, np.ndarray, str]:
     if framework == "torch":
         return TorchSegmentation(softmax), IMAGE[:, None], "base.relu"
-    toy, image, layer = TOYS["keras"]("pooled")
-    classes = tf.keras.layers.Conv2D(2, 1, use_bias=False, activation="softmax" if softmax else None)
-    model = tf.keras.Model(toy.input, classes(toy.get_layer(layer).output))
+    (toy, image, layer), keras = TOYS[framework]("pooled"), KERASES[framework]
+    classes = keras.layers.Conv2D(2, 1, use_bias=False, activation="softmax" if softmax else None)
+    model = keras.Model(toy.input, classes(toy.get_layer(layer).output))
     classes.set_weights([HEAD.T[None, None]])
     return model, image, layer
 
@@ -198,8 +199,10 @@ def test_mistakes_about_segmentations(framework: str) -> None:
 def test_a_regression_has_no_classes(framework: str, columns: int) -> None:
     model, image, layer = TOYS[framework]("pooled")
     if columns == 1:
-        of_torch = framework == "torch"
-        model = TorchToy("pooled", lambda y: y[:, 0]) if of_torch else tf.keras.Model(model.input, model.output[:, 0])
+        if framework == "torch":
+            model = TorchToy("pooled", lambda y: y[:, 0])
+        else:
+            model = KERASES[framework].Model(model.input, applied(lambda y: y[:, 0], model.output))
     result = gen_dl_model_heatmap(model, {"image": image[0]}, target_classes=OutputValue(0))
     assert result["classification_class_ids"] == []
     assert list(result["heatmap_grad_cam"]) == ["heatmap_image_output_0"]

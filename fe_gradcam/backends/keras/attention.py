@@ -82,6 +82,11 @@ def _ancestors(tensor: Any) -> set[Any]:
     return found
 
 
+def mean_of(tokens: Any) -> Any:
+    """The mean of the tokens (N, T, K), in the place of each of them."""
+    return tf.repeat(tf.reduce_mean(tokens, 1, keepdims=True), tf.shape(tokens)[1], 1)
+
+
 def by_key(score: Any, attention: Any, others: list[Any]) -> Any:
     """(N, T): the mean over heads and queries of the positive gradients of scores at an attention (N, heads, T, T).
 

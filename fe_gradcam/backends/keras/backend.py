@@ -12,18 +12,28 @@ import tensorflow as tf
 from torch import Tensor
 
 from fe_gradcam.backends.errors import check_rows, counts_its_images, no_attention, no_gradient, no_slope
-from fe_gradcam.backends.keras.attention import attentions_in, by_key, ends_of_blocks
+from fe_gradcam.backends.keras.attention import attentions_in, by_key, ends_of_blocks, mean_of
 from fe_gradcam.backends.keras.compiled import as_torch, compiled, compiled_pass, packed, tensor_of
-from fe_gradcam.backends.keras.graph import Call, call_model, calls_of, depends_on, go_on_with, unactivated
-from fe_gradcam.backends.keras.layers import explained_among, first_of, layer_infos, named_layers, seen_by
+from fe_gradcam.backends.keras.graph import (
+    Call,
+    call_model,
+    calls_of,
+    check_layout,
+    depends_on,
+    go_on_with,
+    unactivated,
+)
+from fe_gradcam.backends.keras.layers import explained_among, first_of, layer_infos, seen_by
 from fe_gradcam.backends.keras.passes import bias_terms, hessian_product
 from fe_gradcam.backends.keras.scores import OF_TENSORFLOW, is_segmentation, is_table, is_tensor, outputs_of, rows_of
+from fe_gradcam.backends.keras.version import layers_in, named_layers
 from fe_gradcam.backends.known import Reading
 from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR, Backend, Passed, Query
 from fe_gradcam.backends.scoring import Outputs, Scored
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.layers import name_among
 from fe_gradcam.spec.outputs import pick
+from fe_gradcam.spec.resolved import ResolvedTarget
 from fe_gradcam.spec.tokens import Seen, no_map
 from fe_gradcam.types import BiasGradients, Layer, LayerInfo, LayerRef, Target
 
@@ -43,7 +53,7 @@ class KerasBackend(Backend):
         return float(tf.experimental.numpy.finfo(compute).eps)
 
     def _modules(self) -> list[Any]:
-        return list(self._model._flatten_layers())
+        return [self._model, *layers_in(self._model)]
 
     def _name_of(self, layer: Layer) -> str:
         named = named_layers(self._model)
@@ -64,6 +74,7 @@ class KerasBackend(Backend):
             calls: list[Call] = []
             with calls_of(self._all_layers(), lambda *call: calls.append(call)):
                 result = call_model(self._model, packed(given), training=False)
+            check_layout(given)
             found.append((layer_infos(calls, names), seen_by(calls, size)))
             return result
 
@@ -76,9 +87,9 @@ class KerasBackend(Backend):
         parts = tuple(_one_of(part) for part in inputs.parts)
         return None if any(part is None for part in parts) else Inputs(parts, inputs.at)
 
-    def _reaches(self, layer: LayerRef, inputs: Inputs) -> bool:
+    def _reaches(self, layer: LayerRef, asked: tuple[Inputs, ResolvedTarget | None]) -> bool:
         with tf.init_scope():
-            return super()._reaches(layer, inputs)
+            return super()._reaches(layer, asked)
 
     def _passed(self, model: Any, inputs: Inputs, query: Query) -> Passed:
         given, specs = self._given(inputs), self._specs(inputs)
@@ -231,7 +242,7 @@ class KerasBackend(Backend):
         scores, terms = self._asked("biases", inputs, query, trace, [])
         return self._taken_apart([as_torch(term).movedim(-1, 1) for term in terms], as_torch(scores), inputs)
 
-    def attention_gradients(self, inputs: Inputs, query: Query) -> list[Tensor]:
+    def attention_gradients(self, inputs: Inputs, query: Query, *, mean_token: bool) -> list[Tensor]:
         """See Backend. The classifier gets the output tokens of all blocks at once, as one batch."""
         self._seen(inputs)  # not while a graph is traced
 
@@ -244,17 +255,21 @@ class KerasBackend(Backend):
             if ends is None:
                 raise no_attention()
             count = tf.shape(given[0])[0]
-            go_on_with(ends[-1], tf.concat(ends, 0))
-            maps, scores = [], None
-            for at, (attention, end) in enumerate(zip(attentions, ends, strict=True)):
-                own = tf.nest.map_structure(lambda part, at=at: part[at * count : (at + 1) * count], output)
-                scores = score_of(own)
-                tokens_of = by_key(scores, attention, [other for other in ends if other is not end])
+            behind = [*map(mean_of, ends), ends[-1]] if mean_token else ends
+            go_on_with(ends[-1], tf.concat(behind, 0))
+            scores = [
+                score_of(tf.nest.map_structure(lambda part, at=at: part[at * count : (at + 1) * count], output))
+                for at in range(len(behind))
+            ]
+            maps = []
+            for of_block, attention, end in zip(scores, attentions, ends, strict=False):  # one score more for the check
+                tokens_of = by_key(of_block, attention, [other for other in ends if other is not end])
                 maps.append(tf.stack([tokens_of, tokens_of], 2))
-            return maps, scores
+            return maps, scores[-1]
 
+        what = f"attentions{' of the mean token' * mean_token}"
         try:
-            maps, behind_all = self._asked("attentions", inputs, query, trace, [])
+            maps, behind_all = self._asked(what, inputs, query, trace, [])
         except tf.errors.InvalidArgumentError as error:
             raise counts_its_images() from error
         (plain,) = self.run(inputs, replace(query, gradients=False))
@@ -319,27 +334,38 @@ class KerasBackend(Backend):
         before = unactivated(keras_layer, inner) if layer.place == "convolution" else nullcontext()
         with calls_of(heard, lambda *call: calls.append(call)), before:
             output = call_model(self._model, packed(given), training=False)
+        check_layout(given)
         outputs = inner or [first_of(its_output) for its_layer, _, its_output in calls if its_layer is keras_layer]
         return explained_among(outputs, layer, calls), output
 
     def _specs(self, inputs: Inputs) -> list[Any]:
-        """The inputs' shapes, with any number of images, and the dtypes in which the model computes."""
-        like = tf.as_dtype(self._model.compute_dtype or "float32")
+        """The inputs' shapes, with any number of images, and the dtypes in which the model takes them."""
         specs = []
-        for part in inputs.parts:
+        for part, taken in zip(inputs.parts, self._dtypes(len(inputs.parts)), strict=True):
             of_torch = isinstance(part, Tensor)
             dtype = tf.as_dtype(str(part.dtype).removeprefix("torch.") if of_torch else part.dtype)
-            specs.append(tf.TensorSpec([None, *part.shape[1:]], like if dtype.is_floating else dtype))
+            specs.append(tf.TensorSpec([None, *part.shape[1:]], taken if dtype.is_floating else dtype))
         return specs
 
+    def _dtypes(self, count: int) -> list[Any]:
+        """To which dtype Keras casts each input if it is floating: that of the declared input, or of the computation.
+
+        With mixed precision these differ: what stands in front, such as a rescaling, may compute in float32.
+        """
+        computed = tf.as_dtype(self._model.compute_dtype or "float32")
+        declared = [tf.as_dtype(one.dtype) for one in tf.nest.flatten(getattr(self._model, "inputs", None) or [])]
+        if len(declared) != count:
+            return [computed] * count
+        return [dtype if dtype.is_floating else computed for dtype in declared]
+
     def _given(self, inputs: Inputs) -> list[Any]:
-        """The inputs as tensors of TensorFlow, in the precision in which the model computes."""
+        """The inputs as tensors of TensorFlow, in the dtypes in which the model takes them."""
         return [
             tf.cast(tensor_of(part), spec.dtype) for part, spec in zip(inputs.parts, self._specs(inputs), strict=True)
         ]
 
     def _all_layers(self) -> list[Any]:
-        return list(self._model._flatten_layers(include_self=False, recursive=True))
+        return layers_in(self._model)
 
 
 def _stretched(part: Any, factor: float) -> Any:

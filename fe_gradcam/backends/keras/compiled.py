@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Sequence
-from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,6 +11,7 @@ import tensorflow as tf
 import torch
 from torch import Tensor
 
+from fe_gradcam.backends.keras.version import layers_in, weights_in
 from fe_gradcam.backends.known import Alike, Recent
 from fe_gradcam.spec.resolved import ResolvedTarget
 
@@ -51,9 +51,8 @@ def compiled_pass(
 
 def _read_by(model: Any, targets: Sequence[ResolvedTarget]) -> list[Any]:
     """The objects that a trace depends on: layers, their weights, and callable targets."""
-    layers = list(model._flatten_layers())
-    weights = (weight for layer in layers for weight in chain(layer._trainable_weights, layer._non_trainable_weights))
-    return [*layers, *weights, *(target.called for target in targets if target.called)]
+    called = (target.called for target in targets if target.called)
+    return [model, *layers_in(model), *weights_in(model), *called]
 
 
 def compiled(function: Callable[..., Any], specs: list[Any]) -> Any:
@@ -69,7 +68,10 @@ def signature(specs: list[Any]) -> tuple[Any, ...]:
 
 def tensor_of(part: Any) -> Any:
     """An array or tensor of any framework as a tensor of TensorFlow."""
-    return tf.convert_to_tensor(part.detach().cpu().numpy() if isinstance(part, Tensor) else part)
+    if not isinstance(part, Tensor):
+        return tf.convert_to_tensor(part)
+    held = part.detach().cpu()
+    return tf.convert_to_tensor((held.float() if held.dtype == torch.bfloat16 else held).numpy())
 
 
 def packed(inputs: tuple[Any, ...]) -> Any:

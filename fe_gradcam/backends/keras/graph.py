@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any, TypeAlias
 
 import tensorflow as tf
 from tensorflow.python.autograph.core import ag_ctx
 from tensorflow.python.autograph.impl import api as autograph
 
+from fe_gradcam.backends.errors import has_channels_first, takes_channels_first
+from fe_gradcam.backends.keras.version import CONVOLUTIONS, is_a, is_keras_3, keras_of, layers_in
 from fe_gradcam.backends.scoring import Head, HeadKind
 
 _HEADS: dict[str, HeadKind] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
@@ -26,6 +29,8 @@ RELU_OPS = frozenset({"LeakyRelu", "Relu", "Relu6"})
 """The rectifiers among the activations."""
 
 ACTIVATION_OPS = frozenset({"Elu", "Gelu", "LeakyRelu", "Relu", "Relu6", "Selu", "Softplus", "Softsign", "Tanh"})
+
+POOL_OPS = frozenset({"AvgPool", "AvgPool3D", "MaxPool", "MaxPool3D", "MaxPoolV2"})
 
 Call: TypeAlias = tuple[Any, Any, Any]
 """A layer, its first input, and its output."""
@@ -96,13 +101,80 @@ def _with_autograph(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def call_model(model: Any, inputs: Any, *, training: bool) -> Any:
-    """The model's output inside a trace; nested tf.functions become part of the trace."""
-    eagerly = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
+    """The model's output inside a trace; nested tf.functions become part of the trace.
+
+    Keras compiles grouped convolutions with XLA, as not every CPU can compute them otherwise; where it cannot, these
+    stay functions.
+    """
+    layers = [model, *layers_in(model)]
+    grouped = [layer for layer in layers if is_a(layer, *CONVOLUTIONS) and getattr(layer, "groups", 1) > 1]
+    if grouped and _computes_groups():
+        grouped = []
+    calls: list[tuple[Any, str, Any]] = [(layer, "call", partial(_run, layer.call, False)) for layer in grouped]
+    if not tf.executing_eagerly():
+        calls += [(layer, "call", _with_autograph(layer.call)) for layer in layers if _is_of_user_in_keras_3(layer)]
+    with _replaced(calls):
+        return _run(_with_autograph(model), True, inputs, training=training)
+
+
+def _is_of_user_in_keras_3(layer: Any) -> bool:
+    """Whether a layer has code that Keras 3 calls as it is; in Keras 2 it may have an `if` on a tensor in a graph."""
+    keras = keras_of(layer)
+    return keras is not None and is_keras_3(keras) and not type(layer).__module__.startswith("keras.")
+
+
+def _run(function: Callable[..., Any], eagerly: bool, *args: Any, **kwargs: Any) -> Any:
+    """Calls the function, with nested tf.functions run eagerly or not."""
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(eagerly)
     try:
-        return _with_autograph(model)(inputs, training=training)
+        return function(*args, **kwargs)
     finally:
-        tf.config.run_functions_eagerly(eagerly)
+        tf.config.run_functions_eagerly(before)
+
+
+@cache
+def _computes_groups() -> bool:
+    """Whether TensorFlow computes a grouped convolution and its gradient here without XLA; tried once on a small one.
+
+    It does on a GPU, and on a CPU with oneDNN.
+    """
+
+    def convolved(kernel: Any) -> Any:
+        maps = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(tf.ones((1, 3, 3, 4)), kernel, 1, "SAME"), tf.ones(4)))
+        return maps, tf.gradients(maps, [kernel])
+
+    with tf.init_scope():
+        try:
+            _run(tf.function(convolved, autograph=False), False, tf.ones((3, 3, 2, 4)))
+        except tf.errors.OpError:
+            return False
+    return True
+
+
+def check_layout(inputs: Sequence[Any]) -> None:
+    """Raises UnsupportedModelError if channels come first: in the images, or in convolutions of a pass of them."""
+    if any(_come_first(part) for part in inputs if part.shape.rank in (4, 5)):
+        raise takes_channels_first()
+    convolutions = [one for one in inputs[0].graph.get_operations() if one.type.startswith(("Conv", "DepthwiseConv"))]
+    if any(one.get_attr("data_format").startswith(b"NC") for one in convolutions if "data_format" in one.node_def.attr):
+        raise has_channels_first()
+
+
+def _come_first(images: Any) -> bool:
+    """Whether the first step that does more to the images than change values moves their second axis to the end."""
+    waiting = [images]
+    while waiting:
+        tensor = waiting.pop()
+        for operation in tensor.consumers():
+            if operation.type == "Transpose":
+                order = tf.get_static_value(operation.inputs[1])
+                if order is not None and list(order) == [0, *range(2, images.shape.rank), 1]:
+                    return True
+            elif operation.outputs and "data_format" not in operation.node_def.attr:
+                made = operation.outputs[0]
+                waiting += [made] if made.shape.rank and made.shape.as_list() == images.shape.as_list() else []
+    return False
 
 
 def activation_behind(tensor: Any) -> Any | None:
@@ -113,6 +185,13 @@ def activation_behind(tensor: Any) -> Any | None:
     return None
 
 
+def passed_on(tensor: Any) -> Any:
+    """The tensor that this one is, if it was only passed on, as dropout does in inference."""
+    while tensor.op.type == "Identity":
+        tensor = tensor.op.inputs[0]
+    return tensor
+
+
 def relu_behind(tensor: Any, calls: list[Call]) -> Any | None:
     """The output of the ReLU that made the tensor, or follows it directly or behind a batch normalisation, or None."""
     if tensor.op.type in RELU_OPS:
@@ -120,9 +199,9 @@ def relu_behind(tensor: Any, calls: list[Call]) -> Any | None:
     for layer, given, output in calls:
         if given is not tensor:
             continue
-        if isinstance(layer, tf.keras.layers.BatchNormalization):
+        if is_a(layer, "BatchNormalization"):
             tensor = output
-        elif isinstance(layer, (tf.keras.layers.ReLU, tf.keras.layers.LeakyReLU, tf.keras.layers.PReLU)):
+        elif is_a(layer, "ReLU", "LeakyReLU", "PReLU"):
             return output
     for operation in tensor.consumers():
         if operation.type in RELU_OPS:

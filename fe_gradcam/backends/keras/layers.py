@@ -8,20 +8,10 @@ from typing import Any
 import tensorflow as tf
 
 from fe_gradcam.backends.errors import no_tensor, not_called
-from fe_gradcam.backends.keras.graph import Call, activation_behind, relu_behind
-from fe_gradcam.spec.layers import only_pools
+from fe_gradcam.backends.keras.graph import POOL_OPS, Call, activation_behind, passed_on, relu_behind
+from fe_gradcam.backends.keras.version import CONVOLUTIONS, is_a, layers_in
 from fe_gradcam.spec.tokens import Seen
 from fe_gradcam.types import LayerInfo, LayerRef
-
-CONV_LAYERS = (
-    tf.keras.layers.Conv1D,
-    tf.keras.layers.Conv2D,
-    tf.keras.layers.Conv3D,
-    tf.keras.layers.DepthwiseConv1D,
-    tf.keras.layers.DepthwiseConv2D,
-    tf.keras.layers.SeparableConv1D,
-    tf.keras.layers.SeparableConv2D,
-)
 
 
 def layer_infos(calls: list[Call], names: dict[int, str]) -> list[LayerInfo]:
@@ -29,11 +19,12 @@ def layer_infos(calls: list[Call], names: dict[int, str]) -> list[LayerInfo]:
     infos: list[LayerInfo] = []
     pooled: dict[int, bool] = {}
     for layer, _, output in calls:
-        first, kind, convolution = first_of(output), type(layer).__name__, isinstance(layer, CONV_LAYERS)
+        first, kind, convolution = first_of(output), type(layer).__name__, is_a(layer, *CONVOLUTIONS)
         if isinstance(first, tf.Tensor):
             behind = activation_behind(first)
-            pools = only_pools(kind) and not any(layer._flatten_layers(include_self=False))
-            pooled[id(first)] = pools or pooled.get(id(first), False)
+            source = passed_on(first)
+            passes = id(source) in pooled and not layers_in(layer)
+            pooled[id(first)] = passes or source.op.type in POOL_OPS or pooled.get(id(first), False)
             infos.append(
                 LayerInfo(
                     names[id(layer)],
@@ -51,20 +42,8 @@ def layer_infos(calls: list[Call], names: dict[int, str]) -> list[LayerInfo]:
 
 def seen_by(calls: list[Call], size: tuple[int, ...]) -> Seen:
     """The layout of the layers' outputs that the pass shows."""
-    shapes = [tuple(first_of(output).shape[1:-1]) for layer, _, output in calls if isinstance(layer, CONV_LAYERS)]
+    shapes = [tuple(first_of(output).shape[1:-1]) for layer, _, output in calls if is_a(layer, *CONVOLUTIONS)]
     return Seen(tuple(shape for shape in shapes if len(shape) == len(size) and None not in shape))
-
-
-def named_layers(model: Any) -> dict[str, Any]:
-    """A Keras model's layers by name, in the order of FastEstimator's ``intermediate_layers``."""
-    named: dict[str, Any] = {}
-    for layer in model._flatten_layers(include_self=False, recursive=True):
-        name, count = layer.name, 1
-        while name in named and named[name] is not layer:
-            count += 1
-            name = f"{layer.name}#{count}"
-        named[name] = layer
-    return named
 
 
 def explained_among(outputs: list[Any], layer: LayerRef, calls: Sequence[Call] = ()) -> Any:

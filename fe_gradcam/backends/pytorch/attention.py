@@ -126,17 +126,17 @@ class BlockLister:
 
     def _on_output(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         self._active.pop()
-        given, first = _first(args, kwargs), output[0] if isinstance(output, tuple) and output else output
+        given, first = _first(args, kwargs), _first_of(output)
         kept = isinstance(first, Tensor) and given is not None and first.shape == given.shape and first.dim() == 3
         if kept and len(first) == self._count:
             self._keeps[module] = first.shape[1]
 
 
 @contextmanager
-def ending_behind(blocks: Sequence[nn.Module], last: int, taken: list[Tensor]) -> Iterator[None]:
+def ending_behind(blocks: Sequence[nn.Module], last: int, taken: list[Tensor], *, mean_token: bool) -> Iterator[None]:
     """While active, autograd begins at the attention of block `last`, and the blocks behind it return their inputs.
 
-    That attention is added to `taken`.
+    That attention is added to `taken`. With `mean_token` that block returns the mean of its tokens in place of each.
     """
     inside: list[bool] = []
 
@@ -147,18 +147,35 @@ def ending_behind(blocks: Sequence[nn.Module], last: int, taken: list[Tensor]) -
         torch.set_grad_enabled(True)
         return taken[-1].clone()
 
+    def end(module: nn.Module, args: Any, output: Any) -> Any:
+        inside.clear()
+        return _with_first(output, _mean_of(_first_of(output))) if mean_token else None
+
     def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        given = _first(args, kwargs)
-        return with_first(output, given) if isinstance(output, tuple) and given is not None else given
+        return _with_first(output, _first(args, kwargs))
 
     with ExitStack() as stack:
         block = blocks[last]
         stack.callback(block.register_forward_pre_hook(lambda *_: inside.append(True)).remove)
-        stack.callback(block.register_forward_hook(lambda *_: inside.clear()).remove)
+        stack.callback(block.register_forward_hook(end).remove)
         for later in blocks[last + 1 :]:
             stack.callback(later.register_forward_hook(leave, with_kwargs=True).remove)
         stack.enter_context(AttentionMode(on_attention))
         yield
+
+
+def _first_of(output: Any) -> Any:
+    return output[0] if isinstance(output, tuple) and output else output
+
+
+def _with_first(output: Any, tokens: Tensor | None) -> Any:
+    """The output of a block with other tokens."""
+    return with_first(output, tokens) if isinstance(output, tuple) and tokens is not None else tokens
+
+
+def _mean_of(tokens: Tensor) -> Tensor:
+    """The mean of the tokens (N, T, K), in the place of each of them."""
+    return tokens.mean(1, keepdim=True).repeat(1, tokens.shape[1], 1)
 
 
 def _first(args: Any, kwargs: Any) -> Tensor | None:

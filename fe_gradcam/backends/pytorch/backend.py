@@ -19,6 +19,7 @@ from fe_gradcam.backends.errors import check_rows, exported, no_attention, no_gr
 from fe_gradcam.backends.known import Reading
 from fe_gradcam.backends.protocol import Backend, Passed, Query
 from fe_gradcam.backends.pytorch.attention import BlockLister, ending_behind
+from fe_gradcam.backends.pytorch.dtypes import as_taken, floating_dtypes
 from fe_gradcam.backends.pytorch.layers import has_layers, kind_of, layer_infos, name_of, seen_by
 from fe_gradcam.backends.pytorch.passes import (
     BiasRecorder,
@@ -34,7 +35,7 @@ from fe_gradcam.backends.pytorch.scores import OF_TORCH, as_rows, is_segmentatio
 from fe_gradcam.backends.pytorch.state import PLAIN_CHECKPOINTS, left_as_found, unwrapped
 from fe_gradcam.backends.scoring import Outputs, Scored
 from fe_gradcam.errors import Argument, UnsupportedModelError
-from fe_gradcam.spec.images import Inputs, in_dtype
+from fe_gradcam.spec.images import Inputs, in_dtype, in_torch
 from fe_gradcam.spec.outputs import ModelOutput, pick
 from fe_gradcam.spec.resolved import ResolvedTarget, resolve_target
 from fe_gradcam.spec.tokens import Seen
@@ -66,9 +67,8 @@ class TorchBackend(Backend):
 
     @property
     def precision(self) -> float:
-        """The spacing of the model's numbers at 1."""
-        floats = (each.dtype for each in self._model.parameters() if each.is_floating_point())
-        return float(torch.finfo(next(floats, torch.float32)).eps)
+        """The spacing of the model's numbers at 1, the coarsest if it has several."""
+        return max(float(torch.finfo(dtype).eps) for dtype in floating_dtypes(self._model) or [torch.float32])
 
     def _modules(self) -> list[nn.Module]:
         return [one for one in self._model.modules() if "_orig_mod" not in one._modules]  # compiled or not
@@ -81,11 +81,27 @@ class TorchBackend(Backend):
         return kind_of(self._model, layer.name)
 
     def _listed(self, inputs: Inputs) -> tuple[list[LayerInfo], Seen]:
-        lister, size = Lister(), self.image_size(inputs)
-        with self._ready() as model, lister.watching(model):
-            called(model, [part.clone() for part in self._given(inputs, model)])
-            lister.names = {module: name for name, module in model.named_modules()}
-        return layer_infos(lister, len(inputs)), seen_by(lister, size)
+        with self._ready() as model:
+            given = [part.clone() for part in self._given(inputs, model)]
+            lister = Lister(model, given[inputs.at])
+            with lister.watching(model):
+                called(model, given)
+        size = self.image_size(inputs)
+        return layer_infos(lister, len(inputs)), seen_by(lister, size, channels_first=self.channels_first)
+
+    @contextmanager
+    def _learning(self, model: nn.Module, given: Given, inputs: Inputs) -> Iterator[None]:
+        """While active, a pass shows the layout of the layers' outputs too, if it is not known for this image size."""
+        size = self.image_size(inputs)
+        if self._reshape is not None or self._known_now().seen.get(size) is not None:
+            yield
+            return
+        lister = Lister(model, given[inputs.at])
+        with lister.watching(model):
+            yield
+        seen = seen_by(lister, size, channels_first=self.channels_first)
+        inputs.check_maps(seen.maps, channels_first=self.channels_first)
+        self._known_now().seen.put(size, seen)
 
     @contextmanager
     def _ready(self) -> Iterator[nn.Module]:
@@ -95,7 +111,8 @@ class TorchBackend(Backend):
     @whatever_is_written
     def _passed(self, model: nn.Module, inputs: Inputs, query: Query) -> Passed:
         given = self._given(inputs, model)
-        leaf, outputs, scored = self._scored(model, given, query)
+        with self._learning(model, given, inputs):
+            leaf, outputs, scored = self._scored(model, given, query)
         found: list[Tensor | None] = [None] * len(scored)
         for at, (target, its) in enumerate(zip(query.targets, scored, strict=True)) if query.gradients else ():
             found[at] = gradient_at(leaf, its.scores, retain_graph=at + 1 < len(scored))
@@ -208,7 +225,7 @@ class TorchBackend(Backend):
             return self._taken_apart(biases.terms(leaves, scores), scores, inputs)
 
     @whatever_is_written
-    def attention_gradients(self, inputs: Inputs, query: Query) -> list[Tensor]:
+    def attention_gradients(self, inputs: Inputs, query: Query, *, mean_token: bool) -> list[Tensor]:
         """See Backend."""
         maps = []
         with self._ready() as model:
@@ -222,7 +239,7 @@ class TorchBackend(Backend):
                 raise no_attention()
             for last in range(len(blocks)):
                 attentions: list[Tensor] = []
-                with ending_behind(blocks, last, attentions), torch.no_grad():
+                with ending_behind(blocks, last, attentions, mean_token=mean_token), torch.no_grad():
                     passed = self._observed(model, given, query.layer, torch.clone)
                     outputs = self._read(given[0], passed, given, query.of_pixels, reading)
                     scores = _scores(outputs, query.targets[0], query.score).scores
@@ -308,11 +325,11 @@ class TorchBackend(Backend):
     def _picked(self, output: Any, count: int, of_pixels: bool) -> Tensor | None:
         """The part of the output that holds scores: a table, or the scores of every pixel."""
         is_pixels, of_table = partial(is_segmentation, count=count), partial(is_table, count=count)
-        picked = None
+        picked, names = None, getattr(self._model, "output_names", None)
         # of one image a loss looks like a table: batches first
         for fits in (is_pixels,) if of_pixels else (lambda part: of_table(part) and part.dim() > 1, of_table):
             if picked is None:
-                picked = pick(output, self._model_output, is_tensor=is_tensor, fits=fits)
+                picked = pick(output, self._model_output, is_tensor=is_tensor, fits=fits, names=names)
         return picked if of_table(picked) or is_pixels(picked) else None
 
     def _refuse_if_detached(self, model: nn.Module, given: Given, leaf: Tensor, outputs: Outputs, query: Query) -> None:
@@ -333,11 +350,10 @@ class TorchBackend(Backend):
         like = next((p for p in model.parameters() if p.is_floating_point()), None)
         given = []
         for part in inputs.parts:
-            tensor = torch.as_tensor(np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part)
-            if like is not None:
-                tensor = tensor.to(like.device, like.dtype if tensor.is_floating_point() else None)
+            tensor = torch.as_tensor(np.ascontiguousarray(part)) if isinstance(part, np.ndarray) else in_torch(part)
+            tensor = tensor if like is None else tensor.to(like.device)
             given.append(tensor.clone() if tensor.is_inference() else tensor.detach())
-        return tuple(given)
+        return tuple(as_taken(model, given, lambda: self._known_now().taken))
 
 
 def _scores(outputs: Outputs, target: ResolvedTarget, score: Score) -> Scored:

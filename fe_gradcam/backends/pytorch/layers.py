@@ -5,10 +5,12 @@ from __future__ import annotations
 from torch import nn
 from torch.fx import GraphModule
 
+from fe_gradcam.backends.keras.version import CONVOLUTIONS, is_a
+from fe_gradcam.backends.pytorch.following import Unplaced, layout_at
 from fe_gradcam.backends.pytorch.recorder import Lister
 from fe_gradcam.backends.pytorch.state import uncompiled, unwrapped
-from fe_gradcam.spec.layers import name_among, only_pools
-from fe_gradcam.spec.tokens import Seen
+from fe_gradcam.spec.layers import name_among
+from fe_gradcam.spec.tokens import Layout, Seen
 from fe_gradcam.types import Layer, LayerInfo
 
 
@@ -16,29 +18,42 @@ def layer_infos(lister: Lister, count: int) -> list[LayerInfo]:
     """The layers that a Lister met in a pass of `count` images, in that order."""
     infos: list[LayerInfo] = []
     for position, (module, shape) in enumerate(lister.met):
-        source, kind = lister.same_as.get(position), type(module).__name__
-        pools = not module._modules and only_pools(kind)
+        source = lister.same_as.get(position)
+        outer = any(not isinstance(one, nn.ParameterDict) for one in module._modules.values())
+        passes = source is not None and (not outer or infos[source].pooled)
         infos.append(
             LayerInfo(
                 lister.names[module],
-                kind,
+                type(module).__name__,
                 shape[1:],
                 spatial=shape[:1] == (count,),
                 activation=lister.activations.get(position),
                 convolution=_is_convolution(module),
                 relu=module in lister.rectified,
-                pooled=pools or (source is not None and infos[source].pooled),
+                pooled=passes or lister.made_by[position] == "pool",
+                summed=lister.made_by[position] == "sum",
             )
         )
     return infos
 
 
-def seen_by(lister: Lister, size: tuple[int, ...]) -> Seen:
+def seen_by(lister: Lister, size: tuple[int, ...], *, channels_first: bool) -> Seen:
     """The layout of the layers' outputs that the pass shows."""
     of_maps = [(module, shape) for module, shape in lister.met if len(shape) == len(size) + 2]
+    layouts: dict[tuple[str, tuple[int, ...]], Layout | None] = {}
+    found: dict[int, Layout | None] = {}
+    for (module, shape), state in zip(lister.met, lister.states, strict=True):
+        if not isinstance(state, Unplaced):
+            if id(state) not in found:  # many layers leave the places as they are
+                found[id(state)] = layout_at(state)
+            layouts[lister.names[module], shape[1:]] = found[id(state)]
+        elif state is not Unplaced.LOST:
+            layouts[lister.names[module], shape[1:]] = None
     return Seen(
-        tuple(shape[2:] for module, shape in of_maps if _is_convolution(module)),
+        tuple(shape[2:] if channels_first else shape[1:-1] for module, shape in of_maps if _is_convolution(module)),
         any(isinstance(module, (nn.Linear, nn.LayerNorm)) for module, _ in of_maps),
+        layouts,
+        followed=True,
     )
 
 
@@ -68,4 +83,4 @@ def kind_of(model: nn.Module, name: str) -> str:
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.conv._ConvNd)
+    return isinstance(module, nn.modules.conv._ConvNd) or is_a(module, *CONVOLUTIONS)

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fe_gradcam.backends.errors import in_inference_mode, no_floats, no_tensor
+from fe_gradcam.backends.pytorch.following import SUMS, Follower, State, only_pools
 from fe_gradcam.backends.scoring import Head, HeadKind
 from fe_gradcam.types import LayerRef
 
@@ -222,21 +223,40 @@ def with_first(output: Any, first: Tensor) -> Any:
     return (first, *output[1:])
 
 
-class Lister(TorchFunctionMode):
-    """A function mode under which a model is called once to see which layers it has."""
+_PASSING = frozenset(
+    ("detach", "clone", "contiguous", "to", "float", "type_as", "view_as", "alias", "requires_grad_", "__get__")
+)
+"""Functions whose output, if it is of the same shape, is what they got."""
 
-    def __init__(self) -> None:
+
+class Lister(TorchFunctionMode):
+    """A function mode under which a model is called once to see which layers it has, and where places of images go.
+
+    Args:
+        model: The module that will be called.
+        picture: The images (N, C, *S) among its arguments, as it gets them.
+    """
+
+    def __init__(self, model: nn.Module, picture: Tensor) -> None:
         super().__init__()
+        self._follower = Follower(model, picture)
         self.met: list[tuple[nn.Module, tuple[int, ...]]] = []
         """Each module that returned a tensor, or a tuple that begins with one, and the tensor's shape; in order."""
         self.activations: dict[int, str] = {}
         """By position in `met`: the activation function that is applied directly to this output."""
-        self.names: dict[nn.Module, str] = {}
+        self.names = {module: name for name, module in model.named_modules()}
         self.same_as: dict[int, int] = {}
         """By position in `met`: where the same tensor was met before, inside a module that returns it unchanged."""
+        self.states: list[State] = []
+        """By position in `met`: where the values of the output stand in the image."""
+        self.made_by: list[str] = []
+        """By position in `met`: "pool" or "sum" if a function of this kind made the output, else an empty string. A
+        module that passes on what it got, as dropout does in inference, did not make it.
+        """
         self.rectified: set[nn.Module] = set()
         """The modules whose convolution is followed by a ReLU, directly or after a batch normalisation."""
         self._versions: list[int] = []
+        self._made: MutableMapping[Tensor, tuple[str, int]] = WeakTensorKeyDictionary()
         self._pending: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
         self._convolved: MutableMapping[Tensor, nn.Module] = WeakTensorKeyDictionary()
         self._inside: list[nn.Module] = []
@@ -259,8 +279,11 @@ class Lister(TorchFunctionMode):
         self._inside.pop()
         first = output[0] if isinstance(output, tuple) and output else output
         if isinstance(first, Tensor):
+            self._follower.bridge(args, first)
+            self.states.append(self._follower.of(first))
+            self.made_by.append(self._maker_of(first))
             earlier = self._pending.get(first)
-            if earlier is not None and self._versions[earlier] == _version(first):  # passed on, and not written to
+            if earlier is not None and self._versions[earlier] == _version(first):
                 self.same_as[len(self.met)] = earlier
             self._versions.append(_version(first))
             self._pending[first] = len(self.met)
@@ -275,7 +298,13 @@ class Lister(TorchFunctionMode):
             if position is not None:
                 self.activations.setdefault(position, name)
         source = self._convolved.get(first) if isinstance(first, Tensor) else None
+        passed_on = self._maker_of(first) if name in _PASSING and isinstance(first, Tensor) else ""
         out = func(*args, **kwargs)
+        self._follower.follow(func, name, args, kwargs, out)
+        kind = "pool" if only_pools(name) else "sum" if name in SUMS else passed_on
+        made = out[0] if isinstance(out, tuple) and out else out
+        if kind and isinstance(made, Tensor) and (not passed_on or made.shape == first.shape):
+            self._made[made] = kind, _version(made)
         if name in CONVOLUTIONS and self._inside:
             self._convolved[out] = self._inside[-1]
         elif source is not None and name == "batch_norm":
@@ -283,3 +312,8 @@ class Lister(TorchFunctionMode):
         elif source is not None and name in RELUS:
             self.rectified.add(source)
         return out
+
+    def _maker_of(self, tensor: Tensor) -> str:
+        """See `made_by`; empty if the tensor was written to afterwards."""
+        kind, version = self._made.get(tensor, ("", 0))
+        return kind if kind and version == _version(tensor) else ""

@@ -52,7 +52,7 @@ def left_as_found(model: nn.Module) -> Iterator[nn.Module]:
             kept = Kept(model)
         stack.callback(_put_back, kept, known)
         stack.enter_context(uncompiled(kept.modules))
-        for replaced in (PLAIN_CHECKPOINTS, _HOOKS, _RETAINING):
+        for replaced in (PLAIN_CHECKPOINTS, _HOOKS, _RETAINING, _FUSED):
             stack.enter_context(replaced)
         _evaluate(kept.modules)
         for parameter in kept.parameters:
@@ -91,7 +91,7 @@ def _put_back(kept: Kept, known: Known) -> None:
 class _Replaced:
     """A function of torch that does something else, while this context is active, in the threads that entered it."""
 
-    def __init__(self, owner: type, name: str, other: Callable[..., Any]) -> None:
+    def __init__(self, owner: Any, name: str, other: Callable[..., Any]) -> None:
         self._owner, self._name, self._other = owner, name, other
         self._lock = Lock()
         self._inside: Counter[int] = Counter()
@@ -128,6 +128,9 @@ PLAIN_CHECKPOINTS = _Replaced(CheckpointFunction, "apply", _called)
 _HOOKS = _Replaced(Tensor, "register_hook", lambda tensor, hook: RemovableHandle(OrderedDict()))
 _RETAINING = _Replaced(Tensor, "retain_grad", lambda tensor: None)
 """What a model asks to be told of gradients belongs to training, and fails where a tensor has none."""
+
+_FUSED = _Replaced(torch.backends.mha, "get_fastpath_enabled", lambda: False)
+"""Transformer layers call their modules, and no fused function that computes a whole layer."""
 
 
 def _evaluate(modules: list[nn.Module]) -> None:

@@ -47,10 +47,6 @@ def renorm(net: HabitNet, features: Tensor) -> None:
     net.head.weight.data = torch.renorm(net.head.weight.data, 2, 0, 0.1)
 
 
-def watched(module: nn.Module, given: Any, output: Tensor) -> None:
-    pass
-
-
 class Forbidding(dict[str, Any]):
     """Like the outputs of transformers."""
 
@@ -67,6 +63,16 @@ class Forbidding(dict[str, Any]):
 class ForbiddingList(list[Any]):
     def extend(self, _: Any) -> None:
         raise TypeError
+
+
+def hook(net: HabitNet, features: Tensor) -> None:
+    if not getattr(net, "hooked", False):
+        net.head.register_forward_hook(output_is_kept)
+        net.hooked = True
+
+
+def output_is_kept(module: nn.Module, _: Any, output: Tensor) -> None:
+    """As the transformers library puts one on the modules whose outputs it collects, at the first call."""
 
 
 HABITS: dict[str, Callable[[Any, Tensor], Any]] = {
@@ -88,9 +94,9 @@ HABITS: dict[str, Callable[[Any, Tensor], Any]] = {
     "writes to a buffer that is not saved": lambda net, features: net.passing.mul_(3),
     "resizes a buffer": resize,
     "registers what it had not": register,
+    "puts hooks on its modules": hook,
     "changes its mode": lambda net, features: net.train(),
-    "hooks its layers": lambda net, features: net.head.register_forward_hook(watched),
-    "hooks itself": lambda net, features: net.register_forward_pre_hook(watched),
+    "hooks itself": lambda net, features: net.register_forward_pre_hook(output_is_kept),
     "draws from its stream": lambda net, features: net.stream.random(),
     "draws from its stream of NumPy": lambda net, features: net.numpy_stream.random(),
     "fills a dict of its own kind": lambda net, features: net.forbidding.__setitem__("b", features),

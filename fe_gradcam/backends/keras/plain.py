@@ -1,0 +1,159 @@
+"""A Keras model called plainly, eagerly, to check the route by other means: none of its code is used here."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from fe_gradcam.backends.keras.version import named_layers
+from fe_gradcam.spec.outputs import ModelOutput, pick
+from fe_gradcam.types import LayerRef
+
+
+class PlainKeras:
+    """A Keras model in inference, whose layers can be read and changed by another `call` of theirs."""
+
+    framework = "keras"
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def exact(self, images: Any) -> None:
+        """A copy in float64: there is none, as the layers of a Keras model keep their precision."""
+
+    def run(
+        self, images: Any, layer: LayerRef | None = None, change: Any = None, seen: Any = None, skip: int = 0
+    ) -> Any:
+        """The model's own output; see PlainTorch."""
+        parts = images if isinstance(images, (tuple, list)) else (images,)
+        given = [tf.convert_to_tensor(np.asarray(part)) for part in parts]
+        with nullcontext() if layer is None else self._changed(layer, change, [] if seen is None else seen, skip):
+            return self.model(given[0] if len(given) == 1 else given, training=False)
+
+    @contextmanager
+    def _changed(self, layer: LayerRef, change: Any, seen: list[Any], skip: int) -> Iterator[None]:
+        def behind(_: Any, output: Any) -> Any:
+            first = output[0] if isinstance(output, (tuple, list)) else output
+            seen.append(np.asarray(first, np.float64))
+            if change is None or len(seen) <= skip:
+                return output
+            changed = tf.cast(tf.constant(change(seen[-1])), first.dtype)
+            return type(output)([changed, *output[1:]]) if isinstance(output, (tuple, list)) else changed
+
+        with _replaced(named_layers(self.model)[layer.name], "call", behind):
+            yield
+
+    def at(self, images: Any, layer: LayerRef) -> list[NDArray[Any]]:
+        """What a place puts out, once for each call."""
+        seen: list[NDArray[Any]] = []
+        self.run(images, layer, seen=seen)
+        return seen
+
+    @staticmethod
+    def numbers(scores: Any) -> NDArray[Any]:
+        """Scores as an array."""
+        return np.asarray(scores, np.float64)
+
+    def table(self, output: Any, model_output: ModelOutput) -> NDArray[Any] | None:
+        """The table (N, C) of class scores in an output, or None."""
+
+        def fits(part: Any) -> bool:
+            return tf.is_tensor(part) and len(part.shape) == 2
+
+        names = getattr(self.model, "output_names", None)
+        picked = pick(output, model_output, is_tensor=tf.is_tensor, fits=fits, names=names)
+        return self.numbers(picked) if fits(picked) else None
+
+    def heads(self, images: Any, kind: str, table: NDArray[Any]) -> str | None:
+        """The name of a layer whose activation makes the table of probabilities; or None."""
+        for name in reversed(list(named_layers(self.model))):
+            logits = self._before_activation(name, lambda: self.run(images))
+            if logits is not None and logits.size == table.size:
+                logits = logits.reshape(table.shape)
+                shifted = np.exp(logits - logits.max(1, keepdims=True))
+                made = shifted / shifted.sum(1, keepdims=True) if kind == "softmax" else 1 / (1 + np.exp(-logits))
+                if np.allclose(made, table, atol=1e-4) and not np.allclose(logits, table, atol=1e-4):
+                    return name
+        return None
+
+    def logits_of(self, name: str, images: Any, layer: LayerRef, change: Any, skip: int) -> NDArray[Any]:
+        """What the activation of the layer `name` gets in a pass that is changed at a layer."""
+        found = self._before_activation(name, lambda: self.run(images, layer, change, skip=skip))
+        return np.empty((0, 0)) if found is None else found.reshape(len(found), -1)
+
+    def _before_activation(self, name: str, run: Callable[[], Any]) -> NDArray[Any] | None:
+        layer, noted = named_layers(self.model)[name], list[Any]()
+        if type(layer).__name__ == "Softmax":
+            attribute, of_input = "call", True
+        elif callable(getattr(layer, "activation", None)):
+            attribute, of_input = "activation", True
+        else:
+            return None
+
+        def behind(given: Any, output: Any) -> Any:
+            noted.append(given if of_input else output)
+            return output
+
+        with _replaced(layer, attribute, behind):
+            run()
+        return np.asarray(noted[-1], np.float64) if noted else None
+
+    @contextmanager
+    def reweighted(self) -> Iterator[bool]:
+        """While active, the last table of weights is another one; yields whether there is one."""
+        tables = [one for one in self.model.trainable_weights if len(one.shape) >= 2]
+        if not tables:
+            yield False
+            return
+        before = np.array(tables[-1])
+        try:
+            tables[-1].assign(-1.5 * before + 0.5 * before[::-1])
+            yield True
+        finally:
+            tables[-1].assign(before)
+
+    def state(self) -> dict[str, Any]:
+        """What can be seen of the model and the random streams, by what it is of."""
+        found: dict[str, Any] = {
+            "Python's random stream": random.getstate(),
+            "NumPy's random stream": pickle.dumps(np.random.get_state()),
+        }
+        for name, layer in {"the model": self.model, **named_layers(self.model)}.items():
+            found[f"attributes of {name}"] = {key: _mark(value) for key, value in layer.__dict__.items()}
+            found[f"{name} trains"] = getattr(layer, "trainable", None)
+        for at, weights in enumerate(self.model.weights):
+            found[f"weights {at}, {weights.name}"] = hashlib.sha256(np.array(weights).tobytes()).hexdigest()
+        return found
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, behind: Callable[[Any, Any], Any]) -> Iterator[None]:
+    """While active, `behind` gets the first argument and the result of a function of an object, and returns another."""
+    before, absent = owner.__dict__.get(name), name not in owner.__dict__
+    original = getattr(owner, name)
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        return behind(args[0] if args else None, original(*args, **kwargs))
+
+    owner.__dict__[name] = function
+    try:
+        yield
+    finally:
+        if absent:
+            del owner.__dict__[name]
+        else:
+            owner.__dict__[name] = before
+
+
+def _mark(value: Any) -> Any:
+    """Something that differs if an attribute was replaced, or a container has grown."""
+    size = len(value) if isinstance(value, (list, dict, set)) else None
+    return value if isinstance(value, (bool, int, float, str)) else (id(value), size)
