@@ -111,6 +111,16 @@ def no_floats(layer: LayerRef, dtype: Any) -> GradientError:
     )
 
 
+def writes_to_parts() -> GradientError:
+    """The error for a model that writes to a chunk of a tensor, which autograd forbids."""
+    return GradientError(
+        "The model writes in place to a part that chunk(), split() or unbind() gave it, and PyTorch has no gradients "
+        "for that. Let it write to a slice, such as x[:, :n], or use ",
+        Argument("method", "'score_cam'"),
+        ", which needs no gradients.",
+    )
+
+
 def no_slope(images: Sequence[Any]) -> ArgumentError:
     """The error for images of a dtype without gradients."""
     kinds = ", ".join(str(part.dtype) for part in images)

@@ -99,6 +99,7 @@ class Known:
             that is explained, if it is one.
         taken: The dtype to which floating inputs must be cast, or None, by dtypes; see backends/pytorch/dtypes.
         shapes: The shape of a layer's output for one image, by the layer and the shapes of the inputs.
+        writes: Whether a call of the model writes to its own parameters; None before the first one.
     """
 
     def __init__(self) -> None:
@@ -114,6 +115,7 @@ class Known:
         self.default_layers: Recent[LayerRef] = Recent(KEPT_SIZES)
         self.taken: dict[Any, Any] = {}
         self.shapes: Recent[tuple[int, ...]] = Recent(KEPT_SIZES)
+        self.writes: bool | None = None
 
     def now(self, modules: Sequence[Any]) -> Known:
         """This object; if the model's modules are no longer the same, its facts are forgotten first."""

@@ -32,7 +32,7 @@ from fe_gradcam.backends.pytorch.passes import (
 )
 from fe_gradcam.backends.pytorch.recorder import Lister, Recorder
 from fe_gradcam.backends.pytorch.scores import OF_TORCH, as_rows, is_segmentation, is_table, is_tensor
-from fe_gradcam.backends.pytorch.state import left_as_found, unwrapped, without_reentrant_checkpoints
+from fe_gradcam.backends.pytorch.state import PLAIN_CHECKPOINTS, left_as_found, unwrapped
 from fe_gradcam.backends.scoring import Outputs, Scored
 from fe_gradcam.errors import Argument, UnsupportedModelError
 from fe_gradcam.spec.images import Inputs, in_dtype, in_torch
@@ -127,7 +127,11 @@ class TorchBackend(Backend):
         return Passed(leaf.detach(), found, plain, tables, outputs.reading)
 
     def _scored(self, model: nn.Module, given: Given, query: Query) -> tuple[Tensor, Outputs, list[Scored]]:
-        """One pass; or two, if a no_grad() of the model ends behind the layer and turns gradients off again."""
+        """One pass; or two, the second with gradients throughout.
+
+        The second is for a no_grad() of the model that ends behind the layer and turns gradients off again, and for a
+        step behind the layer that writes to a view from before it: torch forbids that where the view has no gradients.
+        """
         leaves: list[Tensor] = []
 
         def take(tensor: Tensor) -> Tensor:
@@ -139,7 +143,12 @@ class TorchBackend(Backend):
             return leaf.clone()  # what follows may write in place
 
         for whole_graph in (False, True):
-            passed = self._observed(model, given, query.layer, take, whole_graph=whole_graph)
+            try:
+                passed = self._observed(model, given, query.layer, take, whole_graph=whole_graph)
+            except RuntimeError as error:
+                if whole_graph or "view was created in no_grad mode" not in str(error):
+                    raise
+                continue
             check_rows(query.layer, len(leaves[0]), len(given[0]))
             outputs = self._read(leaves[0], passed, given, query.of_pixels)
             scored = [_scores(outputs, target, query.score) for target in query.targets]
@@ -264,7 +273,7 @@ class TorchBackend(Backend):
         for whole_graph in (True,) if keep_graph else (False, True):  # the second for a no_grad() of the model's own
             recorder = Recorder(layer, take)
             watching = recorder.watching(self._model.get_submodule(layer.name))
-            with torch.set_grad_enabled(whole_graph), without_reentrant_checkpoints(), watching:
+            with torch.set_grad_enabled(whole_graph), PLAIN_CHECKPOINTS, watching:
                 output = called(self._model, inputs)
             if not leaves:
                 raise not_called(layer)

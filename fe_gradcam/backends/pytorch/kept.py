@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
-from operator import is_
+import random
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import chain, filterfalse
+from operator import is_, itemgetter
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -11,28 +15,37 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
 MOST_ENTRIES = 10_000
 """Containers with more entries are not looked at: these hold data, such as the file names of a data set."""
 
+MOST_BYTES = 2**30
+"""The values of parameters are not kept if they need more memory than this."""
+
 _WITHOUT_PARTS = frozenset(
     (
         *(bool, int, float, complex, str, bytes, type(None), type, range, slice),
-        *(FunctionType, BuiltinFunctionType, MethodType, ModuleType),
-        *(torch.dtype, torch.device, torch.Size, torch.Generator, nn.Parameter),
+        *(FunctionType, BuiltinFunctionType, ModuleType, torch.dtype, torch.device, torch.Size),
     )
 )
+_PLAIN_DICTS = frozenset((dict, OrderedDict))
 _OF_EVERY_MODULE = frozenset(nn.Module().__dict__)
-_TABLES = tuple(name for name, value in nn.Module().__dict__.items() if isinstance(value, dict))
-"""Parameters, buffers, submodules, and the hooks: some libraries put hooks on a model when it is first called."""
+_parts_of = itemgetter("_parameters", "_buffers", "_modules")
+_hooks_of = itemgetter(*(name for name, value in nn.Module().__dict__.items() if "_hooks" in name and value == {}))
 
 
 class Kept:
-    """What is reachable from a model: its modules, and their attributes, containers, objects, tensors and arrays.
+    """What is reachable from a model: its modules, and their attributes, hooks, containers, objects and tensors.
 
-    Attributes are kept by identity, tensors and arrays by value; the values of parameters are not kept. An object in
-    an attribute is looked into, but not the objects that it holds in turn: through these a model may lead to the whole
-    training.
+    Attributes are kept by identity; tensors, arrays and the states of random streams by value. An object in an
+    attribute is looked into, but not the objects that it holds in turn: through these a model may lead to the whole
+    training. An optimiser is not looked into: it holds more than the model, and changes only by its own step.
+
+    Args:
+        model: The model.
+        values: Whether parameters are kept by value too, which costs a copy of them. Their data, gradients and flags
+            are always kept by identity.
 
     Attributes:
         modules: All modules.
@@ -40,42 +53,59 @@ class Kept:
         buffers: All buffers.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, values: bool = False) -> None:
         self.modules: list[nn.Module] = []
-        self._tensors: list[Tensor] = []
         self.parameters: list[Tensor] = []
         self.buffers: list[Tensor] = []
+        self._tensors: list[Tensor] = []
         self._dicts: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
-        self._empty: list[dict[Any, Any]] = []
-        self._others: list[tuple[Any, list[Any]]] = []
+        self._others: list[tuple[Any, Any, list[Any]]] = []
+        self._empty: list[Any] = []
         self._arrays: list[tuple[Any, Any]] = []
+        self._states: list[tuple[Callable[[Any], Any], Any]] = []
         self._met: set[int] = set()
         self._note_module(model)
-        self._values = [(group, [one.shape for one in group], _in_one_piece(group)) for group in _alike(self._tensors)]
+        self.parameters, self.buffers = _each_once(self.parameters), _each_once(self.buffers)
+        tensors = _each_once([*self.buffers, *self._tensors])
+        self._groups = [(group, [one.shape for one in group], _in_one_piece(group)) for group in _alike(tensors)]
+        self._tensors = [*self.parameters, *tensors]
+        self._flags = [one.requires_grad for one in self._tensors]
+        self._gradients = [one.grad for one in self.parameters]
+        self._plain = [one for one in self.parameters if type(one) is nn.Parameter]
+        self._data = [one.detach() for one in self._plain]
+        size = sum(data.numel() * data.element_size() for data in self._data) if values else 0
+        self._values = [data.clone() for data in self._data] if 0 < size <= MOST_BYTES else []
 
     def _note_module(self, module: nn.Module) -> None:
         if id(module) in self._met:
             return
         self._met.add(id(module))
         self.modules.append(module)
+        if isinstance(module, torch.jit.ScriptModule):  # its attributes are not Python's
+            self._states.append((partial(setattr, module, "training"), module.training))
+            self.parameters += module.parameters(recurse=False)
+            self.buffers += module.buffers(recurse=False)
+            for child in module.children():
+                self._note_module(child)
+            return
         own = module.__dict__
         self._dicts.append((own, own.copy()))
-        for name in _TABLES:
-            table = own.get(name)
-            if table:
-                self._dicts.append((table, table.copy()))
-            elif table is not None:
-                self._empty.append(table)
-        parameters, buffers, children = own["_parameters"], own["_buffers"], own["_modules"]
-        self.parameters += [one for one in parameters.values() if one is not None]
-        for buffer in buffers.values():
-            if buffer is not None:
-                self.buffers.append(buffer)
-                self._note(buffer)
-        for child in children.values():
+        for hooks in _hooks_of(own):
+            if hooks:
+                self._note(hooks)
+            else:
+                self._empty.append(hooks)
+        for part in _parts_of(own):
+            if part:
+                self._dicts.append((part, part.copy()))
+            else:
+                self._empty.append(part)
+        self.parameters += own["_parameters"].values()
+        self.buffers += own["_buffers"].values()
+        for child in own["_modules"].values():
             if child is not None:
                 self._note_module(child)
-        for name in own.keys() - _OF_EVERY_MODULE:
+        for name in filterfalse(_OF_EVERY_MODULE.__contains__, own):
             if type(own[name]) not in _WITHOUT_PARTS:
                 self._note(own[name])
 
@@ -87,52 +117,106 @@ class Kept:
             self._note_module(one)
             return
         self._met.add(id(one))
-        if isinstance(one, Tensor):
-            self._tensors.append(one)
-        elif isinstance(one, np.ndarray):
+        if kind in _PLAIN_DICTS:
+            self._note_container(one, entered)
+        elif isinstance(one, Tensor):
+            (self.parameters if isinstance(one, nn.Parameter) else self._tensors).append(one)
+        elif kind is np.ndarray:
             self._arrays.append((one, one.copy()))
-        elif isinstance(one, dict):
-            if len(one) <= MOST_ENTRIES:
-                self._dicts.append((one, one.copy()))
-                for value in one.values():
-                    self._note(value, entered)
-        elif isinstance(one, (list, set, deque, tuple)):
-            if len(one) <= MOST_ENTRIES:
-                if not isinstance(one, tuple):
-                    self._others.append((one, list(one)))
-                for value in one:
-                    self._note(value, entered)
-        elif entered and isinstance(getattr(one, "__dict__", None), dict):
-            self._dicts.append((one.__dict__, one.__dict__.copy()))
-            for value in one.__dict__.values():
-                self._note(value, entered=False)
+        elif isinstance(one, tuple(_STREAMS)):
+            get, put = next(its for base, its in _STREAMS.items() if isinstance(one, base))
+            self._states.append((partial(put, one), get(one)))
+        elif isinstance(one, MethodType):
+            self._note(one.__self__, entered)
+        elif not isinstance(one, Optimizer):
+            if isinstance(one, (dict, list, set, deque, tuple)):
+                self._note_container(one, entered)
+            if entered and isinstance(getattr(one, "__dict__", None), dict):
+                self._note_container(one.__dict__, entered=False)
 
-    def put_back(self) -> None:
-        """Makes all as it was; what is unchanged is not touched."""
+    def _note_container(self, one: Any, entered: bool) -> None:
+        if len(one) > MOST_ENTRIES:
+            return
+        entries: Iterable[Any] = one
+        if type(one) in _PLAIN_DICTS:
+            self._dicts.append((one, one.copy()))
+            entries = one.values()
+        elif not isinstance(one, tuple):
+            base = next(base for base in (OrderedDict, dict, list, set, deque) if isinstance(one, base))
+            self._others.append((base, one, _entries_of(base, one)))
+            entries = dict.values(one) if isinstance(one, dict) else one
+        for value in list(entries):
+            self._note(value, entered)
+
+    def put_back(self) -> bool:
+        """Makes all as it was; what is unchanged is not touched.
+
+        Returns:
+            Whether values of parameters had changed, if these were kept.
+        """
         for live, kept in self._dicts:
             if len(live) != len(kept) or not all(map(is_, live.values(), kept.values())) or list(live) != list(kept):
                 live.clear()
                 live.update(kept)
-        for table in self._empty:
-            if table:
-                table.clear()
-        for container, entries in self._others:
-            if len(container) != len(entries) or not all(map(is_, container, entries)):
-                container.clear()
-                (container.update if isinstance(container, set) else container.extend)(entries)
+        for container in filter(None, self._empty):
+            container.clear()
+        for base, container, entries in self._others:
+            now = _entries_of(base, container)
+            if len(now) != len(entries) or not all(map(is_, now, entries)):
+                _fill(base, container, entries)
         for array, values in self._arrays:
             if array.tobytes() != values.tobytes():
                 array[...] = values
-        for group, shapes, values in self._values:
+        for put, state in self._states:
+            put(state)
+        return self._put_back_tensors()
+
+    def _put_back_tensors(self) -> bool:
+        for parameter, data in zip(self._plain, self._data, strict=True):
+            if parameter.data_ptr() != data.data_ptr():
+                parameter.data = data
+        for group, shapes, values in self._groups:
             if [one.shape for one in group] != shapes or not torch.equal(_in_one_piece(group), values):
-                _write_back(group, shapes, values)
+                pieces = torch.split(values, [shape.numel() for shape in shapes])
+                for one, shape, piece in zip(group, shapes, pieces, strict=True):
+                    _write_back(one, shape, piece)
+        for one, required in zip(self._tensors, self._flags, strict=True):
+            if one.requires_grad != required and not one._is_view():
+                one.detach_().requires_grad_(required)
+        for one, gradient in zip(self.parameters, self._gradients, strict=True):
+            if one.grad is not gradient:
+                one.grad = gradient
+        changed = False
+        for data, values in zip(self._data, self._values, strict=False):
+            if not torch.equal(data, values):
+                changed = _write_back(data, data.shape, values.reshape(-1)) or changed
+        return changed
+
+
+def _entries_of(base: Any, container: Any) -> list[Any]:
+    """The entries, of dicts keys and values in turn, as the built-in type gives them; a subclass may differ."""
+    return list(chain.from_iterable(base.items(container)) if issubclass(base, dict) else base.__iter__(container))
+
+
+def _fill(base: Any, container: Any, entries: list[Any]) -> None:
+    base.clear(container)
+    if issubclass(base, dict):
+        for key, value in zip(entries[::2], entries[1::2], strict=True):
+            base.__setitem__(container, key, value)
+    else:
+        (set.update if base is set else base.extend)(container, entries)
+
+
+def _each_once(tensors: list[Tensor]) -> list[Tensor]:
+    return list({id(one): one for one in tensors if one is not None}.values())
 
 
 def _alike(tensors: list[Tensor]) -> list[list[Tensor]]:
     """The tensors whose values can be copied, grouped by dtype and device."""
     groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for one in tensors:
-        if not is_lazy(one) and one.layout == torch.strided and not (one.is_quantized or one.is_meta):
+        strided = one.layout == torch.strided and not (one.is_quantized or one.is_meta or one.is_nested)
+        if strided and not is_lazy(one):
             groups.setdefault((one.dtype, one.device), []).append(one)
     return list(groups.values())
 
@@ -142,10 +226,29 @@ def _in_one_piece(tensors: list[Tensor]) -> Tensor:
     return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
 
 
-def _write_back(group: list[Tensor], shapes: list[torch.Size], values: Tensor) -> None:
-    for one, shape, its in zip(group, shapes, torch.split(values, [shape.numel() for shape in shapes]), strict=True):
-        with torch.no_grad(), torch.inference_mode(one.is_inference()):
-            if one.shape != shape:  # some observers give their buffers a size with the first batch
-                one.resize_(shape)
-                one.untyped_storage().resize_(one.numel() * one.element_size())
-            one.copy_(its.view(shape))
+def _write_back(one: Tensor, shape: torch.Size, values: Tensor) -> bool:
+    """Writes values to a tensor if it holds others, and returns whether it did; a NaN is the same as itself."""
+    with torch.no_grad(), torch.inference_mode(one.is_inference()):
+        if one.shape != shape:  # some observers give their buffers a size with the first batch
+            one.resize_(shape)
+            one.untyped_storage().resize_(one.numel() * one.element_size())
+        differs = not torch.equal(_bytes_of(one), _bytes_of(values))
+        if differs:
+            one.copy_(values.view(shape))
+        return differs
+
+
+def _bytes_of(one: Tensor) -> Tensor:
+    return one.detach().reshape(-1).resolve_conj().resolve_neg().contiguous().view(torch.uint8)
+
+
+_STREAMS: dict[Any, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
+    torch.Generator: (torch.Generator.get_state, torch.Generator.set_state),
+    random.Random: (random.Random.getstate, random.Random.setstate),
+    np.random.RandomState: (np.random.RandomState.get_state, np.random.RandomState.set_state),
+    np.random.Generator: (
+        lambda its: its.bit_generator.state,
+        lambda its, state: setattr(its.bit_generator, "state", state),
+    ),
+}
+"""How the state of a stream of random numbers is read and written."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping, Sequence
-from functools import lru_cache, wraps
+from functools import wraps
 from inspect import signature
 from typing import Any, ParamSpec, TypeVar
 
@@ -13,7 +13,7 @@ from torch.autograd.graph import allow_mutation_on_saved_tensors
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from fe_gradcam.backends.errors import not_called
+from fe_gradcam.backends.errors import not_called, writes_to_parts
 from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR
 from fe_gradcam.backends.pytorch.recorder import ACTIVATIONS, CONVOLUTIONS, Recorder
 from fe_gradcam.types import LayerRef
@@ -29,7 +29,6 @@ def called(model: nn.Module, inputs: Sequence[Any]) -> Any:
     return model(**dict(zip(names, inputs, strict=False))) if names else model(*inputs)
 
 
-@lru_cache(maxsize=256)
 def _names(forward: Callable[..., Any]) -> tuple[str, ...]:
     """The names of keywords, those without a default first, if these are all that `forward` takes."""
     its = [one for one in signature(forward).parameters.values() if one.name != "self"]
@@ -76,6 +75,9 @@ def whatever_is_written(passed: Callable[_Given, _Result]) -> Callable[_Given, _
     """A pass, which is repeated if the model wrote over values that the gradient needs: with copies of them.
 
     Some models do that where they are only meant for inference; autograd alone refuses them.
+
+    Raises:
+        GradientError: The model writes to a part of a tensor in a way that has no gradients.
     """
 
     @wraps(passed)
@@ -83,6 +85,8 @@ def whatever_is_written(passed: Callable[_Given, _Result]) -> Callable[_Given, _
         try:
             return passed(*args, **kwargs)
         except RuntimeError as error:
+            if "multiple views" in str(error):
+                raise writes_to_parts() from error
             if "modified by an inplace operation" not in str(error):
                 raise
         with allow_mutation_on_saved_tensors():

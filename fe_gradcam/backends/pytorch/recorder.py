@@ -53,6 +53,9 @@ ACTIVATIONS = frozenset(
     )
 )  # fmt: skip
 
+_REGISTER_HOOK: Any = Tensor.register_hook
+"""While a model is called, what stands there ignores the hooks of the model."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Link:
@@ -168,7 +171,7 @@ class Recorder(TorchFunctionMode):
         out = func(*args, **kwargs)
         if name == "batch_norm" and self._own_graph and out.requires_grad and len(out) == 1:
             # On the CPU PyTorch takes a gradient that was cut out of a single image's tokens for a contiguous one.
-            out.register_hook(Tensor.contiguous)
+            _REGISTER_HOOK(out, Tensor.contiguous)
         if self._inside and name in CONVOLUTIONS:
             if self._ref.place == "convolution":
                 out = self._taken(out, in_place=False)

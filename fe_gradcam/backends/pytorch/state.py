@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
+from threading import Lock, get_ident
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.checkpoint import CheckpointFunction
+from torch.utils.hooks import RemovableHandle
 
+from fe_gradcam.backends.known import Known, known_of
 from fe_gradcam.backends.pytorch.kept import Kept
 from fe_gradcam.errors import Argument, UnsupportedModelError
 
@@ -38,7 +41,8 @@ def left_as_found(model: nn.Module) -> Iterator[nn.Module]:
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
-        kept = Kept(model)
+        known = known_of(model)
+        kept = Kept(model, values=known.writes is not False)
         tensors = [*kept.parameters, *kept.buffers]
         _check_values(model, tensors)
         devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
@@ -46,11 +50,14 @@ def left_as_found(model: nn.Module) -> Iterator[nn.Module]:
         if any(tensor.is_inference() for tensor in tensors):
             model = copy.deepcopy(model)
             kept = Kept(model)
-        stack.callback(kept.put_back)
+        stack.callback(_put_back, kept, known)
         stack.enter_context(uncompiled(kept.modules))
-        stack.enter_context(without_reentrant_checkpoints())
-        stack.enter_context(_module_by_module())
+        for replaced in (PLAIN_CHECKPOINTS, _HOOKS, _RETAINING, _FUSED):
+            stack.enter_context(replaced)
         _evaluate(kept.modules)
+        for parameter in kept.parameters:
+            if parameter.grad is not None:  # a backward pass of the model's own would add to it
+                parameter.grad = None
         yield model
 
 
@@ -74,33 +81,56 @@ def _check_values(model: nn.Module, tensors: Sequence[Tensor]) -> None:
     )
 
 
-@contextmanager
-def without_reentrant_checkpoints() -> Iterator[None]:
-    """While active, reentrant checkpoints are plain calls: no gradient can be taken at a tensor through others."""
-
-    def call(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
-        return function(*args)
-
-    before = CheckpointFunction.__dict__.get("apply")
-    CheckpointFunction.apply = staticmethod(call)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        if before is None:
-            del CheckpointFunction.apply
-        else:  # inside another call
-            setattr(CheckpointFunction, "apply", before)  # noqa: B010
+def _put_back(kept: Kept, known: Known) -> None:
+    """Puts all back; whether the model writes to its parameters is learnt from its first call."""
+    written = kept.put_back()
+    if known.writes is None or written:
+        known.writes = written
 
 
-@contextmanager
-def _module_by_module() -> Iterator[None]:
-    """While active, transformer layers call their modules, and no fused function that computes a whole layer."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
+class _Replaced:
+    """A function of torch that does something else, while this context is active, in the threads that entered it."""
+
+    def __init__(self, owner: Any, name: str, other: Callable[..., Any]) -> None:
+        self._owner, self._name, self._other = owner, name, other
+        self._lock = Lock()
+        self._inside: Counter[int] = Counter()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._own = self._owner.__dict__.get(self._name)
+                before = getattr(self._owner, self._name)
+
+                def call(*args: Any, **kwargs: Any) -> Any:
+                    return (self._other if get_ident() in self._inside else before)(*args, **kwargs)
+
+                setattr(self._owner, self._name, call)
+            self._inside[get_ident()] += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside[get_ident()] -= 1
+            self._inside += Counter()  # without those of count 0
+            if not self._inside and self._own is None:
+                delattr(self._owner, self._name)
+            elif not self._inside:
+                setattr(self._owner, self._name, self._own)
+
+
+def _called(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
+    return function(*args)
+
+
+PLAIN_CHECKPOINTS = _Replaced(CheckpointFunction, "apply", _called)
+"""Reentrant checkpoints are plain calls: no gradient can be taken at a tensor through others."""
+
+_HOOKS = _Replaced(Tensor, "register_hook", lambda tensor, hook: RemovableHandle(OrderedDict()))
+_RETAINING = _Replaced(Tensor, "retain_grad", lambda tensor: None)
+"""What a model asks to be told of gradients belongs to training, and fails where a tensor has none."""
+
+_FUSED = _Replaced(torch.backends.mha, "get_fastpath_enabled", lambda: False)
+"""Transformer layers call their modules, and no fused function that computes a whole layer."""
 
 
 def _evaluate(modules: list[nn.Module]) -> None:
@@ -121,7 +151,7 @@ def _evaluate(modules: list[nn.Module]) -> None:
 
 
 def _has_a_range(fake_quantise: nn.Module) -> bool:
-    lowest = getattr(fake_quantise.activation_post_process, "min_val", None)
+    lowest = getattr(getattr(fake_quantise, "activation_post_process", None), "min_val", None)
     return lowest is None or (lowest.numel() > 0 and bool(lowest.isfinite().all()))
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
+import threading
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -14,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from numpy.testing import assert_allclose
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointFunction, checkpoint
 
 from fe_gradcam import ArgumentError, GradientError, UnsupportedModelError, explain, list_layers
 from fe_gradcam.backends.pytorch.backend import TorchBackend
@@ -297,6 +300,115 @@ def test_backward_hooks_of_the_training_are_not_called_and_forbid_nothing(method
     in_place[1].inplace = False
     in_place(images.requires_grad_()).sum().backward()
     assert len(calls) == 4
+
+
+class _Hooking(SmallTorch):
+    """As the tutorials of Grad-CAM have it: the model keeps the gradient of its own features."""
+
+    gradient: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.conv1(x))
+        x.register_hook(self.keep)
+        x.retain_grad()
+        return self.fc(torch.relu(self.conv2(torch.relu(x))).mean((2, 3)))
+
+    def keep(self, gradient: torch.Tensor) -> torch.Tensor:
+        self.gradient = gradient
+        return gradient * 0.5
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "eigen_cam", "score_cam", "shapley_cam", "full_grad"])
+@pytest.mark.parametrize("layer", ["conv1", "conv2", None])
+def test_a_model_that_asks_for_its_own_gradients(plain: Plain, layer: str | None, method: str) -> None:
+    model, images, _ = plain
+    hooking = _Hooking()
+    hooking.load_state_dict(model.state_dict())
+    expected = explain(model, images, layer=layer, target=1, method=method).raw
+    assert_allclose(explain(hooking, images, layer=layer, target=1, method=method).raw, expected, atol=1e-7)
+    assert hooking.gradient is None
+    hooking(images)[:, 1].sum().backward()
+    assert hooking.gradient is not None  # the training has its hooks again
+
+
+def test_hooks_and_checkpoints_of_another_thread_are_its_own() -> None:
+    """A model may be explained in one thread while another trains."""
+    entered, trained = threading.Event(), threading.Event()
+
+    class Waiting(SmallTorch):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            entered.set()
+            assert trained.wait(60)
+            return super().forward(x)
+
+    thread = threading.Thread(target=explain, args=(Waiting(), torch.randn(1, 3, 9, 12)), kwargs={"layer": "conv2"})
+    thread.start()
+    assert entered.wait(60)
+    calls: list[torch.Tensor] = []
+    try:
+        x = torch.ones(2, requires_grad=True)
+        y = checkpoint(lambda x: x * 3, x, use_reentrant=True)
+        y.register_hook(calls.append)
+        y.sum().backward()
+    finally:
+        trained.set()
+        thread.join()
+    assert type(y.grad_fn).__name__ == "CheckpointFunctionBackward"
+    assert len(calls) == 1
+    assert "apply" not in CheckpointFunction.__dict__
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "shapley_cam", "full_grad", "score_cam"])
+@pytest.mark.parametrize("layer", ["first", "second"])
+def test_a_step_behind_the_layer_that_writes_to_a_view_from_before_it(layer: str, method: str) -> None:
+    class Writing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 3, padding=1), nn.Linear(4, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x).relu()
+            half = x[:, :2]
+            half += self.second(x)
+            return self.head(x.mean((2, 3)))
+
+    class Plain(Writing):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x).relu()
+            return self.head(torch.cat([x[:, :2] + self.second(x), x[:, 2:]], 1).mean((2, 3)))
+
+    writing, plain, images = Writing(), Plain(), torch.randn(2, 1, 9, 12)
+    plain.load_state_dict(writing.state_dict())
+    asked = {"layer": layer, "target": 1, "method": method, "scaling": "none"}
+    expected = explain(plain, images, **asked).raw
+    assert expected.any()
+    assert_allclose(explain(writing, images, **asked).raw, expected, atol=1e-6 * np.abs(expected).max())
+
+
+def test_a_model_that_writes_to_a_chunk_is_an_error_that_says_so() -> None:
+    class Writing(SmallTorch):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            first, *_ = x.mul(1).chunk(3, 1)
+            first += self.conv1(x).mean()
+            return super().forward(x + first)
+
+    with pytest.raises(GradientError, match=r"chunk\(\), split\(\) or unbind\(\).*or use method='score_cam'"):
+        explain(Writing(), torch.randn(2, 3, 9, 12), layer="conv1", target=1)
+
+
+def test_nothing_holds_a_model_whose_forward_is_its_own() -> None:
+    """As wrappers leave it: a function that holds the model."""
+
+    def explained() -> Any:
+        model = SmallTorch()
+        forward = model.forward
+        model.forward = lambda x: forward(x)
+        explain(model, torch.randn(1, 3, 9, 12), layer="conv1")
+        return weakref.ref(model)
+
+    gone = explained()
+    gc.collect()
+    assert gone() is None
 
 
 def test_inference_mode_on_forward_is_an_error() -> None:

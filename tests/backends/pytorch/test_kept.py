@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections import deque
+import random
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
 from fe_gradcam import explain, list_layers
+from fe_gradcam.backends.known import known_of
 from fe_gradcam.backends.pytorch.kept import MOST_ENTRIES, Kept
 
 
@@ -34,6 +36,33 @@ def fill(net: HabitNet, features: Tensor) -> None:
 
 def replace(net: HabitNet, features: Tensor) -> None:
     net.passing = net.passing + 1
+
+
+def scale(net: HabitNet, features: Tensor) -> None:
+    with torch.no_grad():
+        net.head.weight.mul_(1.5)
+
+
+def renorm(net: HabitNet, features: Tensor) -> None:
+    net.head.weight.data = torch.renorm(net.head.weight.data, 2, 0, 0.1)
+
+
+class Forbidding(dict[str, Any]):
+    """Like the outputs of transformers."""
+
+    def update(self, *_: Any, **__: Any) -> None:
+        raise TypeError
+
+    def copy(self) -> Any:
+        raise TypeError
+
+    def clear(self) -> None:
+        raise TypeError
+
+
+class ForbiddingList(list[Any]):
+    def extend(self, _: Any) -> None:
+        raise TypeError
 
 
 def hook(net: HabitNet, features: Tensor) -> None:
@@ -67,7 +96,29 @@ HABITS: dict[str, Callable[[Any, Tensor], Any]] = {
     "registers what it had not": register,
     "puts hooks on its modules": hook,
     "changes its mode": lambda net, features: net.train(),
+    "hooks itself": lambda net, features: net.register_forward_pre_hook(output_is_kept),
+    "draws from its stream": lambda net, features: net.stream.random(),
+    "draws from its stream of NumPy": lambda net, features: net.numpy_stream.random(),
+    "fills a dict of its own kind": lambda net, features: net.forbidding.__setitem__("b", features),
+    "fills a list of its own kind": lambda net, features: net.forbidding["list"].append(features),
+    "fills an ordered dict": lambda net, features: net.ordered.move_to_end("a"),
+    "writes to a tensor with a graph": lambda net, features: net.plain.add_(features.mean()),
+    "writes to a buffer with a graph": lambda net, features: net.passing.add_(features.mean()),
+    "asks for gradients": lambda net, features: net.plain.requires_grad_(),
+    "freezes itself": lambda net, features: net.convolution.requires_grad_(False),
+    "writes to a parameter": scale,
+    "writes to a parameter without autograd": lambda net, features: net.head.bias.data.add_(1),
+    "replaces the data of a parameter": renorm,
+    "writes to the owner of a hook": lambda net, features: net.owner.seen.append(features),
 }
+
+
+class Owner:
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def on_output(self, module: nn.Module, given: Any, output: Tensor) -> None:
+        self.latest = output.shape
 
 
 class HabitNet(nn.Module):
@@ -89,6 +140,11 @@ class HabitNet(nn.Module):
         self.register_buffer("unset", None)
         self.register_buffer("passing", torch.ones(3), persistent=False)
         self.register_buffer("empty", torch.empty(0))
+        self.stream, self.numpy_stream = random.Random(1), np.random.default_rng(1)
+        self.forbidding = Forbidding(a=1, list=ForbiddingList([1]))
+        self.ordered = OrderedDict(a=1, b=2)
+        self.owner = Owner()
+        self.convolution.register_forward_hook(self.owner.on_output)
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.convolution(x).relu()
@@ -128,6 +184,82 @@ def test_a_pass_that_fails_leaves_nothing_either() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         explain(net, IMAGES, layer="convolution")
     assert pickle.dumps(net) == before
+
+
+def test_what_cannot_be_written_to_stays_and_hinders_nothing() -> None:
+    """Buffers that share memory with themselves, hold NaN, or have no shape, beside one that changes."""
+    net = HabitNet("counts")
+    net.register_buffer("spread", torch.tensor([7]).expand(3))
+    net.register_buffer("nothing", torch.full((3,), torch.nan))
+    net.register_buffer("count", torch.tensor(0))
+    net.register_buffer("sum", torch.tensor(0.0))
+    net.ragged = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+    net.register_forward_pre_hook(lambda net, given: (net.count.add_(1), net.sum.add_(1), None)[-1])
+    versions = net.nothing._version, net.passing._version
+    explain(net, IMAGES)
+    assert (net.count, net.sum) == (0, 0)
+    assert (net.nothing._version, net.passing._version) == versions  # a graph may need what did not change
+
+
+@pytest.mark.parametrize("had", [False, True])
+@pytest.mark.parametrize("method", ["grad_cam", "full_grad"])
+def test_no_gradient_reaches_a_parameter(had: bool, method: str) -> None:
+    """Not even that of a backward pass that the model makes itself, as reversible networks do."""
+
+    class Learning(HabitNet):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.enable_grad():
+                self.head.weight.square().sum().backward()
+            return super().forward(x)
+
+    net = Learning("counts")
+    net.head.weight.grad = before = torch.full((5, 4), 3.0) if had else None
+    explain(net, IMAGES, method=method)
+    assert net.head.weight.grad is before
+    assert before is None or (before == 3).all()
+    assert net.convolution.weight.grad is None
+
+
+def test_a_stream_of_torch_is_where_it_was() -> None:
+    net = HabitNet("counts")
+    net.generator = torch.Generator().manual_seed(4)
+    net.register_forward_hook(lambda net, given, output: output + torch.rand(5, generator=net.generator))
+    expected = torch.rand(3, generator=torch.Generator().manual_seed(4))
+    explain(net, IMAGES)
+    assert torch.equal(torch.rand(3, generator=net.generator), expected)
+
+
+def test_a_scripted_part_is_evaluated_and_left_as_it_was() -> None:
+    net = HabitNet("counts").train()
+    plain = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.9), net)
+    scripted = nn.Sequential(torch.jit.script(nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.9))), net)
+    expected = explain(plain, IMAGES, layer="2.convolution", target=1).raw
+    assert_allclose(explain(scripted, IMAGES, layer="1.convolution", target=1).raw, expected, atol=1e-6)
+    assert all(module.training for module in scripted.modules())
+    assert torch.equal(scripted.state_dict()["0.0.running_mean"], torch.zeros(3))
+
+
+def test_parameters_are_copied_only_until_it_is_known_that_nothing_writes_to_them() -> None:
+    for habit, writes in (("counts", False), ("writes to a parameter", True)):
+        net = HabitNet(habit)
+        assert known_of(net).writes is None
+        for _ in range(2):
+            explain(net, IMAGES)
+            assert known_of(net).writes is writes
+
+
+def test_an_optimiser_is_not_looked_into() -> None:
+    """FastEstimator keeps it on the model, and it holds twice as much as the model."""
+    net = HabitNet("counts")
+    net.optimizer = torch.optim.Adam(net.parameters())
+    net(IMAGES).sum().backward()
+    net.optimizer.step()
+    moments = net.optimizer.state[net.head.weight]["exp_avg"]
+    kept = Kept(net)
+    moments.add_(1)
+    changed = moments.clone()
+    kept.put_back()
+    assert torch.equal(moments, changed)
 
 
 def test_the_training_behind_a_model_is_not_looked_into() -> None:
