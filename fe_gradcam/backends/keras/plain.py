@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from tensorflow.python.framework import op_callbacks
 
-from fe_gradcam.backends.keras.version import named_layers
+from fe_gradcam.backends.keras.version import PACKAGES, named_layers
+from fe_gradcam.backends.marks import OTHER_WEIGHTS, mark
 from fe_gradcam.spec.outputs import ModelOutput, pick
 from fe_gradcam.types import LayerRef
 
@@ -40,15 +42,29 @@ class PlainKeras:
 
     @contextmanager
     def _changed(self, layer: LayerRef, change: Any, seen: list[Any], skip: int) -> Iterator[None]:
+        def as_changed(tensor: Any) -> Any:
+            seen.append(np.asarray(tensor, np.float64))
+            return None if change is None or len(seen) <= skip else tf.cast(tf.constant(change(seen[-1])), tensor.dtype)
+
         def behind(_: Any, output: Any) -> Any:
             first = output[0] if isinstance(output, (tuple, list)) else output
-            seen.append(np.asarray(first, np.float64))
-            if change is None or len(seen) <= skip:
+            if layer.place != "output":
+                awaited.append(first)
                 return output
-            changed = tf.cast(tf.constant(change(seen[-1])), first.dtype)
+            changed = as_changed(first)
+            if changed is None:
+                return output
             return type(output)([changed, *output[1:]]) if isinstance(output, (tuple, list)) else changed
 
-        with _replaced(named_layers(self.model)[layer.name], "call", behind):
+        def computed(_: Any, given: Any, __: Any, outputs: Any, **___: Any) -> Any:
+            if not awaited or len(given) != 1 or given[0] is not awaited[-1] or given[0].shape != outputs[0].shape:
+                return None
+            awaited.clear()
+            changed = as_changed(outputs[0])
+            return None if changed is None else [changed]
+
+        awaited: list[Any] = []
+        with _replaced(named_layers(self.model)[layer.name], "call", behind), _each_operation(computed):
             yield
 
     def at(self, images: Any, layer: LayerRef) -> list[NDArray[Any]]:
@@ -56,6 +72,12 @@ class PlainKeras:
         seen: list[NDArray[Any]] = []
         self.run(images, layer, seen=seen)
         return seen
+
+    @staticmethod
+    def arrays(output: Any) -> list[NDArray[Any]]:
+        """The numbers in an output, whatever it is."""
+        parts = [part for part in tf.nest.flatten(output) if tf.is_tensor(part)]
+        return [np.asarray(part, np.float64) for part in parts if part.dtype.is_floating]
 
     @staticmethod
     def numbers(scores: Any) -> NDArray[Any]:
@@ -107,31 +129,41 @@ class PlainKeras:
         return np.asarray(noted[-1], np.float64) if noted else None
 
     @contextmanager
-    def reweighted(self) -> Iterator[bool]:
-        """While active, the last table of weights is another one; yields whether there is one."""
+    def reweighted(self, random: np.random.Generator) -> Iterator[bool]:
+        """While active, all tables of weights are others, of the same size; yields whether there is one."""
         tables = [one for one in self.model.trainable_weights if len(one.shape) >= 2]
-        if not tables:
-            yield False
-            return
-        before = np.array(tables[-1])
+        before = [np.array(one) for one in tables]
         try:
-            tables[-1].assign(-1.5 * before + 0.5 * before[::-1])
-            yield True
+            for one, its in zip(tables, before, strict=True):
+                one.assign((its * random.choice(OTHER_WEIGHTS, its.shape)).astype(its.dtype))
+            yield bool(tables)
         finally:
-            tables[-1].assign(before)
+            for one, its in zip(tables, before, strict=True):
+                one.assign(its)
 
     def state(self) -> dict[str, Any]:
         """What can be seen of the model and the random streams, by what it is of."""
         found: dict[str, Any] = {
             "Python's random stream": random.getstate(),
             "NumPy's random stream": pickle.dumps(np.random.get_state()),
+            "whether functions run eagerly": tf.config.functions_run_eagerly(),
         }
         for name, layer in {"the model": self.model, **named_layers(self.model)}.items():
-            found[f"attributes of {name}"] = {key: _mark(value) for key, value in layer.__dict__.items()}
+            found[f"attributes of {name}"] = {key: mark(value, _of_tensor) for key, value in layer.__dict__.items()}
             found[f"{name} trains"] = getattr(layer, "trainable", None)
-        for at, weights in enumerate(self.model.weights):
+        for at, weights in enumerate(self.model.variables):
             found[f"weights {at}, {weights.name}"] = hashlib.sha256(np.array(weights).tobytes()).hexdigest()
         return found
+
+
+@contextmanager
+def _each_operation(computed: Callable[..., Any]) -> Iterator[None]:
+    """While active, TensorFlow tells `computed` of each operation, as it tells its debugger, and takes its outputs."""
+    op_callbacks.add_op_callback(computed)
+    try:
+        yield
+    finally:
+        op_callbacks.remove_op_callback(computed)
 
 
 @contextmanager
@@ -153,7 +185,8 @@ def _replaced(owner: Any, name: str, behind: Callable[[Any, Any], Any]) -> Itera
             owner.__dict__[name] = before
 
 
-def _mark(value: Any) -> Any:
-    """Something that differs if an attribute was replaced, or a container has grown."""
-    size = len(value) if isinstance(value, (list, dict, set)) else None
-    return value if isinstance(value, (bool, int, float, str)) else (id(value), size)
+def _of_tensor(value: Any) -> Any:
+    """Values of a tensor; None of layers, variables and graphs, which are noted by themselves; all else as it is."""
+    if isinstance(value, (tf.Module, tf.Variable, tf.Graph)) or type(value).__module__.partition(".")[0] in PACKAGES:
+        return None
+    return np.asarray(value).tobytes() if tf.is_tensor(value) and hasattr(value, "numpy") else value

@@ -128,6 +128,9 @@ class Kept:
             self._states.append((partial(put, one), get(one)))
         elif isinstance(one, MethodType):
             self._note(one.__self__, entered)
+        elif isinstance(one, partial):  # it gets a `__dict__` by being asked for it, which pickle would write
+            for part in (one.func, *one.args, *one.keywords.values()):
+                self._note(part, entered)
         elif not isinstance(one, Optimizer):
             if isinstance(one, (dict, list, set, deque, tuple)):
                 self._note_container(one, entered)
