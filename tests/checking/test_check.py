@@ -132,13 +132,13 @@ def _nothing_put_back(patch: pytest.MonkeyPatch) -> None:
 
 
 def _hook_left(patch: pytest.MonkeyPatch) -> None:
-    plain = TorchBackend._given
+    plain = TorchBackend.run
 
-    def given(self: Any, inputs: Any, model: Any) -> Any:
-        model.head.register_forward_hook(lambda *_: None)
-        return plain(self, inputs, model)
+    def run(self: Any, inputs: Any, query: Any) -> Any:
+        self._model.head.register_forward_hook(lambda *_: None)
+        return plain(self, inputs, query)
 
-    patch.setattr(TorchBackend, "_given", given)
+    patch.setattr(TorchBackend, "run", run)
 
 
 def _random_drawn(patch: pytest.MonkeyPatch) -> None:
