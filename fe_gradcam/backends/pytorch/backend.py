@@ -47,6 +47,9 @@ Given: TypeAlias = Sequence[Tensor]
 Take: TypeAlias = Callable[[Tensor], Tensor]
 """See Recorder."""
 
+_STOPPING = "detach(), inference_mode(), .data, a NumPy step, a quantised layer"
+"""Steps that stop a gradient."""
+
 
 class TorchBackend(Backend):
     """A PyTorch model, ready to be explained, without the wrappers of DataParallel and torch.compile; see Backend."""
@@ -287,7 +290,7 @@ class TorchBackend(Backend):
             scores = _scores(outputs, resolve_target(target, len(inputs[0])), "logit").scores
             gradient = gradient_at(leaves[0], scores, retain_graph=keep_graph, edge=edges[0])
             if gradient is None:
-                raise no_gradient(layer, "detach(), inference_mode(), .data, a NumPy step")
+                raise no_gradient(layer, _STOPPING)
             return to_map(gradient)
 
         return (output if keep_graph else output.detach()), activations, gradients, outputs.are_probabilities
@@ -338,7 +341,7 @@ class TorchBackend(Backend):
         altered = self._read(leaf, passed, given, query.of_pixels, outputs.reading)
         disturbed, plain = (_scores(one, query.targets[0], query.score).scores for one in (altered, outputs))
         if not torch.equal(disturbed.detach(), plain.detach()):
-            raise no_gradient(query.layer, "detach(), inference_mode(), .data, a NumPy step")
+            raise no_gradient(query.layer, _STOPPING)
 
     def _outputs(self, given: Given, of_pixels: bool, factor: float = 1.0) -> Tensor | None:
         with self._ready() as model:

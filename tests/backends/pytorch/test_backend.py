@@ -549,6 +549,26 @@ def test_a_layer_in_integers_is_an_error_that_says_what_to_pass() -> None:
             explain(convert(prepared), images, layer="1", method=method)
 
 
+def test_a_traced_model_in_integers_is_no_exported_program() -> None:
+    from torch.ao.quantization import get_default_qconfig_mapping
+    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+    torch.backends.quantized.engine = "fbgemm"
+    images = torch.randn(2, 3, 9, 12)
+    prepared = prepare_fx(SmallTorch().eval(), get_default_qconfig_mapping("fbgemm"), (images,))
+    prepared(images)
+    with pytest.raises(GradientError, match=r"layer='conv2' computes in torch\.quint8.*pass the float model"):
+        explain(convert_fx(prepared), images, layer="conv2")
+
+
+def test_a_dynamically_quantised_head_stops_the_gradient_alone() -> None:
+    images = torch.randn(1, 3, 9, 12)
+    model = torch.ao.quantization.quantize_dynamic(SmallTorch().eval(), {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(GradientError, match=r"No gradient reaches layer='conv1'.*a quantised layer"):
+        explain(model, images, layer="conv1")
+    assert explain(model, images, layer="conv1", method="score_cam").raw.any()
+
+
 # --- the state that is left --------------------------------------------------------------------------
 
 

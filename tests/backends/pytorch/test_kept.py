@@ -303,3 +303,24 @@ def test_quantisation_aware_training_learns_nothing_from_what_is_explained(calib
         (gradient,) = torch.autograd.grad(scores.sum(), taken["map"])
         by_hand = (gradient.mean((2, 3), keepdim=True) * taken["map"]).sum(1).detach().numpy()
         assert_allclose(whole, by_hand, atol=1e-6 * np.abs(whole).max())
+
+
+def test_scales_that_are_learnt_are_not_estimated_anew() -> None:
+    from torch.ao.quantization import MovingAverageMinMaxObserver, QConfig, prepare_qat
+    from torch.ao.quantization._learnable_fake_quantize import _LearnableFakeQuantize
+
+    def learning(low: int, high: int, dtype: torch.dtype) -> Any:
+        ends: dict[str, Any] = {"quant_min": low, "quant_max": high, "dtype": dtype}
+        return _LearnableFakeQuantize.with_args(observer=MovingAverageMinMaxObserver, **ends)
+
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    net.qconfig = QConfig(activation=learning(0, 255, torch.quint8), weight=learning(-128, 127, torch.qint8))
+    net = prepare_qat(net)
+    for module in net.modules():
+        if isinstance(module, _LearnableFakeQuantize):
+            module.enable_static_estimate()
+    net(IMAGES)
+    images = IMAGES * torch.tensor([1.0, 9]).reshape(2, 1, 1, 1)
+    both = explain(net, images, layer="1", target=1, scaling="none").raw
+    alone = explain(net, images[:1], layer="1", target=1, scaling="none").raw
+    assert_allclose(both[:1], alone, atol=1e-6 * np.abs(alone).max())
