@@ -7,6 +7,7 @@ import pickle
 import random
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -109,6 +110,7 @@ HABITS: dict[str, Callable[[Any, Tensor], Any]] = {
     "writes to a parameter": scale,
     "writes to a parameter without autograd": lambda net, features: net.head.bias.data.add_(1),
     "replaces the data of a parameter": renorm,
+    "changes a step": lambda net, features: net.step.keywords.update(alpha=3),
     "writes to the owner of a hook": lambda net, features: net.owner.seen.append(features),
 }
 
@@ -145,6 +147,7 @@ class HabitNet(nn.Module):
         self.ordered = OrderedDict(a=1, b=2)
         self.owner = Owner()
         self.convolution.register_forward_hook(self.owner.on_output)
+        self.step = partial(torch.add, alpha=2)
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.convolution(x).relu()
