@@ -25,6 +25,7 @@ from fe_gradcam.backends.pytorch.passes import (
     BiasRecorder,
     Front,
     called,
+    forbids_view,
     gradient_at,
     hessian_product,
     observe,
@@ -149,7 +150,7 @@ class TorchBackend(Backend):
             try:
                 passed = self._observed(model, given, query.layer, take, whole_graph=whole_graph)
             except RuntimeError as error:
-                if whole_graph or "view was created in no_grad mode" not in str(error):
+                if whole_graph or not forbids_view(error):
                     raise
                 continue
             check_rows(query.layer, len(leaves[0]), len(given[0]))
@@ -276,8 +277,13 @@ class TorchBackend(Backend):
         for whole_graph in (True,) if keep_graph else (False, True):  # the second for a no_grad() of the model's own
             recorder = Recorder(layer, take)
             watching = recorder.watching(self._model.get_submodule(layer.name))
-            with torch.set_grad_enabled(whole_graph), PLAIN_CHECKPOINTS, watching:
-                output = called(self._model, inputs)
+            try:
+                with torch.set_grad_enabled(whole_graph), PLAIN_CHECKPOINTS, watching:
+                    output = called(self._model, inputs)
+            except RuntimeError as error:
+                if whole_graph or not forbids_view(error):
+                    raise
+                continue
             if not leaves:
                 raise not_called(layer)
             if isinstance(output, Tensor) and output.requires_grad:

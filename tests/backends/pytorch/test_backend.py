@@ -383,6 +383,13 @@ def test_a_step_behind_the_layer_that_writes_to_a_view_from_before_it(layer: str
     expected = explain(plain, images, **asked).raw
     assert expected.any()
     assert_allclose(explain(writing, images, **asked).raw, expected, atol=1e-6 * np.abs(expected).max())
+    if method == "grad_cam" and layer == "second":  # and beside the evaluation of a training
+        with torch.no_grad():
+            _, activations, gradients, _ = TorchBackend(writing, None, None, False).run_inside(
+                [images], LayerRef(layer), 1
+            )
+        by_op = (gradients().mean((2, 3), keepdim=True) * activations).sum(1)
+        assert_allclose(by_op, expected, atol=1e-6 * np.abs(expected).max())
 
 
 def test_a_model_that_writes_to_a_chunk_is_an_error_that_says_so() -> None:
@@ -490,6 +497,24 @@ def test_a_forward_that_takes_keywords_alone(plain: Plain, method: str) -> None:
     expected = explain(model, images, method=method, **ASKED).raw
     assert_allclose(explain(named, images, method=method, **ASKED).raw, expected, atol=1e-7)
     assert explain(named, images).layer == explain(model, images).layer
+
+
+def test_a_forward_whose_names_are_not_certain_is_an_error_that_says_so() -> None:
+    class TwoNames(SmallTorch):
+        def forward(this, *, labels: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:  # noqa: N805
+            return super().forward(pixel_values)
+
+    class AnyName(SmallTorch):
+        def forward(this, **batch: torch.Tensor) -> torch.Tensor:  # noqa: N805
+            return super().forward(batch["pixel_values"])
+
+    images = torch.randn(2, 3, 9, 12)
+    with pytest.raises(UnsupportedModelError, match=r"by name \('labels', 'pixel_values'\), and 1 came.*by position"):
+        explain(TwoNames(), images, layer="conv1")
+    with pytest.raises(UnsupportedModelError, match=r"by name \(any name\), and 1 came"):
+        explain(AnyName(), images, layer="conv1")
+    labels = torch.zeros(2)
+    assert explain(TwoNames(), (labels, images), layer="conv1").raw.any()
 
 
 def test_models_without_values_say_what_to_do() -> None:
