@@ -154,6 +154,7 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "backends.errors": "backends/test_protocol.py",
     "backends.keras.attention": "backends/test_attention.py",
     "backends.keras.compiled": "backends/keras/test_backend.py",
+    "backends.keras.on_torch": "backends/keras/test_version.py",
     "backends.keras.graph": "backends/keras/test_backend.py",
     "backends.keras.layers": "spec/test_layers.py",
     "backends.keras.plain": "checking/test_check.py",

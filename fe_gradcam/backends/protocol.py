@@ -111,11 +111,11 @@ class Backend(ABC):
         key = (inputs.shapes, self._model_output, self._of_pixels, None if called is None else same_code(called))
         found = self._known_now().default_layers.get(key)
         if found is None:
-            one = self._one_of(inputs)
-            asked = (one or inputs, None) if called is None else (inputs, target)  # it may need the whole batch
-            reaches = (lambda _: True) if one is None else partial(self._reaches, asked=asked)
             with self._plainly(inputs):
-                found, certain = default_layer(self._layers(one or inputs), reaches, of_pixels=self._of_pixels)
+                one, infos = self._layers_of_one(inputs)
+                asked = (one or inputs, None) if called is None else (inputs, target)  # it may need the whole batch
+                reaches = (lambda _: True) if one is None else partial(self._reaches, asked=asked)
+                found, certain = default_layer(infos, reaches, of_pixels=self._of_pixels)
             if certain:
                 self._known_now().default_layers.put(key, found)
         return found
@@ -197,6 +197,18 @@ class Backend(ABC):
         inputs.check_maps(seen.maps, channels_first=self.channels_first)
         self._known_now().seen.put(size, seen)
         return with_maps(infos, seen, size, channels_first=self.channels_first)
+
+    def _layers_of_one(self, inputs: Inputs) -> tuple[Inputs | None, list[LayerInfo]]:
+        """One row, if there is one, and the layers that its pass shows; all rows for a model of a fixed batch."""
+        one = self._one_of(inputs)
+        try:
+            return one, self._layers(one or inputs)
+        except CamError:
+            raise
+        except Exception:
+            if one is None or len(inputs) == 1:
+                raise
+            return inputs, self._layers(inputs)
 
     @contextmanager
     def _plainly(self, inputs: Inputs) -> Iterator[None]:

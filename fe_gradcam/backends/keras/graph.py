@@ -12,7 +12,7 @@ from tensorflow.python.autograph.core import ag_ctx
 from tensorflow.python.autograph.impl import api as autograph
 
 from fe_gradcam.backends.errors import has_channels_first, takes_channels_first
-from fe_gradcam.backends.keras.version import CONVOLUTIONS, is_a, is_keras_3, keras_of, layers_in
+from fe_gradcam.backends.keras.version import KERAS_CONVOLUTIONS, is_a, is_keras_3, keras_of, layers_in
 from fe_gradcam.backends.scoring import Head, HeadKind
 
 _HEADS: dict[str, HeadKind] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
@@ -107,7 +107,7 @@ def call_model(model: Any, inputs: Any, *, training: bool) -> Any:
     stay functions.
     """
     layers = [model, *layers_in(model)]
-    grouped = [layer for layer in layers if is_a(layer, *CONVOLUTIONS) and getattr(layer, "groups", 1) > 1]
+    grouped = [layer for layer in layers if is_a(layer, *KERAS_CONVOLUTIONS) and getattr(layer, "groups", 1) > 1]
     if grouped and _computes_groups():
         grouped = []
     calls: list[tuple[Any, str, Any]] = [(layer, "call", partial(_run, layer.call, False)) for layer in grouped]

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from fe_gradcam.backends.errors import no_tensor, not_called
 from fe_gradcam.backends.keras.graph import POOL_OPS, Call, activation_behind, passed_on, relu_behind
-from fe_gradcam.backends.keras.version import CONVOLUTIONS, is_a, layers_in
+from fe_gradcam.backends.keras.version import KERAS_CONVOLUTIONS, is_a, layers_in
 from fe_gradcam.spec.tokens import Seen
 from fe_gradcam.types import LayerInfo, LayerRef
 
@@ -19,7 +19,7 @@ def layer_infos(calls: list[Call], names: dict[int, str]) -> list[LayerInfo]:
     infos: list[LayerInfo] = []
     pooled: dict[int, bool] = {}
     for layer, _, output in calls:
-        first, kind, convolution = first_of(output), type(layer).__name__, is_a(layer, *CONVOLUTIONS)
+        first, kind, convolution = first_of(output), type(layer).__name__, is_a(layer, *KERAS_CONVOLUTIONS)
         if isinstance(first, tf.Tensor):
             behind = activation_behind(first)
             source = passed_on(first)
@@ -42,7 +42,7 @@ def layer_infos(calls: list[Call], names: dict[int, str]) -> list[LayerInfo]:
 
 def seen_by(calls: list[Call], size: tuple[int, ...]) -> Seen:
     """The layout of the layers' outputs that the pass shows."""
-    shapes = [tuple(first_of(output).shape[1:-1]) for layer, _, output in calls if is_a(layer, *CONVOLUTIONS)]
+    shapes = [tuple(first_of(output).shape[1:-1]) for layer, _, output in calls if is_a(layer, *KERAS_CONVOLUTIONS)]
     return Seen(tuple(shape for shape in shapes if len(shape) == len(size) and None not in shape))
 
 

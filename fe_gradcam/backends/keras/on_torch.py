@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from fe_gradcam.backends.keras.version import layers_in, named_layers
+from fe_gradcam.backends.keras.version import is_a, layers_in, named_layers
 from fe_gradcam.backends.known import Known, known_of
 from fe_gradcam.backends.protocol import Query
 from fe_gradcam.backends.pytorch.backend import Given, Take, TorchBackend
@@ -18,6 +19,8 @@ from fe_gradcam.spec.layers import name_among
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.tokens import Seen
 from fe_gradcam.types import BiasGradients, Layer, LayerInfo, LayerRef, Reshape
+
+POOLINGS = [f"{what}Pooling{axes}D" for what in ("Max", "Average") for axes in (1, 2, 3)]
 
 
 class KerasOnTorch(TorchBackend):
@@ -45,7 +48,9 @@ class KerasOnTorch(TorchBackend):
 
     def _listed(self, inputs: Inputs) -> tuple[list[LayerInfo], Seen]:
         infos, seen = super()._listed(inputs)
-        return [info for info in infos if info.name], seen
+        layers = _layers_of(self._model.keras_model)  # Keras moves axes behind the pooling of PyTorch
+        pooled = {name for name, layer in layers.items() if is_a(layer, *POOLINGS)}
+        return [replace(info, pooled=info.pooled or info.name in pooled) for info in infos if info.name], seen
 
     def _name_of(self, layer: Layer) -> str:
         named = _layers_of(self._model.keras_model)

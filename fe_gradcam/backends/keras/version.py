@@ -12,7 +12,7 @@ from typing import Any
 PACKAGES = ("keras", "tf_keras")
 """The packages that a Keras layer may come from."""
 
-CONVOLUTIONS = (
+KERAS_CONVOLUTIONS = (
     *(f"Conv{axes}D{transposed}" for axes in (1, 2, 3) for transposed in ("", "Transpose")),
     *("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D"),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.fx import GraphModule
 
-from fe_gradcam.backends.keras.version import CONVOLUTIONS, is_a
+from fe_gradcam.backends.keras.version import KERAS_CONVOLUTIONS, is_a
 from fe_gradcam.backends.pytorch.following import Unplaced, layout_at
 from fe_gradcam.backends.pytorch.recorder import Lister
 from fe_gradcam.backends.pytorch.state import uncompiled, unwrapped
@@ -40,6 +40,8 @@ def layer_infos(lister: Lister, count: int) -> list[LayerInfo]:
 def seen_by(lister: Lister, size: tuple[int, ...], *, channels_first: bool) -> Seen:
     """The layout of the layers' outputs that the pass shows."""
     of_maps = [(module, shape) for module, shape in lister.met if len(shape) == len(size) + 2]
+    if not channels_first:  # of Keras: its layers have one layout, and what is followed begins with another one
+        return Seen(tuple(shape[1:-1] for module, shape in of_maps if _is_convolution(module)))
     layouts: dict[tuple[str, tuple[int, ...]], Layout | None] = {}
     found: dict[int, Layout | None] = {}
     for (module, shape), state in zip(lister.met, lister.states, strict=True):
@@ -50,7 +52,7 @@ def seen_by(lister: Lister, size: tuple[int, ...], *, channels_first: bool) -> S
         elif state is not Unplaced.LOST:
             layouts[lister.names[module], shape[1:]] = None
     return Seen(
-        tuple(shape[2:] if channels_first else shape[1:-1] for module, shape in of_maps if _is_convolution(module)),
+        tuple(shape[2:] for module, shape in of_maps if _is_convolution(module)),
         any(isinstance(module, (nn.Linear, nn.LayerNorm)) for module, _ in of_maps),
         layouts,
         followed=True,
@@ -91,4 +93,4 @@ def kind_of(model: nn.Module, name: str) -> str:
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.conv._ConvNd) or is_a(module, *CONVOLUTIONS)
+    return isinstance(module, nn.modules.conv._ConvNd) or is_a(module, *KERAS_CONVOLUTIONS)

@@ -538,6 +538,7 @@ def test_exported_programs_are_refused_plainly_and_those_with_layers_taken(plain
             explain(refused, images)
     for taken in (torch.export.unflatten(program), torch.fx.symbolic_trace(model)):
         assert_allclose(explain(taken, images, **ASKED).raw, expected, atol=1e-7)
+        assert explain(taken, images).layer.startswith("conv2")  # though the first takes this batch alone
 
 
 @pytest.mark.parametrize("method", ["grad_cam", "score_cam", "ablation_cam", "shapley_cam"])
