@@ -28,6 +28,16 @@ def exported() -> UnsupportedModelError:
     )
 
 
+def needs_names(required: Sequence[str], count: int) -> UnsupportedModelError:
+    """The error for a forward that takes its inputs by name, where it is not certain under which."""
+    names = ", ".join(map(repr, required)) or "any name"
+    return UnsupportedModelError(
+        Argument("model"),
+        f" takes its inputs by name ({names}), and {count} came, so it is not certain which is which. Pass a module "
+        "whose forward takes the inputs by position and calls this model with their names.",
+    )
+
+
 def not_by_image(rows: int, count: int) -> UnsupportedModelError:
     """The error for a model whose biases cannot be told apart by image."""
     return UnsupportedModelError(

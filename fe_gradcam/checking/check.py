@@ -84,7 +84,7 @@ def check_model(
         warnings.simplefilter("ignore", CamWarning)
         subject = Subject(model, inputs, layer, target, method, asked)
         found = [replace(_found(test, subject), name=name) for name, test in TESTS.items()]
-    return Check(type(model).__name__, str(subject.ref), found)
+    return Check(type(model).__name__, str(subject.ref), subject.sides, found)
 
 
 def _found(test: Callable[[Subject], Finding], subject: Subject) -> Finding:

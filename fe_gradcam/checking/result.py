@@ -34,11 +34,13 @@ class Check:
     Attributes:
         model: The name of the model's class.
         layer: The place that was explained.
+        map: The size of its map, (h, w) or (d, h, w).
         findings: One for each test, in order.
     """
 
     model: str
     layer: str
+    map: tuple[int, ...]
     findings: Sequence[Finding]
 
     @property
@@ -56,12 +58,18 @@ class Check:
             {"name": one.name, "outcome": one.outcome, "said": one.said, "figures": dict(one.figures)}
             for one in self.findings
         ]
-        return {"model": self.model, "layer": self.layer, "passed": self.passed, "findings": findings}
+        return {
+            "model": self.model,
+            "layer": self.layer,
+            "map": list(self.map),
+            "passed": self.passed,
+            "findings": findings,
+        }
 
     def __str__(self) -> str:
         """A table for the terminal."""
         width = max(len(one.name) for one in self.findings)
-        lines = [f"{self.model}, explained at {self.layer!r}"]
+        lines = [f"{self.model}, explained at {self.layer!r}, a map of {' x '.join(map(str, self.map))}"]
         for one in self.findings:
             first, *rest = wrap(one.said, 110 - width - 20) or [""]
             lines.append(f"  {one.name:<{width}}  {one.outcome:<14}  {first}")

@@ -15,7 +15,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from fe_gradcam.backends.keras.version import computes_on
 from fe_gradcam.errors import Argument, ArgumentError, UnsupportedModelError, in_one_line, nearest
 from fe_gradcam.loading.weights import KERAS_FILES, load_keras_weights, load_torch_weights, type_of
 
@@ -70,6 +69,8 @@ def _refused(name: str, *said: str | Argument) -> ArgumentError:
 
 
 def _framework_of(model: Any) -> Framework | None:
+    from fe_gradcam.backends.keras.version import computes_on
+
     if computes_on(model) is not None:  # of Keras 3 on PyTorch too: its images are those of Keras
         return "keras"
     torch = sys.modules.get("torch")

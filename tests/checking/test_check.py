@@ -132,13 +132,13 @@ def _nothing_put_back(patch: pytest.MonkeyPatch) -> None:
 
 
 def _hook_left(patch: pytest.MonkeyPatch) -> None:
-    plain = TorchBackend._given
+    plain = TorchBackend.run
 
-    def given(self: Any, inputs: Any, model: Any) -> Any:
-        model.head.register_forward_hook(lambda *_: None)
-        return plain(self, inputs, model)
+    def run(self: Any, inputs: Any, query: Any) -> Any:
+        self._model.head.register_forward_hook(lambda *_: None)
+        return plain(self, inputs, query)
 
-    patch.setattr(TorchBackend, "_given", given)
+    patch.setattr(TorchBackend, "run", run)
 
 
 def _random_drawn(patch: pytest.MonkeyPatch) -> None:
@@ -236,14 +236,14 @@ def test_what_cannot_be_checked_is_an_error() -> None:
 
 
 def test_a_check_is_a_table_and_data() -> None:
-    check = Check("Net", "conv", [
+    check = Check("Net", "conv", (3, 4), [
         Finding("gradient", "passed", "It is right.", {"off": 0.5}),
         Finding("batch", "failed", "It is wrong. " * 20),
         Finding("head", "not applicable", "There is none."),
     ])  # fmt: skip
     assert not check.passed and check["batch"].outcome == "failed"
     lines = str(check).splitlines()
-    assert lines[0] == "Net, explained at 'conv'" and lines[-1] == "1 of 2 tests failed."
+    assert lines[0] == "Net, explained at 'conv', a map of 3 x 4" and lines[-1] == "1 of 2 tests failed."
     assert max(map(len, lines)) <= 110 and repr(check) == str(check)
     assert check.to_dict()["findings"][0] == {
         "name": "gradient", "outcome": "passed", "said": "It is right.", "figures": {"off": 0.5}

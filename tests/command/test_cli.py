@@ -62,7 +62,7 @@ def test_check(here: Path) -> None:
     done = run("check", "nets:Colours", "squares.png", "--size", 16)
     assert done.exit_code == 0, done.output
     first, *lines = done.stdout.splitlines()
-    assert first == "grad_cam: Colours, explained at 'relu'"
+    assert first == "grad_cam: Colours, explained at 'relu', a map of 16 x 16"
     assert sum("  passed  " in line for line in lines) + sum("not applicable" in line for line in lines) == 10
     assert lines[-1].startswith("All ")
     noise = run("check", "nets:Colours", "--size", 16, "--layer", "conv", "--method", "hires_cam")

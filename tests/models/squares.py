@@ -52,8 +52,8 @@ class FailsLater(Colours):
     calls = 0
 
     def forward(self, x):
-        self.calls += len(x) > 1
-        if self.calls > 2:
+        FailsLater.calls += len(x) > 1
+        if FailsLater.calls > 2:
             raise RuntimeError("the third batch is too much")
         return super().forward(x)
 

@@ -25,6 +25,7 @@ from fe_gradcam.backends.pytorch.passes import (
     BiasRecorder,
     Front,
     called,
+    forbids_view,
     gradient_at,
     hessian_product,
     observe,
@@ -46,6 +47,9 @@ Given: TypeAlias = Sequence[Tensor]
 
 Take: TypeAlias = Callable[[Tensor], Tensor]
 """See Recorder."""
+
+_STOPPING = "detach(), inference_mode(), .data, a NumPy step, a quantised layer"
+"""Steps that stop a gradient."""
 
 
 class TorchBackend(Backend):
@@ -146,7 +150,7 @@ class TorchBackend(Backend):
             try:
                 passed = self._observed(model, given, query.layer, take, whole_graph=whole_graph)
             except RuntimeError as error:
-                if whole_graph or "view was created in no_grad mode" not in str(error):
+                if whole_graph or not forbids_view(error):
                     raise
                 continue
             check_rows(query.layer, len(leaves[0]), len(given[0]))
@@ -273,8 +277,13 @@ class TorchBackend(Backend):
         for whole_graph in (True,) if keep_graph else (False, True):  # the second for a no_grad() of the model's own
             recorder = Recorder(layer, take)
             watching = recorder.watching(self._model.get_submodule(layer.name))
-            with torch.set_grad_enabled(whole_graph), PLAIN_CHECKPOINTS, watching:
-                output = called(self._model, inputs)
+            try:
+                with torch.set_grad_enabled(whole_graph), PLAIN_CHECKPOINTS, watching:
+                    output = called(self._model, inputs)
+            except RuntimeError as error:
+                if whole_graph or not forbids_view(error):
+                    raise
+                continue
             if not leaves:
                 raise not_called(layer)
             if isinstance(output, Tensor) and output.requires_grad:
@@ -287,7 +296,7 @@ class TorchBackend(Backend):
             scores = _scores(outputs, resolve_target(target, len(inputs[0])), "logit").scores
             gradient = gradient_at(leaves[0], scores, retain_graph=keep_graph, edge=edges[0])
             if gradient is None:
-                raise no_gradient(layer, "detach(), inference_mode(), .data, a NumPy step")
+                raise no_gradient(layer, _STOPPING)
             return to_map(gradient)
 
         return (output if keep_graph else output.detach()), activations, gradients, outputs.are_probabilities
@@ -338,7 +347,7 @@ class TorchBackend(Backend):
         altered = self._read(leaf, passed, given, query.of_pixels, outputs.reading)
         disturbed, plain = (_scores(one, query.targets[0], query.score).scores for one in (altered, outputs))
         if not torch.equal(disturbed.detach(), plain.detach()):
-            raise no_gradient(query.layer, "detach(), inference_mode(), .data, a NumPy step")
+            raise no_gradient(query.layer, _STOPPING)
 
     def _outputs(self, given: Given, of_pixels: bool, factor: float = 1.0) -> Tensor | None:
         with self._ready() as model:

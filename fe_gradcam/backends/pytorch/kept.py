@@ -128,9 +128,8 @@ class Kept:
             self._states.append((partial(put, one), get(one)))
         elif isinstance(one, MethodType):
             self._note(one.__self__, entered)
-        elif isinstance(one, partial):  # it gets a `__dict__` by being asked for it, which pickle would write
-            for part in (one.func, *one.args, *one.keywords.values()):
-                self._note(part, entered)
+        elif isinstance(one, partial):  # it gets a dict by being asked for one
+            self._note((one.func, one.args, one.keywords), entered)
         elif not isinstance(one, Optimizer):
             if isinstance(one, (dict, list, set, deque, tuple)):
                 self._note_container(one, entered)

@@ -60,9 +60,17 @@ def seen_by(lister: Lister, size: tuple[int, ...], *, channels_first: bool) -> S
 
 
 def has_layers(traced: GraphModule) -> bool:
-    """Whether a traced program calls modules with weights; those of torch.export use the weights alone."""
+    """Whether a traced program with weights calls the modules of these; those of torch.export use the weights alone.
+
+    One without weights, in which quantised modules keep theirs for themselves, calls whatever it has.
+    """
     called = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"}
-    return any(next(traced.get_submodule(name).parameters(), None) is not None for name in called)
+    return not has_weights(traced) or any(has_weights(traced.get_submodule(name)) for name in called)
+
+
+def has_weights(module: nn.Module) -> bool:
+    """Whether a module has parameters."""
+    return next(module.parameters(), None) is not None
 
 
 def name_of(model: nn.Module, layer: Layer) -> str:

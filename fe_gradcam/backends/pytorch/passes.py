@@ -13,7 +13,7 @@ from torch.autograd.graph import allow_mutation_on_saved_tensors
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from fe_gradcam.backends.errors import not_called, writes_to_parts
+from fe_gradcam.backends.errors import needs_names, not_called, writes_to_parts
 from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR
 from fe_gradcam.backends.pytorch.recorder import ACTIVATIONS, CONVOLUTIONS, Recorder
 from fe_gradcam.types import LayerRef
@@ -24,18 +24,14 @@ _Result = TypeVar("_Result")
 
 def called(model: nn.Module, inputs: Sequence[Any]) -> Any:
     """The model's output for inputs, which are passed by name if its forward takes nothing by position."""
-    forward = model.__dict__.get("forward", type(model).forward)
-    names = _names(getattr(forward, "__func__", forward))
-    return model(**dict(zip(names, inputs, strict=False))) if names else model(*inputs)
-
-
-def _names(forward: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of keywords, those without a default first, if these are all that `forward` takes."""
-    its = [one for one in signature(forward).parameters.values() if one.name != "self"]
+    its = signature(model.forward).parameters.values()
     if any(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD, one.VAR_POSITIONAL) for one in its):
-        return ()
-    named = [one for one in its if one.kind == one.KEYWORD_ONLY]
-    return tuple(one.name for one in sorted(named, key=lambda one: one.default is not one.empty))
+        return model(*inputs)
+    named = sorted((one for one in its if one.kind == one.KEYWORD_ONLY), key=lambda one: one.default is not one.empty)
+    required = [one.name for one in named if one.default is one.empty]
+    if len(required) > len(inputs) or len(named) < len(inputs):
+        raise needs_names(required, len(inputs))
+    return model(**{one.name: part for one, part in zip(named, inputs, strict=False)})
 
 
 def observe(
@@ -69,6 +65,11 @@ def observe(
         raise not_called(layer)
     times[layer] = recorder.reached
     return output, recorder
+
+
+def forbids_view(error: RuntimeError) -> bool:
+    """Whether torch refuses a step with gradients that writes to a view from before them; throughout, it does not."""
+    return "view was created in no_grad mode" in str(error)
 
 
 def whatever_is_written(passed: Callable[_Given, _Result]) -> Callable[_Given, _Result]:

@@ -171,7 +171,7 @@ class Recorder(TorchFunctionMode):
         out = func(*args, **kwargs)
         if name == "batch_norm" and self._own_graph and out.requires_grad and len(out) == 1:
             # On the CPU PyTorch takes a gradient that was cut out of a single image's tokens for a contiguous one.
-            _REGISTER_HOOK(out, Tensor.contiguous)
+            _REGISTER_HOOK(out, lambda gradient: None if gradient is None else gradient.contiguous())
         if self._inside and name in CONVOLUTIONS:
             if self._ref.place == "convolution":
                 out = self._taken(out, in_place=False)

@@ -146,8 +146,9 @@ def _evaluate(modules: list[nn.Module]) -> None:
         for name in ("_backward_hooks", "_backward_pre_hooks"):
             if module.__dict__.get(name):
                 module.__dict__[name] = OrderedDict()
-        if "observer_enabled" in module._buffers and _has_a_range(module):
-            module._buffers["observer_enabled"] = torch.zeros_like(cast(Tensor, module.observer_enabled))
+        for name in ("observer_enabled", "static_enabled"):  # the second of those that learn their scales
+            if name in module._buffers and _has_a_range(module):
+                module._buffers[name] = torch.zeros_like(cast(Tensor, module._buffers[name]))
 
 
 def _has_a_range(fake_quantise: nn.Module) -> bool:

@@ -383,6 +383,13 @@ def test_a_step_behind_the_layer_that_writes_to_a_view_from_before_it(layer: str
     expected = explain(plain, images, **asked).raw
     assert expected.any()
     assert_allclose(explain(writing, images, **asked).raw, expected, atol=1e-6 * np.abs(expected).max())
+    if method == "grad_cam" and layer == "second":  # and beside the evaluation of a training
+        with torch.no_grad():
+            _, activations, gradients, _ = TorchBackend(writing, None, None, False).run_inside(
+                [images], LayerRef(layer), 1
+            )
+        by_op = (gradients().mean((2, 3), keepdim=True) * activations).sum(1)
+        assert_allclose(by_op, expected, atol=1e-6 * np.abs(expected).max())
 
 
 def test_a_model_that_writes_to_a_chunk_is_an_error_that_says_so() -> None:
@@ -492,6 +499,24 @@ def test_a_forward_that_takes_keywords_alone(plain: Plain, method: str) -> None:
     assert explain(named, images).layer == explain(model, images).layer
 
 
+def test_a_forward_whose_names_are_not_certain_is_an_error_that_says_so() -> None:
+    class TwoNames(SmallTorch):
+        def forward(this, *, labels: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:  # noqa: N805
+            return super().forward(pixel_values)
+
+    class AnyName(SmallTorch):
+        def forward(this, **batch: torch.Tensor) -> torch.Tensor:  # noqa: N805
+            return super().forward(batch["pixel_values"])
+
+    images = torch.randn(2, 3, 9, 12)
+    with pytest.raises(UnsupportedModelError, match=r"by name \('labels', 'pixel_values'\), and 1 came.*by position"):
+        explain(TwoNames(), images, layer="conv1")
+    with pytest.raises(UnsupportedModelError, match=r"by name \(any name\), and 1 came"):
+        explain(AnyName(), images, layer="conv1")
+    labels = torch.zeros(2)
+    assert explain(TwoNames(), (labels, images), layer="conv1").raw.any()
+
+
 def test_models_without_values_say_what_to_do() -> None:
     images = torch.randn(2, 3, 9, 12)
     lazy = nn.Sequential(
@@ -548,6 +573,26 @@ def test_a_layer_in_integers_is_an_error_that_says_what_to_pass() -> None:
     for method in ("grad_cam", "eigen_cam", "score_cam"):
         with pytest.raises(GradientError, match=r"layer='1' computes in torch\.quint8.*pass the float model"):
             explain(convert(prepared), images, layer="1", method=method)
+
+
+def test_a_traced_model_in_integers_is_no_exported_program() -> None:
+    from torch.ao.quantization import get_default_qconfig_mapping
+    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+    torch.backends.quantized.engine = "fbgemm"
+    images = torch.randn(2, 3, 9, 12)
+    prepared = prepare_fx(SmallTorch().eval(), get_default_qconfig_mapping("fbgemm"), (images,))
+    prepared(images)
+    with pytest.raises(GradientError, match=r"layer='conv2' computes in torch\.quint8.*pass the float model"):
+        explain(convert_fx(prepared), images, layer="conv2")
+
+
+def test_a_dynamically_quantised_head_stops_the_gradient_alone() -> None:
+    images = torch.randn(1, 3, 9, 12)
+    model = torch.ao.quantization.quantize_dynamic(SmallTorch().eval(), {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(GradientError, match=r"No gradient reaches layer='conv1'.*a quantised layer"):
+        explain(model, images, layer="conv1")
+    assert explain(model, images, layer="conv1", method="score_cam").raw.any()
 
 
 # --- the state that is left --------------------------------------------------------------------------

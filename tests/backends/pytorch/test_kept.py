@@ -7,6 +7,7 @@ import pickle
 import random
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -109,6 +110,7 @@ HABITS: dict[str, Callable[[Any, Tensor], Any]] = {
     "writes to a parameter": scale,
     "writes to a parameter without autograd": lambda net, features: net.head.bias.data.add_(1),
     "replaces the data of a parameter": renorm,
+    "changes a step": lambda net, features: net.step.keywords.update(alpha=3),
     "writes to the owner of a hook": lambda net, features: net.owner.seen.append(features),
 }
 
@@ -145,6 +147,7 @@ class HabitNet(nn.Module):
         self.ordered = OrderedDict(a=1, b=2)
         self.owner = Owner()
         self.convolution.register_forward_hook(self.owner.on_output)
+        self.step = partial(torch.add, alpha=2)
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.convolution(x).relu()
@@ -303,3 +306,24 @@ def test_quantisation_aware_training_learns_nothing_from_what_is_explained(calib
         (gradient,) = torch.autograd.grad(scores.sum(), taken["map"])
         by_hand = (gradient.mean((2, 3), keepdim=True) * taken["map"]).sum(1).detach().numpy()
         assert_allclose(whole, by_hand, atol=1e-6 * np.abs(whole).max())
+
+
+def test_scales_that_are_learnt_are_not_estimated_anew() -> None:
+    from torch.ao.quantization import MovingAverageMinMaxObserver, QConfig, prepare_qat
+    from torch.ao.quantization._learnable_fake_quantize import _LearnableFakeQuantize
+
+    def learning(low: int, high: int, dtype: torch.dtype) -> Any:
+        ends: dict[str, Any] = {"quant_min": low, "quant_max": high, "dtype": dtype}
+        return _LearnableFakeQuantize.with_args(observer=MovingAverageMinMaxObserver, **ends)
+
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    net.qconfig = QConfig(activation=learning(0, 255, torch.quint8), weight=learning(-128, 127, torch.qint8))
+    net = prepare_qat(net)
+    for module in net.modules():
+        if isinstance(module, _LearnableFakeQuantize):
+            module.enable_static_estimate()
+    net(IMAGES)
+    images = IMAGES * torch.tensor([1.0, 9]).reshape(2, 1, 1, 1)
+    both = explain(net, images, layer="1", target=1, scaling="none").raw
+    alone = explain(net, images[:1], layer="1", target=1, scaling="none").raw
+    assert_allclose(both[:1], alone, atol=1e-6 * np.abs(alone).max())
