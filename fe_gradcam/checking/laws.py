@@ -150,7 +150,7 @@ def places(subject: Subject) -> Finding:
     if len(subject.outputs[-1].shape) == 3:  # only tokens can be off by some places
         seen_at = _seen_at(subject, reading, random)
         best = max(seen_at, key=lambda by: seen_at[by])
-        sharp = seen_at[best] / (seen_at[0] or 1e-30)
+        sharp = seen_at[best] / max(seen_at[0], 1e-3 * seen_at[best], 1e-30)
         if best and sharp > SHARP:
             said = (
                 f"A patch is seen {best:+d} in the order of the tokens, {sharp:.1f} times as much as at its own token."

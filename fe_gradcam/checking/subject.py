@@ -13,8 +13,11 @@ from fe_gradcam.backends import backend_for, plain_for
 from fe_gradcam.checking.places import Reading, readings
 from fe_gradcam.errors import UnsupportedModelError
 from fe_gradcam.explaining.route import explain
-from fe_gradcam.spec.images import Inputs
+from fe_gradcam.spec.images import Inputs, host_rows
 from fe_gradcam.types import Heatmap, Layer, LayerRef, Method
+
+FAR = (-1000.0, -30.0, 30.0, 1000.0)
+"""What images are multiplied by to see whether scores stay between 0 and 1."""
 
 
 class NotApplicableError(Exception):
@@ -112,7 +115,8 @@ class Subject:
             return "logits"
         if table.shape[1] > 1 and np.allclose(table.sum(1), 1, atol=1e-3):
             return "softmax"
-        return "sigmoid" if self.plain.heads(self.images, "sigmoid", table) or self._are_sigmoids(table) else "logits"
+        probabilities = self.plain.heads(self.images, "sigmoid", table) or self._are_sigmoids(table) or self._stays()
+        return "sigmoid" if probabilities else "logits"
 
     def _are_sigmoids(self, table: NDArray[Any]) -> bool:
         """Whether a sigmoid of the explained scores is what the model puts out, though no layer is one."""
@@ -120,6 +124,15 @@ class Subject:
             return False
         made = 1 / (1 + np.exp(-np.asarray(self.heatmap.scores, np.float64)))
         return np.allclose(made, self.by_class[np.arange(len(table)), self.ids], atol=1e-4)
+
+    def _stays(self) -> bool:
+        """Whether the model puts out nothing but numbers from 0 to 1, even for images far from any it was made for."""
+        picture = np.asarray(host_rows(self.inputs.picture))
+        if picture.dtype.kind != "f":
+            return False
+        far = [self.inputs.with_picture(picture * picture.dtype.type(factor)).given() for factor in FAR]
+        tables = [self._table(self.plain.run(images)) for images in far]
+        return all(bool(((table >= 0) & (table <= 1)).all()) for table in tables)
 
     @property
     def by_class(self) -> NDArray[Any]:

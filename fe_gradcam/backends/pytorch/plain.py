@@ -210,7 +210,7 @@ class PlainTorch:
         for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
             found[f"values of {name}"] = _digest(tensor)
             found[f"gradient of {name}"] = None if tensor.grad is None else (Itself(tensor.grad), _digest(tensor.grad))
-            found[f"requires_grad of {name}"] = tensor.requires_grad
+            found[f"flag and hooks of {name}"] = (tensor.requires_grad, len(tensor._backward_hooks or ()))
         return found
 
     @contextmanager
