@@ -21,6 +21,9 @@ MOST_ENTRIES = 1000
 
 _ALONE = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType, functools.partial)
 
+_HOLDERS = (dict, list, tuple, set, frozenset)
+"""What counts by what it holds: each plain call of a Keras model puts other empty lists in place of empty ones."""
+
 
 class Itself:
     """Equal to what holds the same object; holds it, so that no other gets its address."""
@@ -56,12 +59,12 @@ def mark(value: Any, of_tensor: Callable[[Any], Any], depth: int = DEPTH) -> Any
         return Itself(value)
     inside: Any = None
     if isinstance(value, dict):
-        inside = list(dict.items(value))
+        inside = list(dict.items(value) if issubclass(type(value), dict) else value.items())  # some only act as one
     elif isinstance(value, (list, tuple, set, frozenset, deque)):
-        inside = list(value)
+        inside = sorted(value, key=id) if isinstance(value, (set, frozenset)) else list(value)
     elif isinstance(getattr(value, "__dict__", None), dict):
         inside = list(value.__dict__.items())
     if inside is None:
         return Itself(value)
     entries = [mark(one, of_tensor, depth - 1) for one in inside] if len(inside) <= MOST_ENTRIES else len(inside)
-    return entries if type(value) in (tuple, frozenset) else (Itself(value), entries)
+    return entries if type(value) in _HOLDERS else (Itself(value), entries)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from tensorflow.python.framework import op_callbacks
 
 from fe_gradcam.backends.keras.version import PACKAGES, named_layers
 from fe_gradcam.backends.marks import OTHER_WEIGHTS, mark
@@ -42,29 +41,15 @@ class PlainKeras:
 
     @contextmanager
     def _changed(self, layer: LayerRef, change: Any, seen: list[Any], skip: int) -> Iterator[None]:
-        def as_changed(tensor: Any) -> Any:
-            seen.append(np.asarray(tensor, np.float64))
-            return None if change is None or len(seen) <= skip else tf.cast(tf.constant(change(seen[-1])), tensor.dtype)
-
         def behind(_: Any, output: Any) -> Any:
             first = output[0] if isinstance(output, (tuple, list)) else output
-            if layer.place != "output":
-                awaited.append(first)
+            seen.append(np.asarray(first, np.float64))
+            if change is None or len(seen) <= skip:
                 return output
-            changed = as_changed(first)
-            if changed is None:
-                return output
+            changed = tf.cast(tf.constant(change(seen[-1])), first.dtype)
             return type(output)([changed, *output[1:]]) if isinstance(output, (tuple, list)) else changed
 
-        def computed(_: Any, given: Any, __: Any, outputs: Any, **___: Any) -> Any:
-            if not awaited or len(given) != 1 or given[0] is not awaited[-1] or given[0].shape != outputs[0].shape:
-                return None
-            awaited.clear()
-            changed = as_changed(outputs[0])
-            return None if changed is None else [changed]
-
-        awaited: list[Any] = []
-        with _replaced(named_layers(self.model)[layer.name], "call", behind), _each_operation(computed):
+        with _replaced(named_layers(self.model)[layer.name], "call", behind):
             yield
 
     def at(self, images: Any, layer: LayerRef) -> list[NDArray[Any]]:
@@ -154,16 +139,6 @@ class PlainKeras:
         for at, weights in enumerate(self.model.variables):
             found[f"weights {at}, {weights.name}"] = hashlib.sha256(np.array(weights).tobytes()).hexdigest()
         return found
-
-
-@contextmanager
-def _each_operation(computed: Callable[..., Any]) -> Iterator[None]:
-    """While active, TensorFlow tells `computed` of each operation, as it tells its debugger, and takes its outputs."""
-    op_callbacks.add_op_callback(computed)
-    try:
-        yield
-    finally:
-        op_callbacks.remove_op_callback(computed)
 
 
 @contextmanager
