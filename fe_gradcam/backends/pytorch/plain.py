@@ -200,7 +200,7 @@ class PlainTorch:
                                      if name.startswith("_global_") and isinstance(hooks, dict)],
             "all that pickle reaches": _pickled(self.model),
         }  # fmt: skip
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             found["random streams of CUDA"] = [one.numpy().tobytes() for one in torch.cuda.get_rng_state_all()]
         for name, module in self.model.named_modules():
             said = name or "the model"
@@ -294,7 +294,7 @@ def _digest(tensor: Tensor) -> Any:
     if tensor.is_quantized or tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided:
         return str(tensor.layout)
     data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return (tuple(tensor.shape), hashlib.sha256(data).hexdigest())
+    return (tuple(tensor.shape), hashlib.sha256(data.data).hexdigest())
 
 
 def _as_it_is(part: Tensor) -> Tensor:
