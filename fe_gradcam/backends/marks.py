@@ -16,7 +16,7 @@ OTHER_WEIGHTS = (0.2, 1.4)
 DEPTH = 4
 """How far is looked into what an attribute holds: containers and objects inside one another."""
 
-MOST_ENTRIES = 1000
+MOST_LISTED = 1000
 """Of containers with more entries only the length is noted."""
 
 _ALONE = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType, functools.partial)
@@ -57,14 +57,19 @@ def mark(value: Any, of_tensor: Callable[[Any], Any], depth: int = DEPTH) -> Any
         return (Itself(value), value.shape, value.tobytes())
     if not depth or isinstance(value, _ALONE):
         return Itself(value)
-    inside: Any = None
+    names, inside = list[Any](), list[Any]()
     if isinstance(value, dict):
-        inside = list(dict.items(value) if issubclass(type(value), dict) else value.items())  # some only act as one
-    elif isinstance(value, (list, tuple, set, frozenset, deque)):
-        inside = sorted(value, key=id) if isinstance(value, (set, frozenset)) else list(value)
+        pairs = list(dict.items(value) if issubclass(type(value), dict) else value.items())  # some only act as one
+        names, inside = [mark(name, of_tensor, 0) for name, _ in pairs], [held for _, held in pairs]
+    elif isinstance(value, (list, tuple, deque)):
+        inside = list(value)
+    elif isinstance(value, (set, frozenset)):
+        inside = sorted(value, key=id)
     elif isinstance(getattr(value, "__dict__", None), dict):
-        inside = list(value.__dict__.items())
-    if inside is None:
+        names, inside = list(value.__dict__), list(value.__dict__.values())
+    else:
         return Itself(value)
-    entries = [mark(one, of_tensor, depth - 1) for one in inside] if len(inside) <= MOST_ENTRIES else len(inside)
+    if len(inside) > MOST_LISTED:
+        return (Itself(value), len(inside))
+    entries = [names, [mark(one, of_tensor, depth - 1) for one in inside]]
     return entries if type(value) in _HOLDERS else (Itself(value), entries)

@@ -18,6 +18,7 @@ from fe_gradcam.backends.pytorch.backend import TorchBackend
 from fe_gradcam.backends.pytorch.kept import Kept
 from fe_gradcam.backends.pytorch.recorder import Recorder
 from fe_gradcam.types import LayerRef
+from tests.checking.outcomes import outcomes
 from tests.models.toys import SmallTorch
 
 
@@ -56,10 +57,6 @@ class Tokens(nn.Module):
 
 def images(size: tuple[int, int] = (8, 8), count: int = 3) -> Tensor:
     return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(0))
-
-
-def outcomes(check: Check) -> dict[str, str]:
-    return {one.name: one.outcome for one in check.findings}
 
 
 def test_sound_networks_pass() -> None:

@@ -18,7 +18,7 @@ from fe_gradcam.backends.keras import scores as keras_scores
 from fe_gradcam.backends.keras.backend import KerasBackend
 from fe_gradcam.backends.keras.version import named_layers
 from fe_gradcam.types import LayerRef
-from tests.checking.test_check import outcomes
+from tests.checking.outcomes import outcomes
 from tests.models.kerases import KERASES, applied
 
 KERAS = next(iter(KERASES))
