@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,10 @@ SLOW = 3.0
 PART, GRID = 4, 3
 """A part of the image is as large as a place of the map, or a fourth of a side; nine are changed, one by one."""
 
-SPREAD = 1.5
+FEWEST_PLACES = 9
+"""Places of a map below which they are not told apart: a change of the image is seen at most of them."""
+
+SPREAD = 2.0
 """How many times as much as elsewhere a part must be seen at one place for the test to say something."""
 
 NEARLY = 0.4
@@ -122,6 +126,8 @@ def layer_matters(subject: Subject) -> Finding:
 
 def places(subject: Subject) -> Finding:
     """A change of a part of the image is seen at that part of the map, and not better at another."""
+    if prod(subject.sides) < FEWEST_PLACES:
+        raise NotApplicableError(f"the map has {prod(subject.sides)} places, too few to tell them apart.")
     reading = nearest(subject, subject.readings, 2, np.random.default_rng(subject.asked["seed"])).reading
     wanted, seen = (np.stack(one) for one in zip(*_parts(subject, reading), strict=True))
     fits = {name: float((moved * seen).sum()) for name, moved in moves(wanted)}
