@@ -19,9 +19,10 @@ import torch
 from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
-from fe_gradcam import explain, list_layers
+from fe_gradcam import GradientError, explain, list_layers
 from fe_gradcam.backends.known import known_of
 from fe_gradcam.backends.pytorch.kept import MOST_ENTRIES, Kept
+from fe_gradcam.types import LayerRef
 
 
 def register(net: HabitNet, features: Tensor) -> None:
@@ -204,6 +205,43 @@ def test_what_cannot_be_written_to_stays_and_hinders_nothing() -> None:
     explain(net, IMAGES)
     assert (net.count, net.sum) == (0, 0)
     assert (net.nothing._version, net.passing._version) == versions  # a graph may need what did not change
+
+
+class Reusing(HabitNet):
+    """Writes its features and its scores into memory of its own."""
+
+    graph = True
+
+    def __init__(self) -> None:
+        super().__init__("counts")
+        self.register_buffer("features_of_last", torch.zeros(2, 4, 7, 10))
+        self.last, self.place = torch.zeros(2, 5), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.place(self.features_of_last.copy_(self.convolution(x).relu()))
+        with torch.set_grad_enabled(self.graph and torch.is_grad_enabled()):
+            return self.last.copy_(self.head(features.mean((2, 3))))
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "eigen_cam", "shapley_cam"])
+def test_what_is_put_back_is_not_the_map(method: str) -> None:
+    plain, reusing = HabitNet("counts"), Reusing()
+    reusing.load_state_dict(plain.state_dict(), strict=False)
+    expected = explain(plain, IMAGES, layer=LayerRef("convolution", "activation"), method=method, scaling="none")
+    heatmap = explain(reusing, IMAGES, layer="place", method=method, scaling="none")
+    assert expected.raw.any()
+    assert_allclose(heatmap.raw, expected.raw, atol=1e-6 * np.abs(expected.raw).max())
+    assert_allclose(heatmap.scores, expected.scores, rtol=1e-6)
+    assert not reusing.features_of_last.any()
+    assert not reusing.last.any()
+
+
+def test_scores_in_memory_that_is_used_again_are_those_of_their_own_pass() -> None:
+    """Otherwise the pass that tells a stopped gradient, with another output of the layer, would seem to change nothing."""
+    reusing = Reusing()
+    reusing.graph = False
+    with pytest.raises(GradientError, match="No gradient reaches layer='place'"):
+        explain(reusing, IMAGES, layer="place")
 
 
 class Refusing:
