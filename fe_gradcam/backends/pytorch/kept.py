@@ -10,11 +10,11 @@ from itertools import chain, filterfalse
 from operator import is_, itemgetter
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
+from weakref import CallableProxyType, ProxyType, ReferenceType
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 MOST_ENTRIES = 10_000
@@ -26,7 +26,8 @@ MOST_BYTES = 2**30
 _WITHOUT_PARTS = frozenset(
     (
         *(bool, int, float, complex, str, bytes, type(None), type, range, slice),
-        *(FunctionType, BuiltinFunctionType, ModuleType, torch.dtype, torch.device, torch.Size),
+        *(FunctionType, BuiltinFunctionType, torch.dtype, torch.device, torch.Size),
+        *(ReferenceType, ProxyType, CallableProxyType),
     )
 )
 _PLAIN_DICTS = frozenset((dict, OrderedDict))
@@ -130,11 +131,12 @@ class Kept:
             self._note(one.__self__, entered)
         elif isinstance(one, partial):  # it gets a dict by being asked for one
             self._note((one.func, one.args, one.keywords), entered)
-        elif not isinstance(one, Optimizer):
+        elif not isinstance(one, (Optimizer, ModuleType)):
             if isinstance(one, (dict, list, set, deque, tuple)):
                 self._note_container(one, entered)
-            if entered and isinstance(getattr(one, "__dict__", None), dict):
-                self._note_container(one.__dict__, entered=False)
+            own = _dict_of(one) if entered else None
+            if isinstance(own, dict):
+                self._note_container(own, entered=False)
 
     def _note_container(self, one: Any, entered: bool) -> None:
         if len(one) > MOST_ENTRIES:
@@ -195,6 +197,14 @@ class Kept:
         return changed
 
 
+def _dict_of(one: Any) -> Any:
+    """The attributes of an object, or None; its class is not asked, which may raise whatever it likes."""
+    try:
+        return object.__getattribute__(one, "__dict__")
+    except AttributeError:
+        return None
+
+
 def _entries_of(base: Any, container: Any) -> list[Any]:
     """The entries, of dicts keys and values in turn, as the built-in type gives them; a subclass may differ."""
     return list(chain.from_iterable(base.items(container)) if issubclass(base, dict) else base.__iter__(container))
@@ -218,7 +228,7 @@ def _alike(tensors: list[Tensor]) -> list[list[Tensor]]:
     groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for one in tensors:
         strided = one.layout == torch.strided and not (one.is_quantized or one.is_meta or one.is_nested)
-        if strided and not is_lazy(one):
+        if strided and type(one) is Tensor:  # another class may forbid any step
             groups.setdefault((one.dtype, one.device), []).append(one)
     return list(groups.values())
 

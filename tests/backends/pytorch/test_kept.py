@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import pickle
 import random
+import threading
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
@@ -202,6 +204,39 @@ def test_what_cannot_be_written_to_stays_and_hinders_nothing() -> None:
     explain(net, IMAGES)
     assert (net.count, net.sum) == (0, 0)
     assert (net.nothing._version, net.passing._version) == versions  # a graph may need what did not change
+
+
+class Refusing:
+    """Says that it has anything, and then raises."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+class Picky(Tensor):
+    """A tensor that forbids steps, as those of quantised weights do."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.cat, torch.equal, Tensor.reshape):
+            raise NotImplementedError(func)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def gone() -> Any:
+    """What a model of Lightning holds of its trainer when that is gone."""
+    return weakref.proxy(Owner())
+
+
+@pytest.mark.parametrize("attribute", [gone, Refusing, threading.Lock, lambda: torch.ones(2).as_subclass(Picky)])
+def test_whatever_an_attribute_is_it_hinders_nothing(attribute: Callable[[], Any]) -> None:
+    net = HabitNet("counts")
+    expected = explain(net, IMAGES).raw
+    net.__dict__["odd"] = odd = attribute()
+    assert_allclose(explain(net, IMAGES).raw, expected)
+    assert net.__dict__["odd"] is odd
 
 
 @pytest.mark.parametrize("had", [False, True])
