@@ -237,7 +237,7 @@ def test_what_is_put_back_is_not_the_map(method: str) -> None:
 
 
 def test_scores_in_memory_that_is_used_again_are_those_of_their_own_pass() -> None:
-    """Otherwise the pass that tells a stopped gradient, with another output of the layer, would seem to change nothing."""
+    """Otherwise the pass that tells a stopped gradient, with another output at the layer, seems to change nothing."""
     reusing = Reusing()
     reusing.graph = False
     with pytest.raises(GradientError, match="No gradient reaches layer='place'"):
