@@ -32,8 +32,10 @@ _WITHOUT_PARTS = frozenset(
 )
 _PLAIN_DICTS = frozenset((dict, OrderedDict))
 _OF_EVERY_MODULE = frozenset(nn.Module().__dict__)
-_parts_of = itemgetter("_parameters", "_buffers", "_modules")
-_hooks_of = itemgetter(*(name for name, value in nn.Module().__dict__.items() if "_hooks" in name and value == {}))
+_TABLES_OF_HOOKS = tuple(name for name, value in nn.Module().__dict__.items() if "_hooks" in name and value == {})
+_tables_of: Callable[[dict[str, Any]], tuple[Any, ...]] = itemgetter(
+    "_parameters", "_buffers", "_modules", *_TABLES_OF_HOOKS
+)
 
 
 class Kept:
@@ -61,11 +63,12 @@ class Kept:
         self._tensors: list[Tensor] = []
         self._dicts: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
         self._others: list[tuple[Any, Any, list[Any]]] = []
-        self._empty: list[Any] = []
+        self._tables: list[Any] = []
         self._arrays: list[tuple[Any, Any]] = []
         self._states: list[tuple[Callable[[Any], Any], Any]] = []
         self._met: set[int] = set()
         self._note_module(model)
+        self._empty = list(filterfalse(None, self._tables))
         self.parameters, self.buffers = _each_once(self.parameters), _each_once(self.buffers)
         tensors = _each_once([*self.buffers, *self._tensors])
         self._groups = [(group, [one.shape for one in group], _in_one_piece(group)) for group in _alike(tensors)]
@@ -91,19 +94,16 @@ class Kept:
             return
         own = module.__dict__
         self._dicts.append((own, own.copy()))
-        for hooks in _hooks_of(own):
-            if hooks:
-                self._note(hooks)
-            else:
-                self._empty.append(hooks)
-        for part in _parts_of(own):
-            if part:
-                self._dicts.append((part, part.copy()))
-            else:
-                self._empty.append(part)
-        self.parameters += own["_parameters"].values()
-        self.buffers += own["_buffers"].values()
-        for child in own["_modules"].values():
+        tables = _tables_of(own)
+        self._tables += tables
+        parameters, buffers, children, *hooks = tables
+        self._dicts += [(one, one.copy()) for one in (parameters, buffers, children) if one]
+        if any(hooks):
+            for one in filter(None, hooks):
+                self._note(one)
+        self.parameters += parameters.values()
+        self.buffers += buffers.values()
+        for child in children.values():
             if child is not None:
                 self._note_module(child)
         for name in filterfalse(_OF_EVERY_MODULE.__contains__, own):
@@ -113,6 +113,8 @@ class Kept:
     def _note(self, one: Any, entered: bool = True) -> None:
         kind = type(one)
         if kind in _WITHOUT_PARTS or id(one) in self._met:
+            return
+        if kind is tuple and _WITHOUT_PARTS.issuperset(map(type, one)):  # most attributes of a convolution
             return
         if isinstance(one, nn.Module):
             self._note_module(one)
