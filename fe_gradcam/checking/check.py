@@ -12,7 +12,7 @@ import numpy as np
 from fe_gradcam.checking.laws import TESTS
 from fe_gradcam.checking.result import Check, Finding
 from fe_gradcam.checking.subject import NotApplicableError, Subject
-from fe_gradcam.errors import ArgumentError, CamError, CamWarning
+from fe_gradcam.errors import ArgumentError, CamError, CamWarning, in_one_line
 from fe_gradcam.parameters import knows_its_keywords
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.outputs import ModelOutput
@@ -75,7 +75,7 @@ def check_model(
         raise ArgumentError(
             f"target={target!r} cannot be checked. Accepted: None, a class id, an array of class ids, or a callable."
         )
-    whole = Inputs.of(images)
+    whole = Inputs.of(images).checked()
     inputs = whole.rows(slice(MOST_TESTED))
     if target is not None and not callable(target):
         target = np.broadcast_to(np.asarray(target), (len(whole),))[: len(inputs)]
@@ -94,3 +94,5 @@ def _found(test: Callable[[Subject], Finding], subject: Subject) -> Finding:
         return Finding("", "not applicable", f"{reason}")
     except CamError as error:
         return Finding("", "failed", f"explain raised: {error}")
+    except Exception as error:  # of the model, in a call that others of its calls do not foretell
+        return Finding("", "failed", f"raised {in_one_line(error)} Please report the model.")

@@ -18,32 +18,57 @@ STEPS = (0.1, 0.03, 0.01, 0.003)
 EXACT_STEPS = (3e-6,)
 """The same in float64, where rounding is far away and no kink of a ReLU is near."""
 
+AGREES_TO = {True: 0.003, False: 0.03}
+"""How far differences of the score, exact or not, may be from the heatmap, as a share of its largest value."""
+
+SMALLEST = {True: 1e-7, False: 1e-3}
+"""A heatmap whose largest value is below this share of the score, where the differences are exact or not, is held
+against that share: only rounding is left there."""
+
 
 @dataclass(frozen=True)
 class Differences:
     """How far heatmaps are from what differences of the score say, under one reading of the layer's output.
 
     Attributes:
-        grad_cam: The median over directions, as a share of the map's largest value; and so `hires_cam`.
+        grad_cam: Of the worst image, as a share of the map's largest value; and so `hires_cam`. Along the worst
+            direction in float64; in float32 the median over the directions, of which one may meet a kink.
         count: How many differences.
-        precision: "float64" if the model has a copy in it, else "float32".
+        exact: Whether they are of a copy of the model in float64.
+        rounding: The spacing of the model's own numbers at 1.
     """
 
     reading: Reading
     grad_cam: float
     hires_cam: float
     count: int
-    precision: str
+    exact: bool
+    rounding: float
 
     @property
     def off(self) -> float:
         """The larger of the two."""
-        return float(np.nanmax((self.grad_cam, self.hires_cam)))
+        return max(self.grad_cam, self.hires_cam)
+
+    @property
+    def agree(self) -> bool:
+        """Whether they are small enough."""
+        return self.off <= max(AGREES_TO[self.exact], 8 * self.rounding)
+
+    @property
+    def precision(self) -> str:
+        """In which precision the differences are, in words."""
+        return "float64" if self.exact else "float32"
 
 
-def nearest(subject: Subject, readings: list[Reading], count: int, random: np.random.Generator) -> Differences:
-    """The differences under the reading for which they are smallest."""
-    return min((differences(subject, reading, count, random) for reading in readings), key=lambda one: one.off)
+def nearest(subject: Subject, count: int, random: np.random.Generator) -> Differences:
+    """The differences under the first reading of the layer's output for which they are small, or are smallest."""
+    found: list[Differences] = []
+    for reading in subject.readings:
+        found.append(differences(subject, reading, count, random))
+        if found[-1].agree:
+            break
+    return min(found, key=lambda one: one.off)
 
 
 def differences(subject: Subject, reading: Reading, count: int, random: np.random.Generator) -> Differences:
@@ -58,26 +83,29 @@ def differences(subject: Subject, reading: Reading, count: int, random: np.rando
     steps = EXACT_STEPS if exact else STEPS
     activations = reading.maps(plain.at(images, subject.ref)[-1])
     grad_cam, hires_cam = subject.maps("grad_cam"), subject.maps("hires_cam")
+    scores = np.abs(subject.scores(plain, images, lambda output: output))
     rows, places, ones = np.arange(len(grad_cam)), prod(subject.sides), [1] * len(subject.sides)
     flat = grad_cam.reshape(len(rows), -1)
     of_grad, of_hires = [], []
     with np.errstate(all="ignore"):
+        largest = np.maximum(np.abs(flat).max(1), SMALLEST[exact is not None] * scores)
         for at in (flat.argmax(1), flat.argmin(1), *random.integers(0, places, (count - 2, len(rows)))):
             vectors = activations.reshape(*activations.shape[:2], -1)[rows, :, at]
             slope = _slope(subject, plain, images, reading.spread(vectors.reshape((*vectors.shape, *ones))), steps)
-            of_grad.append(np.abs(slope / places - flat[rows, at]) / np.abs(flat).max(1))
+            of_grad.append(_share(slope / places - flat[rows, at], largest))
+        whole = np.maximum(np.abs(hires_cam).reshape(len(rows), -1).sum(1), SMALLEST[exact is not None] * scores)
         for _ in range(count):
             half = random.random((len(rows), *subject.sides)) < 0.5
             slope = _slope(subject, plain, images, reading.spread(activations * half[:, None]), steps)
-            expected, whole = ((one).reshape(len(rows), -1).sum(1) for one in (hires_cam * half, np.abs(hires_cam)))
-            of_hires.append(np.abs(slope - expected) / whole)
-    precision = "float64" if exact else "float32"
-    return Differences(reading, _median(of_grad), _median(of_hires), 2 * count * len(rows), precision)
+            of_hires.append(_share(slope - (hires_cam * half).reshape(len(rows), -1).sum(1), whole))
+    off, of_hires_cam = (float(np.max(np.max(one, 0) if exact else np.median(one, 0))) for one in (of_grad, of_hires))
+    return Differences(reading, off, of_hires_cam, 2 * count * len(rows), exact is not None, subject.rounding)
 
 
-def _median(errors: list[NDArray[Any]]) -> float:
-    """The median of those that could be computed: a map may be zero for one image."""
-    return float(np.nanmedian(errors)) if np.isfinite(errors).any() else float("nan")
+def _share(error: NDArray[Any], whole: NDArray[Any]) -> NDArray[Any]:
+    """(N,) errors as shares; infinite where something is no number."""
+    share = np.where(error == 0, 0, np.abs(error) / whole)
+    return np.where(np.isfinite(share), share, np.inf)
 
 
 def _slope(

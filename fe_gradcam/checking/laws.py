@@ -18,9 +18,6 @@ from fe_gradcam.methods import METHODS
 from fe_gradcam.spec.images import host_rows
 from fe_gradcam.types import Needs
 
-AGREES_TO = 0.03
-"""How far differences of the score may be from the heatmap, as a share of its largest value."""
-
 ALONE = 1e-3
 """How far the map of an image may be from its map in a batch, as a share of the largest value."""
 
@@ -29,6 +26,9 @@ CLASSES = 6
 
 SLOW = 3.0
 """How many times the cost of plain inference is too much for a method of one pass."""
+
+PATCHES = 6
+"""How many patches are changed, one after the other, to see whether tokens are shifted."""
 
 PART, GRID = 4, 3
 """A part of the image is as large as a place of the map, or a fourth of a side; nine are changed, one by one."""
@@ -39,8 +39,14 @@ FEWEST_PLACES = 9
 SPREAD = 2.0
 """How many times as much as elsewhere a part must be seen at one place for the test to say something."""
 
-NEARLY = 0.4
-"""How well parts must fit where they are, as a share of where they fit best: strides may move a map by half a place."""
+SHARP = 2.0
+"""How many times as much as at its own token a patch must be seen at another to say that the tokens are shifted."""
+
+NEARLY = 0.75
+"""How well parts must fit where they are, as a share of where they fit best."""
+
+MIXED = 0.1
+"""How far the score may differ between two calls, as a share of what noise at the layer does."""
 
 
 def judged(good: bool, said: str, instead: str, **figures: float) -> Finding:
@@ -51,33 +57,35 @@ def judged(good: bool, said: str, instead: str, **figures: float) -> Finding:
 
 def gradient(subject: Subject) -> Finding:
     """The gradient that the map is made of against central differences of the score."""
-    if not subject.maps("hires_cam").any() and not subject.maps("grad_cam").any():
-        raise NotApplicableError("the heatmap is zero everywhere; see layer matters.")
-    found = nearest(subject, subject.readings, 4, np.random.default_rng(subject.asked["seed"]))
+    found = nearest(subject, 4, np.random.default_rng(subject.asked["seed"]))
+    subject.reading = found.reading
     said = (
         f"{found.count} central differences of the score at the layer ({found.reading.name}, {found.precision}) are "
-        f"off by {found.grad_cam:.1e} (Grad-CAM) and {found.hires_cam:.1e} (HiRes-CAM) of the largest value (median)."
+        f"off by at most {found.grad_cam:.1e} (Grad-CAM) and {found.hires_cam:.1e} (HiRes-CAM) of the largest value."
     )
-    instead = (
-        "The heatmap is not that of the score. Pass layer= with another layer, or the network itself in place of what "
-        "wraps it; please report the model."
+    instead = "The heatmap is not that of the score. " + (
+        "Pass layer= with another layer, or the network itself in place of what wraps it; please report the model."
+        if subject.kind == "logits"
+        else "Pass a model that returns logits, or layer= with another layer; please report the model."
     )
-    good = found.off <= max(AGREES_TO, 8 * subject.rounding)
-    return judged(good, said, instead, grad_cam=found.grad_cam, hires_cam=found.hires_cam)
+    if found.agree and not subject.maps("hires_cam").any() and not subject.maps("grad_cam").any():
+        raise NotApplicableError("the heatmap is zero everywhere, and so is the slope of the score; see layer matters.")
+    return judged(found.agree, said, instead, grad_cam=found.grad_cam, hires_cam=found.hires_cam)
 
 
 def head(subject: Subject) -> Finding:
     """The softmax or sigmoid of what is explained is what the model puts out."""
-    if callable(subject.target) or subject.table is None or subject.table.shape[1] == 1:
+    if callable(subject.target) or subject.table is None:
         raise NotApplicableError("there is no table of classes whose scores could be put side by side.")
     if subject.kind == "logits":
         raise NotApplicableError("the model's output is explained as it is: it is no table of probabilities.")
-    classes = range(min(subject.table.shape[1], CLASSES))
-    scores = np.stack([subject.explained("grad_cam", np.full(len(subject.table), at)).scores for at in classes], 1)
+    table = subject.by_class[:, :CLASSES]
+    classes = range(table.shape[1])
+    scores = np.stack([subject.explained("grad_cam", np.full(len(table), at)).scores for at in classes], 1)
     with np.errstate(divide="ignore"):
-        expected = np.log(subject.table[:, : len(classes)])
+        expected = np.log(table)
         if subject.kind == "sigmoid":
-            expected -= np.log1p(-subject.table[:, : len(classes)])
+            expected -= np.log1p(-table)
     if subject.kind == "softmax":  # it keeps the differences alone
         scores, expected = scores - scores[:, :1], expected - expected[:, :1]
     known = np.isfinite(expected)
@@ -93,18 +101,23 @@ def head(subject: Subject) -> Finding:
 
 def scores(subject: Subject) -> Finding:
     """The scores, classes and confidences against the model's own output."""
-    limit = max(ALONE, 8 * subject.rounding)
+    limit, heatmap = max(ALONE, 8 * subject.rounding), subject.heatmap
     if callable(subject.target):
         own = np.asarray(subject.plain.numbers(subject.target(subject.output)), np.float64)
-        off = float(np.abs(own - subject.heatmap.scores).max() / max(1.0, np.abs(own).max()))
+        off = float(np.abs(own - heatmap.scores).max() / max(1.0, np.abs(own).max()))
         said = f"The scores are those of the target to {off:.1e}."
         return judged(off <= limit, said, "The target, or the model, gives another score each time.", off=off)
-    if subject.table is None or subject.table.shape[1] == 1:
-        raise NotApplicableError("the model's output is no table with several classes.")
-    wrong = int((subject.heatmap.class_ids != subject.ids).sum())
-    own = subject.table[np.arange(len(subject.ids)), subject.ids]
+    if subject.table is None:
+        raise NotApplicableError("the model's output is no table of class scores.")
     plainly = subject.asked["score"] == "output" or subject.kind == "logits"
-    shown = subject.heatmap.scores if plainly else subject.heatmap.confidences
+    rows, table = np.arange(len(subject.table)), subject.by_class
+    if subject.table.shape[1] == 1 and plainly:
+        if subject.asked["score"] == "output":
+            raise NotApplicableError("the model puts out one number for two classes.")
+        table = np.hstack((-subject.table, subject.table))  # the score of class 1, or against it
+    wanted = table.argmax(1) if subject.target is None else subject.ids
+    wrong = int((heatmap.class_ids != wanted).sum())
+    own, shown = table[rows, wanted], heatmap.scores if plainly else heatmap.confidences
     off = float(np.abs(own - shown).max() / max(1.0, np.abs(own).max()))
     named = "scores" if plainly else "confidences"
     said = f"Classes differ for {wrong} of {len(own)} images; {named} are off by {off:.1e}."
@@ -116,52 +129,92 @@ def layer_matters(subject: Subject) -> Finding:
     """The score depends on the layer."""
     output = subject.outputs[-1]
     noise = np.random.default_rng(subject.asked["seed"]).normal(size=output.shape) * (output.std() or 1.0)
-    before = subject.scores(subject.plain, subject.images, lambda output: output)
-    after = subject.scores(subject.plain, subject.images, lambda output: output + noise)
-    moved = float(np.abs(after - before).max())
+    before, same, after = (
+        subject.scores(subject.plain, subject.images, lambda output, by=by: output + by) for by in (0, 0, noise)
+    )
+    moved, by_itself = float(np.abs(after - before).max()), float(np.abs(same - before).max())
+    if by_itself > MIXED * moved:
+        raise NotApplicableError(
+            f"the score differs by {by_itself:.2g} between two calls, and by {moved:.2g} with noise."
+        )
     said = f"Noise at the layer, as large as its output, moves the score by {moved:.2g}."
     instead = "Pass layer= with one that the score depends on; list_layers lists them."
-    return judged(moved > 1e-6 * float(np.abs(before).max()), said, instead, moved=moved)
+    return judged(moved > 0, said, instead, moved=moved)
 
 
 def places(subject: Subject) -> Finding:
     """A change of a part of the image is seen at that part of the map, and not better at another."""
+    random = np.random.default_rng(subject.asked["seed"])
+    reading = subject.reading or nearest(subject, 2, random).reading
+    instead = "Axes or tokens are read in another order: pass reshape=, which makes (N, K, h, w) of the layer's output."
+    if len(subject.outputs[-1].shape) == 3:  # only tokens can be off by some places
+        seen_at = _seen_at(subject, reading, random)
+        best = max(seen_at, key=lambda by: seen_at[by])
+        sharp = seen_at[best] / max(seen_at[0], 1e-3 * seen_at[best], 1e-30)
+        if best and sharp > SHARP:
+            said = (
+                f"A patch is seen {best:+d} in the order of the tokens, {sharp:.1f} times as much as at its own token."
+            )
+            return judged(False, said, instead, shift=best, sharp=sharp)
     if prod(subject.sides) < FEWEST_PLACES:
         raise NotApplicableError(f"the map has {prod(subject.sides)} places, too few to tell them apart.")
-    reading = nearest(subject, subject.readings, 2, np.random.default_rng(subject.asked["seed"])).reading
-    wanted, seen = (np.stack(one) for one in zip(*_parts(subject, reading), strict=True))
+    wanted, seen = (np.stack(one) for one in zip(*_parts(subject, reading, random), strict=True))
     fits = {name: float((moved * seen).sum()) for name, moved in moves(wanted)}
-    where_they_are, best = fits["where they are"], max(fits, key=lambda name: fits[name])
-    alone = fits[best] / (float(wanted.mean()) * len(wanted))
+    where_they_are, best_fit = fits["where they are"], max(fits, key=lambda name: fits[name])
+    alone = fits[best_fit] / (float(wanted.mean()) * len(wanted))
     if alone < SPREAD:
         raise NotApplicableError(
             f"parts of the image are seen all over the map, {alone:.1f} times as much where they fit best as elsewhere."
         )
     said = (
-        f"{len(wanted)} parts of the image are seen {best}, {alone:.1f} times as much as elsewhere; where they are "
-        f"fits {where_they_are / fits[best]:.0%} as well."
+        f"{len(wanted)} parts of the image are seen {best_fit}, {alone:.1f} times as much as elsewhere; where they are "
+        f"fits {where_they_are / fits[best_fit]:.0%} as well."
     )
-    instead = "Axes or tokens are read in another order: pass reshape=, which makes (N, K, h, w) of the layer's output."
-    return judged(where_they_are >= NEARLY * fits[best], said, instead, fits=where_they_are / fits[best], alone=alone)
+    good = where_they_are >= NEARLY * fits[best_fit]
+    return judged(good, said, instead, fits=where_they_are / fits[best_fit], alone=alone)
 
 
-def _parts(subject: Subject, reading: Reading) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+def _seen_at(subject: Subject, reading: Reading, random: np.random.Generator) -> dict[int, float]:
+    """How much of a change of a single patch is seen at its own token, and at others by their distance in order."""
+    size, sides = tuple(subject.heatmap.values.shape[1:]), subject.sides
+    farthest = max(0, min(3, sides[-1] - 2))
+    inner = range(farthest, prod(sides) - farthest)
+    found = []
+    for at in random.choice(inner, min(PATCHES, len(inner)), replace=False):
+        corner = np.unravel_index(at, sides)
+        starts = [int(place * whole / side) for place, whole, side in zip(corner, size, sides, strict=True)]
+        spans = [max(1, whole // side) for whole, side in zip(size, sides, strict=True)]
+        heat = _moved(subject, reading, starts, spans, random).mean(0).reshape(-1)
+        found.append(heat[at - farthest : at + farthest + 1] / (heat.mean() or 1.0))
+    return dict(zip(range(-farthest, farthest + 1), np.mean(found, 0).tolist(), strict=True))
+
+
+def _moved(
+    subject: Subject, reading: Reading, starts: list[int], spans: list[int], random: np.random.Generator
+) -> NDArray[Any]:
+    """(N, *S) how much the map differs once a part of the image is noise."""
+    changed = np.asarray(host_rows(subject.inputs.picture)).copy()
+    first = tuple(changed.shape[2:]) == tuple(subject.heatmap.values.shape[1:])
+    where = tuple(slice(start, start + span) for start, span in zip(starts, spans, strict=True))
+    spread = changed.std() or 1.0
+    part = changed[(slice(None),) * (1 + first) + where]
+    part[...] = part.mean() + random.normal(size=part.shape) * spread
+    after = subject.plain.at(subject.inputs.with_picture(changed).given(), subject.ref)[-1]
+    return np.asarray(np.abs(reading.maps(after) - reading.maps(subject.outputs[-1])).sum(1))
+
+
+def _parts(
+    subject: Subject, reading: Reading, random: np.random.Generator
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     """(*S) how much of each place lies in a part of the image, and how much the map differs there if that part does."""
-    picture, before = np.asarray(host_rows(subject.inputs.picture)), reading.maps(subject.outputs[-1])
     size = tuple(subject.heatmap.values.shape[1:])
-    first = tuple(picture.shape[2:]) == size
-    random = np.random.default_rng(subject.asked["seed"])
     spans = [max(1, min(side // PART, side // places)) for side, places in zip(size, subject.sides, strict=True)]
     counts = [GRID if side > 1 else 1 for side in subject.sides]
     for corner in np.ndindex(*counts):
         at = [int((one + 0.5) / count * side) for one, count, side in zip(corner, counts, subject.sides, strict=True)]
         starts = [int(one * whole / side) for one, whole, side in zip(at, size, subject.sides, strict=True)]
-        where = tuple(slice(start, start + span) for start, span in zip(starts, spans, strict=True))
-        changed = picture.copy()
-        part = changed[(slice(None),) * (1 + first) + where]
-        part[...] = part.mean() + random.normal(size=part.shape) * (picture.std() or 1.0)
-        after = subject.plain.at(subject.inputs.with_picture(changed).given(), subject.ref)[-1]
-        yield share_of(subject.sides, size, starts, spans), hottest(np.abs(reading.maps(after) - before).sum(1)).mean(0)
+        seen = hottest(_moved(subject, reading, starts, spans, random)).mean(0)
+        yield share_of(subject.sides, size, starts, spans), seen
 
 
 def batch(subject: Subject) -> Finding:
@@ -193,26 +246,26 @@ def _apart(one: NDArray[Any], other: NDArray[Any]) -> float:
 
 def new_weights(subject: Subject) -> Finding:
     """Once the weights are others, the map is that of the new ones."""
-    if not subject.maps("hires_cam").any():
-        raise NotApplicableError("the heatmap is zero everywhere; see layer matters.")
-    with subject.plain.reweighted() as changed:
+    random = np.random.default_rng(subject.asked["seed"])
+    with subject.plain.reweighted(random) as changed:
         if not changed:
             raise NotApplicableError("the model has no table of weights.")
         target = subject.target if callable(subject.target) else subject.ids
-        fresh = Subject(subject.model, subject.inputs, subject.layer, target, subject.method, subject.asked)
-        if fresh.ref != subject.ref:
-            raise NotApplicableError(f"with other weights the default layer is {str(fresh.ref)!r}.")
-        if not fresh.maps("hires_cam").any():
+        for layer in (subject.layer, subject.ref):  # with other weights the default layer may be another one
+            fresh = Subject(subject.model, subject.inputs, layer, target, subject.method, subject.asked)
+            if fresh.ref == subject.ref:
+                break
+        found = nearest(fresh, 2, random)
+        if found.agree and not fresh.maps("hires_cam").any():
             raise NotApplicableError("with other weights the heatmap is zero everywhere.")
-        found = nearest(fresh, fresh.readings, 2, np.random.default_rng(subject.asked["seed"]))
     said = f"With other weights the differences are off by {found.off:.1e}."
     instead = "Something of the earlier weights is kept; please report the model."
-    return judged(found.off <= max(AGREES_TO, 8 * subject.rounding), said, instead, off=found.off)
+    return judged(found.agree, said, instead, off=found.off)
 
 
 def left_as_found(subject: Subject) -> Finding:
-    """What can be seen of the model and the random streams is as it was."""
-    changed = [name for name in subject.before if subject.before[name] != subject.after.get(name)]
+    """What can be seen of the model and the random streams is as it was, and the model puts out what it did."""
+    changed = subject.left()
     said = f"{len(subject.before)} things of the model and the random streams were compared, and {len(changed)} differ"
     said += f": {', '.join(changed[:3])}." if changed else "."
     instead = "Please report the model; until then explain a copy of it (copy.deepcopy)."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import permutations
 from math import prod
 from typing import Any
 
@@ -80,15 +81,15 @@ def hottest(heat: NDArray[Any]) -> NDArray[Any]:
 
 
 def moves(maps: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Maps (N, *S) as they are, and as they would be if places were read in another way."""
+    """Maps (N, *S) as they are, and as they would be if places were read in another way.
+
+    Not one place further on: strides, paddings and kernels that are not symmetric move what a layer sees by about as
+    much, in sound networks too.
+    """
     yield "where they are", maps
-    for by in (-1, 1):
-        flat = np.roll(maps.reshape(len(maps), -1), by, 1)
-        yield f"{by:+d} in the order of the tokens", flat.reshape(maps.shape)
-        for axis in range(1, maps.ndim):
-            yield f"{by:+d} along axis {axis}", np.roll(maps, by, axis)
-    for axis in range(1, maps.ndim):
+    axes = range(1, maps.ndim)
+    for axis in axes:
         yield f"turned over along axis {axis}", np.flip(maps, axis)
-    if maps.ndim == 3:
-        turned = maps.transpose(0, 2, 1)
-        yield "with its axes swapped", turned.reshape(maps.shape)
+    for order in permutations(axes):
+        if order != tuple(axes):
+            yield f"with the axes in the order {order}", maps.transpose(0, *order).reshape(maps.shape)

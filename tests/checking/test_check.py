@@ -30,7 +30,7 @@ class Square(nn.Module):
         self.first, self.second = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
         self.weights = nn.Parameter(torch.randn(6, 8, 8))
         self.head = nn.Linear(6, 5)
-        self.calls = 0
+        self.calls, self.cache = 0, {"a": [{}], "mean": torch.zeros(2), "no_pickle": lambda: 0}
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
@@ -131,19 +131,47 @@ def _nothing_put_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Kept, "put_back", lambda self: None)
 
 
-def _hook_left(patch: pytest.MonkeyPatch) -> None:
-    plain = TorchBackend.run
+def _left(leave: Callable[[Any], Any]) -> Plant:
+    """Something is left behind by each call."""
 
-    def run(self: Any, inputs: Any, query: Any) -> Any:
-        self._model.head.register_forward_hook(lambda *_: None)
-        return plain(self, inputs, query)
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        plain = TorchBackend.run
 
-    patch.setattr(TorchBackend, "run", run)
+        def run(self: Any, inputs: Any, query: Any) -> Any:
+            leave(self._model)
+            return plain(self, inputs, query)
+
+        patch.setattr(TorchBackend, "run", run)
+
+    return plant
 
 
-def _random_drawn(patch: pytest.MonkeyPatch) -> None:
-    plain = TorchBackend._given
-    patch.setattr(TorchBackend, "_given", lambda *args: np.random.random() and plain(*args))
+def _earlier_activations(patch: pytest.MonkeyPatch) -> None:
+    """Those of the same images are kept: nothing behind the layer tells that they are not the new ones."""
+    plain, kept = TorchBackend._passed, dict[Any, Any]()
+
+    def passed(self: Any, model: Any, inputs: Any, query: Any) -> Any:
+        found = plain(self, model, inputs, query)
+        key = (query.layer, np.asarray(inputs.picture).tobytes())
+        return found._replace(activations=kept.setdefault(key, found.activations))
+
+    patch.setattr(TorchBackend, "_passed", passed)
+
+
+def _first_alone(gradient: Tensor) -> Tensor:
+    return torch.cat((gradient[:1], 0 * gradient[1:]))
+
+
+def _frozen(net: Any) -> None:
+    net.head.weight.requires_grad_(False)
+
+
+def _learnt(net: Any) -> None:
+    net.head.weight.grad = torch.zeros_like(net.head.weight)
+
+
+def _a_digit_lost(net: Any) -> None:
+    net.head.weight.data = net.head.weight.data.half().float()
 
 
 FAULTS: dict[str, tuple[Plant, set[str]]] = {
@@ -151,13 +179,25 @@ FAULTS: dict[str, tuple[Plant, set[str]]] = {
     "a probability for the logit": (_probability, {"gradient", "head"}),
     "swapped axes": (_read_otherwise(lambda maps: maps.transpose(2, 3)), {"gradient"}),
     "shifted places": (_read_otherwise(lambda maps: maps.flatten(2).roll(1, 2).reshape(maps.shape)), {"gradient"}),
+    "turned over": (_read_otherwise(lambda maps: maps.flip(3)), {"gradient"}),
     "a scaled gradient": (_gradients(lambda gradient: 2 * gradient), {"gradient"}),
+    "a gradient that is a little too large": (_gradients(lambda gradient: 1.02 * gradient), {"gradient"}),
     "a gradient of other channels": (_gradients(lambda gradient: gradient.roll(1, 1)), {"gradient"}),
-    "earlier results": (_stale, {"new weights"}),
+    "no gradient": (_gradients(lambda gradient: 0 * gradient), {"gradient"}),
+    "a gradient of the first image alone": (_gradients(_first_alone), {"gradient"}),
+    "earlier results": (_stale, {"new weights", "batch"}),
+    "earlier activations": (_earlier_activations, {"new weights"}),
     "images that are mixed": (_mixed, {"gradient", "batch"}),
     "attributes and flags left": (_nothing_put_back, {"left as found"}),
-    "a hook left": (_hook_left, {"left as found"}),
-    "random numbers drawn": (_random_drawn, {"left as found"}),
+    "a hook left": (_left(lambda net: net.head.register_forward_hook(lambda *_: None)), {"left as found"}),
+    "a hook of a parameter left": (_left(lambda net: net.head.weight.register_hook(lambda _: None)), {"left as found"}),
+    "an entry deep in an attribute": (_left(lambda net: net.cache["a"][0].update(b=1)), {"left as found"}),
+    "values of a tensor in an attribute": (_left(lambda net: net.cache["mean"].add_(1)), {"left as found"}),
+    "a parameter frozen": (_left(_frozen), {"left as found"}),
+    "a gradient left": (_left(_learnt), {"left as found"}),
+    "weights of fewer digits": (_left(_a_digit_lost), {"left as found"}),
+    "random numbers drawn": (_left(lambda net: np.random.random()), {"left as found"}),
+    "random numbers of PyTorch drawn": (_left(lambda net: torch.rand(1)), {"left as found"}),
 }
 
 
@@ -186,6 +226,85 @@ def test_shifted_tokens_fail(by: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "failed" in (check["gradient"].outcome, check["places"].outcome), str(check)
 
 
+def _grid(tokens: Tensor) -> Tensor:
+    return tokens.transpose(1, 2).reshape(len(tokens), -1, 6, 6)
+
+
+RESHAPES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "the class token taken for a patch": (
+        lambda out: _grid(out[:, :-1]),
+        "A patch is seen +1 in the order of the tokens",
+    ),
+    "columns for rows": (lambda out: _grid(out[:, 1:]).mT, "seen with the axes in the order (2, 1)"),
+    "turned over": (lambda out: _grid(out[:, 1:]).flip(2), "seen turned over along axis 1"),
+}
+
+
+@pytest.mark.parametrize("fault", RESHAPES)
+def test_a_reshape_of_the_user_s_that_puts_places_elsewhere_fails(fault: str) -> None:
+    """Which the gradient cannot tell: the map is that of the score, but its places are not those of the image."""
+    reshape, said = RESHAPES[fault]
+    check = check_model(Tokens(), images((24, 24)), layer="norm", reshape=reshape)
+    assert {name for name, outcome in outcomes(check).items() if outcome == "failed"} == {"places"}
+    assert said in check["places"].said and "pass reshape=" in check["places"].said
+    assert check_model(Tokens(), images((24, 24)), layer="norm", reshape=lambda out: _grid(out[:, 1:])).passed
+
+
+class Headed(nn.Module):
+    """A convolution, its mean, and as many outputs as wanted, of which something is made."""
+
+    def __init__(self, count: int, made: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(7)
+        self.first, self.head, self.made = nn.Conv2d(3, 6, 3), nn.Linear(6, count), made
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.made(self.head(self.first(x).relu().mean((2, 3))))
+
+
+HEADS: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
+    "log_softmax": (5, lambda logits: logits.log_softmax(1)),
+    "softmax of a temperature": (5, lambda logits: (logits / 3).softmax(1)),
+    "sigmoid": (5, lambda logits: logits.sigmoid()),
+    "one sigmoid": (1, lambda logits: logits.sigmoid()),
+    "one sigmoid of a temperature": (1, lambda logits: (logits / 3).sigmoid()),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_are_told_from_what_is_put_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    count, made = HEADS[name]
+    check = check_model(Headed(count, made), images((9, 12)))
+    assert outcomes(check) == dict.fromkeys(outcomes(check), "passed"), str(check)
+    _probability(monkeypatch)
+    check = check_model(Headed(count, made), images((9, 12)))
+    assert "failed" in (check["gradient"].outcome, check["head"].outcome, check["scores"].outcome), str(check)
+
+
+def test_one_logit_is_a_table_of_two_classes() -> None:
+    check = check_model(Headed(1, lambda logits: logits), images((9, 12)))
+    assert check.passed and check["scores"].outcome == "passed"
+
+
+def test_a_method_of_the_whole_model_is_checked_at_the_default_layer() -> None:
+    check = check_model(Headed(5, lambda logits: logits), images((9, 12)), method="occlusion")
+    assert check.passed and check["gradient"].outcome == "passed"
+    assert check.layer == "first + activation" and check.map == (7, 10)
+
+
+def test_images_in_a_dtype_that_the_first_parameter_is_not_of() -> None:
+    class Tempered(Headed):
+        def __init__(self) -> None:
+            super().__init__(5, lambda logits: logits)
+            self._parameters = {"heat": nn.Parameter(torch.tensor(2.0, dtype=torch.float64))}
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) / self.heat
+
+    assert check_model(Tempered(), images((9, 12))).passed
+    assert check_model(Tempered(), images((9, 12)).double()).passed
+
+
 def test_a_layer_that_does_not_matter_fails() -> None:
     class Branch(SmallTorch):
         def __init__(self) -> None:
@@ -198,6 +317,7 @@ def test_a_layer_that_does_not_matter_fails() -> None:
 
     check = check_model(Branch(), images((9, 12)), layer="unused")
     assert check["layer matters"].outcome == "failed" and "Pass layer= with one" in check["layer matters"].said
+    assert "so is the slope of the score" in check["gradient"].said
     assert check["gradient"].outcome == check["new weights"].outcome == "not applicable"
 
 

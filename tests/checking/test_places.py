@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from fe_gradcam.checking.places import hottest, moves, readings, share_of
@@ -47,12 +46,11 @@ def test_the_hottest_fourth_sums_to_one() -> None:
     assert_allclose(hottest(heat), [[[0, 0, 0, 0], [0, 0, 0, 1]], np.zeros((2, 4))])
 
 
-@pytest.mark.parametrize("name", ["with its axes swapped", "+1 in the order of the tokens", "-1 along axis 2"])
-def test_moves_are_those_of_their_names(name: str) -> None:
-    maps = np.arange(6.0).reshape(1, 2, 3)
-    expected = {
-        "with its axes swapped": [[0, 3, 1], [4, 2, 5]],
-        "+1 in the order of the tokens": [[5, 0, 1], [2, 3, 4]],
-        "-1 along axis 2": [[1, 2, 0], [4, 5, 3]],
-    }
-    assert_array_equal(dict(moves(maps))[name][0], expected[name])
+def test_moves_are_those_of_their_names() -> None:
+    """Numbers in column order, read as if they were in row order, go on in the next row."""
+    found = dict(moves(np.arange(6.0).reshape(1, 2, 3)))
+    assert_array_equal(found["where they are"][0], [[0, 1, 2], [3, 4, 5]])
+    assert_array_equal(found["turned over along axis 2"][0], [[2, 1, 0], [5, 4, 3]])
+    assert_array_equal(found["with the axes in the order (2, 1)"][0], [[0, 3, 1], [4, 2, 5]])
+    assert len(found) == 4
+    assert len(dict(moves(np.zeros((1, 2, 3, 4))))) == 1 + 3 + 5

@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from fe_gradcam.backends.keras.version import named_layers
+from fe_gradcam.backends.keras.version import PACKAGES, named_layers
+from fe_gradcam.backends.marks import OTHER_WEIGHTS, mark
 from fe_gradcam.spec.outputs import ModelOutput, pick
 from fe_gradcam.types import LayerRef
 
@@ -56,6 +57,12 @@ class PlainKeras:
         seen: list[NDArray[Any]] = []
         self.run(images, layer, seen=seen)
         return seen
+
+    @staticmethod
+    def arrays(output: Any) -> list[NDArray[Any]]:
+        """The numbers in an output, whatever it is."""
+        parts = [part for part in tf.nest.flatten(output) if tf.is_tensor(part)]
+        return [np.asarray(part, np.float64) for part in parts if part.dtype.is_floating]
 
     @staticmethod
     def numbers(scores: Any) -> NDArray[Any]:
@@ -107,29 +114,29 @@ class PlainKeras:
         return np.asarray(noted[-1], np.float64) if noted else None
 
     @contextmanager
-    def reweighted(self) -> Iterator[bool]:
-        """While active, the last table of weights is another one; yields whether there is one."""
+    def reweighted(self, random: np.random.Generator) -> Iterator[bool]:
+        """While active, all tables of weights are others, of the same size; yields whether there is one."""
         tables = [one for one in self.model.trainable_weights if len(one.shape) >= 2]
-        if not tables:
-            yield False
-            return
-        before = np.array(tables[-1])
+        before = [np.array(one) for one in tables]
         try:
-            tables[-1].assign(-1.5 * before + 0.5 * before[::-1])
-            yield True
+            for one, its in zip(tables, before, strict=True):
+                one.assign((its * random.choice(OTHER_WEIGHTS, its.shape)).astype(its.dtype))
+            yield bool(tables)
         finally:
-            tables[-1].assign(before)
+            for one, its in zip(tables, before, strict=True):
+                one.assign(its)
 
     def state(self) -> dict[str, Any]:
         """What can be seen of the model and the random streams, by what it is of."""
         found: dict[str, Any] = {
             "Python's random stream": random.getstate(),
             "NumPy's random stream": pickle.dumps(np.random.get_state()),
+            "whether functions run eagerly": tf.config.functions_run_eagerly(),
         }
         for name, layer in {"the model": self.model, **named_layers(self.model)}.items():
-            found[f"attributes of {name}"] = {key: _mark(value) for key, value in layer.__dict__.items()}
+            found[f"attributes of {name}"] = {key: mark(value, _of_tensor) for key, value in layer.__dict__.items()}
             found[f"{name} trains"] = getattr(layer, "trainable", None)
-        for at, weights in enumerate(self.model.weights):
+        for at, weights in enumerate(self.model.variables):
             found[f"weights {at}, {weights.name}"] = hashlib.sha256(np.array(weights).tobytes()).hexdigest()
         return found
 
@@ -153,7 +160,8 @@ def _replaced(owner: Any, name: str, behind: Callable[[Any, Any], Any]) -> Itera
             owner.__dict__[name] = before
 
 
-def _mark(value: Any) -> Any:
-    """Something that differs if an attribute was replaced, or a container has grown."""
-    size = len(value) if isinstance(value, (list, dict, set)) else None
-    return value if isinstance(value, (bool, int, float, str)) else (id(value), size)
+def _of_tensor(value: Any) -> Any:
+    """Values of a tensor; None of layers, variables and graphs, which are noted by themselves; all else as it is."""
+    if isinstance(value, (tf.Module, tf.Variable, tf.Graph)) or type(value).__module__.partition(".")[0] in PACKAGES:
+        return None
+    return np.asarray(value).tobytes() if tf.is_tensor(value) and hasattr(value, "numpy") else value

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import io
 import pickle
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fe_gradcam.backends.marks import OTHER_WEIGHTS, Itself, mark
 from fe_gradcam.backends.pytorch.passes import called
 from fe_gradcam.spec.outputs import ModelOutput, pick
 from fe_gradcam.types import LayerRef
 
 Change = Callable[[NDArray[Any]], NDArray[Any]]
 """From the output of a layer to what the model goes on with; both (N, ...)."""
+
+_SETTINGS = (
+    "are_deterministic_algorithms_enabled",
+    "get_default_dtype",
+    "get_num_threads",
+    "is_anomaly_enabled",
+    "is_autocast_enabled",
+    "is_grad_enabled",
+    "is_inference_mode_enabled",
+)
 
 
 class PlainTorch:
@@ -32,6 +43,7 @@ class PlainTorch:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self._cast: Callable[[Tensor], Tensor] | None = None
 
     def exact(self, images: Any) -> tuple[PlainTorch, Any] | None:
         """A copy in float64, and its images, in which differences are free of rounding; None if there is none."""
@@ -39,7 +51,7 @@ class PlainTorch:
             twin = PlainTorch(copy.deepcopy(self.model).double())
             parts = tuple(_double(part) for part in self.parts(images))
             near = [np.allclose(one, other, rtol=1e-2, atol=1e-3) for one, other in zip(
-                _arrays(self.run(images)), _arrays(twin.run(parts)), strict=True)]  # fmt: skip
+                self.arrays(self.run(images)), self.arrays(twin.run(parts)), strict=True)]  # fmt: skip
         except Exception:  # whatever a model does not allow: there is no such copy
             return None
         return (twin, parts) if near and all(near) else None
@@ -61,12 +73,10 @@ class PlainTorch:
             seen: See layer.
             skip: How many calls of the layer are left as they are.
         """
-        like = next((one for one in self._tensors() if one.is_floating_point()), torch.zeros((), dtype=torch.float32))
-        given = []
-        for part in self.parts(images):
-            tensor = torch.as_tensor(part).to(like.device)
-            given.append(tensor.to(like.dtype).clone() if tensor.is_floating_point() else tensor.clone())
+        device = next((one.device for one in self._tensors()), None)
+        given = [torch.as_tensor(part).to(device).clone() for part in self.parts(images)]
         with self._evaluating(), torch.no_grad():
+            given = self._as_taken(given)
             if layer is None:
                 return called(self.model, given)
             hook = _Hook(layer, change, skip, [] if seen is None else seen)
@@ -77,6 +87,23 @@ class PlainTorch:
             finally:
                 handle.remove()
 
+    def _as_taken(self, given: list[Tensor]) -> list[Tensor]:
+        """The inputs as they are if the model takes them so; else cast as it was first seen to take them."""
+        if self._cast is None:
+            dtypes = dict.fromkeys(one.dtype for one in self._tensors() if one.is_floating_point())
+            casts: list[Callable[[Tensor], Tensor]] = [_as_it_is]
+            for only_floats in (True, False):
+                casts += [partial(_to, dtype, only_floats) for dtype in (*dtypes, torch.float32)]
+            self._cast = next((one for one in casts if self._takes([one(part).clone() for part in given])), _as_it_is)
+        return [self._cast(part) for part in given]
+
+    def _takes(self, given: list[Tensor]) -> bool:
+        try:
+            called(self.model, given)
+        except Exception:
+            return False
+        return True
+
     def _tensors(self) -> Iterator[Tensor]:
         yield from self.model.parameters()
         yield from self.model.buffers()
@@ -85,6 +112,18 @@ class PlainTorch:
     def numbers(scores: Any) -> NDArray[Any]:
         """Scores as an array."""
         return np.asarray(scores.detach().double().cpu())
+
+    @staticmethod
+    def arrays(output: Any) -> list[NDArray[Any]]:
+        """The numbers in an output, whatever it is."""
+        if isinstance(output, Tensor):
+            return [output.double().cpu().numpy()] if output.is_floating_point() else []
+        if isinstance(output, Mapping):
+            output = list(output.values())
+        if hasattr(output, "__dict__") and not isinstance(output, (tuple, list)):
+            output = list(vars(output).values())
+        each = output if isinstance(output, (tuple, list)) else []
+        return [its for one in each for its in PlainTorch.arrays(one)]
 
     @staticmethod
     def table(output: Any, model_output: ModelOutput) -> NDArray[Any] | None:
@@ -138,38 +177,40 @@ class PlainTorch:
         return seen[-1].reshape(len(seen[-1]), -1)
 
     @contextmanager
-    def reweighted(self) -> Iterator[bool]:
-        """While active, the last table of weights is another one; yields whether there is one."""
-        tables = [one for one in self.model.parameters() if one.dim() >= 2 and one.is_floating_point()]
-        if not tables:
-            yield False
-            return
-        last = tables[-1].data
-        before = last.clone()
+    def reweighted(self, random: np.random.Generator) -> Iterator[bool]:
+        """While active, all tables of weights are others, of the same size; yields whether there is one."""
+        tables = [one.data for one in self.model.parameters() if one.dim() >= 2 and one.is_floating_point()]
+        before = [one.clone() for one in tables]
         try:
-            last.mul_(-1.5).add_(before.flip(0), alpha=0.5)
-            yield True
+            for one in tables:
+                one.mul_(torch.as_tensor(random.choice(OTHER_WEIGHTS, one.shape)).to(one))
+            yield bool(tables)
         finally:
-            last.copy_(before)
+            for one, its in zip(tables, before, strict=True):
+                one.copy_(its)
 
     def state(self) -> dict[str, Any]:
-        """What can be seen of the model and the random streams, by what it is of."""
+        """What can be seen of the model, the settings of PyTorch and the random streams, by what it is of."""
         found: dict[str, Any] = {
             "Python's random stream": random.getstate(),
             "NumPy's random stream": pickle.dumps(np.random.get_state()),
             "PyTorch's random stream": torch.get_rng_state().numpy().tobytes(),
-            "PyTorch's grad mode": torch.is_grad_enabled(),
+            **{f"torch.{name}": getattr(torch, name)() for name in _SETTINGS},
+            "hooks of all modules": [len(hooks) for name, hooks in vars(nn.modules.module).items()
+                                     if name.startswith("_global_") and isinstance(hooks, dict)],
             "all that pickle reaches": _pickled(self.model),
-        }
+        }  # fmt: skip
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            found["random streams of CUDA"] = [one.numpy().tobytes() for one in torch.cuda.get_rng_state_all()]
         for name, module in self.model.named_modules():
             said = name or "the model"
+            own = {key: value for key, value in module.__dict__.items() if key != "training"}
             found[f"training flag of {said}"] = module.training
-            found[f"attributes of {said}"] = {key: _mark(value) for key, value in module.__dict__.items()}
-            hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
-            found[f"hooks of {said}"] = [len(one) for one in hooks]
+            found[f"attributes of {said}"] = {key: mark(value, _of_tensor) for key, value in own.items()}
         for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
             found[f"values of {name}"] = _digest(tensor)
-            found[f"gradient of {name}"] = None if tensor.grad is None else _digest(tensor.grad)
+            found[f"gradient of {name}"] = None if tensor.grad is None else (Itself(tensor.grad), _digest(tensor.grad))
+            found[f"flag and hooks of {name}"] = (tensor.requires_grad, len(tensor._backward_hooks or ()))
         return found
 
     @contextmanager
@@ -221,36 +262,44 @@ def _double(part: Any) -> Any:
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
-def _arrays(output: Any) -> list[NDArray[Any]]:
-    """The tensors of an output, whatever it is."""
-    if isinstance(output, Tensor):
-        return [output.double().cpu().numpy()] if output.is_floating_point() else []
-    if isinstance(output, Mapping):
-        output = list(output.values())
-    if hasattr(output, "__dict__") and not isinstance(output, (tuple, list)):
-        output = list(vars(output).values())
-    return [each for one in output for each in _arrays(one)] if isinstance(output, (tuple, list)) else []
+class _Hashed:
+    """A file that keeps nothing but the hash of what is written to it."""
+
+    def __init__(self) -> None:
+        self.hash = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.hash.update(data)
+        return memoryview(data).nbytes
 
 
 def _pickled(model: nn.Module) -> str | None:
     """The hash of the model as pickle writes it, or None if it cannot."""
-    written = io.BytesIO()
+    written = _Hashed()
     try:
         pickle.dump(model, written)
     except Exception:  # of local classes, lambdas, open files
         return None
-    return hashlib.sha256(written.getbuffer()).hexdigest()
+    return written.hash.hexdigest()
 
 
-def _mark(value: Any) -> Any:
-    """Something that differs if an attribute was replaced, or a container has grown."""
-    size = len(value) if isinstance(value, (list, dict, set)) else None
-    return value if isinstance(value, (bool, int, float, str)) else (id(value), size)
+def _of_tensor(value: Any) -> Any:
+    """Values of a tensor; None of modules and parameters, which are noted by themselves; all else as it is."""
+    if isinstance(value, (nn.Module, nn.Parameter)):
+        return None
+    return (value.requires_grad, value.grad_fn is None, _digest(value)) if isinstance(value, Tensor) else value
 
 
 def _digest(tensor: Tensor) -> Any:
-    if tensor.is_quantized or tensor.layout != torch.strided:
-        return tuple(tensor.shape)
-    return hashlib.sha256(
-        tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    ).hexdigest()
+    if tensor.is_quantized or tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided:
+        return str(tensor.layout)
+    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return (tuple(tensor.shape), hashlib.sha256(data.data).hexdigest())
+
+
+def _as_it_is(part: Tensor) -> Tensor:
+    return part
+
+
+def _to(dtype: torch.dtype, only_floats: bool, part: Tensor) -> Tensor:
+    return part.to(dtype) if part.is_floating_point() or not only_floats else part
