@@ -15,7 +15,7 @@ RUN := $(VENV)/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-quick test-random test-pinned-host tutorials lint format benchmarks dist clean
+.PHONY: demo test test-quick test-random test-pinned-host zoo tutorials lint format benchmarks dist clean
 
 # What FastEstimator imports is installed without its pins, which are for Python 3.10 and 3.11 and NumPy 1.
 HOST := fastestimator==1.7.0 albumentations==1.4.1
@@ -70,6 +70,20 @@ $(PINNED)/.ready: setup.cfg constraints-pinned-host.txt
 
 test-pinned-host: $(PINNED)/.ready
 	$(PINNED)/bin/python $(SUITE) tests/integrations tests/training tests/backends tests/test_package.py
+
+# Networks of torchvision, timm and Hugging Face, checked by other means; WRITE=--write writes docs/networks.md. PyPI's
+# torchvision does not import beside the CPU build of torch, so they come together.
+ZOO := .venv-zoo
+$(ZOO)/.ready: setup.cfg
+	@test -n "$(PYTHON)" || { echo "Python 3.10, 3.11, 3.12 or 3.13 is needed."; exit 1; }
+	@$(ZOO)/bin/python -m pip --version > /dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(ZOO)
+	@set -o pipefail; PYTHONUNBUFFERED=1 $(ZOO)/bin/python -m pip install torch==2.14.1 torchvision==0.29.1 | $(SHOWN)
+	@set -o pipefail; PYTHONUNBUFFERED=1 $(ZOO)/bin/python -m pip install --editable '.[zoo]' | $(SHOWN)
+	@touch $@
+
+zoo: $(ZOO)/.ready $(VENV)/.ready
+	$(ZOO)/bin/python -m tests.networks $(WRITE) torchvision timm transformers
+	$(RUN) -m tests.networks $(WRITE) keras
 
 # The notebooks, in copies; "make tutorials WRITE=--write" stores what they show.
 tutorials: $(VENV)/.ready

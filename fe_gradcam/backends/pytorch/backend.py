@@ -128,7 +128,8 @@ class TorchBackend(Backend):
             logits, probabilities = outputs.tables
             tables = logits.detach(), probabilities.detach()
         plain = [Scored(its.scores.detach().float(), its.came_to) for its in scored]
-        return Passed(leaf.detach(), found, plain, tables, outputs.reading)
+        # a layer may put out a buffer of the model, which is put back
+        return Passed(leaf.detach().clone(), found, plain, tables, outputs.reading)
 
     def _scored(self, model: nn.Module, given: Given, query: Query) -> tuple[Tensor, Outputs, list[Scored]]:
         """One pass; or two, the second with gradients throughout.
@@ -318,6 +319,8 @@ class TorchBackend(Backend):
         head = None if picked is None else recorder.head_of(picked)
         with torch.enable_grad():
             rows: Any = None if picked is None else as_rows(picked, count)
+            if is_table(picked, count):  # some models have a buffer for their output, and write the next one there too
+                rows = rows.clone()
             head = head if head is not None and head.made(rows) else None
             if head is not None:
                 head = head._replace(logits=as_rows(head.logits, count).reshape(rows.shape))
@@ -353,7 +356,7 @@ class TorchBackend(Backend):
         with self._ready() as model:
             output = called(model, [_stretched(part, factor) for part in given])
             picked = self._picked(output, len(given[0]), of_pixels)
-            return None if picked is None else as_rows(picked, len(given[0]))
+            return None if picked is None else as_rows(picked, len(given[0])).clone()
 
     def _given(self, inputs: Inputs, model: nn.Module) -> Given:
         like = next((p for p in model.parameters() if p.is_floating_point()), None)

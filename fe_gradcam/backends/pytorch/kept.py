@@ -10,11 +10,11 @@ from itertools import chain, filterfalse
 from operator import is_, itemgetter
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
+from weakref import CallableProxyType, ProxyType, ReferenceType
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 MOST_ENTRIES = 10_000
@@ -26,13 +26,16 @@ MOST_BYTES = 2**30
 _WITHOUT_PARTS = frozenset(
     (
         *(bool, int, float, complex, str, bytes, type(None), type, range, slice),
-        *(FunctionType, BuiltinFunctionType, ModuleType, torch.dtype, torch.device, torch.Size),
+        *(FunctionType, BuiltinFunctionType, torch.dtype, torch.device, torch.Size),
+        *(ReferenceType, ProxyType, CallableProxyType),
     )
 )
 _PLAIN_DICTS = frozenset((dict, OrderedDict))
 _OF_EVERY_MODULE = frozenset(nn.Module().__dict__)
-_parts_of = itemgetter("_parameters", "_buffers", "_modules")
-_hooks_of = itemgetter(*(name for name, value in nn.Module().__dict__.items() if "_hooks" in name and value == {}))
+_TABLES_OF_HOOKS = tuple(name for name, value in nn.Module().__dict__.items() if "_hooks" in name and value == {})
+_tables_of: Callable[[dict[str, Any]], tuple[Any, ...]] = itemgetter(
+    "_parameters", "_buffers", "_modules", *_TABLES_OF_HOOKS
+)
 
 
 class Kept:
@@ -60,11 +63,12 @@ class Kept:
         self._tensors: list[Tensor] = []
         self._dicts: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
         self._others: list[tuple[Any, Any, list[Any]]] = []
-        self._empty: list[Any] = []
+        self._tables: list[Any] = []
         self._arrays: list[tuple[Any, Any]] = []
         self._states: list[tuple[Callable[[Any], Any], Any]] = []
         self._met: set[int] = set()
         self._note_module(model)
+        self._empty = list(filterfalse(None, self._tables))
         self.parameters, self.buffers = _each_once(self.parameters), _each_once(self.buffers)
         tensors = _each_once([*self.buffers, *self._tensors])
         self._groups = [(group, [one.shape for one in group], _in_one_piece(group)) for group in _alike(tensors)]
@@ -90,19 +94,16 @@ class Kept:
             return
         own = module.__dict__
         self._dicts.append((own, own.copy()))
-        for hooks in _hooks_of(own):
-            if hooks:
-                self._note(hooks)
-            else:
-                self._empty.append(hooks)
-        for part in _parts_of(own):
-            if part:
-                self._dicts.append((part, part.copy()))
-            else:
-                self._empty.append(part)
-        self.parameters += own["_parameters"].values()
-        self.buffers += own["_buffers"].values()
-        for child in own["_modules"].values():
+        tables = _tables_of(own)
+        self._tables += tables
+        parameters, buffers, children, *hooks = tables
+        self._dicts += [(one, one.copy()) for one in (parameters, buffers, children) if one]
+        if any(hooks):
+            for one in filter(None, hooks):
+                self._note(one)
+        self.parameters += parameters.values()
+        self.buffers += buffers.values()
+        for child in children.values():
             if child is not None:
                 self._note_module(child)
         for name in filterfalse(_OF_EVERY_MODULE.__contains__, own):
@@ -112,6 +113,8 @@ class Kept:
     def _note(self, one: Any, entered: bool = True) -> None:
         kind = type(one)
         if kind in _WITHOUT_PARTS or id(one) in self._met:
+            return
+        if kind is tuple and _WITHOUT_PARTS.issuperset(map(type, one)):  # most attributes of a convolution
             return
         if isinstance(one, nn.Module):
             self._note_module(one)
@@ -130,11 +133,12 @@ class Kept:
             self._note(one.__self__, entered)
         elif isinstance(one, partial):  # it gets a dict by being asked for one
             self._note((one.func, one.args, one.keywords), entered)
-        elif not isinstance(one, Optimizer):
+        elif not isinstance(one, (Optimizer, ModuleType)):
             if isinstance(one, (dict, list, set, deque, tuple)):
                 self._note_container(one, entered)
-            if entered and isinstance(getattr(one, "__dict__", None), dict):
-                self._note_container(one.__dict__, entered=False)
+            own = _dict_of(one) if entered else None
+            if isinstance(own, dict):
+                self._note_container(own, entered=False)
 
     def _note_container(self, one: Any, entered: bool) -> None:
         if len(one) > MOST_ENTRIES:
@@ -195,6 +199,14 @@ class Kept:
         return changed
 
 
+def _dict_of(one: Any) -> Any:
+    """The attributes of an object, or None; its class is not asked, which may raise whatever it likes."""
+    try:
+        return object.__getattribute__(one, "__dict__")
+    except AttributeError:
+        return None
+
+
 def _entries_of(base: Any, container: Any) -> list[Any]:
     """The entries, of dicts keys and values in turn, as the built-in type gives them; a subclass may differ."""
     return list(chain.from_iterable(base.items(container)) if issubclass(base, dict) else base.__iter__(container))
@@ -218,7 +230,7 @@ def _alike(tensors: list[Tensor]) -> list[list[Tensor]]:
     groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for one in tensors:
         strided = one.layout == torch.strided and not (one.is_quantized or one.is_meta or one.is_nested)
-        if strided and not is_lazy(one):
+        if strided and type(one) is Tensor:  # another class may forbid any step
             groups.setdefault((one.dtype, one.device), []).append(one)
     return list(groups.values())
 

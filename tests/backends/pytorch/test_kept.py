@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import pickle
 import random
+import threading
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
@@ -17,9 +19,10 @@ import torch
 from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
-from fe_gradcam import explain, list_layers
+from fe_gradcam import GradientError, explain, list_layers
 from fe_gradcam.backends.known import known_of
 from fe_gradcam.backends.pytorch.kept import MOST_ENTRIES, Kept
+from fe_gradcam.types import LayerRef
 
 
 def register(net: HabitNet, features: Tensor) -> None:
@@ -202,6 +205,76 @@ def test_what_cannot_be_written_to_stays_and_hinders_nothing() -> None:
     explain(net, IMAGES)
     assert (net.count, net.sum) == (0, 0)
     assert (net.nothing._version, net.passing._version) == versions  # a graph may need what did not change
+
+
+class Reusing(HabitNet):
+    """Writes its features and its scores into memory of its own."""
+
+    graph = True
+
+    def __init__(self) -> None:
+        super().__init__("counts")
+        self.register_buffer("features_of_last", torch.zeros(2, 4, 7, 10))
+        self.last, self.place = torch.zeros(2, 5), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.place(self.features_of_last.copy_(self.convolution(x).relu()))
+        with torch.set_grad_enabled(self.graph and torch.is_grad_enabled()):
+            return self.last.copy_(self.head(features.mean((2, 3))))
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "eigen_cam", "shapley_cam"])
+def test_what_is_put_back_is_not_the_map(method: str) -> None:
+    plain, reusing = HabitNet("counts"), Reusing()
+    reusing.load_state_dict(plain.state_dict(), strict=False)
+    expected = explain(plain, IMAGES, layer=LayerRef("convolution", "activation"), method=method, scaling="none")
+    heatmap = explain(reusing, IMAGES, layer="place", method=method, scaling="none")
+    assert expected.raw.any()
+    assert_allclose(heatmap.raw, expected.raw, atol=1e-6 * np.abs(expected.raw).max())
+    assert_allclose(heatmap.scores, expected.scores, rtol=1e-6)
+    assert not reusing.features_of_last.any()
+    assert not reusing.last.any()
+
+
+def test_scores_in_memory_that_is_used_again_are_those_of_their_own_pass() -> None:
+    """Otherwise the pass that tells a stopped gradient, with another output at the layer, seems to change nothing."""
+    reusing = Reusing()
+    reusing.graph = False
+    with pytest.raises(GradientError, match="No gradient reaches layer='place'"):
+        explain(reusing, IMAGES, layer="place")
+
+
+class Refusing:
+    """Says that it has anything, and then raises."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+class Picky(Tensor):
+    """A tensor that forbids steps, as those of quantised weights do."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.cat, torch.equal, Tensor.reshape):
+            raise NotImplementedError(func)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def gone() -> Any:
+    """What a model of Lightning holds of its trainer when that is gone."""
+    return weakref.proxy(Owner())
+
+
+@pytest.mark.parametrize("attribute", [gone, Refusing, threading.Lock, lambda: torch.ones(2).as_subclass(Picky)])
+def test_whatever_an_attribute_is_it_hinders_nothing(attribute: Callable[[], Any]) -> None:
+    net = HabitNet("counts")
+    expected = explain(net, IMAGES).raw
+    net.__dict__["odd"] = odd = attribute()
+    assert_allclose(explain(net, IMAGES).raw, expected)
+    assert net.__dict__["odd"] is odd
 
 
 @pytest.mark.parametrize("had", [False, True])
