@@ -79,8 +79,6 @@ class Subject:
     @cached_property
     def outputs(self) -> list[NDArray[Any]]:
         """What the layer puts out, (N, ...), once for each call; the last one counts."""
-        if self.plain.framework == "keras" and self.ref.place != "output":
-            raise NotApplicableError("the map is taken behind an activation function that is no layer of its own.")
         found = list(self.plain.at(self.images, self.ref))
         if not found:
             raise NotApplicableError("a plain call of the model does not go through the layer.")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from tensorflow.python.framework import op_callbacks
 
 from fe_gradcam.backends.keras.version import PACKAGES, named_layers
 from fe_gradcam.backends.marks import OTHER_WEIGHTS, mark
@@ -26,6 +27,9 @@ class PlainKeras:
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        self._graphs: dict[tuple[LayerRef, str], Any] = {}
+        self._change: Callable[[Any], Any] = _as_it_is
+        self._noted: list[Any] = []
 
     def exact(self, images: Any) -> None:
         """A copy in float64: there is none, as the layers of a Keras model keep their precision."""
@@ -36,6 +40,8 @@ class PlainKeras:
         """The model's own output; see PlainTorch."""
         parts = images if isinstance(images, (tuple, list)) else (images,)
         given = [tf.convert_to_tensor(np.asarray(part)) for part in parts]
+        if layer is not None and layer.place != "output":
+            return self._in_a_graph(given, layer, change, [] if seen is None else seen, skip)
         with nullcontext() if layer is None else self._changed(layer, change, [] if seen is None else seen, skip):
             return self.model(given[0] if len(given) == 1 else given, training=False)
 
@@ -51,6 +57,39 @@ class PlainKeras:
 
         with _replaced(named_layers(self.model)[layer.name], "call", behind):
             yield
+
+    def _in_a_graph(
+        self, given: list[Any], layer: LayerRef, change: Any, seen: list[Any], skip: int, noting: str = ""
+    ) -> Any:
+        """The output of a pass that is changed behind the activation function that takes up what a layer puts out.
+
+        While a graph is made, TensorFlow tells its debugger of each operation, and takes other outputs from it.
+        """
+
+        def changed(values: Any) -> Any:
+            seen.append(values.astype(np.float64))
+            return values if change is None or len(seen) <= skip else change(seen[-1]).astype(values.dtype)
+
+        def traced(*given: Any) -> Any:
+            awaited: list[Any] = []
+
+            def behind(_: Any, output: Any) -> Any:
+                awaited.append(output)
+                return output
+
+            def computed(_: Any, taken: Any, __: Any, made: Any, **___: Any) -> Any:
+                if not awaited or len(taken) != 1 or taken[0] is not awaited[-1] or taken[0].shape != made[0].shape:
+                    return None
+                awaited.clear()
+                return [_by_numpy(lambda values: self._change(values), made[0])]
+
+            with _replaced(named_layers(self.model)[layer.name], "call", behind), _each_operation(computed):
+                return self.model(given[0] if len(given) == 1 else list(given), training=False)
+
+        self._change = changed
+        if (layer, noting) not in self._graphs:
+            self._graphs[layer, noting] = tf.function(traced, autograph=False)
+        return self._graphs[layer, noting](*given)
 
     def at(self, images: Any, layer: LayerRef) -> list[NDArray[Any]]:
         """What a place puts out, once for each call."""
@@ -93,11 +132,24 @@ class PlainKeras:
 
     def logits_of(self, name: str, images: Any, layer: LayerRef, change: Any, skip: int) -> NDArray[Any]:
         """What the activation of the layer `name` gets in a pass that is changed at a layer."""
-        found = self._before_activation(name, lambda: self.run(images, layer, change, skip=skip))
+
+        def run() -> None:
+            if layer.place == "output":
+                self.run(images, layer, change, skip=skip)
+            else:
+                parts = images if isinstance(images, (tuple, list)) else (images,)
+                given = [tf.convert_to_tensor(np.asarray(part)) for part in parts]
+                self._in_a_graph(given, layer, change, [], skip, noting=name)
+
+        found = self._before_activation(name, run)
         return np.empty((0, 0)) if found is None else found.reshape(len(found), -1)
 
+    def _note(self, values: Any) -> Any:
+        self._noted.append(values)
+        return values
+
     def _before_activation(self, name: str, run: Callable[[], Any]) -> NDArray[Any] | None:
-        layer, noted = named_layers(self.model)[name], list[Any]()
+        layer, self._noted = named_layers(self.model)[name], []
         if type(layer).__name__ == "Softmax":
             attribute, of_input = "call", True
         elif callable(getattr(layer, "activation", None)):
@@ -106,12 +158,16 @@ class PlainKeras:
             return None
 
         def behind(given: Any, output: Any) -> Any:
-            noted.append(given if of_input else output)
+            its = given if of_input else output
+            if tf.executing_eagerly():
+                self._noted.append(its)
+            else:
+                _by_numpy(self._note, its)
             return output
 
         with _replaced(layer, attribute, behind):
             run()
-        return np.asarray(noted[-1], np.float64) if noted else None
+        return np.asarray(self._noted[-1], np.float64) if self._noted else None
 
     @contextmanager
     def reweighted(self, random: np.random.Generator) -> Iterator[bool]:
@@ -139,6 +195,26 @@ class PlainKeras:
         for at, weights in enumerate(self.model.variables):
             found[f"weights {at}, {weights.name}"] = hashlib.sha256(np.array(weights).tobytes()).hexdigest()
         return found
+
+
+def _as_it_is(values: Any) -> Any:
+    return values
+
+
+def _by_numpy(function: Callable[[Any], Any], tensor: Any) -> Any:
+    """What a function of arrays makes of a tensor once the graph is run."""
+    made = tf.numpy_function(function, [tensor], tensor.dtype)
+    made.set_shape(tensor.shape)
+    return made
+
+
+@contextmanager
+def _each_operation(computed: Callable[..., Any]) -> Iterator[None]:
+    op_callbacks.add_op_callback(computed)
+    try:
+        yield
+    finally:
+        op_callbacks.remove_op_callback(computed)
 
 
 @contextmanager
