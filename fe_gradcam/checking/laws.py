@@ -255,7 +255,7 @@ def new_weights(subject: Subject) -> Finding:
             fresh = Subject(subject.model, subject.inputs, layer, target, subject.method, subject.asked)
             if fresh.ref == subject.ref:
                 break
-        found = nearest(fresh, 2, random)
+        found = nearest(fresh, 3, random)
         if found.agree and not fresh.maps("hires_cam").any():
             raise NotApplicableError("with other weights the heatmap is zero everywhere.")
     said = f"With other weights the differences are off by {found.off:.1e}."
