@@ -137,7 +137,8 @@ def test_maps_are_those_worked_out_by_other_means(case: Case, explained: Explain
     """
     entry = case.entry
     expected = by_hand(case, explained.inferred["hires_cam"].class_ids) if entry.twin is None else of_twin(entry.twin)
-    skipped = {"fem"} if entry.precision > 1e-4 else set()  # cuts off at a threshold, which rounding moves places over
+    # one cuts off at a threshold, which rounding moves places over; the sign of the other rests on a sum near zero
+    skipped = {"fem", "kpca_cam"} if entry.precision > 1e-4 else set()
     for method in expected.keys() & explained.inferred.keys() - skipped:
         maps = expected[method]
         difference = np.abs(explained.inferred[method].raw - maps)

@@ -325,12 +325,16 @@ class TakesBytes(SmallTorch):
         return super().forward(x.permute(0, 3, 1, 2).float() / 255)
 
 
-def test_a_model_that_takes_bytes_in_its_own_layout_goes_on_working() -> None:
+def test_a_model_that_takes_its_channels_in_another_axis_is_refused_before_the_first_step() -> None:
+    """Its heatmaps would have the size (12, 3) of what was read as the picture."""
     model, steps = fe.build(TakesBytes, optimizer_fn="adam", model_name="bytes"), Steps()
     data, ops = data_of("torch"), ops_of(model, ModelOp(model, "photo", "y_pred"))
     trace = GradCAM("photo", model=model, labels="y", on_error="raise", mode="eval", display="x")
-    estimator("torch", model, [trace, steps], ops=ops, train_data=data, eval_data=data).fit()
-    assert steps.done
+    with pytest.raises(
+        ArgumentError, match=r"images='photo' has shape .*takes the channels in the last axis.*Wrap the"
+    ):
+        estimator("torch", model, [trace, steps], ops=ops, train_data=data, eval_data=data).fit()
+    assert not steps.done
 
 
 def test_a_keras_model_of_any_size_is_told_of_its_layout() -> None:
