@@ -78,7 +78,7 @@ $(ZOO)/.ready: setup.cfg
 	@test -n "$(PYTHON)" || { echo "Python 3.10, 3.11, 3.12 or 3.13 is needed."; exit 1; }
 	@$(ZOO)/bin/python -m pip --version > /dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(ZOO)
 	@set -o pipefail; PYTHONUNBUFFERED=1 $(ZOO)/bin/python -m pip install torch==2.14.1 torchvision==0.29.1 | $(SHOWN)
-	@set -o pipefail; PYTHONUNBUFFERED=1 $(ZOO)/bin/python -m pip install --editable '.[zoo]' | $(SHOWN)
+	@set -o pipefail; PYTHONUNBUFFERED=1 $(ZOO)/bin/python -m pip install torch==2.14.1 torchvision==0.29.1 --editable '.[zoo]' | $(SHOWN)
 	@touch $@
 
 zoo: $(ZOO)/.ready $(VENV)/.ready

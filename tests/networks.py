@@ -67,6 +67,12 @@ def looked_at(network: Network) -> Seen:
     return Seen(network, layer, size, said.replace("|", "/").replace("\n", " "), good, time.perf_counter() - start)
 
 
+def row_of(line: str) -> tuple[str, str]:
+    """The name of a network and its library, of a line of the table."""
+    _, _, name, source, *_ = (cell.strip() for cell in line.split("|"))
+    return name, source
+
+
 def main(words: list[str]) -> int:
     """Runs all that the words choose."""
     torch.set_num_threads(1)
@@ -82,7 +88,14 @@ def main(words: list[str]) -> int:
     bad = [one for one in seen if not one.good]
     print(f"{len(seen)} networks, {len(bad)} failed: {', '.join(one.network.name for one in bad)}")
     if write:
-        PAGE.write_text(HEAD + "\n".join(map(str, sorted(seen, key=lambda one: one.network.family.lower()))) + "\n")
+        rows = (
+            {row_of(line): line for line in PAGE.read_text().splitlines() if line.startswith("| ")}
+            if PAGE.exists()
+            else {}
+        )
+        rows |= {row_of(str(one)): str(one) for one in seen}
+        rows = {row: line for row, line in rows.items() if row in {(one.name, one.source) for one in NETWORKS}}
+        PAGE.write_text(HEAD + "\n".join(sorted(rows.values(), key=str.lower)) + "\n")
     return 1 if bad else 0
 
 
