@@ -170,7 +170,8 @@ def triton(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Installed, but not imported yet."""
     found = ModuleType("triton")
     monkeypatch.setattr(legacy, "_major", versions(triton=3, tensorflow=2))
-    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    monkeypatch.setitem(sys.modules, "triton", found)  # so that what is there now, or nothing, is put back
+    del sys.modules["triton"]
     monkeypatch.setattr(legacy.importlib, "import_module", lambda name: sys.modules.setdefault(name, found))
     return found
 
@@ -188,8 +189,6 @@ def test_triton_is_not_imported_behind_tensorflow(
 ) -> None:
     """Which ends the process, seen with torch 2.13 and TensorFlow 2.21; who has no GPU loses nothing."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setitem(sys.modules, "triton", triton)  # so that it is put back
-    del sys.modules["triton"]
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         assert legacy.triton_first()
