@@ -61,16 +61,22 @@ class Network:
 
 def of_torchvision(name: str, **more: Any) -> Any:
     torch.manual_seed(0)
-    return importlib.import_module("torchvision.models").get_model(name, weights=None, **more).eval()
+    return with_a_head(importlib.import_module("torchvision.models").get_model(name, weights=None, **more).eval())
+
+
+def with_a_head(net: Any) -> Any:
+    """The network with random weights where it begins with a head of zeros."""
+    for module in net.modules():
+        if isinstance(module, nn.Linear) and not module.weight.any():
+            nn.init.normal_(module.weight, std=0.1)
+    return net
 
 
 def of_timm(name: str, **more: Any) -> Any:
     torch.manual_seed(0)
-    net = importlib.import_module("timm").create_model(name, pretrained=False, num_classes=10, **more).eval()
-    for module in net.modules():  # some begin with a head of zeros
-        if isinstance(module, nn.Linear) and not module.weight.any():
-            nn.init.normal_(module.weight, std=0.1)
-    return net
+    return with_a_head(
+        importlib.import_module("timm").create_model(name, pretrained=False, num_classes=10, **more).eval()
+    )
 
 
 def of_transformers(name: str, **config: Any) -> Any:
@@ -100,7 +106,7 @@ def _torchvision() -> Iterator[Network]:
         "EfficientNet": "efficientnet_b0 efficientnet_v2_s", "ConvNeXt": "convnext_tiny", "ViT": "vit_b_32",
         "Swin": "swin_t swin_v2_t", "MaxViT": "maxvit_t",
     }  # fmt: skip
-    sizes = {"inception_v3": (128, 128), "vit_b_32": (224, 224), "maxvit_t": (224, 224), "alexnet": (96, 96)}
+    sizes = {"inception_v3": (299, 299), "vit_b_32": (224, 224), "maxvit_t": (224, 224), "alexnet": (96, 96)}
     for family, names in of.items():
         for name in names.split():
             more = {"init_weights": True} if family == "Inception" else {}
