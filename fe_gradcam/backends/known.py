@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary, ref
 
@@ -74,16 +75,31 @@ def _held(one: Any) -> Callable[[], Any]:
 
 
 def same_code(called: Callable[..., Any]) -> Hashable:
-    """A key that is the same for functions of one code over the same plain values, as if they were written in a loop.
+    """A key that is the same for functions of one code that read the same plain values, as of a lambda in a loop.
 
-    Other callables are told apart by themselves.
+    A function that reads anything else but modules and classes, and any other callable, is told apart by itself: its
+    score may hang on an array, an object or a function that this cannot compare.
     """
-    code = getattr(called, "__code__", None)
-    if code is None:
+    if not isinstance(called, FunctionType):
         return _held(called)
-    cells = [cell.cell_contents for cell in getattr(called, "__closure__", None) or ()]
-    given = [*cells, *(getattr(called, "__defaults__", None) or ())]
-    return (code, *(one if isinstance(one, (str, int, float)) else type(one) for one in given))
+    names = {name for code in _codes_in(called.__code__) for name in code.co_names}
+    read = [called.__globals__[name] for name in sorted(names) if name in called.__globals__]
+    read += [*(called.__defaults__ or ()), *(called.__kwdefaults__ or {}).values()]
+    try:
+        read += [cell.cell_contents for cell in called.__closure__ or ()]
+    except ValueError:  # it is assigned to later
+        return _held(called)
+    if not all(isinstance(one, (str, int, float, type(None), ModuleType, type)) for one in read):
+        return _held(called)
+    return (called.__code__, *((type(one), one) for one in read))
+
+
+def _codes_in(code: CodeType) -> Iterator[CodeType]:
+    """The code, and that of the functions and comprehensions inside it."""
+    yield code
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _codes_in(inner)
 
 
 class Known:

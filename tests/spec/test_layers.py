@@ -534,6 +534,39 @@ def test_the_layer_for_a_callable_is_looked_for_once() -> None:
     assert rows == [2]
 
 
+OUTPUT = "out"
+
+
+def _weighted(weights: torch.Tensor) -> Any:
+    return lambda given: weights[0] * given["out"].sum((1, 2, 3)) + weights[1] * given["aux"].sum((1, 2, 3))
+
+
+def _through(function: Any) -> Any:
+    return lambda given: function(given)
+
+
+def _of_global() -> Any:
+    return lambda given: given[OUTPUT].sum((1, 2, 3))
+
+
+@pytest.mark.parametrize("kind", ["array", "function", "global"])
+def test_callables_of_one_code_that_read_something_else_have_layers_of_their_own(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Net(lambda net, x: {"out": net.first(x), "aux": net.second(x)}, first=nn.Conv2d(1, 2, 3),
+                second=nn.Conv2d(1, 2, 3)).eval()  # fmt: skip
+    images, found = torch.rand(2, 1, 8, 8), []
+    for at, name in enumerate(("out", "aux")):
+        monkeypatch.setitem(globals(), "OUTPUT", name)
+        target = {
+            "array": _weighted(torch.eye(2)[at]),
+            "function": _through(lambda given, name=name: given[name].sum((1, 2, 3))),
+            "global": _of_global(),
+        }[kind]
+        found.append(explain(model, images, target=target).layer)
+    assert found == ["first", "second"]
+
+
 @pytest.mark.parametrize("reached", [*range(7), 30, 198])
 def test_the_last_layer_that_counts_is_found_in_few_tries(reached: int) -> None:
     asked: list[str] = []
