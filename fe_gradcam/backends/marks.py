@@ -10,9 +10,6 @@ from typing import Any
 
 import numpy as np
 
-OTHER_WEIGHTS = (0.2, 1.4)
-"""What each weight is multiplied by to have others: their squares, and so the size of what they make, stay the same."""
-
 DEPTH = 4
 """How far is looked into what an attribute holds: containers and objects inside one another."""
 

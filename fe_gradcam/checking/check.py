@@ -45,7 +45,7 @@ def check_model(
         model: See `fe_gradcam.explain`.
         images: A batch as the model takes it; the first four images are tested. Real ones tell more than noise.
         method: The method whose batches, costs and repeatability are tested. The gradient is tested with Grad-CAM and
-            HiRes-CAM in any subject.
+            HiRes-CAM in any case.
         layer: See `fe_gradcam.explain`; one layer.
         target: None, a class id, an integer array (N,) or a callable; see `fe_gradcam.explain`.
         score: See `fe_gradcam.explain`.

@@ -45,6 +45,9 @@ SHARP = 2.0
 NEARLY = 0.75
 """How well parts must fit where they are, as a share of where they fit best."""
 
+OTHER_WEIGHTS = (0.2, 1.4)
+"""What each weight is multiplied by to have others: their squares, and so the size of what they make, stay the same."""
+
 MIXED = 0.1
 """How far the score may differ between two calls, as a share of what noise at the layer does."""
 
@@ -247,7 +250,7 @@ def _apart(one: NDArray[Any], other: NDArray[Any]) -> float:
 def new_weights(subject: Subject) -> Finding:
     """Once the weights are others, the map is that of the new ones."""
     random = np.random.default_rng(subject.asked["seed"])
-    with subject.plain.reweighted(random) as changed:
+    with subject.plain.reweighted(lambda shape: random.choice(OTHER_WEIGHTS, shape)) as changed:
         if not changed:
             raise NotApplicableError("the model has no table of weights.")
         target = subject.target if callable(subject.target) else subject.ids

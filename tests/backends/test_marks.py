@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from fe_gradcam.backends.marks import MOST_LISTED, OTHER_WEIGHTS, mark
+from fe_gradcam.backends.marks import MOST_LISTED, mark
 
 
 def of_tensor(value: Any) -> Any:
@@ -73,7 +73,3 @@ def test_circles_end() -> None:
     one: dict[str, Any] = {}
     one["self"] = one
     assert mark(one, of_tensor) == mark(one, of_tensor)
-
-
-def test_other_weights_make_what_is_as_large() -> None:
-    assert np.mean(np.square(OTHER_WEIGHTS)) == pytest.approx(1)

@@ -17,6 +17,7 @@ from fe_gradcam.backends.pytorch import backend as pytorch_backend
 from fe_gradcam.backends.pytorch.backend import TorchBackend
 from fe_gradcam.backends.pytorch.kept import Kept
 from fe_gradcam.backends.pytorch.recorder import Recorder
+from fe_gradcam.checking.laws import OTHER_WEIGHTS
 from fe_gradcam.types import LayerRef
 from tests.checking.outcomes import outcomes
 from tests.models.toys import SmallTorch
@@ -375,3 +376,7 @@ def test_the_user_s_own_heatmap_is_not_moved_by_a_check() -> None:
     check_model(net, batch, layer="second")
     assert net.training and all(torch.equal(value, net.state_dict()[name]) for name, value in state.items())
     assert np.array_equal(explain(net, batch, layer="second").values, before)
+
+
+def test_other_weights_make_what_is_as_large() -> None:
+    assert np.mean(np.square(OTHER_WEIGHTS)) == pytest.approx(1)

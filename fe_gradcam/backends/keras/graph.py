@@ -39,7 +39,7 @@ Call: TypeAlias = tuple[Any, Any, Any]
 @contextmanager
 def calls_of(layers: list[Any], on_output: Callable[[Any, Any, Any], None]) -> Iterator[None]:
     """While active, `on_output(layer, first input, output)` is called whenever one of the layers was called."""
-    with _replaced([(layer, "call", _heard(layer, on_output)) for layer in layers]):
+    with replaced([(layer, "call", _heard(layer, on_output)) for layer in layers]):
         yield
 
 
@@ -52,12 +52,12 @@ def unactivated(layer: Any, outputs: list[Any]) -> Iterator[None]:
         outputs.append(tensor)
         return original(tensor, *args, **kwargs)
 
-    with _replaced([(layer, "activation", activation)] if callable(original) else []):
+    with replaced([(layer, "activation", activation)] if callable(original) else []):
         yield
 
 
 @contextmanager
-def _replaced(attributes: list[tuple[Any, str, Any]]) -> Iterator[None]:
+def replaced(attributes: list[tuple[Any, str, Any]]) -> Iterator[None]:
     """While active, attributes of objects are replaced, without calling any __setattr__."""
     before = [(owner, name, owner.__dict__.get(name, _ABSENT)) for owner, name, _ in attributes]
     try:
@@ -113,7 +113,7 @@ def call_model(model: Any, inputs: Any, *, training: bool) -> Any:
     calls: list[tuple[Any, str, Any]] = [(layer, "call", partial(_run, layer.call, False)) for layer in grouped]
     if not tf.executing_eagerly():
         calls += [(layer, "call", _with_autograph(layer.call)) for layer in layers if _is_of_user_in_keras_3(layer)]
-    with _replaced(calls):
+    with replaced(calls):
         return _run(_with_autograph(model), True, inputs, training=training)
 
 

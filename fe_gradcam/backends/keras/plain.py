@@ -14,8 +14,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.python.framework import op_callbacks
 
+from fe_gradcam.backends.keras.graph import replaced
 from fe_gradcam.backends.keras.version import PACKAGES, named_layers
-from fe_gradcam.backends.marks import OTHER_WEIGHTS, mark
+from fe_gradcam.backends.marks import mark
 from fe_gradcam.spec.outputs import ModelOutput, pick
 from fe_gradcam.types import LayerRef
 
@@ -55,7 +56,7 @@ class PlainKeras:
             changed = tf.cast(tf.constant(change(seen[-1])), first.dtype)
             return type(output)([changed, *output[1:]]) if isinstance(output, (tuple, list)) else changed
 
-        with _replaced(named_layers(self.model)[layer.name], "call", behind):
+        with _heard(named_layers(self.model)[layer.name], "call", behind):
             yield
 
     def _in_a_graph(
@@ -83,7 +84,7 @@ class PlainKeras:
                 awaited.clear()
                 return [_by_numpy(lambda values: self._change(values), made[0])]
 
-            with _replaced(named_layers(self.model)[layer.name], "call", behind), _each_operation(computed):
+            with _heard(named_layers(self.model)[layer.name], "call", behind), _each_operation(computed):
                 return self.model(given[0] if len(given) == 1 else list(given), training=False)
 
         self._change = changed
@@ -150,33 +151,29 @@ class PlainKeras:
 
     def _before_activation(self, name: str, run: Callable[[], Any]) -> NDArray[Any] | None:
         layer, self._noted = named_layers(self.model)[name], []
-        if type(layer).__name__ == "Softmax":
-            attribute, of_input = "call", True
-        elif callable(getattr(layer, "activation", None)):
-            attribute, of_input = "activation", True
-        else:
+        attribute = "call" if type(layer).__name__ == "Softmax" else "activation"
+        if not callable(getattr(layer, attribute, None)):
             return None
 
         def behind(given: Any, output: Any) -> Any:
-            its = given if of_input else output
             if tf.executing_eagerly():
-                self._noted.append(its)
+                self._noted.append(given)
             else:
-                _by_numpy(self._note, its)
+                _by_numpy(self._note, given)
             return output
 
-        with _replaced(layer, attribute, behind):
+        with _heard(layer, attribute, behind):
             run()
         return np.asarray(self._noted[-1], np.float64) if self._noted else None
 
     @contextmanager
-    def reweighted(self, random: np.random.Generator) -> Iterator[bool]:
-        """While active, all tables of weights are others, of the same size; yields whether there is one."""
+    def reweighted(self, factors: Callable[[Any], NDArray[Any]]) -> Iterator[bool]:
+        """While active, all tables of weights are multiplied by factors of their shape; yields whether there is one."""
         tables = [one for one in self.model.trainable_weights if len(one.shape) >= 2]
         before = [np.array(one) for one in tables]
         try:
             for one, its in zip(tables, before, strict=True):
-                one.assign((its * random.choice(OTHER_WEIGHTS, its.shape)).astype(its.dtype))
+                one.assign((its * factors(its.shape)).astype(its.dtype))
             yield bool(tables)
         finally:
             for one, its in zip(tables, before, strict=True):
@@ -218,22 +215,15 @@ def _each_operation(computed: Callable[..., Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, behind: Callable[[Any, Any], Any]) -> Iterator[None]:
+def _heard(owner: Any, name: str, behind: Callable[[Any, Any], Any]) -> Iterator[None]:
     """While active, `behind` gets the first argument and the result of a function of an object, and returns another."""
-    before, absent = owner.__dict__.get(name), name not in owner.__dict__
     original = getattr(owner, name)
 
     def function(*args: Any, **kwargs: Any) -> Any:
         return behind(args[0] if args else None, original(*args, **kwargs))
 
-    owner.__dict__[name] = function
-    try:
+    with replaced([(owner, name, function)]):
         yield
-    finally:
-        if absent:
-            del owner.__dict__[name]
-        else:
-            owner.__dict__[name] = before
 
 
 def _of_tensor(value: Any) -> Any:

@@ -260,7 +260,11 @@ def _padded(func: Any, args: Any, kwargs: dict[str, Any], state: State) -> State
     rest.pop("input", None)
     if rest["mode"] == "constant":
         rest["value"] = float("nan")
-    return tuple(func(positions, **rest) for positions in state)
+    if len(rest["pad"]) > 2 * (state[0].dim() - 2) or any(positions.stride(1) for positions in state):
+        return tuple(func(positions, **rest) for positions in state)
+    count = state[0].shape[1]  # all channels are alike, and only their places are padded: one will do
+    one = (func(positions[:, :1], **rest) for positions in state)
+    return tuple(positions.expand(-1, count, *positions.shape[2:]) for positions in one)
 
 
 def _joined(func: Any, args: Any, kwargs: dict[str, Any], given: Any, states: Sequence[State]) -> State:

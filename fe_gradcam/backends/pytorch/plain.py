@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fe_gradcam.backends.marks import OTHER_WEIGHTS, Itself, mark
+from fe_gradcam.backends.marks import Itself, mark
 from fe_gradcam.backends.pytorch.passes import called
 from fe_gradcam.spec.outputs import ModelOutput, pick
 from fe_gradcam.types import LayerRef
@@ -177,13 +177,13 @@ class PlainTorch:
         return seen[-1].reshape(len(seen[-1]), -1)
 
     @contextmanager
-    def reweighted(self, random: np.random.Generator) -> Iterator[bool]:
-        """While active, all tables of weights are others, of the same size; yields whether there is one."""
+    def reweighted(self, factors: Callable[[Any], NDArray[Any]]) -> Iterator[bool]:
+        """While active, all tables of weights are multiplied by factors of their shape; yields whether there is one."""
         tables = [one.data for one in self.model.parameters() if one.dim() >= 2 and one.is_floating_point()]
         before = [one.clone() for one in tables]
         try:
             for one in tables:
-                one.mul_(torch.as_tensor(random.choice(OTHER_WEIGHTS, one.shape)).to(one))
+                one.mul_(torch.as_tensor(factors(tuple(one.shape))).to(one))
             yield bool(tables)
         finally:
             for one, its in zip(tables, before, strict=True):

@@ -212,6 +212,16 @@ def test_a_reentrant_checkpoint_behind_the_layer_or_around_it(plain: Plain, laye
         assert_allclose(explain(other, images, layer=layer, target=1, method=method).raw, expected, atol=1e-7)
 
 
+def _as_of_a_plain_twin(writing: nn.Module, plain: nn.Module, images: torch.Tensor, **asked: Any) -> np.ndarray:
+    """The maps of a model that writes in place, which must be those of the same computation without that."""
+    plain.load_state_dict(writing.state_dict())
+    asked |= {"target": 1, "scaling": "none"}
+    expected = explain(plain, images, **asked).raw
+    assert expected.any()
+    assert_allclose(explain(writing, images, **asked).raw, expected, atol=1e-6 * np.abs(expected).max())
+    return expected
+
+
 @pytest.mark.parametrize("method", ["grad_cam", "shapley_cam", "smooth_grad_cam_plus_plus"])
 @pytest.mark.parametrize("layer", ["first", "second"])
 def test_a_model_that_writes_over_what_the_gradient_needs(method: str, layer: str) -> None:
@@ -237,12 +247,8 @@ def test_a_model_that_writes_over_what_the_gradient_needs(method: str, layer: st
             x = self.second((self.first(x).relu() + 0.3) * twice).sigmoid() + 0.1
             return self.head(x.mean((2, 3)))
 
-    writing, plain, images = Writing(), Plain(), torch.randn(2, 1, 9, 12)
-    plain.load_state_dict(writing.state_dict())
-    asked = {"layer": layer, "target": 1, "method": method, "scaling": "none"}
-    expected = explain(plain, images, **asked).raw
-    assert expected.any()
-    assert_allclose(explain(writing, images, **asked).raw, expected, atol=1e-6 * np.abs(expected).max())
+    writing, images = Writing(), torch.randn(2, 1, 9, 12)
+    _as_of_a_plain_twin(writing, Plain(), images, layer=layer, method=method)
 
 
 def test_full_grad_of_a_model_that_folds_windows_into_the_batch_is_an_error_that_says_so() -> None:
@@ -377,12 +383,8 @@ def test_a_step_behind_the_layer_that_writes_to_a_view_from_before_it(layer: str
             x = self.first(x).relu()
             return self.head(torch.cat([x[:, :2] + self.second(x), x[:, 2:]], 1).mean((2, 3)))
 
-    writing, plain, images = Writing(), Plain(), torch.randn(2, 1, 9, 12)
-    plain.load_state_dict(writing.state_dict())
-    asked = {"layer": layer, "target": 1, "method": method, "scaling": "none"}
-    expected = explain(plain, images, **asked).raw
-    assert expected.any()
-    assert_allclose(explain(writing, images, **asked).raw, expected, atol=1e-6 * np.abs(expected).max())
+    writing, images = Writing(), torch.randn(2, 1, 9, 12)
+    expected = _as_of_a_plain_twin(writing, Plain(), images, layer=layer, method=method)
     if method == "grad_cam" and layer == "second":  # and beside the evaluation of a training
         with torch.no_grad():
             _, activations, gradients, _ = TorchBackend(writing, None, None, False).run_inside(
