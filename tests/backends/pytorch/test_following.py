@@ -101,6 +101,11 @@ def batched(net: Any, x: Tensor) -> Tensor:
 
 FORMS: dict[str, tuple[Compute, tuple[int, int]]] = {
     "rows": (lambda net, x: tokens_of(net.patch(x)), (4, 6)),
+    "padded and cut": (lambda net, x: tokens_of(functional.pad(net.patch(x), (1, 2, 3, 1))[:, :, 3:-1, 1:-2]), (4, 6)),
+    "a channel more and less": (
+        lambda net, x: tokens_of(functional.pad(net.patch(x), (0, 0, 0, 0, 1, 0))[:, 1:]),
+        (4, 6),
+    ),
     "columns": (in_columns, (4, 6)),
     "patches by 8 and 4": (lambda net, x: net.eights(cut(x, 8, 4)), (2, 6)),
     "patches in columns": (lambda net, x: net.fours(cut(x, 4, 4, columns=True)), (4, 6)),
