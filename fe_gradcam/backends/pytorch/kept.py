@@ -52,12 +52,18 @@ class Kept:
 
     Attributes:
         modules: All modules.
+        training: The modules in training mode.
+        hooked: The modules with hooks of any kind.
+        compiled: Whether a module is compiled, or holds one that is.
         parameters: All parameters.
         buffers: All buffers.
     """
 
     def __init__(self, model: nn.Module, *, values: bool = False) -> None:
         self.modules: list[nn.Module] = []
+        self.training: list[nn.Module] = []
+        self.hooked: list[nn.Module] = []
+        self.compiled = False
         self.parameters: list[Tensor] = []
         self.buffers: list[Tensor] = []
         self._tensors: list[Tensor] = []
@@ -87,18 +93,24 @@ class Kept:
         self.modules.append(module)
         if isinstance(module, torch.jit.ScriptModule):  # its attributes are not Python's
             self._states.append((partial(setattr, module, "training"), module.training))
+            if module.training:
+                self.training.append(module)
             self.parameters += module.parameters(recurse=False)
             self.buffers += module.buffers(recurse=False)
             for child in module.children():
                 self._note_module(child)
             return
         own = module.__dict__
+        if module.training:
+            self.training.append(module)
+        self.compiled = self.compiled or own.get("_compiled_call_impl") is not None or "_orig_mod" in own["_modules"]
         self._dicts.append((own, own.copy()))
         tables = _tables_of(own)
         self._tables += tables
         parameters, buffers, children, *hooks = tables
         self._dicts += [(one, one.copy()) for one in (parameters, buffers, children) if one]
         if any(hooks):
+            self.hooked.append(module)
             for one in filter(None, hooks):
                 self._note(one)
         self.parameters += parameters.values()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from threading import Lock, get_ident
 from typing import Any, cast
@@ -39,31 +39,27 @@ def left_as_found(model: nn.Module) -> Iterator[nn.Module]:
     Yields:
         The model itself; or a copy if its weights were made in inference mode, so that autograd cannot use them.
     """
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
+    with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
         known = known_of(model)
         kept = Kept(model, values=known.writes is not False)
         tensors = [*kept.parameters, *kept.buffers]
         _check_values(model, tensors)
-        devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
-        stack.enter_context(torch.random.fork_rng(devices=sorted(devices, key=str)))
-        if any(tensor.is_inference() for tensor in tensors):
-            model = copy.deepcopy(model)
-            kept = Kept(model)
-        stack.callback(_put_back, kept, known)
-        stack.enter_context(uncompiled(kept.modules))
-        for replaced in (PLAIN_CHECKPOINTS, _HOOKS, _RETAINING, _FUSED):
-            stack.enter_context(replaced)
-        _evaluate(kept.modules)
-        for parameter in kept.parameters:
-            if parameter.grad is not None:  # a backward pass of the model's own would add to it
-                parameter.grad = None
-        yield model
+        devices = {tensor.device for tensor in tensors if tensor.is_cuda}
+        with torch.random.fork_rng(devices=sorted(devices, key=str)):
+            if any(map(Tensor.is_inference, tensors)):
+                model = copy.deepcopy(model)
+                kept = Kept(model)
+            try:
+                with uncompiled(kept.modules) if kept.compiled else nullcontext(), PLAIN_CHECKPOINTS, _OF_TRAINING:
+                    _evaluate(kept)
+                    yield model
+            finally:
+                _put_back(kept, known)
 
 
 def _check_values(model: nn.Module, tensors: Sequence[Tensor]) -> None:
     """Raises UnsupportedModelError if a parameter or buffer has no values."""
-    lazy = any(map(is_lazy, tensors))
+    lazy = any(is_lazy(tensor) for tensor in tensors if type(tensor) not in (nn.Parameter, Tensor))
     if not lazy and not any(tensor.is_meta for tensor in tensors):
         return
     named = chain(model.named_parameters(), model.named_buffers())
@@ -89,66 +85,78 @@ def _put_back(kept: Kept, known: Known) -> None:
 
 
 class _Replaced:
-    """A function of torch that does something else, while this context is active, in the threads that entered it."""
+    """Functions of torch that do something else, while this context is active, in the threads that entered it."""
 
-    def __init__(self, owner: Any, name: str, other: Callable[..., Any]) -> None:
-        self._owner, self._name, self._other = owner, name, other
+    def __init__(self, *others: tuple[Any, str, Callable[..., Any]]) -> None:
+        self._others = others
+        self._own: list[Any] = []
         self._lock = Lock()
-        self._inside: Counter[int] = Counter()
+        self._inside: dict[int, int] = {}
 
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                self._own = self._owner.__dict__.get(self._name)
-                before = getattr(self._owner, self._name)
-
-                def call(*args: Any, **kwargs: Any) -> Any:
-                    return (self._other if get_ident() in self._inside else before)(*args, **kwargs)
-
-                setattr(self._owner, self._name, call)
-            self._inside[get_ident()] += 1
+                self._own = [owner.__dict__.get(name) for owner, name, _ in self._others]
+                for owner, name, other in self._others:
+                    setattr(owner, name, self._either(other, getattr(owner, name)))
+            self._inside[get_ident()] = self._inside.get(get_ident(), 0) + 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._inside[get_ident()] -= 1
-            self._inside += Counter()  # without those of count 0
-            if not self._inside and self._own is None:
-                delattr(self._owner, self._name)
-            elif not self._inside:
-                setattr(self._owner, self._name, self._own)
+            if not self._inside[get_ident()]:
+                del self._inside[get_ident()]
+            if not self._inside:
+                for (owner, name, _), own in zip(self._others, self._own, strict=True):
+                    if own is None:
+                        delattr(owner, name)
+                    else:
+                        setattr(owner, name, own)
+
+    def _either(self, other: Callable[..., Any], before: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return (other if get_ident() in self._inside else before)(*args, **kwargs)
+
+        return call
 
 
 def _called(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
     return function(*args)
 
 
-PLAIN_CHECKPOINTS = _Replaced(CheckpointFunction, "apply", _called)
+PLAIN_CHECKPOINTS = _Replaced((CheckpointFunction, "apply", _called))
 """Reentrant checkpoints are plain calls: no gradient can be taken at a tensor through others."""
 
-_HOOKS = _Replaced(Tensor, "register_hook", lambda tensor, hook: RemovableHandle(OrderedDict()))
-_RETAINING = _Replaced(Tensor, "retain_grad", lambda tensor: None)
-"""What a model asks to be told of gradients belongs to training, and fails where a tensor has none."""
+_OF_TRAINING = _Replaced(
+    (Tensor, "register_hook", lambda tensor, hook: RemovableHandle(OrderedDict())),
+    (Tensor, "retain_grad", lambda tensor: None),
+    (torch.backends.mha, "get_fastpath_enabled", lambda: False),
+)
+"""What a model asks to be told of gradients belongs to training, and fails where a tensor has none. Transformer layers
+call their modules, and no fused function that computes a whole layer."""
 
-_FUSED = _Replaced(torch.backends.mha, "get_fastpath_enabled", lambda: False)
-"""Transformer layers call their modules, and no fused function that computes a whole layer."""
 
-
-def _evaluate(modules: list[nn.Module]) -> None:
+def _evaluate(kept: Kept) -> None:
     """Turns training flags off, directly, as a module's train() may do more; and what else belongs to training.
 
     Backward hooks would be called by a backward pass that is none of the training, and forbid in-place steps behind
     their module. In quantisation-aware training the observers of value ranges go on learning in eval mode, so that the
-    map of an image would depend on the images before it. One that has not seen a value yet is left to look.
+    map of an image would depend on the images before it. One that has not seen a value yet is left to look. The
+    gradients that parameters hold are taken off: a backward pass of the model's own would add to them.
     """
-    for module in modules:
-        if module.training:
-            module.training = False
+    for module in kept.training:
+        module.training = False
+    for module in kept.hooked:
         for name in ("_backward_hooks", "_backward_pre_hooks"):
-            if module.__dict__.get(name):
+            if module.__dict__[name]:
                 module.__dict__[name] = OrderedDict()
+    for module in kept.modules if kept.buffers else ():
         for name in ("observer_enabled", "static_enabled"):  # the second of those that learn their scales
             if name in module._buffers and _has_a_range(module):
                 module._buffers[name] = torch.zeros_like(cast(Tensor, module._buffers[name]))
+    for parameter in kept.parameters:
+        if parameter.grad is not None:
+            parameter.grad = None
 
 
 def _has_a_range(fake_quantise: nn.Module) -> bool:
