@@ -208,7 +208,9 @@ class Catalogue(dict[str, E]):
             known = [*self, *also]
             accepted = f"{', '.join(known)}{self.unknown}"
             raise UnknownNameError(named, f" is not known{nearest(name, known)} Accepted: {accepted}.")
-        parameters = self[name].parameters if given else {}
+        if not given:
+            return self[name]
+        parameters = self[name].parameters
         for key, value in given.items():
             if key not in parameters:
                 accepted = ", ".join(parameters) or f"none, this {self.kind} has no parameters"

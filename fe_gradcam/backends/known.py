@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import RLock
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary, ref
@@ -106,6 +108,7 @@ class Known:
     """What is known of a model. If a module of the model is replaced, all is forgotten but `told`.
 
     Attributes:
+        lock: Held by the thread that explains the model; it may do so again inside, in a callable target.
         told: Whether the user was warned that the outputs are probabilities.
         readings: How each output was read in the last pass of the unchanged network.
         bounded: Whether an output that lies in [0, 1] stays there for images far from any that the model knows.
@@ -116,10 +119,13 @@ class Known:
         taken: The dtype to which floating inputs must be cast, or None, by dtypes; see backends/pytorch/dtypes.
         shapes: The shape of a layer's output for one image, by the layer and the shapes of the inputs.
         writes: Whether a call of the model writes to its own parameters; None before the first one.
+        plans: What a pass learnt, or None, and how many times it did not hold; see backends/pytorch/plan.
     """
 
     def __init__(self) -> None:
         self.told = False
+        self.lock = RLock()
+        self._held = 0
         self._modules: Alike | None = None
         self._forget()
 
@@ -132,13 +138,29 @@ class Known:
         self.taken: dict[Any, Any] = {}
         self.shapes: Recent[tuple[int, ...]] = Recent(KEPT_SIZES)
         self.writes: bool | None = None
+        self.plans: Recent[Any] = Recent(KEPT_SIZES)
 
-    def now(self, modules: Sequence[Any]) -> Known:
+    @contextmanager
+    def held(self, modules: Callable[[], Sequence[Any]]) -> Iterator[None]:
+        """While active, no other thread explains the model; its modules are looked through once, and not again."""
+        with self.lock:
+            if not self._held:
+                self.now(modules)
+            self._held += 1
+            try:
+                yield
+            finally:
+                self._held -= 1
+
+    def now(self, modules: Callable[[], Sequence[Any]]) -> Known:
         """This object; if the model's modules are no longer the same, its facts are forgotten first."""
-        if self._modules is None or not self._modules.are(modules):
+        if self._held:
+            return self
+        its = modules()
+        if self._modules is None or not self._modules.are(its):
             if self._modules is not None:
                 self._forget()
-            self._modules = Alike(modules)
+            self._modules = Alike(its)
         return self
 
 
@@ -154,8 +176,12 @@ def known_of(model: Any) -> Known:
 def within_unit(table: Tensor) -> bool:
     """Whether all values of the finite rows lie in [0, 1]."""
     values = table.detach()
-    values = values[values.isfinite().all(1)]
-    return bool(((values >= 0) & (values <= 1)).all())
+    finite = values.isfinite().all(1)
+    values = values if bool(finite.all()) else values[finite]
+    if not values.numel():
+        return True
+    least, most = values.aminmax()
+    return float(least) >= 0 and float(most) <= 1
 
 
 def sums_to_one(table: Tensor) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -91,7 +91,7 @@ class Backend(ABC):
         Raises:
             ArgumentError: The model fails on the inputs, and takes them in another layout or dtype.
         """
-        with self._plainly(inputs):
+        with self.held(), self._plainly(inputs):
             return self._layers(inputs)
 
     def image_size(self, inputs: Inputs) -> tuple[int, ...]:
@@ -105,8 +105,12 @@ class Backend(ABC):
         """
         if isinstance(layer, LayerRef):
             return layer
-        if layer is not None or inputs is None:
-            return LayerRef(self._name_of(layer))
+        with self.held():
+            return (
+                LayerRef(self._name_of(layer)) if layer is not None or inputs is None else self._default(inputs, target)
+            )
+
+    def _default(self, inputs: Inputs, target: ResolvedTarget | None) -> LayerRef:
         called = None if target is None else target.called
         key = (inputs.shapes, self._model_output, self._of_pixels, None if called is None else same_code(called))
         found = self._known_now().default_layers.get(key)
@@ -130,7 +134,7 @@ class Backend(ABC):
             UnsupportedModelError: It is not certain which part of the output holds what a target needs.
             ArgumentError: The model fails on the inputs, and takes them in another layout or dtype.
         """
-        with self._plainly(inputs):
+        with self.held(), self._plainly(inputs):
             results, reading = self._run(inputs, query)
         if reading != "logits" and query.score == "logit" and any(target.of_classes for target in query.targets):
             self._tell_of_probabilities()
@@ -180,6 +184,11 @@ class Backend(ABC):
     @abstractmethod
     def _outputs(self, given: Sequence[Any], of_pixels: bool, factor: float = 1.0) -> Tensor | None:
         """The table (N, C) of scores, or that of all pixels, from the unchanged network for images times a factor."""
+
+    def _pass(self, inputs: Inputs, query: Query) -> Passed:
+        """One pass of the model, made ready."""
+        with self._ready() as model:
+            return self._passed(model, inputs, query)
 
     @contextmanager
     def _ready(self) -> Iterator[Any]:
@@ -245,7 +254,11 @@ class Backend(ABC):
 
     def _known_now(self) -> Known:
         """What is known of the model as it is now, without facts from before one of its modules was replaced."""
-        return self._known.now(self._modules())
+        return self._known.now(self._modules)
+
+    def held(self) -> AbstractContextManager[None]:
+        """While active, no other thread explains this model, and it is not looked through again for changes."""
+        return self._known.held(self._modules)
 
     def _seen(self, inputs: Inputs) -> Seen:
         """What a pass shows about the layout of the layers' outputs; made once for each size of the images."""
@@ -271,26 +284,25 @@ class Backend(ABC):
         return found.gradients is not None and bool((found.gradients != 0).any())
 
     def _run(self, inputs: Inputs, query: Query) -> tuple[list[CamInputs], Reading]:
-        with self._ready() as model:
-            passed = self._passed(model, inputs, query)
-            activations = self._as_map(passed.activations, query.layer, inputs).float()
-            logits, probabilities = passed.tables or (None, None)
-            no_class = activations.new_full((len(activations),), -1, dtype=torch.int64)
-            results = []
-            for target, its, gradient in zip(query.targets, passed.scored, passed.gradients, strict=True):
-                came_to = None if its.came_to is None else its.came_to.cpu().numpy()
-                results.append(
-                    CamInputs(
-                        activations=activations,
-                        gradients=None if gradient is None else self._as_map(gradient, query.layer, inputs),
-                        scores=its.scores,
-                        class_ids=its.came_to[:, 0] if target.is_class else no_class,
-                        logits=logits,
-                        probabilities=probabilities,
-                        images=inputs.given(),
-                        pinned=target.pinned(came_to),
-                    )
+        passed = self._pass(inputs, query)
+        activations = self._as_map(passed.activations, query.layer, inputs).float()
+        logits, probabilities = passed.tables or (None, None)
+        results = []
+        for target, its, gradient in zip(query.targets, passed.scored, passed.gradients, strict=True):
+            came_to = None if its.came_to is None else its.came_to.cpu().numpy()
+            no_class = None if target.is_class else activations.new_full((len(activations),), -1, dtype=torch.int64)
+            results.append(
+                CamInputs(
+                    activations=activations,
+                    gradients=None if gradient is None else self._as_map(gradient, query.layer, inputs),
+                    scores=its.scores,
+                    class_ids=its.came_to[:, 0] if no_class is None else no_class,
+                    logits=logits,
+                    probabilities=probabilities,
+                    images=inputs.given(),
+                    pinned=target.pinned(came_to),
                 )
+            )
         return results, passed.reading
 
     def _as_map(self, tensor: Tensor, layer: LayerRef, inputs: Inputs) -> Tensor:

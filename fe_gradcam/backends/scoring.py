@@ -118,7 +118,7 @@ class Outputs:
         return logits, self.by.softmax(logits) if kind == "softmax" else self.by.sigmoid(logits)
 
     def scored(self, target: ResolvedTarget, score: Score, arrays: Sequence[Any]) -> Scored:
-        """The result for a target, with the target's arrays given as tensors.
+        """The result for a target, with the target's arrays given as tensors; without them the inferred class is meant.
 
         Raises:
             ArgumentError: The model does not have the class, or the callable returns no scores.
@@ -148,8 +148,11 @@ class Outputs:
         table = logits if score == "logit" else outputs
         if target.kind == "region":
             return self._of_region(target, table, arrays)
-        target.check(table.shape[1])
-        class_ids = self._class_ids(table, arrays[0], target.ranked)
+        if arrays:
+            target.check(table.shape[1])
+            class_ids = self._class_ids(table, arrays[0], target.ranked)
+        else:
+            class_ids = self.by.argmax(table)[:, None]
         chosen = self.by.gather(table, class_ids)
         return Scored(chosen[:, 0] if target.is_class else self.by.weighted(chosen, target.weights), class_ids)
 

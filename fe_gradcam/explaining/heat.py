@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
+from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from fe_gradcam.errors import Argument, ArgumentError, CamWarning
 from fe_gradcam.explaining.settings import Settings
-from fe_gradcam.explaining.views import PLAIN, View, eigen_smoothed, smoothing
+from fe_gradcam.explaining.views import PLAIN, View, eigen_smoothed
 from fe_gradcam.methods.registry import CamMethod
 from fe_gradcam.scaling import fuse_maps, scale
 from fe_gradcam.types import CamInputs, Heatmap, LayerRef, Needs, Scaling
@@ -57,12 +59,13 @@ def heatmap_of(
         name = f"{settings.fuse}({', '.join(map(str, layers))})"
         raw = fuse_maps([_without(one, nothing) for one, nothing in signed], settings.fuse, size)
         blank = raw.flatten(1).amax(1) <= 0
+    class_ids = first.class_ids.cpu().numpy().astype(np.int64)
     return Heatmap(
         values=numpy32(values_of(raw, blank, settings.scaling, size)),
         raw=numpy32(raw),
-        class_ids=first.class_ids.cpu().numpy().astype(np.int64),
+        class_ids=class_ids,
         scores=numpy32(first.scores),
-        confidences=_confidences(first),
+        confidences=_confidences(class_ids, first.probabilities),
         blank=blank.cpu().numpy(),
         method=method.label,
         layer=name,
@@ -79,13 +82,18 @@ def _signed_map(
     """The finite signed map (N, h, w) of one layer, and which images (N,) have no evidence in it."""
     if Needs.ACTIVATIONS in method.needs:
         _check_places(passes.plain, layer, size)
-    _, eigen = smoothing(settings.smooth)
+    _, eigen = settings.smoothing
     maps, roundings = [], []
     for view, inputs in passes.views:
         terms = method.terms(inputs).float()
-        roundings.append(_rounding(inputs, method, terms))
+        roundings.append(partial(_rounding, inputs, method, terms))
         maps.append(view.back(eigen_smoothed(terms) if eigen else terms.sum(1)))
     raw = torch.stack(maps).mean(0) if len(maps) > 1 else maps[0]
+    top = raw.flatten(1).amax(1)
+    if not eigen and len(maps) == 1:
+        most = _most_rounding(inputs, method, terms)
+        if isfinite(most) and not bool(((top > 0) & (top <= most)).any()):
+            return raw, top <= 0
     finite = raw.flatten(1).isfinite().all(1)
     if not bool(finite.all()):
         told = CamWarning(
@@ -96,7 +104,7 @@ def _signed_map(
         )
         warnings.warn(told, stacklevel=2)
         raw = torch.where(finite.reshape(-1, *[1] * (raw.dim() - 1)), raw, raw.new_zeros(()))
-    return raw, raw.flatten(1).amax(1) <= torch.stack(roundings).mean(0)
+    return raw, raw.flatten(1).amax(1) <= torch.stack([rounding() for rounding in roundings]).mean(0)
 
 
 def _check_places(inputs: CamInputs, layer: LayerRef | str, size: Sequence[int]) -> None:
@@ -138,9 +146,22 @@ def _rounding(inputs: CamInputs, method: CamMethod, terms: Tensor) -> Tensor:
     return ROUNDING_OF_SUMS * largest.where(largest.isfinite(), largest.new_zeros(()))
 
 
-def _confidences(inputs: CamInputs) -> NDArray[np.float32]:
-    ids = inputs.class_ids
-    if inputs.probabilities is None:
-        return np.full(len(ids), np.nan, np.float32)
-    chosen = inputs.probabilities.gather(1, ids.clamp(min=0)[:, None])[:, 0]
-    return numpy32(torch.where(ids < 0, torch.nan, chosen))
+def _most_rounding(inputs: CamInputs, method: CamMethod, terms: Tensor) -> float:
+    """A number that `_rounding` exceeds in no image, without sums over all terms; not finite if a term may not be."""
+    most = _magnitude(terms)
+    if Needs.GRADIENTS in method.needs and inputs.gradients is not None:
+        most = most.maximum(_magnitude(inputs.gradients) * _magnitude(inputs.activations))
+    channels = max(terms.shape[1], inputs.activations.shape[1])
+    return float(most * channels) * ROUNDING_OF_SUMS * (1 + ROUNDING_OF_SUMS * channels)  # the sum may overflow
+
+
+def _magnitude(values: Tensor) -> Tensor:
+    least, most = values.aminmax()
+    return most.maximum(-least)
+
+
+def _confidences(class_ids: NDArray[np.int64], probabilities: Tensor | None) -> NDArray[np.float32]:
+    if probabilities is None:
+        return np.full(len(class_ids), np.nan, np.float32)
+    chosen = numpy32(probabilities)[np.arange(len(class_ids)), class_ids]
+    return np.where(class_ids < 0, np.float32(np.nan), chosen)

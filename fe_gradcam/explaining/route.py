@@ -16,7 +16,7 @@ from fe_gradcam.errors import Argument, ArgumentError, CamWarning
 from fe_gradcam.explaining.heat import Passes, heatmap_of, numpy32
 from fe_gradcam.explaining.probe import ModelProbe
 from fe_gradcam.explaining.settings import Settings
-from fe_gradcam.explaining.views import Smooth, smoothing
+from fe_gradcam.explaining.views import Smooth
 from fe_gradcam.methods import METHODS, CamMethod
 from fe_gradcam.parameters import knows_its_keywords, several
 from fe_gradcam.spec.images import Inputs, in_torch
@@ -238,23 +238,24 @@ def explained(
     of_pixels = any(target.of_pixels for target in resolved)
     backend = backend_for(model, settings.model_output, settings.reshape, of_pixels=of_pixels)
     check_reshape(settings.reshape, layers)
-    refs_of = [_refs(backend, layer, inputs, resolved[0]) for layer in layers]
-    size = backend.image_size(inputs)
-    parts: dict[tuple[int, int, int], list[Heatmap]] = {}
-    probabilities: list[NDArray[np.float32]] = []
-    for start in range(0, count, step):
-        rows = slice(start, start + step)
-        chunk, chunk_targets = inputs.rows(rows), [target.rows(rows) for target in resolved]
-        for at_layer, refs in enumerate(refs_of):
-            passes = [_passes(backend, chunk, ref, chunk_targets, rules, settings) for ref in refs]
-            if at_layer == 0:
-                for target, its in zip(chunk_targets, passes[0], strict=True):
-                    _warn_of_itself(target, its.plain)
-                probabilities += [numpy32(p) for p in (passes[0][0].plain.probabilities,) if p is not None]
-            for at_method, rule in enumerate(rules):
-                for at_target, of_layers in enumerate(zip(*passes, strict=True)):
-                    heatmap = heatmap_of(of_layers, rule, refs, size, settings)
-                    parts.setdefault((at_method, at_layer, at_target), []).append(heatmap)
+    with backend.held():
+        refs_of = [_refs(backend, layer, inputs, resolved[0]) for layer in layers]
+        size = backend.image_size(inputs)
+        parts: dict[tuple[int, int, int], list[Heatmap]] = {}
+        probabilities: list[NDArray[np.float32]] = []
+        for start in range(0, count, step):
+            rows = slice(start, start + step)
+            chunk, chunk_targets = inputs.rows(rows), [target.rows(rows) for target in resolved]
+            for at_layer, refs in enumerate(refs_of):
+                passes = [_passes(backend, chunk, ref, chunk_targets, rules, settings) for ref in refs]
+                if at_layer == 0:
+                    for target, its in zip(chunk_targets, passes[0], strict=True):
+                        _warn_of_itself(target, its.plain)
+                    probabilities += [numpy32(p) for p in (passes[0][0].plain.probabilities,) if p is not None]
+                for at_method, rule in enumerate(rules):
+                    for at_target, of_layers in enumerate(zip(*passes, strict=True)):
+                        heatmap = heatmap_of(of_layers, rule, refs, size, settings)
+                        parts.setdefault((at_method, at_layer, at_target), []).append(heatmap)
     called = [target_name(target, settings.class_names) for target in targets]
     kinds = [", ".join(dict.fromkeys(backend.kind_of(ref) for ref in refs)) for refs in refs_of]
     heatmaps = []
@@ -276,7 +277,7 @@ def _passes(
     """For each target, the results of the passes: one of the images as they are, and those of their views."""
     gradients = any(Needs.GRADIENTS in rule.needs for rule in rules)
     asks = any(Needs.PROBE in rule.needs for rule in rules)
-    views, _ = smoothing(settings.smooth)
+    views, _ = settings.smoothing
 
     def passed(seen: Inputs, of: Sequence[ResolvedTarget]) -> list[CamInputs]:
         query = Query(layer, of, settings.score, gradients)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from fe_gradcam.explaining.views import smoothing
+from fe_gradcam.explaining.views import View, smoothing
 from fe_gradcam.parameters import one_of, whole
 from fe_gradcam.scaling import FUSES, SCALINGS
 from fe_gradcam.spec.outputs import ModelOutput
@@ -40,10 +41,15 @@ class Settings:
         if self.batch_size is not None:
             whole("batch_size", self.batch_size, 1, none=" or None")
         names_by_id(self.class_names)
-        smoothing(self.smooth)
+        assert self.smoothing
 
-    @property
+    @cached_property
+    def smoothing(self) -> tuple[list[View], bool]:
+        """The views to average over, and whether channels are smoothed."""
+        return smoothing(self.smooth)
+
+    @cached_property
     def smoothed(self) -> str:
         """How maps are smoothed, in words; empty if they are not."""
-        views, eigen = smoothing(self.smooth)
+        views, eigen = self.smoothing
         return ", ".join(["augment"] * (len(views) > 1 or not views[0].is_plain) + ["eigen"] * eigen)

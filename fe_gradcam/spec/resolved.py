@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -93,6 +94,11 @@ class ClassTarget(Resolved):
     def is_class(self) -> bool:
         """See Resolved."""
         return len(self.weights) == 1
+
+    @cached_property
+    def is_inferred(self) -> bool:
+        """Whether the target is the score of the inferred class in each image."""
+        return self.is_class and bool((self.by_image == TOP_CLASS).all())
 
     @property
     def ranked(self) -> bool:
@@ -201,7 +207,7 @@ def resolve_target(target: Target, count: int, names: ClassNames | None = None) 
         UnknownNameError: The target names a class that `names` does not hold.
     """
     if target is None:
-        return ClassTarget(np.full((count, 1), TOP_CLASS, np.int64))
+        return _inferred(count)
     if isinstance(target, str):
         return ClassTarget(np.full((count, 1), class_id_of(target, names), np.int64))
     if isinstance(target, Rank):
@@ -218,6 +224,11 @@ def resolve_target(target: Target, count: int, names: ClassNames | None = None) 
     if count and ids.min() < 0:
         raise ArgumentError(Argument("target", repr(target)), " holds a negative class id; class ids count from 0.")
     return ClassTarget(ids[:, None])
+
+
+@lru_cache(maxsize=32)
+def _inferred(count: int) -> ClassTarget:
+    return ClassTarget(np.full((count, 1), TOP_CLASS, np.int64))
 
 
 def _contrast(target: Contrast, count: int, names: ClassNames | None) -> ClassTarget:

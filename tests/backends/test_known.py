@@ -71,15 +71,15 @@ def test_what_is_known_lives_as_long_as_the_model(framework: str) -> None:
 
 
 def test_a_new_module_at_the_address_of_an_old_one_is_another() -> None:
-    old = nn.ReLU()
-    known, at = Known(), id(old)
-    known.now([old]).seen.put((6, 6), Seen(()))
-    assert len(known.now([old]).seen) == 1
-    del old
+    modules = [nn.ReLU()]
+    known, at = Known(), id(modules[0])
+    known.now(lambda: modules).seen.put((6, 6), Seen(()))
+    assert len(known.now(lambda: modules).seen) == 1
+    modules.clear()
     others = [nn.ReLU() for _ in range(9)]
     again = [other for other in others if id(other) == at]
     assert again, "the address was not taken again, and nothing is tested"
-    assert not len(known.now(again).seen)
+    assert not len(known.now(lambda: again).seen)
 
 
 def test_a_store_forgets_what_was_not_asked_for_the_longest() -> None:
@@ -99,7 +99,7 @@ def test_what_is_missing_is_found_anew(framework: str) -> None:
     backend, inputs = backend_for(model), Inputs.of(images)
     query = Query(backend.resolve(None, inputs), [resolve_target(1, 2)], "logit")
     (first,) = backend.run(inputs, query)
-    known_of(model).now([model])
+    known_of(model).now(lambda: [model])
     assert not known_of(model).readings
     scores = backend.changed_scores(inputs, query, torch.zeros_like(first.activations))
     assert_allclose(scores, first.scores, rtol=1e-5)

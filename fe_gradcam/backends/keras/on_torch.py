@@ -12,7 +12,6 @@ from fe_gradcam.backends.keras.version import is_a, layers_in, named_layers
 from fe_gradcam.backends.known import Known, known_of
 from fe_gradcam.backends.protocol import Query
 from fe_gradcam.backends.pytorch.backend import Given, Take, TorchBackend
-from fe_gradcam.backends.pytorch.recorder import Recorder
 from fe_gradcam.errors import Argument, UnsupportedModelError
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.layers import name_among
@@ -56,18 +55,21 @@ class KerasOnTorch(TorchBackend):
         named = _layers_of(self._model.keras_model)
         return name_among(layer, named, list(named))
 
-    def _observed(
-        self, model: Any, given: Given, layer: LayerRef, take: Take, *, whole_graph: bool = False
-    ) -> tuple[Any, Recorder]:
+    def kind_of(self, layer: LayerRef) -> str:
+        """See Backend."""
+        found = _layers_of(self._model.keras_model).get(layer.name)
+        return "" if found is None else type(found).__name__
+
+    def _observed(self, model: Any, given: Given, layer: LayerRef, take: Take, **how: Any) -> tuple[Any, Any]:
         if layer.place != "convolution":
-            return super()._observed(model, given, layer, take, whole_graph=whole_graph)
+            return super()._observed(model, given, layer, take, **how)
         its_layer, before = model.get_submodule(layer.name), nn.Identity()
         activation = its_layer.activation  # Keras adds the bias behind the conv2d of PyTorch, and calls this then
         its_layer.__dict__["activation"] = lambda tensor, *more, **named: activation(before(tensor), *more, **named)
         model.added[layer.name] = before
         try:
             plain = LayerRef(layer.name)
-            return super()._observed(model, given, plain, take, whole_graph=whole_graph)
+            return super()._observed(model, given, plain, take, **how)
         finally:
             its_layer.__dict__["activation"] = activation
             del model.added[layer.name]

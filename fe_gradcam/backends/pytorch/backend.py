@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -31,6 +31,7 @@ from fe_gradcam.backends.pytorch.passes import (
     observe,
     whatever_is_written,
 )
+from fe_gradcam.backends.pytorch.plan import MOST_OUTDATED, OutdatedError, Plan, Planned
 from fe_gradcam.backends.pytorch.recorder import Lister, Recorder
 from fe_gradcam.backends.pytorch.scores import OF_TORCH, as_rows, is_segmentation, is_table, is_tensor
 from fe_gradcam.backends.pytorch.state import PLAIN_CHECKPOINTS, left_as_found, unwrapped
@@ -112,14 +113,28 @@ class TorchBackend(Backend):
         with left_as_found(self._model) as model, torch.no_grad():
             yield model
 
+    def _pass(self, inputs: Inputs, query: Query) -> Passed:
+        """See Backend; by what an earlier pass learnt, if that holds."""
+        key, plans = self._kind_of_pass(inputs.parts, query), self._known_now().plans
+        plan, outdated = plans.get(key) or (None, 0)
+        if plan is not None:
+            try:
+                with self._ready() as model:
+                    return self._passed(model, inputs, query, plan)
+            except Exception:  # whatever it is, a pass that relies on nothing shows it
+                plans.put(key, (None, outdated + 1))
+        return super()._pass(inputs, query)
+
     @whatever_is_written
-    def _passed(self, model: nn.Module, inputs: Inputs, query: Query) -> Passed:
+    def _passed(self, model: nn.Module, inputs: Inputs, query: Query, plan: Plan | None = None) -> Passed:
         given = self._given(inputs, model)
         with self._learning(model, given, inputs):
-            leaf, outputs, scored = self._scored(model, given, query)
+            leaf, outputs, scored = self._scored(model, given, query, plan)
         found: list[Tensor | None] = [None] * len(scored)
         for at, (target, its) in enumerate(zip(query.targets, scored, strict=True)) if query.gradients else ():
             found[at] = gradient_at(leaf, its.scores, retain_graph=at + 1 < len(scored))
+            if found[at] is None and plan is not None:
+                raise OutdatedError
             if found[at] is None:
                 self._refuse_if_detached(model, given, leaf, outputs, replace(query, targets=[target]))
                 found[at] = torch.zeros_like(leaf, dtype=torch.float32)
@@ -131,7 +146,9 @@ class TorchBackend(Backend):
         # a layer may put out a buffer of the model, which is put back
         return Passed(leaf.detach().clone(), found, plain, tables, outputs.reading)
 
-    def _scored(self, model: nn.Module, given: Given, query: Query) -> tuple[Tensor, Outputs, list[Scored]]:
+    def _scored(
+        self, model: nn.Module, given: Given, query: Query, plan: Plan | None = None
+    ) -> tuple[Tensor, Outputs, list[Scored]]:
         """One pass; or two, the second with gradients throughout.
 
         The second is for a no_grad() of the model that ends behind the layer and turns gradients off again, and for a
@@ -147,11 +164,16 @@ class TorchBackend(Backend):
             leaves[:] = [leaf]
             return leaf.clone()  # what follows may write in place
 
+        key, plans = self._kind_of_pass(given, query), self._known_now().plans
+        _, outdated = plans.get(key) or (None, 0)
+        learns = plan is None and outdated < MOST_OUTDATED
         for whole_graph in (False, True):
             try:
-                passed = self._observed(model, given, query.layer, take, whole_graph=whole_graph)
+                passed = self._observed(
+                    model, given, query.layer, take, whole_graph=whole_graph, plan=plan, learns=learns
+                )
             except RuntimeError as error:
-                if whole_graph or not forbids_view(error):
+                if whole_graph or plan is not None or not forbids_view(error):
                     raise
                 continue
             check_rows(query.layer, len(leaves[0]), len(given[0]))
@@ -159,7 +181,17 @@ class TorchBackend(Backend):
             scored = [_scores(outputs, target, query.score) for target in query.targets]
             if not query.gradients or all(its.scores.requires_grad for its in scored):
                 break
+            if plan is not None:
+                raise OutdatedError
+        if learns and not whole_graph:
+            picked = self._picked(passed[0], len(leaves[0]), query.of_pixels)
+            plans.put(key, (Plan.of(passed[1], picked), outdated))
         return leaves[0], outputs, scored
+
+    def _kind_of_pass(self, given: Sequence[Any], query: Query) -> Hashable:
+        """What a plan is kept for: passes of other shapes may go another way."""
+        shapes = tuple(tuple(part.shape[1:]) for part in given)
+        return query.layer, self._model_output, query.of_pixels, query.gradients, shapes, len(given[0]) == 1
 
     def changed_scores(self, inputs: Inputs, query: Query, change: Tensor) -> Tensor:
         """See Backend."""
@@ -303,12 +335,24 @@ class TorchBackend(Backend):
         return (output if keep_graph else output.detach()), activations, gradients, outputs.are_probabilities
 
     def _observed(
-        self, model: nn.Module, given: Given, layer: LayerRef, take: Take, *, whole_graph: bool = False
-    ) -> tuple[Any, Recorder]:
-        return observe(model, given, layer, take, self._known.reached, whole_graph=whole_graph)
+        self,
+        model: nn.Module,
+        given: Given,
+        layer: LayerRef,
+        take: Take,
+        *,
+        whole_graph: bool = False,
+        plan: Plan | None = None,
+        learns: bool = False,
+    ) -> tuple[Any, Any]:
+        if plan is not None:
+            planned = Planned(plan, layer, take)
+            with planned.watching(model.get_submodule(layer.name)):
+                return called(model, [part.clone() for part in given]), planned
+        return observe(model, given, layer, take, self._known.reached, whole_graph=whole_graph, learns=learns)
 
     def _read(
-        self, leaf: Tensor, passed: tuple[Any, Recorder], given: Given, of_pixels: bool, reading: Reading | None = None
+        self, leaf: Tensor, passed: tuple[Any, Any], given: Given, of_pixels: bool, reading: Reading | None = None
     ) -> Outputs:
         """The outputs with their scores, and the head of these or else how they are read.
 
@@ -372,7 +416,8 @@ def _scores(outputs: Outputs, target: ResolvedTarget, score: Score) -> Scored:
     """The result for a target, in a graph for gradients."""
     with torch.enable_grad():
         device = None if outputs.rows is None else outputs.rows.device
-        arrays = [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in target.arrays]
+        given = () if target.kind == "classes" and target.is_inferred else target.arrays
+        arrays = [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in given]
         return outputs.scored(target, score, arrays)
 
 

@@ -87,9 +87,12 @@ def name_of(model: nn.Module, layer: Layer) -> str:
 
 def kind_of(model: nn.Module, name: str) -> str:
     """The name of a layer's class; empty if there is no layer of that name."""
-    with uncompiled(list(model.modules())):
-        named: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
-        return type(named[name]).__name__ if name in named else ""
+    for part in name.split(".") if name else ():
+        inner = model._modules.get(part)
+        if inner is None:
+            return ""
+        model = unwrapped(inner) if "_orig_mod" in inner._modules else inner
+    return type(model).__name__
 
 
 def _is_convolution(module: nn.Module) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping, Sequence
 from functools import wraps
-from inspect import signature
+from inspect import CO_VARARGS, signature
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -24,14 +24,23 @@ _Result = TypeVar("_Result")
 
 def called(model: nn.Module, inputs: Sequence[Any]) -> Any:
     """The model's output for inputs, which are passed by name if its forward takes nothing by position."""
-    its = signature(model.forward).parameters.values()
-    if any(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD, one.VAR_POSITIONAL) for one in its):
+    if _takes_positions(model.forward):
         return model(*inputs)
+    its = signature(model.forward).parameters.values()
     named = sorted((one for one in its if one.kind == one.KEYWORD_ONLY), key=lambda one: one.default is not one.empty)
     required = [one.name for one in named if one.default is one.empty]
     if len(required) > len(inputs) or len(named) < len(inputs):
         raise needs_names(required, len(inputs))
     return model(**{one.name: part for one, part in zip(named, inputs, strict=False)})
+
+
+def _takes_positions(forward: Any) -> bool:
+    function = getattr(forward, "__func__", forward)
+    code = getattr(function, "__code__", None)
+    if code is None or hasattr(function, "__wrapped__") or hasattr(function, "__signature__"):
+        its = signature(forward).parameters.values()
+        return any(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD, one.VAR_POSITIONAL) for one in its)
+    return bool(code.co_flags & CO_VARARGS) or code.co_argcount > (function is not forward)
 
 
 def observe(
@@ -42,6 +51,7 @@ def observe(
     times: MutableMapping[LayerRef, int],
     *,
     whole_graph: bool,
+    learns: bool = False,
 ) -> tuple[Any, Recorder]:
     """The model's output for inputs, and the Recorder under which the model was called.
 
@@ -52,11 +62,12 @@ def observe(
         take: See Recorder.
         times: How many times the last pass reached each place.
         whole_graph: Whether autograd is on from the start.
+        learns: Whether it is noted what each module puts out, for a plan.
     """
-    calls = times.get(layer, 1)
+    calls, others = times.get(layer, 1), list(model.modules()) if learns else []
     while True:
         recorder = Recorder(layer, take, skip=calls - 1, own_graph=True)
-        with torch.set_grad_enabled(whole_graph), recorder.watching(model.get_submodule(layer.name)):
+        with torch.set_grad_enabled(whole_graph), recorder.watching(model.get_submodule(layer.name), others):
             output = called(model, [part.clone() for part in inputs])  # some write to what they get
         if not 0 < recorder.reached < calls:
             break
@@ -111,7 +122,10 @@ def gradient_at(leaf: Tensor, scores: Tensor, *, retain_graph: bool, edge: Any =
         )
         if gradient is None:
             return None
-        gradient = gradient.detach().float() / factor
+        gradient = gradient.detach().float()
+        if len(factors) == 1:
+            return gradient
+        gradient = gradient / factor
         if bool(gradient.isfinite().all()):
             break
     return gradient

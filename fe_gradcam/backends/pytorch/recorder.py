@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ class _Link:
 
     Attributes:
         version: The version of the tensor; if it has changed, the tensor was written to.
-        repeat: Applies the step to the logits; None if the logits stay the same.
+        repeat: Applies the step to the logits; None if the logits stay the same. For a head: applies the head.
     """
 
     parent: Tensor
@@ -72,31 +73,63 @@ class _Link:
     repeat: Callable[[Tensor], Tensor] | None = None
 
 
-class Recorder(TorchFunctionMode):
-    """A function mode under which a model is called once.
+class Taking:
+    """What one pass of a model does at the explained place, by hooks on the module of the place.
 
     Args:
-        ref: The place that is explained; `reached` counts how many times the pass reached it.
+        at: The place that is explained; `reached` counts how many times the pass reached it.
         take: Gets the tensor there, and returns the tensor that the model continues with. It is the same
             tensor if the graph is somebody else's: then nothing is written to it.
         skip: How many times the place is reached before `take` is called: if a layer is called
             several times, the last call counts, and what lies before it needs no gradients.
+    """
+
+    def __init__(self, at: LayerRef, take: Callable[[Tensor], Tensor], skip: int = 0) -> None:
+        super().__init__()
+        self.at = at
+        self._take = take
+        self._skip = skip
+        self._awaited: Tensor | None = None
+        self.reached = 0
+
+    def _taken(self, tensor: Tensor, *, in_place: bool) -> Tensor:
+        if tensor.is_inference():
+            raise in_inference_mode(self.at)
+        if not tensor.is_floating_point():
+            raise no_floats(self.at, tensor.dtype)
+        self.reached += 1
+        if self.reached <= self._skip:
+            return tensor
+        if not in_place:
+            return self._take(tensor)
+        if tensor.requires_grad and self._take(tensor) is tensor:
+            return tensor
+        taken = self._take(tensor.clone())
+        try:  # the model may go on with the tensor that it has, and drop what is returned
+            return tensor.copy_(taken)
+        except RuntimeError:  # a view that was made without gradients
+            return taken
+
+
+class Recorder(Taking, TorchFunctionMode):
+    """A function mode under which a model is called once; see Taking.
+
+    Args:
+        at: See Taking, as are `take` and `skip`.
         own_graph: Whether the graph is the recorder's own, and hooks may be put on it.
     """
 
     def __init__(
-        self, ref: LayerRef, take: Callable[[Tensor], Tensor], skip: int = 0, *, own_graph: bool = False
+        self, at: LayerRef, take: Callable[[Tensor], Tensor], skip: int = 0, *, own_graph: bool = False
     ) -> None:
-        super().__init__()
+        super().__init__(at, take, skip)
         self._own_graph = own_graph
-        self._ref = ref
-        self._take = take
-        self._skip = skip
-        self._awaited: Tensor | None = None
         self._inside = False
         self._versions: dict[int, int] = {}
         self._links: MutableMapping[Tensor, _Link] = WeakTensorKeyDictionary()
-        self.reached = 0
+        self._made_by: MutableMapping[Tensor, tuple[ReferenceType[nn.Module], int]] = WeakTensorKeyDictionary()
+        self.plain = True
+        """Whether the pass needed nothing that a plan does not have: see backends/pytorch/plan."""
 
     def head_of(self, output: Tensor) -> Head | None:
         """The head that made `output`, or None if it is not the output of a softmax or sigmoid, rearranged at most."""
@@ -115,10 +148,23 @@ class Recorder(TorchFunctionMode):
             return None
         return head._replace(logits=logits)
 
+    def head_and_maker(
+        self, output: Tensor
+    ) -> tuple[Callable[[Tensor], Tensor], Tensor, ReferenceType[nn.Module]] | None:
+        """The head that made `output` and nothing else, its logits, and the module that put these out; or None."""
+        link = self._links.get(output)
+        if link is None or link.head is None or link.repeat is None:
+            return None
+        module, version = self._made_by.get(link.head.logits, (None, 0))
+        if module is None or version != _version(link.head.logits):
+            return None
+        return link.repeat, link.head.logits, module
+
     @contextmanager
-    def watching(self, module: nn.Module) -> Iterator[None]:
-        """Makes the mode active, with hooks on the module of the place."""
-        handles = [module.register_forward_pre_hook(self._on_input), module.register_forward_hook(self._on_output)]
+    def watching(self, module: nn.Module, others: Sequence[nn.Module] = ()) -> Iterator[None]:
+        """Makes the mode active, with hooks on the module of the place; of the others it is noted what they put out."""
+        handles = [each.register_forward_hook(self._note_maker) for each in others if takes_hooks(each)]
+        handles += [module.register_forward_pre_hook(self._on_input), module.register_forward_hook(self._on_output)]
         try:
             with self:
                 yield
@@ -127,41 +173,28 @@ class Recorder(TorchFunctionMode):
                 handle.remove()
             self._awaited = None
 
+    def _note_maker(self, module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            self._made_by[output] = ref(module), _version(output)
+
     def _on_input(self, module: nn.Module, args: Any) -> None:
         self._inside = True
         self._versions = {id(each): _version(each) for each in args if isinstance(each, Tensor)}
 
     def _on_output(self, module: nn.Module, args: Any, output: Any) -> Any:
         self._inside = False
-        if self._ref.place in ("convolution", "relu"):
+        if self.at.place in ("convolution", "relu"):
             return output  # the convolution itself was met as a function, inside
         first = output[0] if isinstance(output, tuple) and output else output  # a transformer's block
         if not isinstance(first, Tensor):
-            raise no_tensor(self._ref, output)
-        if self._ref.place == "activation":
+            raise no_tensor(self.at, output)
+        self.plain = self.plain and id(first) not in self._versions
+        if self.at.place == "activation":
             self._awaited = first
             return output
         written = self._versions.get(id(first), None) not in (None, _version(first))
         taken = self._taken(first, in_place=written and any(first is each for each in args))
         return taken if first is output else with_first(output, taken)
-
-    def _taken(self, tensor: Tensor, *, in_place: bool) -> Tensor:
-        if tensor.is_inference():
-            raise in_inference_mode(self._ref)
-        if not tensor.is_floating_point():
-            raise no_floats(self._ref, tensor.dtype)
-        self.reached += 1
-        if self.reached <= self._skip:
-            return tensor
-        if not in_place:
-            return self._take(tensor)
-        if tensor.requires_grad and self._take(tensor) is tensor:
-            return tensor
-        taken = self._take(tensor.clone())
-        try:  # the model may go on with the tensor that it has, and drop what is returned
-            return tensor.copy_(taken)
-        except RuntimeError:  # a view that was made without gradients
-            return taken
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -172,16 +205,17 @@ class Recorder(TorchFunctionMode):
         if name == "batch_norm" and self._own_graph and out.requires_grad and len(out) == 1:
             # On the CPU PyTorch takes a gradient that was cut out of a single image's tokens for a contiguous one.
             _REGISTER_HOOK(out, lambda gradient: None if gradient is None else gradient.contiguous())
+            self.plain = False
         if self._inside and name in CONVOLUTIONS:
-            if self._ref.place == "convolution":
+            if self.at.place == "convolution":
                 out = self._taken(out, in_place=False)
-            elif self._ref.place == "relu":
+            elif self.at.place == "relu":
                 self._awaited = out
         elif self._awaited is not None and first is self._awaited:
-            if name in (RELUS if self._ref.place == "relu" else ACTIVATIONS):
+            if name in (RELUS if self.at.place == "relu" else ACTIVATIONS):
                 self._awaited = None
                 out = self._taken(out, in_place=out is first)
-            elif name == "batch_norm" and self._ref.place == "relu":
+            elif name == "batch_norm" and self.at.place == "relu":
                 self._awaited = out
         if isinstance(first, Tensor):
             self._follow(func, name, before, out, args, kwargs)
@@ -191,7 +225,8 @@ class Recorder(TorchFunctionMode):
         if name in _HEADS:
             axis = kwargs.get("dim", args[1] if len(args) > 1 and isinstance(args[1], int) else -1)
             classes = first.shape[-1 if axis is None else axis] if first.dim() else 1
-            self._links[out] = _Link(first, out._version, head=Head(first, _HEADS[name], classes))
+            again = partial(_repeated, func, args[1:], kwargs, None)
+            self._links[out] = _Link(first, out._version, Head(first, _HEADS[name], classes), again)
             return
         if first not in self._links or (name not in _MONOTONE and name not in _REARRANGING):
             return
@@ -214,6 +249,11 @@ def _repeated(func: Any, more: tuple[Any, ...], kwargs: dict[str, Any], index: i
 def _version(tensor: Tensor) -> int:
     """How many times the tensor was written to; -1 for tensors of inference mode, which do not count it."""
     return -1 if tensor.is_inference() else tensor._version
+
+
+def takes_hooks(module: nn.Module) -> bool:
+    """Whether hooks on a module are called."""
+    return not isinstance(module, torch.jit.ScriptModule)
 
 
 def with_first(output: Any, first: Tensor) -> Any:
@@ -266,7 +306,7 @@ class Lister(TorchFunctionMode):
         """Makes the mode active, with hooks on every module of the model that takes hooks."""
         with ExitStack() as stack:
             for module in model.modules():
-                if not isinstance(module, torch.jit.ScriptModule):
+                if takes_hooks(module):
                     stack.callback(module.register_forward_pre_hook(self._on_input).remove)
                     stack.callback(module.register_forward_hook(self._on_output).remove)
             stack.enter_context(self)

@@ -87,7 +87,7 @@ def _put_back(kept: Kept, known: Known) -> None:
 class _Replaced:
     """Functions of torch that do something else, while this context is active, in the threads that entered it."""
 
-    def __init__(self, *others: tuple[Any, str, Callable[..., Any]]) -> None:
+    def __init__(self, *others: tuple[Any, str, Any]) -> None:
         self._others = others
         self._own: list[Any] = []
         self._lock = Lock()
