@@ -103,6 +103,8 @@ def fraction(name: str, value: Any) -> float:
 
 def one_of(name: str, value: Any, accepted: Collection[Any]) -> None:
     """Raises ArgumentError unless the value is one of `accepted`; 1 does not count as True."""
+    if type(value) is str and value in accepted:
+        return
     if not any(value == one for one in accepted if isinstance(value, (bool, str)) == isinstance(one, (bool, str))):
         said = f" is not known{nearest(value, map(str, accepted))} Accepted: {', '.join(map(repr, accepted))}."
         raise ArgumentError(Argument(name, repr(value)), said)

@@ -48,10 +48,14 @@ def heatmap_of(
     layers: Sequence[LayerRef | str],
     size: Sequence[int],
     settings: Settings,
+    *,
+    target: str = "pred",
+    layer_kind: str = "",
 ) -> Heatmap:
     """The second half of the route: from the results of the passes, for each layer, to the Heatmap at `size`."""
     first = passes[0].plain
-    if Needs.ACTIVATIONS not in method.needs:
+    of_layer = Needs.ACTIVATIONS in method.needs
+    if not of_layer:
         layers, passes = [WHOLE_MODEL], passes[:1]
     signed = [_signed_map(one, method, layer, size, settings) for one, layer in zip(passes, layers, strict=True)]
     (raw, blank), name = signed[0], str(layers[0])
@@ -71,8 +75,10 @@ def heatmap_of(
         layer=name,
         scaling=settings.scaling,
         smooth=settings.smoothed,
-        of_layer=Needs.ACTIVATIONS in method.needs,
+        of_layer=of_layer,
         shows=method.shows,
+        target=target,
+        layer_kind=layer_kind if of_layer else "",
     )
 
 
@@ -109,13 +115,15 @@ def _signed_map(
 
 def _check_places(inputs: CamInputs, layer: LayerRef | str, size: Sequence[int]) -> None:
     """Raises ArgumentError if the layer has other axes than the images; warns if the map is a single pixel."""
-    named, axes = Argument("layer", repr(str(layer))), inputs.activations.dim() - 2
+    axes = inputs.activations.dim() - 2
+    if axes == len(size) and inputs.activations.shape[2:].numel() > 1:
+        return
+    named = Argument("layer", repr(str(layer)))
     if axes != len(size):
         said = f" has a map with {axes} axes, and the images have {len(size)}: pass a layer that keeps all axes."
         raise ArgumentError(named, said)
-    if inputs.activations[0, 0].numel() == 1:
-        said = " has a map of one pixel, which says nothing about where. Pass a layer before the pooling."
-        warnings.warn(CamWarning(named, said), stacklevel=2)
+    said = " has a map of one pixel, which says nothing about where. Pass a layer before the pooling."
+    warnings.warn(CamWarning(named, said), stacklevel=2)
 
 
 def values_of(raw: Tensor, blank: Tensor, scaling: Scaling, size: Sequence[int]) -> Tensor:

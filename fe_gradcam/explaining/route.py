@@ -15,7 +15,7 @@ from fe_gradcam.backends.protocol import Backend, Query
 from fe_gradcam.errors import Argument, ArgumentError, CamWarning
 from fe_gradcam.explaining.heat import Passes, heatmap_of, numpy32
 from fe_gradcam.explaining.probe import ModelProbe
-from fe_gradcam.explaining.settings import Settings
+from fe_gradcam.explaining.settings import Settings, settings_of
 from fe_gradcam.explaining.views import Smooth
 from fe_gradcam.methods import METHODS, CamMethod
 from fe_gradcam.parameters import knows_its_keywords, several
@@ -138,7 +138,7 @@ def explain(
         >>> explain(net, torch.rand(2, 1, 28, 28)).values.shape
         (2, 28, 28)
     """
-    settings = Settings(scaling, score, batch_size, seed, class_names, model_output, reshape, fuse, smooth, progress)
+    settings = settings_of(scaling, score, batch_size, seed, class_names, model_output, reshape, fuse, smooth, progress)
     return explained(model, images, settings, methods=(method,), layers=(layer,), targets=(target,)).heatmaps[0]
 
 
@@ -179,7 +179,7 @@ def explain_many(
     Raises:
         ArgumentError, UnknownNameError, UnsupportedModelError, GradientError: As in `explain`.
     """
-    settings = Settings(scaling, score, batch_size, seed, class_names, model_output, reshape, fuse, smooth, progress)
+    settings = settings_of(scaling, score, batch_size, seed, class_names, model_output, reshape, fuse, smooth, progress)
     return explained(model, images, settings, methods=methods, layers=layers, targets=targets).heatmaps
 
 
@@ -241,11 +241,15 @@ def explained(
     with backend.held():
         refs_of = [_refs(backend, layer, inputs, resolved[0]) for layer in layers]
         size = backend.image_size(inputs)
+        called = [target_name(target, settings.class_names) for target in targets]
+        kinds = [", ".join(dict.fromkeys(backend.kind_of(ref) for ref in refs)) for refs in refs_of]
         parts: dict[tuple[int, int, int], list[Heatmap]] = {}
         probabilities: list[NDArray[np.float32]] = []
         for start in range(0, count, step):
             rows = slice(start, start + step)
-            chunk, chunk_targets = inputs.rows(rows), [target.rows(rows) for target in resolved]
+            chunk, chunk_targets = (
+                (inputs.rows(rows), [target.rows(rows) for target in resolved]) if step < count else (inputs, resolved)
+            )
             for at_layer, refs in enumerate(refs_of):
                 passes = [_passes(backend, chunk, ref, chunk_targets, rules, settings) for ref in refs]
                 if at_layer == 0:
@@ -254,15 +258,10 @@ def explained(
                     probabilities += [numpy32(p) for p in (passes[0][0].plain.probabilities,) if p is not None]
                 for at_method, rule in enumerate(rules):
                     for at_target, of_layers in enumerate(zip(*passes, strict=True)):
-                        heatmap = heatmap_of(of_layers, rule, refs, size, settings)
+                        named = {"target": called[at_target], "layer_kind": kinds[at_layer]}
+                        heatmap = heatmap_of(of_layers, rule, refs, size, settings, **named)
                         parts.setdefault((at_method, at_layer, at_target), []).append(heatmap)
-    called = [target_name(target, settings.class_names) for target in targets]
-    kinds = [", ".join(dict.fromkeys(backend.kind_of(ref) for ref in refs)) for refs in refs_of]
-    heatmaps = []
-    for key in sorted(parts):
-        heatmap = Heatmap.joined(parts[key])
-        kind = kinds[key[1]] if heatmap.of_layer else ""
-        heatmaps.append(replace(heatmap, target=called[key[2]], layer_kind=kind))
+    heatmaps = [Heatmap.joined(parts[key]) for key in sorted(parts)]
     return Explanation(heatmaps, np.concatenate(probabilities) if probabilities else None)
 
 
@@ -281,9 +280,11 @@ def _passes(
 
     def passed(seen: Inputs, of: Sequence[ResolvedTarget]) -> list[CamInputs]:
         query = Query(layer, of, settings.score, gradients)
+        found = backend.run(seen, query)
+        if not asks:
+            return found
         return [
-            replace(one, seed=settings.seed, probe=ModelProbe(backend, seen, query, one, settings) if asks else None)
-            for one in backend.run(seen, query)
+            replace(one, seed=settings.seed, probe=ModelProbe(backend, seen, query, one, settings)) for one in found
         ]
 
     plain = passed(inputs, targets)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 from typing import Any
 
 from fe_gradcam.explaining.views import View, smoothing
@@ -53,3 +53,17 @@ class Settings:
         """How maps are smoothed, in words; empty if they are not."""
         views, eigen = self.smoothing
         return ", ".join(["augment"] * (len(views) > 1 or not views[0].is_plain) + ["eigen"] * eigen)
+
+
+def settings_of(*values: Any) -> Settings:
+    """The settings with these values, checked; those of plain values are kept, and checked once."""
+    if values[_RESHAPE] is not None:  # it may hold the model
+        return Settings(*values)
+    try:
+        return _kept(*values)
+    except TypeError:  # a list of names cannot be looked up
+        return Settings(*values)
+
+
+_RESHAPE = [one.name for one in fields(Settings)].index("reshape")
+_kept = lru_cache(maxsize=32, typed=True)(Settings)

@@ -48,6 +48,8 @@ class Layout:
 
     def map_of(self, tensor: Tensor) -> Tensor:
         """The output of the layer, with a batch axis in front, as (N, K, *grid)."""
+        if self.channels == 0 and self.order is None and tensor.shape[2:] == self.grid:
+            return tensor
         moved = tensor.movedim(self.channels + 1, 1)
         if self.order is None:
             return moved.reshape(*moved.shape[:2], *self.grid)

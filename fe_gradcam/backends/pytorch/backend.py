@@ -19,7 +19,8 @@ from fe_gradcam.backends.errors import check_rows, exported, no_attention, no_gr
 from fe_gradcam.backends.known import Reading
 from fe_gradcam.backends.protocol import Backend, Passed, Query
 from fe_gradcam.backends.pytorch.attention import BlockLister, ending_behind
-from fe_gradcam.backends.pytorch.dtypes import as_taken, floating_dtypes
+from fe_gradcam.backends.pytorch.dtypes import as_taken
+from fe_gradcam.backends.pytorch.kept import Kept, modules_in
 from fe_gradcam.backends.pytorch.layers import has_layers, kind_of, layer_infos, name_of, seen_by
 from fe_gradcam.backends.pytorch.passes import (
     BiasRecorder,
@@ -60,6 +61,7 @@ class TorchBackend(Backend):
 
     def __init__(self, model: nn.Module, model_output: ModelOutput, reshape: Reshape | None, of_pixels: bool) -> None:
         super().__init__(unwrapped(model), model_output, reshape, of_pixels)
+        self._kept: Kept | None = None
         self._kept_front: tuple[Front, LayerRef, Given] | None = None
         if isinstance(self._model, torch.jit.ScriptModule):
             raise UnsupportedModelError(
@@ -73,10 +75,11 @@ class TorchBackend(Backend):
     @property
     def precision(self) -> float:
         """The spacing of the model's numbers at 1, the coarsest if it has several."""
-        return max(float(torch.finfo(dtype).eps) for dtype in floating_dtypes(self._model) or [torch.float32])
+        own = {one.dtype for one in self._model.parameters() if one.is_floating_point()} or {torch.float32}
+        return max(float(torch.finfo(dtype).eps) for dtype in own)
 
     def _modules(self) -> list[nn.Module]:
-        return [one for one in self._model.modules() if "_orig_mod" not in one._modules]  # compiled or not
+        return [one for one in modules_in(self._model) if "_orig_mod" not in one._modules]  # compiled or not
 
     def _name_of(self, layer: Layer) -> str:
         return name_of(self._model, layer)
@@ -96,11 +99,8 @@ class TorchBackend(Backend):
 
     @contextmanager
     def _learning(self, model: nn.Module, given: Given, inputs: Inputs) -> Iterator[None]:
-        """While active, a pass shows the layout of the layers' outputs too, if it is not known for this image size."""
+        """While active, a pass shows the layout of the layers' outputs too."""
         size = self.image_size(inputs)
-        if self._reshape is not None or self._known_now().seen.get(size) is not None:
-            yield
-            return
         lister = Lister(model, given[inputs.at])
         with lister.watching(model):
             yield
@@ -110,8 +110,12 @@ class TorchBackend(Backend):
 
     @contextmanager
     def _ready(self) -> Iterator[nn.Module]:
-        with left_as_found(self._model) as model, torch.no_grad():
-            yield model
+        before = self._kept
+        with left_as_found(self._model) as (model, self._kept), torch.no_grad():
+            try:
+                yield model
+            finally:
+                self._kept = before
 
     def _pass(self, inputs: Inputs, query: Query) -> Passed:
         """See Backend; by what an earlier pass learnt, if that holds."""
@@ -128,7 +132,8 @@ class TorchBackend(Backend):
     @whatever_is_written
     def _passed(self, model: nn.Module, inputs: Inputs, query: Query, plan: Plan | None = None) -> Passed:
         given = self._given(inputs, model)
-        with self._learning(model, given, inputs):
+        learns = self._reshape is None and self._known_now().seen.get(self.image_size(inputs)) is None
+        with self._learning(model, given, inputs) if learns else nullcontext():
             leaf, outputs, scored = self._scored(model, given, query, plan)
         found: list[Tensor | None] = [None] * len(scored)
         for at, (target, its) in enumerate(zip(query.targets, scored, strict=True)) if query.gradients else ():
@@ -164,9 +169,9 @@ class TorchBackend(Backend):
             leaves[:] = [leaf]
             return leaf.clone()  # what follows may write in place
 
-        key, plans = self._kind_of_pass(given, query), self._known_now().plans
-        _, outdated = plans.get(key) or (None, 0)
-        learns = plan is None and outdated < MOST_OUTDATED
+        key = None if plan is not None else self._kind_of_pass(given, query)
+        _, outdated = (None, 0) if key is None else self._known_now().plans.get(key) or (None, 0)
+        learns = key is not None and outdated < MOST_OUTDATED
         for whole_graph in (False, True):
             try:
                 passed = self._observed(
@@ -185,7 +190,7 @@ class TorchBackend(Backend):
                 raise OutdatedError
         if learns and not whole_graph:
             picked = self._picked(passed[0], len(leaves[0]), query.of_pixels)
-            plans.put(key, (Plan.of(passed[1], picked), outdated))
+            self._known_now().plans.put(key, (Plan.of(passed[1], picked), outdated))
         return leaves[0], outputs, scored
 
     def _kind_of_pass(self, given: Sequence[Any], query: Query) -> Hashable:
@@ -360,10 +365,11 @@ class TorchBackend(Backend):
         """
         (output, recorder), count = passed, len(leaf)
         picked: Any = self._picked(output, count, of_pixels)
+        of_table = is_table(picked, count)
         head = None if picked is None else recorder.head_of(picked)
         with torch.enable_grad():
             rows: Any = None if picked is None else as_rows(picked, count)
-            if is_table(picked, count):  # some models have a buffer for their output, and write the next one there too
+            if of_table:  # some models have a buffer for their output, and write the next one there too
                 rows = rows.clone()
             head = head if head is not None and head.made(rows) else None
             if head is not None:
@@ -375,7 +381,6 @@ class TorchBackend(Backend):
                 self._known.readings[self._model_output, of_pixels] = "logits"
             reading = "logits"
         sides = tuple(picked.shape[2:]) if is_segmentation(picked, count) else None
-        of_table = is_table(picked, count)
         return Outputs(OF_TORCH, output, count, rows, of_table, sides, sides or (), head, reading)
 
     def _picked(self, output: Any, count: int, of_pixels: bool) -> Tensor | None:
@@ -403,13 +408,14 @@ class TorchBackend(Backend):
             return None if picked is None else as_rows(picked, len(given[0])).clone()
 
     def _given(self, inputs: Inputs, model: nn.Module) -> Given:
-        like = next((p for p in model.parameters() if p.is_floating_point()), None)
+        assert self._kept is not None
+        own = [one for one in self._kept.registered if one.is_floating_point()]
         given = []
         for part in inputs.parts:
             tensor = torch.as_tensor(np.ascontiguousarray(part)) if isinstance(part, np.ndarray) else in_torch(part)
-            tensor = tensor if like is None else tensor.to(like.device)
-            given.append(tensor.clone() if tensor.is_inference() else tensor.detach())
-        return tuple(as_taken(model, given, lambda: self._known_now().taken))
+            tensor = tensor.to(own[0].device) if own else tensor
+            given.append(tensor.clone() if tensor.is_inference() else tensor)
+        return tuple(as_taken(model, given, own, lambda: self._known_now().taken))
 
 
 def _scores(outputs: Outputs, target: ResolvedTarget, score: Score) -> Scored:

@@ -15,25 +15,21 @@ Taken: TypeAlias = MutableMapping[tuple[Dtypes, Dtypes], torch.dtype | None]
 """The dtype to which floating inputs are cast, or None for none, by the dtypes of the inputs and of the parameters."""
 
 
-def floating_dtypes(model: nn.Module) -> Dtypes:
-    """The dtypes of the model's floating parameters, in their order, each once."""
-    own = (parameter for module in model.modules() for parameter in module._parameters.values())
-    return tuple(dict.fromkeys(each.dtype for each in own if each is not None and each.is_floating_point()))
-
-
-def as_taken(model: nn.Module, inputs: Sequence[Tensor], kept: Callable[[], Taken]) -> list[Tensor]:
+def as_taken(
+    model: nn.Module, inputs: Sequence[Tensor], parameters: Sequence[Tensor], kept: Callable[[], Taken]
+) -> list[Tensor]:
     """The inputs, of which floating ones are cast only if the model does not take them as they are.
 
     Parameters do not tell which dtype the inputs must have: a temperature or the steps behind a cast may be of another.
-    If all floating tensors, inputs and parameters, are of one dtype, there is nothing to ask. Otherwise the model is
+    If all floating inputs and parameters are of one dtype, there is nothing to ask. Otherwise the model is
     tried with one row: as it is, in the dtypes of its parameters, and in float32. The answer goes into what `kept`
     returns.
     """
-    own, given = floating_dtypes(model), tuple(part.dtype for part in inputs)
     floating = {part.dtype for part in inputs if part.is_floating_point()}
+    own = tuple(dict.fromkeys([parameter.dtype for parameter in parameters]))
     if not floating or floating == set(own):
         return list(inputs)
-    known = kept()
+    known, given = kept(), tuple(part.dtype for part in inputs)
     if (given, own) not in known:
         rows = [part[:1] for part in inputs]
         for dtype in (None, *dict.fromkeys((*own, torch.float32))):

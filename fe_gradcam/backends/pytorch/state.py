@@ -24,7 +24,7 @@ from fe_gradcam.errors import Argument, UnsupportedModelError
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside torch.compile, DataParallel and DistributedDataParallel."""
     while True:
-        if hasattr(model, "_orig_mod"):
+        if "_orig_mod" in model._modules:
             model = cast(nn.Module, model._orig_mod)
         elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
@@ -33,11 +33,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def left_as_found(model: nn.Module) -> Iterator[nn.Module]:
+def left_as_found(model: nn.Module) -> Iterator[tuple[nn.Module, Kept]]:
     """The model in eval mode, uncompiled, ready for gradients; afterwards all that is reachable from it is as it was.
 
     Yields:
-        The model itself; or a copy if its weights were made in inference mode, so that autograd cannot use them.
+        The model itself, or a copy if its weights were made in inference mode, so that autograd cannot use them; and
+        what was noted of it.
     """
     with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
         known = known_of(model)
@@ -52,7 +53,7 @@ def left_as_found(model: nn.Module) -> Iterator[nn.Module]:
             try:
                 with uncompiled(kept.modules) if kept.compiled else nullcontext(), PLAIN_CHECKPOINTS, _OF_TRAINING:
                     _evaluate(kept)
-                    yield model
+                    yield model, kept
             finally:
                 _put_back(kept, known)
 

@@ -13,7 +13,6 @@ from torch import nn
 
 from fe_gradcam import ArgumentError, explain
 from fe_gradcam.backends import backend_for
-from fe_gradcam.backends.pytorch.dtypes import floating_dtypes
 
 GOT: list[torch.dtype] = []
 """What the models of this module got; not kept by them, since their attributes are put back."""
@@ -118,7 +117,7 @@ def test_what_was_learnt_does_not_outlive_the_dtype_of_the_parameters() -> None:
     net.to(BF16)
     explain(net, images_of(F64), layer="conv", target=1)
     assert GOT[-1] == BF16
-    assert floating_dtypes(net) == (BF16,)
+    assert {one.dtype for one in net.parameters()} == {BF16}
 
 
 def test_images_of_another_layout_do_not_decide_the_dtype() -> None:
