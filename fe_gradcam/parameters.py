@@ -199,6 +199,8 @@ class Catalogue(dict[str, E]):
             UnknownNameError: There is no such name, or the rule has no such parameter.
             ArgumentError: A parameter's value is not accepted, or `asked` is neither a name nor a pair.
         """
+        if type(asked) is str and asked in self:
+            return self[asked]
         if isinstance(asked, self.entry):
             return asked
         name, given = asked if is_pair(asked) else (asked, {})

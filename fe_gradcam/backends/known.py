@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from operator import is_
 from threading import RLock
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
@@ -64,9 +64,7 @@ class Alike:
 
     def are(self, objects: Sequence[Any]) -> bool:
         """Whether these objects are the same, in the same order."""
-        return len(objects) == len(self._held) and all(
-            held() is one for held, one in zip(self._held, objects, strict=True)
-        )
+        return len(objects) == len(self._held) and all(map(is_, [held() for held in self._held], objects))
 
 
 def _held(one: Any) -> Callable[[], Any]:
@@ -140,17 +138,21 @@ class Known:
         self.writes: bool | None = None
         self.plans: Recent[Any] = Recent(KEPT_SIZES)
 
-    @contextmanager
-    def held(self, modules: Callable[[], Sequence[Any]]) -> Iterator[None]:
-        """While active, no other thread explains the model; its modules are looked through once, and not again."""
-        with self.lock:
-            if not self._held:
-                self.now(modules)
-            self._held += 1
+    def hold(self, modules: Callable[[], Sequence[Any]]) -> None:
+        """Waits until no other thread explains the model; until `let_go` its modules are looked through once."""
+        self.lock.acquire()
+        if not self._held:
             try:
-                yield
-            finally:
-                self._held -= 1
+                self.now(modules)
+            except BaseException:
+                self.lock.release()
+                raise
+        self._held += 1
+
+    def let_go(self) -> None:
+        """Ends what `hold` began."""
+        self._held -= 1
+        self.lock.release()
 
     def now(self, modules: Callable[[], Sequence[Any]]) -> Known:
         """This object; if the model's modules are no longer the same, its facts are forgotten first."""
@@ -162,6 +164,20 @@ class Known:
                 self._forget()
             self._modules = Alike(its)
         return self
+
+
+class Held:
+    """A context in which a model is held; see `Known.hold`."""
+
+    def __init__(self, known: Known, modules: Callable[[], Sequence[Any]]) -> None:
+        self._known = known
+        self._modules = modules
+
+    def __enter__(self) -> None:
+        self._known.hold(self._modules)
+
+    def __exit__(self, *_: object) -> None:
+        self._known.let_go()
 
 
 _KNOWN: WeakKeyDictionary[Any, Known] = WeakKeyDictionary()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fe_gradcam.backends.errors import not_by_image
-from fe_gradcam.backends.known import Known, Reading, known_of, same_code, sums_to_one, within_unit
+from fe_gradcam.backends.known import Held, Known, Reading, known_of, same_code, sums_to_one, within_unit
 from fe_gradcam.backends.scoring import Scored
 from fe_gradcam.errors import Argument, ArgumentError, CamError, CamWarning, UnsupportedModelError
 from fe_gradcam.spec.images import Inputs, in_torch
@@ -256,9 +256,9 @@ class Backend(ABC):
         """What is known of the model as it is now, without facts from before one of its modules was replaced."""
         return self._known.now(self._modules)
 
-    def held(self) -> AbstractContextManager[None]:
+    def held(self) -> Held:
         """While active, no other thread explains this model, and it is not looked through again for changes."""
-        return self._known.held(self._modules)
+        return Held(self._known, self._modules)
 
     def _seen(self, inputs: Inputs) -> Seen:
         """What a pass shows about the layout of the layers' outputs; made once for each size of the images."""

@@ -148,11 +148,11 @@ class Outputs:
         table = logits if score == "logit" else outputs
         if target.kind == "region":
             return self._of_region(target, table, arrays)
-        if arrays:
-            target.check(table.shape[1])
-            class_ids = self._class_ids(table, arrays[0], target.ranked)
-        else:
+        if not arrays:
             class_ids = self.by.argmax(table)[:, None]
+            return Scored(self.by.gather(table, class_ids)[:, 0], class_ids)
+        target.check(table.shape[1])
+        class_ids = self._class_ids(table, arrays[0], target.ranked)
         chosen = self.by.gather(table, class_ids)
         return Scored(chosen[:, 0] if target.is_class else self.by.weighted(chosen, target.weights), class_ids)
 

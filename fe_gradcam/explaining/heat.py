@@ -58,19 +58,19 @@ def heatmap_of(
     if not of_layer:
         layers, passes = [WHOLE_MODEL], passes[:1]
     signed = [_signed_map(one, method, layer, size, settings) for one, layer in zip(passes, layers, strict=True)]
-    (raw, blank), name = signed[0], str(layers[0])
+    (raw, blank, evidence), name = signed[0], str(layers[0])
     if len(signed) > 1:
         name = f"{settings.fuse}({', '.join(map(str, layers))})"
-        raw = fuse_maps([_without(one, nothing) for one, nothing in signed], settings.fuse, size)
-        blank = raw.flatten(1).amax(1) <= 0
+        raw = evidence = fuse_maps([one.evidence for one in signed], settings.fuse, size)
+        blank = (raw.flatten(1).amax(1) <= 0).cpu().numpy()
     class_ids = first.class_ids.cpu().numpy().astype(np.int64)
     return Heatmap(
-        values=numpy32(values_of(raw, blank, settings.scaling, size)),
+        values=numpy32(scale(raw if settings.scaling == "none" else evidence, settings.scaling, size)),
         raw=numpy32(raw),
         class_ids=class_ids,
         scores=numpy32(first.scores),
         confidences=_confidences(class_ids, first.probabilities),
-        blank=blank.cpu().numpy(),
+        blank=blank,
         method=method.label,
         layer=name,
         scaling=settings.scaling,
@@ -82,10 +82,24 @@ def heatmap_of(
     )
 
 
+class _Signed(NamedTuple):
+    """A finite signed map.
+
+    Attributes:
+        raw: (N, h, w).
+        blank: (N,), whether an image has no evidence in it.
+        evidence: The map without the positive values of blank maps, which are rounding.
+    """
+
+    raw: Tensor
+    blank: NDArray[np.bool_]
+    evidence: Tensor
+
+
 def _signed_map(
     passes: Passes, method: CamMethod, layer: LayerRef | str, size: Sequence[int], settings: Settings
-) -> tuple[Tensor, Tensor]:
-    """The finite signed map (N, h, w) of one layer, and which images (N,) have no evidence in it."""
+) -> _Signed:
+    """The signed map of one layer, averaged over the views."""
     if Needs.ACTIVATIONS in method.needs:
         _check_places(passes.plain, layer, size)
     _, eigen = settings.smoothing
@@ -95,11 +109,10 @@ def _signed_map(
         roundings.append(partial(_rounding, inputs, method, terms))
         maps.append(view.back(eigen_smoothed(terms) if eigen else terms.sum(1)))
     raw = torch.stack(maps).mean(0) if len(maps) > 1 else maps[0]
-    top = raw.flatten(1).amax(1)
     if not eigen and len(maps) == 1:
-        most = _most_rounding(inputs, method, terms)
-        if isfinite(most) and not bool(((top > 0) & (top <= most)).any()):
-            return raw, top <= 0
+        most, tops = _most_rounding(inputs, method, terms), raw.flatten(1).amax(1).tolist()
+        if isfinite(most) and not any(0 < top <= most for top in tops):
+            return _Signed(raw, np.array([top <= 0 for top in tops]), raw)
     finite = raw.flatten(1).isfinite().all(1)
     if not bool(finite.all()):
         told = CamWarning(
@@ -110,7 +123,8 @@ def _signed_map(
         )
         warnings.warn(told, stacklevel=2)
         raw = torch.where(finite.reshape(-1, *[1] * (raw.dim() - 1)), raw, raw.new_zeros(()))
-    return raw, raw.flatten(1).amax(1) <= torch.stack([rounding() for rounding in roundings]).mean(0)
+    blank = raw.flatten(1).amax(1) <= torch.stack([rounding() for rounding in roundings]).mean(0)
+    return _Signed(raw, blank.cpu().numpy(), _without(raw, blank))
 
 
 def _check_places(inputs: CamInputs, layer: LayerRef | str, size: Sequence[int]) -> None:
@@ -171,5 +185,6 @@ def _magnitude(values: Tensor) -> Tensor:
 def _confidences(class_ids: NDArray[np.int64], probabilities: Tensor | None) -> NDArray[np.float32]:
     if probabilities is None:
         return np.full(len(class_ids), np.nan, np.float32)
-    chosen = numpy32(probabilities)[np.arange(len(class_ids)), class_ids]
-    return np.where(class_ids < 0, np.float32(np.nan), chosen)
+    chosen: NDArray[np.float32] = numpy32(probabilities)[np.arange(len(class_ids)), class_ids]
+    chosen[class_ids < 0] = np.nan
+    return chosen

@@ -262,7 +262,9 @@ def explained(
                         heatmap = heatmap_of(of_layers, rule, refs, size, settings, **named)
                         parts.setdefault((at_method, at_layer, at_target), []).append(heatmap)
     heatmaps = [Heatmap.joined(parts[key]) for key in sorted(parts)]
-    return Explanation(heatmaps, np.concatenate(probabilities) if probabilities else None)
+    if len(probabilities) > 1:
+        probabilities = [np.concatenate(probabilities)]
+    return Explanation(heatmaps, probabilities[0] if probabilities else None)
 
 
 def _passes(

@@ -87,7 +87,7 @@ class View:
 
     def back(self, maps: Tensor) -> Tensor:
         """Maps (..., *S) of this view, flipped back onto the images themselves."""
-        return torch.flip(maps, list(self.axes))
+        return torch.flip(maps, list(self.axes)) if self.axes else maps
 
 
 PLAIN = View()

@@ -110,6 +110,9 @@ class ClassTarget(Resolved):
         """What a compiled pass depends on besides the arrays."""
         return ("classes", self.weights, self.ranked)
 
+    def _with(self, by_image: NDArray[Any]) -> ClassTarget:
+        return ClassTarget(by_image, self.weights)
+
     def against_itself(self, top: NDArray[np.int64]) -> int:
         """In how many images a class is held against itself, if the classes `top` (N,) score highest."""
         first = np.where(self.by_image[:, 0] == TOP_CLASS, top, self.by_image[:, 0])

@@ -369,11 +369,11 @@ class TorchBackend(Backend):
         head = None if picked is None else recorder.head_of(picked)
         with torch.enable_grad():
             rows: Any = None if picked is None else as_rows(picked, count)
-            if of_table:  # some models have a buffer for their output, and write the next one there too
-                rows = rows.clone()
             head = head if head is not None and head.made(rows) else None
             if head is not None:
                 head = head._replace(logits=as_rows(head.logits, count).reshape(rows.shape))
+            elif of_table:  # some models have a buffer for their output, and write the next one there too
+                rows = rows.clone()
         if rows is not None and head is None:
             reading = reading or self._read_as(rows, given, of_pixels)
         else:
@@ -386,6 +386,8 @@ class TorchBackend(Backend):
     def _picked(self, output: Any, count: int, of_pixels: bool) -> Tensor | None:
         """The part of the output that holds scores: a table, or the scores of every pixel."""
         is_pixels, of_table = partial(is_segmentation, count=count), partial(is_table, count=count)
+        if isinstance(output, Tensor) and self._model_output is None:
+            return output if of_table(output) or is_pixels(output) else None
         picked, names = None, getattr(self._model, "output_names", None)
         # of one image a loss looks like a table: batches first
         for fits in (is_pixels,) if of_pixels else (lambda part: of_table(part) and part.dim() > 1, of_table):

@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain, filterfalse
-from operator import is_, itemgetter
+from operator import attrgetter, is_, itemgetter
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 from weakref import CallableProxyType, ProxyType, ReferenceType
@@ -33,6 +33,8 @@ _WITHOUT_PARTS = frozenset(
 _PLAIN_DICTS = frozenset((dict, OrderedDict))
 _OF_EVERY_MODULE = frozenset(nn.Module().__dict__)
 _TABLES_OF_HOOKS = tuple(name for name, value in nn.Module().__dict__.items() if "_hooks" in name and value == {})
+_requires_grad: Callable[[Tensor], bool] = attrgetter("requires_grad")
+_grad: Callable[[Tensor], Tensor | None] = attrgetter("grad")
 _tables_of: Callable[[dict[str, Any]], tuple[Any, ...]] = itemgetter(
     "_parameters", "_buffers", "_modules", *_TABLES_OF_HOOKS
 )
@@ -58,6 +60,7 @@ class Kept:
         parameters: All parameters.
         registered: Those of the modules; the others stand in attributes, lists and so on.
         buffers: All buffers.
+        gradients: The gradient that each parameter holds, or None.
     """
 
     def __init__(self, model: nn.Module, *, values: bool = False) -> None:
@@ -80,12 +83,13 @@ class Kept:
         self.registered, self.buffers = _each_once(self.registered), _each_once(self.buffers)
         self.parameters = _each_once([*self.registered, *self.parameters]) if self.parameters else self.registered
         tensors = _each_once([*self.buffers, *self._tensors])
-        self._groups = [(group, [one.shape for one in group], _in_one_piece(group)) for group in _alike(tensors)]
+        alike = _alike(tensors) if tensors else []
+        self._groups = [(group, [one.shape for one in group], _in_one_piece(group)) for group in alike]
         self._tensors = [*self.parameters, *tensors]
-        self._flags = [one.requires_grad for one in self._tensors]
-        self._gradients = [one.grad for one in self.parameters]
+        self._flags = list(map(_requires_grad, self._tensors))
+        self.gradients = list(map(_grad, self.parameters))
         self._plain = [one for one in self.parameters if type(one) is nn.Parameter]
-        self._data = [one.detach() for one in self._plain]
+        self._data = list(map(Tensor.detach, self._plain))
         size = sum(data.numel() * data.element_size() for data in self._data) if values else 0
         self._values = [data.clone() for data in self._data] if 0 < size <= MOST_BYTES else []
 
@@ -106,30 +110,37 @@ class Kept:
         own = module.__dict__
         if module.training:
             self.training.append(module)
-        self.compiled = self.compiled or own.get("_compiled_call_impl") is not None or "_orig_mod" in own["_modules"]
-        self._dicts.append((own, own.copy()))
+        dicts = self._dicts
+        dicts.append((own, own.copy()))
         tables = _tables_of(own)
         self._tables += tables
         parameters, buffers, children, *hooks = tables
-        self._dicts += [(one, one.copy()) for one in (parameters, buffers, children) if one]
+        if parameters:
+            dicts.append((parameters, parameters.copy()))
+            self.registered += parameters.values()
+        if buffers:
+            dicts.append((buffers, buffers.copy()))
+            self.buffers += buffers.values()
         if any(hooks):
             self.hooked.append(module)
             for one in filter(None, hooks):
                 self._note(one)
-        self.registered += parameters.values()
-        self.buffers += buffers.values()
-        for child in children.values():
-            if child is not None:
-                self._note_module(child)
-        for name in filterfalse(_OF_EVERY_MODULE.__contains__, own):
-            if type(own[name]) not in _WITHOUT_PARTS:
-                self._note(own[name])
+        if children:
+            dicts.append((children, children.copy()))
+            self.compiled = self.compiled or "_orig_mod" in children
+            for child in children.values():
+                if child is not None:
+                    self._note_module(child)
+        if len(own) > len(_OF_EVERY_MODULE):
+            self.compiled = self.compiled or own.get("_compiled_call_impl") is not None
+            names = filterfalse(_OF_EVERY_MODULE.__contains__, own)
+            for one in [own[name] for name in names if type(own[name]) not in _WITHOUT_PARTS]:
+                if type(one) is not tuple or not _WITHOUT_PARTS.issuperset(map(type, one)):
+                    self._note(one)
 
     def _note(self, one: Any, entered: bool = True) -> None:
         kind = type(one)
         if kind in _WITHOUT_PARTS or id(one) in self._met:
-            return
-        if kind is tuple and _WITHOUT_PARTS.issuperset(map(type, one)):  # most attributes of a convolution
             return
         if isinstance(one, nn.Module):
             self._note_module(one)
@@ -193,20 +204,23 @@ class Kept:
         return self._put_back_tensors()
 
     def _put_back_tensors(self) -> bool:
-        for parameter, data in zip(self._plain, self._data, strict=True):
-            if parameter.data_ptr() != data.data_ptr():
-                parameter.data = data
+        if list(map(Tensor.data_ptr, self._plain)) != list(map(Tensor.data_ptr, self._data)):
+            for parameter, data in zip(self._plain, self._data, strict=True):
+                if parameter.data_ptr() != data.data_ptr():
+                    parameter.data = data
         for group, shapes, values in self._groups:
             if [one.shape for one in group] != shapes or not torch.equal(_in_one_piece(group), values):
                 pieces = torch.split(values, [shape.numel() for shape in shapes])
                 for one, shape, piece in zip(group, shapes, pieces, strict=True):
                     _write_back(one, shape, piece)
-        for one, required in zip(self._tensors, self._flags, strict=True):
-            if one.requires_grad != required and not one._is_view():
-                one.detach_().requires_grad_(required)
-        for one, gradient in zip(self.parameters, self._gradients, strict=True):
-            if one.grad is not gradient:
-                one.grad = gradient
+        if list(map(_requires_grad, self._tensors)) != self._flags:
+            for one, required in zip(self._tensors, self._flags, strict=True):
+                if one.requires_grad != required and not one._is_view():
+                    one.detach_().requires_grad_(required)
+        if not all(map(is_, map(_grad, self.parameters), self.gradients)):
+            for one, gradient in zip(self.parameters, self.gradients, strict=True):
+                if one.grad is not gradient:
+                    one.grad = gradient
         changed = False
         for data, values in zip(self._data, self._values, strict=False):
             if not torch.equal(data, values):

@@ -48,5 +48,5 @@ def is_segmentation(output: Any, count: int) -> bool:
 def as_rows(output: Tensor, count: int) -> Tensor:
     """Class scores as (N, C); for a segmentation, those of all pixels as (N * pixels, C)."""
     if is_table(output, count):
-        return output.reshape(count, -1)
+        return output if output.dim() == 2 else output.reshape(count, -1)
     return output.movedim(1, -1).reshape(-1, output.shape[1])

@@ -6,7 +6,9 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import chain
+from operator import attrgetter
 from threading import Lock, get_ident
 from typing import Any, cast
 
@@ -45,23 +47,30 @@ def left_as_found(model: nn.Module) -> Iterator[tuple[nn.Module, Kept]]:
         kept = Kept(model, values=known.writes is not False)
         tensors = [*kept.parameters, *kept.buffers]
         _check_values(model, tensors)
-        devices = {tensor.device for tensor in tensors if tensor.is_cuda}
-        with torch.random.fork_rng(devices=sorted(devices, key=str)):
-            if any(map(Tensor.is_inference, tensors)):
-                model = copy.deepcopy(model)
-                kept = Kept(model)
-            try:
-                with uncompiled(kept.modules) if kept.compiled else nullcontext(), PLAIN_CHECKPOINTS, _OF_TRAINING:
-                    _evaluate(kept)
-                    yield model, kept
-            finally:
-                _put_back(kept, known)
+        streams = [(torch.set_rng_state, torch.get_rng_state())]
+        for device in {tensor.device for tensor in filter(_is_cuda, tensors)}:
+            streams.append((partial(torch.cuda.set_rng_state, device=device), torch.cuda.get_rng_state(device)))
+        if any(map(Tensor.is_inference, tensors)):
+            model = copy.deepcopy(model)
+            kept = Kept(model)
+        try:
+            with uncompiled(kept.modules) if kept.compiled else nullcontext(), PLAIN_CHECKPOINTS, _OF_TRAINING:
+                _evaluate(kept)
+                yield model, kept
+        finally:
+            for restore, stream in streams:
+                restore(stream)
+            _put_back(kept, known)
+
+
+_PLAIN = frozenset((nn.Parameter, Tensor))
+_is_meta, _is_cuda = attrgetter("is_meta"), attrgetter("is_cuda")
 
 
 def _check_values(model: nn.Module, tensors: Sequence[Tensor]) -> None:
     """Raises UnsupportedModelError if a parameter or buffer has no values."""
-    lazy = any(is_lazy(tensor) for tensor in tensors if type(tensor) not in (nn.Parameter, Tensor))
-    if not lazy and not any(tensor.is_meta for tensor in tensors):
+    lazy = not _PLAIN.issuperset(map(type, tensors)) and any(map(is_lazy, tensors))
+    if not lazy and not any(map(_is_meta, tensors)):
         return
     named = chain(model.named_parameters(), model.named_buffers())
     name = next(name for name, tensor in named if is_lazy(tensor) or tensor.is_meta)
@@ -89,36 +98,42 @@ class _Replaced:
     """Functions of torch that do something else, while this context is active, in the threads that entered it."""
 
     def __init__(self, *others: tuple[Any, str, Any]) -> None:
-        self._others = others
-        self._own: list[Any] = []
         self._lock = Lock()
         self._inside: dict[int, int] = {}
+        self._before: dict[str, Any] = {}
+        self._calls: list[tuple[Any, str, Any]] = [
+            (owner, name, self._either(name, other)) for owner, name, other in others
+        ]
+        self._own: list[Any] = []
+
+    def _either(self, name: str, other: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return (other if get_ident() in self._inside else self._before[name])(*args, **kwargs)
+
+        return call
 
     def __enter__(self) -> None:
+        thread = get_ident()
         with self._lock:
             if not self._inside:
-                self._own = [owner.__dict__.get(name) for owner, name, _ in self._others]
-                for owner, name, other in self._others:
-                    setattr(owner, name, self._either(other, getattr(owner, name)))
-            self._inside[get_ident()] = self._inside.get(get_ident(), 0) + 1
+                self._own = [owner.__dict__.get(name) for owner, name, _ in self._calls]
+                for owner, name, call in self._calls:
+                    self._before[name] = getattr(owner, name)
+                    setattr(owner, name, call)
+            self._inside[thread] = self._inside.get(thread, 0) + 1
 
     def __exit__(self, *_: object) -> None:
+        thread = get_ident()
         with self._lock:
-            self._inside[get_ident()] -= 1
-            if not self._inside[get_ident()]:
-                del self._inside[get_ident()]
+            self._inside[thread] -= 1
+            if not self._inside[thread]:
+                del self._inside[thread]
             if not self._inside:
-                for (owner, name, _), own in zip(self._others, self._own, strict=True):
+                for (owner, name, _), own in zip(self._calls, self._own, strict=True):
                     if own is None:
                         delattr(owner, name)
                     else:
                         setattr(owner, name, own)
-
-    def _either(self, other: Callable[..., Any], before: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return (other if get_ident() in self._inside else before)(*args, **kwargs)
-
-        return call
 
 
 def _called(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
@@ -155,8 +170,8 @@ def _evaluate(kept: Kept) -> None:
         for name in ("observer_enabled", "static_enabled"):  # the second of those that learn their scales
             if name in module._buffers and _has_a_range(module):
                 module._buffers[name] = torch.zeros_like(cast(Tensor, module._buffers[name]))
-    for parameter in kept.parameters:
-        if parameter.grad is not None:
+    for parameter, gradient in zip(kept.parameters, kept.gradients, strict=True):
+        if gradient is not None:
             parameter.grad = None
 
 
