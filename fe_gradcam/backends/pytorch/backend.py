@@ -26,6 +26,7 @@ from fe_gradcam.backends.pytorch.passes import (
     BiasRecorder,
     Front,
     called,
+    called_with_copies,
     forbids_view,
     gradient_at,
     hessian_product,
@@ -275,7 +276,7 @@ class TorchBackend(Backend):
             reading = self._known_reading(given, query.of_pixels)
             lister = BlockLister(len(inputs))
             with lister.watching(model):
-                called(model, [part.clone() for part in given])
+                called_with_copies(model, given)
             blocks = lister.blocks
             if blocks is None or not self._are_of_image(lister.tokens, inputs):
                 raise no_attention()
@@ -353,7 +354,7 @@ class TorchBackend(Backend):
         if plan is not None:
             planned = Planned(plan, layer, take)
             with planned.watching(model.get_submodule(layer.name)):
-                return called(model, [part.clone() for part in given]), planned
+                return called_with_copies(model, given), planned
         return observe(model, given, layer, take, self._known.reached, whole_graph=whole_graph, learns=learns)
 
     def _read(

@@ -43,6 +43,36 @@ def _takes_positions(forward: Any) -> bool:
     return bool(code.co_flags & CO_VARARGS) or code.co_argcount > (function is not forward)
 
 
+LARGE = 2**20
+"""From so many bytes an input is not copied before it is written to."""
+
+
+def called_with_copies(model: nn.Module, inputs: Sequence[Tensor]) -> Any:
+    """The model's output for copies of the inputs: some models write to what they get.
+
+    A large input is copied by PyTorch once it is written to, so most are not.
+    """
+    lazily = [part.nbytes >= LARGE and _shares_until_written(part) for part in inputs]
+    try:
+        return called(
+            model,
+            [torch._lazy_clone(part) if lazy else part.clone() for part, lazy in zip(inputs, lazily, strict=True)],
+        )
+    finally:
+        for part, lazy in zip(inputs, lazily, strict=True):
+            if lazy:  # its memory is the caller's alone again
+                part.data_ptr()
+
+
+def _shares_until_written(part: Tensor) -> bool:
+    """Whether PyTorch can share the memory of a tensor until it is written to; that of NumPy it cannot."""
+    try:
+        torch._lazy_clone(part)
+    except (AttributeError, RuntimeError):
+        return False
+    return True
+
+
 def observe(
     model: nn.Module,
     inputs: Sequence[Tensor],
@@ -68,7 +98,7 @@ def observe(
     while True:
         recorder = Recorder(layer, take, skip=calls - 1, own_graph=True)
         with torch.set_grad_enabled(whole_graph), recorder.watching(model.get_submodule(layer.name), others):
-            output = called(model, [part.clone() for part in inputs])  # some write to what they get
+            output = called_with_copies(model, inputs)
         if not 0 < recorder.reached < calls:
             break
         calls = recorder.reached  # fewer than before: nothing was taken
