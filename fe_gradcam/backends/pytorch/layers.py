@@ -6,7 +6,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fe_gradcam.backends.keras.version import KERAS_CONVOLUTIONS, is_a
-from fe_gradcam.backends.pytorch.following import Unplaced, layout_at
+from fe_gradcam.backends.pytorch.following import Unplaced
 from fe_gradcam.backends.pytorch.recorder import Lister
 from fe_gradcam.backends.pytorch.state import uncompiled, unwrapped
 from fe_gradcam.spec.layers import name_among
@@ -43,14 +43,9 @@ def seen_by(lister: Lister, size: tuple[int, ...], *, channels_first: bool) -> S
     if not channels_first:  # of Keras: its layers have one layout, and what is followed begins with another one
         return Seen(tuple(shape[1:-1] for module, shape in of_maps if _is_convolution(module)))
     layouts: dict[tuple[str, tuple[int, ...]], Layout | None] = {}
-    found: dict[int, Layout | None] = {}
-    for (module, shape), state in zip(lister.met, lister.states, strict=True):
-        if not isinstance(state, Unplaced):
-            if id(state) not in found:  # many layers leave the places as they are
-                found[id(state)] = layout_at(state)
-            layouts[lister.names[module], shape[1:]] = found[id(state)]
-        elif state is not Unplaced.LOST:
-            layouts[lister.names[module], shape[1:]] = None
+    for (module, shape), layout in zip(lister.met, lister.layouts, strict=True):
+        if layout is not Unplaced.LOST:
+            layouts[lister.names[module], shape[1:]] = None if isinstance(layout, Unplaced) else layout
     return Seen(
         tuple(shape[2:] for module, shape in of_maps if _is_convolution(module)),
         any(isinstance(module, (nn.Linear, nn.LayerNorm)) for module, _ in of_maps),

@@ -15,8 +15,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fe_gradcam.backends.errors import in_inference_mode, no_floats, no_tensor
-from fe_gradcam.backends.pytorch.following import SUMS, Follower, State, only_pools
+from fe_gradcam.backends.pytorch.following import SUMS, Follower, State, Unplaced, layout_at, only_pools
 from fe_gradcam.backends.scoring import Head, HeadKind
+from fe_gradcam.spec.tokens import Layout
 from fe_gradcam.types import LayerRef
 
 _HEADS: dict[str, HeadKind] = {
@@ -287,8 +288,9 @@ class Lister(TorchFunctionMode):
         self.names = {module: name for name, module in model.named_modules()}
         self.same_as: dict[int, int] = {}
         """By position in `met`: where the same tensor was met before, inside a module that returns it unchanged."""
-        self.states: list[State] = []
-        """By position in `met`: where the values of the output stand in the image."""
+        self.layouts: list[Layout | Unplaced | None] = []
+        """By position in `met`: how the output makes up a map, None if it does not; or why this is not known."""
+        self._last: tuple[State, Layout | Unplaced | None] = (Unplaced.LOST, Unplaced.LOST)
         self.made_by: list[str] = []
         """By position in `met`: "pool" or "sum" if a function of this kind made the output, else an empty string. A
         module that passes on what it got, as dropout does in inference, did not make it.
@@ -320,7 +322,10 @@ class Lister(TorchFunctionMode):
         first = output[0] if isinstance(output, tuple) and output else output
         if isinstance(first, Tensor):
             self._follower.bridge(args, first)
-            self.states.append(self._follower.of(first))
+            state = self._follower.of(first)
+            if state is not self._last[0]:  # many layers leave the places as they are
+                self._last = state, state if isinstance(state, Unplaced) else layout_at(state)
+            self.layouts.append(self._last[1])
             self.made_by.append(self._maker_of(first))
             earlier = self._pending.get(first)
             if earlier is not None and self._versions[earlier] == _version(first):
