@@ -33,7 +33,7 @@ from fe_gradcam.backends.pytorch.passes import (
     observe,
     whatever_is_written,
 )
-from fe_gradcam.backends.pytorch.plan import MOST_OUTDATED, OutdatedError, Plan, Planned
+from fe_gradcam.backends.pytorch.plan import MOST_OUTDATED, OutdatedError, Learnt, Planned
 from fe_gradcam.backends.pytorch.recorder import Lister, Recorder
 from fe_gradcam.backends.pytorch.scores import OF_TORCH, as_rows, is_segmentation, is_table, is_tensor
 from fe_gradcam.backends.pytorch.state import PLAIN_CHECKPOINTS, left_as_found, unwrapped
@@ -131,7 +131,7 @@ class TorchBackend(Backend):
         return super()._pass(inputs, query)
 
     @whatever_is_written
-    def _passed(self, model: nn.Module, inputs: Inputs, query: Query, plan: Plan | None = None) -> Passed:
+    def _passed(self, model: nn.Module, inputs: Inputs, query: Query, plan: Learnt | None = None) -> Passed:
         given = self._given(inputs, model)
         learns = self._reshape is None and self._known_now().seen.get(self.image_size(inputs)) is None
         with self._learning(model, given, inputs) if learns else nullcontext():
@@ -153,7 +153,7 @@ class TorchBackend(Backend):
         return Passed(leaf.detach().clone(), found, plain, tables, outputs.reading)
 
     def _scored(
-        self, model: nn.Module, given: Given, query: Query, plan: Plan | None = None
+        self, model: nn.Module, given: Given, query: Query, plan: Learnt | None = None
     ) -> tuple[Tensor, Outputs, list[Scored]]:
         """One pass; or two, the second with gradients throughout.
 
@@ -191,7 +191,7 @@ class TorchBackend(Backend):
                 raise OutdatedError
         if learns and not whole_graph:
             picked = self._picked(passed[0], len(leaves[0]), query.of_pixels)
-            self._known_now().plans.put(key, (Plan.of(passed[1], picked), outdated))
+            self._known_now().plans.put(key, (Learnt.of(passed[1], picked), outdated))
         return leaves[0], outputs, scored
 
     def _kind_of_pass(self, given: Sequence[Any], query: Query) -> Hashable:
@@ -348,7 +348,7 @@ class TorchBackend(Backend):
         take: Take,
         *,
         whole_graph: bool = False,
-        plan: Plan | None = None,
+        plan: Learnt | None = None,
         learns: bool = False,
     ) -> tuple[Any, Any]:
         if plan is not None:

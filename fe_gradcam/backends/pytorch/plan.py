@@ -37,7 +37,7 @@ class OutdatedError(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class Learnt:
     """What a pass learnt.
 
     Attributes:
@@ -55,7 +55,7 @@ class Plan:
     steps: Sequence[str] | None = None
 
     @classmethod
-    def of(cls, recorder: Recorder, output: Tensor | None) -> Plan | None:
+    def of(cls, recorder: Recorder, output: Tensor | None) -> Learnt | None:
         """The plan for passes as the one that a recorder saw, or None if they need the recorder."""
         if not recorder.plain or recorder.at.place not in PLACES:
             return None
@@ -110,7 +110,7 @@ def _are_logarithms(output: Tensor) -> bool:
 class Planned(Taking):
     """Hooks under which a model is called once, on the module of the place, and on that of the logits; see Taking."""
 
-    def __init__(self, plan: Plan, at: LayerRef, take: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, plan: Learnt, at: LayerRef, take: Callable[[Tensor], Tensor]) -> None:
         super().__init__(at, take, skip=plan.calls - 1)
         self._plan = plan
         self._logits: Tensor | None = None
