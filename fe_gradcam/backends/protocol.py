@@ -13,7 +13,6 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from fe_gradcam.backends.errors import not_by_image
 from fe_gradcam.backends.known import Held, Known, Reading, known_of, same_code, sums_to_one, within_unit
 from fe_gradcam.backends.scoring import Scored
 from fe_gradcam.errors import Argument, ArgumentError, CamError, CamWarning, UnsupportedModelError
@@ -356,23 +355,6 @@ class Backend(ABC):
                 CamWarning,
                 stacklevel=3,
             )
-
-    def _taken_apart(self, terms: Sequence[Tensor], scores: Tensor, inputs: Inputs) -> BiasGradients:
-        """The terms of inputs and biases, split into spatial and others; the picture's is the first with its axes.
-
-        The terms are float32 and channels first: those of the inputs, and then those of the layers.
-        """
-        axes = len(self.image_size(inputs)) + 2
-        picture = next(at for at, term in enumerate(terms) if term.dim() == axes)
-        with_places, elsewhere = [], torch.zeros_like(scores, dtype=torch.float32)
-        for term in (*terms[:picture], *terms[picture + 1 :]):
-            if len(term) != len(scores):
-                raise not_by_image(len(term), len(scores))
-            if term.dim() == axes and term[0, 0].numel() > 1:
-                with_places.append(term)
-            else:
-                elsewhere = elsewhere + term.flatten(1).sum(1)
-        return BiasGradients(terms[picture], with_places, elsewhere, scores.detach().float(), self.precision)
 
     def _are_of_image(self, tokens: Collection[int], inputs: Inputs) -> bool:
         """Whether attentions over these numbers of tokens each cover the whole image."""

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import torch
+from torch import Tensor
+
+from fe_gradcam.backends.errors import not_by_image
 from fe_gradcam.backends.known import Reading
 from fe_gradcam.errors import Argument, ArgumentError, UnsupportedModelError
 from fe_gradcam.spec.outputs import described
 from fe_gradcam.spec.resolved import TOP_CLASS, RegionTarget, ResolvedTarget
-from fe_gradcam.types import Score
+from fe_gradcam.types import BiasGradients, Score
 
 HeadKind = Literal["softmax", "sigmoid"]
 
@@ -189,3 +193,20 @@ class Outputs:
     @property
     def _described(self) -> str:
         return described(self.output, self.by.is_tensor, self.names)
+
+
+def taken_apart(terms: Sequence[Tensor], scores: Tensor, axes: int, precision: float) -> BiasGradients:
+    """The terms of inputs and biases, split into spatial and others; the picture's is the first with so many axes.
+
+    The terms are float32 and channels first: those of the inputs, and then those of the layers.
+    """
+    picture = next(at for at, term in enumerate(terms) if term.dim() == axes)
+    with_places, elsewhere = [], torch.zeros_like(scores, dtype=torch.float32)
+    for term in (*terms[:picture], *terms[picture + 1 :]):
+        if len(term) != len(scores):
+            raise not_by_image(len(term), len(scores))
+        if term.dim() == axes and term[0, 0].numel() > 1:
+            with_places.append(term)
+        else:
+            elsewhere = elsewhere + term.flatten(1).sum(1)
+    return BiasGradients(terms[picture], with_places, elsewhere, scores.detach().float(), precision)

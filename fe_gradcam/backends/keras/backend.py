@@ -29,7 +29,7 @@ from fe_gradcam.backends.keras.scores import OF_TENSORFLOW, is_segmentation, is_
 from fe_gradcam.backends.keras.version import layers_in, named_layers
 from fe_gradcam.backends.known import Reading
 from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR, Backend, Passed, Query
-from fe_gradcam.backends.scoring import Outputs, Scored
+from fe_gradcam.backends.scoring import Outputs, Scored, taken_apart
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.layers import name_among
 from fe_gradcam.spec.outputs import pick
@@ -240,7 +240,8 @@ class KerasBackend(Backend):
         if not self._specs(inputs)[inputs.at].dtype.is_floating:
             raise no_slope([inputs.picture])
         scores, terms = self._asked("biases", inputs, query, trace, [])
-        return self._taken_apart([as_torch(term).movedim(-1, 1) for term in terms], as_torch(scores), inputs)
+        axes = len(self.image_size(inputs)) + 2
+        return taken_apart([as_torch(term).movedim(-1, 1) for term in terms], as_torch(scores), axes, self.precision)
 
     def attention_gradients(self, inputs: Inputs, query: Query, *, mean_token: bool) -> list[Tensor]:
         """See Backend. The classifier gets the output tokens of all blocks at once, as one batch."""

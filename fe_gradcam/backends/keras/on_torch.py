@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from fe_gradcam.backends.keras.version import is_a, layers_in, named_layers
 from fe_gradcam.backends.known import Known, known_of
 from fe_gradcam.backends.protocol import Query
-from fe_gradcam.backends.pytorch.backend import Given, Take, TorchBackend
+from fe_gradcam.backends.pytorch.backend import TorchBackend
+from fe_gradcam.backends.pytorch.observed import Given, Take
 from fe_gradcam.errors import Argument, UnsupportedModelError
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.layers import name_among

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
-from torch.fx import GraphModule
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fe_gradcam.backends.errors import check_rows, exported, no_attention, no_gradient, no_slope, not_called
-from fe_gradcam.backends.known import Reading
-from fe_gradcam.backends.protocol import Backend, Passed, Query
+from fe_gradcam.backends.errors import check_rows, no_attention, no_gradient, no_slope, not_called
+from fe_gradcam.backends.protocol import Passed, Query
 from fe_gradcam.backends.pytorch.attention import BlockLister, ending_behind
-from fe_gradcam.backends.pytorch.dtypes import as_taken
-from fe_gradcam.backends.pytorch.kept import Kept, modules_in
-from fe_gradcam.backends.pytorch.layers import has_layers, kind_of, layer_infos, name_of, seen_by
+from fe_gradcam.backends.pytorch.observed import Given, ObservedTorch, made_scores
 from fe_gradcam.backends.pytorch.passes import (
     BiasRecorder,
     Front,
@@ -30,93 +25,22 @@ from fe_gradcam.backends.pytorch.passes import (
     forbids_view,
     gradient_at,
     hessian_product,
-    observe,
     whatever_is_written,
 )
-from fe_gradcam.backends.pytorch.plan import MOST_OUTDATED, OutdatedError, Learnt, Planned
-from fe_gradcam.backends.pytorch.recorder import Lister, Recorder
-from fe_gradcam.backends.pytorch.scores import OF_TORCH, as_rows, is_segmentation, is_table, is_tensor
-from fe_gradcam.backends.pytorch.state import PLAIN_CHECKPOINTS, left_as_found, unwrapped
-from fe_gradcam.backends.scoring import Outputs, Scored
-from fe_gradcam.errors import Argument, UnsupportedModelError
-from fe_gradcam.spec.images import Inputs, in_dtype, in_torch
-from fe_gradcam.spec.outputs import ModelOutput, pick
-from fe_gradcam.spec.resolved import ResolvedTarget, resolve_target
-from fe_gradcam.spec.tokens import Seen
-from fe_gradcam.types import BiasGradients, Layer, LayerInfo, LayerRef, Reshape, Score, Target
-
-Given: TypeAlias = Sequence[Tensor]
-"""The inputs as the model takes them, on its device and in its precision."""
-
-Take: TypeAlias = Callable[[Tensor], Tensor]
-"""See Recorder."""
+from fe_gradcam.backends.pytorch.plan import MOST_OUTDATED, Learnt, OutdatedError
+from fe_gradcam.backends.pytorch.recorder import Recorder
+from fe_gradcam.backends.pytorch.state import PLAIN_CHECKPOINTS
+from fe_gradcam.backends.scoring import Outputs, Scored, taken_apart
+from fe_gradcam.spec.images import Inputs
+from fe_gradcam.spec.resolved import resolve_target
+from fe_gradcam.types import BiasGradients, LayerRef, Target
 
 _STOPPING = "detach(), inference_mode(), .data, a NumPy step, a quantised layer"
 """Steps that stop a gradient."""
 
 
-class TorchBackend(Backend):
+class TorchBackend(ObservedTorch):
     """A PyTorch model, ready to be explained, without the wrappers of DataParallel and torch.compile; see Backend."""
-
-    channels_first = True
-
-    def __init__(self, model: nn.Module, model_output: ModelOutput, reshape: Reshape | None, of_pixels: bool) -> None:
-        super().__init__(unwrapped(model), model_output, reshape, of_pixels)
-        self._kept: Kept | None = None
-        self._kept_front: tuple[Front, LayerRef, Given] | None = None
-        if isinstance(self._model, torch.jit.ScriptModule):
-            raise UnsupportedModelError(
-                Argument("model"),
-                " is a scripted module (torch.jit), whose layers cannot be observed. Pass the nn.Module that it was "
-                "scripted from, with the same weights (load_state_dict).",
-            )
-        if isinstance(self._model, GraphModule) and not has_layers(self._model):
-            raise exported()
-
-    @property
-    def precision(self) -> float:
-        """The spacing of the model's numbers at 1, the coarsest if it has several."""
-        own = {one.dtype for one in self._model.parameters() if one.is_floating_point()} or {torch.float32}
-        return max(float(torch.finfo(dtype).eps) for dtype in own)
-
-    def _modules(self) -> list[nn.Module]:
-        return [one for one in modules_in(self._model) if "_orig_mod" not in one._modules]  # compiled or not
-
-    def _name_of(self, layer: Layer) -> str:
-        return name_of(self._model, layer)
-
-    def kind_of(self, layer: LayerRef) -> str:
-        """See Backend."""
-        return kind_of(self._model, layer.name)
-
-    def _listed(self, inputs: Inputs) -> tuple[list[LayerInfo], Seen]:
-        with self._ready() as model:
-            given = [part.clone() for part in self._given(inputs, model)]
-            lister = Lister(model, given[inputs.at])
-            with lister.watching(model):
-                called(model, given)
-        size = self.image_size(inputs)
-        return layer_infos(lister, len(inputs)), seen_by(lister, size, channels_first=self.channels_first)
-
-    @contextmanager
-    def _learning(self, model: nn.Module, given: Given, inputs: Inputs) -> Iterator[None]:
-        """While active, a pass shows the layout of the layers' outputs too."""
-        size = self.image_size(inputs)
-        lister = Lister(model, given[inputs.at])
-        with lister.watching(model):
-            yield
-        seen = seen_by(lister, size, channels_first=self.channels_first)
-        inputs.check_maps(seen.maps, channels_first=self.channels_first)
-        self._known_now().seen.put(size, seen)
-
-    @contextmanager
-    def _ready(self) -> Iterator[nn.Module]:
-        before = self._kept
-        with left_as_found(self._model) as (model, self._kept), torch.no_grad():
-            try:
-                yield model
-            finally:
-                self._kept = before
 
     def _pass(self, inputs: Inputs, query: Query) -> Passed:
         """See Backend; by what an earlier pass learnt, if that holds."""
@@ -184,7 +108,7 @@ class TorchBackend(Backend):
                 continue
             check_rows(query.layer, len(leaves[0]), len(given[0]))
             outputs = self._read(leaves[0], passed, given, query.of_pixels)
-            scored = [_scores(outputs, target, query.score) for target in query.targets]
+            scored = [made_scores(outputs, target, query.score) for target in query.targets]
             if not query.gradients or all(its.scores.requires_grad for its in scored):
                 break
             if plan is not None:
@@ -221,7 +145,7 @@ class TorchBackend(Backend):
             with nullcontext() if front is None else front:
                 passed = self._observed(model, given, query.layer, take)
             outputs = self._read(changed[0], passed, given, query.of_pixels, reading)
-            scores: Tensor = _scores(outputs, query.targets[0], query.score).scores
+            scores: Tensor = made_scores(outputs, query.targets[0], query.score).scores
             return scores.detach().float()
 
     def _front(self, model: nn.Module, given: Given, layer: LayerRef) -> Front:
@@ -264,8 +188,9 @@ class TorchBackend(Backend):
             with biases:
                 passed = self._observed(model, given, query.layer, lambda tensor: tensor, whole_graph=True)
             outputs = self._read(given[0], passed, given, query.of_pixels)
-            scores = _scores(outputs, query.targets[0], query.score).scores
-            return self._taken_apart(biases.terms(leaves, scores), scores, inputs)
+            scores = made_scores(outputs, query.targets[0], query.score).scores
+            axes = len(self.image_size(inputs)) + 2
+            return taken_apart(biases.terms(leaves, scores), scores, axes, self.precision)
 
     @whatever_is_written
     def attention_gradients(self, inputs: Inputs, query: Query, *, mean_token: bool) -> list[Tensor]:
@@ -285,7 +210,7 @@ class TorchBackend(Backend):
                 with ending_behind(blocks, last, attentions, mean_token=mean_token), torch.no_grad():
                     passed = self._observed(model, given, query.layer, torch.clone)
                     outputs = self._read(given[0], passed, given, query.of_pixels, reading)
-                    scores = _scores(outputs, query.targets[0], query.score).scores
+                    scores = made_scores(outputs, query.targets[0], query.score).scores
                     gradient = gradient_at(attentions[0], scores, retain_graph=False)
                 of_heads = torch.zeros_like(attentions[0]) if gradient is None else gradient.clamp(min=0)
                 by_key = of_heads.reshape(len(inputs), -1, *of_heads.shape[-2:]).mean((1, 2)).float()
@@ -332,7 +257,7 @@ class TorchBackend(Backend):
         outputs = self._read(leaves[0], (output, recorder), inputs, of_pixels=False)
 
         def gradients() -> Tensor:
-            scores = _scores(outputs, resolve_target(target, len(inputs[0])), "logit").scores
+            scores = made_scores(outputs, resolve_target(target, len(inputs[0])), "logit").scores
             gradient = gradient_at(leaves[0], scores, retain_graph=keep_graph, edge=edges[0])
             if gradient is None:
                 raise no_gradient(layer, _STOPPING)
@@ -340,98 +265,10 @@ class TorchBackend(Backend):
 
         return (output if keep_graph else output.detach()), activations, gradients, outputs.are_probabilities
 
-    def _observed(
-        self,
-        model: nn.Module,
-        given: Given,
-        layer: LayerRef,
-        take: Take,
-        *,
-        whole_graph: bool = False,
-        plan: Learnt | None = None,
-        learns: bool = False,
-    ) -> tuple[Any, Any]:
-        if plan is not None:
-            planned = Planned(plan, layer, take)
-            with planned.watching(model.get_submodule(layer.name)):
-                return called_with_copies(model, given), planned
-        return observe(model, given, layer, take, self._known.reached, whole_graph=whole_graph, learns=learns)
-
-    def _read(
-        self, leaf: Tensor, passed: tuple[Any, Any], given: Given, of_pixels: bool, reading: Reading | None = None
-    ) -> Outputs:
-        """The outputs with their scores, and the head of these or else how they are read.
-
-        The output of an altered network does not show how the network is read: `reading` is passed in then.
-        """
-        (output, recorder), count = passed, len(leaf)
-        picked: Any = self._picked(output, count, of_pixels)
-        of_table = is_table(picked, count)
-        head = None if picked is None else recorder.head_of(picked)
-        with torch.enable_grad():
-            rows: Any = None if picked is None else as_rows(picked, count)
-            head = head if head is not None and head.made(rows) else None
-            if head is not None:
-                head = head._replace(logits=as_rows(head.logits, count).reshape(rows.shape))
-            elif of_table:  # some models have a buffer for their output, and write the next one there too
-                rows = rows.clone()
-        if rows is not None and head is None:
-            reading = reading or self._read_as(rows, given, of_pixels)
-        else:
-            if reading is None:  # it is not asked
-                self._known.readings[self._model_output, of_pixels] = "logits"
-            reading = "logits"
-        sides = tuple(picked.shape[2:]) if is_segmentation(picked, count) else None
-        return Outputs(OF_TORCH, output, count, rows, of_table, sides, sides or (), head, reading)
-
-    def _picked(self, output: Any, count: int, of_pixels: bool) -> Tensor | None:
-        """The part of the output that holds scores: a table, or the scores of every pixel."""
-        is_pixels, of_table = partial(is_segmentation, count=count), partial(is_table, count=count)
-        if isinstance(output, Tensor) and self._model_output is None:
-            return output if of_table(output) or is_pixels(output) else None
-        picked, names = None, getattr(self._model, "output_names", None)
-        # of one image a loss looks like a table: batches first
-        for fits in (is_pixels,) if of_pixels else (lambda part: of_table(part) and part.dim() > 1, of_table):
-            if picked is None:
-                picked = pick(output, self._model_output, is_tensor=is_tensor, fits=fits, names=names)
-        return picked if of_table(picked) or is_pixels(picked) else None
-
     def _refuse_if_detached(self, model: nn.Module, given: Given, leaf: Tensor, outputs: Outputs, query: Query) -> None:
         """Raises GradientError if the score depends on the layer, although no gradient came."""
         passed = self._observed(model, given, query.layer, lambda tensor: 1 - tensor)
         altered = self._read(leaf, passed, given, query.of_pixels, outputs.reading)
-        disturbed, plain = (_scores(one, query.targets[0], query.score).scores for one in (altered, outputs))
+        disturbed, plain = (made_scores(one, query.targets[0], query.score).scores for one in (altered, outputs))
         if not torch.equal(disturbed.detach(), plain.detach()):
             raise no_gradient(query.layer, _STOPPING)
-
-    def _outputs(self, given: Given, of_pixels: bool, factor: float = 1.0) -> Tensor | None:
-        with self._ready() as model:
-            output = called(model, [_stretched(part, factor) for part in given])
-            picked = self._picked(output, len(given[0]), of_pixels)
-            return None if picked is None else as_rows(picked, len(given[0])).clone()
-
-    def _given(self, inputs: Inputs, model: nn.Module) -> Given:
-        assert self._kept is not None
-        own = [one for one in self._kept.registered if one.is_floating_point()]
-        given = []
-        for part in inputs.parts:
-            tensor = torch.as_tensor(np.ascontiguousarray(part)) if isinstance(part, np.ndarray) else in_torch(part)
-            tensor = tensor.to(own[0].device) if own else tensor
-            given.append(tensor.clone() if tensor.is_inference() else tensor)
-        return tuple(as_taken(model, given, own, lambda: self._known_now().taken))
-
-
-def _scores(outputs: Outputs, target: ResolvedTarget, score: Score) -> Scored:
-    """The result for a target, in a graph for gradients."""
-    with torch.enable_grad():
-        device = None if outputs.rows is None else outputs.rows.device
-        given = () if target.kind == "classes" and target.is_inferred else target.arrays
-        arrays = [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in given]
-        return outputs.scored(target, score, arrays)
-
-
-def _stretched(part: Tensor, factor: float) -> Tensor:
-    """Images far from any that a model knows; other inputs, such as ids of words, are not changed."""
-    if part.is_floating_point():
-        return part * factor
-    return in_dtype(part.float() * factor, part.dtype) if part.dim() >= 4 else part

@@ -19,7 +19,7 @@ from fe_gradcam.backends.pytorch.recorder import ACTIVATIONS, Recorder, Taking, 
 from fe_gradcam.backends.scoring import Head
 from fe_gradcam.types import LayerRef
 
-MOST_STEPS = 16
+STEPS_COMPARED = 16
 """So many steps of the graph, from the output backwards, must be the same."""
 
 MOST_OUTDATED = 3
@@ -96,7 +96,7 @@ def _steps(output: Tensor) -> list[str] | None:
     if node is None:
         return None
     names: list[str] = []
-    while node is not None and len(names) < MOST_STEPS:
+    while node is not None and len(names) < STEPS_COMPARED:
         names.append(node.name())
         node = node.next_functions[0][0] if node.next_functions else None
     return names
