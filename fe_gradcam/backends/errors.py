@@ -49,9 +49,13 @@ def not_by_image(rows: int, count: int) -> UnsupportedModelError:
     )
 
 
-def not_called(layer: LayerRef) -> ArgumentError:
+class NotCalledError(ArgumentError):
+    """The forward pass does not reach a layer."""
+
+
+def not_called(layer: LayerRef) -> NotCalledError:
     """The error for a place that the forward pass does not reach."""
-    return ArgumentError(
+    return NotCalledError(
         _named(layer),
         " is not called in the model's forward pass, or cannot be observed there, so it has no activations. Pass a "
         "layer that ",

@@ -138,6 +138,11 @@ class Known:
         self.writes: bool | None = None
         self.plans: Recent[Any] = Recent(KEPT_SIZES)
 
+    def forget_defaults(self) -> bool:
+        """Forgets the default layers, and returns whether there were any."""
+        known, self.default_layers = len(self.default_layers) > 0, Recent(KEPT_SIZES)
+        return known
+
     def hold(self, modules: Callable[[], Sequence[Any]]) -> None:
         """Waits until no other thread explains the model; until `let_go` its modules are looked through once."""
         self.lock.acquire()

@@ -123,6 +123,10 @@ class Backend(ABC):
                 self._known_now().default_layers.put(key, found)
         return found
 
+    def forget_defaults(self) -> bool:
+        """Forgets the default layers, and returns whether there were any."""
+        return self._known.forget_defaults()
+
     def run(self, inputs: Inputs, query: Query) -> list[CamInputs]:
         """One forward pass of the inputs, and one backward pass for each target if gradients are asked for.
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.backends import backend_for
+from fe_gradcam.backends.errors import NotCalledError
 from fe_gradcam.backends.protocol import Backend, Query
 from fe_gradcam.errors import Argument, ArgumentError, CamWarning
 from fe_gradcam.explaining.heat import Passes, heatmap_of, numpy32
@@ -232,35 +233,51 @@ def explained(
             raise ArgumentError(f"{name} is empty; at least one entry is needed.")
     rules = [METHODS.find(method) for method in methods]
     inputs = Inputs.of(images).checked()
-    count = len(inputs)
-    step = count if settings.batch_size is None else int(settings.batch_size)
-    resolved = [resolve_target(target, count, settings.class_names) for target in targets]
+    resolved = [resolve_target(target, len(inputs), settings.class_names) for target in targets]
     of_pixels = any(target.of_pixels for target in resolved)
     backend = backend_for(model, settings.model_output, settings.reshape, of_pixels=of_pixels)
     check_reshape(settings.reshape, layers)
     with backend.held():
-        refs_of = [_refs(backend, layer, inputs, resolved[0]) for layer in layers]
-        size = backend.image_size(inputs)
-        called = [target_name(target, settings.class_names) for target in targets]
-        kinds = [", ".join(dict.fromkeys(backend.kind_of(ref) for ref in refs)) for refs in refs_of]
-        parts: dict[tuple[int, int, int], list[Heatmap]] = {}
-        probabilities: list[NDArray[np.float32]] = []
-        for start in range(0, count, step):
-            rows = slice(start, start + step)
-            chunk, chunk_targets = (
-                (inputs.rows(rows), [target.rows(rows) for target in resolved]) if step < count else (inputs, resolved)
-            )
-            for at_layer, refs in enumerate(refs_of):
-                passes = [_passes(backend, chunk, ref, chunk_targets, rules, settings) for ref in refs]
-                if at_layer == 0:
-                    for target, its in zip(chunk_targets, passes[0], strict=True):
-                        _warn_of_itself(target, its.plain)
-                    probabilities += [numpy32(p) for p in (passes[0][0].plain.probabilities,) if p is not None]
-                for at_method, rule in enumerate(rules):
-                    for at_target, of_layers in enumerate(zip(*passes, strict=True)):
-                        named = {"target": called[at_target], "layer_kind": kinds[at_layer]}
-                        heatmap = heatmap_of(of_layers, rule, refs, size, settings, **named)
-                        parts.setdefault((at_method, at_layer, at_target), []).append(heatmap)
+        try:
+            return _explained(backend, inputs, settings, rules, layers, targets, resolved)
+        except NotCalledError:  # the default layer of a forward that went another way; no module was replaced
+            if None not in layers or not backend.forget_defaults():
+                raise
+        return _explained(backend, inputs, settings, rules, layers, targets, resolved)
+
+
+def _explained(
+    backend: Backend,
+    inputs: Inputs,
+    settings: Settings,
+    rules: Sequence[CamMethod],
+    layers: Sequence[Layer],
+    targets: Sequence[Target],
+    resolved: Sequence[ResolvedTarget],
+) -> Explanation:
+    refs_of = [_refs(backend, layer, inputs, resolved[0]) for layer in layers]
+    size, count = backend.image_size(inputs), len(inputs)
+    step = count if settings.batch_size is None else int(settings.batch_size)
+    called = [target_name(target, settings.class_names) for target in targets]
+    kinds = [", ".join(dict.fromkeys(backend.kind_of(ref) for ref in refs)) for refs in refs_of]
+    parts: dict[tuple[int, int, int], list[Heatmap]] = {}
+    probabilities: list[NDArray[np.float32]] = []
+    for start in range(0, count, step):
+        rows = slice(start, start + step)
+        chunk, chunk_targets = inputs, resolved
+        if step < count:
+            chunk, chunk_targets = inputs.rows(rows), [target.rows(rows) for target in resolved]
+        for at_layer, refs in enumerate(refs_of):
+            passes = [_passes(backend, chunk, ref, chunk_targets, rules, settings) for ref in refs]
+            if at_layer == 0:
+                for target, its in zip(chunk_targets, passes[0], strict=True):
+                    _warn_of_itself(target, its.plain)
+                probabilities += [numpy32(p) for p in (passes[0][0].plain.probabilities,) if p is not None]
+            for at_method, rule in enumerate(rules):
+                for at_target, of_layers in enumerate(zip(*passes, strict=True)):
+                    named = {"target": called[at_target], "layer_kind": kinds[at_layer]}
+                    heatmap = heatmap_of(of_layers, rule, refs, size, settings, **named)
+                    parts.setdefault((at_method, at_layer, at_target), []).append(heatmap)
     heatmaps = [Heatmap.joined(parts[key]) for key in sorted(parts)]
     if len(probabilities) > 1:
         probabilities = [np.concatenate(probabilities)]

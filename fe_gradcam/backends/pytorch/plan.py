@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import ReferenceType
 
 import torch
 from torch import Tensor, nn
 
+from fe_gradcam.backends.known import within_unit
 from fe_gradcam.backends.pytorch.recorder import ACTIVATIONS, Recorder, Taking, with_first
 from fe_gradcam.backends.scoring import Head
 from fe_gradcam.types import LayerRef
@@ -46,6 +47,7 @@ class Learnt:
         logits: The module that put out the logits, if there is a head.
         kind: The head's kind, if there is one.
         steps: The last steps of the graph, by name, from the output backwards; None if there was no graph.
+        returns_input: Whether the layer returns one of its inputs, as a function in place does.
     """
 
     calls: int
@@ -53,30 +55,33 @@ class Learnt:
     logits: ReferenceType[nn.Module] | None = None
     head: Head | None = None
     steps: Sequence[str] | None = None
+    returns_input: bool = False
 
     @classmethod
     def of(cls, recorder: Recorder, output: Tensor | None) -> Learnt | None:
         """The plan for passes as the one that a recorder saw, or None if they need the recorder."""
-        if not recorder.plain or recorder.at.place not in PLACES:
+        returned = recorder.returns_input
+        if not recorder.plain or recorder.at.place not in PLACES or (returned and recorder.at.place != "output"):
             return None
+        plan = cls(recorder.reached, returns_input=returned)
         if output is None:
-            return cls(recorder.reached)
+            return plan
+        plan, logits = replace(plan, steps=_steps(output)), None
         head = recorder.head_of(output)
-        if head is None:
-            return cls(recorder.reached, steps=_steps(output))
-        made = recorder.head_and_maker(output)
-        if made is None:
-            return None
-        again, logits, module = made
-        plan = cls(recorder.reached, again, module, head._replace(logits=None), _steps(output))
-        return plan if plan.is_head_of(logits, output) else None
+        if head is not None:
+            made = recorder.head_and_maker(output)
+            if made is None:
+                return None
+            again, logits, module = made
+            plan = replace(plan, again=again, logits=module, head=head._replace(logits=None))
+        return plan if plan.holds(output, logits) else None
 
     def holds(self, output: Tensor, logits: Tensor | None) -> bool:
         """Whether an output was made as the plan says, from these logits if it has a head."""
         if self.steps is not None and self.steps != _steps(output):
             return False
         if self.again is None:  # without a graph it is not seen how the output was made
-            return self.steps is not None or not _are_logarithms(output)
+            return self.steps is not None or not _may_be_of_a_head(output)
         return logits is not None and self.is_head_of(logits, output)
 
     def is_head_of(self, logits: Tensor, output: Tensor) -> bool:
@@ -102,9 +107,11 @@ def _steps(output: Tensor) -> list[str] | None:
     return names
 
 
-def _are_logarithms(output: Tensor) -> bool:
-    """Whether the values of a table may be logarithms of probabilities."""
-    return output.dim() > 1 and bool((output.detach().float().logsumexp(1).abs() < ZERO).all())
+def _may_be_of_a_head(output: Tensor) -> bool:
+    """Whether the values may be probabilities, or logarithms of probabilities."""
+    values = output.detach().float()
+    values = values.reshape(len(values), -1) if values.dim() < 2 else values
+    return within_unit(values.flatten(1)) or bool((values.logsumexp(1).abs() < ZERO).all()) or bool((values <= 0).all())
 
 
 class Planned(Taking):
@@ -119,6 +126,8 @@ class Planned(Taking):
     def watching(self, module: nn.Module) -> Iterator[None]:
         """Puts the hooks on, and takes them off."""
         handles = [module.register_forward_hook(self._on_output)]
+        if self._plan.returns_input:
+            handles.append(module.register_forward_pre_hook(self._on_input))
         logits = None if self._plan.logits is None else self._plan.logits()
         if logits is not None:
             handles.append(logits.register_forward_hook(self._on_logits))
@@ -145,13 +154,13 @@ class Planned(Taking):
 
     def _on_output(self, module: nn.Module, args: Any, output: Any) -> Any:
         first = output[0] if isinstance(output, tuple) and output else output
-        if type(first) is not Tensor or any(first is each for each in args):  # it may have been written to
+        if type(first) is not Tensor or (any(first is each for each in args) and not self._plan.returns_input):
             raise OutdatedError
         if self.at.place == "activation":
             taken: Tensor = Awaited.of(first, self)
             self._awaited = taken
         else:
-            taken = self._taken(first, in_place=False)
+            taken = self._taken(first, in_place=self._is_written(first, args))
         return taken if first is output else with_first(output, taken)
 
     def on_function(self, name: str, first: Any, out: Any) -> Any:

@@ -91,7 +91,16 @@ class Taking:
         self._take = take
         self._skip = skip
         self._awaited: Tensor | None = None
+        self._versions: dict[int, int] = {}
         self.reached = 0
+
+    def _on_input(self, module: nn.Module, args: Any) -> None:
+        self._versions = {id(each): _version(each) for each in args if isinstance(each, Tensor)}
+
+    def _is_written(self, output: Tensor, args: Any) -> bool:
+        """Whether an output is one of the inputs, written over."""
+        written = self._versions.get(id(output)) not in (None, _version(output))
+        return written and any(output is each for each in args)
 
     def _taken(self, tensor: Tensor, *, in_place: bool) -> Tensor:
         if tensor.is_inference():
@@ -126,11 +135,12 @@ class Recorder(Taking, TorchFunctionMode):
         super().__init__(at, take, skip)
         self._own_graph = own_graph
         self._inside = False
-        self._versions: dict[int, int] = {}
         self._links: MutableMapping[Tensor, _Link] = WeakTensorKeyDictionary()
         self._made_by: MutableMapping[Tensor, tuple[ReferenceType[nn.Module], int]] = WeakTensorKeyDictionary()
         self.plain = True
         """Whether the pass needed nothing that a plan does not have: see backends/pytorch/plan."""
+        self.returns_input = False
+        """Whether the layer returned one of its inputs, as a function in place does."""
 
     def head_of(self, output: Tensor) -> Head | None:
         """The head that made `output`, or None if it is not the output of a softmax or sigmoid, rearranged at most."""
@@ -180,7 +190,7 @@ class Recorder(Taking, TorchFunctionMode):
 
     def _on_input(self, module: nn.Module, args: Any) -> None:
         self._inside = True
-        self._versions = {id(each): _version(each) for each in args if isinstance(each, Tensor)}
+        super()._on_input(module, args)
 
     def _on_output(self, module: nn.Module, args: Any, output: Any) -> Any:
         self._inside = False
@@ -189,12 +199,11 @@ class Recorder(Taking, TorchFunctionMode):
         first = output[0] if isinstance(output, tuple) and output else output  # a transformer's block
         if not isinstance(first, Tensor):
             raise no_tensor(self.at, output)
-        self.plain = self.plain and id(first) not in self._versions
+        self.returns_input = self.returns_input or id(first) in self._versions
         if self.at.place == "activation":
             self._awaited = first
             return output
-        written = self._versions.get(id(first), None) not in (None, _version(first))
-        taken = self._taken(first, in_place=written and any(first is each for each in args))
+        taken = self._taken(first, in_place=self._is_written(first, args))
         return taken if first is output else with_first(output, taken)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,0 +1,312 @@
+"""A pass that relies on what an earlier one learnt gives what a pass of a model never seen before gives."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from types import MethodType
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.testing import assert_allclose
+from torch import Tensor, nn
+
+from fe_gradcam import CamError, Contrast, OutputValue, explain
+from fe_gradcam.backends.known import known_of
+from fe_gradcam.backends.pytorch import observed
+from fe_gradcam.backends.pytorch.plan import MOST_OUTDATED, Learnt
+
+METHODS = ("grad_cam", ("score_cam", {}))
+DARK, BRIGHT = torch.rand(3, 1, 12, 12) * 0.4, torch.rand(3, 1, 12, 12) * 0.4 + 0.6
+HEADS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda logits: logits,
+    "softmax": lambda logits: F.softmax(logits, dim=1),
+    "log_softmax": lambda logits: F.log_softmax(logits, dim=-1),
+    "sigmoid": torch.sigmoid,
+    "cooled": lambda logits: F.softmax(logits / 3, dim=1),
+    "clamped": lambda logits: logits.clamp(0, 1),
+    "squeezed": lambda logits: F.softmax(logits[:, :, None], dim=1).squeeze(2),
+    "in place": lambda logits: F.softmax(logits.mul_(2), dim=1),
+    "detached": lambda logits: F.softmax(logits.detach() + 0 * logits, dim=1),
+    "by hand": lambda logits: logits.exp() / logits.exp().sum(1, keepdim=True),
+}
+
+
+class Net(nn.Module):
+    """Two convolutions and a linear layer; how they are called hangs on plain attributes, or on the images."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__()
+        torch.manual_seed(7)
+        self.first = nn.Conv2d(1, 4, 3, padding=1)
+        self.second = nn.Conv2d(4, 4, 3, padding=1)
+        self.block = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+        self.fc = nn.Linear(4, 3)
+        self.other = nn.Linear(4, 3)
+        self.head, self.times, self.act, self.linear = "none", 1, F.relu, "fc"
+        self.stops = self.kept = False
+        self.__dict__.update(how)
+        self.register_buffer("seen", torch.zeros(3))
+        self.bright: dict[str, Any] = how.get("bright", {})
+
+    def forward(self, x: Tensor) -> Any:
+        its = {**self.__dict__, **(self.bright if float(x.mean()) > 0.5 else {})}
+        with torch.no_grad() if its["stops"] else nullcontext():
+            x = F.relu(self.first(x))
+            for _ in range(its["times"]):
+                x = self.second(x)
+            x = its["act"](x)
+            x = self.block(x)
+        if its["kept"]:
+            x = x.detach()
+        logits = getattr(self, its["linear"])(x.mean((2, 3)))
+        return HEADS[its["head"]](logits)
+
+
+RELIED: list[bool] = []
+
+
+@pytest.fixture(autouse=True)
+def relied(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Notes of each pass whether it relied on what an earlier one learnt, and went through."""
+    RELIED.clear()
+    plain = observed.ObservedTorch._observed
+
+    def noting(self: Any, *args: Any, **how: Any) -> Any:
+        result = plain(self, *args, **how)
+        RELIED.append(how.get("plan") is not None)
+        return result
+
+    monkeypatch.setattr(observed.ObservedTorch, "_observed", noting)
+    yield
+
+
+def told(model: nn.Module, images: Any, **more: Any) -> Any:
+    """The heatmap, or the class of the error."""
+    try:
+        return explain(model, images, **more)
+    except CamError as error:
+        return type(error)
+
+
+def same(model: nn.Module, images: Any, **more: Any) -> None:
+    """The model gives what a copy gives that was never explained; the copy knows nothing."""
+    never = copy.deepcopy(model)
+    if "layer" not in more:
+        more["layer"] = "second"
+    expected, found = told(never, images, **more), told(model, images, **more)
+    if isinstance(expected, type):
+        assert found is expected
+        return
+    for what in ("values", "raw", "scores", "confidences"):
+        assert_allclose(getattr(found, what), getattr(expected, what), rtol=1e-5, atol=1e-7, err_msg=what)
+    assert (found.class_ids == expected.class_ids).all()
+    assert (found.blank == expected.blank).all()
+
+
+def learnt(model: nn.Module, images: Any = DARK, **more: Any) -> nn.Module:
+    """The model, after three calls; the last ones relied on what the first one learnt."""
+    for _ in range(3):
+        told(model, images, **{"layer": "second", **more})
+    return model
+
+
+@pytest.mark.parametrize("place", ["second", "block", None])
+@pytest.mark.parametrize("head", sorted(HEADS))
+@pytest.mark.parametrize("method", METHODS)
+def test_a_later_pass_gives_what_the_first_one_gave(method: Any, head: str, place: str | None) -> None:
+    model = learnt(Net(head=head).eval(), method=method, layer=place)
+    for images in (DARK, BRIGHT, DARK[:1]):
+        same(model, images, method=method, layer=place)
+
+
+def test_a_later_pass_relies_on_what_the_first_one_learnt() -> None:
+    for head in ("none", "softmax", "log_softmax", "sigmoid"):
+        RELIED.clear()
+        learnt(Net(head=head))
+        assert RELIED == [False, True, True]
+    for head in ("in place", "squeezed", "clamped"):  # logits that were written to, a head that is not the last step
+        RELIED.clear()
+        learnt(Net(head=head))
+        assert ([False, True, True] if head == "clamped" else [False] * 3) == RELIED
+
+
+CHANGES: dict[str, Callable[[Net], Any]] = {
+    "another head": lambda net: setattr(net, "head", "log_softmax"),
+    "no head": lambda net: setattr(net, "head", "none"),
+    "a cooled head": lambda net: setattr(net, "head", "cooled"),
+    "a head by hand": lambda net: setattr(net, "head", "by hand"),
+    "a rearranged head": lambda net: setattr(net, "head", "squeezed"),
+    "logits within [0, 1]": lambda net: setattr(net, "head", "clamped"),
+    "logits that are written to": lambda net: setattr(net, "head", "in place"),
+    "logits that are detached": lambda net: setattr(net, "head", "detached"),
+    "logits of another layer": lambda net: setattr(net, "linear", "other"),
+    "the layer called twice": lambda net: setattr(net, "times", 2),
+    "the layer not called": lambda net: setattr(net, "times", 0),
+    "another activation": lambda net: setattr(net, "act", torch.tanh),
+    "an activation in place": lambda net: setattr(net, "act", F.relu_),
+    "no activation": lambda net: setattr(net, "act", lambda x: x * 1),
+    "no gradient in front": lambda net: setattr(net, "stops", True),
+    "a step that stops gradients": lambda net: setattr(net, "kept", True),
+    "the last layer swapped": lambda net: setattr(net, "fc", nn.Linear(4, 5)),
+    "the layer swapped": lambda net: setattr(net, "second", nn.Conv2d(4, 4, 3, padding=1)),
+    "a layer inside another swapped": lambda net: net.block.__setitem__(1, nn.Identity()),
+    "a layer added": lambda net: net.block.append(nn.Softplus()),
+    "the module in front swapped": lambda net: setattr(net, "first", nn.Conv2d(1, 4, 5, padding=2)),
+    "a hook on the layer": lambda net: net.second.register_forward_hook(lambda *its: its[2] * 2 + 1),
+    "a hook on the last layer": lambda net: net.fc.register_forward_hook(lambda *its: its[2] * -1),
+    "a hook in front of the layer": lambda net: net.second.register_forward_pre_hook(lambda *its: (its[1][0] * 3,)),
+    "a hook on the model": lambda net: net.register_forward_hook(lambda *its: its[2].softmax(1)),
+    "a hook that returns a tuple": lambda net: net.second.register_forward_hook(lambda *its: its[2].clone()),
+    "double precision": lambda net: net.double(),
+    "bfloat16": lambda net: net.bfloat16(),
+    "other weights": lambda net: nn.init.normal_(net.fc.weight),
+    "a last layer of zeros": lambda net: (nn.init.zeros_(net.fc.weight), nn.init.zeros_(net.fc.bias)),
+    "weights that are NaN": lambda net: nn.init.constant_(net.fc.weight, torch.nan),
+    "weights without gradients": lambda net: net.requires_grad_(False),
+    "training mode": lambda net: net.train(),
+    "a forward of its own": lambda net: setattr(net, "forward", MethodType(_other_forward, net)),
+    "an output of two columns": lambda net: setattr(net, "forward", MethodType(_two_columns, net)),
+    "a compiled layer": lambda net: net.second.compile(backend="eager"),
+    "weights of inference mode": lambda net: _in_inference_mode(net),
+    "an output in a dict": lambda net: net.register_forward_hook(lambda *its: {"aux": its[2][:, 0], "out": its[2]}),
+    "an output of one column": lambda net: net.register_forward_hook(lambda *its: its[2][:, :1]),
+}
+"""What may happen to a model between two calls; most of it replaces no module, so the pass itself must notice."""
+
+
+def _other_forward(net: Net, x: Tensor) -> Tensor:
+    return net.fc(F.relu(net.second(net.second(net.first(x)))).mean((2, 3))).log_softmax(1)
+
+
+def _two_columns(net: Net, x: Tensor) -> Any:
+    return Net.forward(net, x)[:, :2]
+
+
+def _in_inference_mode(net: Net) -> None:
+    with torch.inference_mode():
+        net.fc.weight = nn.Parameter(net.fc.weight.clone())
+
+
+@pytest.mark.filterwarnings("ignore::fe_gradcam.CamWarning")
+@pytest.mark.parametrize("place", ["second", None])
+@pytest.mark.parametrize("head", ["none", "softmax", "sigmoid"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_model_is_explained_as_it_is(change: str, method: Any, head: str, place: str | None) -> None:
+    model = learnt(Net(head=head).eval(), method=method, layer=place)
+    assert any(RELIED)
+    CHANGES[change](model)
+    for images in (DARK, BRIGHT):
+        same(model, images, method=method, layer=place)
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "another head": {"head": "softmax"},
+    "log probabilities": {"head": "log_softmax"},
+    "other logits": {"linear": "other"},
+    "twice": {"times": 2},
+    "never": {"times": 0},
+    "detached": {"kept": True},
+    "another activation": {"act": torch.tanh},
+}
+
+
+@pytest.mark.filterwarnings("ignore::fe_gradcam.CamWarning")
+@pytest.mark.parametrize("head", ["none", "softmax"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_forward_that_goes_another_way_for_other_images(way: str, method: Any, head: str) -> None:
+    model = learnt(Net(head=head, bright=WAYS[way]).eval(), method=method)
+    for images in (BRIGHT, DARK, BRIGHT, BRIGHT, DARK):
+        same(model, images, method=method)
+
+
+def test_a_model_that_goes_another_way_each_time_is_not_tried_for_ever() -> None:
+    model = learnt(Net(bright={"linear": "other", "head": "softmax"}))
+    for at in range(2 * MOST_OUTDATED):
+        same(model, (BRIGHT, DARK)[at % 2])
+    RELIED.clear()
+    same(model, DARK)
+    assert RELIED == [False, False]  # of the copy, and of the model
+
+
+@pytest.mark.parametrize("images", [DARK.double(), DARK.numpy(), DARK[:1], DARK[:, :, :9], DARK * torch.nan])
+@pytest.mark.filterwarnings("ignore::fe_gradcam.CamWarning")
+def test_other_images_are_explained_as_they_are(images: Any) -> None:
+    for head in ("none", "softmax"):
+        same(learnt(Net(head=head)), images)
+
+
+@pytest.mark.parametrize(
+    "target", [2, Contrast(), OutputValue(1), lambda output: output[:, 0] * 2, np.array([0, 2, 1])]
+)
+def test_other_targets_are_explained_as_they_are(target: Any) -> None:
+    for head in ("none", "softmax"):
+        same(learnt(Net(head=head)), DARK, target=target)
+        same(learnt(Net(head=head)), DARK, target=target, score="output")
+
+
+def test_values_within_0_and_1_may_be_logits_or_not() -> None:
+    """The same net: its logits lie within [0, 1] for one batch, and outside for the next."""
+    model = Net(head="clamped")
+    with torch.no_grad():
+        model.fc.weight.mul_(0.1)
+        model.fc.bias.copy_(torch.tensor([0.3, 0.5, 0.6]))
+    learnt(model)
+    for images in (DARK, DARK * 100, DARK - 100, DARK):
+        same(model, images)
+
+
+def test_a_single_image_behind_a_batch_normalisation() -> None:
+    """PyTorch needs a hook there, which a pass that relies on a plan does not put on."""
+    model = learnt(Net().eval(), DARK[:1])
+    assert RELIED == [False] * 3
+    same(model, DARK[:1])
+
+
+def test_a_layer_that_writes_to_its_input() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(400, 3)).eval()
+    learnt(model, layer="1")
+    assert RELIED == [False, True, True]
+    same(model, DARK, layer="1")
+    cast(nn.ReLU, model[1]).inplace = False
+    same(model, BRIGHT, layer="1")
+    cast(nn.ReLU, model[1]).inplace = True
+    same(model, DARK, layer="1")
+
+
+def test_what_was_learnt_keeps_no_model_alive() -> None:
+    import gc
+    import weakref
+
+    model = learnt(Net(head="softmax"))
+    dead = weakref.ref(model)
+    assert any(isinstance(its[0], Learnt) for its in known_of(model).plans._kept.values())
+    del model
+    gc.collect()
+    assert dead() is None
+
+
+def test_large_inputs_are_shared_until_they_are_written_to() -> None:
+    """The caller's images stay as they are, and are the caller's alone afterwards."""
+
+    class Writes(Net):
+        def forward(self, x: Tensor) -> Any:
+            if self.stops:
+                x.mul_(2)
+            return super().forward(x)
+
+    images = torch.rand(1, 1, 600, 600)
+    before, at = images.clone(), images.data_ptr()
+    for writes in (False, True, False):
+        model = Writes(stops=False)
+        model.stops = writes
+        explain(model, images, layer="second")
+        assert torch.equal(images, before)
+        assert images.data_ptr() == at
+        assert not torch._C._is_cow_tensor(images)
