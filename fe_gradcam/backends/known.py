@@ -117,6 +117,7 @@ class Known:
         taken: The dtype to which floating inputs must be cast, or None, by dtypes; see backends/pytorch/dtypes.
         shapes: The shape of a layer's output for one image, by the layer and the shapes of the inputs.
         writes: Whether a call of the model writes to its own parameters; None before the first one.
+        kinds: The classes of layers, by the layer's name.
         plans: What a pass learnt, or None, and how many times it did not hold; see backends/pytorch/plan.
     """
 
@@ -138,6 +139,7 @@ class Known:
         self.shapes: Recent[tuple[int, ...]] = Recent(KEPT_SIZES)
         self.writes: bool | None = None
         self.plans: Recent[Any] = Recent(KEPT_SIZES)
+        self.kinds: Recent[str] = Recent(KEPT_SIZES)
 
     def forget_defaults(self) -> bool:
         """Forgets the default layers, and returns whether there were any."""
