@@ -128,6 +128,7 @@ class Probe(Protocol):
     Attributes:
         images: (N, C, *S) float32, channels first, the input that is drawn on.
         at_once: How many rows one call should have.
+        at_once_behind: How many rows of one image one call of `score_from` should have.
         row_by_row: Whether the score of a row depends on that row alone, so that rows may be asked in any number and
             order. The score of a callable target may depend on the whole batch.
         progress: Whether a long run shows a progress bar.
@@ -141,6 +142,9 @@ class Probe(Protocol):
     progress: bool
     precision: float
     trial: bool
+
+    @property
+    def at_once_behind(self) -> int: ...
 
     def score(self, images: Tensor, rows: Tensor) -> Tensor:
         """Scores (B,) for other images, (B, C, *S)."""
