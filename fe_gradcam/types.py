@@ -128,7 +128,6 @@ class Probe(Protocol):
     Attributes:
         images: (N, C, *S) float32, channels first, the input that is drawn on.
         at_once: How many rows one call should have.
-        at_once_behind: How many rows of one image one call of `score_from` should have.
         row_by_row: Whether the score of a row depends on that row alone, so that rows may be asked in any number and
             order. The score of a callable target may depend on the whole batch.
         progress: Whether a long run shows a progress bar.
@@ -144,7 +143,8 @@ class Probe(Protocol):
     trial: bool
 
     @property
-    def at_once_behind(self) -> int: ...
+    def at_once_behind(self) -> int:
+        """How many rows of one image one call of `score_from` should have."""
 
     def score(self, images: Tensor, rows: Tensor) -> Tensor:
         """Scores (B,) for other images, (B, C, *S)."""

@@ -301,8 +301,8 @@ def _passes(
     def passed(seen: Inputs, of: Sequence[ResolvedTarget]) -> list[CamInputs]:
         query = Query(layer, of, settings.score, gradients)
         found = backend.run(seen, query)
-        if not asks:
-            return found
+        if not asks:  # random_cam draws numbers too
+            return [replace(one, seed=settings.seed) for one in found] if settings.seed else found
         return [
             replace(one, seed=settings.seed, probe=ModelProbe(backend, seen, query, one, settings)) for one in found
         ]
