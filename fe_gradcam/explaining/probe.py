@@ -14,7 +14,7 @@ from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.types import BiasGradients, CamInputs
 
-MOST_ROWS = 64
+MOST_ROWS_ASKED = 64
 """The most rows of one pass, if no batch size is given."""
 
 PLACES_AT_ONCE = {"cpu": 4 * 224 * 224, "cuda": 32 * 224 * 224}
@@ -110,7 +110,7 @@ class ModelProbe:
         if self._batch_size is not None:
             return self._batch_size
         most = PLACES_AT_ONCE.get(self._device.type, PLACES_AT_ONCE["cuda"])
-        return min(MOST_ROWS, max(1, most // maps[0, 0].numel()))
+        return min(MOST_ROWS_ASKED, max(1, most // maps[0, 0].numel()))
 
     @cached_property
     def _behind_alone(self) -> bool:
