@@ -106,7 +106,7 @@ def gen_dl_model_heatmap(
 
             ``model_output``: the output that holds the scores, if the model has several; see `fe_gradcam.explain`.
 
-            ``batch_size``: samples per pass, 16 by default. Methods that need variants of the images ask 32 at once.
+            ``batch_size``: samples per pass, 16 by default. Methods that need variants of them choose by the size.
 
             ``smooth``, ``seed``: see `fe_gradcam.explain`.
 

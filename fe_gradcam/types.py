@@ -142,6 +142,10 @@ class Probe(Protocol):
     precision: float
     trial: bool
 
+    @property
+    def at_once_behind(self) -> int:
+        """How many rows of one image one call of `score_from` should have."""
+
     def score(self, images: Tensor, rows: Tensor) -> Tensor:
         """Scores (B,) for other images, (B, C, *S)."""
 

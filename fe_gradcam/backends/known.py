@@ -19,6 +19,9 @@ from fe_gradcam.types import LayerRef
 KEPT_SIZES = 32
 """For how many image sizes facts of one kind are kept; a fact that is missing is found anew."""
 
+KEPT_SEEN = 8
+"""For how many image sizes the layouts of all layers are kept: for a network of 453 modules they take 140 KB each."""
+
 Reading = Literal["logits", "distribution", "probabilities"]
 """How outputs are read if the softmax or sigmoid that made them was not found: as logits, as rows of
 probabilities that sum to 1, or as probabilities each by itself."""
@@ -133,7 +136,7 @@ class Known:
         self.readings: dict[Which, Reading] = {}
         self.bounded: dict[Which, bool] = {}
         self.reached: dict[LayerRef, int] = {}
-        self.seen: Recent[Seen] = Recent(KEPT_SIZES)
+        self.seen: Recent[Seen] = Recent(KEPT_SEEN)
         self.default_layers: Recent[LayerRef] = Recent(KEPT_SIZES)
         self.taken: dict[Any, Any] = {}
         self.shapes: Recent[tuple[int, ...]] = Recent(KEPT_SIZES)

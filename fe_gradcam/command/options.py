@@ -43,7 +43,7 @@ HELP = {
     "--alpha": "How strongly the heat covers the picture.",
     "--model-output": "The output that holds the class scores, by name or position, if the model has several. "
     "Default: the one that clearly does.",
-    "--batch-size": "Images per pass. Methods that make changed copies of them run 32 copies per pass.",
+    "--batch-size": "Images per pass. Methods that make changed copies of them choose by the size.",
     "--output": "The folder for the results; a missing folder is made.",
     "--quiet": "No progress bar. Default: one on stderr, in a terminal.",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,8 +14,13 @@ from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.types import BiasGradients, CamInputs
 
-AT_ONCE = 32
-"""Rows of one pass, if no batch size is given."""
+MOST_ROWS_ASKED = 64
+"""The most rows of one pass, if no batch size is given."""
+
+PLACES_AT_ONCE = {"cpu": 4 * 224 * 224, "cuda": 32 * 224 * 224}
+"""How many pixels the rows of one pass have together, if no batch size is given. On a CPU more rows of large images
+are slower: their maps leave the caches, and the memory of each is asked from the system anew. The number of rows hangs
+on sizes alone, so that the same call has the same result to the last bit."""
 
 TRIED_ALONE = 3
 """Rows of the trial that shows whether the part behind the layer can run alone."""
@@ -36,11 +42,16 @@ class ModelProbe:
         self._device = first.activations.device
         self._inputs = inputs.in_torch()
         self.images: Tensor = self._inputs.seen(channels_first=backend.channels_first).to(self._device)
-        self.at_once = AT_ONCE if settings.batch_size is None else settings.batch_size
+        self._batch_size = settings.batch_size
+        self.at_once = self._rows_of(self.images)
         self.row_by_row = first.pinned.row_by_row
         self.precision = backend.precision
         self.progress, self.trial = settings.progress, settings.trial
-        self._behind_alone: bool | None = None if self.row_by_row and self.at_once >= TRIED_ALONE else False
+
+    @cached_property
+    def at_once_behind(self) -> int:
+        """See Probe."""
+        return max(self.at_once, self._rows_of(self._first.activations)) if self._behind_alone else self.at_once
 
     def score(self, images: Tensor, rows: Tensor) -> Tensor:
         """See Probe."""
@@ -57,10 +68,8 @@ class ModelProbe:
         The part before the layer then runs once, on that image alone, and tensors that bypass the layer are
         broadcast. Whether the model allows this is tried once.
         """
-        change = activations - self._first.activations[rows]
         one_image = bool((rows == rows[0]).all())
-        if one_image and self._behind_alone is None:
-            self._behind_alone = self._goes_alone(rows[0])
+        change = activations - self._first.activations[rows[:1] if one_image else rows]
         return self._changed(rows[:1] if one_image and self._behind_alone else rows, change, rows)
 
     def hvp(self, vectors: Tensor) -> Tensor:
@@ -96,10 +105,20 @@ class ModelProbe:
         given = self._asked(self.images[before], before)
         return self._backend.changed_scores(given, self._query_of(rows), change).to(self._device)
 
-    def _goes_alone(self, row: Tensor) -> bool:
+    def _rows_of(self, maps: Tensor) -> int:
+        """How many rows with maps (N, K, *S) one pass should have."""
+        if self._batch_size is not None:
+            return self._batch_size
+        most = PLACES_AT_ONCE.get(self._device.type, PLACES_AT_ONCE["cuda"])
+        return min(MOST_ROWS_ASKED, max(1, most // maps[0, 0].numel()))
+
+    @cached_property
+    def _behind_alone(self) -> bool:
         """Whether the part behind the layer, run alone, gives the same scores for several rows of one image."""
-        rows = row.reshape(1).expand(TRIED_ALONE)
-        activations = self._first.activations[row]
+        if not self.row_by_row or (self._batch_size or TRIED_ALONE) < TRIED_ALONE:
+            return False
+        rows = torch.zeros(TRIED_ALONE, dtype=torch.int64, device=self._device)
+        activations = self._first.activations[0]
         change = torch.stack([torch.zeros_like(activations), -activations, activations.flip(0) - activations])
         whole = self._changed(rows, change, rows)
         try:

@@ -106,8 +106,9 @@ def explain(
         scaling: ``"scale_after_relu"``, ``"scale_before_relu"`` or ``"none"``; see `fe_gradcam.scaling.scale`.
         score: ``"logit"``: the class score before the softmax or sigmoid, which is found automatically;
             ``"output"``: the model's output as it is.
-        batch_size: Images per pass, from 1. None: all images at once, and 32 at once of the variants that a method
-            makes of them. It bounds the memory of every method, whatever the number of channels.
+        batch_size: Images per pass, from 1. None: all images at once, and of the variants that a method makes of them
+            as many as have 200,000 pixels together, on a GPU 1.6 million, but at most 64. It bounds the memory of every
+            method, whatever the number of channels.
         seed: Seed of the methods that draw random numbers, from 0. The numbers of an image do not depend on the other
             images, and the global random streams are not touched.
         class_names: Names of the classes: a sequence in the order of the ids, or {id: name}.
@@ -300,8 +301,8 @@ def _passes(
     def passed(seen: Inputs, of: Sequence[ResolvedTarget]) -> list[CamInputs]:
         query = Query(layer, of, settings.score, gradients)
         found = backend.run(seen, query)
-        if not asks:
-            return found
+        if not asks:  # random_cam draws numbers too
+            return [replace(one, seed=settings.seed) for one in found] if settings.seed else found
         return [
             replace(one, seed=settings.seed, probe=ModelProbe(backend, seen, query, one, settings)) for one in found
         ]

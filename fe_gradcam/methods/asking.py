@@ -63,7 +63,7 @@ def scores_of(inputs: CamInputs, variants: int, ask: Ask, *, by_image: bool = Fa
 def _chunks(count: int, variants: int, probe: Probe, *, by_image: bool) -> list[tuple[int, int]]:
     """Where each chunk of the pairs begins and ends; no chunk crosses the end of a group of pairs."""
     total = count * variants
-    group, size = variants if by_image else total, probe.at_once
+    group, size = (variants, probe.at_once_behind) if by_image else (total, probe.at_once)
     if not probe.row_by_row:  # the target may know the batch as it is
         group = size = count
     firsts = range(0, total, group)
@@ -97,11 +97,9 @@ class RandomNumbers:
 
     def normal(self, rows: Tensor, draws: Tensor, shape: tuple[int, ...]) -> Tensor:
         """(B, *shape), standard normal, for each row and the index of its draw."""
-        drawn = [
-            torch.randn(shape, generator=self._generator(row, draw), dtype=torch.float32)
-            for row, draw in zip(rows.tolist(), draws.tolist(), strict=True)
-        ]
-        return torch.stack(drawn).to(rows.device)
+        pairs = list(zip(rows.tolist(), draws.tolist(), strict=True))
+        drawn = {pair: torch.randn(shape, generator=self._generator(*pair), dtype=torch.float32) for pair in set(pairs)}
+        return torch.stack([drawn[pair] for pair in pairs]).to(rows.device)
 
     def _generator(self, row: int, draw: int) -> torch.Generator:
         said = f"{self._seed} {self._sums[row]} {draw}".encode()

@@ -94,7 +94,7 @@ def smooth_grad_cam_plus_plus(inputs: CamInputs, *, samples: Count = 20, noise: 
     for rows, which in chunks_of(inputs, samples):
         images = probe.images[rows]
         if noise:
-            images = images + spread[rows] * numbers.normal(rows, which, tuple(images.shape[1:]))
+            images += numbers.normal(rows, which, tuple(images.shape[1:])).mul_(spread[rows])
         scaled = probe.gradients(images, rows) / size[rows]  # so that g³ cannot underflow
         for power in (1, 2, 3):
             sums[power - 1].index_add_(0, rows, scaled**power)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from fe_gradcam.scaling import upsample
 from fe_gradcam.types import CamInputs, Needs
 
 Vary: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Gets masks (B, *S) within [0, 1], rows and variants, both (B,), and returns other masks of any values."""
+"""Gets masks (B, *S) within [0, 1], rows and variants, both (B,), and returns other masks of any values; it may write
+to those that it got."""
 
 PATCHES_PER_SIDE = 8
 """How many patches of `occlusion` fit side by side along the shorter side of the image, if no size is given."""
@@ -34,7 +35,7 @@ def _by_masks(inputs: CamInputs, samples: int, vary: Vary | None = None) -> Tens
         masks = _unit(upsample(maps[rows, which % channels], size))
         if vary is not None:
             masks = vary(masks, rows, which)
-        return probe.score(probe.images[rows] * masks[:, None], rows)
+        return probe.score(probe.images[rows].mul_(masks[:, None]), rows)  # what is indexed so is a copy
 
     scores = scores_of(inputs, channels * samples, ask)
     means = scores.reshape(len(maps), samples, channels).mean(1)
@@ -80,7 +81,7 @@ def ss_cam(inputs: CamInputs, *, samples: Count = 8, noise: Level = 0.2) -> Tens
 
     def vary(masks: Tensor, rows: Tensor, which: Tensor) -> Tensor:
         # one pattern of noise per sample, whatever the order of the channels
-        return masks + noise * numbers.normal(rows, which // channels, tuple(masks.shape[1:]))
+        return masks.add_(numbers.normal(rows, which // channels, tuple(masks.shape[1:])).mul_(noise))
 
     return _by_masks(inputs, samples, vary if noise else None)
 
@@ -98,7 +99,7 @@ def is_cam(inputs: CamInputs, *, samples: Count = 10) -> Tensor:
     channels = inputs.activations.shape[1]
 
     def vary(masks: Tensor, rows: Tensor, which: Tensor) -> Tensor:
-        return masks * _aligned((which // channels + 1).float() / samples, masks)
+        return masks.mul_(_aligned((which // channels + 1).float() / samples, masks))
 
     return _by_masks(inputs, samples, vary)
 
@@ -117,7 +118,7 @@ def ablation_cam(inputs: CamInputs) -> Tensor:
     probe, maps = probe_of(inputs), inputs.activations
 
     def ask(rows: Tensor, which: Tensor) -> Tensor:
-        changed = maps[rows].clone()
+        changed = maps[rows]
         changed[torch.arange(len(rows), device=maps.device), which] = 0
         return probe.score_from(changed, rows)
 
@@ -156,22 +157,24 @@ def occlusion(
         )
     cover = images.flatten(2).mean(2) if fill is None else images.new_full(images.shape[:2], fill)
 
-    def area(corner: tuple[int, ...]) -> tuple[slice[Any, Any, None], ...]:
-        """The patch at a corner, in all channels or images."""
-        return (slice(None), *(slice(start, start + side) for start, side in zip(corner, sides, strict=True)))
+    firsts = torch.tensor(corners, device=images.device)
 
     def ask(rows: Tensor, which: Tensor) -> Tensor:
-        covered = images[rows].clone()
-        for at, (row, corner) in enumerate(zip(rows.tolist(), which.tolist(), strict=True)):
-            covered[at][area(corners[corner])] = _aligned(cover[row], covered[at])
-        return probe.score(covered, rows)
+        covered = torch.ones(len(rows), 1, *size, dtype=torch.bool, device=images.device)
+        for axis, (whole, side) in enumerate(zip(size, sides, strict=True)):
+            behind = torch.arange(whole, device=images.device) - firsts[which, axis, None]
+            covered &= ((behind >= 0) & (behind < side)).reshape(
+                -1, 1, *(whole if at == axis else 1 for at in range(len(size)))
+            )
+        return probe.score(torch.where(covered, _aligned(cover[rows], images), images[rows]), rows)
 
     scores = scores_of(inputs, len(corners), ask)
     drops = without_rounding(inputs.scores[:, None] - scores, scores, inputs)
     total, times = images.new_zeros(len(images), *size), images.new_zeros(1, *size)
     for at, corner in enumerate(corners):
-        total[area(corner)] += _aligned(drops[:, at], total)
-        times[area(corner)] += 1.0
+        area = (slice(None), *(slice(start, start + side) for start, side in zip(corner, sides, strict=True)))
+        total[area].add_(_aligned(drops[:, at], total))
+        times[area].add_(1)
     return total / times
 
 
@@ -189,8 +192,7 @@ def random_cam(inputs: CamInputs) -> Tensor:
 
 
 def _unit(masks: Tensor) -> Tensor:
-    """Masks (B, *S) scaled to [0, 1]; constant masks become 0."""
-    flat = masks.flatten(1)
-    least = flat.amin(1)
-    spread = flat.amax(1) - least
-    return (masks - _aligned(least, masks)) / _aligned(spread.where(spread != 0, 1), masks)
+    """Masks (B, *S) scaled to [0, 1], in place; constant masks become 0."""
+    least, most = masks.flatten(1).aminmax(dim=1)
+    spread = most - least
+    return masks.sub_(_aligned(least, masks)).div_(_aligned(spread.where(spread != 0, 1), masks))

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from torch import nn
 
 from fe_gradcam import explain
 from fe_gradcam.explaining.route import explained
 from fe_gradcam.explaining.settings import Settings
-from tests.methods.inputs import PERTURBING, Counting, assert_close
+from fe_gradcam.methods import METHODS
+from fe_gradcam.methods.asking import RandomNumbers
+from tests.methods.inputs import PERTURBING, Counting, assert_close, given_by, inputs_of
 from tests.models.toys import FRAMEWORKS, twins
 
 
@@ -25,11 +28,42 @@ def test_never_more_rows_at_once_than_the_batch_size(method: str, batch_size: in
     assert_close(chunks.raw, one_piece.raw)
 
 
-def test_without_a_batch_size_it_asks_thirty_two_at_once() -> None:
+@pytest.mark.parametrize(("size", "rows"), [((9, 9), 64), ((100, 50), 40), ((224, 224), 4), ((500, 500), 1)])
+def test_without_a_batch_size_the_rows_of_a_pass_have_so_many_pixels_together(size: tuple[int, int], rows: int) -> None:
+    model, images = Counting(), torch.randn(7, 3, *size)
+    explain(model, images, method="score_cam", layer="relu")
+    assert max(behind for _, behind in model.rows[1:]) == rows
+    assert sum(behind for _, behind in model.rows[1:]) == 7 * 10
+
+
+def test_what_runs_behind_the_layer_alone_counts_the_pixels_of_the_layer() -> None:
     model = Counting()
-    explain(model, torch.randn(5, 3, 9, 9), method="score_cam", layer="relu")
-    assert max(max(rows) for rows in model.rows) == 32
-    assert sum(rows for rows, _ in model.rows[1:]) == 5 * 10
+    explain(nn.Sequential(nn.AvgPool2d(40), model), torch.randn(2, 3, 400, 400), method="ablation_cam", layer="1.relu")
+    behind = [rows for _, rows in model.rows]
+    assert behind.count(10) == 2  # one pass for each image, which would be asked row by row for its 160,000 pixels
+
+
+@pytest.mark.parametrize("method", [*PERTURBING, "smooth_grad_cam_plus_plus"])
+def test_a_rule_leaves_what_it_got(method: str) -> None:
+    """Also where a map has the size of the image, so that nothing is upsampled."""
+    inputs = inputs_of(3, 2, 4, 5, 6)
+    inputs = given_by(inputs.activations, inputs.gradients, torch.randn(2, 3, 5, 6))
+    before = [one.clone() for one in (inputs.activations, inputs.gradients, inputs.images, inputs.probe.images)]
+    METHODS[method].terms(inputs)
+    for one, kept in zip(
+        (inputs.activations, inputs.gradients, inputs.images, inputs.probe.images), before, strict=True
+    ):
+        assert torch.equal(one, kept)
+
+
+def test_the_noise_of_a_draw_is_the_same_wherever_it_is_asked() -> None:
+    numbers = RandomNumbers(inputs_of(3, 2, 4, 5, 6))
+    rows, draws = torch.tensor([0, 1, 0, 0]), torch.tensor([0, 0, 1, 0])
+    together = numbers.normal(rows, draws, (50,))
+    alone = [numbers.normal(rows[at : at + 1], draws[at : at + 1], (50,))[0] for at in range(4)]
+    assert torch.equal(together, torch.stack(alone))
+    assert torch.equal(together[0], together[3])
+    assert len({float(one[0]) for one in together}) == 3
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

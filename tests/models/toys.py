@@ -164,7 +164,8 @@ class FakeProbe:
         self, activations: torch.Tensor, gradients: torch.Tensor, images: torch.Tensor, at_once: int = 7
     ) -> None:
         self.activations, self.of_layer, self.images = activations, gradients, images
-        self.at_once, self.row_by_row, self.progress, self.trial = at_once, True, False, False
+        self.at_once = self.at_once_behind = at_once
+        self.row_by_row, self.progress, self.trial = True, False, False
         self.precision = 2.0**-23
 
     def base(self) -> torch.Tensor:
