@@ -86,7 +86,7 @@ def test_models_that_share_layers_are_not_heard_by_each_other(keras: Any) -> Non
 
 def test_tracing_in_two_threads_leaves_functions_as_they_run(keras: Any) -> None:
     """While one model is traced, tf.functions run eagerly, in the whole process; traces that overlap left it so."""
-    entered, ended = threading.Event(), threading.Event()
+    inside, entered, ended = threading.Event(), threading.Event(), threading.Event()
 
     class Waits(keras.Model):  # type: ignore[name-defined,misc]
         def __init__(self, wait: Callable[[], Any]) -> None:
@@ -98,19 +98,27 @@ def test_tracing_in_two_threads_leaves_functions_as_they_run(keras: Any) -> None
                 self.wait()
             return tf.reduce_mean(self.conv(x), [1, 2])
 
+    def first() -> None:
+        inside.set()
+        entered.wait(1)
+
     def second() -> None:
         entered.set()
         ended.wait(2)
 
-    models = [Waits(lambda: entered.wait(1)), Waits(second)]
+    models = [Waits(first), Waits(second)]
     for model in models:
         model(IMAGES[0])
 
-    def first_one() -> None:
+    def explain_first() -> None:
         explain(models[0], IMAGES[0], layer="conv", target=1)
         ended.set()
 
-    in_threads([first_one, lambda: explain(models[1], IMAGES[0], layer="conv", target=1)], threads=2)
+    def explain_second() -> None:
+        inside.wait(SECONDS)
+        explain(models[1], IMAGES[0], layer="conv", target=1)
+
+    in_threads([explain_first, explain_second], threads=2)
     left = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(False)
     assert not left
