@@ -6,6 +6,7 @@ Nothing of the model is kept alive: objects are held weakly, and told apart by t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -32,6 +33,7 @@ WEIGHTS = frozenset(
         "_trainable_weights",
         "_non_trainable_weights",
         "_dtype_policy",
+        "_name",
     )
 )
 """Attributes of Keras' own, with a leading underscore, that a call depends on."""
@@ -94,10 +96,8 @@ class Watched:
             return None
         if levels and isinstance(value, (list, tuple, dict, set, frozenset)):
             return _Held(value, levels - 1, self)
-        try:
+        with suppress(TypeError):  # a container deep inside, an object with slots, a SimpleNamespace
             self._refs.append(ref(value, self._dead.append))
-        except TypeError:  # a container deep inside, an object with slots
-            return None
         if isinstance(value, np.ndarray) and value.nbytes <= MOST_WATCHED:
             return _Numbers(value)
         own, its = getattr(value, "__dict__", None), type(value).__module__.partition(".")[0]
