@@ -102,7 +102,7 @@ class Watched:
             return _Numbers(value)
         own, its = getattr(value, "__dict__", None), type(value).__module__.partition(".")[0]
         looked_into = levels and isinstance(own, dict) and its not in _LIBRARIES and keras_of(value) is None
-        return _Held(own, levels - 1, self) if looked_into else None
+        return _Held(value, levels - 1, self) if looked_into else None
 
     def are(self, layers: Sequence[Any]) -> bool:
         """Whether these are the same layers, and hold what they held."""
@@ -140,6 +140,8 @@ def _of_every_layer(keras: ModuleType) -> frozenset[str]:
 
 
 def _values_of(container: Any) -> list[Any]:
+    if not isinstance(container, (list, tuple, dict, set, frozenset)):
+        container = container.__dict__
     if len(container) > MOST_WATCHED:
         return []
     if isinstance(container, dict):

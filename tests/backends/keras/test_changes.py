@@ -36,6 +36,16 @@ def conv(keras: Any, seed: int, size: int = 3, **more: Any) -> Any:
     return keras.layers.Conv2D(4, size, padding="same", **seeded(keras, seed, **more))
 
 
+class Weighs:
+    """A callable target that reads its own attribute."""
+
+    def __init__(self) -> None:
+        self.factor = 1.0
+
+    def __call__(self, output: Any) -> Any:
+        return output[:, 0] * self.factor
+
+
 def net(keras: Any) -> Any:
     """Subclassed; its parts stand in attributes, a list, a dict, a layer and a model inside; it reads plain values."""
     of = keras.layers
@@ -66,14 +76,14 @@ def net(keras: Any) -> Any:
             self.head, self.linear, self.times, self.factor, self.turned = "none", "fc", 1, 1.0, False
             self.function, self.settings, self.held = tf.nn.softplus, {"power": 1, "more": [2.0]}, [1.0]
             self.array, self.constant = np.ones(4, np.float32), tf.ones(4)
-            self.own = SimpleNamespace(scale=2.0)
+            self.own, self.of_class = SimpleNamespace(scale=2.0), Weighs()
 
         def call(self, x: Any) -> Any:
             CALLS.append(1)
             x = self.leaky(self.norm(self.block(self.first(x))))
             for part in [*self.parts, *self.by_name.values()]:
                 x = self.act(part(x))
-            x = self.function(self.inner(x)) * self.factor * self.own.scale + self.shift
+            x = self.function(self.inner(x)) * self.factor * self.own.scale * self.of_class.factor + self.shift
             for _ in range(self.times):
                 x = self.second(x)
             x = x ** self.settings["power"] * self.settings["more"][0] * self.held[0] * self.array * self.constant
@@ -158,6 +168,7 @@ CHANGES: dict[str, Callable[[Any, Any], Any]] = {
     "an entry of a list": lambda keras, net: net.held.__setitem__(0, 3.0),
     "an entry of a list in a dict": lambda keras, net: net.settings["more"].__setitem__(0, 5.0),
     "an attribute of an object": lambda keras, net: setattr(net.own, "scale", 4.0),
+    "an attribute of an object of a class": lambda keras, net: setattr(net.of_class, "factor", 4.0),
     "values of an array": lambda keras, net: net.array.__setitem__(slice(2), 0.5),
     "another array": lambda keras, net: setattr(net, "array", np.arange(4, dtype=np.float32)),
     "another constant": lambda keras, net: setattr(net, "constant", tf.range(4.0)),
@@ -235,16 +246,6 @@ def test_what_changes_nothing_changes_no_map(keras: Any, change: str) -> None:
     before = told(model, "second")
     NOTHING[change](keras, model)
     assert same(told(model, "second"), before)
-
-
-class Weighs:
-    """A callable target that reads its own attribute."""
-
-    def __init__(self) -> None:
-        self.factor = 1.0
-
-    def __call__(self, output: Any) -> Any:
-        return output[:, 0] * self.factor
 
 
 @pytest.mark.xfail(strict=True, reason="what a target reads is frozen in the trace")
