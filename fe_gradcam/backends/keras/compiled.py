@@ -11,6 +11,7 @@ import tensorflow as tf
 import torch
 from torch import Tensor
 
+from fe_gradcam.backends.keras.graph import TRACED
 from fe_gradcam.backends.keras.version import layers_in
 from fe_gradcam.backends.keras.watch import Watched
 from fe_gradcam.backends.known import Alike, Recent
@@ -66,7 +67,8 @@ def watched(model: Any, layers: Sequence[Any]) -> Watched:
 def compiled(function: Callable[..., Any], specs: list[Any]) -> Any:
     """The function as a graph for inputs of these shapes and dtypes."""
     untouched = tf.autograph.experimental.do_not_convert(function)
-    return tf.function(untouched, autograph=False).get_concrete_function(*specs)
+    with TRACED:
+        return tf.function(untouched, autograph=False).get_concrete_function(*specs)
 
 
 def signature(specs: list[Any]) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
+from threading import RLock
 from typing import Any, TypeAlias
 
 import tensorflow as tf
@@ -32,6 +33,10 @@ ACTIVATION_OPS = frozenset({"Elu", "Gelu", "LeakyRelu", "Relu", "Relu6", "Selu",
 
 POOL_OPS = frozenset({"AvgPool", "AvgPool3D", "MaxPool", "MaxPool3D", "MaxPoolV2"})
 
+TRACED = RLock()
+"""Held while a model is traced, whichever it is: the whole process shares the switch for tf.functions that run eagerly,
+and two models may share layers, whose calls are replaced."""
+
 Call: TypeAlias = tuple[Any, Any, Any]
 """A layer, its first input, and its output."""
 
@@ -39,7 +44,7 @@ Call: TypeAlias = tuple[Any, Any, Any]
 @contextmanager
 def calls_of(layers: list[Any], on_output: Callable[[Any, Any, Any], None]) -> Iterator[None]:
     """While active, `on_output(layer, first input, output)` is called whenever one of the layers was called."""
-    with replaced([(layer, "call", _heard(layer, on_output)) for layer in layers]):
+    with TRACED, replaced([(layer, "call", _heard(layer, on_output)) for layer in layers]):
         yield
 
 

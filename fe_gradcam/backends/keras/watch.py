@@ -6,6 +6,7 @@ Nothing of the model is kept alive: objects are held weakly, and told apart by t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -32,6 +33,7 @@ WEIGHTS = frozenset(
         "_trainable_weights",
         "_non_trainable_weights",
         "_dtype_policy",
+        "_name",
     )
 )
 """Attributes of Keras' own, with a leading underscore, that a call depends on."""
@@ -94,15 +96,13 @@ class Watched:
             return None
         if levels and isinstance(value, (list, tuple, dict, set, frozenset)):
             return _Held(value, levels - 1, self)
-        try:
+        with suppress(TypeError):  # a container deep inside, an object with slots, a SimpleNamespace
             self._refs.append(ref(value, self._dead.append))
-        except TypeError:  # a container deep inside, an object with slots
-            return None
         if isinstance(value, np.ndarray) and value.nbytes <= MOST_WATCHED:
             return _Numbers(value)
         own, its = getattr(value, "__dict__", None), type(value).__module__.partition(".")[0]
         looked_into = levels and isinstance(own, dict) and its not in _LIBRARIES and keras_of(value) is None
-        return _Held(own, levels - 1, self) if looked_into else None
+        return _Held(value, levels - 1, self) if looked_into else None
 
     def are(self, layers: Sequence[Any]) -> bool:
         """Whether these are the same layers, and hold what they held."""
@@ -140,6 +140,8 @@ def _of_every_layer(keras: ModuleType) -> frozenset[str]:
 
 
 def _values_of(container: Any) -> list[Any]:
+    if not isinstance(container, (list, tuple, dict, set, frozenset)):
+        container = container.__dict__
     if len(container) > MOST_WATCHED:
         return []
     if isinstance(container, dict):
