@@ -157,6 +157,8 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "backends.keras.graph": "backends/keras/test_backend.py",
     "backends.keras.layers": "spec/test_layers.py",
     "backends.keras.plain": "checking/test_check.py",
+    "backends.keras.observed": "backends/keras/test_backend.py",
+    "backends.keras.watch": "backends/keras/test_changes.py",
     "backends.keras.passes": "methods/test_whole_model.py",
     "backends.keras.scores": "spec/test_targets.py",
     "backends.pytorch.attention": "backends/test_attention.py",

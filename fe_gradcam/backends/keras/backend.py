@@ -13,83 +13,32 @@ from torch import Tensor
 
 from fe_gradcam.backends.errors import check_rows, counts_its_images, no_attention, no_gradient, no_slope
 from fe_gradcam.backends.keras.attention import attentions_in, by_key, ends_of_blocks, mean_of
-from fe_gradcam.backends.keras.compiled import as_torch, compiled, compiled_pass, packed, tensor_of, watched
+from fe_gradcam.backends.keras.compiled import as_torch, compiled, compiled_pass, packed
 from fe_gradcam.backends.keras.graph import (
-    Call,
     call_model,
     calls_of,
-    check_layout,
     depends_on,
     go_on_with,
-    unactivated,
 )
-from fe_gradcam.backends.keras.layers import explained_among, first_of, layer_infos, seen_by
+from fe_gradcam.backends.keras.layers import explained_among, first_of
+from fe_gradcam.backends.keras.observed import ObservedKeras
 from fe_gradcam.backends.keras.passes import bias_terms, hessian_product
-from fe_gradcam.backends.keras.scores import OF_TENSORFLOW, is_segmentation, is_table, is_tensor, outputs_of, rows_of
-from fe_gradcam.backends.keras.version import layers_in, named_layers
+from fe_gradcam.backends.keras.scores import OF_TENSORFLOW, is_table, outputs_of
+from fe_gradcam.backends.keras.version import named_layers
 from fe_gradcam.backends.known import Reading
-from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR, Backend, Passed, Query
-from fe_gradcam.backends.scoring import Outputs, Scored, taken_apart
+from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR, Passed, Query
+from fe_gradcam.backends.scoring import Scored, taken_apart
 from fe_gradcam.spec.images import Inputs
-from fe_gradcam.spec.layers import name_among
-from fe_gradcam.spec.outputs import pick
 from fe_gradcam.spec.resolved import ResolvedTarget
-from fe_gradcam.spec.tokens import Seen, no_map
-from fe_gradcam.types import BiasGradients, Layer, LayerInfo, LayerRef, Target
+from fe_gradcam.spec.tokens import no_map
+from fe_gradcam.types import BiasGradients, LayerRef, Target
 
 AGREES = 1e-3
 """How far a score may differ from the same score in a larger batch."""
 
 
-class KerasBackend(Backend):
+class KerasBackend(ObservedKeras):
     """A Keras model, functional, sequential or subclassed, with channels last, ready to be explained; see Backend."""
-
-    channels_first = False
-
-    @property
-    def precision(self) -> float:
-        """The spacing of the model's numbers at 1."""
-        compute = tf.as_dtype(self._model.compute_dtype or "float32").as_numpy_dtype
-        return float(tf.experimental.numpy.finfo(compute).eps)
-
-    def _modules(self) -> list[Any]:
-        layers = [self._model, *layers_in(self._model)]
-        return [watched(self._model, layers), *layers]
-
-    def _name_of(self, layer: Layer) -> str:
-        named = named_layers(self._model)
-        return name_among(layer, named, list(named))
-
-    def kind_of(self, layer: LayerRef) -> str:
-        """See Backend."""
-        kind = self._known.kinds.get(layer.name)
-        if kind is None:
-            named = named_layers(self._model)
-            kind = self._known.kinds.put(layer.name, type(named[layer.name]).__name__ if layer.name in named else "")
-        return kind
-
-    def _listed(self, inputs: Inputs) -> tuple[list[LayerInfo], Seen]:
-        """See Backend; nothing is computed."""
-        names = {id(layer): name for name, layer in named_layers(self._model).items()}
-        size = self.image_size(inputs)
-        found: list[tuple[list[LayerInfo], Seen]] = []
-
-        def trace(*given: Any) -> Any:
-            calls: list[Call] = []
-            with calls_of(self._all_layers(), lambda *call: calls.append(call)):
-                result = call_model(self._model, packed(given), training=False)
-            check_layout(given)
-            found.append((layer_infos(calls, names), seen_by(calls, size)))
-            return result
-
-        with tf.init_scope():
-            compiled(trace, self._specs(inputs))
-        return found[0]
-
-    def _one_of(self, inputs: Inputs) -> Inputs | None:
-        """See Backend; symbols, whose size must be known, are replaced by noise."""
-        parts = tuple(_one_of(part) for part in inputs.parts)
-        return None if any(part is None for part in parts) else Inputs(parts, inputs.at)
 
     def _reaches(self, layer: LayerRef, asked: tuple[Inputs, ResolvedTarget | None]) -> bool:
         with tf.init_scope():
@@ -195,22 +144,6 @@ class KerasBackend(Backend):
             made = [tf.ones([1, *part.shape[1:]], part.dtype) for part in inputs]
             table = self._outputs(made, False)
             return "logits" if table is None else self._read_as(table, made, False)
-
-    def _outputs(self, given: Sequence[Any], of_pixels: bool, factor: float = 1.0) -> Tensor | None:
-        def scores(*given: Any) -> Any:
-            picked = self._picked(call_model(self._model, packed(given), training=False), of_pixels)
-            return None if picked is None else rows_of(picked)
-
-        specs = [tf.TensorSpec(part.shape, part.dtype) for part in given]
-        table = compiled(scores, specs)(*(_stretched(part, factor) for part in given))
-        return None if table is None else as_torch(table)
-
-    def _picked(self, output: Any, of_pixels: bool) -> Any | None:
-        """The part of the output that holds scores: a table, or the scores of every pixel."""
-        fits = is_segmentation if of_pixels else is_table
-        names = getattr(self._model, "output_names", None)
-        picked = pick(output, self._model_output, is_tensor=is_tensor, fits=fits, names=names)
-        return picked if picked is not None and (is_table(picked) or is_segmentation(picked)) else None
 
     def changed_scores(self, inputs: Inputs, query: Query, change: Tensor) -> Tensor:
         """See Backend."""
@@ -326,67 +259,6 @@ class KerasBackend(Backend):
             if query.gradients:
                 results["gradients"].append(_gradient(its.scores, at_layer, query.layer))
         return results
-
-    def _read(self, output: Any, query: Query, reading: Reading) -> Outputs:
-        picked = self._picked(output, query.of_pixels)
-        return outputs_of(output, picked, reading, getattr(self._model, "output_names", None))
-
-    def _at_layer_and_output(self, given: tuple[Any, ...], layer: LayerRef) -> tuple[Any, Any]:
-        keras_layer = named_layers(self._model)[layer.name]
-        calls: list[Call] = []
-        inner: list[Any] = []
-        heard = self._all_layers() if layer.place == "relu" else [keras_layer]
-        before = unactivated(keras_layer, inner) if layer.place == "convolution" else nullcontext()
-        with calls_of(heard, lambda *call: calls.append(call)), before:
-            output = call_model(self._model, packed(given), training=False)
-        check_layout(given)
-        outputs = inner or [first_of(its_output) for its_layer, _, its_output in calls if its_layer is keras_layer]
-        return explained_among(outputs, layer, calls), output
-
-    def _specs(self, inputs: Inputs) -> list[Any]:
-        """The inputs' shapes, with any number of images, and the dtypes in which the model takes them."""
-        specs = []
-        for part, taken in zip(inputs.parts, self._dtypes(len(inputs.parts)), strict=True):
-            of_torch = isinstance(part, Tensor)
-            dtype = tf.as_dtype(str(part.dtype).removeprefix("torch.") if of_torch else part.dtype)
-            specs.append(tf.TensorSpec([None, *part.shape[1:]], taken if dtype.is_floating else dtype))
-        return specs
-
-    def _dtypes(self, count: int) -> list[Any]:
-        """To which dtype Keras casts each input if it is floating: that of the declared input, or of the computation.
-
-        With mixed precision these differ: what stands in front, such as a rescaling, may compute in float32.
-        """
-        computed = tf.as_dtype(self._model.compute_dtype or "float32")
-        declared = [tf.as_dtype(one.dtype) for one in tf.nest.flatten(getattr(self._model, "inputs", None) or [])]
-        if len(declared) != count:
-            return [computed] * count
-        return [dtype if dtype.is_floating else computed for dtype in declared]
-
-    def _given(self, inputs: Inputs) -> list[Any]:
-        """The inputs as tensors of TensorFlow, in the dtypes in which the model takes them."""
-        return [
-            tf.cast(tensor_of(part), spec.dtype) for part, spec in zip(inputs.parts, self._specs(inputs), strict=True)
-        ]
-
-    def _all_layers(self) -> list[Any]:
-        return layers_in(self._model)
-
-
-def _stretched(part: Any, factor: float) -> Any:
-    """Images far from any that a model knows; other inputs, such as ids of words, are not changed."""
-    if part.dtype.is_floating:
-        return part * factor
-    return tf.saturate_cast(tf.cast(part, tf.float32) * factor, part.dtype) if part.shape.rank >= 4 else part
-
-
-def _one_of(part: Any) -> Any:
-    """The first image; noise instead if images are symbols, or None if their size is not known."""
-    if not isinstance(part, tf.Tensor) or hasattr(part, "numpy"):
-        return part[:1]
-    if None in part.shape[1:]:
-        return None
-    return np.random.default_rng(0).random((1, *part.shape[1:])).astype(part.dtype.as_numpy_dtype)
 
 
 def _gradient(scores: Any, at_layer: Any, layer: LayerRef) -> Any:

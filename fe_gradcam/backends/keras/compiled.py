@@ -13,14 +13,14 @@ from torch import Tensor
 
 from fe_gradcam.backends.keras.graph import TRACED
 from fe_gradcam.backends.keras.version import layers_in
-from fe_gradcam.backends.keras.watch import Watched
-from fe_gradcam.backends.known import Alike, Recent
+from fe_gradcam.backends.keras.watch import Noted, Watched, read_by
+from fe_gradcam.backends.known import Recent
 from fe_gradcam.spec.resolved import ResolvedTarget
 
 KEPT_FUNCTIONS = 32
 """Compiled functions kept per model."""
 
-FUNCTIONS: WeakKeyDictionary[Any, Recent[tuple[Any, Alike]]] = WeakKeyDictionary()
+FUNCTIONS: WeakKeyDictionary[Any, Recent[tuple[Any, Noted]]] = WeakKeyDictionary()
 WATCHED: WeakKeyDictionary[Any, Watched] = WeakKeyDictionary()
 atexit.register(FUNCTIONS.clear)  # TensorFlow cannot free its functions once the interpreter is shutting down
 
@@ -42,13 +42,13 @@ def compiled_pass(
     of_targets = [array for target in targets for array in target.passed]
     others = [tf.TensorSpec([None, *array.shape[1:]], tf.as_dtype(array.dtype)) for array in (*of_targets, *more)]
     key = (*what, signature(specs), tuple(target.signature for target in targets), signature(others))
-    called = [target.called for target in targets if target.called]
+    called = [value for target in targets if target.called for value in read_by(target.called)]
     found = kept.get(key)
     if found is not None and found[1].are(called):
         return found[0]
     first, second = len(specs), len(specs) + len(of_targets)
     function = compiled(lambda *given: trace(given[:first], given[first:second], given[second:]), [*specs, *others])
-    kept.put(key, (function, Alike(called)))
+    kept.put(key, (function, Noted(called)))
     layers = [model, *layers_in(model)]
     if model in WATCHED and not WATCHED[model].are(layers):  # the first trace may have built layers
         WATCHED[model] = Watched(layers)

@@ -5,7 +5,7 @@ Nothing of the model is kept alive: objects are held weakly, and told apart by t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from types import ModuleType
@@ -44,16 +44,16 @@ LEVELS = 3
 MOST_WATCHED = 1000
 """Longer containers, and arrays of more bytes, are not looked into: they hold data."""
 
-_ALONE = (bool, int, float, complex, str, bytes, type(None), type, np.generic)
+_PLAIN_VALUES = (bool, int, float, complex, str, bytes, type(None), type, np.generic)
 
 
 class _Held:
     """A container, or the attributes of an object: what it holds, by address."""
 
-    def __init__(self, container: Any, levels: int, watched: Watched) -> None:
+    def __init__(self, container: Any, levels: int, notes: Noted) -> None:
         values = _values_of(container)
         self._ids = list(map(id, values))
-        found = [watched.note(value, levels) for value in values]
+        found = [notes.note(value, levels) for value in values]
         self._inside = [(at, inner) for at, inner in enumerate(found) if inner is not None]
 
     def is_of(self, container: Any) -> bool:
@@ -73,25 +73,18 @@ class _Numbers:
         return array.tobytes() == self._values
 
 
-class Watched:
-    """What a trace of layers may read: their plain attributes, weights, and what these hold.
+class Noted:
+    """Values by address, with what they hold; `are` tells whether others are the same, and hold the same."""
 
-    Attributes that Keras itself keeps, and that no call depends on, are left out.
-    """
-
-    def __init__(self, layers: Sequence[Any]) -> None:
+    def __init__(self, values: Sequence[Any]) -> None:
         self._dead: list[Any] = []
         self._refs: list[Any] = []
         self._alone: list[Any] = []
-        self._layers = [(ref(layer), _names_in(layer), len(layer.__dict__)) for layer in layers]
-        self._held = [
-            _Held([layer.__dict__[name] for name in names], LEVELS, self)
-            for layer, (_, names, _) in zip(layers, self._layers, strict=True)
-        ]
+        self._held = _Held(values, LEVELS, self)
 
     def note(self, value: Any, levels: int) -> _Held | _Numbers | None:
         """Holds a value weakly, and returns what it holds if it is looked into."""
-        if isinstance(value, _ALONE):
+        if isinstance(value, _PLAIN_VALUES):
             self._alone.append(value)
             return None
         if levels and isinstance(value, (list, tuple, dict, set, frozenset)):
@@ -104,17 +97,54 @@ class Watched:
         looked_into = levels and isinstance(own, dict) and its not in _LIBRARIES and keras_of(value) is None
         return _Held(value, levels - 1, self) if looked_into else None
 
+    def are(self, values: Sequence[Any]) -> bool:
+        """Whether the values are the same."""
+        return not self._dead and self._held.is_of(values)
+
+
+class Watched:
+    """What a trace of layers may read: their plain attributes, those of their classes, weights, and what these hold.
+
+    Attributes that Keras itself keeps, and that no call depends on, are left out.
+    """
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        self._layers = [(ref(layer), _names_in(layer), len(layer.__dict__)) for layer in layers]
+        self._noted = Noted(self._read_by(layers))
+
     def are(self, layers: Sequence[Any]) -> bool:
         """Whether these are the same layers, and hold what they held."""
-        if self._dead or len(layers) != len(self._layers):
+        if len(layers) != len(self._layers):
             return False
-        for layer, (known, names, count), held in zip(layers, self._layers, self._held, strict=True):
-            own = layer.__dict__
-            if known() is not layer or (len(own) != count and _names_in(layer) != names):
+        for layer, (known, names, count) in zip(layers, self._layers, strict=True):
+            if known() is not layer or (len(layer.__dict__) != count and _names_in(layer) != names):
                 return False
-            if not held.is_of([own.get(name) for name in names]):
-                return False
-        return True
+        return self._noted.are(self._read_by(layers))
+
+    def _read_by(self, layers: Sequence[Any]) -> list[Any]:
+        read: list[Any] = []
+        for layer, (_, names, _) in zip(layers, self._layers, strict=True):
+            read += [layer.__dict__.get(name) for name in names]
+        classes = dict.fromkeys(one for layer in layers for one in type(layer).__mro__)
+        for one in classes:
+            if one.__module__.partition(".")[0] not in _LIBRARIES:
+                read += vars(one).values()
+        return read
+
+
+def read_by(called: Callable[..., Any]) -> list[Any]:
+    """A callable target, and the values that it reads if it is a function: globals, defaults, and those around it."""
+    code = getattr(called, "__code__", None)
+    if code is None:
+        return [called]
+    cells = [cell for cell in called.__closure__ or () if cell.cell_contents is not cell]
+    names = [name for name in code.co_names if name in called.__globals__]
+    return [
+        called,
+        *(called.__globals__[name] for name in names),
+        *(called.__defaults__ or ()),
+        *(cell.cell_contents for cell in cells),
+    ]
 
 
 _LIBRARIES = frozenset(("builtins", "functools", "keras", "tf_keras", "tensorflow", "numpy", "torch"))
