@@ -124,6 +124,18 @@ def keras_lenet_by_hand(model: Any, x: Any) -> tuple[Any, Any]:
     return maps, x @ last.kernel + last.bias
 
 
+def keras_lenet_of_modules() -> Any:
+    """The layers of `lenet_of_modules`."""
+    import tensorflow as tf
+
+    of = tf.keras.layers
+    images = x = tf.keras.Input((28, 28, 1))
+    for index, filters in enumerate((32, 64, 64)):
+        x = of.ReLU(name=f"relu_{index}")(of.Conv2D(filters, 3)(x))
+        x = of.MaxPooling2D()(x) if index < 2 else of.Flatten()(x)
+    return tf.keras.Model(images, of.Dense(10)(of.Dense(64, activation="relu")(x)))
+
+
 def keras_resnet18() -> Any:
     """The same layers as those of `resnet`."""
     import tensorflow as tf
@@ -169,6 +181,7 @@ NETS: dict[Framework, dict[str, Net]] = {
     },
     "tf": {
         "host_lenet": Net(keras_lenet, 28, 1, 4, "conv2d_2", keras_lenet_by_hand),
+        "lenet_of_modules": Net(keras_lenet_of_modules, 28, 1, 4, "relu_2"),
         "resnet18": Net(keras_resnet18, 32, 3, 8, "relu_256_2"),
         "resnet50": Net(keras_resnet50, 224, 3, 8, "conv5_block3_out"),
         "efficientnet_lite0": Net(keras_efficientnet, 224, 3, 8, "head_relu6"),

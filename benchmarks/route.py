@@ -77,6 +77,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     if chosen.peak:
         framework, name, count, which = chosen.peak
+        functions(framework, name, 1)[which]()  # what is loaded once is no memory of the images
         print(rise(functions(framework, name, int(count))[which], 3))
     elif len(chosen.names) == 1:
         print_row(*chosen.names[0].split(), chosen.seconds)
