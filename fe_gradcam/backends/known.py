@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from operator import is_
-from threading import RLock
+from threading import RLock, get_ident
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 from torch import Tensor
 
+from fe_gradcam.errors import CamError
 from fe_gradcam.spec.tokens import Seen
 from fe_gradcam.types import LayerRef
 
@@ -106,7 +107,6 @@ class Known:
     """What is known of a model. If a module of the model is replaced, all is forgotten but `told`.
 
     Attributes:
-        lock: Held by the thread that explains the model; it may do so again inside, in a callable target.
         told: Whether the user was warned that the outputs are probabilities.
         readings: How each output was read in the last pass of the unchanged network.
         bounded: Whether an output that lies in [0, 1] stays there for images far from any that the model knows.
@@ -117,13 +117,15 @@ class Known:
         taken: The dtype to which floating inputs must be cast, or None, by dtypes; see backends/pytorch/dtypes.
         shapes: The shape of a layer's output for one image, by the layer and the shapes of the inputs.
         writes: Whether a call of the model writes to its own parameters; None before the first one.
+        kinds: The classes of layers, by the layer's name.
         plans: What a pass learnt, or None, and how many times it did not hold; see backends/pytorch/plan.
     """
 
     def __init__(self) -> None:
         self.told = False
-        self.lock = RLock()
+        self._lock = RLock()
         self._held = 0
+        self._owner: int | None = None
         self._modules: Alike | None = None
         self._forget()
 
@@ -137,6 +139,7 @@ class Known:
         self.shapes: Recent[tuple[int, ...]] = Recent(KEPT_SIZES)
         self.writes: bool | None = None
         self.plans: Recent[Any] = Recent(KEPT_SIZES)
+        self.kinds: Recent[str] = Recent(KEPT_SIZES)
 
     def forget_defaults(self) -> bool:
         """Forgets the default layers, and returns whether there were any."""
@@ -144,20 +147,41 @@ class Known:
         return known
 
     def hold(self, modules: Callable[[], Sequence[Any]]) -> None:
-        """Waits until no other thread explains the model; until `let_go` its modules are looked through once."""
-        self.lock.acquire()
+        """Waits until no other thread explains the model; until `let_go` its modules are looked through once.
+
+        The same thread may hold it several times: a callable target may explain the model again.
+        """
+        if not self._lock.acquire(blocking=False):
+            self._wait()
         if not self._held:
             try:
                 self.now(modules)
             except BaseException:
-                self.lock.release()
+                self._lock.release()
                 raise
-        self._held += 1
+        self._held, self._owner = self._held + 1, get_ident()
 
     def let_go(self) -> None:
         """Ends what `hold` began."""
         self._held -= 1
-        self.lock.release()
+        self._owner = get_ident() if self._held else None
+        self._lock.release()
+
+    def _wait(self) -> None:
+        """Waits for the lock; raises CamError if its owner waits for what this thread holds."""
+        _WAITING[get_ident()] = self
+        try:
+            waits: Known | None = self
+            while waits is not None and waits._owner is not None:
+                if waits._owner == get_ident():
+                    raise CamError(
+                        "Two threads wait for each other: each explains a model, and inside a callable target the "
+                        "model of the other. Explain one of the models outside of the target."
+                    )
+                waits = _WAITING.get(waits._owner)
+            self._lock.acquire()
+        finally:
+            del _WAITING[get_ident()]
 
     def now(self, modules: Callable[[], Sequence[Any]]) -> Known:
         """This object; if the model's modules are no longer the same, its facts are forgotten first."""
@@ -184,6 +208,9 @@ class Held:
     def __exit__(self, *_: object) -> None:
         self._known.let_go()
 
+
+_WAITING: dict[int, Known] = {}
+"""By thread, the model that it waits for."""
 
 _KNOWN: WeakKeyDictionary[Any, Known] = WeakKeyDictionary()
 

@@ -54,6 +54,11 @@ class Resolved:
         """`by_image` as a tuple of one array, or an empty tuple."""
         return () if self.by_image is None else (self.by_image,)
 
+    @property
+    def passed(self) -> tuple[NDArray[Any], ...]:
+        """The arrays without those that say nothing."""
+        return self.arrays
+
     def rows(self: Same, rows: Rows) -> Same:
         """The same target for some of the images."""
         return self if self.by_image is None else self._with(self.by_image[rows])
@@ -101,14 +106,21 @@ class ClassTarget(Resolved):
         return self.is_class and bool((self.by_image == TOP_CLASS).all())
 
     @property
+    def passed(self) -> tuple[NDArray[Any], ...]:
+        """See Resolved; none for the inferred class."""
+        return () if self.is_inferred else self.arrays
+
+    @property
     def ranked(self) -> bool:
         """Whether the classes must be sorted by score; the highest alone is found without sorting."""
-        return bool((self.by_image[:, 1:] < 0).any() or (self.by_image[:, 0] < TOP_CLASS).any())
+        return not self.is_inferred and bool(
+            (self.by_image[:, 1:] < 0).any() or (self.by_image[:, 0] < TOP_CLASS).any()
+        )
 
     @property
     def signature(self) -> tuple[Any, ...]:
         """What a compiled pass depends on besides the arrays."""
-        return ("classes", self.weights, self.ranked)
+        return ("classes", self.weights, self.ranked, self.is_inferred)
 
     def _with(self, by_image: NDArray[Any]) -> ClassTarget:
         return ClassTarget(by_image, self.weights)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fe_gradcam.backends.errors import check_rows, counts_its_images, no_attention, no_gradient, no_slope
 from fe_gradcam.backends.keras.attention import attentions_in, by_key, ends_of_blocks, mean_of
-from fe_gradcam.backends.keras.compiled import as_torch, compiled, compiled_pass, packed, tensor_of
+from fe_gradcam.backends.keras.compiled import as_torch, compiled, compiled_pass, packed, tensor_of, watched
 from fe_gradcam.backends.keras.graph import (
     Call,
     call_model,
@@ -53,7 +53,8 @@ class KerasBackend(Backend):
         return float(tf.experimental.numpy.finfo(compute).eps)
 
     def _modules(self) -> list[Any]:
-        return [self._model, *layers_in(self._model)]
+        layers = [self._model, *layers_in(self._model)]
+        return [watched(self._model, layers), *layers]
 
     def _name_of(self, layer: Layer) -> str:
         named = named_layers(self._model)
@@ -61,8 +62,11 @@ class KerasBackend(Backend):
 
     def kind_of(self, layer: LayerRef) -> str:
         """See Backend."""
-        named = named_layers(self._model)
-        return type(named[layer.name]).__name__ if layer.name in named else ""
+        kind = self._known.kinds.get(layer.name)
+        if kind is None:
+            named = named_layers(self._model)
+            kind = self._known.kinds.put(layer.name, type(named[layer.name]).__name__ if layer.name in named else "")
+        return kind
 
     def _listed(self, inputs: Inputs) -> tuple[list[LayerInfo], Seen]:
         """See Backend; nothing is computed."""
@@ -93,7 +97,7 @@ class KerasBackend(Backend):
 
     def _passed(self, model: Any, inputs: Inputs, query: Query) -> Passed:
         given, specs = self._given(inputs), self._specs(inputs)
-        arrays = [tf.constant(array) for target in query.targets for array in target.arrays]
+        arrays = [tf.constant(array) for target in query.targets for array in target.passed]
         which = (self._model_output, query.of_pixels)
 
         def results_for(reading: Reading) -> Any:
@@ -292,7 +296,7 @@ class KerasBackend(Backend):
     ) -> Any:
         """The result of a further pass, compiled once, of a model that was explained before."""
         given, (target,) = self._given(inputs), query.targets
-        arrays = [tf.constant(array) for array in target.arrays]
+        arrays = [tf.constant(array) for array in target.passed]
         reading = self._known_reading(given, target.of_pixels)
 
         def traced(given: Any, arrays: Any, more: Any) -> Any:
@@ -317,7 +321,7 @@ class KerasBackend(Backend):
         results |= {"scored": [], "gradients": []}
         remaining = list(arrays)
         for target in query.targets:
-            its = outputs.scored(target, query.score, [remaining.pop(0) for _ in target.arrays])
+            its = outputs.scored(target, query.score, [remaining.pop(0) for _ in target.passed])
             results["scored"].append(Scored(tf.cast(its.scores, tf.float32), its.came_to))
             if query.gradients:
                 results["gradients"].append(_gradient(its.scores, at_layer, query.layer))

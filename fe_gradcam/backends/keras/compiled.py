@@ -11,7 +11,8 @@ import tensorflow as tf
 import torch
 from torch import Tensor
 
-from fe_gradcam.backends.keras.version import layers_in, weights_in
+from fe_gradcam.backends.keras.version import layers_in
+from fe_gradcam.backends.keras.watch import Watched
 from fe_gradcam.backends.known import Alike, Recent
 from fe_gradcam.spec.resolved import ResolvedTarget
 
@@ -19,6 +20,7 @@ KEPT_FUNCTIONS = 32
 """Compiled functions kept per model."""
 
 FUNCTIONS: WeakKeyDictionary[Any, Recent[tuple[Any, Alike]]] = WeakKeyDictionary()
+WATCHED: WeakKeyDictionary[Any, Watched] = WeakKeyDictionary()
 atexit.register(FUNCTIONS.clear)  # TensorFlow cannot free its functions once the interpreter is shutting down
 
 
@@ -36,23 +38,29 @@ def compiled_pass(
     all else that the pass depends on.
     """
     kept = FUNCTIONS.setdefault(model, Recent(KEPT_FUNCTIONS))
-    of_targets = [array for target in targets for array in target.arrays]
+    of_targets = [array for target in targets for array in target.passed]
     others = [tf.TensorSpec([None, *array.shape[1:]], tf.as_dtype(array.dtype)) for array in (*of_targets, *more)]
     key = (*what, signature(specs), tuple(target.signature for target in targets), signature(others))
-    reads = _read_by(model, targets)
+    called = [target.called for target in targets if target.called]
     found = kept.get(key)
-    if found is not None and found[1].are(reads):
+    if found is not None and found[1].are(called):
         return found[0]
     first, second = len(specs), len(specs) + len(of_targets)
     function = compiled(lambda *given: trace(given[:first], given[first:second], given[second:]), [*specs, *others])
-    kept.put(key, (function, Alike(_read_by(model, targets))))  # the first trace may have built layers
+    kept.put(key, (function, Alike(called)))
+    layers = [model, *layers_in(model)]
+    if model in WATCHED and not WATCHED[model].are(layers):  # the first trace may have built layers
+        WATCHED[model] = Watched(layers)
     return function
 
 
-def _read_by(model: Any, targets: Sequence[ResolvedTarget]) -> list[Any]:
-    """The objects that a trace depends on: layers, their weights, and callable targets."""
-    called = (target.called for target in targets if target.called)
-    return [model, *layers_in(model), *weights_in(model), *called]
+def watched(model: Any, layers: Sequence[Any]) -> Watched:
+    """What is watched of the model and its layers; once it has changed, a new one, and nothing compiled is left."""
+    known = WATCHED.get(model)
+    if known is None or not known.are(layers):
+        FUNCTIONS.pop(model, None)
+        known = WATCHED[model] = Watched(layers)
+    return known
 
 
 def compiled(function: Callable[..., Any], specs: list[Any]) -> Any:

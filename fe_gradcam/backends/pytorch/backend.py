@@ -109,10 +109,8 @@ class TorchBackend(ObservedTorch):
             check_rows(query.layer, len(leaves[0]), len(given[0]))
             outputs = self._read(leaves[0], passed, given, query.of_pixels)
             scored = [made_scores(outputs, target, query.score) for target in query.targets]
-            if not query.gradients or all(its.scores.requires_grad for its in scored):
+            if plan is not None or not query.gradients or all(its.scores.requires_grad for its in scored):
                 break
-            if plan is not None:
-                raise OutdatedError
         if learns and not whole_graph:
             picked = self._picked(passed[0], len(leaves[0]), query.of_pixels)
             self._known_now().plans.put(key, (Learnt.of(passed[1], picked), outdated))

@@ -183,8 +183,7 @@ def made_scores(outputs: Outputs, target: ResolvedTarget, score: Score) -> Score
     """The result for a target, in a graph for gradients."""
     with torch.enable_grad():
         device = None if outputs.rows is None else outputs.rows.device
-        given = () if target.kind == "classes" and target.is_inferred else target.arrays
-        arrays = [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in given]
+        arrays = [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in target.passed]
         return outputs.scored(target, score, arrays)
 
 

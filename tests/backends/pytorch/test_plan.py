@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from types import MethodType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
-from fe_gradcam import CamError, Contrast, OutputValue, explain
+from fe_gradcam import CamError, CamWarning, Contrast, OutputValue, explain
 from fe_gradcam.backends.known import known_of
 from fe_gradcam.backends.pytorch import observed
 from fe_gradcam.backends.pytorch.plan import MOST_OUTDATED, Learnt
+from fe_gradcam.types import LayerRef
 
 METHODS = ("grad_cam", ("score_cam", {}))
 DARK, BRIGHT = torch.rand(3, 1, 12, 12) * 0.4, torch.rand(3, 1, 12, 12) * 0.4 + 0.6
@@ -149,7 +150,8 @@ CHANGES: dict[str, Callable[[Net], Any]] = {
     "the layer not called": lambda net: setattr(net, "times", 0),
     "another activation": lambda net: setattr(net, "act", torch.tanh),
     "an activation in place": lambda net: setattr(net, "act", F.relu_),
-    "no activation": lambda net: setattr(net, "act", lambda x: x * 1),
+    "no activation": lambda net: setattr(net, "act", lambda x: x * 2 - 1),
+    "an activation that minds the class": lambda net: setattr(net, "act", _strict),
     "no gradient in front": lambda net: setattr(net, "stops", True),
     "a step that stops gradients": lambda net: setattr(net, "kept", True),
     "the last layer swapped": lambda net: setattr(net, "fc", nn.Linear(4, 5)),
@@ -187,17 +189,23 @@ def _two_columns(net: Net, x: Tensor) -> Any:
     return Net.forward(net, x)[:, :2]
 
 
+def _strict(x: Tensor) -> Tensor:
+    if type(x) is not Tensor:
+        raise TypeError
+    return F.relu(x)
+
+
 def _in_inference_mode(net: Net) -> None:
     with torch.inference_mode():
         net.fc.weight = nn.Parameter(net.fc.weight.clone())
 
 
 @pytest.mark.filterwarnings("ignore::fe_gradcam.CamWarning")
-@pytest.mark.parametrize("place", ["second", None])
-@pytest.mark.parametrize("head", ["none", "softmax", "sigmoid"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("place", ["second", LayerRef("second", "activation"), None], ids=str)
+@pytest.mark.parametrize("head", ["none", "softmax"])
+@pytest.mark.parametrize("method", METHODS, ids=["gradients", "scores"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_changed_model_is_explained_as_it_is(change: str, method: Any, head: str, place: str | None) -> None:
+def test_a_changed_model_is_explained_as_it_is(change: str, method: Any, head: str, place: Any) -> None:
     model = learnt(Net(head=head).eval(), method=method, layer=place)
     assert any(RELIED)
     CHANGES[change](model)
@@ -274,10 +282,56 @@ def test_a_layer_that_writes_to_its_input() -> None:
     learnt(model, layer="1")
     assert RELIED == [False, True, True]
     same(model, DARK, layer="1")
-    cast(nn.ReLU, model[1]).inplace = False
-    same(model, BRIGHT, layer="1")
-    cast(nn.ReLU, model[1]).inplace = True
-    same(model, DARK, layer="1")
+
+
+@pytest.mark.parametrize("layer", ["act", "conv", None])
+@pytest.mark.parametrize("at_first", [False, True])
+def test_what_a_step_in_place_returns_may_be_dropped(layer: str | None, at_first: bool) -> None:
+    class Drops(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(1)
+            self.conv, self.act, self.fc = nn.Conv2d(1, 4, 3), nn.ReLU(inplace=at_first), nn.Linear(4, 3)
+            self.of_function = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            y = F.relu_(x) if self.of_function else self.act(x)
+            return self.fc((x if self.act.inplace else y).mean((2, 3)))
+
+    model = Drops().eval()
+    learnt(model, layer=layer)
+    assert RELIED[-2:] == [True, True]
+    for in_place in (not at_first, at_first):
+        model.act.inplace = in_place
+        same(model, DARK, layer=layer)
+    model.of_function, model.act.inplace = layer is None, True
+    same(learnt(model, BRIGHT, layer=layer), DARK, layer=layer)
+
+
+def test_a_head_of_equal_values_is_not_the_head_that_was_found() -> None:
+    """The logits of a twin have the values of those of the layer that was found, and other gradients."""
+
+    class Twins(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(self.second(F.relu(self.first(x)))).mean((2, 3))
+            found, twin = self.fc(x), self.other(x.detach() + (x - x.detach()) ** 2)
+            return (twin if self.kept else found).softmax(1)
+
+    model = Twins()
+    model.other.load_state_dict(model.fc.state_dict())
+    learnt(model)
+    model.kept = True
+    same(model, DARK)
+
+
+def test_images_that_are_not_finite_are_no_other_way() -> None:
+    model, images = learnt(Net(head="softmax")), DARK.clone()
+    images[1, 0, 3, 3] = torch.nan
+    RELIED.clear()
+    with pytest.warns(CamWarning, match="NaN"):
+        explain(model, images, layer="second")
+    assert RELIED == [True]
 
 
 def test_what_was_learnt_keeps_no_model_alive() -> None:
