@@ -15,6 +15,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -60,8 +61,7 @@ def ours(model: Any, layer: str, x: Any, method: str) -> Call:
 
 def grad_cam(model: Any, layer: str, x: Any, method: str) -> Call:
     """By pytorch-grad-cam."""
-    import pytorch_grad_cam as package
-
+    package = import_module("pytorch_grad_cam")
     kinds = {"grad_cam": "GradCAM", "score_cam": "ScoreCAM", "ablation_cam": "AblationCAM"}
     cam = getattr(package, kinds[method])(model=model, target_layers=[model.get_submodule(layer)])
     return lambda: cam(input_tensor=x, targets=None)
@@ -69,8 +69,7 @@ def grad_cam(model: Any, layer: str, x: Any, method: str) -> Call:
 
 def torchcam(model: Any, layer: str, x: Any, method: str) -> Call:
     """By torch-cam, which has no ablation_cam."""
-    from torchcam import methods
-
+    methods = import_module("torchcam.methods")
     cam = getattr(methods, {"grad_cam": "GradCAM", "score_cam": "ScoreCAM"}[method])(model, layer)
 
     def heat() -> Any:
@@ -83,11 +82,11 @@ def torchcam(model: Any, layer: str, x: Any, method: str) -> Call:
 def captum(model: Any, layer: str, x: Any, method: str) -> Call:
     """By captum, which has no other CAM; it asks for the classes, so that the model is called once more."""
     import torch
-    from captum.attr import LayerGradCam
 
+    attr = import_module("captum.attr")
     if method != "grad_cam":
         raise KeyError(method)
-    cam = LayerGradCam(model, model.get_submodule(layer))
+    cam = attr.LayerGradCam(model, model.get_submodule(layer))
 
     def heat() -> Any:
         with torch.inference_mode():
@@ -100,16 +99,16 @@ def captum(model: Any, layer: str, x: Any, method: str) -> Call:
 def tf_keras_vis(model: Any, layer: str, x: Any, method: str) -> Call:
     """By tf-keras-vis; it asks for the classes too."""
     import tensorflow as tf
-    from tf_keras_vis.gradcam import Gradcam
-    from tf_keras_vis.scorecam import Scorecam
-    from tf_keras_vis.utils.scores import CategoricalScore
 
+    kinds = {"grad_cam": ("tf_keras_vis.gradcam", "Gradcam"), "score_cam": ("tf_keras_vis.scorecam", "Scorecam")}
+    module, kind = kinds[method]
+    scores = import_module("tf_keras_vis.utils.scores")
     tf.keras.utils.disable_interactive_logging()  # a bar for each of its calls
-    cam = {"grad_cam": Gradcam, "score_cam": Scorecam}[method](model, clone=False)
+    cam = getattr(import_module(module), kind)(model, clone=False)
 
     def heat() -> Any:
         classes = np.argmax(model(x, training=False).numpy(), 1).tolist()
-        return cam(CategoricalScore(classes), x, penultimate_layer=layer, seek_penultimate_conv_layer=False)
+        return cam(scores.CategoricalScore(classes), x, penultimate_layer=layer, seek_penultimate_conv_layer=False)
 
     return heat
 
@@ -182,12 +181,14 @@ def main() -> None:
     chosen: Any = parser.parse_args()
     warnings.simplefilter("ignore")
     if chosen.peak:
-        (first,) = functions(*chosen.peak, count=1).values()
+        framework, name, method, peer = chosen.peak
+        (first,) = functions(framework, name, method, peer, 1).values()
         first()  # what is loaded once is no memory of the images
-        (function,) = functions(*chosen.peak).values()
+        (function,) = functions(framework, name, method, peer).values()
         print(rise(function, 3))
     elif len(chosen.rows) == 1:
-        print_rows(*chosen.rows[0].split(), chosen.seconds)
+        framework, name, method = chosen.rows[0].split()
+        print_rows(framework, name, method, chosen.seconds)
     else:
         for peer in ("grad-cam", "torchcam", "captum", "tf-keras-vis"):
             print(f"{peer}: {installed(peer)}")

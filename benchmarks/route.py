@@ -80,7 +80,8 @@ def main() -> None:
         functions(framework, name, 1)[which]()  # what is loaded once is no memory of the images
         print(rise(functions(framework, name, int(count))[which], 3))
     elif len(chosen.names) == 1:
-        print_row(*chosen.names[0].split(), chosen.seconds)
+        framework, name = chosen.names[0].split()
+        print_row(framework, name, chosen.seconds)
     else:
         print("net | by hand | explain / by hand | explain / plain | plain / by hand | peak at batch 64, over plain's:")
         every = [f"{framework} {name}" for framework, nets in NETS.items() for name in nets]
