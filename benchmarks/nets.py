@@ -270,8 +270,7 @@ def tf_by_hand(net: Net, model: Any, x: Any) -> Callable[[], Any]:
         def observe(_: Any, given: Any) -> Any:
             return watched(given, training=False)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, *x.shape[1:]])])
-    def compiled(given: Any) -> Any:
+    def heat(given: Any) -> Any:
         with tf.GradientTape() as tape:
             maps, scores = observe(model, given)
             best = tf.reduce_max(scores, 1)
@@ -280,4 +279,5 @@ def tf_by_hand(net: Net, model: Any, x: Any) -> Callable[[], Any]:
         values = tf.image.resize(raw, x.shape[1:3])[..., 0]
         return tf.math.divide_no_nan(values, tf.reduce_max(values, (1, 2), keepdims=True))
 
+    compiled = tf.function(heat, input_signature=[tf.TensorSpec([None, *x.shape[1:]])])
     return lambda: compiled(x).numpy()

@@ -14,6 +14,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -43,7 +44,7 @@ def print_run(name: str, images: int, at_once: int) -> None:
     model, pool, taken, held = net.make(), batch("torch", net, 10 * at_once), {"explain": 0.0, "plain": 0.0}, []
     for index in range(images // at_once):
         x = pool[index % 10 * at_once :][:at_once]
-        for which, function in (("plain", plain("torch", model, x)), ("explain", lambda x=x: explain(model, x))):
+        for which, function in (("plain", plain("torch", model, x)), ("explain", partial(explain, model, x))):
             started = time.process_time()
             function()
             taken[which] += time.process_time() - started
@@ -58,16 +59,16 @@ def cases(model: Any, x: Any) -> Iterator[tuple[str, Call, Any]]:
     """What is varied, the call, and the images that plain inference gets."""
     for count in (1, 4, 16, 64):
         few = x[:1].repeat(count, 1, 1, 1)
-        yield f"{count} images", lambda few=few: explain(model, few), few
+        yield f"{count} images", partial(explain, model, few), few
     for size in (32, 64, 128, 224):
         larger = torch.rand(8, 3, size, size)
-        yield f"{size} px", lambda larger=larger: explain(model, larger), larger
+        yield f"{size} px", partial(explain, model, larger), larger
     for count in (1, 2, 4):
-        yield f"{count} layers", lambda count=count: explain_many(model, x, layers=LAYERS[:count]), x
+        yield f"{count} layers", partial(explain_many, model, x, layers=LAYERS[:count]), x
     for count in (1, 2, 4):
-        yield f"{count} methods", lambda count=count: explain_many(model, x, methods=METHODS[:count]), x
+        yield f"{count} methods", partial(explain_many, model, x, methods=METHODS[:count]), x
     for count in (1, 2, 4, 8):
-        yield f"{count} targets", lambda count=count: explain_many(model, x, targets=top_k(count)), x
+        yield f"{count} targets", partial(explain_many, model, x, targets=top_k(count)), x
 
 
 def print_growth(pairs: int) -> None:
