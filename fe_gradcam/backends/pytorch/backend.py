@@ -21,7 +21,7 @@ from fe_gradcam.backends.pytorch.passes import (
     BiasRecorder,
     Front,
     called,
-    called_with_copies,
+    copied,
     forbids_view,
     gradient_at,
     hessian_product,
@@ -198,8 +198,8 @@ class TorchBackend(ObservedTorch):
             given = self._given(inputs, model)
             reading = self._known_reading(given, query.of_pixels)
             lister = BlockLister(len(inputs))
-            with lister.watching(model):
-                called_with_copies(model, given)
+            with copied(given) as copies, lister.watching(model):
+                called(model, copies)
             blocks = lister.blocks
             if blocks is None or not self._are_of_image(lister.tokens, inputs):
                 raise no_attention()

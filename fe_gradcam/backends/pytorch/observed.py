@@ -21,7 +21,7 @@ from fe_gradcam.backends.pytorch.layers import has_layers, kind_of, layer_infos,
 from fe_gradcam.backends.pytorch.passes import (
     Front,
     called,
-    called_with_copies,
+    copied,
     observe,
 )
 from fe_gradcam.backends.pytorch.plan import Learnt, Planned
@@ -119,8 +119,8 @@ class ObservedTorch(Backend):
     ) -> tuple[Any, Any]:
         if plan is not None:
             planned = Planned(plan, layer, take)
-            with planned.watching(model.get_submodule(layer.name)):
-                return called_with_copies(model, given), planned
+            with copied(given) as copies, planned.watching(model.get_submodule(layer.name)):
+                return called(model, copies), planned
         return observe(model, given, layer, take, self._known.reached, whole_graph=whole_graph, learns=learns)
 
     def _read(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from inspect import CO_VARARGS, signature
 from typing import Any, ParamSpec, TypeVar
@@ -47,24 +48,24 @@ LARGE = 2**20
 """From so many bytes an input is not copied before it is written to."""
 
 
-def called_with_copies(model: nn.Module, inputs: Sequence[Tensor]) -> Any:
-    """The model's output for copies of the inputs: some models write to what they get.
+@contextmanager
+def copied(inputs: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Copies of the inputs, for a call: some models write to what they get.
 
-    A large input is copied by PyTorch once it is written to, so most are not.
+    A large one shares its memory until it is written to, and most never are. Where a function mode is active, such as
+    one that follows the image, a copy is one that it sees.
     """
-    lazily = [part.nbytes >= LARGE and _shares_until_written(part) for part in inputs]
+    shared = not torch._C._len_torch_function_stack()
+    lazily = [shared and part.nbytes >= LARGE and _can_be_shared(part) for part in inputs]
     try:
-        return called(
-            model,
-            [torch._lazy_clone(part) if lazy else part.clone() for part, lazy in zip(inputs, lazily, strict=True)],
-        )
+        yield [torch._lazy_clone(part) if lazy else part.clone() for part, lazy in zip(inputs, lazily, strict=True)]
     finally:
         for part, lazy in zip(inputs, lazily, strict=True):
             if lazy:  # its memory is the caller's alone again
                 part.data_ptr()
 
 
-def _shares_until_written(part: Tensor) -> bool:
+def _can_be_shared(part: Tensor) -> bool:
     """Whether PyTorch can share the memory of a tensor until it is written to; that of NumPy it cannot."""
     try:
         torch._lazy_clone(part)
@@ -97,8 +98,9 @@ def observe(
     calls, others = times.get(layer, 1), list(model.modules()) if learns else []
     while True:
         recorder = Recorder(layer, take, skip=calls - 1, own_graph=True)
-        with torch.set_grad_enabled(whole_graph), recorder.watching(model.get_submodule(layer.name), others):
-            output = called_with_copies(model, inputs)
+        watching = recorder.watching(model.get_submodule(layer.name), others)
+        with torch.set_grad_enabled(whole_graph), copied(inputs) as copies, watching:
+            output = called(model, copies)
         if not 0 < recorder.reached < calls:
             break
         calls = recorder.reached  # fewer than before: nothing was taken

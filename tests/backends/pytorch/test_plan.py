@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from torch import Tensor, nn
 
 from fe_gradcam import CamError, CamWarning, Contrast, OutputValue, explain
 from fe_gradcam.backends.known import known_of
 from fe_gradcam.backends.pytorch import observed
+from fe_gradcam.backends.pytorch.passes import LARGE
 from fe_gradcam.backends.pytorch.plan import MOST_OUTDATED, Learnt
 from fe_gradcam.types import LayerRef
 
@@ -364,3 +365,34 @@ def test_large_inputs_are_shared_until_they_are_written_to() -> None:
         assert torch.equal(images, before)
         assert images.data_ptr() == at
         assert not torch._C._is_cow_tensor(images)
+
+
+@pytest.mark.parametrize("method", ["ablation_cam", "score_cam", "full_grad", "smooth_grad_cam_plus_plus"])
+def test_large_inputs_change_nothing_for_methods_of_many_passes(method: str) -> None:
+    """What is shared is not copied, so a pass makes fewer steps than one of small images."""
+    images = torch.rand(1, 1, 520, 520)
+    assert images.nbytes >= LARGE
+    model = Net().eval()
+    model.first.stride = model.second.stride = (16, 16)
+    found = explain(model, images, layer="second", method=method)
+    of_numpy = explain(model, images.numpy(), layer="second", method=method)  # memory that cannot be shared
+    assert_array_equal(found.values, of_numpy.values)
+    assert_array_equal(found.scores, of_numpy.scores)
+
+
+def test_the_places_of_large_images_are_followed() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 32, 32), nn.Flatten(2), Moved(), nn.LayerNorm(4), Pooled(), nn.Linear(4, 3))
+    images = torch.rand(1, 1, 640, 512)
+    assert images.nbytes >= LARGE
+    for _ in range(2):
+        assert explain(model, images, layer="3").raw.shape == (1, 20, 16)
+
+
+class Moved(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+
+class Pooled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)
