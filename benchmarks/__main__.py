@@ -8,7 +8,8 @@ import sys
 
 RUN: dict[str, tuple[str, ...]] = {
     "drawing": (),
-    "route": (),
+    "route": ("--seconds", "8"),
+    "scale": (),
     "zoo": (),
     "localisation": (),
     "methods": ("cost", "memory"),
@@ -19,11 +20,16 @@ RUN: dict[str, tuple[str, ...]] = {
 LEFT_OUT: dict[str, str] = {
     "methods quality class": "it asks every method about 500 digits; docs/methods.md has the figures",
     "shortcut --trainings 20": "it trains 160 nets; docs/metrics.md has the figures",
+    "peers": "the other packages are in no extra of this one; docs/performance.md has the figures",
+    "on_gpu": "it needs a GPU, and says so where there is none",
     "default_layer": "it trains a net for each head, two curves an image; docs/default-layer.md has the figures",
 }
 """What --all runs too, and why the others come first."""
 
-NO_BENCHMARK: dict[str, str] = {"measure": "what the others measure with"}
+NO_BENCHMARK: dict[str, str] = {
+    "measure": "what the others measure with",
+    "nets": "what they measure on",
+}
 
 
 def main() -> int:

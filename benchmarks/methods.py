@@ -18,8 +18,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +25,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,9 +44,8 @@ from benchmarks.default_layer import (
     start_worker,
 )
 from benchmarks.localisation import EPOCHS, gain, torch_net
-from benchmarks.measure import compared
-from benchmarks.route import images as photo_batch
-from benchmarks.route import resident
+from benchmarks.measure import compared, rise, rise_of
+from benchmarks.nets import images as photo_batch
 from fe_gradcam import METHODS, CamError, explain, explain_many
 from fe_gradcam.types import Method
 from tutorials.digits import TRAINED, input_shape, train
@@ -324,7 +320,7 @@ def print_cost() -> None:
     print(
         f"EfficientNet-Lite0, {PHOTOS} photos of 224 px at once, batch_size={AT_ONCE}, "
         f"one thread; plain inference takes {base / PHOTOS:.3f} s a photo; ratios "
-        "are medians of interleaved pairs [quartiles], and seconds the ratio times plain inference.\n"
+        "are medians of interleaved pairs [95 % interval], and seconds the ratio times plain inference.\n"
     )
     rows = (cost_row(name, base) for name in METHODS)
     print(table(("method", "passes", "times plain inference", "seconds a photo"), rows), flush=True)
@@ -341,30 +337,14 @@ def seconds_of_one(name: str, batch_size: int | None) -> float:
     return seconds(lambda: explain(photo_model(), photo_input(1), method=name, batch_size=batch_size, progress=False))
 
 
-def peak_rise(which: str, batch: int) -> float:
-    """MiB by which the peak of a fresh process rises, once the model is loaded.
-
-    The peak is the one of the process itself: ``ru_maxrss`` would count that of its parent, from before it became
-    another program. As in `benchmarks.route` every larger block is mapped by itself.
-    """
-    command = [sys.executable, "-m", "benchmarks.methods", "--peak", which, str(batch)]
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    return float(done.stdout.split()[-1])
-
-
 def print_peak_rise(which: str, batch: int) -> None:
-    """Runs in the fresh process. Linux keeps the peak and lets it be reset, so that loading does not count."""
+    """MiB by which the peak rises, in a fresh process, once the model is loaded."""
     photo_model()
     one, many = photo_input(1), photo_input(batch)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmRSS")
     if which == "plain":
-        for _ in range(3):
-            plain(len(many))
+        print(rise(lambda: plain(len(many)), 3))
     else:
-        explain(photo_model(), one, method=which, batch_size=batch, progress=False)
-    print(resident("VmHWM") - before)
+        print(rise(lambda: explain(photo_model(), one, method=which, batch_size=batch, progress=False), 1))
 
 
 def print_memory() -> None:
@@ -373,7 +353,7 @@ def print_memory() -> None:
 
     def rows() -> Iterator[Sequence[str]]:
         for batch in BATCH_SIZES:
-            rises = [peak_rise(which, batch) for which in ("score_cam", "plain")]
+            rises = [rise_of("benchmarks.methods", which, str(batch)) for which in ("score_cam", "plain")]
             yield str(batch), *(f"{rise:.0f}" for rise in (*rises, rises[0] - rises[1]))
 
     print(table(("batch_size", "score_cam", "plain inference of as many photos", "difference"), rows()), flush=True)
