@@ -54,11 +54,6 @@ class Resolved:
         """`by_image` as a tuple of one array, or an empty tuple."""
         return () if self.by_image is None else (self.by_image,)
 
-    @property
-    def passed(self) -> tuple[NDArray[Any], ...]:
-        """The arrays without those that say nothing."""
-        return self.arrays
-
     def rows(self: Same, rows: Rows) -> Same:
         """The same target for some of the images."""
         return self if self.by_image is None else self._with(self.by_image[rows])
@@ -106,11 +101,6 @@ class ClassTarget(Resolved):
         return self.is_class and bool((self.by_image == TOP_CLASS).all())
 
     @property
-    def passed(self) -> tuple[NDArray[Any], ...]:
-        """See Resolved; none for the inferred class."""
-        return () if self.is_inferred else self.arrays
-
-    @property
     def ranked(self) -> bool:
         """Whether the classes must be sorted by score; the highest alone is found without sorting."""
         return not self.is_inferred and bool(
@@ -120,7 +110,7 @@ class ClassTarget(Resolved):
     @property
     def signature(self) -> tuple[Any, ...]:
         """What a compiled pass depends on besides the arrays."""
-        return ("classes", self.weights, self.ranked, self.is_inferred)
+        return ("classes", self.weights, self.ranked)
 
     def _with(self, by_image: NDArray[Any]) -> ClassTarget:
         return ClassTarget(by_image, self.weights)

@@ -46,7 +46,7 @@ class KerasBackend(ObservedKeras):
 
     def _passed(self, model: Any, inputs: Inputs, query: Query) -> Passed:
         given, specs = self._given(inputs), self._specs(inputs)
-        arrays = [tf.constant(array) for target in query.targets for array in target.passed]
+        arrays = [tf.constant(array) for target in query.targets for array in target.arrays]
         which = (self._model_output, query.of_pixels)
 
         def results_for(reading: Reading) -> Any:
@@ -229,7 +229,7 @@ class KerasBackend(ObservedKeras):
     ) -> Any:
         """The result of a further pass, compiled once, of a model that was explained before."""
         given, (target,) = self._given(inputs), query.targets
-        arrays = [tf.constant(array) for array in target.passed]
+        arrays = [tf.constant(array) for array in target.arrays]
         reading = self._known_reading(given, target.of_pixels)
 
         def traced(given: Any, arrays: Any, more: Any) -> Any:
@@ -254,7 +254,7 @@ class KerasBackend(ObservedKeras):
         results |= {"scored": [], "gradients": []}
         remaining = list(arrays)
         for target in query.targets:
-            its = outputs.scored(target, query.score, [remaining.pop(0) for _ in target.passed])
+            its = outputs.scored(target, query.score, [remaining.pop(0) for _ in target.arrays])
             results["scored"].append(Scored(tf.cast(its.scores, tf.float32), its.came_to))
             if query.gradients:
                 results["gradients"].append(_gradient(its.scores, at_layer, query.layer))

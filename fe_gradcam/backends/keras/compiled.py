@@ -39,7 +39,7 @@ def compiled_pass(
     all else that the pass depends on.
     """
     kept = FUNCTIONS.setdefault(model, Recent(KEPT_FUNCTIONS))
-    of_targets = [array for target in targets for array in target.passed]
+    of_targets = [array for target in targets for array in target.arrays]
     others = [tf.TensorSpec([None, *array.shape[1:]], tf.as_dtype(array.dtype)) for array in (*of_targets, *more)]
     key = (*what, signature(specs), tuple(target.signature for target in targets), signature(others))
     called = [value for target in targets if target.called for value in read_by(target.called)]

@@ -183,7 +183,8 @@ def made_scores(outputs: Outputs, target: ResolvedTarget, score: Score) -> Score
     """The result for a target, in a graph for gradients."""
     with torch.enable_grad():
         device = None if outputs.rows is None else outputs.rows.device
-        arrays = [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in target.passed]
+        given = () if target.kind == "classes" and target.is_inferred else target.arrays
+        arrays = [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in given]
         return outputs.scored(target, score, arrays)
 
 
