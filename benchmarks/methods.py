@@ -326,7 +326,7 @@ def print_cost() -> None:
     print(table(("method", "passes", "times plain inference", "seconds a photo"), rows), flush=True)
     print("\nSeconds for one photo, timed once, by the number of passes at once.\n")
     by_size = (
-        (str(size or "None, 32"), *(in_seconds(seconds_of_one(name, size)) for name in TIMED_BY_SIZE))
+        (str(size or "None"), *(in_seconds(seconds_of_one(name, size)) for name in TIMED_BY_SIZE))
         for size in (*TIMED_AT_ONCE, None)
     )
     print(table(("batch_size", *TIMED_BY_SIZE), by_size), flush=True)
