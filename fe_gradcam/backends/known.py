@@ -129,6 +129,8 @@ class Known:
         self._lock = RLock()
         self._held = 0
         self._owner: int | None = None
+        self._values: Sequence[Any] | None = None
+        self._stamp = object()
         self._modules: Alike | None = None
         self._forget()
 
@@ -143,6 +145,12 @@ class Known:
         self.writes: bool | None = None
         self.plans: Recent[Any] = Recent(KEPT_SIZES)
         self.kinds: Recent[str] = Recent(KEPT_SIZES)
+
+    def stamp_of(self, values: Sequence[Any]) -> object:
+        """An object that stays the same for as long as plain values of the model do."""
+        if values != self._values:
+            self._values, self._stamp = values, object()
+        return self._stamp
 
     def forget_defaults(self) -> bool:
         """Forgets the default layers, and returns whether there were any."""

@@ -21,7 +21,6 @@ from fe_gradcam.backends.pytorch.passes import (
     BiasRecorder,
     Front,
     called,
-    copied,
     forbids_view,
     gradient_at,
     hessian_product,
@@ -49,6 +48,8 @@ class TorchBackend(ObservedTorch):
         if plan is not None:
             try:
                 with self._ready() as model:
+                    if query.layer.place == "activation" and self._kept is not None and self._kept.hooked:
+                        raise OutdatedError  # a hook of the user's may get what waits for its activation
                     return self._passed(model, inputs, query, plan)
             except Exception:  # whatever it is, a pass that relies on nothing shows it
                 plans.put(key, (None, outdated + 1))
@@ -198,8 +199,8 @@ class TorchBackend(ObservedTorch):
             given = self._given(inputs, model)
             reading = self._known_reading(given, query.of_pixels)
             lister = BlockLister(len(inputs))
-            with copied(given) as copies, lister.watching(model):
-                called(model, copies)
+            with lister.watching(model):
+                called(model, [part.clone() for part in given])
             blocks = lister.blocks
             if blocks is None or not self._are_of_image(lister.tokens, inputs):
                 raise no_attention()

@@ -30,6 +30,7 @@ _WITHOUT_PARTS = frozenset(
         *(ReferenceType, ProxyType, CallableProxyType),
     )
 )
+_NUMBERS_AND_WORDS = frozenset((bool, int, float, str, type(None)))
 _PLAIN_DICTS = frozenset((dict, OrderedDict))
 _OF_EVERY_MODULE = frozenset(nn.Module().__dict__)
 _TABLES_OF_HOOKS = tuple(name for name, value in nn.Module().__dict__.items() if "_hooks" in name and value == {})
@@ -90,6 +91,7 @@ class Kept:
         self.gradients = list(map(_grad, self.parameters))
         self._plain = [one for one in self.parameters if type(one) is nn.Parameter]
         self._data = list(map(Tensor.detach, self._plain))
+        self._versions = _versions_of(self._data)
         size = sum(data.numel() * data.element_size() for data in self._data) if values else 0
         self._values = [data.clone() for data in self._data] if 0 < size <= MOST_BYTES else []
 
@@ -184,7 +186,7 @@ class Kept:
         """Makes all as it was; what is unchanged is not touched.
 
         Returns:
-            Whether values of parameters had changed, if these were kept.
+            Whether values of parameters had changed; if these were not kept, whether they were written to.
         """
         for live, kept in self._dicts:
             if len(live) != len(kept) or not all(map(is_, live.values(), kept.values())) or list(live) != list(kept):
@@ -221,11 +223,18 @@ class Kept:
             for one, gradient in zip(self.parameters, self.gradients, strict=True):
                 if one.grad is not gradient:
                     one.grad = gradient
-        changed = False
+        changed = not self._values and _versions_of(self._data) != self._versions
         for data, values in zip(self._data, self._values, strict=False):
             if not torch.equal(data, values):
                 changed = _write_back(data, data.shape, values.reshape(-1)) or changed
         return changed
+
+
+def _versions_of(tensors: list[Tensor]) -> list[int]:
+    try:
+        return [one._version for one in tensors]
+    except RuntimeError:  # those of inference mode do not count
+        return []
 
 
 def _dict_of(one: Any) -> Any:
@@ -260,6 +269,17 @@ def modules_in(model: nn.Module) -> list[nn.Module]:
             found[id(module)] = module
             waiting += reversed(module._modules.values())
     return list(found.values())
+
+
+def plain_values_in(modules: Iterable[nn.Module]) -> list[Any]:
+    """The numbers, words and truth values that stand in attributes; a forward may hang on them."""
+    return [
+        value
+        for module in modules
+        if len(module.__dict__) > len(_OF_EVERY_MODULE)
+        for name, value in module.__dict__.items()
+        if type(value) in _NUMBERS_AND_WORDS and name != "training"
+    ]
 
 
 def _each_once(tensors: list[Tensor]) -> list[Tensor]:

@@ -16,12 +16,11 @@ from fe_gradcam.backends.errors import exported
 from fe_gradcam.backends.known import Reading
 from fe_gradcam.backends.protocol import Backend
 from fe_gradcam.backends.pytorch.dtypes import as_taken
-from fe_gradcam.backends.pytorch.kept import Kept, modules_in
+from fe_gradcam.backends.pytorch.kept import Kept, modules_in, plain_values_in
 from fe_gradcam.backends.pytorch.layers import has_layers, kind_of, layer_infos, name_of, seen_by
 from fe_gradcam.backends.pytorch.passes import (
     Front,
     called,
-    copied,
     observe,
 )
 from fe_gradcam.backends.pytorch.plan import Learnt, Planned
@@ -67,8 +66,9 @@ class ObservedTorch(Backend):
         own = {one.dtype for one in self._model.parameters() if one.is_floating_point()} or {torch.float32}
         return max(float(torch.finfo(dtype).eps) for dtype in own)
 
-    def _modules(self) -> list[nn.Module]:
-        return [one for one in modules_in(self._model) if "_orig_mod" not in one._modules]  # compiled or not
+    def _modules(self) -> list[Any]:
+        modules = [one for one in modules_in(self._model) if "_orig_mod" not in one._modules]  # compiled or not
+        return [self._known.stamp_of(plain_values_in(modules)), *modules]
 
     def _name_of(self, layer: Layer) -> str:
         return name_of(self._model, layer)
@@ -119,8 +119,8 @@ class ObservedTorch(Backend):
     ) -> tuple[Any, Any]:
         if plan is not None:
             planned = Planned(plan, layer, take)
-            with copied(given) as copies, planned.watching(model.get_submodule(layer.name)):
-                return called(model, copies), planned
+            with planned.watching(model.get_submodule(layer.name)):
+                return called(model, [part.clone() for part in given]), planned
         return observe(model, given, layer, take, self._known.reached, whole_graph=whole_graph, learns=learns)
 
     def _read(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, MutableMapping, Sequence
 from functools import wraps
 from inspect import CO_VARARGS, signature
 from typing import Any, ParamSpec, TypeVar
@@ -44,36 +43,6 @@ def _takes_positions(forward: Any) -> bool:
     return bool(code.co_flags & CO_VARARGS) or code.co_argcount > (function is not forward)
 
 
-LARGE = 2**20
-"""From so many bytes an input is not copied before it is written to."""
-
-
-@contextmanager
-def copied(inputs: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Copies of the inputs, for a call: some models write to what they get.
-
-    A large one shares its memory until it is written to, and most never are. Where a function mode is active, such as
-    one that follows the image, a copy is one that it sees.
-    """
-    shared = not torch._C._len_torch_function_stack()
-    lazily = [shared and part.nbytes >= LARGE and _can_be_shared(part) for part in inputs]
-    try:
-        yield [torch._lazy_clone(part) if lazy else part.clone() for part, lazy in zip(inputs, lazily, strict=True)]
-    finally:
-        for part, lazy in zip(inputs, lazily, strict=True):
-            if lazy:  # its memory is the caller's alone again
-                part.data_ptr()
-
-
-def _can_be_shared(part: Tensor) -> bool:
-    """Whether PyTorch can share the memory of a tensor until it is written to; that of NumPy it cannot."""
-    try:
-        torch._lazy_clone(part)
-    except (AttributeError, RuntimeError):
-        return False
-    return True
-
-
 def observe(
     model: nn.Module,
     inputs: Sequence[Tensor],
@@ -99,8 +68,8 @@ def observe(
     while True:
         recorder = Recorder(layer, take, skip=calls - 1, own_graph=True)
         watching = recorder.watching(model.get_submodule(layer.name), others)
-        with torch.set_grad_enabled(whole_graph), copied(inputs) as copies, watching:
-            output = called(model, copies)
+        with torch.set_grad_enabled(whole_graph), watching:
+            output = called(model, [part.clone() for part in inputs])  # some write to what they get
         if not 0 < recorder.reached < calls:
             break
         calls = recorder.reached  # fewer than before: nothing was taken

@@ -136,6 +136,7 @@ class Planned(Taking):
         finally:
             for handle in handles:
                 handle.remove()
+            self._awaited = None  # or it would wait on, in the user's hands
         if self.reached < self._plan.calls:
             raise OutdatedError
 

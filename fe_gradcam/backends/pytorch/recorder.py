@@ -235,7 +235,9 @@ class Recorder(Taking, TorchFunctionMode):
         if name in _HEADS:
             axis = kwargs.get("dim", args[1] if len(args) > 1 and isinstance(args[1], int) else -1)
             classes = first.shape[-1 if axis is None else axis] if first.dim() else 1
-            again = partial(_repeated, func, args[1:], kwargs, None)
+            others = {key: value for key, value in kwargs.items() if key != "input"}  # a plan holds no tensor
+            plain = not any(isinstance(value, Tensor) for value in (*args[1:], *others.values()))
+            again = partial(_repeated, func, args[1:], others, None) if plain else None
             self._links[out] = _Link(first, out._version, Head(first, _HEADS[name], classes), again)
             return
         if first not in self._links or (name not in _MONOTONE and name not in _REARRANGING):
