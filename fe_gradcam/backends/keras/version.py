@@ -76,12 +76,3 @@ def named_layers(model: Any) -> dict[str, Any]:
             name = f"{layer.name}#{count}"
         named[name] = layer
     return named
-
-
-def weights_in(model: Any) -> list[Any]:
-    """The weights of all layers of a model."""
-    keras = keras_of(model)
-    if keras is not None and is_keras_3(keras):
-        return list(model.weights)
-    layers = (model, *layers_in(model))  # model.weights takes six times as long
-    return [one for layer in layers for one in (*layer._trainable_weights, *layer._non_trainable_weights)]

@@ -137,14 +137,12 @@ def read_by(called: Callable[..., Any]) -> list[Any]:
     code = getattr(called, "__code__", None)
     if code is None:
         return [called]
-    cells = [cell for cell in called.__closure__ or () if cell.cell_contents is not cell]
-    names = [name for name in code.co_names if name in called.__globals__]
-    return [
-        called,
-        *(called.__globals__[name] for name in names),
-        *(called.__defaults__ or ()),
-        *(cell.cell_contents for cell in cells),
-    ]
+    read = [called, *(called.__globals__[name] for name in code.co_names if name in called.__globals__)]
+    read += called.__defaults__ or ()
+    for cell in called.__closure__ or ():
+        with suppress(ValueError):  # it is assigned to later
+            read.append(cell.cell_contents)
+    return read
 
 
 _LIBRARIES = frozenset(("builtins", "functools", "keras", "tf_keras", "tensorflow", "numpy", "torch"))

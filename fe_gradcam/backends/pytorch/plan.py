@@ -30,7 +30,7 @@ PLACES = ("output", "activation")
 """The places that hooks find; the others lie between the functions that a layer calls."""
 
 ZERO = 1e-4
-"""How near to 0 the logarithm of a sum of probabilities is."""
+"""Logarithms of probabilities are at most so large, with rounding."""
 
 
 class OutdatedError(Exception):
@@ -45,7 +45,7 @@ class Learnt:
         calls: How many times the pass reached the place.
         again: Applies the head to logits; None if the output was made by no head.
         logits: The module that put out the logits, if there is a head.
-        kind: The head's kind, if there is one.
+        head: The head without its logits, if there is one.
         steps: The last steps of the graph, by name, from the output backwards; None if there was no graph.
         returns_input: Whether the layer returns one of its inputs, as a function in place does.
     """
@@ -111,7 +111,7 @@ def _may_be_of_a_head(output: Tensor) -> bool:
     """Whether the values may be probabilities, or logarithms of probabilities."""
     values = output.detach().float()
     values = values.reshape(len(values), -1) if values.dim() < 2 else values
-    return within_unit(values.flatten(1)) or bool((values.logsumexp(1).abs() < ZERO).all()) or bool((values <= 0).all())
+    return within_unit(values.flatten(1)) or bool((values <= ZERO).all())
 
 
 class Planned(Taking):

@@ -284,3 +284,17 @@ def test_other_images_are_explained_as_they_are(keras: Any, change: Any) -> None
     found, expected = explain(model, change(IMAGES), target=1), explain(make(), change(IMAGES), target=1)
     assert_allclose(found.raw, expected.raw, rtol=1e-5)
     assert_allclose(found.scores, expected.scores, rtol=1e-5)
+
+
+def test_a_target_may_name_what_is_not_assigned_yet(keras: Any) -> None:
+    def made(early: bool) -> Any:
+        def target(output: Any) -> Any:
+            return output[:, 0] if len(output.shape) == 2 else later
+
+        if early:
+            return target
+        later = None
+        return target
+
+    model = net(keras)
+    assert same(told(model, "second", target=made(True)), told(model, "second", target=made(False)))
