@@ -172,11 +172,18 @@ class Known:
                 raise
         self._held, self._owner = self._held + 1, get_ident()
 
-    def let_go(self) -> None:
-        """Ends what `hold` began."""
+    def let_go(self, at_the_end: Callable[[], None]) -> None:
+        """Ends what `hold` began; the last time a function is called."""
         self._held -= 1
-        self._owner = get_ident() if self._held else None
+        if not self._held:
+            self._owner = None
+            at_the_end()
         self._lock.release()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a thread explains the model."""
+        return self._held > 0
 
     def _wait(self) -> None:
         """Waits for the lock; raises CamError if its owner waits for what this thread holds."""
@@ -209,15 +216,16 @@ class Known:
 class Held:
     """A context in which a model is held; see `Known.hold`."""
 
-    def __init__(self, known: Known, modules: Callable[[], Sequence[Any]]) -> None:
+    def __init__(self, known: Known, modules: Callable[[], Sequence[Any]], at_the_end: Callable[[], None]) -> None:
         self._known = known
         self._modules = modules
+        self._at_the_end = at_the_end
 
     def __enter__(self) -> None:
         self._known.hold(self._modules)
 
     def __exit__(self, *_: object) -> None:
-        self._known.let_go()
+        self._known.let_go(self._at_the_end)
 
 
 _WAITING: dict[int, Known] = {}

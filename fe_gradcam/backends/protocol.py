@@ -257,11 +257,18 @@ class Backend(ABC):
 
     def _known_now(self) -> Known:
         """What is known of the model as it is now, without facts from before one of its modules was replaced."""
-        return self._known.now(self._modules)
+        known = self._known
+        if not known.is_held:
+            with self.held():
+                pass
+        return known
+
+    def _let_go(self) -> None:  # noqa: B027
+        """Drops what was noted of the model when it was taken."""
 
     def held(self) -> Held:
         """While active, no other thread explains this model, and it is not looked through again for changes."""
-        return Held(self._known, self._modules)
+        return Held(self._known, self._modules, self._let_go)
 
     def _seen(self, inputs: Inputs) -> Seen:
         """What a pass shows about the layout of the layers' outputs; made once for each size of the images."""

@@ -20,6 +20,7 @@ from fe_gradcam.backends.pytorch.observed import Given, ObservedTorch, made_scor
 from fe_gradcam.backends.pytorch.passes import (
     BiasRecorder,
     Front,
+    call,
     called,
     forbids_view,
     gradient_at,
@@ -28,7 +29,7 @@ from fe_gradcam.backends.pytorch.passes import (
 )
 from fe_gradcam.backends.pytorch.plan import MOST_OUTDATED, Learnt, OutdatedError
 from fe_gradcam.backends.pytorch.recorder import Recorder
-from fe_gradcam.backends.pytorch.state import PLAIN_CHECKPOINTS
+from fe_gradcam.backends.pytorch.state import AS_WRITTEN
 from fe_gradcam.backends.scoring import Outputs, Scored, taken_apart
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.resolved import resolve_target
@@ -47,7 +48,7 @@ class TorchBackend(ObservedTorch):
         plan, outdated = plans.get(key) or (None, 0)
         if plan is not None:
             try:
-                with self._ready() as model:
+                with self._ready(replaced=plan.replaced) as model:
                     if query.layer.place == "activation" and self._kept is not None and self._kept.hooked:
                         raise OutdatedError  # a hook of the user's may get what waits for its activation
                     return self._passed(model, inputs, query, plan)
@@ -97,7 +98,7 @@ class TorchBackend(ObservedTorch):
 
         key = None if plan is not None else self._kind_of_pass(given, query)
         _, outdated = (None, 0) if key is None else self._known_now().plans.get(key) or (None, 0)
-        learns = key is not None and outdated < MOST_OUTDATED
+        learns, replaced = key is not None and outdated < MOST_OUTDATED, AS_WRITTEN.used
         for whole_graph in (False, True):
             try:
                 passed = self._observed(
@@ -114,7 +115,8 @@ class TorchBackend(ObservedTorch):
                 break
         if learns and not whole_graph:
             picked = self._picked(passed[0], len(leaves[0]), query.of_pixels)
-            self._known_now().plans.put(key, (Learnt.of(passed[1], picked), outdated))
+            learnt = Learnt.of(passed[1], picked, replaced=AS_WRITTEN.used > replaced)
+            self._known_now().plans.put(key, (learnt, outdated))
         return leaves[0], outputs, scored
 
     def _kind_of_pass(self, given: Sequence[Any], query: Query) -> Hashable:
@@ -241,8 +243,8 @@ class TorchBackend(ObservedTorch):
             recorder = Recorder(layer, take)
             watching = recorder.watching(self._model.get_submodule(layer.name))
             try:
-                with torch.set_grad_enabled(whole_graph), PLAIN_CHECKPOINTS, watching:
-                    output = called(self._model, inputs)
+                with torch.set_grad_enabled(whole_graph), AS_WRITTEN, watching:
+                    output = call(self._model, inputs)
             except RuntimeError as error:
                 if whole_graph or not forbids_view(error):
                     raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, MutableMapping, Sequence
 from functools import wraps
 from inspect import CO_VARARGS, signature
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fe_gradcam.backends.errors import needs_names, not_called, writes_to_parts
@@ -22,7 +24,28 @@ _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 
 
+class _NoHooks(TorchFunctionMode):
+    """A function mode that drops what a model asks to be told of gradients: it fails where a tensor has none.
+
+    It belongs to training. To replace the methods of Tensor would slow down whatever the process computes later.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.register_hook:
+            return RemovableHandle(OrderedDict())
+        return None if func is Tensor.retain_grad else func(*args, **(kwargs or {}))
+
+
+_NO_HOOKS = _NoHooks()
+
+
 def called(model: nn.Module, inputs: Sequence[Any]) -> Any:
+    """The output of `call`, outside of any training: what the model asks to be told of gradients is dropped."""
+    with _NO_HOOKS:
+        return call(model, inputs)
+
+
+def call(model: nn.Module, inputs: Sequence[Any]) -> Any:
     """The model's output for inputs, which are passed by name if its forward takes nothing by position."""
     if _takes_positions(model.forward):
         return model(*inputs)

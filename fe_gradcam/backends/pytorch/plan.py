@@ -14,6 +14,7 @@ from weakref import ReferenceType
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from fe_gradcam.backends.known import within_unit
 from fe_gradcam.backends.pytorch.recorder import ACTIVATIONS, Recorder, Taking, with_first
@@ -48,6 +49,7 @@ class Learnt:
         head: The head without its logits, if there is one.
         steps: The last steps of the graph, by name, from the output backwards; None if there was no graph.
         returns_input: Whether the layer returns one of its inputs, as a function in place does.
+        replaced: Whether the pass called a function that is replaced while a model is explained.
     """
 
     calls: int
@@ -56,14 +58,15 @@ class Learnt:
     head: Head | None = None
     steps: Sequence[str] | None = None
     returns_input: bool = False
+    replaced: bool = False
 
     @classmethod
-    def of(cls, recorder: Recorder, output: Tensor | None) -> Learnt | None:
+    def of(cls, recorder: Recorder, output: Tensor | None, *, replaced: bool = False) -> Learnt | None:
         """The plan for passes as the one that a recorder saw, or None if they need the recorder."""
         returned = recorder.returns_input
         if not recorder.plain or recorder.at.place not in PLACES or (returned and recorder.at.place != "output"):
             return None
-        plan = cls(recorder.reached, returns_input=returned)
+        plan = cls(recorder.reached, returns_input=returned, replaced=replaced)
         if output is None:
             return plan
         plan, logits = replace(plan, steps=_steps(output)), None
@@ -131,13 +134,14 @@ class Planned(Taking):
         logits = None if self._plan.logits is None else self._plan.logits()
         if logits is not None:
             handles.append(logits.register_forward_hook(self._on_logits))
+        hooks = RemovableHandle.next_id
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
             self._awaited = None  # or it would wait on, in the user's hands
-        if self.reached < self._plan.calls:
+        if self.reached < self._plan.calls or RemovableHandle.next_id != hooks:  # the model asks for gradients
             raise OutdatedError
 
     def head_of(self, output: Tensor) -> Head | None:

@@ -55,9 +55,6 @@ ACTIVATIONS = frozenset(
     )
 )  # fmt: skip
 
-_REGISTER_HOOK: Any = Tensor.register_hook
-"""While a model is called, what stands there ignores the hooks of the model."""
-
 
 @dataclass(frozen=True, eq=False)
 class _Link:
@@ -214,7 +211,7 @@ class Recorder(Taking, TorchFunctionMode):
         out = func(*args, **kwargs)
         if name == "batch_norm" and self._own_graph and out.requires_grad and len(out) == 1:
             # On the CPU PyTorch takes a gradient that was cut out of a single image's tokens for a contiguous one.
-            _REGISTER_HOOK(out, lambda gradient: None if gradient is None else gradient.contiguous())
+            Tensor.register_hook(out, lambda gradient: None if gradient is None else gradient.contiguous())
             self.plain = False
         if self._inside and name in CONVOLUTIONS:
             if self.at.place == "convolution":

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.checkpoint import CheckpointFunction
-from torch.utils.hooks import RemovableHandle
 
 from fe_gradcam.backends.known import Known, known_of
 from fe_gradcam.backends.pytorch.kept import Kept
@@ -34,30 +33,48 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+def noted(model: nn.Module, known: Known) -> Kept:
+    """All that the model holds, for passes; parameters by value too, unless its calls are known not to write to them.
+
+    Raises:
+        UnsupportedModelError: A parameter or buffer has no values.
+    """
+    kept = Kept(model, values=known.writes is not False)
+    _check_values(model, [*kept.parameters, *kept.buffers])
+    return kept
+
+
 @contextmanager
-def left_as_found(model: nn.Module) -> Iterator[tuple[nn.Module, Kept]]:
-    """The model in eval mode, uncompiled, ready for gradients; afterwards all that is reachable from it is as it was.
+def left_as_found(model: nn.Module, kept: Kept, *, replaced: bool = True) -> Iterator[nn.Module]:
+    """The model in eval mode, uncompiled, without gradients; afterwards all that is reachable from it is as it was.
+
+    Args:
+        model: The model.
+        kept: What it holds.
+        replaced: Whether checkpoints are plain calls, and layers are not computed by fused functions.
 
     Yields:
-        The model itself, or a copy if its weights were made in inference mode, so that autograd cannot use them; and
-        what was noted of it.
+        The model itself, or a copy if its weights were made in inference mode, so that autograd cannot use them.
     """
     with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
-        known = known_of(model)
-        kept = Kept(model, values=known.writes is not False)
-        tensors = [*kept.parameters, *kept.buffers]
-        _check_values(model, tensors)
+        known, tensors = known_of(model), [*kept.parameters, *kept.buffers]
         streams = [(torch.set_rng_state, torch.get_rng_state())]
         for device in {tensor.device for tensor in filter(_is_cuda, tensors)}:
             streams.append((partial(torch.cuda.set_rng_state, device=device), torch.cuda.get_rng_state(device)))
         if any(map(Tensor.is_inference, tensors)):
             model = copy.deepcopy(model)
             kept = Kept(model)
+        graphs = torch.is_grad_enabled()
         try:
-            with uncompiled(kept.modules) if kept.compiled else nullcontext(), PLAIN_CHECKPOINTS, _OF_TRAINING:
+            with (
+                uncompiled(kept.modules) if kept.compiled else nullcontext(),
+                AS_WRITTEN if replaced else nullcontext(),
+            ):
                 _evaluate(kept)
-                yield model, kept
+                torch.set_grad_enabled(False)
+                yield model
         finally:
+            torch.set_grad_enabled(graphs)
             for restore, stream in streams:
                 restore(stream)
             _put_back(kept, known)
@@ -100,6 +117,8 @@ class _Replaced:
     def __init__(self, *others: tuple[Any, str, Any]) -> None:
         self._lock = Lock()
         self._inside: dict[int, int] = {}
+        self.used = 0
+        """How many times one of the others was called."""
         self._before: dict[str, Any] = {}
         self._calls: list[tuple[Any, str, Any]] = [
             (owner, name, self._either(name, other)) for owner, name, other in others
@@ -108,7 +127,9 @@ class _Replaced:
 
     def _either(self, name: str, other: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            return (other if get_ident() in self._inside else self._before[name])(*args, **kwargs)
+            inside = get_ident() in self._inside
+            self.used += inside
+            return (other if inside else self._before[name])(*args, **kwargs)
 
         return call
 
@@ -140,16 +161,11 @@ def _called(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) 
     return function(*args)
 
 
-PLAIN_CHECKPOINTS = _Replaced((CheckpointFunction, "apply", _called))
-"""Reentrant checkpoints are plain calls: no gradient can be taken at a tensor through others."""
-
-_OF_TRAINING = _Replaced(
-    (Tensor, "register_hook", lambda tensor, hook: RemovableHandle(OrderedDict())),
-    (Tensor, "retain_grad", lambda tensor: None),
-    (torch.backends.mha, "get_fastpath_enabled", lambda: False),
+AS_WRITTEN = _Replaced(
+    (CheckpointFunction, "apply", _called), (torch.backends.mha, "get_fastpath_enabled", lambda: False)
 )
-"""What a model asks to be told of gradients belongs to training, and fails where a tensor has none. Transformer layers
-call their modules, and no fused function that computes a whole layer."""
+"""Reentrant checkpoints are plain calls: no gradient can be taken at a tensor through others. Transformer layers call
+their modules, and no fused function that computes a whole layer."""
 
 
 def _evaluate(kept: Kept) -> None:
