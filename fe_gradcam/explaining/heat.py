@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import partial
-from math import isfinite
+from math import inf, prod
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,8 @@ from fe_gradcam.types import CamInputs, Heatmap, LayerRef, Needs, Scaling
 
 ROUNDING_OF_SUMS = 2.0**-22
 """Two units in the last place of float32, relative to the sum of the terms' magnitudes."""
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 WHOLE_MODEL = "whole model"
 """The name of the layer if a method explains the whole model."""
@@ -110,8 +112,8 @@ def _signed_map(
         maps.append(view.back(eigen_smoothed(terms) if eigen else terms.sum(1)))
     raw = torch.stack(maps).mean(0) if len(maps) > 1 else maps[0]
     if not eigen and len(maps) == 1:
-        most, tops = _most_rounding(inputs, method, terms), raw.flatten(1).amax(1).tolist()
-        if isfinite(most) and not any(0 < top <= most for top in tops):
+        most, tops = _most_rounding(inputs, method, terms, raw)
+        if most < inf and not any(0 < top <= most for top in tops):
             return _Signed(raw, np.array([top <= 0 for top in tops]), raw)
     finite = raw.flatten(1).isfinite().all(1)
     if not bool(finite.all()):
@@ -168,18 +170,21 @@ def _rounding(inputs: CamInputs, method: CamMethod, terms: Tensor) -> Tensor:
     return ROUNDING_OF_SUMS * largest.where(largest.isfinite(), largest.new_zeros(()))
 
 
-def _most_rounding(inputs: CamInputs, method: CamMethod, terms: Tensor) -> float:
-    """A number that `_rounding` exceeds in no image, without sums over all terms; not finite if a term may not be."""
-    most = _magnitude(terms)
+def _most_rounding(inputs: CamInputs, method: CamMethod, terms: Tensor, raw: Tensor) -> tuple[float, list[float]]:
+    """A number that `_rounding` exceeds in no image, without sums over all terms, and the maximum of each map.
+
+    The number is NaN or infinite if a term may be, or if a sum of terms may overflow. All comes to the host at once.
+    """
+    looked_at = [terms]
     if Needs.GRADIENTS in method.needs and inputs.gradients is not None:
-        most = most.maximum(_magnitude(inputs.gradients) * _magnitude(inputs.activations))
+        looked_at += [inputs.gradients, inputs.activations]
+    ends = torch.stack([end for values in looked_at for end in values.aminmax()])
+    told: list[float] = torch.cat([ends, raw.flatten(1).amax(1)]).tolist()
+    most, *factors = [max(-told[at], told[at + 1]) for at in range(0, len(ends), 2)]
     channels = max(terms.shape[1], inputs.activations.shape[1])
-    return float(most * channels) * ROUNDING_OF_SUMS * (1 + ROUNDING_OF_SUMS * channels)  # the sum may overflow
-
-
-def _magnitude(values: Tensor) -> Tensor:
-    least, most = values.aminmax()
-    return most.maximum(-least)
+    most = channels * (most + prod(factors) if factors else most)  # NaN stays NaN
+    bound = most * ROUNDING_OF_SUMS * (1 + ROUNDING_OF_SUMS * channels)
+    return (bound if most < FLOAT32_MAX else inf), told[len(ends) :]
 
 
 def _confidences(class_ids: NDArray[np.int64], probabilities: Tensor | None) -> NDArray[np.float32]:

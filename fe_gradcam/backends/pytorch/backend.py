@@ -64,7 +64,7 @@ class TorchBackend(ObservedTorch):
             leaf, outputs, scored = self._scored(model, given, query, plan)
         found: list[Tensor | None] = [None] * len(scored)
         for at, (target, its) in enumerate(zip(query.targets, scored, strict=True)) if query.gradients else ():
-            found[at] = gradient_at(leaf, its.scores, retain_graph=at + 1 < len(scored))
+            found[at] = gradient_at(leaf, its, retain_graph=at + 1 < len(scored))
             if found[at] is None and plan is not None:
                 raise OutdatedError
             if found[at] is None:
@@ -211,8 +211,8 @@ class TorchBackend(ObservedTorch):
                 with ending_behind(blocks, last, attentions, mean_token=mean_token), torch.no_grad():
                     passed = self._observed(model, given, query.layer, torch.clone)
                     outputs = self._read(given[0], passed, given, query.of_pixels, reading)
-                    scores = made_scores(outputs, query.targets[0], query.score).scores
-                    gradient = gradient_at(attentions[0], scores, retain_graph=False)
+                    its = made_scores(outputs, query.targets[0], query.score)
+                    gradient = gradient_at(attentions[0], its, retain_graph=False)
                 of_heads = torch.zeros_like(attentions[0]) if gradient is None else gradient.clamp(min=0)
                 by_key = of_heads.reshape(len(inputs), -1, *of_heads.shape[-2:]).mean((1, 2)).float()
                 maps.append(self._as_map(by_key[:, :, None].expand(-1, -1, 2), query.layer, inputs)[:, 0])
@@ -258,8 +258,8 @@ class TorchBackend(ObservedTorch):
         outputs = self._read(leaves[0], (output, recorder), inputs, of_pixels=False)
 
         def gradients() -> Tensor:
-            scores = made_scores(outputs, resolve_target(target, len(inputs[0])), "logit").scores
-            gradient = gradient_at(leaves[0], scores, retain_graph=keep_graph, edge=edges[0])
+            its = made_scores(outputs, resolve_target(target, len(inputs[0])), "logit")
+            gradient = gradient_at(leaves[0], its, retain_graph=keep_graph, edge=edges[0])
             if gradient is None:
                 raise no_gradient(layer, _STOPPING)
             return to_map(gradient)

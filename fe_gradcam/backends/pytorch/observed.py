@@ -148,9 +148,9 @@ class ObservedTorch(Backend):
         with torch.enable_grad():
             rows: Any = None if picked is None else as_rows(picked, count)
             head = head if head is not None and head.made(rows) else None
-            if head is not None:
+            if head is not None and head.logits.shape != rows.shape:
                 head = head._replace(logits=as_rows(head.logits, count).reshape(rows.shape))
-            elif of_table:  # some models have a buffer for their output, and write the next one there too
+            elif head is None and of_table:  # some models have a buffer for their output, and write the next one there too
                 rows = rows.clone()
         if rows is not None and head is None:
             reading = reading or self._read_as(rows, given, of_pixels)

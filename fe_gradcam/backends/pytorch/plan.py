@@ -92,11 +92,10 @@ class Learnt:
         assert self.again is not None
         if output.grad_fn is not None and output.grad_fn.next_functions[0][0] is not logits.grad_fn:
             return False
-        with torch.no_grad():
-            made = self.again(logits)
-            return made.shape == output.shape and (
-                torch.equal(made, output) or torch.allclose(made, output, 0, 0, equal_nan=True)
-            )
+        made, output = self.again(logits.detach()), output.detach()
+        return made.shape == output.shape and (
+            torch.equal(made, output) or torch.allclose(made, output, 0, 0, equal_nan=True)
+        )
 
 
 def _steps(output: Tensor) -> list[str] | None:

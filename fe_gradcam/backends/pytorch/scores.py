@@ -21,6 +21,7 @@ OF_TORCH = Operations(
     reshape=torch.reshape,
     beside=lambda tables: torch.cat(tables, 1),
     argmax=lambda table: table.argmax(1),
+    top=lambda table: (lambda scores, ids: (scores, ids[:, None]))(*table.max(1)),
     falling=lambda table: torch.argsort(table, dim=1, descending=True, stable=True),
     gather=lambda table, ids: table.gather(1, ids.clamp(0, table.shape[1] - 1)),
     total=lambda values: values.flatten(1).sum(1),
