@@ -164,7 +164,8 @@ class Outputs:
         if target.kind == "region":
             return self._of_region(target, table, arrays)
         if not arrays:
-            return Scored(*self.by.top(table), table)
+            scores, class_ids = self.by.top(table)
+            return Scored(scores, class_ids, table)
         target.check(table.shape[1])
         class_ids = self._class_ids(table, arrays[0], target.ranked)
         chosen = self.by.gather(table, class_ids)

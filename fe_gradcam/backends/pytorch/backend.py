@@ -44,7 +44,7 @@ class TorchBackend(ObservedTorch):
 
     def _pass(self, inputs: Inputs, query: Query) -> Passed:
         """See Backend; by what an earlier pass learnt, if that holds."""
-        key, plans = self._kind_of_pass(inputs.parts, query), self._known_now().plans
+        key, plans = self._kind_of_pass(inputs.parts, query), self._known.plans
         plan, outdated = plans.get(key) or (None, 0)
         if plan is not None:
             try:
@@ -59,7 +59,7 @@ class TorchBackend(ObservedTorch):
     @whatever_is_written
     def _passed(self, model: nn.Module, inputs: Inputs, query: Query, plan: Learnt | None = None) -> Passed:
         given = self._given(inputs, model)
-        learns = self._reshape is None and self._known_now().seen.get(self.image_size(inputs)) is None
+        learns = self._reshape is None and self._known.seen.get(self.image_size(inputs)) is None
         with self._learning(model, given, inputs) if learns else nullcontext():
             leaf, outputs, scored = self._scored(model, given, query, plan)
         found: list[Tensor | None] = [None] * len(scored)

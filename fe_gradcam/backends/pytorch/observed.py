@@ -27,7 +27,7 @@ from fe_gradcam.backends.pytorch.passes import (
 from fe_gradcam.backends.pytorch.plan import Learnt, Planned
 from fe_gradcam.backends.pytorch.recorder import Lister
 from fe_gradcam.backends.pytorch.scores import OF_TORCH, as_rows, is_segmentation, is_table, is_tensor
-from fe_gradcam.backends.pytorch.state import left_as_found, noted, unwrapped
+from fe_gradcam.backends.pytorch.state import LeftAsFound, noted, unwrapped
 from fe_gradcam.backends.scoring import Outputs, Scored
 from fe_gradcam.errors import Argument, UnsupportedModelError
 from fe_gradcam.spec.images import Inputs, in_dtype, in_torch
@@ -112,7 +112,7 @@ class ObservedTorch(Backend):
                 kept = noted(self._model, known)
             self._kept = kept
             try:
-                with left_as_found(self._model, kept, replaced=replaced) as model:
+                with LeftAsFound(self._model, kept, replaced=replaced) as model:
                     yield model
             finally:
                 self._kept = inside
@@ -129,8 +129,7 @@ class ObservedTorch(Backend):
         learns: bool = False,
     ) -> tuple[Any, Any]:
         if plan is not None:
-            planned = Planned(plan, layer, take)
-            with planned.watching(model.get_submodule(layer.name)):
+            with Planned(plan, layer, take, model.get_submodule(layer.name)) as planned:
                 return call(model, [part.clone() for part in given]), planned
         return observe(model, given, layer, take, self._known.reached, whole_graph=whole_graph, learns=learns)
 
@@ -148,9 +147,10 @@ class ObservedTorch(Backend):
         with torch.enable_grad():
             rows: Any = None if picked is None else as_rows(picked, count)
             head = head if head is not None and head.made(rows) else None
-            if head is not None and head.logits.shape != rows.shape:
-                head = head._replace(logits=as_rows(head.logits, count).reshape(rows.shape))
-            elif head is None and of_table:  # some models have a buffer for their output, and write the next one there too
+            if head is not None:
+                if head.logits.shape != rows.shape:
+                    head = head._replace(logits=as_rows(head.logits, count).reshape(rows.shape))
+            elif of_table:  # some models have a buffer for their output, and write the next one there too
                 rows = rows.clone()
         if rows is not None and head is None:
             reading = reading or self._read_as(rows, given, of_pixels)

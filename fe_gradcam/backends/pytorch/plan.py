@@ -6,8 +6,7 @@ looks again at all that it says, and if it no longer holds, the pass is made ane
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import ReferenceType
@@ -117,30 +116,36 @@ def _may_be_of_a_head(output: Tensor) -> bool:
 
 
 class Planned(Taking):
-    """Hooks under which a model is called once, on the module of the place, and on that of the logits; see Taking."""
+    """A context under which a model is called once, with hooks on the modules of the place and of the logits.
 
-    def __init__(self, plan: Learnt, at: LayerRef, take: Callable[[Tensor], Tensor]) -> None:
+    Args:
+        plan: What an earlier pass learnt.
+        at: See Taking, as is `take`.
+        module: The module of the place.
+    """
+
+    def __init__(self, plan: Learnt, at: LayerRef, take: Callable[[Tensor], Tensor], module: nn.Module) -> None:
         super().__init__(at, take, skip=plan.calls - 1)
         self._plan = plan
+        self._module = module
         self._logits: Tensor | None = None
 
-    @contextmanager
-    def watching(self, module: nn.Module) -> Iterator[None]:
-        """Puts the hooks on, and takes them off."""
-        handles = [module.register_forward_hook(self._on_output)]
+    def __enter__(self) -> Planned:
+        self._handles = [self._module.register_forward_hook(self._on_output)]
         if self._plan.returns_input:
-            handles.append(module.register_forward_pre_hook(self._on_input))
+            self._handles.append(self._module.register_forward_pre_hook(self._on_input))
         logits = None if self._plan.logits is None else self._plan.logits()
         if logits is not None:
-            handles.append(logits.register_forward_hook(self._on_logits))
-        hooks = RemovableHandle.next_id
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            self._awaited = None  # or it would wait on, in the user's hands
-        if self.reached < self._plan.calls or RemovableHandle.next_id != hooks:  # the model asks for gradients
+            self._handles.append(logits.register_forward_hook(self._on_logits))
+        self._hooks = RemovableHandle.next_id
+        return self
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._awaited = None  # or it would wait on, in the user's hands
+        asked = RemovableHandle.next_id != self._hooks  # the model puts hooks on, and asks for gradients
+        if kind is None and (asked or self.reached < self._plan.calls):
             raise OutdatedError
 
     def head_of(self, output: Tensor) -> Head | None:

@@ -31,6 +31,8 @@ _HEADS: dict[str, HeadKind] = {
     "logsigmoid": "sigmoid",
     "log_sigmoid": "sigmoid",
 }
+_register_hook: Any = Tensor.register_hook
+
 _MONOTONE = frozenset({"exp", "log", "clamp", "clip", "clamp_min", "clamp_max", "nan_to_num", "detach"})
 """Functions of a head's output that leave its logits valid."""
 
@@ -211,7 +213,7 @@ class Recorder(Taking, TorchFunctionMode):
         out = func(*args, **kwargs)
         if name == "batch_norm" and self._own_graph and out.requires_grad and len(out) == 1:
             # On the CPU PyTorch takes a gradient that was cut out of a single image's tokens for a contiguous one.
-            Tensor.register_hook(out, lambda gradient: None if gradient is None else gradient.contiguous())
+            _register_hook(out, lambda gradient: None if gradient is None else gradient.contiguous())
             self.plain = False
         if self._inside and name in CONVOLUTIONS:
             if self.at.place == "convolution":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import chain
 from operator import attrgetter
@@ -44,40 +44,63 @@ def noted(model: nn.Module, known: Known) -> Kept:
     return kept
 
 
-@contextmanager
-def left_as_found(model: nn.Module, kept: Kept, *, replaced: bool = True) -> Iterator[nn.Module]:
-    """The model in eval mode, uncompiled, without gradients; afterwards all that is reachable from it is as it was.
+class LeftAsFound:
+    """A context with the model in eval mode, uncompiled, without gradients; what is reachable from it is put back.
+
+    It enters with the model itself, or a copy if its weights were made in inference mode: autograd cannot use them.
 
     Args:
         model: The model.
         kept: What it holds.
         replaced: Whether checkpoints are plain calls, and layers are not computed by fused functions.
-
-    Yields:
-        The model itself, or a copy if its weights were made in inference mode, so that autograd cannot use them.
     """
-    with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
-        known, tensors = known_of(model), [*kept.parameters, *kept.buffers]
-        streams = [(torch.set_rng_state, torch.get_rng_state())]
+
+    def __init__(self, model: nn.Module, kept: Kept, *, replaced: bool = True) -> None:
+        self._model, self._kept, self._known = model, kept, known_of(model)
+        self._replaced = replaced
+        self._streams: list[tuple[Callable[[Any], None], Any]] = []
+        self._around: list[AbstractContextManager[None]] = []
+        self._inside: list[AbstractContextManager[None]] = []
+
+    def __enter__(self) -> nn.Module:
+        if torch.is_inference_mode_enabled():
+            self._enter(self._around, torch.inference_mode(False))
+        tensors = [*self._kept.parameters, *self._kept.buffers]
+        self._graphs = torch.is_grad_enabled()
+        self._streams.append((torch.set_rng_state, torch.get_rng_state()))
         for device in {tensor.device for tensor in filter(_is_cuda, tensors)}:
-            streams.append((partial(torch.cuda.set_rng_state, device=device), torch.cuda.get_rng_state(device)))
-        if any(map(Tensor.is_inference, tensors)):
-            model = copy.deepcopy(model)
-            kept = Kept(model)
-        graphs = torch.is_grad_enabled()
+            self._streams.append((partial(torch.cuda.set_rng_state, device=device), torch.cuda.get_rng_state(device)))
         try:
-            with (
-                uncompiled(kept.modules) if kept.compiled else nullcontext(),
-                AS_WRITTEN if replaced else nullcontext(),
-            ):
-                _evaluate(kept)
-                torch.set_grad_enabled(False)
-                yield model
-        finally:
-            torch.set_grad_enabled(graphs)
-            for restore, stream in streams:
-                restore(stream)
-            _put_back(kept, known)
+            if any(map(Tensor.is_inference, tensors)):
+                self._model = copy.deepcopy(self._model)
+                self._kept = Kept(self._model)
+            if self._kept.compiled:
+                self._enter(self._inside, uncompiled(self._kept.modules))
+            if self._replaced:
+                self._enter(self._inside, AS_WRITTEN)
+            _evaluate(self._kept)
+            torch.set_grad_enabled(False)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self._model
+
+    @staticmethod
+    def _enter(contexts: list[AbstractContextManager[None]], one: AbstractContextManager[None]) -> None:
+        one.__enter__()
+        contexts.append(one)
+
+    def __exit__(self, *_: object) -> None:
+        for context in reversed(self._inside):
+            context.__exit__(None, None, None)
+        torch.set_grad_enabled(self._graphs)
+        for restore, stream in self._streams:
+            restore(stream)
+        written = self._kept.put_back()
+        if self._known.writes is None or written:  # it is learnt from the first call
+            self._known.writes = written
+        for context in self._around:
+            context.__exit__(None, None, None)
 
 
 _PLAIN = frozenset((nn.Parameter, Tensor))
@@ -102,13 +125,6 @@ def _check_values(model: nn.Module, tensors: Sequence[Tensor]) -> None:
         f" has no values: {name!r} is on the device 'meta'. Run model.to_empty(device='cpu'), then load its weights "
         "with load_state_dict.",
     )
-
-
-def _put_back(kept: Kept, known: Known) -> None:
-    """Puts all back; whether the model writes to its parameters is learnt from its first call."""
-    written = kept.put_back()
-    if known.writes is None or written:
-        known.writes = written
 
 
 class _Replaced:
