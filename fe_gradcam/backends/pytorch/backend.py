@@ -18,6 +18,7 @@ from fe_gradcam.backends.protocol import Passed, Query
 from fe_gradcam.backends.pytorch.attention import BlockLister, ending_behind
 from fe_gradcam.backends.pytorch.observed import Given, ObservedTorch, made_scores
 from fe_gradcam.backends.pytorch.passes import (
+    NO_HOOKS,
     BiasRecorder,
     Front,
     call,
@@ -29,7 +30,7 @@ from fe_gradcam.backends.pytorch.passes import (
 )
 from fe_gradcam.backends.pytorch.plan import MOST_OUTDATED, Learnt, OutdatedError
 from fe_gradcam.backends.pytorch.recorder import Recorder
-from fe_gradcam.backends.pytorch.state import AS_WRITTEN
+from fe_gradcam.backends.pytorch.state import AS_WRITTEN, FUSED
 from fe_gradcam.backends.scoring import Outputs, Scored, taken_apart
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.resolved import resolve_target
@@ -98,7 +99,7 @@ class TorchBackend(ObservedTorch):
 
         key = None if plan is not None else self._kind_of_pass(given, query)
         _, outdated = (None, 0) if key is None else self._known_now().plans.get(key) or (None, 0)
-        learns, replaced = key is not None and outdated < MOST_OUTDATED, AS_WRITTEN.used
+        learns, used, dropped = key is not None and outdated < MOST_OUTDATED, AS_WRITTEN.used, NO_HOOKS.dropped
         for whole_graph in (False, True):
             try:
                 passed = self._observed(
@@ -115,8 +116,10 @@ class TorchBackend(ObservedTorch):
                 break
         if learns and not whole_graph:
             picked = self._picked(passed[0], len(leaves[0]), query.of_pixels)
-            learnt = Learnt.of(passed[1], picked, replaced=AS_WRITTEN.used > replaced)
-            self._known_now().plans.put(key, (learnt, outdated))
+            replaced = AS_WRITTEN.used > used or any(isinstance(one, FUSED) for one in model.modules())
+            asked = NO_HOOKS.dropped > dropped  # by a plan it would be told of gradients
+            learnt = None if asked else Learnt.of(passed[1], picked, replaced=replaced)
+            self._known_now().plans.put(key, (learnt, outdated + asked))
         return leaves[0], outputs, scored
 
     def _kind_of_pass(self, given: Sequence[Any], query: Query) -> Hashable:

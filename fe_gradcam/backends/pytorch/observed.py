@@ -112,7 +112,7 @@ class ObservedTorch(Backend):
                 kept = noted(self._model, known)
             self._kept = kept
             try:
-                with LeftAsFound(self._model, kept, replaced=replaced) as model:
+                with LeftAsFound(self._model, kept, known, replaced=replaced) as model:
                     yield model
             finally:
                 self._kept = inside

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.checkpoint import CheckpointFunction
 
-from fe_gradcam.backends.known import Known, known_of
+from fe_gradcam.backends.known import Known
 from fe_gradcam.backends.pytorch.kept import Kept
 from fe_gradcam.errors import Argument, UnsupportedModelError
 
@@ -34,14 +34,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def noted(model: nn.Module, known: Known) -> Kept:
-    """All that the model holds, for passes; parameters by value too, unless its calls are known not to write to them.
-
-    Raises:
-        UnsupportedModelError: A parameter or buffer has no values.
-    """
-    kept = Kept(model, values=known.writes is not False)
-    _check_values(model, [*kept.parameters, *kept.buffers])
-    return kept
+    """All that the model holds, for passes; parameters by value too, unless its calls are known not to write to them."""
+    return Kept(model, values=known.writes is not False)
 
 
 class LeftAsFound:
@@ -52,20 +46,25 @@ class LeftAsFound:
     Args:
         model: The model.
         kept: What it holds.
+        known: What is known of it.
         replaced: Whether checkpoints are plain calls, and layers are not computed by fused functions.
+
+    Raises:
+        UnsupportedModelError: A parameter or buffer has no values.
     """
 
-    def __init__(self, model: nn.Module, kept: Kept, *, replaced: bool = True) -> None:
-        self._model, self._kept, self._known = model, kept, known_of(model)
+    def __init__(self, model: nn.Module, kept: Kept, known: Known, *, replaced: bool = True) -> None:
+        self._model, self._kept, self._known = model, kept, known
         self._replaced = replaced
         self._streams: list[tuple[Callable[[Any], None], Any]] = []
         self._around: list[AbstractContextManager[None]] = []
         self._inside: list[AbstractContextManager[None]] = []
 
     def __enter__(self) -> nn.Module:
+        tensors = [*self._kept.parameters, *self._kept.buffers]
+        _check_values(self._model, tensors)
         if torch.is_inference_mode_enabled():
             self._enter(self._around, torch.inference_mode(False))
-        tensors = [*self._kept.parameters, *self._kept.buffers]
         self._graphs = torch.is_grad_enabled()
         self._streams.append((torch.set_rng_state, torch.get_rng_state()))
         for device in {tensor.device for tensor in filter(_is_cuda, tensors)}:
@@ -80,8 +79,8 @@ class LeftAsFound:
                 self._enter(self._inside, AS_WRITTEN)
             _evaluate(self._kept)
             torch.set_grad_enabled(False)
-        except BaseException:
-            self.__exit__()
+        except BaseException as error:
+            self.__exit__(type(error))
             raise
         return self._model
 
@@ -90,17 +89,19 @@ class LeftAsFound:
         one.__enter__()
         contexts.append(one)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: Any, *_: object) -> None:
         for context in reversed(self._inside):
             context.__exit__(None, None, None)
         torch.set_grad_enabled(self._graphs)
         for restore, stream in self._streams:
             restore(stream)
-        written = self._kept.put_back()
-        if self._known.writes is None or written:  # it is learnt from the first call
+        try:
+            written = self._kept.put_back()
+        finally:
+            for context in self._around:
+                context.__exit__(None, None, None)
+        if written or (kind is None and self._known.writes is None):  # it is learnt from the first call that ends
             self._known.writes = written
-        for context in self._around:
-            context.__exit__(None, None, None)
 
 
 _PLAIN = frozenset((nn.Parameter, Tensor))
@@ -182,6 +183,9 @@ AS_WRITTEN = _Replaced(
 )
 """Reentrant checkpoints are plain calls: no gradient can be taken at a tensor through others. Transformer layers call
 their modules, and no fused function that computes a whole layer."""
+
+FUSED = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
+"""Modules that PyTorch may compute by fused functions."""
 
 
 def _evaluate(kept: Kept) -> None:

@@ -245,6 +245,7 @@ def test_keras_3_alone_gives_the_same_maps_on_either_framework(tmp_path: Path, o
 ON_TORCH = """
 import keras, numpy as np
 from fe_gradcam import UnsupportedModelError, explain, list_layers
+from fe_gradcam.backends.known import known_of
 inputs = keras.Input((6, 8, 3))
 x = keras.layers.Conv2D(4, 3, activation="relu", name="conv")(inputs)
 x = keras.layers.MaxPooling2D(name="pooled")(x)
@@ -255,6 +256,7 @@ assert [(one.name, one.shape) for one in infos[:2]] == [("conv", (4, 4, 6)), ("p
 heatmap = explain(model, images)
 assert heatmap.layer == "conv" == explain(model, images, layer=1).layer, heatmap.layer
 assert heatmap.values.shape == (2, 6, 8)
+assert known_of(model).writes is False  # so that weights are not copied again
 assert model.get_layer("conv").activation is keras.activations.relu
 for method in ("full_grad", "le_grad"):
     try:

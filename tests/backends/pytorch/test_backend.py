@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.checkpoint import CheckpointFunction, checkpoint
 
 from fe_gradcam import ArgumentError, GradientError, UnsupportedModelError, explain, list_layers
+from fe_gradcam.backends import backend_for
 from fe_gradcam.backends.pytorch.backend import TorchBackend
 from fe_gradcam.types import LayerRef
 from tests.models.held import assert_unchanged, held
@@ -526,6 +527,7 @@ def test_models_without_values_say_what_to_do() -> None:
     )
     with pytest.raises(UnsupportedModelError, match=r"'1\.weight' has none yet. Call the model once with images"):
         explain(lazy, images)
+    assert backend_for(lazy).resolve("1").name == "1"  # an op names its layer before the first batch
     with pytest.raises(UnsupportedModelError, match=r"'conv1\.weight' is on the device 'meta'. Run model\.to_empty"):
         explain(SmallTorch().to("meta"), images, layer="conv1")
     lazy.eval()(images)

@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -190,6 +191,24 @@ def test_a_pass_that_fails_leaves_nothing_either() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         explain(net, IMAGES, layer="convolution")
     assert pickle.dumps(net) == before
+
+
+def test_a_pass_that_fails_does_not_tell_whether_parameters_are_written_to() -> None:
+    net = HabitNet("writes to a parameter")
+    before = pickle.dumps(net)
+    for images in (IMAGES[:, :1], IMAGES):  # the first fail in front of the step that writes
+        with nullcontext() if images is IMAGES else pytest.raises(RuntimeError, match="to have 3 channels"):
+            explain(net, images, layer="convolution")
+    assert pickle.dumps(net) == before
+
+
+def test_inference_mode_is_on_again_though_something_cannot_be_put_back() -> None:
+    net = HabitNet("writes to an array")
+    net.head.register_forward_pre_hook(lambda *_: net.array.setflags(write=False))
+    with torch.inference_mode():
+        with pytest.raises(ValueError, match="read-only") as told:  # its traceback keeps what is left open
+            explain(net, IMAGES)
+        assert torch.is_inference_mode_enabled(), told
 
 
 def test_what_cannot_be_written_to_stays_and_hinders_nothing() -> None:

@@ -452,3 +452,62 @@ def test_a_model_that_begins_to_write_to_its_parameters_is_kept_from_then_on() -
     weights = model.fc.weight.clone()
     explain(model, DARK, layer="second")
     assert torch.equal(model.fc.weight, weights)
+
+
+def _hook(net: Any, x: Tensor) -> None:
+    net.fc.weight.register_hook(torch.zeros_like)
+
+
+def _own_gradient(net: Any, x: Tensor) -> None:
+    with torch.enable_grad():
+        features = net.first(x)
+        features.retain_grad()
+        features.square().sum().backward()
+    net.scale = 1.0 if not features.retains_grad or features.grad is None else 2.0
+
+
+@pytest.mark.parametrize("asks", [_hook, _own_gradient])
+@pytest.mark.parametrize("always", [True, False])
+def test_a_forward_that_asks_for_gradients_is_told_of_none(asks: Callable[[Any, Tensor], None], always: bool) -> None:
+    """Whether the first pass asked or a later one: all maps are those of a first pass, and no hook stays."""
+
+    class Asks(Net):
+        scale = 1.0
+
+        def forward(self, x: Tensor) -> Any:
+            if always or float(x.mean()) > 0.5:
+                asks(self, x)
+            return super().forward(x) * self.scale
+
+    model = Asks().eval()
+    for images in (DARK, BRIGHT, BRIGHT, DARK, BRIGHT) if always or asks is _hook else ():
+        same(model, images)
+        assert model.fc.weight._backward_hooks is None
+    kept = model.fc.weight.register_hook(torch.neg)
+    same(model, BRIGHT)
+    assert model.fc.weight._backward_hooks == {kept.id: torch.neg}
+
+
+class Attends(nn.Module):
+    """Bright images go through a transformer, whose last places are masked: a fused function makes zeros of these."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.first, self.second, self.fc = nn.Conv2d(1, 8, 3, 2), nn.Conv2d(8, 4, 1), nn.Linear(4, 3)
+        self.blocks = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.first(x)
+        if float(x.mean()) > 0.5:
+            tokens = maps.flatten(2).transpose(1, 2)
+            masked = (torch.arange(tokens.shape[1]) > 15).expand(len(x), -1)
+            maps = self.blocks(tokens, src_key_padding_mask=masked).transpose(1, 2).reshape_as(maps)
+        return self.fc(F.relu(self.second(maps)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_transformer_that_only_some_images_go_through(method: Any) -> None:
+    model = Attends().eval()
+    for images in (DARK, DARK, BRIGHT):
+        same(model, images, method=method)
