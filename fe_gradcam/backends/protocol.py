@@ -84,9 +84,24 @@ class _Plainly:
             return
         told = None
         with suppress(Exception):  # a failing trial must not hide the first failure
-            told = self._backend.remedy(self._inputs)
+            told = self._remedy()
         if told is not None:
             raise ArgumentError(Argument("images"), told) from error
+
+    def _remedy(self) -> str | None:
+        """The advice for inputs that the model takes in another form alone, tried with one row; or None."""
+        inputs, first = self._inputs, self._backend.channels_first
+        if self._takes(inputs.rows(slice(1))):
+            return None
+        return next((told for other, told in inputs.remedies(channels_first=first) if self._takes(other)), None)
+
+    def _takes(self, inputs: Inputs) -> bool:
+        """Whether a pass of the inputs succeeds."""
+        try:
+            self._backend._listed(inputs)
+        except Exception:
+            return False
+        return True
 
 
 class Backend(ABC):
@@ -184,6 +199,10 @@ class Backend(ABC):
     def attention_gradients(self, inputs: Inputs, query: Query, *, mean_token: bool) -> list[Tensor]:
         """See `fe_gradcam.types.Probe`; the layer has no influence here."""
 
+    def largest_output(self, inputs: Inputs) -> int:
+        """How many numbers the largest output of a layer holds for one image; 0 if this is not looked at."""
+        return 0
+
     # --- what a framework must be able to do -----------------------------------------------------------------
 
     @abstractmethod
@@ -243,21 +262,6 @@ class Backend(ABC):
             if one is None or len(inputs) == 1:
                 raise
             return inputs, self._layers(inputs)
-
-    def remedy(self, inputs: Inputs) -> str | None:
-        """The advice for inputs that the model takes in another form alone, tried with one row; or None."""
-        if self._takes(inputs.rows(slice(1))):
-            return None
-        remedies = inputs.remedies(channels_first=self.channels_first)
-        return next((told for other, told in remedies if self._takes(other)), None)
-
-    def _takes(self, inputs: Inputs) -> bool:
-        """Whether a pass of the inputs succeeds."""
-        try:
-            self._listed(inputs)
-        except Exception:
-            return False
-        return True
 
     @cached_property
     def _known(self) -> Known:
