@@ -34,7 +34,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def noted(model: nn.Module, known: Known) -> Kept:
-    """All that the model holds, for passes; parameters by value too, unless its calls are known not to write to them."""
+    """All that the model holds, for passes; parameters by value too, unless calls are known not to write to them."""
     return Kept(model, values=known.writes is not False)
 
 
