@@ -128,7 +128,10 @@ def scores(subject: Subject) -> Finding:
             raise NotApplicableError("the model puts out one number for two classes.")
         table = np.hstack((-subject.table, subject.table))  # the score of class 1, or against it
     wanted = table.argmax(1) if subject.target is None else subject.ids
-    wrong = int((heatmap.class_ids != wanted).sum())
+    differ = heatmap.class_ids != wanted
+    if subject.target is None:  # of equal probabilities any is the highest; logits may tell them apart
+        differ &= table[rows, heatmap.class_ids] < table[rows, wanted]
+    wrong = int(differ.sum())
     own, shown = table[rows, wanted], heatmap.scores if plainly else heatmap.confidences
     off = float(np.abs(own - shown).max() / max(1.0, np.abs(own).max()))
     named = "scores" if plainly else "confidences"
