@@ -34,7 +34,6 @@ from fe_gradcam.types import (
     LayerInfo,
     LayerRef,
     Method,
-    Needs,
     Reshape,
     Scaling,
     Score,
@@ -107,8 +106,8 @@ def explain(
         score: ``"logit"``: the class score before the softmax or sigmoid, which is found automatically;
             ``"output"``: the model's output as it is.
         batch_size: Images per pass, from 1. None: all images at once, and of the variants that a method makes of them
-            as many as have 200,000 pixels together, on a GPU 1.6 million, but at most 64. It bounds the memory of every
-            method, whatever the number of channels.
+            as many as have 200,000 pixels together, on a GPU 1.6 million, but at most 64; fewer on a CPU, from 4, where
+            a layer's output is large. It bounds the memory of every method, whatever the number of channels.
         seed: Seed of the methods that draw random numbers, from 0. The numbers of an image do not depend on the other
             images, and the global random streams are not touched.
         class_names: Names of the classes: a sequence in the order of the ids, or {id: name}.
@@ -228,7 +227,7 @@ def explained(
     """The heatmaps of `explain_many`, and the inferred probabilities."""
     methods = several(methods)
     for name, given in (("methods", methods), ("layers", layers), ("targets", targets)):
-        if isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
+        if isinstance(given, str) or not isinstance(given, (list, tuple, Sequence, np.ndarray)):
             raise ArgumentError(f"{name}={given!r} is not accepted. Accepted: a list, with one entry or several.")
         if not len(given):
             raise ArgumentError(f"{name} is empty; at least one entry is needed.")
@@ -294,8 +293,8 @@ def _passes(
     settings: Settings,
 ) -> list[Passes]:
     """For each target, the results of the passes: one of the images as they are, and those of their views."""
-    gradients = any(Needs.GRADIENTS in rule.needs for rule in rules)
-    asks = any(Needs.PROBE in rule.needs for rule in rules)
+    gradients = any(rule.by_gradients for rule in rules)
+    asks = any(rule.asks for rule in rules)
     views, _ = settings.smoothing
 
     def passed(seen: Inputs, of: Sequence[ResolvedTarget]) -> list[CamInputs]:
