@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,12 @@ def rounds(functions: Mapping[str, Call], count: int, clock: Clock = time.proces
     return taken
 
 
+def rounds_within(functions: Mapping[str, Call], seconds: float, fewest: int, most: int) -> dict[str, Times]:
+    """As many rounds as take about so many seconds, within the two bounds."""
+    once = sum(times.mean() for times in rounds(functions, 3).values())
+    return rounds(functions, int(np.clip(seconds / once, fewest, most)))
+
+
 def compared(function: Call, base: Call, pairs: int) -> Ratio:
     """The time of `function` over that of `base`."""
     taken = rounds({"base": base, "function": function}, pairs)
@@ -108,3 +116,27 @@ def rise_of(module: str, *arguments: str) -> float:
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return float(done.stdout.split()[-1])
+
+
+def row_by_row(
+    module: str, head: str, every: Sequence[str], print_row: Callable[..., None], peak: Callable[..., float]
+) -> None:
+    """The command line of a benchmark whose rows are measured each in a process of its own, below a head.
+
+    Of a row's words and the seconds for its rounds `print_row` prints it; of those after ``--peak`` (see `rise_of`)
+    `peak` says the MiB.
+    """
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
+    parser.add_argument("rows", nargs="*", help=f'such as "{every[0]}"; all by default')
+    parser.add_argument("--seconds", type=float, default=30, help="about so many for the rounds of a row")
+    parser.add_argument("--peak", nargs="+", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if chosen.peak:
+        print(peak(*chosen.peak))
+    elif len(chosen.rows) == 1:
+        print_row(*chosen.rows[0].split(), chosen.seconds)
+    else:
+        print(head, flush=True)
+        for row in chosen.rows or every:
+            subprocess.run([sys.executable, "-m", module, row, "--seconds", str(chosen.seconds)], check=True)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from benchmarks.measure import one_thread
 from tutorials.real_data import normalise, photos, pretrained_torch
 
 Framework = Literal["torch", "tf"]
@@ -208,6 +209,20 @@ def batch(framework: Framework, net: Net, count: int | None = None) -> Any:
     import tensorflow as tf
 
     return tf.constant(values)
+
+
+def ready(framework: Framework, name: str, count: int | None = None) -> tuple[Net, Any, Any]:
+    """A net, its model with the same weights at each call, and images; they compute in one thread."""
+    import torch
+
+    torch.manual_seed(0)
+    if framework == "tf":
+        import tensorflow as tf
+
+        tf.random.set_seed(0)
+    one_thread()
+    net = NETS[framework][name]
+    return net, net.make(), batch(framework, net, count)
 
 
 def plain(framework: Framework, model: Any, x: Any) -> Callable[[], Any]:

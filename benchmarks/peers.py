@@ -8,12 +8,8 @@ interleaved rounds over `explain`, in one thread; memory is the rise of a fresh 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import os
-import subprocess
-import sys
-import warnings
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -24,8 +20,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from benchmarks.measure import Call, Ratio, one_thread, rise, rise_of, rounds
-from benchmarks.nets import NETS, Framework, batch
+from benchmarks.measure import Call, Ratio, rise, rise_of, rounds_within, row_by_row
+from benchmarks.nets import Framework, ready
 from fe_gradcam import explain
 
 OURS = "fe_gradcam"
@@ -124,16 +120,7 @@ def functions(
     framework: Framework, name: str, method: str, only: str | None = None, count: int | None = None
 ) -> dict[str, Call]:
     """Those of the packages that are there and have the method, each on a net of its own with the same weights."""
-    import torch
-
-    torch.manual_seed(0)
-    if framework == "tf":
-        import tensorflow as tf
-
-        tf.random.set_seed(0)
-    one_thread()
-    net = NETS[framework][name]
-    model, x = net.make(), batch(framework, net, count)
+    net, model, x = ready(framework, name, count)
     layer = LAYERS.get(name, net.layer) if framework == "torch" else net.layer
     made = {}
     for peer, make in PEERS[framework].items():
@@ -155,8 +142,7 @@ def print_rows(framework: Framework, name: str, method: str, seconds: float) -> 
     """Prints a row for each package."""
     made = functions(framework, name, method)
     heats = {peer: function() for peer, function in made.items()}
-    once = sum(times.mean() for times in rounds(made, 2).values())
-    taken = rounds(made, int(np.clip(seconds / once, 7, 300)))
+    taken = rounds_within(made, seconds, 7, 300)
     for peer, times in taken.items():
         ratio, same = Ratio.of(times, taken[OURS]), likeness(heats[peer], heats[OURS])
         peak = rise_of("benchmarks.peers", framework, name, method, peer)
@@ -172,30 +158,19 @@ def installed(peer: str) -> str:
         return "not installed, left out"
 
 
+def peak(framework: Framework, name: str, method: str, peer: str) -> float:
+    """MiB by which it rises."""
+    (first,) = functions(framework, name, method, peer, 1).values()
+    first()  # what is loaded once is no memory of the images
+    (function,) = functions(framework, name, method, peer).values()
+    return rise(function, 3)
+
+
 def main() -> None:
     """Prints the versions and the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("rows", nargs="*", help='such as "torch resnet18 grad_cam"; all by default')
-    parser.add_argument("--seconds", type=float, default=20, help="for the rounds of a row, of which 7 to 300 run")
-    parser.add_argument("--peak", nargs=4, metavar=("FRAMEWORK", "NET", "METHOD", "PEER"), help=argparse.SUPPRESS)
-    chosen: Any = parser.parse_args()
-    warnings.simplefilter("ignore")
-    if chosen.peak:
-        framework, name, method, peer = chosen.peak
-        (first,) = functions(framework, name, method, peer, 1).values()
-        first()  # what is loaded once is no memory of the images
-        (function,) = functions(framework, name, method, peer).values()
-        print(rise(function, 3))
-    elif len(chosen.rows) == 1:
-        framework, name, method = chosen.rows[0].split()
-        print_rows(framework, name, method, chosen.seconds)
-    else:
-        for peer in ("grad-cam", "torchcam", "captum", "tf-keras-vis"):
-            print(f"{peer}: {installed(peer)}")
-        print("row | package | median | over fe_gradcam | peak rises by | least correlation of an image", flush=True)
-        for row in chosen.rows or [" ".join(each) for each in ROWS]:
-            command = [sys.executable, "-m", "benchmarks.peers", row, "--seconds", str(chosen.seconds)]
-            subprocess.run(command, check=True)
+    versions = "".join(f"{peer}: {installed(peer)}\n" for peer in ("grad-cam", "torchcam", "captum", "tf-keras-vis"))
+    head = f"{versions}row | package | median | over fe_gradcam | peak rises by | least correlation of an image"
+    row_by_row("benchmarks.peers", head, [" ".join(row) for row in ROWS], print_rows, peak)
 
 
 if __name__ == "__main__":

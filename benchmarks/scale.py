@@ -22,8 +22,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from benchmarks.measure import Call, compared, one_thread, resident
-from benchmarks.nets import NETS, batch, plain
+from benchmarks.measure import Call, compared, resident
+from benchmarks.nets import plain, ready
 from fe_gradcam import explain, explain_many, top_k
 
 PARTS = ("images", "growth")
@@ -39,9 +39,8 @@ LAYERS = tuple(f"net.resnet.encoder.stages.{stage}" for stage in (2, 1, 0, 3))
 
 def print_run(name: str, images: int, at_once: int) -> None:
     """A row: the time of all images, and what the process holds, MiB."""
-    torch.manual_seed(0)
-    net = NETS["torch"][name]
-    model, pool, taken, held = net.make(), batch("torch", net, 10 * at_once), {"explain": 0.0, "plain": 0.0}, []
+    _, model, pool = ready("torch", name, 10 * at_once)
+    taken, held = {"explain": 0.0, "plain": 0.0}, []
     for index in range(images // at_once):
         x = pool[index % 10 * at_once :][:at_once]
         for which, function in (("plain", plain("torch", model, x)), ("explain", partial(explain, model, x))):
@@ -73,9 +72,7 @@ def cases(model: Any, x: Any) -> Iterator[tuple[str, Call, Any]]:
 
 def print_growth(pairs: int) -> None:
     """A row for each case: the ratio to plain inference of the same images."""
-    torch.manual_seed(0)
-    net = NETS["torch"]["resnet18"]
-    model, x = net.make(), batch("torch", net)
+    _, model, x = ready("torch", "resnet18")
     for name, function, images in cases(model, x):
         print(f"{name} | {compared(function, plain('torch', model, images), pairs)}", flush=True)
 
@@ -87,7 +84,6 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of the images and pairs")
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")
-    one_thread()
     if "images" in (chosen.parts or PARTS):
         print("net | images | explain | plain | ratio | held after a tenth | at the end", flush=True)
         for name, images, at_once in RUNS:

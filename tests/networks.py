@@ -25,7 +25,7 @@ HEAD = """# Networks that were tried
 
 Each was made with random weights and explained at its default layer, and the heatmap was then worked out again by
 other means ([check.md](check.md)). The table is written by `make zoo`; seconds are those of the whole check of two
-images on one core.
+images on one core, beside other jobs.
 
 | family | network | from | default layer | its map | check | seconds |
 | --- | --- | --- | --- | --- | --- | --- |

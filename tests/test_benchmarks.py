@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import benchmarks
-from benchmarks import on_gpu, peers
+from benchmarks import nets, on_gpu, peers
 from benchmarks.__main__ import LEFT_OUT, NO_BENCHMARK, RUN
 from benchmarks.measure import Ratio, interval, rise, rounds
 from benchmarks.nets import NETS, Framework, Net, batch, by_hand, plain
@@ -84,7 +84,7 @@ def test_by_hand_is_what_explain_makes(framework: Framework, name: str) -> None:
 def test_a_peer_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("pytorch_grad_cam", "torchcam", "captum.attr", "captum"):
         monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setattr(peers, "one_thread", lambda: None)
+    monkeypatch.setattr(nets, "one_thread", lambda: None)
     assert list(peers.functions("torch", "lenet_of_modules", "grad_cam")) == [peers.OURS]
     assert peers.installed("no-such-package") == "not installed, left out"
     assert peers.installed("numpy") == np.__version__

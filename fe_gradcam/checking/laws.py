@@ -45,6 +45,15 @@ SHARP = 2.0
 NEARLY = 0.75
 """How well parts must fit where they are, as a share of where they fit best."""
 
+CERTAIN = 3.0
+"""How many standard errors parts must fit elsewhere better, or it is chance: of maps that change all over by chance
+one in five was found to be read wrongly without it, one in a hundred with it."""
+
+READ_OTHERWISE = (
+    "Axes or tokens are read in another order: pass reshape=, which makes (N, K, h, w) of the layer's output."
+)
+"""What to do if places are not where they should be."""
+
 OTHER_WEIGHTS = (0.2, 1.4)
 """What each weight is multiplied by to have others: their squares, and so the size of what they make, stay the same."""
 
@@ -119,7 +128,10 @@ def scores(subject: Subject) -> Finding:
             raise NotApplicableError("the model puts out one number for two classes.")
         table = np.hstack((-subject.table, subject.table))  # the score of class 1, or against it
     wanted = table.argmax(1) if subject.target is None else subject.ids
-    wrong = int((heatmap.class_ids != wanted).sum())
+    differ = heatmap.class_ids != wanted
+    if subject.target is None:  # of equal probabilities any is the highest; logits may tell them apart
+        differ &= table[rows, heatmap.class_ids] < table[rows, wanted]
+    wrong = int(differ.sum())
     own, shown = table[rows, wanted], heatmap.scores if plainly else heatmap.confidences
     off = float(np.abs(own - shown).max() / max(1.0, np.abs(own).max()))
     named = "scores" if plainly else "confidences"
@@ -149,7 +161,6 @@ def places(subject: Subject) -> Finding:
     """A change of a part of the image is seen at that part of the map, and not better at another."""
     random = np.random.default_rng(subject.asked["seed"])
     reading = subject.reading or nearest(subject, 2, random).reading
-    instead = "Axes or tokens are read in another order: pass reshape=, which makes (N, K, h, w) of the layer's output."
     if len(subject.outputs[-1].shape) == 3:  # only tokens can be off by some places
         seen_at = _seen_at(subject, reading, random)
         best = max(seen_at, key=lambda by: seen_at[by])
@@ -158,23 +169,32 @@ def places(subject: Subject) -> Finding:
             said = (
                 f"A patch is seen {best:+d} in the order of the tokens, {sharp:.1f} times as much as at its own token."
             )
-            return judged(False, said, instead, shift=best, sharp=sharp)
+            return judged(False, said, READ_OTHERWISE, shift=best, sharp=sharp)
     if prod(subject.sides) < FEWEST_PLACES:
         raise NotApplicableError(f"the map has {prod(subject.sides)} places, too few to tell them apart.")
-    wanted, seen = (np.stack(one) for one in zip(*_parts(subject, reading, random), strict=True))
-    fits = {name: float((moved * seen).sum()) for name, moved in moves(wanted)}
-    where_they_are, best_fit = fits["where they are"], max(fits, key=lambda name: fits[name])
-    alone = fits[best_fit] / (float(wanted.mean()) * len(wanted))
+    return placed(*(np.stack(one) for one in zip(*_parts(subject, reading, random), strict=True)))
+
+
+def placed(wanted: NDArray[Any], seen: NDArray[Any]) -> Finding:
+    """Where parts of the image (n, *S) are, and what of the map changes with each."""
+    axes, moved = tuple(range(1, wanted.ndim)), dict(moves(wanted))
+    fits = {name: (one * seen).sum(axes) for name, one in moved.items()}
+    where_they_are, best_fit = fits["where they are"], max(fits, key=lambda name: fits[name].sum())
+    best = fits[best_fit].sum()
+    alone = best / (wanted.mean() * len(wanted))
     if alone < SPREAD:
         raise NotApplicableError(
             f"parts of the image are seen all over the map, {alone:.1f} times as much where they fit best as elsewhere."
         )
+    share = where_they_are.sum() / best
+    better = (fits[best_fit] - where_they_are)[(moved[best_fit] != wanted).any(axes)]
+    if share < NEARLY and better.mean() < CERTAIN * better.std(ddof=1) / len(better) ** 0.5:
+        raise NotApplicableError("parts of the image are seen all over the map, each somewhere else.")
     said = (
         f"{len(wanted)} parts of the image are seen {best_fit}, {alone:.1f} times as much as elsewhere; where they are "
-        f"fits {where_they_are / fits[best_fit]:.0%} as well."
+        f"fits {share:.0%} as well."
     )
-    good = where_they_are >= NEARLY * fits[best_fit]
-    return judged(good, said, instead, fits=where_they_are / fits[best_fit], alone=alone)
+    return judged(share >= NEARLY, said, READ_OTHERWISE, fits=share, alone=alone)
 
 
 def _seen_at(subject: Subject, reading: Reading, random: np.random.Generator) -> dict[int, float]:

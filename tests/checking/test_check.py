@@ -18,6 +18,7 @@ from fe_gradcam.backends.pytorch.backend import TorchBackend
 from fe_gradcam.backends.pytorch.kept import Kept
 from fe_gradcam.backends.pytorch.recorder import Recorder
 from fe_gradcam.checking.laws import OTHER_WEIGHTS
+from fe_gradcam.checking.subject import Subject
 from fe_gradcam.types import LayerRef
 from tests.checking.outcomes import outcomes
 from tests.models.toys import SmallTorch
@@ -68,6 +69,24 @@ def test_sound_networks_pass() -> None:
     check = check_model(Tokens(), images((24, 24)), layer="norm")
     assert outcomes(check) == {**dict.fromkeys(outcomes(check), "passed"), "head": "not applicable"}
     assert "tokens, after 1 others" in check["gradient"].said
+
+
+def test_the_class_is_one_of_the_highest_probability(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits that differ by less than rounding leave equal probabilities: no class is wrong, though NumPy names 0."""
+    net = Square()
+    net.head.weight.data *= 1e-12
+    net.head.bias.data.zero_()
+    assert (net(images()) == 0.2).all() and explain(net, images(), layer="second").class_ids.any()
+    assert check_model(net, images(), layer="second")["scores"].outcome == "passed"
+    plain = Subject.explained
+
+    def explained(*args: Any, **how: Any) -> Any:
+        heatmap = plain(*args, **how)
+        return replace(heatmap, class_ids=(heatmap.class_ids + 1) % 5)
+
+    monkeypatch.setattr(Subject, "explained", explained)
+    check = check_model(Square(), images(), layer="second")
+    assert check["scores"].outcome == "failed" and "Classes differ for 3 of 3 images" in check["scores"].said
 
 
 # --- planted faults -------------------------------------------------------------------------------------------

@@ -43,7 +43,13 @@ class Network:
     def model(self) -> Any:
         """The network; its batch norms have the statistics of some images, or the signal would die out on its way."""
         net = self.make()
-        norms = [] if self.source == "keras" else [one for one in net.modules() if isinstance(one, BatchNorm)]
+        if self.source == "keras":
+            for layer in net.layers:
+                if "BatchNormalization" in type(layer).__name__:
+                    layer.momentum = 0.0
+            net(self.images(4), training=True)
+            return net
+        norms = [one for one in net.modules() if isinstance(one, BatchNorm)]
         if norms:
             for norm in norms:
                 norm.momentum = None
@@ -149,10 +155,15 @@ def _timm() -> Iterator[Network]:
         "MLP": "mixer_s32_224 gmlp_ti16_224 resmlp_12_224",
         "EfficientFormer": "efficientformer_l1 efficientformerv2_s0",
     }  # fmt: skip
+    at_another = {
+        "crossvit_tiny_240": (240, 240),
+        "maxvit_rmlp_pico_rw_256": (256, 256),
+        "efficientvit_m0": (224, 224),  # of 64 pixels its last map is a single place
+    }
     for table, size in ((plain, (64, 64)), (at_their_size, (224, 224))):
         for family, names in table.items():
             for name in names.split():
-                at = {"crossvit_tiny_240": (240, 240), "maxvit_rmlp_pico_rw_256": (256, 256)}.get(name, size)
+                at = at_another.get(name, size)
                 yield Network(family, name, "timm", partial(of_timm, name), at)
     small = {"img_size": 64, "patch_size": 8}
     for said, more in {
