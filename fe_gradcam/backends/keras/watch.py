@@ -13,7 +13,6 @@ from typing import Any
 from weakref import ref
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fe_gradcam.backends.keras.version import PACKAGES, keras_of
 
@@ -45,32 +44,7 @@ MOST_WATCHED = 1000
 """Longer containers, and arrays of more bytes, are not looked into: they hold data."""
 
 _PLAIN_VALUES = (bool, int, float, complex, str, bytes, type(None), type, np.generic)
-
-
-class _Held:
-    """A container, or the attributes of an object: what it holds, by address."""
-
-    def __init__(self, container: Any, levels: int, notes: Noted) -> None:
-        values = _values_of(container)
-        self._ids = list(map(id, values))
-        found = [notes.note(value, levels) for value in values]
-        self._inside = [(at, inner) for at, inner in enumerate(found) if inner is not None]
-
-    def is_of(self, container: Any) -> bool:
-        """Whether a container holds the same."""
-        values = _values_of(container)
-        return list(map(id, values)) == self._ids and all(inner.is_of(values[at]) for at, inner in self._inside)
-
-
-class _Numbers:
-    """A small array, by its values."""
-
-    def __init__(self, array: NDArray[Any]) -> None:
-        self._values = array.tobytes()
-
-    def is_of(self, array: NDArray[Any]) -> bool:
-        """Whether an array holds the same."""
-        return array.tobytes() == self._values
+_CONTAINERS = (list, tuple, dict, set, frozenset)
 
 
 class Noted:
@@ -80,26 +54,48 @@ class Noted:
         self._dead: list[Any] = []
         self._refs: list[Any] = []
         self._alone: list[Any] = []
-        self._held = _Held(values, LEVELS, self)
+        self._ids = list(map(id, values))
+        self._steps: list[tuple[int, int, list[int] | bytes]] = []
+        self._containers = 0
+        self._note(values, 0, LEVELS)
 
-    def note(self, value: Any, levels: int) -> _Held | _Numbers | None:
-        """Holds a value weakly, and returns what it holds if it is looked into."""
-        if isinstance(value, _PLAIN_VALUES):
-            self._alone.append(value)
-            return None
-        if levels and isinstance(value, (list, tuple, dict, set, frozenset)):
-            return _Held(value, levels - 1, self)
+    def _note(self, values: Sequence[Any], holder: int, levels: int) -> None:
+        """Holds values weakly; of those that are looked into, adds the holder, the position in it, and the content."""
+        for at, value in enumerate(values):
+            if _never_changes(value):
+                self._alone.append(value)
+            elif isinstance(value, np.ndarray) and value.nbytes <= MOST_WATCHED:
+                self._hold(value)
+                self._steps.append((holder, at, value.tobytes()))
+            else:
+                if not levels or not isinstance(value, _CONTAINERS):
+                    self._hold(value)
+                if levels and _is_looked_into(value):
+                    inside = _values_of(value)
+                    self._steps.append((holder, at, list(map(id, inside))))
+                    self._containers += 1
+                    self._note(inside, self._containers, levels - 1)
+
+    def _hold(self, value: Any) -> None:
         with suppress(TypeError):  # a container deep inside, an object with slots, a SimpleNamespace
             self._refs.append(ref(value, self._dead.append))
-        if isinstance(value, np.ndarray) and value.nbytes <= MOST_WATCHED:
-            return _Numbers(value)
-        own, its = getattr(value, "__dict__", None), type(value).__module__.partition(".")[0]
-        looked_into = levels and isinstance(own, dict) and its not in _LIBRARIES and keras_of(value) is None
-        return _Held(value, levels - 1, self) if looked_into else None
 
     def are(self, values: Sequence[Any]) -> bool:
         """Whether the values are the same."""
-        return not self._dead and self._held.is_of(values)
+        if self._dead or list(map(id, values)) != self._ids:
+            return False
+        containers = [values]
+        for holder, at, content in self._steps:
+            value = containers[holder][at]
+            if type(content) is bytes:
+                if value.tobytes() != content:
+                    return False
+            else:
+                inside = _values_of(value)
+                if list(map(id, inside)) != content:
+                    return False
+                containers.append(inside)
+        return True
 
 
 class Watched:
@@ -110,25 +106,25 @@ class Watched:
 
     def __init__(self, layers: Sequence[Any]) -> None:
         self._layers = [(ref(layer), _names_in(layer), len(layer.__dict__)) for layer in layers]
-        self._noted = Noted(self._read_by(layers))
+        self._noted = Noted(self._read_by(layers) or ())
 
     def are(self, layers: Sequence[Any]) -> bool:
         """Whether these are the same layers, and hold what they held."""
-        if len(layers) != len(self._layers):
-            return False
-        for layer, (known, names, count) in zip(layers, self._layers, strict=True):
-            if known() is not layer or (len(layer.__dict__) != count and _names_in(layer) != names):
-                return False
-        return self._noted.are(self._read_by(layers))
+        read = self._read_by(layers) if len(layers) == len(self._layers) else None
+        return read is not None and self._noted.are(read)
 
-    def _read_by(self, layers: Sequence[Any]) -> list[Any]:
+    def _read_by(self, layers: Sequence[Any]) -> list[Any] | None:
+        """What the layers hold; None if they are others, or have other attributes."""
         read: list[Any] = []
-        for layer, (_, names, _) in zip(layers, self._layers, strict=True):
-            read += [layer.__dict__.get(name) for name in names]
-        classes = dict.fromkeys(one for layer in layers for one in type(layer).__mro__)
-        for one in classes:
-            if one.__module__.partition(".")[0] not in _LIBRARIES:
-                read += vars(one).values()
+        for layer, (known, names, count) in zip(layers, self._layers, strict=True):
+            its = layer.__dict__
+            if known() is not layer or (len(its) != count and _names_in(layer) != names):
+                return None
+            read += map(its.get, names)
+        kinds = [kind for kind in dict.fromkeys(map(type, layers)) if not _is_of_library(kind)]
+        for base in dict.fromkeys(base for kind in kinds for base in kind.__mro__):
+            if not _is_of_library(base):
+                read += vars(base).values()
         return read
 
 
@@ -167,12 +163,27 @@ def _of_every_layer(keras: ModuleType) -> frozenset[str]:
     return frozenset((*vars(keras.Model(**named)), *vars(keras.layers.Layer(**named))))
 
 
-def _values_of(container: Any) -> list[Any]:
-    if not isinstance(container, (list, tuple, dict, set, frozenset)):
+def _is_of_library(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in _LIBRARIES
+
+
+def _never_changes(value: Any) -> bool:
+    """Whether a value, which is held alive then, stays what it is."""
+    return isinstance(value, _PLAIN_VALUES) or (type(value) is tuple and all(map(_never_changes, value)))
+
+
+def _is_looked_into(value: Any) -> bool:
+    if isinstance(value, _CONTAINERS):
+        return True
+    own = getattr(value, "__dict__", None)
+    return isinstance(own, dict) and not _is_of_library(type(value)) and keras_of(value) is None
+
+
+def _values_of(container: Any) -> Sequence[Any]:
+    if not isinstance(container, _CONTAINERS):
         container = container.__dict__
     if len(container) > MOST_WATCHED:
-        return []
+        return ()
     if isinstance(container, dict):
-        pairs = list(container.items())
-        container = [*(name for name, _ in pairs), *(value for _, value in pairs)]
-    return list(container)
+        return [*container, *container.values()]
+    return container if isinstance(container, (list, tuple)) else list(container)
