@@ -72,4 +72,4 @@ def scale(raw: Tensor, scaling: Scaling, size: Sequence[int]) -> Tensor:
 def _largest(maps: Tensor) -> Tensor:
     """The maximum of each map, (N, 1, 1); 1 if the maximum is 0, so that a map of zeros stays zero."""
     largest = maps.amax(tuple(range(1, maps.dim())), keepdim=True)
-    return torch.where(largest > 0, largest, 1)
+    return largest.masked_fill_(largest == 0, 1)

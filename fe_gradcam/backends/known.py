@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from operator import is_
-from threading import RLock, get_ident
+from threading import Lock, get_ident
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary, ref
@@ -126,8 +126,7 @@ class Known:
 
     def __init__(self) -> None:
         self.told = False
-        self._lock = RLock()
-        self._held = 0
+        self._lock = Lock()
         self._owner: int | None = None
         self._values: Sequence[Any] | None = None
         self._stamp = object()
@@ -158,25 +157,25 @@ class Known:
         return known
 
     def hold(self, modules: Callable[[], Sequence[Any]]) -> None:
-        """Waits until no other thread explains the model; until `let_go` its modules are looked through once.
-
-        The same thread may hold it several times: a callable target may explain the model again.
-        """
+        """Waits until no other thread explains the model; until `let_go` its modules are looked through once."""
         if not self._lock.acquire(blocking=False):
             self._wait()
-        if not self._held:
-            try:
-                self.now(modules)
-            except BaseException:
-                self._lock.release()
-                raise
-        self._held, self._owner = self._held + 1, get_ident()
+        try:
+            self.now(modules)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._owner = get_ident()
 
     def let_go(self) -> None:
         """Ends what `hold` began."""
-        self._held -= 1
-        self._owner = get_ident() if self._held else None
+        self._owner = None
         self._lock.release()
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this thread holds the model."""
+        return self._owner == get_ident()
 
     def _wait(self) -> None:
         """Waits for the lock; raises CamError if its owner waits for what this thread holds."""
@@ -196,8 +195,6 @@ class Known:
 
     def now(self, modules: Callable[[], Sequence[Any]]) -> Known:
         """This object; if the model's modules are no longer the same, its facts are forgotten first."""
-        if self._held:
-            return self
         its = modules()
         if self._modules is None or not self._modules.are(its):
             if self._modules is not None:
@@ -209,14 +206,16 @@ class Known:
 class Held:
     """A context in which a model is held; see `Known.hold`."""
 
-    def __init__(self, known: Known, modules: Callable[[], Sequence[Any]]) -> None:
+    def __init__(self, known: Known, modules: Callable[[], Sequence[Any]], at_the_end: Callable[[], None]) -> None:
         self._known = known
         self._modules = modules
+        self._at_the_end = at_the_end
 
     def __enter__(self) -> None:
         self._known.hold(self._modules)
 
     def __exit__(self, *_: object) -> None:
+        self._at_the_end()
         self._known.let_go()
 
 

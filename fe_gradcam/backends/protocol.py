@@ -5,9 +5,9 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -28,6 +28,9 @@ HALF_PRECISION_FACTOR = 1024.0
 
 STRETCHES = (30.0, -30.0, 1000.0, -1000.0)
 """Factors on the images that show whether a model's outputs can leave [0, 1]; bytes stay within their range."""
+
+
+_HELD = nullcontext()
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +70,25 @@ class Passed(NamedTuple):
     reading: Reading
 
 
+class _Plainly:
+    """A context: if a model fails on inputs but takes them in another layout or dtype, an error says so."""
+
+    def __init__(self, backend: Backend, inputs: Inputs) -> None:
+        self._backend, self._inputs = backend, inputs
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is None or not isinstance(error, Exception) or isinstance(error, CamError):
+            return
+        told = None
+        with suppress(Exception):  # a failing trial must not hide the first failure
+            told = self._backend.remedy(self._inputs)
+        if told is not None:
+            raise ArgumentError(Argument("images"), told) from error
+
+
 class Backend(ABC):
     """A model of one framework, prepared for explaining; see `backend_for`."""
 
@@ -90,7 +112,7 @@ class Backend(ABC):
         Raises:
             ArgumentError: The model fails on the inputs, and takes them in another layout or dtype.
         """
-        with self.held(), self._plainly(inputs):
+        with self.held(), _Plainly(self, inputs):
             return self._layers(inputs)
 
     def image_size(self, inputs: Inputs) -> tuple[int, ...]:
@@ -112,9 +134,9 @@ class Backend(ABC):
     def _default(self, inputs: Inputs, target: ResolvedTarget | None) -> LayerRef:
         called = None if target is None else target.called
         key = (inputs.shapes, self._model_output, self._of_pixels, None if called is None else same_code(called))
-        found = self._known_now().default_layers.get(key)
+        found = self._known.default_layers.get(key)
         if found is None:
-            with self._plainly(inputs):
+            with _Plainly(self, inputs):
                 one, infos = self._layers_of_one(inputs)
                 asked = (one or inputs, None) if called is None else (inputs, target)  # it may need the whole batch
                 reaches = (lambda _: True) if one is None else partial(self._reaches, asked=asked)
@@ -137,7 +159,7 @@ class Backend(ABC):
             UnsupportedModelError: It is not certain which part of the output holds what a target needs.
             ArgumentError: The model fails on the inputs, and takes them in another layout or dtype.
         """
-        with self.held(), self._plainly(inputs):
+        with self.held(), _Plainly(self, inputs):
             results, reading = self._run(inputs, query)
         if reading != "logits" and query.score == "logit" and any(target.of_classes for target in query.targets):
             self._tell_of_probabilities()
@@ -222,23 +244,10 @@ class Backend(ABC):
                 raise
             return inputs, self._layers(inputs)
 
-    @contextmanager
-    def _plainly(self, inputs: Inputs) -> Iterator[None]:
-        """If a model fails on inputs but takes them in another layout or dtype, raises an error that says so."""
-        try:
-            yield
-        except CamError:
-            raise
-        except Exception as error:
-            told = None
-            with suppress(Exception):  # a failing trial must not hide the first failure
-                told = None if self._takes(inputs.rows(slice(1))) else self._remedy(inputs)
-            if told is None:
-                raise
-            raise ArgumentError(Argument("images"), told) from error
-
-    def _remedy(self, inputs: Inputs) -> str | None:
-        """The advice for inputs that the model takes in another form, tried with one row; None if it takes none."""
+    def remedy(self, inputs: Inputs) -> str | None:
+        """The advice for inputs that the model takes in another form alone, tried with one row; or None."""
+        if self._takes(inputs.rows(slice(1))):
+            return None
         remedies = inputs.remedies(channels_first=self.channels_first)
         return next((told for other, told in remedies if self._takes(other)), None)
 
@@ -250,18 +259,30 @@ class Backend(ABC):
             return False
         return True
 
-    @property
+    @cached_property
     def _known(self) -> Known:
-        """What is known of the model; not stored here, since a backend is copied and pickled with its model."""
+        """What is known of the model; a copy of the backend, with its model, begins anew."""
         return known_of(self._model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_known"}
 
     def _known_now(self) -> Known:
         """What is known of the model as it is now, without facts from before one of its modules was replaced."""
-        return self._known.now(self._modules)
+        if not self._known.is_mine:
+            with self.held():
+                pass
+        return self._known
 
-    def held(self) -> Held:
-        """While active, no other thread explains this model, and it is not looked through again for changes."""
-        return Held(self._known, self._modules)
+    def _let_go(self) -> None:  # noqa: B027
+        """Drops what was noted of the model when it was taken."""
+
+    def held(self) -> AbstractContextManager[None]:
+        """While active, no other thread explains this model, and it is not looked through again for changes.
+
+        The same thread may hold it already: a callable target may explain the model again.
+        """
+        return _HELD if self._known.is_mine else Held(self._known, self._modules, self._let_go)
 
     def _seen(self, inputs: Inputs) -> Seen:
         """What a pass shows about the layout of the layers' outputs; made once for each size of the images."""

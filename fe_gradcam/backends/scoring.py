@@ -37,13 +37,17 @@ Operation: TypeAlias = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Operations:
-    """The operations of a framework that make scores; an operation along an axis goes along the classes (N, C)."""
+    """The operations of a framework that make scores; an operation along an axis goes along the classes (N, C).
+
+    `top` makes the highest scores (N,) and their classes (N, 1).
+    """
 
     is_tensor: Callable[[Any], bool]
     where: Operation
     reshape: Operation
     beside: Operation
     argmax: Operation
+    top: Operation
     falling: Operation
     gather: Operation
     total: Operation
@@ -56,10 +60,17 @@ class Operations:
 
 
 class Scored(NamedTuple):
-    """The result for a target: scores (N,), and the classes (N, M) or the mask (N, *S) of these, or None."""
+    """The result for a target.
+
+    Attributes:
+        scores: (N,).
+        came_to: The classes (N, M) or the mask (N, *S) of these, or None.
+        table: The table (N, C) in which `came_to` says the place of each score, or None if they are made otherwise.
+    """
 
     scores: Any
     came_to: Any = None
+    table: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,12 +164,14 @@ class Outputs:
         if target.kind == "region":
             return self._of_region(target, table, arrays)
         if not arrays:
-            class_ids = self.by.argmax(table)[:, None]
-            return Scored(self.by.gather(table, class_ids)[:, 0], class_ids)
+            scores, class_ids = self.by.top(table)
+            return Scored(scores, class_ids, table)
         target.check(table.shape[1])
         class_ids = self._class_ids(table, arrays[0], target.ranked)
         chosen = self.by.gather(table, class_ids)
-        return Scored(chosen[:, 0] if target.is_class else self.by.weighted(chosen, target.weights), class_ids)
+        if target.is_class:
+            return Scored(chosen[:, 0], class_ids, table)
+        return Scored(self.by.weighted(chosen, target.weights), class_ids)
 
     def _class_ids(self, table: Any, wanted: Any, ranked: bool) -> Any:
         """(N, M) class ids for scores (N, C), with ranks turned into ids; see ClassTarget."""

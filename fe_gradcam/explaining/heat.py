@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import partial
-from math import isfinite
+from math import inf, prod
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +18,12 @@ from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.explaining.views import PLAIN, View, eigen_smoothed
 from fe_gradcam.methods.registry import CamMethod
 from fe_gradcam.scaling import fuse_maps, scale
-from fe_gradcam.types import CamInputs, Heatmap, LayerRef, Needs, Scaling
+from fe_gradcam.types import CamInputs, Heatmap, LayerRef, Scaling
 
 ROUNDING_OF_SUMS = 2.0**-22
 """Two units in the last place of float32, relative to the sum of the terms' magnitudes."""
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 WHOLE_MODEL = "whole model"
 """The name of the layer if a method explains the whole model."""
@@ -54,8 +56,7 @@ def heatmap_of(
 ) -> Heatmap:
     """The second half of the route: from the results of the passes, for each layer, to the Heatmap at `size`."""
     first = passes[0].plain
-    of_layer = Needs.ACTIVATIONS in method.needs
-    if not of_layer:
+    if not method.of_layer:
         layers, passes = [WHOLE_MODEL], passes[:1]
     signed = [_signed_map(one, method, layer, size, settings) for one, layer in zip(passes, layers, strict=True)]
     (raw, blank, evidence), name = signed[0], str(layers[0])
@@ -63,7 +64,7 @@ def heatmap_of(
         name = f"{settings.fuse}({', '.join(map(str, layers))})"
         raw = evidence = fuse_maps([one.evidence for one in signed], settings.fuse, size)
         blank = (raw.flatten(1).amax(1) <= 0).cpu().numpy()
-    class_ids = first.class_ids.cpu().numpy().astype(np.int64)
+    class_ids = first.class_ids.numpy(force=True).astype(np.int64)
     return Heatmap(
         values=numpy32(scale(raw if settings.scaling == "none" else evidence, settings.scaling, size)),
         raw=numpy32(raw),
@@ -75,10 +76,10 @@ def heatmap_of(
         layer=name,
         scaling=settings.scaling,
         smooth=settings.smoothed,
-        of_layer=of_layer,
+        of_layer=method.of_layer,
         shows=method.shows,
         target=target,
-        layer_kind=layer_kind if of_layer else "",
+        layer_kind=layer_kind if method.of_layer else "",
     )
 
 
@@ -100,7 +101,7 @@ def _signed_map(
     passes: Passes, method: CamMethod, layer: LayerRef | str, size: Sequence[int], settings: Settings
 ) -> _Signed:
     """The signed map of one layer, averaged over the views."""
-    if Needs.ACTIVATIONS in method.needs:
+    if method.of_layer:
         _check_places(passes.plain, layer, size)
     _, eigen = settings.smoothing
     maps, roundings = [], []
@@ -110,8 +111,8 @@ def _signed_map(
         maps.append(view.back(eigen_smoothed(terms) if eigen else terms.sum(1)))
     raw = torch.stack(maps).mean(0) if len(maps) > 1 else maps[0]
     if not eigen and len(maps) == 1:
-        most, tops = _most_rounding(inputs, method, terms), raw.flatten(1).amax(1).tolist()
-        if isfinite(most) and not any(0 < top <= most for top in tops):
+        most, tops = _most_rounding(inputs, method, terms, raw)
+        if most < inf and not [top for top in tops if 0 < top <= most]:
             return _Signed(raw, np.array([top <= 0 for top in tops]), raw)
     finite = raw.flatten(1).isfinite().all(1)
     if not bool(finite.all()):
@@ -152,7 +153,8 @@ def _without(raw: Tensor, blank: Tensor) -> Tensor:
 
 def numpy32(tensor: Tensor) -> NDArray[np.float32]:
     """A tensor as a float32 array on the CPU."""
-    return tensor.detach().float().cpu().numpy()
+    array: NDArray[np.float32] = (tensor if tensor.dtype is torch.float32 else tensor.float()).numpy(force=True)
+    return array
 
 
 def _rounding(inputs: CamInputs, method: CamMethod, terms: Tensor) -> Tensor:
@@ -161,25 +163,28 @@ def _rounding(inputs: CamInputs, method: CamMethod, terms: Tensor) -> Tensor:
     A map of that size is the remainder of terms that cancel. Scaled to [0, 1] it would look like any other map.
     """
     largest = terms.abs().sum(1).flatten(1).amax(1)
-    if Needs.GRADIENTS in method.needs and inputs.gradients is not None:  # weights may be rounding too
+    if method.by_gradients and inputs.gradients is not None:  # weights may be rounding too
         gradients = inputs.gradients.abs()
         weights = gradients.maximum(gradients.mean(tuple(range(2, gradients.dim())), keepdim=True))
         largest = largest.maximum((inputs.activations.abs() * weights).sum(1).flatten(1).amax(1))
     return ROUNDING_OF_SUMS * largest.where(largest.isfinite(), largest.new_zeros(()))
 
 
-def _most_rounding(inputs: CamInputs, method: CamMethod, terms: Tensor) -> float:
-    """A number that `_rounding` exceeds in no image, without sums over all terms; not finite if a term may not be."""
-    most = _magnitude(terms)
-    if Needs.GRADIENTS in method.needs and inputs.gradients is not None:
-        most = most.maximum(_magnitude(inputs.gradients) * _magnitude(inputs.activations))
+def _most_rounding(inputs: CamInputs, method: CamMethod, terms: Tensor, raw: Tensor) -> tuple[float, list[float]]:
+    """A number that `_rounding` exceeds in no image, without sums over all terms, and the maximum of each map.
+
+    The number is NaN or infinite if a term may be, or if a sum of terms may overflow. All comes to the host at once.
+    """
+    looked_at = [terms]
+    if method.by_gradients and inputs.gradients is not None:
+        looked_at += [inputs.gradients, inputs.activations]
+    ends = torch.stack([end for values in looked_at for end in values.aminmax()])
+    told: list[float] = torch.cat([ends, raw.flatten(1).amax(1)]).tolist()
+    most, *factors = [max(-told[at], told[at + 1]) for at in range(0, len(ends), 2)]
     channels = max(terms.shape[1], inputs.activations.shape[1])
-    return float(most * channels) * ROUNDING_OF_SUMS * (1 + ROUNDING_OF_SUMS * channels)  # the sum may overflow
-
-
-def _magnitude(values: Tensor) -> Tensor:
-    least, most = values.aminmax()
-    return most.maximum(-least)
+    most = channels * (most + prod(factors) if factors else most)  # NaN stays NaN
+    bound = most * ROUNDING_OF_SUMS * (1 + ROUNDING_OF_SUMS * channels)
+    return (bound if most < FLOAT32_MAX else inf), told[len(ends) :]
 
 
 def _confidences(class_ids: NDArray[np.int64], probabilities: Tensor | None) -> NDArray[np.float32]:

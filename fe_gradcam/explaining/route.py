@@ -34,7 +34,6 @@ from fe_gradcam.types import (
     LayerInfo,
     LayerRef,
     Method,
-    Needs,
     Reshape,
     Scaling,
     Score,
@@ -228,7 +227,7 @@ def explained(
     """The heatmaps of `explain_many`, and the inferred probabilities."""
     methods = several(methods)
     for name, given in (("methods", methods), ("layers", layers), ("targets", targets)):
-        if isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
+        if isinstance(given, str) or not isinstance(given, (list, tuple, Sequence, np.ndarray)):
             raise ArgumentError(f"{name}={given!r} is not accepted. Accepted: a list, with one entry or several.")
         if not len(given):
             raise ArgumentError(f"{name} is empty; at least one entry is needed.")
@@ -294,8 +293,8 @@ def _passes(
     settings: Settings,
 ) -> list[Passes]:
     """For each target, the results of the passes: one of the images as they are, and those of their views."""
-    gradients = any(Needs.GRADIENTS in rule.needs for rule in rules)
-    asks = any(Needs.PROBE in rule.needs for rule in rules)
+    gradients = any(rule.by_gradients for rule in rules)
+    asks = any(rule.asks for rule in rules)
     views, _ = settings.smoothing
 
     def passed(seen: Inputs, of: Sequence[ResolvedTarget]) -> list[CamInputs]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -31,6 +32,21 @@ class CamMethod(Entry):
     needs: Needs = BY_GRADIENTS
     cost: str = "1 forward, 1 backward"
     shows: str = OF_TARGET
+
+    @cached_property
+    def of_layer(self) -> bool:
+        """Whether it explains a layer; if not, it explains the whole model."""
+        return Needs.ACTIVATIONS in self.needs
+
+    @cached_property
+    def by_gradients(self) -> bool:
+        """Whether it needs gradients."""
+        return Needs.GRADIENTS in self.needs
+
+    @cached_property
+    def asks(self) -> bool:
+        """Whether it asks the model again."""
+        return Needs.PROBE in self.needs
 
     def terms(self, inputs: CamInputs) -> Tensor:
         """The terms by channel that sum to the map, (N, K, *S); for a method without terms the map itself, K = 1."""

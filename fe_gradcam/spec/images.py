@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,18 +34,18 @@ class Inputs:
         """The inputs made of rows; each row is a sequence of arrays or tensors, one for each input."""
         return cls.of(tuple(_stacked(arrays) for arrays in zip(*rows, strict=True)))
 
-    @property
+    @cached_property
     def picture(self) -> Any:
         """The input over which heatmaps are drawn."""
         return self.parts[self.at]
 
-    @property
+    @cached_property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """The shape of each input for one row."""
         return tuple(tuple(part.shape[1:]) for part in self.parts)
 
     def __len__(self) -> int:
-        return len(self.picture)
+        return int(self.picture.shape[0])
 
     def checked(self) -> Inputs:
         """The same inputs, in a form that all frameworks know; raises ArgumentError if they are no batch of images."""

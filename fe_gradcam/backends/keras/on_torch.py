@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class KerasOnTorch(TorchBackend):
     def __init__(self, model: Any, model_output: ModelOutput, reshape: Reshape | None, of_pixels: bool) -> None:
         super().__init__(_Module(model, of_pixels), model_output, reshape, of_pixels)
 
-    @property
+    @cached_property
     def _known(self) -> Known:
         return known_of(self._model.keras_model)
 

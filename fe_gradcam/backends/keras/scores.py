@@ -32,6 +32,10 @@ OF_TENSORFLOW = Operations(
     reshape=tf.reshape,
     beside=lambda tables: tf.concat(tables, 1),
     argmax=lambda table: tf.argmax(table, 1),
+    top=lambda table: (
+        tf.gather(table, ids := tf.argmax(table, 1)[:, None], axis=1, batch_dims=1)[:, 0],
+        ids,
+    ),
     falling=lambda table: tf.cast(tf.argsort(table, 1, "DESCENDING", stable=True), tf.int64),
     gather=_gathered,
     total=lambda values: tf.reduce_sum(tf.reshape(values, [tf.shape(values)[0], -1]), 1),

@@ -20,6 +20,7 @@ from fe_gradcam.backends.pytorch.observed import Given, ObservedTorch, made_scor
 from fe_gradcam.backends.pytorch.passes import (
     BiasRecorder,
     Front,
+    call,
     called,
     forbids_view,
     gradient_at,
@@ -28,7 +29,7 @@ from fe_gradcam.backends.pytorch.passes import (
 )
 from fe_gradcam.backends.pytorch.plan import MOST_OUTDATED, Learnt, OutdatedError
 from fe_gradcam.backends.pytorch.recorder import Recorder
-from fe_gradcam.backends.pytorch.state import PLAIN_CHECKPOINTS
+from fe_gradcam.backends.pytorch.state import AS_WRITTEN
 from fe_gradcam.backends.scoring import Outputs, Scored, taken_apart
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.resolved import resolve_target
@@ -43,11 +44,11 @@ class TorchBackend(ObservedTorch):
 
     def _pass(self, inputs: Inputs, query: Query) -> Passed:
         """See Backend; by what an earlier pass learnt, if that holds."""
-        key, plans = self._kind_of_pass(inputs.parts, query), self._known_now().plans
+        key, plans = self._kind_of_pass(inputs.parts, query), self._known.plans
         plan, outdated = plans.get(key) or (None, 0)
         if plan is not None:
             try:
-                with self._ready() as model:
+                with self._ready(replaced=plan.replaced) as model:
                     if query.layer.place == "activation" and self._kept is not None and self._kept.hooked:
                         raise OutdatedError  # a hook of the user's may get what waits for its activation
                     return self._passed(model, inputs, query, plan)
@@ -58,12 +59,12 @@ class TorchBackend(ObservedTorch):
     @whatever_is_written
     def _passed(self, model: nn.Module, inputs: Inputs, query: Query, plan: Learnt | None = None) -> Passed:
         given = self._given(inputs, model)
-        learns = self._reshape is None and self._known_now().seen.get(self.image_size(inputs)) is None
+        learns = self._reshape is None and self._known.seen.get(self.image_size(inputs)) is None
         with self._learning(model, given, inputs) if learns else nullcontext():
             leaf, outputs, scored = self._scored(model, given, query, plan)
         found: list[Tensor | None] = [None] * len(scored)
         for at, (target, its) in enumerate(zip(query.targets, scored, strict=True)) if query.gradients else ():
-            found[at] = gradient_at(leaf, its.scores, retain_graph=at + 1 < len(scored))
+            found[at] = gradient_at(leaf, its, retain_graph=at + 1 < len(scored))
             if found[at] is None and plan is not None:
                 raise OutdatedError
             if found[at] is None:
@@ -97,7 +98,7 @@ class TorchBackend(ObservedTorch):
 
         key = None if plan is not None else self._kind_of_pass(given, query)
         _, outdated = (None, 0) if key is None else self._known_now().plans.get(key) or (None, 0)
-        learns = key is not None and outdated < MOST_OUTDATED
+        learns, replaced = key is not None and outdated < MOST_OUTDATED, AS_WRITTEN.used
         for whole_graph in (False, True):
             try:
                 passed = self._observed(
@@ -114,7 +115,8 @@ class TorchBackend(ObservedTorch):
                 break
         if learns and not whole_graph:
             picked = self._picked(passed[0], len(leaves[0]), query.of_pixels)
-            self._known_now().plans.put(key, (Learnt.of(passed[1], picked), outdated))
+            learnt = Learnt.of(passed[1], picked, replaced=AS_WRITTEN.used > replaced)
+            self._known_now().plans.put(key, (learnt, outdated))
         return leaves[0], outputs, scored
 
     def _kind_of_pass(self, given: Sequence[Any], query: Query) -> Hashable:
@@ -209,8 +211,8 @@ class TorchBackend(ObservedTorch):
                 with ending_behind(blocks, last, attentions, mean_token=mean_token), torch.no_grad():
                     passed = self._observed(model, given, query.layer, torch.clone)
                     outputs = self._read(given[0], passed, given, query.of_pixels, reading)
-                    scores = made_scores(outputs, query.targets[0], query.score).scores
-                    gradient = gradient_at(attentions[0], scores, retain_graph=False)
+                    its = made_scores(outputs, query.targets[0], query.score)
+                    gradient = gradient_at(attentions[0], its, retain_graph=False)
                 of_heads = torch.zeros_like(attentions[0]) if gradient is None else gradient.clamp(min=0)
                 by_key = of_heads.reshape(len(inputs), -1, *of_heads.shape[-2:]).mean((1, 2)).float()
                 maps.append(self._as_map(by_key[:, :, None].expand(-1, -1, 2), query.layer, inputs)[:, 0])
@@ -241,8 +243,8 @@ class TorchBackend(ObservedTorch):
             recorder = Recorder(layer, take)
             watching = recorder.watching(self._model.get_submodule(layer.name))
             try:
-                with torch.set_grad_enabled(whole_graph), PLAIN_CHECKPOINTS, watching:
-                    output = called(self._model, inputs)
+                with torch.set_grad_enabled(whole_graph), AS_WRITTEN, watching:
+                    output = call(self._model, inputs)
             except RuntimeError as error:
                 if whole_graph or not forbids_view(error):
                     raise
@@ -256,8 +258,8 @@ class TorchBackend(ObservedTorch):
         outputs = self._read(leaves[0], (output, recorder), inputs, of_pixels=False)
 
         def gradients() -> Tensor:
-            scores = made_scores(outputs, resolve_target(target, len(inputs[0])), "logit").scores
-            gradient = gradient_at(leaves[0], scores, retain_graph=keep_graph, edge=edges[0])
+            its = made_scores(outputs, resolve_target(target, len(inputs[0])), "logit")
+            gradient = gradient_at(leaves[0], its, retain_graph=keep_graph, edge=edges[0])
             if gradient is None:
                 raise no_gradient(layer, _STOPPING)
             return to_map(gradient)

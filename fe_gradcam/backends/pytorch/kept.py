@@ -57,10 +57,12 @@ class Kept:
         modules: All modules.
         training: The modules in training mode.
         hooked: The modules with hooks of any kind.
+        by_value: Whether parameters are kept by value; no longer, once a call was seen not to change them.
         compiled: Whether a module is compiled, or holds one that is.
         parameters: All parameters.
         registered: Those of the modules; the others stand in attributes, lists and so on.
         buffers: All buffers.
+        plain: The numbers, words and truth values that stand in attributes, which a forward may hang on.
         gradients: The gradient that each parameter holds, or None.
     """
 
@@ -72,6 +74,7 @@ class Kept:
         self.parameters: list[Tensor] = []
         self.registered: list[Tensor] = []
         self.buffers: list[Tensor] = []
+        self.plain: list[Any] = []
         self._tensors: list[Tensor] = []
         self._dicts: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
         self._others: list[tuple[Any, Any, list[Any]]] = []
@@ -94,6 +97,7 @@ class Kept:
         self._versions = _versions_of(self._data)
         size = sum(data.numel() * data.element_size() for data in self._data) if values else 0
         self._values = [data.clone() for data in self._data] if 0 < size <= MOST_BYTES else []
+        self.by_value = values
 
     def _note_module(self, module: nn.Module) -> None:
         if id(module) in self._met:
@@ -135,9 +139,11 @@ class Kept:
                     self._note_module(child)
         if len(own) > len(_OF_EVERY_MODULE):
             self.compiled = self.compiled or own.get("_compiled_call_impl") is not None
-            names = filterfalse(_OF_EVERY_MODULE.__contains__, own)
-            for one in [own[name] for name in names if type(own[name]) not in _WITHOUT_PARTS]:
-                if type(one) is not tuple or not _WITHOUT_PARTS.issuperset(map(type, one)):
+            for one in [own[name] for name in own if name not in _OF_EVERY_MODULE]:
+                kind = type(one)
+                if kind in _NUMBERS_AND_WORDS:
+                    self.plain.append(one)
+                elif kind not in _WITHOUT_PARTS and not (kind is tuple and _WITHOUT_PARTS.issuperset(map(type, one))):
                     self._note(one)
 
     def _note(self, one: Any, entered: bool = True) -> None:
@@ -223,10 +229,14 @@ class Kept:
             for one, gradient in zip(self.parameters, self.gradients, strict=True):
                 if one.grad is not gradient:
                     one.grad = gradient
-        changed = not self._values and _versions_of(self._data) != self._versions
-        for data, values in zip(self._data, self._values, strict=False):
+        if not self._values:
+            return _versions_of(self._data) != self._versions
+        changed = False
+        for data, values in zip(self._data, self._values, strict=True):
             if not torch.equal(data, values):
                 changed = _write_back(data, data.shape, values.reshape(-1)) or changed
+        if not changed:
+            self._values, self.by_value = [], False
         return changed
 
 
@@ -257,29 +267,6 @@ def _fill(base: Any, container: Any, entries: list[Any]) -> None:
             base.__setitem__(container, key, value)
     else:
         (set.update if base is set else base.extend)(container, entries)
-
-
-def modules_in(model: nn.Module) -> list[nn.Module]:
-    """The module and all inside it, each once, in the order of ``model.modules()``, which takes five times as long."""
-    found: dict[int, nn.Module] = {}
-    waiting: list[nn.Module | None] = [model]
-    while waiting:
-        module = waiting.pop()
-        if module is not None and id(module) not in found:
-            found[id(module)] = module
-            waiting += reversed(module._modules.values())
-    return list(found.values())
-
-
-def plain_values_in(modules: Iterable[nn.Module]) -> list[Any]:
-    """The numbers, words and truth values that stand in attributes; a forward may hang on them."""
-    return [
-        value
-        for module in modules
-        if len(module.__dict__) > len(_OF_EVERY_MODULE)
-        for name, value in module.__dict__.items()
-        if type(value) in _NUMBERS_AND_WORDS and name != "training"
-    ]
 
 
 def _each_once(tensors: list[Tensor]) -> list[Tensor]:

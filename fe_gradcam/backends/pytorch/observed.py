@@ -16,17 +16,18 @@ from fe_gradcam.backends.errors import exported
 from fe_gradcam.backends.known import Reading
 from fe_gradcam.backends.protocol import Backend
 from fe_gradcam.backends.pytorch.dtypes import as_taken
-from fe_gradcam.backends.pytorch.kept import Kept, modules_in, plain_values_in
+from fe_gradcam.backends.pytorch.kept import Kept
 from fe_gradcam.backends.pytorch.layers import has_layers, kind_of, layer_infos, name_of, seen_by
 from fe_gradcam.backends.pytorch.passes import (
     Front,
+    call,
     called,
     observe,
 )
 from fe_gradcam.backends.pytorch.plan import Learnt, Planned
 from fe_gradcam.backends.pytorch.recorder import Lister
 from fe_gradcam.backends.pytorch.scores import OF_TORCH, as_rows, is_segmentation, is_table, is_tensor
-from fe_gradcam.backends.pytorch.state import left_as_found, unwrapped
+from fe_gradcam.backends.pytorch.state import LeftAsFound, noted, unwrapped
 from fe_gradcam.backends.scoring import Outputs, Scored
 from fe_gradcam.errors import Argument, UnsupportedModelError
 from fe_gradcam.spec.images import Inputs, in_dtype, in_torch
@@ -49,6 +50,7 @@ class ObservedTorch(Backend):
 
     def __init__(self, model: nn.Module, model_output: ModelOutput, reshape: Reshape | None, of_pixels: bool) -> None:
         super().__init__(unwrapped(model), model_output, reshape, of_pixels)
+        self._noted: Kept | None = None
         self._kept: Kept | None = None
         self._kept_front: tuple[Front, LayerRef, Given] | None = None
         if isinstance(self._model, torch.jit.ScriptModule):
@@ -67,8 +69,12 @@ class ObservedTorch(Backend):
         return max(float(torch.finfo(dtype).eps) for dtype in own)
 
     def _modules(self) -> list[Any]:
-        modules = [one for one in modules_in(self._model) if "_orig_mod" not in one._modules]  # compiled or not
-        return [self._known.stamp_of(plain_values_in(modules)), *modules]
+        kept = self._noted = noted(self._model, self._known)
+        modules = [one for one in kept.modules if "_orig_mod" not in one._modules]  # compiled or not
+        return [self._known.stamp_of(kept.plain), *modules]
+
+    def _let_go(self) -> None:
+        self._noted = None
 
     def _name_of(self, layer: Layer) -> str:
         return name_of(self._model, layer)
@@ -98,13 +104,18 @@ class ObservedTorch(Backend):
         self._known_now().seen.put(size, seen)
 
     @contextmanager
-    def _ready(self) -> Iterator[nn.Module]:
-        before = self._kept
-        with left_as_found(self._model) as (model, self._kept), torch.no_grad():
+    def _ready(self, *, replaced: bool = True) -> Iterator[nn.Module]:
+        """See Backend; what was noted when the model was taken serves one pass after the other: each puts it back."""
+        with self.held():
+            inside, known, kept = self._kept, self._known, self._noted
+            if inside is not None or kept is None or not (kept.by_value or known.writes is False):
+                kept = noted(self._model, known)
+            self._kept = kept
             try:
-                yield model
+                with LeftAsFound(self._model, kept, replaced=replaced) as model:
+                    yield model
             finally:
-                self._kept = before
+                self._kept = inside
 
     def _observed(
         self,
@@ -118,9 +129,8 @@ class ObservedTorch(Backend):
         learns: bool = False,
     ) -> tuple[Any, Any]:
         if plan is not None:
-            planned = Planned(plan, layer, take)
-            with planned.watching(model.get_submodule(layer.name)):
-                return called(model, [part.clone() for part in given]), planned
+            with Planned(plan, layer, take, model.get_submodule(layer.name)) as planned:
+                return call(model, [part.clone() for part in given]), planned
         return observe(model, given, layer, take, self._known.reached, whole_graph=whole_graph, learns=learns)
 
     def _read(
@@ -138,7 +148,8 @@ class ObservedTorch(Backend):
             rows: Any = None if picked is None else as_rows(picked, count)
             head = head if head is not None and head.made(rows) else None
             if head is not None:
-                head = head._replace(logits=as_rows(head.logits, count).reshape(rows.shape))
+                if head.logits.shape != rows.shape:
+                    head = head._replace(logits=as_rows(head.logits, count).reshape(rows.shape))
             elif of_table:  # some models have a buffer for their output, and write the next one there too
                 rows = rows.clone()
         if rows is not None and head is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, MutableMapping, Sequence
 from functools import wraps
 from inspect import CO_VARARGS, signature
@@ -11,18 +12,41 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fe_gradcam.backends.errors import needs_names, not_called, writes_to_parts
 from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR
 from fe_gradcam.backends.pytorch.recorder import ACTIVATIONS, CONVOLUTIONS, Recorder
+from fe_gradcam.backends.scoring import Scored
 from fe_gradcam.types import LayerRef
 
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 
 
+class _NoHooks(TorchFunctionMode):
+    """A function mode that drops what a model asks to be told of gradients: it fails where a tensor has none.
+
+    It belongs to training. To replace the methods of Tensor would slow down whatever the process computes later.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.register_hook:
+            return RemovableHandle(OrderedDict())
+        return None if func is Tensor.retain_grad else func(*args, **(kwargs or {}))
+
+
+_NO_HOOKS = _NoHooks()
+
+
 def called(model: nn.Module, inputs: Sequence[Any]) -> Any:
+    """The output of `call`, outside of any training: what the model asks to be told of gradients is dropped."""
+    with _NO_HOOKS:
+        return call(model, inputs)
+
+
+def call(model: nn.Module, inputs: Sequence[Any]) -> Any:
     """The model's output for inputs, which are passed by name if its forward takes nothing by position."""
     if _takes_positions(model.forward):
         return model(*inputs)
@@ -108,19 +132,22 @@ def whatever_is_written(passed: Callable[_Given, _Result]) -> Callable[_Given, _
     return repeated
 
 
-def gradient_at(leaf: Tensor, scores: Tensor, *, retain_graph: bool, edge: Any = None) -> Tensor | None:
+def gradient_at(leaf: Tensor, scored: Scored, *, retain_graph: bool, edge: Any = None) -> Tensor | None:
     """∂(Σ scores)/∂leaf in float32, or None if the scores were not computed from the leaf.
 
     If an edge of the graph is given, the gradient is taken there, and the leaf is what the tensor held.
     """
+    scores, class_ids, table = scored
     if not scores.requires_grad:
         return None
     factors = (HALF_PRECISION_FACTOR, 1.0) if leaf.dtype == torch.float16 else (1.0,)
     for factor in factors:
-        keep = retain_graph or factor != factors[-1]
-        (gradient,) = torch.autograd.grad(
-            scores, edge or leaf, torch.full_like(scores, factor), retain_graph=keep, allow_unused=True
-        )
+        keep, outputs = retain_graph or factor != factors[-1], scores
+        if table is None:
+            weights = torch.full_like(scores, factor)
+        else:  # the same, without the steps that pick the scores
+            outputs, weights = table, torch.zeros_like(table).scatter_(1, class_ids, factor)
+        (gradient,) = torch.autograd.grad(outputs, edge or leaf, weights, retain_graph=keep, allow_unused=True)
         if gradient is None:
             return None
         gradient = gradient.detach().float()

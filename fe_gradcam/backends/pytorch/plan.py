@@ -6,14 +6,14 @@ looks again at all that it says, and if it no longer holds, the pass is made ane
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import ReferenceType
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from fe_gradcam.backends.known import within_unit
 from fe_gradcam.backends.pytorch.recorder import ACTIVATIONS, Recorder, Taking, with_first
@@ -48,6 +48,7 @@ class Learnt:
         head: The head without its logits, if there is one.
         steps: The last steps of the graph, by name, from the output backwards; None if there was no graph.
         returns_input: Whether the layer returns one of its inputs, as a function in place does.
+        replaced: Whether the pass called a function that is replaced while a model is explained.
     """
 
     calls: int
@@ -56,14 +57,15 @@ class Learnt:
     head: Head | None = None
     steps: Sequence[str] | None = None
     returns_input: bool = False
+    replaced: bool = False
 
     @classmethod
-    def of(cls, recorder: Recorder, output: Tensor | None) -> Learnt | None:
+    def of(cls, recorder: Recorder, output: Tensor | None, *, replaced: bool = False) -> Learnt | None:
         """The plan for passes as the one that a recorder saw, or None if they need the recorder."""
         returned = recorder.returns_input
         if not recorder.plain or recorder.at.place not in PLACES or (returned and recorder.at.place != "output"):
             return None
-        plan = cls(recorder.reached, returns_input=returned)
+        plan = cls(recorder.reached, returns_input=returned, replaced=replaced)
         if output is None:
             return plan
         plan, logits = replace(plan, steps=_steps(output)), None
@@ -89,11 +91,10 @@ class Learnt:
         assert self.again is not None
         if output.grad_fn is not None and output.grad_fn.next_functions[0][0] is not logits.grad_fn:
             return False
-        with torch.no_grad():
-            made = self.again(logits)
-            return made.shape == output.shape and (
-                torch.equal(made, output) or torch.allclose(made, output, 0, 0, equal_nan=True)
-            )
+        made, output = self.again(logits.detach()), output.detach()
+        return made.shape == output.shape and (
+            torch.equal(made, output) or torch.allclose(made, output, 0, 0, equal_nan=True)
+        )
 
 
 def _steps(output: Tensor) -> list[str] | None:
@@ -115,29 +116,36 @@ def _may_be_of_a_head(output: Tensor) -> bool:
 
 
 class Planned(Taking):
-    """Hooks under which a model is called once, on the module of the place, and on that of the logits; see Taking."""
+    """A context under which a model is called once, with hooks on the modules of the place and of the logits.
 
-    def __init__(self, plan: Learnt, at: LayerRef, take: Callable[[Tensor], Tensor]) -> None:
+    Args:
+        plan: What an earlier pass learnt.
+        at: See Taking, as is `take`.
+        module: The module of the place.
+    """
+
+    def __init__(self, plan: Learnt, at: LayerRef, take: Callable[[Tensor], Tensor], module: nn.Module) -> None:
         super().__init__(at, take, skip=plan.calls - 1)
         self._plan = plan
+        self._module = module
         self._logits: Tensor | None = None
 
-    @contextmanager
-    def watching(self, module: nn.Module) -> Iterator[None]:
-        """Puts the hooks on, and takes them off."""
-        handles = [module.register_forward_hook(self._on_output)]
+    def __enter__(self) -> Planned:
+        self._handles = [self._module.register_forward_hook(self._on_output)]
         if self._plan.returns_input:
-            handles.append(module.register_forward_pre_hook(self._on_input))
+            self._handles.append(self._module.register_forward_pre_hook(self._on_input))
         logits = None if self._plan.logits is None else self._plan.logits()
         if logits is not None:
-            handles.append(logits.register_forward_hook(self._on_logits))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            self._awaited = None  # or it would wait on, in the user's hands
-        if self.reached < self._plan.calls:
+            self._handles.append(logits.register_forward_hook(self._on_logits))
+        self._hooks = RemovableHandle.next_id
+        return self
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._awaited = None  # or it would wait on, in the user's hands
+        asked = RemovableHandle.next_id != self._hooks  # the model puts hooks on, and asks for gradients
+        if kind is None and (asked or self.reached < self._plan.calls):
             raise OutdatedError
 
     def head_of(self, output: Tensor) -> Head | None:

@@ -31,6 +31,8 @@ _HEADS: dict[str, HeadKind] = {
     "logsigmoid": "sigmoid",
     "log_sigmoid": "sigmoid",
 }
+_register_hook: Any = Tensor.register_hook
+
 _MONOTONE = frozenset({"exp", "log", "clamp", "clip", "clamp_min", "clamp_max", "nan_to_num", "detach"})
 """Functions of a head's output that leave its logits valid."""
 
@@ -54,9 +56,6 @@ ACTIVATIONS = frozenset(
         "silu", "mish", "hardswish", "hardtanh", "hardtanh_", "softplus", "prelu", "rrelu", "tanh", "tanh_",
     )
 )  # fmt: skip
-
-_REGISTER_HOOK: Any = Tensor.register_hook
-"""While a model is called, what stands there ignores the hooks of the model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +213,7 @@ class Recorder(Taking, TorchFunctionMode):
         out = func(*args, **kwargs)
         if name == "batch_norm" and self._own_graph and out.requires_grad and len(out) == 1:
             # On the CPU PyTorch takes a gradient that was cut out of a single image's tokens for a contiguous one.
-            _REGISTER_HOOK(out, lambda gradient: None if gradient is None else gradient.contiguous())
+            _register_hook(out, lambda gradient: None if gradient is None else gradient.contiguous())
             self.plain = False
         if self._inside and name in CONVOLUTIONS:
             if self.at.place == "convolution":

@@ -21,6 +21,7 @@ OF_TORCH = Operations(
     reshape=torch.reshape,
     beside=lambda tables: torch.cat(tables, 1),
     argmax=lambda table: table.argmax(1),
+    top=lambda table: (lambda scores, ids: (scores, ids[:, None]))(*table.max(1)),
     falling=lambda table: torch.argsort(table, dim=1, descending=True, stable=True),
     gather=lambda table, ids: table.gather(1, ids.clamp(0, table.shape[1] - 1)),
     total=lambda values: values.flatten(1).sum(1),
@@ -35,7 +36,7 @@ OF_TORCH = Operations(
 
 def is_table(output: Any, count: int) -> bool:
     """Whether `output` can be class scores: (N, C) or (N,), with trailing axes of size 1; for one image (C,) or ()."""
-    if not isinstance(output, Tensor) or any(size != 1 for size in output.shape[2:]):
+    if not isinstance(output, Tensor) or (output.dim() > 2 and output.shape[2:].numel() != 1):
         return False
     return output.shape[:1] == (count,) or (count == 1 and output.dim() < 2)
 

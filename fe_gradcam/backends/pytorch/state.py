@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import chain
 from operator import attrgetter
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.checkpoint import CheckpointFunction
-from torch.utils.hooks import RemovableHandle
 
 from fe_gradcam.backends.known import Known, known_of
 from fe_gradcam.backends.pytorch.kept import Kept
@@ -34,33 +33,74 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-@contextmanager
-def left_as_found(model: nn.Module) -> Iterator[tuple[nn.Module, Kept]]:
-    """The model in eval mode, uncompiled, ready for gradients; afterwards all that is reachable from it is as it was.
+def noted(model: nn.Module, known: Known) -> Kept:
+    """All that the model holds, for passes; parameters by value too, unless its calls are known not to write to them.
 
-    Yields:
-        The model itself, or a copy if its weights were made in inference mode, so that autograd cannot use them; and
-        what was noted of it.
+    Raises:
+        UnsupportedModelError: A parameter or buffer has no values.
     """
-    with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
-        known = known_of(model)
-        kept = Kept(model, values=known.writes is not False)
-        tensors = [*kept.parameters, *kept.buffers]
-        _check_values(model, tensors)
-        streams = [(torch.set_rng_state, torch.get_rng_state())]
+    kept = Kept(model, values=known.writes is not False)
+    _check_values(model, [*kept.parameters, *kept.buffers])
+    return kept
+
+
+class LeftAsFound:
+    """A context with the model in eval mode, uncompiled, without gradients; what is reachable from it is put back.
+
+    It enters with the model itself, or a copy if its weights were made in inference mode: autograd cannot use them.
+
+    Args:
+        model: The model.
+        kept: What it holds.
+        replaced: Whether checkpoints are plain calls, and layers are not computed by fused functions.
+    """
+
+    def __init__(self, model: nn.Module, kept: Kept, *, replaced: bool = True) -> None:
+        self._model, self._kept, self._known = model, kept, known_of(model)
+        self._replaced = replaced
+        self._streams: list[tuple[Callable[[Any], None], Any]] = []
+        self._around: list[AbstractContextManager[None]] = []
+        self._inside: list[AbstractContextManager[None]] = []
+
+    def __enter__(self) -> nn.Module:
+        if torch.is_inference_mode_enabled():
+            self._enter(self._around, torch.inference_mode(False))
+        tensors = [*self._kept.parameters, *self._kept.buffers]
+        self._graphs = torch.is_grad_enabled()
+        self._streams.append((torch.set_rng_state, torch.get_rng_state()))
         for device in {tensor.device for tensor in filter(_is_cuda, tensors)}:
-            streams.append((partial(torch.cuda.set_rng_state, device=device), torch.cuda.get_rng_state(device)))
-        if any(map(Tensor.is_inference, tensors)):
-            model = copy.deepcopy(model)
-            kept = Kept(model)
+            self._streams.append((partial(torch.cuda.set_rng_state, device=device), torch.cuda.get_rng_state(device)))
         try:
-            with uncompiled(kept.modules) if kept.compiled else nullcontext(), PLAIN_CHECKPOINTS, _OF_TRAINING:
-                _evaluate(kept)
-                yield model, kept
-        finally:
-            for restore, stream in streams:
-                restore(stream)
-            _put_back(kept, known)
+            if any(map(Tensor.is_inference, tensors)):
+                self._model = copy.deepcopy(self._model)
+                self._kept = Kept(self._model)
+            if self._kept.compiled:
+                self._enter(self._inside, uncompiled(self._kept.modules))
+            if self._replaced:
+                self._enter(self._inside, AS_WRITTEN)
+            _evaluate(self._kept)
+            torch.set_grad_enabled(False)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self._model
+
+    @staticmethod
+    def _enter(contexts: list[AbstractContextManager[None]], one: AbstractContextManager[None]) -> None:
+        one.__enter__()
+        contexts.append(one)
+
+    def __exit__(self, *_: object) -> None:
+        for context in reversed(self._inside):
+            context.__exit__(None, None, None)
+        torch.set_grad_enabled(self._graphs)
+        for restore, stream in self._streams:
+            restore(stream)
+        written = self._kept.put_back()
+        if self._known.writes is None or written:  # it is learnt from the first call
+            self._known.writes = written
+        for context in self._around:
+            context.__exit__(None, None, None)
 
 
 _PLAIN = frozenset((nn.Parameter, Tensor))
@@ -87,19 +127,14 @@ def _check_values(model: nn.Module, tensors: Sequence[Tensor]) -> None:
     )
 
 
-def _put_back(kept: Kept, known: Known) -> None:
-    """Puts all back; whether the model writes to its parameters is learnt from its first call."""
-    written = kept.put_back()
-    if known.writes is None or written:
-        known.writes = written
-
-
 class _Replaced:
     """Functions of torch that do something else, while this context is active, in the threads that entered it."""
 
     def __init__(self, *others: tuple[Any, str, Any]) -> None:
         self._lock = Lock()
         self._inside: dict[int, int] = {}
+        self.used = 0
+        """How many times one of the others was called."""
         self._before: dict[str, Any] = {}
         self._calls: list[tuple[Any, str, Any]] = [
             (owner, name, self._either(name, other)) for owner, name, other in others
@@ -108,7 +143,9 @@ class _Replaced:
 
     def _either(self, name: str, other: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            return (other if get_ident() in self._inside else self._before[name])(*args, **kwargs)
+            inside = get_ident() in self._inside
+            self.used += inside
+            return (other if inside else self._before[name])(*args, **kwargs)
 
         return call
 
@@ -140,16 +177,11 @@ def _called(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) 
     return function(*args)
 
 
-PLAIN_CHECKPOINTS = _Replaced((CheckpointFunction, "apply", _called))
-"""Reentrant checkpoints are plain calls: no gradient can be taken at a tensor through others."""
-
-_OF_TRAINING = _Replaced(
-    (Tensor, "register_hook", lambda tensor, hook: RemovableHandle(OrderedDict())),
-    (Tensor, "retain_grad", lambda tensor: None),
-    (torch.backends.mha, "get_fastpath_enabled", lambda: False),
+AS_WRITTEN = _Replaced(
+    (CheckpointFunction, "apply", _called), (torch.backends.mha, "get_fastpath_enabled", lambda: False)
 )
-"""What a model asks to be told of gradients belongs to training, and fails where a tensor has none. Transformer layers
-call their modules, and no fused function that computes a whole layer."""
+"""Reentrant checkpoints are plain calls: no gradient can be taken at a tensor through others. Transformer layers call
+their modules, and no fused function that computes a whole layer."""
 
 
 def _evaluate(kept: Kept) -> None:
