@@ -120,7 +120,7 @@ class KerasBackend(ObservedKeras):
         def gradients() -> Any:
             with tape.stop_recording() if tape else nullcontext():
                 if not eager:
-                    return _gradient(self._scores_inside(output, target, reading), at_layer, layer)
+                    return _gradient(Scored(self._scores_inside(output, target, reading)), at_layer, layer)
                 return tf.cast(inner.gradient(scores, at_layer, unconnected_gradients="zero"), tf.float32)
 
         headed = isinstance(output, tf.Tensor) and outputs_of(output, output, reading).head is not None
@@ -261,14 +261,20 @@ class KerasBackend(ObservedKeras):
             its = outputs.scored(target, query.score, [remaining.pop(0) for _ in target.arrays])
             results["scored"].append(Scored(tf.cast(its.scores, tf.float32), its.came_to))
             if query.gradients:
-                results["gradients"].append(_gradient(its.scores, at_layer, query.layer))
+                results["gradients"].append(_gradient(its, at_layer, query.layer))
         return results
 
 
-def _gradient(scores: Any, at_layer: Any, layer: LayerRef) -> Any:
+def _gradient(scored: Scored, at_layer: Any, layer: LayerRef) -> Any:
     """∂(Σ scores)/∂at_layer in float32; zeros if the scores are not computed from at_layer."""
+    scores, class_ids, table = scored
     factor = HALF_PRECISION_FACTOR if at_layer.dtype == tf.float16 else 1.0
-    (gradient,) = tf.gradients(scores, [at_layer], grad_ys=[tf.fill(tf.shape(scores), tf.cast(factor, scores.dtype))])
+    if table is None:
+        weights = tf.fill(tf.shape(scores), tf.cast(factor, scores.dtype))
+    else:  # the same, without the steps that pick the scores
+        chosen = tf.equal(class_ids, tf.range(table.shape[1], dtype=class_ids.dtype))
+        scores, weights = table, tf.cast(chosen, table.dtype) * factor
+    (gradient,) = tf.gradients(scores, [at_layer], grad_ys=[weights])
     if gradient is not None:
         return tf.cast(gradient, tf.float32) / factor
     if depends_on(scores, at_layer):

@@ -18,14 +18,6 @@ def is_tensor(value: Any) -> bool:
     return isinstance(value, tf.Tensor)
 
 
-def _gathered(table: Any, ids: Any) -> Any:
-    """The values (N, M) of a table (N, C) at class ids (N, M); a single one in few steps, and few of its gradient."""
-    if ids.shape[1] != 1:
-        return tf.gather(table, tf.clip_by_value(ids, 0, table.shape[1] - 1), axis=1, batch_dims=1)
-    here = tf.equal(ids, tf.range(table.shape[1], dtype=ids.dtype))
-    return tf.reduce_sum(tf.compat.v1.where(here, table, tf.zeros_like(table)), 1, keepdims=True)
-
-
 OF_TENSORFLOW = Operations(
     is_tensor=is_tensor,
     where=tf.where,
@@ -37,7 +29,7 @@ OF_TENSORFLOW = Operations(
         ids,
     ),
     falling=lambda table: tf.cast(tf.argsort(table, 1, "DESCENDING", stable=True), tf.int64),
-    gather=_gathered,
+    gather=lambda table, ids: tf.gather(table, tf.clip_by_value(ids, 0, table.shape[1] - 1), axis=1, batch_dims=1),
     total=lambda values: tf.reduce_sum(tf.reshape(values, [tf.shape(values)[0], -1]), 1),
     weighted=lambda chosen, weights: tf.reduce_sum(chosen * tf.constant(weights, chosen.dtype), 1),
     log=lambda table: tf.math.log(tf.maximum(table, np.finfo(table.dtype.as_numpy_dtype).tiny)),
