@@ -67,7 +67,7 @@ class KerasBackend(ObservedKeras):
         else:  # it is not asked
             known.readings[which] = reading = "logits"
         activations = made[at["activations"]]
-        check_rows(query.layer, len(activations), len(inputs))
+        check_rows(query.layer, activations.shape[0], len(inputs))
         tables = None
         if "tables" in at and query.of_classes:
             tables = made[at["tables"][0]], made[at["tables"][1]]

@@ -51,15 +51,16 @@ class Pass:
         self.places: Any = None
         self._concrete = compiled(traced, specs)
         self._dtypes = [output.dtype for output in self._concrete.outputs]
-        self._on_gpu = bool(tf.config.list_logical_devices("GPU"))
-        deferred = self._concrete.graph.deferred_external_captures
-        self._captured = None if deferred else self._concrete.captured_inputs
+        self._captured = self._concrete.captured_inputs
+        asks = tf.config.list_logical_devices("GPU") or self._concrete.graph.deferred_external_captures
+        self._is_operation = not asks and tf.bool not in self._dtypes
 
     def run(self, given: Sequence[Any]) -> list[Tensor]:
         """The tensors of a pass."""
-        if not self._on_gpu and self._captured is not None:
+        if self._is_operation:
             with suppress(tf.errors.OpError):  # the function itself says where in the user's code
-                return list(map(_shared, _call(args=[*given, *self._captured], Tout=self._dtypes, f=self._concrete)))
+                made = _call(args=[*given, *self._captured], Tout=self._dtypes, f=self._concrete)
+                return [_from_dlpack(_to_dlpack(one)) for one in made]
         return list(map(as_torch, self._concrete(*given)))
 
     def __call__(self, given: Sequence[Any]) -> Any:
@@ -159,11 +160,7 @@ def packed(inputs: tuple[Any, ...]) -> Any:
 
 def as_torch(tensor: Any) -> Tensor:
     """The tensor in host memory; shared, not copied, if it is there already."""
-    return _shared(tensor) if tensor.device.endswith("CPU:0") else torch.from_numpy(tensor.numpy())
-
-
-def _shared(tensor: Any) -> Tensor:
-    if tensor.dtype == tf.bool:
-        return torch.from_numpy(tensor.numpy())
-    shared: Tensor = _from_dlpack(_to_dlpack(tensor))
-    return shared
+    if tensor.device.endswith("CPU:0") and tensor.dtype != tf.bool:
+        shared: Tensor = _from_dlpack(_to_dlpack(tensor))
+        return shared
+    return torch.from_numpy(tensor.numpy())

@@ -5,11 +5,13 @@ Nothing of the model is kept alive: objects are held weakly, and told apart by t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
+from itertools import chain
+from operator import itemgetter
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import ref
 
 import numpy as np
@@ -47,6 +49,15 @@ _PLAIN_VALUES = (bool, int, float, complex, str, bytes, type(None), type, np.gen
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 
 
+class _Level(NamedTuple):
+    """Values by address; the arrays among them, by position and values; those that are looked into, with lengths."""
+
+    addresses: list[int]
+    arrays: list[tuple[int, bytes]]
+    positions: list[int]
+    lengths: list[int]
+
+
 class Noted:
     """Values by address, with what they hold; `are` tells whether others are the same, and hold the same."""
 
@@ -54,47 +65,39 @@ class Noted:
         self._dead: list[Any] = []
         self._refs: list[Any] = []
         self._alone: list[Any] = []
-        self._ids = list(map(id, values))
-        self._steps: list[tuple[int, int, list[int] | bytes]] = []
-        self._containers = 0
-        self._note(values, 0, LEVELS)
+        self._levels: list[_Level] = []
+        for left in reversed(range(LEVELS + 1)):
+            positions = [at for at, value in enumerate(values) if left and _is_looked_into(value)]
+            inside = [_values_of(values[at]) for at in positions]
+            addresses, lengths = list(map(id, values)), list(map(len, inside))
+            self._levels.append(_Level(addresses, list(self._held(values, left)), positions, lengths))
+            values = list(chain.from_iterable(inside))
 
-    def _note(self, values: Sequence[Any], holder: int, levels: int) -> None:
-        """Holds values weakly; of those that are looked into, adds the holder, the position in it, and the content."""
+    def _held(self, values: Sequence[Any], left: int) -> Iterator[tuple[int, bytes]]:
+        """Holds the values, weakly if they may change; yields the small arrays among them."""
         for at, value in enumerate(values):
             if _never_changes(value):
                 self._alone.append(value)
-            elif isinstance(value, np.ndarray) and value.nbytes <= MOST_WATCHED:
-                self._hold(value)
-                self._steps.append((holder, at, value.tobytes()))
-            else:
-                if not levels or not isinstance(value, _CONTAINERS):
-                    self._hold(value)
-                if levels and _is_looked_into(value):
-                    inside = _values_of(value)
-                    self._steps.append((holder, at, list(map(id, inside))))
-                    self._containers += 1
-                    self._note(inside, self._containers, levels - 1)
-
-    def _hold(self, value: Any) -> None:
-        with suppress(TypeError):  # a container deep inside, an object with slots, a SimpleNamespace
-            self._refs.append(ref(value, self._dead.append))
+            elif not left or not isinstance(value, _CONTAINERS):
+                with suppress(TypeError):  # a container deep inside, an object with slots, a SimpleNamespace
+                    self._refs.append(ref(value, self._dead.append))
+            if isinstance(value, np.ndarray) and value.nbytes <= MOST_WATCHED:
+                yield at, value.tobytes()
 
     def are(self, values: Sequence[Any]) -> bool:
         """Whether the values are the same."""
-        if self._dead or list(map(id, values)) != self._ids:
+        if self._dead:
             return False
-        containers = [values]
-        for holder, at, content in self._steps:
-            value = containers[holder][at]
-            if type(content) is bytes:
-                if value.tobytes() != content:
+        for level in self._levels:
+            if list(map(id, values)) != level.addresses:
+                return False
+            for at, content in level.arrays:
+                if values[at].tobytes() != content:
                     return False
-            else:
-                inside = _values_of(value)
-                if list(map(id, inside)) != content:
-                    return False
-                containers.append(inside)
+            inside = [_values_of(values[at]) for at in level.positions]
+            if list(map(len, inside)) != level.lengths:
+                return False
+            values = list(chain.from_iterable(inside))
         return True
 
 
@@ -105,7 +108,7 @@ class Watched:
     """
 
     def __init__(self, layers: Sequence[Any]) -> None:
-        self._layers = [(ref(layer), _names_in(layer), len(layer.__dict__)) for layer in layers]
+        self._layers = [_own_of(layer) for layer in layers]
         self._noted = Noted(self._read_by(layers) or ())
 
     def are(self, layers: Sequence[Any]) -> bool:
@@ -116,16 +119,25 @@ class Watched:
     def _read_by(self, layers: Sequence[Any]) -> list[Any] | None:
         """What the layers hold; None if they are others, or have other attributes."""
         read: list[Any] = []
-        for layer, (known, names, count) in zip(layers, self._layers, strict=True):
+        for layer, (known, names, values_in, count) in zip(layers, self._layers, strict=True):
             its = layer.__dict__
             if known() is not layer or (len(its) != count and _names_in(layer) != names):
                 return None
-            read += map(its.get, names)
+            try:
+                read += values_in(its)
+            except KeyError:
+                return None
         kinds = [kind for kind in dict.fromkeys(map(type, layers)) if not _is_of_library(kind)]
         for base in dict.fromkeys(base for kind in kinds for base in kind.__mro__):
             if not _is_of_library(base):
                 read += vars(base).values()
         return read
+
+
+def _own_of(layer: Any) -> tuple[ref[Any], list[str], Callable[[Any], tuple[Any, ...]], int]:
+    """A layer, its attributes that are watched, what gets these from all, and how many all are."""
+    names = _names_in(layer)
+    return ref(layer), names, itemgetter(*names), len(layer.__dict__)
 
 
 def read_by(called: Callable[..., Any]) -> list[Any]:
@@ -174,16 +186,13 @@ def _never_changes(value: Any) -> bool:
 
 def _is_looked_into(value: Any) -> bool:
     if isinstance(value, _CONTAINERS):
-        return True
+        return not _never_changes(value)
     own = getattr(value, "__dict__", None)
     return isinstance(own, dict) and not _is_of_library(type(value)) and keras_of(value) is None
 
 
-def _values_of(container: Any) -> Sequence[Any]:
-    if not isinstance(container, _CONTAINERS):
-        container = container.__dict__
-    if len(container) > MOST_WATCHED:
+def _values_of(container: Any) -> Collection[Any]:
+    held = container if isinstance(container, _CONTAINERS) else container.__dict__
+    if len(held) > MOST_WATCHED:
         return ()
-    if isinstance(container, dict):
-        return [*container, *container.values()]
-    return container if isinstance(container, (list, tuple)) else list(container)
+    return [*held, *held.values()] if isinstance(held, dict) else held
