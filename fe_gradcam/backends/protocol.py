@@ -184,6 +184,10 @@ class Backend(ABC):
     def attention_gradients(self, inputs: Inputs, query: Query, *, mean_token: bool) -> list[Tensor]:
         """See `fe_gradcam.types.Probe`; the layer has no influence here."""
 
+    def largest_output(self, inputs: Inputs) -> int:
+        """How many numbers the largest output of a layer holds for one image; 0 if this is not looked at."""
+        return 0
+
     # --- what a framework must be able to do -----------------------------------------------------------------
 
     @abstractmethod

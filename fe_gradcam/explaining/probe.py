@@ -17,10 +17,17 @@ from fe_gradcam.types import BiasGradients, CamInputs
 MOST_ROWS_ASKED = 64
 """The most rows of one pass, if no batch size is given."""
 
+LEAST_ROWS_ASKED = 4
+"""The rows of a pass are not made fewer than this for the size of outputs alone."""
+
 PLACES_AT_ONCE = {"cpu": 4 * 224 * 224, "cuda": 32 * 224 * 224}
 """How many pixels the rows of one pass have together, if no batch size is given. On a CPU more rows of large images
 are slower: their maps leave the caches, and the memory of each is asked from the system anew. The number of rows hangs
 on sizes alone, so that the same call has the same result to the last bit."""
+
+NUMBERS_AT_ONCE = 1_050_000
+"""How many numbers the largest output of a layer holds in one pass on a CPU, if no batch size is given: beyond some
+megabytes the memory of each goes back to the system, which costs half as much again. The rows are a power of two."""
 
 TRIED_ALONE = 3
 """Rows of the trial that shows whether the part behind the layer can run alone."""
@@ -43,7 +50,7 @@ class ModelProbe:
         self._inputs = inputs.in_torch()
         self.images: Tensor = self._inputs.seen(channels_first=backend.channels_first).to(self._device)
         self._batch_size = settings.batch_size
-        self.at_once = self._rows_of(self.images)
+        self.at_once = self._rows_of(self.images, backend.largest_output(inputs))
         self.row_by_row = first.pinned.row_by_row
         self.precision = backend.precision
         self.progress, self.trial = settings.progress, settings.trial
@@ -105,12 +112,16 @@ class ModelProbe:
         given = self._asked(self.images[before], before)
         return self._backend.changed_scores(given, self._query_of(rows), change).to(self._device)
 
-    def _rows_of(self, maps: Tensor) -> int:
-        """How many rows with maps (N, K, *S) one pass should have."""
+    def _rows_of(self, maps: Tensor, largest: int = 0) -> int:
+        """How many rows with maps (N, K, *S), and outputs of at most `largest` numbers, one pass should have."""
         if self._batch_size is not None:
             return self._batch_size
-        most = PLACES_AT_ONCE.get(self._device.type, PLACES_AT_ONCE["cuda"])
-        return min(MOST_ROWS_ASKED, max(1, most // maps[0, 0].numel()))
+        device = self._device.type if self._device.type in PLACES_AT_ONCE else "cuda"
+        rows = min(MOST_ROWS_ASKED, max(1, PLACES_AT_ONCE[device] // maps[0, 0].numel()))
+        if device == "cpu" and largest:
+            fitting = max(LEAST_ROWS_ASKED, NUMBERS_AT_ONCE // largest)
+            rows = min(rows, 2 ** (fitting.bit_length() - 1))
+        return rows
 
     @cached_property
     def _behind_alone(self) -> bool:

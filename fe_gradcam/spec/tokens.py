@@ -69,12 +69,14 @@ class Seen:
             output are not those of the image. A layer that could not be followed is missing.
         followed: Whether the places of the image were followed through the pass. If so, tokens are recognised by
             nothing else.
+        largest: How many numbers the largest output holds for one image; 0 if this is not known.
     """
 
     maps: tuple[tuple[int, ...], ...]
     channels_last: bool = False
     layouts: Mapping[tuple[str, tuple[int, ...]], Layout | None] = field(default_factory=dict)
     followed: bool = False
+    largest: int = 0
 
     def layout_of(self, name: str, shape: tuple[int, ...], size: Sequence[int]) -> Layout | None:
         """How the output of a layer makes up a map, or None if it does not, or this is not known."""

@@ -28,8 +28,19 @@ def test_never_more_rows_at_once_than_the_batch_size(method: str, batch_size: in
     assert_close(chunks.raw, one_piece.raw)
 
 
-@pytest.mark.parametrize(("size", "rows"), [((9, 9), 64), ((100, 50), 40), ((224, 224), 4), ((500, 500), 1)])
-def test_without_a_batch_size_the_rows_of_a_pass_have_so_many_pixels_together(size: tuple[int, int], rows: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "rows"),
+    [
+        ((9, 9), 64),
+        ((42, 42), 64),  # its largest output holds 16,000 numbers an image: a million of 64
+        ((44, 44), 32),
+        ((100, 50), 16),
+        ((180, 180), 4),  # never fewer for that alone
+        ((224, 224), 4),
+        ((500, 500), 1),
+    ],
+)
+def test_without_a_batch_size_the_rows_of_a_pass_hang_on_pixels_and_outputs(size: tuple[int, int], rows: int) -> None:
     model, images = Counting(), torch.randn(7, 3, *size)
     explain(model, images, method="score_cam", layer="relu")
     assert max(behind for _, behind in model.rows[1:]) == rows

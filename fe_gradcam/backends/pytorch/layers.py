@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from torch import nn
 from torch.fx import GraphModule
 
@@ -39,9 +41,10 @@ def layer_infos(lister: Lister, count: int) -> list[LayerInfo]:
 
 def seen_by(lister: Lister, size: tuple[int, ...], *, channels_first: bool) -> Seen:
     """The layout of the layers' outputs that the pass shows."""
+    largest = max((prod(shape[1:]) for _, shape in lister.met), default=0)
     of_maps = [(module, shape) for module, shape in lister.met if len(shape) == len(size) + 2]
     if not channels_first:  # of Keras: its layers have one layout, and what is followed begins with another one
-        return Seen(tuple(shape[1:-1] for module, shape in of_maps if _is_convolution(module)))
+        return Seen(tuple(shape[1:-1] for module, shape in of_maps if _is_convolution(module)), largest=largest)
     layouts: dict[tuple[str, tuple[int, ...]], Layout | None] = {}
     for (module, shape), layout in zip(lister.met, lister.layouts, strict=True):
         if layout is not Unplaced.LOST:
@@ -51,6 +54,7 @@ def seen_by(lister: Lister, size: tuple[int, ...], *, channels_first: bool) -> S
         any(isinstance(module, (nn.Linear, nn.LayerNorm)) for module, _ in of_maps),
         layouts,
         followed=True,
+        largest=largest,
     )
 
 

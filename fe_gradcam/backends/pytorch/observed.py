@@ -83,6 +83,11 @@ class ObservedTorch(Backend):
         """See Backend."""
         return kind_of(self._model, layer.name)
 
+    def largest_output(self, inputs: Inputs) -> int:
+        """See Backend."""
+        with self.held():
+            return 0 if self._reshape is not None else self._seen(inputs).largest
+
     def _listed(self, inputs: Inputs) -> tuple[list[LayerInfo], Seen]:
         with self._ready() as model:
             given = [part.clone() for part in self._given(inputs, model)]
