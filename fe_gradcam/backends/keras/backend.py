@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fe_gradcam.backends.errors import check_rows, counts_its_images, no_attention, no_gradient, no_slope
 from fe_gradcam.backends.keras.attention import attentions_in, by_key, ends_of_blocks, mean_of
-from fe_gradcam.backends.keras.compiled import as_torch, compiled, compiled_pass, packed
+from fe_gradcam.backends.keras.compiled import compiled, compiled_pass, constant, packed, tensor_specs
 from fe_gradcam.backends.keras.graph import (
     call_model,
     calls_of,
@@ -45,40 +45,40 @@ class KerasBackend(ObservedKeras):
             return super()._reaches(layer, asked)
 
     def _passed(self, model: Any, inputs: Inputs, query: Query) -> Passed:
-        given, specs = self._given(inputs), self._specs(inputs)
-        arrays = [tf.constant(array) for target in query.targets for array in target.arrays]
+        specs, known = self._specs(inputs), self._known
+        given = self._given(inputs, specs)
+        arrays = [constant(array) for target in query.targets for array in target.arrays]
         which = (self._model_output, query.of_pixels)
 
-        def results_for(reading: Reading) -> Any:
+        def results_for(reading: Reading) -> tuple[Any, list[Tensor]]:
             def trace(given: Any, arrays: Any, more: Any) -> Any:
                 return self._traced_pass(given, arrays, query, reading)
 
             key = ("pass", query.layer, query.gradients, query.score, reading, self._model_output)
-            return compiled_pass(model, key, specs, query.targets, trace)(*given, *arrays)
+            made = compiled_pass(model, key, specs, query.targets, trace)
+            return made.places, made.run([*given, *arrays])
 
-        guessed = self._known.readings.get(which, "logits")
-        results, reading = results_for(guessed), guessed
-        if "headless" in results:
-            reading = self._read_as(as_torch(results["headless"]), given, query.of_pixels)
+        guessed = known.readings.get(which, "logits")
+        (at, made), reading = results_for(guessed), guessed
+        if "headless" in at:
+            reading = self._read_as(made[at["headless"]], given, query.of_pixels)
             if reading != guessed:
-                results = results_for(reading)
+                at, made = results_for(reading)
         else:  # it is not asked
-            self._known.readings[which] = reading = "logits"
-        check_rows(query.layer, int(results["activations"].shape[0]), len(inputs))
+            known.readings[which] = reading = "logits"
+        activations = made[at["activations"]]
+        check_rows(query.layer, activations.shape[0], len(inputs))
         tables = None
-        if "tables" in results and query.of_classes:
-            tables = as_torch(results["tables"][0]), as_torch(results["tables"][1])
+        if "tables" in at and query.of_classes:
+            tables = made[at["tables"][0]], made[at["tables"][1]]
             for target in query.targets:
-                if target.kind == "classes":
+                if target.kind == "classes" and not target.is_inferred:
                     target.check(tables[0].shape[1])
-        self._known.shapes.put((query.layer, inputs.shapes), tuple(results["activations"].shape[1:]))
+        known.shapes.put((query.layer, inputs.shapes), tuple(activations.shape[1:]))
         return Passed(
-            as_torch(results["activations"]),
-            [as_torch(one) for one in results["gradients"]] if query.gradients else [None] * len(query.targets),
-            [
-                Scored(as_torch(its.scores), its.came_to if its.came_to is None else as_torch(its.came_to))
-                for its in results["scored"]
-            ],
+            activations,
+            [made[one] for one in at["gradients"]] if query.gradients else [None] * len(query.targets),
+            [Scored(made[its.scores], None if its.came_to is None else made[its.came_to]) for its in at["scored"]],
             tables,
             reading,
         )
@@ -120,7 +120,7 @@ class KerasBackend(ObservedKeras):
         def gradients() -> Any:
             with tape.stop_recording() if tape else nullcontext():
                 if not eager:
-                    return _gradient(self._scores_inside(output, target, reading), at_layer, layer)
+                    return _gradient(Scored(self._scores_inside(output, target, reading)), at_layer, layer)
                 return tf.cast(inner.gradient(scores, at_layer, unconnected_gradients="zero"), tf.float32)
 
         headed = isinstance(output, tf.Tensor) and outputs_of(output, output, reading).head is not None
@@ -155,7 +155,8 @@ class KerasBackend(ObservedKeras):
             output = tf.nest.map_structure(lambda part: changed if part is at_layer else part, output)
             return score_of(output)
 
-        return as_torch(self._asked("changed", inputs, query, trace, [self._raw(change, query.layer, inputs)]))
+        changed: Tensor = self._asked("changed", inputs, query, trace, [self._raw(change, query.layer, inputs)])
+        return changed
 
     def hvp(self, inputs: Inputs, query: Query, vectors: Tensor) -> Tensor:
         """See Backend."""
@@ -165,7 +166,7 @@ class KerasBackend(ObservedKeras):
             return hessian_product(score_of(output), at_layer, more[0])
 
         raw = self._raw(vectors, query.layer, inputs)
-        return self._as_map(as_torch(self._asked("hvp", inputs, query, trace, [raw])), query.layer, inputs)
+        return self._as_map(self._asked("hvp", inputs, query, trace, [raw]), query.layer, inputs)
 
     def bias_gradients(self, inputs: Inputs, query: Query) -> BiasGradients:
         """See Backend."""
@@ -174,11 +175,11 @@ class KerasBackend(ObservedKeras):
             scores = score_of(call_model(self._model, packed(given), training=False))
             return scores, bias_terms(scores, [part for part in given if part.dtype.is_floating])
 
-        if not self._specs(inputs)[inputs.at].dtype.is_floating:
+        if not self._specs(inputs)[inputs.at][1].is_floating:
             raise no_slope([inputs.picture])
         scores, terms = self._asked("biases", inputs, query, trace, [])
         axes = len(self.image_size(inputs)) + 2
-        return taken_apart([as_torch(term).movedim(-1, 1) for term in terms], as_torch(scores), axes, self.precision)
+        return taken_apart([term.movedim(-1, 1) for term in terms], scores, axes, self.precision)
 
     def attention_gradients(self, inputs: Inputs, query: Query, *, mean_token: bool) -> list[Tensor]:
         """See Backend. The classifier gets the output tokens of all blocks at once, as one batch."""
@@ -214,22 +215,24 @@ class KerasBackend(ObservedKeras):
         of_all, of_plain = behind_all.numpy(), plain.scores.numpy()
         if of_all.shape != of_plain.shape or not np.allclose(of_all, of_plain, AGREES, AGREES, equal_nan=True):
             raise counts_its_images()
-        return [self._as_map(as_torch(one), query.layer, inputs)[:, 0] for one in maps]
+        return [self._as_map(one, query.layer, inputs)[:, 0] for one in maps]
 
     def _raw(self, maps: Tensor, layer: LayerRef, inputs: Inputs) -> Any:
         """Maps (N, K, *S) in the layout of the layer's output."""
         shape = self._known.shapes.get((layer, inputs.shapes))
         if shape is None:
-            at_layer = compiled(lambda *given: self._at_layer_and_output(given, layer)[0], self._specs(inputs))
-            shape = tuple(at_layer(*self._given(inputs)).shape[1:])
+            specs = self._specs(inputs)
+            at_layer = compiled(lambda *given: self._at_layer_and_output(given, layer)[0], tensor_specs(specs))
+            shape = tuple(at_layer(*self._given(inputs, specs)).shape[1:])
         return tf.constant(self._pulled_back(maps, shape, layer, inputs).numpy())
 
     def _asked(
         self, what: str, inputs: Inputs, query: Query, trace: Callable[[Any, Any, Any], Any], more: Sequence[Any]
     ) -> Any:
         """The result of a further pass, compiled once, of a model that was explained before."""
-        given, (target,) = self._given(inputs), query.targets
-        arrays = [tf.constant(array) for array in target.arrays]
+        specs, (target,) = self._specs(inputs), query.targets
+        given = self._given(inputs, specs)
+        arrays = [constant(array) for array in target.arrays]
         reading = self._known_reading(given, target.of_pixels)
 
         def traced(given: Any, arrays: Any, more: Any) -> Any:
@@ -240,7 +243,8 @@ class KerasBackend(ObservedKeras):
             return trace(given, more, score_of)
 
         key = (what, query.layer, query.score, reading, self._model_output)
-        return compiled_pass(self._model, key, self._specs(inputs), [target], traced, more)(*given, *arrays, *more)
+        made = compiled_pass(self._model, key, specs, [target], traced, more)
+        return made([*given, *arrays, *more])
 
     def _traced_pass(self, given: Any, arrays: Sequence[Any], query: Query, reading: Reading) -> dict[str, Any]:
         """Builds the graph of a pass: the forward, the head and one gradient for each target."""
@@ -257,14 +261,20 @@ class KerasBackend(ObservedKeras):
             its = outputs.scored(target, query.score, [remaining.pop(0) for _ in target.arrays])
             results["scored"].append(Scored(tf.cast(its.scores, tf.float32), its.came_to))
             if query.gradients:
-                results["gradients"].append(_gradient(its.scores, at_layer, query.layer))
+                results["gradients"].append(_gradient(its, at_layer, query.layer))
         return results
 
 
-def _gradient(scores: Any, at_layer: Any, layer: LayerRef) -> Any:
+def _gradient(scored: Scored, at_layer: Any, layer: LayerRef) -> Any:
     """∂(Σ scores)/∂at_layer in float32; zeros if the scores are not computed from at_layer."""
+    scores, class_ids, table = scored
     factor = HALF_PRECISION_FACTOR if at_layer.dtype == tf.float16 else 1.0
-    (gradient,) = tf.gradients(scores, [at_layer], grad_ys=[tf.fill(tf.shape(scores), tf.cast(factor, scores.dtype))])
+    if table is None:
+        weights = tf.fill(tf.shape(scores), tf.cast(factor, scores.dtype))
+    else:  # the same, without the steps that pick the scores
+        chosen = tf.equal(class_ids, tf.range(table.shape[1], dtype=class_ids.dtype))
+        scores, weights = table, tf.cast(chosen, table.dtype) * factor
+    (gradient,) = tf.gradients(scores, [at_layer], grad_ys=[weights])
     if gradient is not None:
         return tf.cast(gradient, tf.float32) / factor
     if depends_on(scores, at_layer):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import tensorflow as tf
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fe_gradcam.backends.keras.graph import TRACED
@@ -20,7 +24,55 @@ from fe_gradcam.spec.resolved import ResolvedTarget
 KEPT_FUNCTIONS = 32
 """Compiled functions kept per model."""
 
-FUNCTIONS: WeakKeyDictionary[Any, Recent[tuple[Any, Noted]]] = WeakKeyDictionary()
+Specs: TypeAlias = "tuple[tuple[tuple[int, ...], Any], ...]"
+"""The shape for one row, and the dtype, of each input."""
+
+SMALL_BYTES = 1024
+"""Up to so many bytes an array of a target is kept as a tensor; larger ones are masks."""
+
+
+class Pass:
+    """A compiled pass, whose tensors come as those of PyTorch, in host memory.
+
+    It is called as an operation: TensorFlow's own call, which binds arguments to names, takes 0.2 ms more.
+
+    Attributes:
+        places: What the traced function returned, with the position of each tensor in what `run` returns.
+    """
+
+    def __init__(self, trace: Callable[..., Any], specs: list[Any]) -> None:
+        def traced(*given: Any) -> list[Any]:
+            made = trace(*given)
+            tensors = {id(one): one for one in tf.nest.flatten(made) if one is not None}  # each once
+            at = {one: at for at, one in enumerate(tensors)}
+            self.places = tf.nest.map_structure(lambda one: None if one is None else at[id(one)], made)
+            return list(tensors.values())
+
+        self.places: Any = None
+        self._concrete = compiled(traced, specs)
+        self._dtypes = [output.dtype for output in self._concrete.outputs]
+        self._captured = self._concrete.captured_inputs
+        asks = tf.config.list_logical_devices("GPU") or self._concrete.graph.deferred_external_captures
+        self._is_operation = not asks and tf.bool not in self._dtypes
+
+    def run(self, given: Sequence[Any]) -> list[Tensor]:
+        """The tensors of a pass."""
+        if self._is_operation:
+            with suppress(tf.errors.OpError):  # the function itself says where in the user's code
+                made = _call(args=[*given, *self._captured], Tout=self._dtypes, f=self._concrete)
+                return [_from_dlpack(_to_dlpack(one)) for one in made]
+        return list(map(as_torch, self._concrete(*given)))
+
+    def __call__(self, given: Sequence[Any]) -> Any:
+        """What the traced function returned, for these inputs."""
+        made = self.run(given)
+        return tf.nest.map_structure(lambda at: None if at is None else made[at], self.places)
+
+
+_call = tf.raw_ops.StatefulPartitionedCall
+_to_dlpack, _from_dlpack = tf.experimental.dlpack.to_dlpack, torch.utils.dlpack.from_dlpack
+
+FUNCTIONS: WeakKeyDictionary[Any, Recent[tuple[Pass, Noted]]] = WeakKeyDictionary()
 WATCHED: WeakKeyDictionary[Any, Watched] = WeakKeyDictionary()
 atexit.register(FUNCTIONS.clear)  # TensorFlow cannot free its functions once the interpreter is shutting down
 
@@ -28,31 +80,35 @@ atexit.register(FUNCTIONS.clear)  # TensorFlow cannot free its functions once th
 def compiled_pass(
     model: Any,
     what: tuple[Any, ...],
-    specs: list[Any],
+    specs: Specs,
     targets: Sequence[ResolvedTarget],
     trace: Callable[[Any, Any, Any], Any],
     more: Sequence[Any] = (),
-) -> Any:
+) -> Pass:
     """A compiled pass, made once; it lives no longer than the model.
 
     `trace` gets the inputs, the targets' arrays and `more`, each with an axis of rows, and builds the pass; `what` is
     all else that the pass depends on.
     """
-    kept = FUNCTIONS.setdefault(model, Recent(KEPT_FUNCTIONS))
+    kept = FUNCTIONS.get(model)
+    if kept is None:
+        kept = FUNCTIONS.setdefault(model, Recent(KEPT_FUNCTIONS))
     of_targets = [array for target in targets for array in target.arrays]
-    others = [tf.TensorSpec([None, *array.shape[1:]], tf.as_dtype(array.dtype)) for array in (*of_targets, *more)]
-    key = (*what, signature(specs), tuple(target.signature for target in targets), signature(others))
+    others = tuple((array.shape[1:], array.dtype) for array in (*of_targets, *more))
+    key = (*what, specs, *(target.signature for target in targets), others)
     called = [value for target in targets if target.called for value in read_by(target.called)]
     found = kept.get(key)
     if found is not None and found[1].are(called):
         return found[0]
     first, second = len(specs), len(specs) + len(of_targets)
-    function = compiled(lambda *given: trace(given[:first], given[first:second], given[second:]), [*specs, *others])
-    kept.put(key, (function, Noted(called)))
+    made = Pass(
+        lambda *given: trace(given[:first], given[first:second], given[second:]), tensor_specs((*specs, *others))
+    )
+    kept.put(key, (made, Noted(called)))
     layers = [model, *layers_in(model)]
     if model in WATCHED and not WATCHED[model].are(layers):  # the first trace may have built layers
         WATCHED[model] = Watched(layers)
-    return function
+    return made
 
 
 def watched(model: Any, layers: Sequence[Any]) -> Watched:
@@ -71,9 +127,22 @@ def compiled(function: Callable[..., Any], specs: list[Any]) -> Any:
         return tf.function(untouched, autograph=False).get_concrete_function(*specs)
 
 
-def signature(specs: list[Any]) -> tuple[Any, ...]:
-    """Shapes and dtypes."""
-    return tuple((tuple(spec.shape), spec.dtype) for spec in specs)
+def tensor_specs(specs: Specs) -> list[Any]:
+    """Inputs of these shapes and dtypes, with any number of rows."""
+    return [tf.TensorSpec([None, *shape], dtype) for shape, dtype in specs]
+
+
+def constant(array: NDArray[Any]) -> Any:
+    """An array as a tensor; that of a small array is kept, as the class ids of one call are those of the next."""
+    if array.nbytes > SMALL_BYTES:
+        return tf.constant(array)
+    return _constant(array.tobytes(), array.dtype, array.shape)
+
+
+@lru_cache(maxsize=32)
+def _constant(values: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
+    with tf.init_scope():
+        return tf.constant(np.frombuffer(values, dtype).reshape(shape))
 
 
 def tensor_of(part: Any) -> Any:
@@ -92,5 +161,6 @@ def packed(inputs: tuple[Any, ...]) -> Any:
 def as_torch(tensor: Any) -> Tensor:
     """The tensor in host memory; shared, not copied, if it is there already."""
     if tensor.device.endswith("CPU:0") and tensor.dtype != tf.bool:
-        return torch.utils.dlpack.from_dlpack(tf.experimental.dlpack.to_dlpack(tensor))
+        shared: Tensor = _from_dlpack(_to_dlpack(tensor))
+        return shared
     return torch.from_numpy(tensor.numpy())

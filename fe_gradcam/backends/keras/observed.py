@@ -8,9 +8,18 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import torch
 from torch import Tensor
 
-from fe_gradcam.backends.keras.compiled import as_torch, compiled, packed, tensor_of, watched
+from fe_gradcam.backends.keras.compiled import (
+    Specs,
+    as_torch,
+    compiled,
+    packed,
+    tensor_of,
+    tensor_specs,
+    watched,
+)
 from fe_gradcam.backends.keras.graph import (
     Call,
     call_model,
@@ -43,8 +52,7 @@ class ObservedKeras(Backend):
         return float(tf.experimental.numpy.finfo(compute).eps)
 
     def _modules(self) -> list[Any]:
-        layers = [self._model, *layers_in(self._model)]
-        return [watched(self._model, layers), *layers]
+        return [watched(self._model, [self._model, *layers_in(self._model)])]
 
     def _name_of(self, layer: Layer) -> str:
         named = named_layers(self._model)
@@ -73,7 +81,7 @@ class ObservedKeras(Backend):
             return result
 
         with tf.init_scope():
-            compiled(trace, self._specs(inputs))
+            compiled(trace, tensor_specs(self._specs(inputs)))
         return found[0]
 
     def _one_of(self, inputs: Inputs) -> Inputs | None:
@@ -113,30 +121,32 @@ class ObservedKeras(Backend):
         outputs = inner or [first_of(its_output) for its_layer, _, its_output in calls if its_layer is keras_layer]
         return explained_among(outputs, layer, calls), output
 
-    def _specs(self, inputs: Inputs) -> list[Any]:
-        """The inputs' shapes, with any number of images, and the dtypes in which the model takes them."""
-        specs = []
-        for part, taken in zip(inputs.parts, self._dtypes(len(inputs.parts)), strict=True):
-            of_torch = isinstance(part, Tensor)
-            dtype = tf.as_dtype(str(part.dtype).removeprefix("torch.") if of_torch else part.dtype)
-            specs.append(tf.TensorSpec([None, *part.shape[1:]], taken if dtype.is_floating else dtype))
-        return specs
+    def _specs(self, inputs: Inputs) -> Specs:
+        """The inputs' shapes, and the dtypes in which the model takes them, which are found out once."""
+        given = tuple(part.dtype for part in inputs.parts)
+        taken = self._known.taken.get(given)
+        if taken is None:
+            taken = self._known.taken[given] = self._dtypes(given)
+        return tuple(zip(inputs.shapes, taken, strict=True))
 
-    def _dtypes(self, count: int) -> list[Any]:
+    def _dtypes(self, given: Sequence[Any]) -> list[Any]:
         """To which dtype Keras casts each input if it is floating: that of the declared input, or of the computation.
 
         With mixed precision these differ: what stands in front, such as a rescaling, may compute in float32.
         """
         computed = tf.as_dtype(self._model.compute_dtype or "float32")
         declared = [tf.as_dtype(one.dtype) for one in tf.nest.flatten(getattr(self._model, "inputs", None) or [])]
-        if len(declared) != count:
-            return [computed] * count
-        return [dtype if dtype.is_floating else computed for dtype in declared]
+        if len(declared) != len(given):
+            declared = [computed] * len(given)
+        own = [tf.as_dtype(str(one).removeprefix("torch.") if isinstance(one, torch.dtype) else one) for one in given]
+        casts = [taken if taken.is_floating else computed for taken in declared]
+        return [cast if dtype.is_floating else dtype for cast, dtype in zip(casts, own, strict=True)]
 
-    def _given(self, inputs: Inputs) -> list[Any]:
-        """The inputs as tensors of TensorFlow, in the dtypes in which the model takes them."""
+    def _given(self, inputs: Inputs, specs: Specs) -> list[Any]:
+        """The inputs as tensors of TensorFlow, in the dtypes of their `specs`."""
         return [
-            tf.cast(tensor_of(part), spec.dtype) for part, spec in zip(inputs.parts, self._specs(inputs), strict=True)
+            part if isinstance(part, tf.Tensor) and part.dtype == dtype else tf.cast(tensor_of(part), dtype)
+            for part, (_, dtype) in zip(inputs.parts, specs, strict=True)
         ]
 
     def _all_layers(self) -> list[Any]:

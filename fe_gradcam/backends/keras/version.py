@@ -53,14 +53,16 @@ def layers_in(layer: Any) -> list[Any]:
     if keras is None or not is_keras_3(keras):
         return list(layer._flatten_layers(include_self=False))
     found: dict[int, Any] = {}
+    operation, of_layers, of_models = keras.Operation, keras.Layer, keras.Model
 
     def add_below(outer: Any) -> None:  # Keras has this too, but turns the order of layers inside others round
-        inside = outer._flatten_layers(include_self=False, recursive=False) if isinstance(outer, keras.Layer) else []
-        functional = outer.operations if isinstance(outer, keras.Model) and hasattr(outer, "operations") else []
+        inside = outer._flatten_layers(include_self=False, recursive=False) if isinstance(outer, of_layers) else []
+        functional = outer.operations if isinstance(outer, of_models) and hasattr(outer, "operations") else []
         for inner in (*functional, *inside):
-            if isinstance(inner, keras.Operation) and id(inner) not in found:
+            if isinstance(inner, operation) and id(inner) not in found:
                 found[id(inner)] = inner
-                add_below(inner)
+                if getattr(inner, "_layers", None) or isinstance(inner, of_models):
+                    add_below(inner)
 
     add_below(layer)
     return list(found.values())

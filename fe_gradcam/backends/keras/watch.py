@@ -5,15 +5,16 @@ Nothing of the model is kept alive: objects are held weakly, and told apart by t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
+from itertools import chain
+from operator import itemgetter
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import ref
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fe_gradcam.backends.keras.version import PACKAGES, keras_of
 
@@ -45,32 +46,16 @@ MOST_WATCHED = 1000
 """Longer containers, and arrays of more bytes, are not looked into: they hold data."""
 
 _PLAIN_VALUES = (bool, int, float, complex, str, bytes, type(None), type, np.generic)
+_CONTAINERS = (list, tuple, dict, set, frozenset)
 
 
-class _Held:
-    """A container, or the attributes of an object: what it holds, by address."""
+class _Level(NamedTuple):
+    """Values by address; the arrays among them, by position and values; those that are looked into, with lengths."""
 
-    def __init__(self, container: Any, levels: int, notes: Noted) -> None:
-        values = _values_of(container)
-        self._ids = list(map(id, values))
-        found = [notes.note(value, levels) for value in values]
-        self._inside = [(at, inner) for at, inner in enumerate(found) if inner is not None]
-
-    def is_of(self, container: Any) -> bool:
-        """Whether a container holds the same."""
-        values = _values_of(container)
-        return list(map(id, values)) == self._ids and all(inner.is_of(values[at]) for at, inner in self._inside)
-
-
-class _Numbers:
-    """A small array, by its values."""
-
-    def __init__(self, array: NDArray[Any]) -> None:
-        self._values = array.tobytes()
-
-    def is_of(self, array: NDArray[Any]) -> bool:
-        """Whether an array holds the same."""
-        return array.tobytes() == self._values
+    addresses: list[int]
+    arrays: list[tuple[int, bytes]]
+    positions: list[int]
+    lengths: list[int]
 
 
 class Noted:
@@ -80,26 +65,40 @@ class Noted:
         self._dead: list[Any] = []
         self._refs: list[Any] = []
         self._alone: list[Any] = []
-        self._held = _Held(values, LEVELS, self)
+        self._levels: list[_Level] = []
+        for left in reversed(range(LEVELS + 1)):
+            positions = [at for at, value in enumerate(values) if left and _is_looked_into(value)]
+            inside = [_values_of(values[at]) for at in positions]
+            addresses, lengths = list(map(id, values)), list(map(len, inside))
+            self._levels.append(_Level(addresses, list(self._held(values, left)), positions, lengths))
+            values = list(chain.from_iterable(inside))
 
-    def note(self, value: Any, levels: int) -> _Held | _Numbers | None:
-        """Holds a value weakly, and returns what it holds if it is looked into."""
-        if isinstance(value, _PLAIN_VALUES):
-            self._alone.append(value)
-            return None
-        if levels and isinstance(value, (list, tuple, dict, set, frozenset)):
-            return _Held(value, levels - 1, self)
-        with suppress(TypeError):  # a container deep inside, an object with slots, a SimpleNamespace
-            self._refs.append(ref(value, self._dead.append))
-        if isinstance(value, np.ndarray) and value.nbytes <= MOST_WATCHED:
-            return _Numbers(value)
-        own, its = getattr(value, "__dict__", None), type(value).__module__.partition(".")[0]
-        looked_into = levels and isinstance(own, dict) and its not in _LIBRARIES and keras_of(value) is None
-        return _Held(value, levels - 1, self) if looked_into else None
+    def _held(self, values: Sequence[Any], left: int) -> Iterator[tuple[int, bytes]]:
+        """Holds the values, weakly if they may change; yields the small arrays among them."""
+        for at, value in enumerate(values):
+            if _never_changes(value):
+                self._alone.append(value)
+            elif not left or not isinstance(value, _CONTAINERS):
+                with suppress(TypeError):  # a container deep inside, an object with slots, a SimpleNamespace
+                    self._refs.append(ref(value, self._dead.append))
+            if isinstance(value, np.ndarray) and value.nbytes <= MOST_WATCHED:
+                yield at, value.tobytes()
 
     def are(self, values: Sequence[Any]) -> bool:
         """Whether the values are the same."""
-        return not self._dead and self._held.is_of(values)
+        if self._dead:
+            return False
+        for level in self._levels:
+            if list(map(id, values)) != level.addresses:
+                return False
+            for at, content in level.arrays:
+                if values[at].tobytes() != content:
+                    return False
+            inside = [_values_of(values[at]) for at in level.positions]
+            if list(map(len, inside)) != level.lengths:
+                return False
+            values = list(chain.from_iterable(inside))
+        return True
 
 
 class Watched:
@@ -109,27 +108,36 @@ class Watched:
     """
 
     def __init__(self, layers: Sequence[Any]) -> None:
-        self._layers = [(ref(layer), _names_in(layer), len(layer.__dict__)) for layer in layers]
-        self._noted = Noted(self._read_by(layers))
+        self._layers = [_own_of(layer) for layer in layers]
+        self._noted = Noted(self._read_by(layers) or ())
 
     def are(self, layers: Sequence[Any]) -> bool:
         """Whether these are the same layers, and hold what they held."""
-        if len(layers) != len(self._layers):
-            return False
-        for layer, (known, names, count) in zip(layers, self._layers, strict=True):
-            if known() is not layer or (len(layer.__dict__) != count and _names_in(layer) != names):
-                return False
-        return self._noted.are(self._read_by(layers))
+        read = self._read_by(layers) if len(layers) == len(self._layers) else None
+        return read is not None and self._noted.are(read)
 
-    def _read_by(self, layers: Sequence[Any]) -> list[Any]:
+    def _read_by(self, layers: Sequence[Any]) -> list[Any] | None:
+        """What the layers hold; None if they are others, or have other attributes."""
         read: list[Any] = []
-        for layer, (_, names, _) in zip(layers, self._layers, strict=True):
-            read += [layer.__dict__.get(name) for name in names]
-        classes = dict.fromkeys(one for layer in layers for one in type(layer).__mro__)
-        for one in classes:
-            if one.__module__.partition(".")[0] not in _LIBRARIES:
-                read += vars(one).values()
+        for layer, (known, names, values_in, count) in zip(layers, self._layers, strict=True):
+            its = layer.__dict__
+            if known() is not layer or (len(its) != count and _names_in(layer) != names):
+                return None
+            try:
+                read += values_in(its)
+            except KeyError:
+                return None
+        kinds = [kind for kind in dict.fromkeys(map(type, layers)) if not _is_of_library(kind)]
+        for base in dict.fromkeys(base for kind in kinds for base in kind.__mro__):
+            if not _is_of_library(base):
+                read += vars(base).values()
         return read
+
+
+def _own_of(layer: Any) -> tuple[ref[Any], list[str], Callable[[Any], tuple[Any, ...]], int]:
+    """A layer, its attributes that are watched, what gets these from all, and how many all are."""
+    names = _names_in(layer)
+    return ref(layer), names, itemgetter(*names), len(layer.__dict__)
 
 
 def read_by(called: Callable[..., Any]) -> list[Any]:
@@ -167,12 +175,24 @@ def _of_every_layer(keras: ModuleType) -> frozenset[str]:
     return frozenset((*vars(keras.Model(**named)), *vars(keras.layers.Layer(**named))))
 
 
-def _values_of(container: Any) -> list[Any]:
-    if not isinstance(container, (list, tuple, dict, set, frozenset)):
-        container = container.__dict__
-    if len(container) > MOST_WATCHED:
-        return []
-    if isinstance(container, dict):
-        pairs = list(container.items())
-        container = [*(name for name, _ in pairs), *(value for _, value in pairs)]
-    return list(container)
+def _is_of_library(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in _LIBRARIES
+
+
+def _never_changes(value: Any) -> bool:
+    """Whether a value, which is held alive then, stays what it is."""
+    return isinstance(value, _PLAIN_VALUES) or (type(value) is tuple and all(map(_never_changes, value)))
+
+
+def _is_looked_into(value: Any) -> bool:
+    if isinstance(value, _CONTAINERS):
+        return not _never_changes(value)
+    own = getattr(value, "__dict__", None)
+    return isinstance(own, dict) and not _is_of_library(type(value)) and keras_of(value) is None
+
+
+def _values_of(container: Any) -> Collection[Any]:
+    held = container if isinstance(container, _CONTAINERS) else container.__dict__
+    if len(held) > MOST_WATCHED:
+        return ()
+    return [*held, *held.values()] if isinstance(held, dict) else held

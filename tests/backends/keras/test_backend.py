@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable
 from functools import partial
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -31,6 +34,68 @@ def test_one_compiled_function_serves_all_class_targets(keras: Any) -> None:
     for target in (0, 3, [1, 2], None):
         explain(model, images[:1] if target == 3 else images, target=target)
     assert len(FUNCTIONS[model]) == count
+
+
+def wrapped(keras: Any, call: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
+    """The toy, called by a function of it and the images; and a layer of it."""
+    inner = small_keras(keras=keras)
+
+    class Wrapped(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def call(self, x: Any) -> Any:
+            return call(self.inner, x)
+
+    return Wrapped(), inner.get_layer("conv2")
+
+
+def test_a_graph_that_asks_for_a_value_at_each_call_gets_it(keras: Any) -> None:
+    factor, images = [1.0], np.random.randn(2, 9, 12, 3).astype(np.float32)
+
+    def call(inner: Any, x: Any) -> Any:
+        graph = tf.compat.v1.get_default_graph()
+        return inner(x) * graph.capture_call_time_value(lambda: tf.constant(factor[0]), tf.TensorSpec([]))
+
+    model, layer = wrapped(keras, call)
+    before = explain(model, images, target=0, layer=layer)
+    factor[0] = 3.0
+    found = explain(model, images, target=0, layer=layer)
+    assert_allclose(found.scores, 3 * before.scores, rtol=1e-5)
+    assert_allclose(found.raw, 3 * before.raw, rtol=1e-5)
+
+
+def test_an_error_in_a_pass_says_where_it_is(keras: Any) -> None:
+    def call(inner: Any, x: Any) -> Any:
+        with tf.control_dependencies([tf.debugging.assert_less(x, 100.0, "a pixel is too bright")]):
+            return inner(tf.identity(x))
+
+    (model, layer), images = wrapped(keras, call), np.random.rand(2, 9, 12, 3).astype(np.float32)
+    explain(model, images, target=0, layer=layer)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="(?s)Detected at.*a pixel is too bright"):
+        explain(model, images + 200, target=0, layer=layer)
+    assert not explain(model, images, target=0, layer=layer).blank.all()
+
+
+def test_where_there_is_a_gpu_the_function_itself_is_called(keras: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = small_keras(keras=keras), np.random.rand(2, 9, 12, 3).astype(np.float32)
+    expected = [explain(model, images, method=method, target=1) for method in ("grad_cam", "full_grad")]
+    FUNCTIONS.clear()
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind])
+    monkeypatch.setattr("fe_gradcam.backends.keras.compiled._call", None)
+    for one in expected:
+        assert_allclose(explain(model, images, method=one.method, target=1).raw, one.raw, rtol=1e-5)
+
+
+def test_an_explained_model_is_not_kept_alive(keras: Any) -> None:
+    model = small_keras(keras=keras)
+    explain(model, np.random.rand(2, 9, 12, 3).astype(np.float32))
+    seen = ref(model)
+    del model
+    keras.backend.clear_session()  # its own tables
+    gc.collect()
+    assert seen() is None
 
 
 def parts(keras: Any) -> Any:

@@ -77,6 +77,7 @@ def net(keras: Any) -> Any:
             self.function, self.settings, self.held = tf.nn.softplus, {"power": 1, "more": [2.0]}, [1.0]
             self.array, self.constant = np.ones(4, np.float32), tf.ones(4)
             self.own, self.of_class = SimpleNamespace(scale=2.0), Weighs()
+            self.pair, self.spare = ([1.0], 1.0), None
 
         def call(self, x: Any) -> Any:
             CALLS.append(1)
@@ -87,6 +88,7 @@ def net(keras: Any) -> Any:
             for _ in range(self.times):
                 x = self.second(x)
             x = x ** self.settings["power"] * self.settings["more"][0] * self.held[0] * self.array * self.constant
+            x = x * self.pair[0][0] * self.pair[1] * getattr(self, "late", 1.0)
             x = tf.reduce_mean(x[:, ::-1] ** 2 if self.turned else x, [1, 2])
             self.other(x)
             return HEADS[self.head](getattr(self, self.linear)(self.drop(x)))
@@ -167,6 +169,9 @@ CHANGES: dict[str, Callable[[Any, Any], Any]] = {
     "an entry of a dict": lambda keras, net: net.settings.__setitem__("power", 2),
     "an entry of a list": lambda keras, net: net.held.__setitem__(0, 3.0),
     "an entry of a list in a dict": lambda keras, net: net.settings["more"].__setitem__(0, 5.0),
+    "an entry of a list in a tuple": lambda keras, net: net.pair[0].__setitem__(0, 5.0),
+    "another tuple": lambda keras, net: setattr(net, "pair", ([1.0], 3.0)),
+    "an attribute in place of one that was None": lambda keras, net: (delattr(net, "spare"), setattr(net, "late", 3.0)),
     "an attribute of an object": lambda keras, net: setattr(net.own, "scale", 4.0),
     "an attribute of an object of a class": lambda keras, net: setattr(net.of_class, "factor", 4.0),
     "values of an array": lambda keras, net: net.array.__setitem__(slice(2), 0.5),
