@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from math import isfinite
 from operator import is_
 from threading import Lock, get_ident
 from types import CodeType, FunctionType, ModuleType
@@ -234,12 +235,12 @@ def known_of(model: Any) -> Known:
 def within_unit(table: Tensor) -> bool:
     """Whether all values of the finite rows lie in [0, 1]."""
     values = table.detach()
-    finite = values.isfinite().all(1)
-    values = values if bool(finite.all()) else values[finite]
-    if not values.numel():
-        return True
-    least, most = values.aminmax()
-    return float(least) >= 0 and float(most) <= 1
+    if values.numel():
+        least, most = (float(end) for end in values.aminmax())
+        if isfinite(least) and isfinite(most):
+            return least >= 0 and most <= 1
+        values = values[values.isfinite().all(1)]
+    return not values.numel() or within_unit(values)
 
 
 def sums_to_one(table: Tensor) -> bool:

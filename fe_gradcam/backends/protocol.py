@@ -273,10 +273,11 @@ class Backend(ABC):
 
     def _known_now(self) -> Known:
         """What is known of the model as it is now, without facts from before one of its modules was replaced."""
-        if not self._known.is_mine:
-            with self.held():
-                pass
-        return self._known
+        return self._known if self._known.is_mine else self._known.now(self._modules)
+
+    def _take(self) -> list[Any]:
+        """All modules, when the model is taken; what passes put back may be noted here."""
+        return self._modules()
 
     def _let_go(self) -> None:  # noqa: B027
         """Drops what was noted of the model when it was taken."""
@@ -286,7 +287,7 @@ class Backend(ABC):
 
         The same thread may hold it already: a callable target may explain the model again.
         """
-        return _HELD if self._known.is_mine else Held(self._known, self._modules, self._let_go)
+        return _HELD if self._known.is_mine else Held(self._known, self._take, self._let_go)
 
     def _seen(self, inputs: Inputs) -> Seen:
         """What a pass shows about the layout of the layers' outputs; made once for each size of the images."""

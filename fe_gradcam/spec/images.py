@@ -42,7 +42,7 @@ class Inputs:
     @cached_property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """The shape of each input for one row."""
-        return tuple(tuple(part.shape[1:]) for part in self.parts)
+        return tuple(tuple(part.shape)[1:] for part in self.parts)
 
     def __len__(self) -> int:
         return int(self.picture.shape[0])

@@ -259,7 +259,7 @@ def as_map(
             return found.map_of(tensor)
     if len(shape) not in (3, 4):
         raise no_map(layer, shape)
-    return tensor if channels_first else tensor.movedim(-1, 1)
+    return tensor if channels_first else tensor.permute(0, len(shape), *range(1, len(shape)))
 
 
 def pulled_back(maps: Tensor, shape: tuple[int, ...], to_map: Callable[[Tensor], Tensor]) -> Tensor:

@@ -41,6 +41,8 @@ class Pass:
     """
 
     def __init__(self, trace: Callable[..., Any], specs: list[Any]) -> None:
+        self.places: Any = None
+
         def traced(*given: Any) -> list[Any]:
             made = trace(*given)
             tensors = {id(one): one for one in tf.nest.flatten(made) if one is not None}  # each once
@@ -48,7 +50,6 @@ class Pass:
             self.places = tf.nest.map_structure(lambda one: None if one is None else at[id(one)], made)
             return list(tensors.values())
 
-        self.places: Any = None
         self._concrete = compiled(traced, specs)
         self._dtypes = [output.dtype for output in self._concrete.outputs]
         self._captured = self._concrete.captured_inputs

@@ -36,7 +36,6 @@ _OF_EVERY_MODULE = frozenset(nn.Module().__dict__)
 _TABLES_OF_HOOKS = tuple(name for name, value in nn.Module().__dict__.items() if "_hooks" in name and value == {})
 _requires_grad: Callable[[Tensor], bool] = attrgetter("requires_grad")
 _grad: Callable[[Tensor], Tensor | None] = attrgetter("grad")
-_hooks: Callable[[Tensor], Any] = attrgetter("_backward_hooks")
 _tables_of: Callable[[dict[str, Any]], tuple[Any, ...]] = itemgetter(
     "_parameters", "_buffers", "_modules", *_TABLES_OF_HOOKS
 )
@@ -63,7 +62,6 @@ class Kept:
         parameters: All parameters.
         registered: Those of the modules; the others stand in attributes, lists and so on.
         buffers: All buffers.
-        plain: The numbers, words and truth values that stand in attributes, which a forward may hang on.
         gradients: The gradient that each parameter holds, or None.
     """
 
@@ -75,7 +73,6 @@ class Kept:
         self.parameters: list[Tensor] = []
         self.registered: list[Tensor] = []
         self.buffers: list[Tensor] = []
-        self.plain: list[Any] = []
         self._tensors: list[Tensor] = []
         self._dicts: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
         self._others: list[tuple[Any, Any, list[Any]]] = []
@@ -93,8 +90,6 @@ class Kept:
         self._tensors = [*self.parameters, *tensors]
         self._flags = list(map(_requires_grad, self._tensors))
         self.gradients = list(map(_grad, self.parameters))
-        self._hooks = list(map(_hooks, self.parameters))
-        self._dicts += [(one, one.copy()) for one in self._hooks if one is not None]
         self._plain = [one for one in self.parameters if type(one) is nn.Parameter]
         self._data = list(map(Tensor.detach, self._plain))
         self._versions = _versions_of(self._data)
@@ -144,9 +139,7 @@ class Kept:
             self.compiled = self.compiled or own.get("_compiled_call_impl") is not None
             for one in [own[name] for name in own if name not in _OF_EVERY_MODULE]:
                 kind = type(one)
-                if kind in _NUMBERS_AND_WORDS:
-                    self.plain.append(one)
-                elif kind not in _WITHOUT_PARTS and not (kind is tuple and _WITHOUT_PARTS.issuperset(map(type, one))):
+                if kind not in _WITHOUT_PARTS and not (kind is tuple and _WITHOUT_PARTS.issuperset(map(type, one))):
                     self._note(one)
 
     def _note(self, one: Any, entered: bool = True) -> None:
@@ -232,10 +225,6 @@ class Kept:
             for one, gradient in zip(self.parameters, self.gradients, strict=True):
                 if one.grad is not gradient:
                     one.grad = gradient
-        if not all(map(is_, map(_hooks, self.parameters), self._hooks)):
-            for one, hooks in zip(self.parameters, self._hooks, strict=True):
-                if _hooks(one) is not hooks:
-                    one._backward_hooks = hooks
         if not self._values:
             return _versions_of(self._data) != self._versions
         changed = False
@@ -274,6 +263,29 @@ def _fill(base: Any, container: Any, entries: list[Any]) -> None:
             base.__setitem__(container, key, value)
     else:
         (set.update if base is set else base.extend)(container, entries)
+
+
+def modules_in(model: nn.Module) -> list[nn.Module]:
+    """The module and all inside it, each once, in the order of ``model.modules()``, which takes five times as long."""
+    found: dict[int, nn.Module] = {}
+    waiting: list[nn.Module | None] = [model]
+    while waiting:
+        module = waiting.pop()
+        if module is not None and id(module) not in found:
+            found[id(module)] = module
+            waiting += reversed(module._modules.values())
+    return list(found.values())
+
+
+def plain_values_in(modules: Iterable[nn.Module]) -> list[Any]:
+    """The numbers, words and truth values that stand in attributes; a forward may hang on them."""
+    return [
+        value
+        for module in modules
+        if len(module.__dict__) > len(_OF_EVERY_MODULE)
+        for name, value in module.__dict__.items()
+        if type(value) in _NUMBERS_AND_WORDS and name != "training"
+    ]
 
 
 def _each_once(tensors: list[Tensor]) -> list[Tensor]:

@@ -16,11 +16,10 @@ from fe_gradcam.backends.errors import exported
 from fe_gradcam.backends.known import Reading
 from fe_gradcam.backends.protocol import Backend
 from fe_gradcam.backends.pytorch.dtypes import as_taken
-from fe_gradcam.backends.pytorch.kept import Kept
+from fe_gradcam.backends.pytorch.kept import Kept, modules_in, plain_values_in
 from fe_gradcam.backends.pytorch.layers import has_layers, kind_of, layer_infos, name_of, seen_by
 from fe_gradcam.backends.pytorch.passes import (
     Front,
-    call,
     called,
     observe,
 )
@@ -69,9 +68,12 @@ class ObservedTorch(Backend):
         return max(float(torch.finfo(dtype).eps) for dtype in own)
 
     def _modules(self) -> list[Any]:
-        kept = self._noted = noted(self._model, self._known)
-        modules = [one for one in kept.modules if "_orig_mod" not in one._modules]  # compiled or not
-        return [self._known.stamp_of(kept.plain), *modules]
+        modules = [one for one in modules_in(self._model) if "_orig_mod" not in one._modules]  # compiled or not
+        return [self._known.stamp_of(plain_values_in(modules)), *modules]
+
+    def _take(self) -> list[Any]:
+        self._noted = noted(self._model, self._known)
+        return self._modules()
 
     def _let_go(self) -> None:
         self._noted = None
@@ -135,7 +137,7 @@ class ObservedTorch(Backend):
     ) -> tuple[Any, Any]:
         if plan is not None:
             with Planned(plan, layer, take, model.get_submodule(layer.name)) as planned:
-                return call(model, [part.clone() for part in given]), planned
+                return called(model, [part.clone() for part in given]), planned
         return observe(model, given, layer, take, self._known.reached, whole_graph=whole_graph, learns=learns)
 
     def _read(

@@ -13,7 +13,6 @@ from weakref import ReferenceType
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from fe_gradcam.backends.known import within_unit
 from fe_gradcam.backends.pytorch.recorder import ACTIVATIONS, Recorder, Taking, with_first
@@ -137,15 +136,13 @@ class Planned(Taking):
         logits = None if self._plan.logits is None else self._plan.logits()
         if logits is not None:
             self._handles.append(logits.register_forward_hook(self._on_logits))
-        self._hooks = RemovableHandle.next_id
         return self
 
     def __exit__(self, kind: Any, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._awaited = None  # or it would wait on, in the user's hands
-        asked = RemovableHandle.next_id != self._hooks  # the model puts hooks on, and asks for gradients
-        if kind is None and (asked or self.reached < self._plan.calls):
+        if kind is None and self.reached < self._plan.calls:
             raise OutdatedError
 
     def head_of(self, output: Tensor) -> Head | None:

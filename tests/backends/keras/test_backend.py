@@ -73,7 +73,7 @@ def test_an_error_in_a_pass_says_where_it_is(keras: Any) -> None:
 
     (model, layer), images = wrapped(keras, call), np.random.rand(2, 9, 12, 3).astype(np.float32)
     explain(model, images, target=0, layer=layer)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="(?s)Detected at.*a pixel is too bright"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"(?s)Detected at.*a pixel is too bright"):
         explain(model, images + 200, target=0, layer=layer)
     assert not explain(model, images, target=0, layer=layer).blank.all()
 
