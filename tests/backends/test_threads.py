@@ -14,6 +14,7 @@ from numpy.testing import assert_array_equal
 from torch import Tensor, nn
 
 from fe_gradcam import CamError, explain, explain_many
+from fe_gradcam.backends.known import known_of
 
 SECONDS = 60
 """After so long a thread that has not ended waits for ever."""
@@ -122,3 +123,14 @@ def test_a_failing_call_lets_the_next_one_in() -> None:
         explain(model, images, layer="second", target=9)
     (found,) = in_threads([lambda: explain_many(model, images, layers=["second"])[0]], threads=1)
     assert_array_equal(found.values, explain(Net(), images, layer="second").values)
+
+
+def test_threads_leave_each_other_what_passes_learnt() -> None:
+    """Hooks that one thread puts on are no reason for another to distrust its plan: PyTorch counts those of all."""
+    models = [Net().eval() for _ in range(3)]
+    images = torch.rand(2, 1, 12, 12)
+    in_threads([lambda model=model: explain(model, images, layer="second") for model in models] * 20)
+    for model in models:
+        ((learnt, outdated),) = known_of(model).plans._kept.values()
+        assert learnt is not None
+        assert outdated == 0

@@ -18,6 +18,7 @@ from fe_gradcam.backends.protocol import Passed, Query
 from fe_gradcam.backends.pytorch.attention import BlockLister, ending_behind
 from fe_gradcam.backends.pytorch.observed import Given, ObservedTorch, made_scores
 from fe_gradcam.backends.pytorch.passes import (
+    NO_HOOKS,
     BiasRecorder,
     Front,
     call,
@@ -98,7 +99,7 @@ class TorchBackend(ObservedTorch):
 
         key = None if plan is not None else self._kind_of_pass(given, query)
         _, outdated = (None, 0) if key is None else self._known_now().plans.get(key) or (None, 0)
-        learns, used = key is not None and outdated < MOST_OUTDATED, AS_WRITTEN.used
+        learns, used, dropped = key is not None and outdated < MOST_OUTDATED, AS_WRITTEN.used, NO_HOOKS.dropped
         for whole_graph in (False, True):
             try:
                 passed = self._observed(
@@ -116,7 +117,9 @@ class TorchBackend(ObservedTorch):
         if learns and not whole_graph:
             picked = self._picked(passed[0], len(leaves[0]), query.of_pixels)
             replaced = AS_WRITTEN.used > used or any(isinstance(one, FUSED) for one in model.modules())
-            self._known_now().plans.put(key, (Learnt.of(passed[1], picked, replaced=replaced), outdated))
+            asked = NO_HOOKS.dropped > dropped  # by a plan it would be told of gradients
+            learnt = None if asked else Learnt.of(passed[1], picked, replaced=replaced)
+            self._known_now().plans.put(key, (learnt, outdated + asked))
         return leaves[0], outputs, scored
 
     def _kind_of_pass(self, given: Sequence[Any], query: Query) -> Hashable:

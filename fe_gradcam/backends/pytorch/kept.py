@@ -36,6 +36,7 @@ _OF_EVERY_MODULE = frozenset(nn.Module().__dict__)
 _TABLES_OF_HOOKS = tuple(name for name, value in nn.Module().__dict__.items() if "_hooks" in name and value == {})
 _requires_grad: Callable[[Tensor], bool] = attrgetter("requires_grad")
 _grad: Callable[[Tensor], Tensor | None] = attrgetter("grad")
+_hooks: Callable[[Tensor], Any] = attrgetter("_backward_hooks")
 _tables_of: Callable[[dict[str, Any]], tuple[Any, ...]] = itemgetter(
     "_parameters", "_buffers", "_modules", *_TABLES_OF_HOOKS
 )
@@ -90,6 +91,8 @@ class Kept:
         self._tensors = [*self.parameters, *tensors]
         self._flags = list(map(_requires_grad, self._tensors))
         self.gradients = list(map(_grad, self.parameters))
+        self._hooks = list(map(_hooks, self.parameters))
+        self._dicts += [(one, one.copy()) for one in self._hooks if one is not None]
         self._plain = [one for one in self.parameters if type(one) is nn.Parameter]
         self._data = list(map(Tensor.detach, self._plain))
         self._versions = _versions_of(self._data)
@@ -225,6 +228,10 @@ class Kept:
             for one, gradient in zip(self.parameters, self.gradients, strict=True):
                 if one.grad is not gradient:
                     one.grad = gradient
+        if not all(map(is_, map(_hooks, self.parameters), self._hooks)):
+            for one, hooks in zip(self.parameters, self._hooks, strict=True):
+                if _hooks(one) is not hooks:
+                    one._backward_hooks = hooks
         if not self._values:
             return _versions_of(self._data) != self._versions
         changed = False

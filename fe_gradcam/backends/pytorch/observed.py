@@ -20,6 +20,7 @@ from fe_gradcam.backends.pytorch.kept import Kept, modules_in, plain_values_in
 from fe_gradcam.backends.pytorch.layers import has_layers, kind_of, layer_infos, name_of, seen_by
 from fe_gradcam.backends.pytorch.passes import (
     Front,
+    call,
     called,
     observe,
 )
@@ -137,7 +138,9 @@ class ObservedTorch(Backend):
     ) -> tuple[Any, Any]:
         if plan is not None:
             with Planned(plan, layer, take, model.get_submodule(layer.name)) as planned:
-                return called(model, [part.clone() for part in given]), planned
+                # a mode looks at each function, which is a tenth of a small network
+                way = call if planned.is_alone else called
+                return way(model, [part.clone() for part in given]), planned
         return observe(model, given, layer, take, self._known.reached, whole_graph=whole_graph, learns=learns)
 
     def _read(

@@ -31,18 +31,22 @@ class _NoHooks(TorchFunctionMode):
     It belongs to training. To replace the methods of Tensor would slow down whatever the process computes later.
     """
 
+    dropped = 0
+    """How many times a model asked."""
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.register_hook:
-            return RemovableHandle(OrderedDict())
-        return None if func is Tensor.retain_grad else func(*args, **(kwargs or {}))
+        if func is not Tensor.register_hook and func is not Tensor.retain_grad:
+            return func(*args, **(kwargs or {}))
+        self.dropped += 1
+        return None if func is Tensor.retain_grad else RemovableHandle(OrderedDict())
 
 
-_NO_HOOKS = _NoHooks()
+NO_HOOKS = _NoHooks()
 
 
 def called(model: nn.Module, inputs: Sequence[Any]) -> Any:
     """The output of `call`, outside of any training: what the model asks to be told of gradients is dropped."""
-    with _NO_HOOKS:
+    with NO_HOOKS:
         return call(model, inputs)
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from threading import active_count
 from typing import Any
 from weakref import ReferenceType
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from fe_gradcam.backends.known import within_unit
 from fe_gradcam.backends.pytorch.recorder import ACTIVATIONS, Recorder, Taking, with_first
@@ -121,6 +123,10 @@ class Planned(Taking):
         plan: What an earlier pass learnt.
         at: See Taking, as is `take`.
         module: The module of the place.
+
+    Attributes:
+        is_alone: Whether no other thread runs. Then a hook that the model puts on, which asks for gradients, is seen by
+            the number of all hooks; otherwise the model must be called so that it puts on none.
     """
 
     def __init__(self, plan: Learnt, at: LayerRef, take: Callable[[Tensor], Tensor], module: nn.Module) -> None:
@@ -128,6 +134,7 @@ class Planned(Taking):
         self._plan = plan
         self._module = module
         self._logits: Tensor | None = None
+        self.is_alone = active_count() == 1
 
     def __enter__(self) -> Planned:
         self._handles = [self._module.register_forward_hook(self._on_output)]
@@ -136,13 +143,15 @@ class Planned(Taking):
         logits = None if self._plan.logits is None else self._plan.logits()
         if logits is not None:
             self._handles.append(logits.register_forward_hook(self._on_logits))
+        self._hooks = RemovableHandle.next_id
         return self
 
     def __exit__(self, kind: Any, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._awaited = None  # or it would wait on, in the user's hands
-        if kind is None and self.reached < self._plan.calls:
+        asked = self.is_alone and RemovableHandle.next_id != self._hooks
+        if kind is None and (asked or self.reached < self._plan.calls):
             raise OutdatedError
 
     def head_of(self, output: Tensor) -> Head | None:

@@ -837,3 +837,15 @@ def test_keyed_training_goes_on_whatever_writes_in_place(name: str, place: str, 
         assert_allclose(ours.detach(), expected.detach(), atol=1e-7)
     for ours, expected in zip(found[0][2:], alone.parameters(), strict=True):
         assert torch.equal(ours, expected.grad)
+
+
+def test_a_pass_inside_a_training_step_notes_nothing_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is put back there, and to note all of a large model would cost every step."""
+    net, images = SmallTorch(), torch.randn(2, 3, 9, 12)
+    backend = TorchBackend(net, None, None, False)
+    backend.run_inside([images], LayerRef("conv2"), 1)  # the first one looks at the layers
+    noted: list[object] = []
+    monkeypatch.setattr("fe_gradcam.backends.pytorch.observed.noted", lambda *its: noted.append(its))
+    _, activations, gradients, _ = backend.run_inside([images], LayerRef("conv2"), 1)
+    assert gradients().shape == activations.shape
+    assert not noted
