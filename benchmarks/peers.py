@@ -47,7 +47,7 @@ def upsampled(maps: Any, size: tuple[int, ...]) -> Any:
     """Of a peer that puts out the layer's map (N, h, w): as its own overlays make it larger."""
     from torch.nn import functional
 
-    return functional.interpolate(maps[:, None], size=size, mode="bilinear")[:, 0].numpy()
+    return functional.interpolate(maps[:, None], size=size, mode="bilinear")[:, 0].cpu().numpy()
 
 
 def ours(model: Any, layer: str, x: Any, method: str) -> Call:
@@ -119,9 +119,16 @@ PEERS: dict[Framework, dict[str, Callable[[Any, str, Any, str], Call]]] = {
 def functions(
     framework: Framework, name: str, method: str, only: str | None = None, count: int | None = None
 ) -> dict[str, Call]:
-    """Those of the packages that are there and have the method, each on a net of its own with the same weights."""
+    """Those of the packages that are there and have the method, on a net of NETS."""
     net, model, x = ready(framework, name, count)
     layer = LAYERS.get(name, net.layer) if framework == "torch" else net.layer
+    return on_its_layer(layer, model, x, method, framework, only)
+
+
+def on_its_layer(
+    layer: str, model: Any, x: Any, method: str, framework: Framework = "torch", only: str | None = None
+) -> dict[str, Call]:
+    """Those of the packages that are there and have the method, each on a net of its own with the same weights."""
     made = {}
     for peer, make in PEERS[framework].items():
         if only in (None, peer):

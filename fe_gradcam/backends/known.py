@@ -11,6 +11,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary, ref
 
+import torch
 from torch import Tensor
 
 from fe_gradcam.errors import CamError
@@ -121,12 +122,13 @@ class Known:
         taken: The dtype to which floating inputs must be cast, or None, by dtypes; see backends/pytorch/dtypes.
         shapes: The shape of a layer's output for one image, by the layer and the shapes of the inputs.
         writes: Whether a call of the model writes to its own parameters; None before the first one.
+        others_put_on_hooks: Whether another thread put hooks on something while the model was called.
         kinds: The classes of layers, by the layer's name.
         plans: What a pass learnt, or None, and how many times it did not hold; see backends/pytorch/plan.
     """
 
     def __init__(self) -> None:
-        self.told = False
+        self.told = self.others_put_on_hooks = False
         self._lock = Lock()
         self._owner: int | None = None
         self._values: Sequence[Any] | None = None
@@ -236,7 +238,7 @@ def within_unit(table: Tensor) -> bool:
     """Whether all values of the finite rows lie in [0, 1]."""
     values = table.detach()
     if values.numel():
-        least, most = (float(end) for end in values.aminmax())
+        least, most = map(float, torch.stack(values.aminmax()).tolist())
         if isfinite(least) and isfinite(most):
             return least >= 0 and most <= 1
         values = values[values.isfinite().all(1)]

@@ -14,16 +14,17 @@ from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.types import BiasGradients, CamInputs
 
-MOST_ROWS_ASKED = 64
+MOST_ROWS_ASKED = {"cpu": 64, "cuda": 256}
 """The most rows of one pass, if no batch size is given."""
 
 LEAST_ROWS_ASKED = 4
 """The rows of a pass are not made fewer than this for the size of outputs alone."""
 
-PLACES_AT_ONCE = {"cpu": 4 * 224 * 224, "cuda": 32 * 224 * 224}
+PLACES_AT_ONCE = {"cpu": 4 * 224 * 224, "cuda": 128 * 224 * 224}
 """How many pixels the rows of one pass have together, if no batch size is given. On a CPU more rows of large images
-are slower: their maps leave the caches, and the memory of each is asked from the system anew. The number of rows hangs
-on sizes alone, so that the same call has the same result to the last bit."""
+are slower: their maps leave the caches, and the memory of each is asked from the system anew. On a GPU they are faster
+up to some hundreds: a pass of few takes the host longer to ask for than the GPU to make. The number of rows hangs on
+sizes alone, so that the same call has the same result to the last bit."""
 
 NUMBERS_AT_ONCE = 1_050_000
 """How many numbers the largest output of a layer holds in one pass on a CPU, if no batch size is given: beyond some
@@ -117,7 +118,7 @@ class ModelProbe:
         if self._batch_size is not None:
             return self._batch_size
         device = self._device.type if self._device.type in PLACES_AT_ONCE else "cuda"
-        rows = min(MOST_ROWS_ASKED, max(1, PLACES_AT_ONCE[device] // maps[0, 0].numel()))
+        rows = min(MOST_ROWS_ASKED[device], max(1, PLACES_AT_ONCE[device] // maps[0, 0].numel()))
         if device == "cpu" and largest:
             fitting = max(LEAST_ROWS_ASKED, NUMBERS_AT_ONCE // largest)
             rows = min(rows, 2 ** (fitting.bit_length() - 1))

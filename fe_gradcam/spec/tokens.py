@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import ceil, isqrt, prod
 from typing import Any
 
@@ -46,6 +47,12 @@ class Layout:
     order: tuple[int, ...] | None = None
     tokens: int | None = None
 
+    @cached_property
+    def run(self) -> slice | None:
+        """The places as a slice, if they stand one behind the other: then no indices go to the device."""
+        order = self.order or ()
+        return slice(order[0], order[-1] + 1) if order == tuple(range(order[0], order[-1] + 1)) else None
+
     def map_of(self, tensor: Tensor) -> Tensor:
         """The output of the layer, with a batch axis in front, as (N, K, *grid)."""
         if self.channels == 0 and self.order is None and tensor.shape[2:] == self.grid:
@@ -53,8 +60,8 @@ class Layout:
         moved = tensor.movedim(self.channels + 1, 1)
         if self.order is None:
             return moved.reshape(*moved.shape[:2], *self.grid)
-        chosen = moved.flatten(2)[:, :, torch.tensor(self.order, device=tensor.device)]
-        return chosen.reshape(*moved.shape[:2], *self.grid)
+        chosen: Any = self.run or torch.tensor(self.order, device=tensor.device)
+        return moved.flatten(2)[:, :, chosen].reshape(*moved.shape[:2], *self.grid)
 
 
 @dataclass(frozen=True)

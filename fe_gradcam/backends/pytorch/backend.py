@@ -26,6 +26,7 @@ from fe_gradcam.backends.pytorch.passes import (
     forbids_view,
     gradient_at,
     hessian_product,
+    in_own_graph,
     whatever_is_written,
 )
 from fe_gradcam.backends.pytorch.plan import MOST_OUTDATED, Learnt, OutdatedError
@@ -48,12 +49,15 @@ class TorchBackend(ObservedTorch):
         key, plans = self._kind_of_pass(inputs.parts, query), self._known.plans
         plan, outdated = plans.get(key) or (None, 0)
         if plan is not None:
+            known_of_others = self._known.others_put_on_hooks
             try:
                 with self._ready(replaced=plan.replaced) as model:
                     if query.layer.place == "activation" and self._kept is not None and self._kept.hooked:
                         raise OutdatedError  # a hook of the user's may get what waits for its activation
                     return self._passed(model, inputs, query, plan)
             except Exception:  # whatever it is, a pass that relies on nothing shows it
+                if self._known.others_put_on_hooks != known_of_others:
+                    return self._pass(inputs, query)
                 plans.put(key, (None, outdated + 1))
         return super()._pass(inputs, query)
 
@@ -111,7 +115,7 @@ class TorchBackend(ObservedTorch):
                 continue
             check_rows(query.layer, len(leaves[0]), len(given[0]))
             outputs = self._read(leaves[0], passed, given, query.of_pixels)
-            scored = [made_scores(outputs, target, query.score) for target in query.targets]
+            scored = [in_own_graph(made_scores(outputs, target, query.score)) for target in query.targets]
             if plan is not None or not query.gradients or all(its.scores.requires_grad for its in scored):
                 break
         if learns and not whole_graph:
@@ -192,7 +196,7 @@ class TorchBackend(ObservedTorch):
             with biases:
                 passed = self._observed(model, given, query.layer, lambda tensor: tensor, whole_graph=True)
             outputs = self._read(given[0], passed, given, query.of_pixels)
-            scores = made_scores(outputs, query.targets[0], query.score).scores
+            scores = in_own_graph(made_scores(outputs, query.targets[0], query.score)).scores
             axes = len(self.image_size(inputs)) + 2
             return taken_apart(biases.terms(leaves, scores), scores, axes, self.precision)
 
@@ -214,7 +218,7 @@ class TorchBackend(ObservedTorch):
                 with ending_behind(blocks, last, attentions, mean_token=mean_token), torch.no_grad():
                     passed = self._observed(model, given, query.layer, torch.clone)
                     outputs = self._read(given[0], passed, given, query.of_pixels, reading)
-                    its = made_scores(outputs, query.targets[0], query.score)
+                    its = in_own_graph(made_scores(outputs, query.targets[0], query.score))
                     gradient = gradient_at(attentions[0], its, retain_graph=False)
                 of_heads = torch.zeros_like(attentions[0]) if gradient is None else gradient.clamp(min=0)
                 by_key = of_heads.reshape(len(inputs), -1, *of_heads.shape[-2:]).mean((1, 2)).float()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from threading import active_count
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,7 +25,7 @@ from fe_gradcam.backends.pytorch.passes import (
     called,
     observe,
 )
-from fe_gradcam.backends.pytorch.plan import Learnt, Planned
+from fe_gradcam.backends.pytorch.plan import Learnt, OutdatedError, Planned
 from fe_gradcam.backends.pytorch.recorder import Lister
 from fe_gradcam.backends.pytorch.scores import OF_TORCH, as_rows, is_segmentation, is_table, is_tensor
 from fe_gradcam.backends.pytorch.state import LeftAsFound, noted, unwrapped
@@ -137,10 +138,17 @@ class ObservedTorch(Backend):
         learns: bool = False,
     ) -> tuple[Any, Any]:
         if plan is not None:
+            # A hook that the model puts on, to be told of gradients, is seen by the number of all hooks. If another
+            # thread puts on some too, a mode drops those of the model; it looks at each function, and that costs a
+            # third of a small network.
+            alone = active_count() == 1
+            sees = alone or not self._known.others_put_on_hooks
             with Planned(plan, layer, take, model.get_submodule(layer.name)) as planned:
-                # a mode looks at each function, which is a tenth of a small network
-                way = call if planned.is_alone else called
-                return way(model, [part.clone() for part in given]), planned
+                output = (call if sees else called)(model, [part.clone() for part in given])
+                if sees and planned.hooks_were_put_on:
+                    self._known.others_put_on_hooks |= not alone
+                    raise OutdatedError
+            return output, planned
         return observe(model, given, layer, take, self._known.reached, whole_graph=whole_graph, learns=learns)
 
     def _read(

@@ -94,7 +94,7 @@ def observe(
     """
     calls, others = times.get(layer, 1), list(model.modules()) if learns else []
     while True:
-        recorder = Recorder(layer, take, skip=calls - 1, own_graph=True)
+        recorder = Recorder(layer, take, skip=calls - 1)
         watching = recorder.watching(model.get_submodule(layer.name), others)
         with torch.set_grad_enabled(whole_graph), watching:
             output = called(model, [part.clone() for part in inputs])  # some write to what they get
@@ -134,6 +134,26 @@ def whatever_is_written(passed: Callable[_Given, _Result]) -> Callable[_Given, _
             return passed(*args, **kwargs)
 
     return repeated
+
+
+def in_own_graph(scored: Scored) -> Scored:
+    """The scores, whose graph is this package's own, with a fault of PyTorch's mended in it.
+
+    On the CPU a batch normalisation takes a gradient that was cut out of a single image's tokens for a contiguous one.
+    """
+    waiting, met = [scored.scores.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in met:
+            met.add(node)
+            waiting += [before for before, _ in node.next_functions]
+            if "BatchNorm" in node.name():
+                node.register_prehook(_contiguous)
+    return scored
+
+
+def _contiguous(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(one.contiguous() if one is not None and len(one) == 1 else one for one in gradients)
 
 
 def gradient_at(leaf: Tensor, scored: Scored, *, retain_graph: bool, edge: Any = None) -> Tensor | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from threading import active_count
 from typing import Any
 from weakref import ReferenceType
 
@@ -124,9 +123,6 @@ class Planned(Taking):
         at: See Taking, as is `take`.
         module: The module of the place.
 
-    Attributes:
-        is_alone: Whether no other thread runs. Then a hook that the model puts on, which asks for gradients, is seen by
-            the number of all hooks; otherwise the model must be called so that it puts on none.
     """
 
     def __init__(self, plan: Learnt, at: LayerRef, take: Callable[[Tensor], Tensor], module: nn.Module) -> None:
@@ -134,7 +130,6 @@ class Planned(Taking):
         self._plan = plan
         self._module = module
         self._logits: Tensor | None = None
-        self.is_alone = active_count() == 1
 
     def __enter__(self) -> Planned:
         self._handles = [self._module.register_forward_hook(self._on_output)]
@@ -150,9 +145,13 @@ class Planned(Taking):
         for handle in self._handles:
             handle.remove()
         self._awaited = None  # or it would wait on, in the user's hands
-        asked = self.is_alone and RemovableHandle.next_id != self._hooks
-        if kind is None and (asked or self.reached < self._plan.calls):
+        if kind is None and self.reached < self._plan.calls:
             raise OutdatedError
+
+    @property
+    def hooks_were_put_on(self) -> bool:
+        """Whether hooks were put on anything in the process since this context was entered."""
+        return bool(RemovableHandle.next_id != self._hooks)
 
     def head_of(self, output: Tensor) -> Head | None:
         """The head that made `output`, or None if none did.

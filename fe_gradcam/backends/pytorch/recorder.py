@@ -31,7 +31,6 @@ _HEADS: dict[str, HeadKind] = {
     "logsigmoid": "sigmoid",
     "log_sigmoid": "sigmoid",
 }
-_register_hook: Any = Tensor.register_hook
 
 _MONOTONE = frozenset({"exp", "log", "clamp", "clip", "clamp_min", "clamp_max", "nan_to_num", "detach"})
 """Functions of a head's output that leave its logits valid."""
@@ -125,14 +124,10 @@ class Recorder(Taking, TorchFunctionMode):
 
     Args:
         at: See Taking, as are `take` and `skip`.
-        own_graph: Whether the graph is the recorder's own, and hooks may be put on it.
     """
 
-    def __init__(
-        self, at: LayerRef, take: Callable[[Tensor], Tensor], skip: int = 0, *, own_graph: bool = False
-    ) -> None:
+    def __init__(self, at: LayerRef, take: Callable[[Tensor], Tensor], skip: int = 0) -> None:
         super().__init__(at, take, skip)
-        self._own_graph = own_graph
         self._inside = False
         self._links: MutableMapping[Tensor, _Link] = WeakTensorKeyDictionary()
         self._made_by: MutableMapping[Tensor, tuple[ReferenceType[nn.Module], int]] = WeakTensorKeyDictionary()
@@ -211,10 +206,6 @@ class Recorder(Taking, TorchFunctionMode):
         first: Any = args[0] if args else kwargs.get("input")
         before = first.clone() if name == "sigmoid_" else first
         out = func(*args, **kwargs)
-        if name == "batch_norm" and self._own_graph and out.requires_grad and len(out) == 1:
-            # On the CPU PyTorch takes a gradient that was cut out of a single image's tokens for a contiguous one.
-            _register_hook(out, lambda gradient: None if gradient is None else gradient.contiguous())
-            self.plain = False
         if self._inside and name in CONVOLUTIONS:
             if self.at.place == "convolution":
                 out = self._taken(out, in_place=False)

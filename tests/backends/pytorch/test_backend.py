@@ -285,8 +285,9 @@ def test_a_single_image_through_a_batch_norm_into_tokens_has_the_gradient_of_a_b
 
     model, images = Hybrid().eval(), torch.randn(2, 3, 9, 12)
     both = explain(model, images, layer="front", target=1, method="hires_cam", scaling="none").raw
-    one = explain(model, images[:1], layer="front", target=1, method="hires_cam", scaling="none").raw
-    assert_allclose(one, both[:1], atol=1e-6 * np.abs(both).max())
+    for _ in range(3):  # the later ones by what the first one learnt
+        one = explain(model, images[:1], layer="front", target=1, method="hires_cam", scaling="none").raw
+        assert_allclose(one, both[:1], atol=1e-6 * np.abs(both).max())
     scale = model.norm.weight / (model.norm.running_var + model.norm.eps).sqrt()
     gradient = (model.head.weight[1] * scale)[:, None] * model.query[1:].T
     with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from threading import Event, Thread
 from types import MethodType
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from fe_gradcam import CamError, CamWarning, Contrast, OutputValue, explain
 from fe_gradcam.backends.known import known_of
-from fe_gradcam.backends.pytorch import observed
+from fe_gradcam.backends.pytorch import observed, passes
 from fe_gradcam.backends.pytorch.plan import MOST_OUTDATED, Learnt
 from fe_gradcam.types import LayerRef
 
@@ -271,9 +272,8 @@ def test_values_within_0_and_1_may_be_logits_or_not() -> None:
 
 
 def test_a_single_image_behind_a_batch_normalisation() -> None:
-    """PyTorch needs a hook there, which a pass that relies on a plan does not put on."""
     model = learnt(Net().eval(), DARK[:1])
-    assert RELIED == [False] * 3
+    assert RELIED == [False, True, True]
     same(model, DARK[:1])
 
 
@@ -466,9 +466,33 @@ def _own_gradient(net: Any, x: Tensor) -> None:
     net.scale = 1.0 if not features.retains_grad or features.grad is None else 2.0
 
 
+@pytest.fixture(params=[False, True], ids=["alone", "beside an idle thread"])
+def beside(request: pytest.FixtureRequest) -> Iterator[bool]:
+    done = Event()
+    idle = Thread(target=done.wait, daemon=True)
+    if request.param:
+        idle.start()
+    yield request.param
+    done.set()
+    if request.param:
+        idle.join()
+
+
+def test_a_later_pass_needs_no_mode(beside: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = learnt(Net()), []
+    plain = passes._NoHooks.__torch_function__
+    monkeypatch.setattr(passes._NoHooks, "__torch_function__", lambda *its, **how: seen.append(0) or plain(*its, **how))
+    explain(model, DARK, layer="second")
+    assert not seen
+    explain(Net(), DARK, layer="second")
+    assert seen
+
+
 @pytest.mark.parametrize("asks", [_hook, _own_gradient])
 @pytest.mark.parametrize("always", [True, False])
-def test_a_forward_that_asks_for_gradients_is_told_of_none(asks: Callable[[Any, Tensor], None], always: bool) -> None:
+def test_a_forward_that_asks_for_gradients_is_told_of_none(
+    asks: Callable[[Any, Tensor], None], always: bool, beside: bool
+) -> None:
     """Whether the first pass asked or a later one: all maps are those of a first pass, and no hook stays."""
 
     class Asks(Net):
