@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, TypeAlias, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,18 +67,24 @@ class Asked:
         answers = torch.zeros(len(rows), dtype=torch.float32)
         known = torch.from_numpy(self._class_ids >= 0)[rows.cpu()].nonzero()[:, 0]
         for at in torch.split(known, max(1, self._batch_size - 1)) if len(known) else ():
-            answers[at] = self._probabilities(make(at.to(rows.device)), rows[at.to(rows.device)])
+            its = rows[at.to(rows.device)]
+            ids = torch.from_numpy(self._class_ids[its.cpu().numpy()][:, None])
+            answers[at] = self._probabilities(make(at.to(rows.device)), its).gather(1, ids)[:, 0]
         return answers
 
+    def table(self, rows: Tensor, make: Make) -> Tensor:
+        """The probabilities of all classes, (V, C); see `Ask`."""
+        batches = torch.split(torch.arange(len(rows)), max(1, self._batch_size - 1))
+        return torch.cat([self._probabilities(make(at.to(rows.device)), rows[at.to(rows.device)]) for at in batches])
+
     def _probabilities(self, pictures: Tensor, rows: Tensor) -> Tensor:
-        """(B,) on the CPU. An unchanged image is added: for empty images alone, logits may look like probabilities."""
+        """(B, C) on the CPU. An unchanged image is added: of empty images alone logits may look like probabilities."""
         rows = torch.cat([rows[:1], rows])
         pictures = torch.cat([self.picture[rows[:1].to(self.picture.device)], pictures])
-        ids = self._class_ids[rows.cpu().numpy()][:, None]
         asked = self._in_torch.asked(pictures, rows, channels_first=self._backend.channels_first)
-        (inputs,) = self._backend.run(asked, Query(self._layer, [ClassTarget(ids)], "output", gradients=False))
-        probabilities = cast(Tensor, inputs.probabilities).cpu()  # a model without classes was refused
-        return probabilities.gather(1, torch.from_numpy(ids))[1:, 0]
+        target = ClassTarget(np.zeros((len(rows), 1), np.int64))  # a pass needs one
+        (inputs,) = self._backend.run(asked, Query(self._layer, [target], "output", gradients=False))
+        return cast(Tensor, inputs.probabilities)[1:].cpu()  # a model without classes was refused
 
     @cached_property
     def _layer(self) -> Any:
