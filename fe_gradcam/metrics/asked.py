@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fe_gradcam.backends import backend_for
@@ -68,22 +69,25 @@ class Asked:
         known = torch.from_numpy(self._class_ids >= 0)[rows.cpu()].nonzero()[:, 0]
         for at in torch.split(known, max(1, self._batch_size - 1)) if len(known) else ():
             its = rows[at.to(rows.device)]
-            ids = torch.from_numpy(self._class_ids[its.cpu().numpy()][:, None])
-            answers[at] = self._probabilities(make(at.to(rows.device)), its).gather(1, ids)[:, 0]
+            ids = self._class_ids[its.cpu().numpy()][:, None]
+            table = self._probabilities(make(at.to(rows.device)), its, ids)
+            answers[at] = table.gather(1, torch.from_numpy(ids))[:, 0]
         return answers
 
     def table(self, rows: Tensor, make: Make) -> Tensor:
         """The probabilities of all classes, (V, C); see `Ask`."""
-        batches = torch.split(torch.arange(len(rows)), max(1, self._batch_size - 1))
-        return torch.cat([self._probabilities(make(at.to(rows.device)), rows[at.to(rows.device)]) for at in batches])
+        parts = []
+        for at in torch.split(torch.arange(len(rows)), max(1, self._batch_size - 1)):
+            its = rows[at.to(rows.device)]
+            parts.append(self._probabilities(make(at.to(rows.device)), its, np.zeros((len(its), 1), np.int64)))
+        return torch.cat(parts)
 
-    def _probabilities(self, pictures: Tensor, rows: Tensor) -> Tensor:
+    def _probabilities(self, pictures: Tensor, rows: Tensor, ids: NDArray[np.int64]) -> Tensor:
         """(B, C) on the CPU. An unchanged image is added: of empty images alone logits may look like probabilities."""
-        rows = torch.cat([rows[:1], rows])
+        rows, ids = torch.cat([rows[:1], rows]), np.concatenate([ids[:1], ids])
         pictures = torch.cat([self.picture[rows[:1].to(self.picture.device)], pictures])
         asked = self._in_torch.asked(pictures, rows, channels_first=self._backend.channels_first)
-        target = ClassTarget(np.zeros((len(rows), 1), np.int64))  # a pass needs one
-        (inputs,) = self._backend.run(asked, Query(self._layer, [target], "output", gradients=False))
+        (inputs,) = self._backend.run(asked, Query(self._layer, [ClassTarget(ids)], "output", gradients=False))
         return cast(Tensor, inputs.probabilities)[1:].cpu()  # a model without classes was refused
 
     @cached_property

@@ -56,14 +56,8 @@ class Case:
         model_output: ModelOutput = None,
         most: int | None = None,
     ) -> None:
-        self.heatmap, self.probabilities, self.masks, self.labels, self.seed = (
-            heatmap,
-            probabilities,
-            masks,
-            labels,
-            seed,
-        )
-        self.most, self.asked = most, 0
+        self.heatmap, self.probabilities, self.masks, self.labels = heatmap, probabilities, masks, labels
+        self.seed, self.most, self.asked = seed, most, 0
         self.several = bool((np.abs(probabilities.sum(1) - 1) > SUMS_TO_ONE).any())
         self._explains = explains
         self._asks = Asked(model, images, heatmap, batch_size, seed, model_output)
@@ -118,6 +112,8 @@ class Case:
 
     def answers(self, rows: Sequence[int] | NDArray[np.int64], pictures: NDArray[np.float32]) -> NDArray[np.float32]:
         """(V, C), the probabilities for changed pictures (V, C, H, W); `rows` says which image each one comes from."""
+        if not len(pictures):
+            return np.zeros((0, self.probabilities.shape[1]), np.float32)
         at = torch.as_tensor(np.asarray(rows, np.int64)).to(self._asks.picture.device)
         given = torch.from_numpy(np.ascontiguousarray(pictures, np.float32)).to(self._asks.picture.device)
         self.asked += len(given)
