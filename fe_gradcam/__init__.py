@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fe_gradcam.drawing.atlas import atlas as atlas
     from fe_gradcam.drawing.picture import Picture as Picture
     from fe_gradcam.drawing.picture import draw as draw
+    from fe_gradcam.drawing.verdicts import draw_verdicts as draw_verdicts
     from fe_gradcam.errors import ArgumentError as ArgumentError
     from fe_gradcam.errors import CamError as CamError
     from fe_gradcam.errors import CamWarning as CamWarning
@@ -39,7 +40,10 @@ if TYPE_CHECKING:
     from fe_gradcam.spec.targets import top_k as top_k
     from fe_gradcam.types import Heatmap as Heatmap
     from fe_gradcam.types import LayerInfo as LayerInfo
-    from fe_gradcam.verdicts.places import Alarm as Alarm
+    from fe_gradcam.verdicts.find import find_shortcuts as find_shortcuts
+    from fe_gradcam.verdicts.verdict import Evidence as Evidence
+    from fe_gradcam.verdicts.verdict import Trial as Trial
+    from fe_gradcam.verdicts.verdict import Verdict as Verdict
 
 __version__ = "0.1.0"
 
@@ -48,6 +52,7 @@ _NAMES = {
     "checking.result": "Check Finding",
     "drawing.atlas": "AtlasPicture atlas",
     "drawing.picture": "Picture draw",
+    "drawing.verdicts": "draw_verdicts",
     "errors": "ArgumentError CamError CamWarning GradientError UnknownNameError UnsupportedModelError",
     "explaining.route": "explain explain_many list_layers",
     "explaining.views": "Augment",
@@ -60,7 +65,8 @@ _NAMES = {
     "metrics.rules": "METRICS",
     "spec.targets": "Contrast OutputValue Rank Segmentation top_k",
     "types": "Heatmap LayerInfo",
-    "verdicts.places": "Alarm",
+    "verdicts.find": "find_shortcuts",
+    "verdicts.verdict": "Evidence Trial Verdict",
 }
 _ROOMS = {name: room for room, names in _NAMES.items() for name in names.split()}
 _OF_HOST = ("GradCAM", "LayerGradientOp")

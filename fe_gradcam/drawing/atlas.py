@@ -16,16 +16,16 @@ from fe_gradcam.drawing.picture import Picture, check_names
 from fe_gradcam.drawing.pixels import Rgb, overlay
 from fe_gradcam.drawing.sheet import Look, layer_in_words
 from fe_gradcam.errors import ArgumentError, CamWarning
-from fe_gradcam.explaining.route import explain
 from fe_gradcam.explaining.views import Smooth
 from fe_gradcam.parameters import knows_its_keywords
 from fe_gradcam.spec.images import Inputs, host_rows
-from fe_gradcam.spec.objects import object_masks
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.targets import names_by_id
 from fe_gradcam.types import ClassNames, Fuse, Heatmap, Images, Layer, Method, Reshape
 from fe_gradcam.verdicts.atlas import FEWEST, Atlas, ClassHeat
-from fe_gradcam.verdicts.places import FIXED, Alarm, alarms, where_in_words
+from fe_gradcam.verdicts.find import case_of, judged
+from fe_gradcam.verdicts.places import FIXED, where_in_words
+from fe_gradcam.verdicts.verdict import Verdict
 
 MOST_CLASSES = 60
 """At most so many classes are drawn, those with most images."""
@@ -33,23 +33,22 @@ MOST_CLASSES = 60
 LEAST_SPAN = 32
 """A mean picture that spans fewer levels of 255 is stretched as if it spanned this many, or noise would show."""
 
-AT_ONCE = 32
-"""Images per pass by default: an atlas is made of hundreds."""
-
 
 class AtlasPicture(Picture):
     """The picture of an atlas, drawn on first use, and the findings; a notebook shows the picture.
 
     Attributes:
-        alarms: An `Alarm` for each class that the network seems to recognise by a place instead of the object.
+        verdicts: A `Verdict` for each class that was judged.
+        alarms: Those of them that accuse: the class is told by something else than the object.
         fixed_place: For each class id, the mean correlation of the heat of two images: 1 if the heat stays at one
             place of the frame, about 0 if it moves over the frame; NaN for fewer than two images with heat.
         images: For each class id, the number of images that were inferred as this class.
     """
 
-    def __init__(self, grid: Grid, atlas: Atlas, found: Sequence[Alarm]) -> None:
+    def __init__(self, grid: Grid, atlas: Atlas, verdicts: Sequence[Verdict]) -> None:
         super().__init__(grid)
-        self.alarms = list(found)
+        self.verdicts = list(verdicts)
+        self.alarms = [one for one in verdicts if one.accuses]
         self.fixed_place = {class_id: one.fixed_place for class_id, one in sorted(atlas.classes.items())}
         self.images = {class_id: one.images for class_id, one in sorted(atlas.classes.items())}
 
@@ -94,12 +93,10 @@ def atlas(
     fuse: Fuse = "mean",
     smooth: Smooth | Sequence[Smooth] | None = None,
 ) -> AtlasPicture:
-    """Draws the mean heat of each class, and tests whether the model recognises a class by a place of the frame.
+    """Draws the mean heat of each class, and judges whether a class is told by something else than the object.
 
-    Each image is explained for its inferred class. If the heat of a class stays at a small place where other classes
-    have little heat, the class is tested: this place is covered in its images, and then other places of the same
-    images. If the class's probability falls only when this place is covered, the class is framed in the picture, and
-    `alarms` of the result holds it. See `fe_gradcam.verdicts.places` for the rule and its limits.
+    Each image is explained for its inferred class, and each class is judged as `fe_gradcam.find_shortcuts` judges it:
+    a class that is accused is framed in the picture, and `alarms` of the result holds its verdict.
 
     The model is left as it was; see `fe_gradcam.explain`.
 
@@ -151,44 +148,40 @@ def atlas(
         3
     """
     look, names = Look(colormap, alpha, mean, std), names_by_id(class_names)
-    batch_size = AT_ONCE if batch_size is None else batch_size
     inputs = Inputs.of(images).checked()
     if len(inputs.picture.shape) != 4:
         raise ArgumentError(
             f"images holds volumes of shape {tuple(inputs.picture.shape)[1:]}, and an atlas shows only pictures. Pass "
             "slices, with a model that takes slices."
         )
-    heatmap = explain(
-        model, images, method=method, layer=layer, batch_size=batch_size, seed=seed, class_names=class_names,
-        model_output=model_output, reshape=reshape, fuse=fuse, smooth=smooth,
+    case = case_of(
+        model, images, None, masks, boxes, method=method, layer=layer, batch_size=batch_size, seed=seed,
+        class_names=class_names, model_output=model_output, reshape=reshape, fuse=fuse, smooth=smooth,
     )  # fmt: skip
+    heatmap = case.heatmap
     check_names(class_names, [heatmap.class_ids])
-    objects = object_masks(masks, boxes, heatmap.values.shape[1:], len(heatmap))
     array = np.asarray(host_rows(inputs.picture))
     pictures = look.pictures(array, channels_first=array.shape[2:] == heatmap.values.shape[1:])
     found = Atlas.of(heatmap, pictures)
     few = found.too_few(len(heatmap), f"atlas: {len(heatmap)} images", "Pass {} images.")
     if few:
         warnings.warn(few, CamWarning, stacklevel=2)
-    accused = alarms(
-        model, images, heatmap, found, masks=objects, batch_size=batch_size, seed=seed, model_output=model_output
-    )
-    return atlas_picture(found, heatmap, accused, names, title, look)
+    return atlas_picture(found, heatmap, judged(case, names), names, title, look)
 
 
 def atlas_picture(
-    atlas: Atlas, heatmap: Heatmap, found: Sequence[Alarm], names: Mapping[int, str], title: str, look: Look
+    atlas: Atlas, heatmap: Heatmap, found: Sequence[Verdict], names: Mapping[int, str], title: str, look: Look
 ) -> AtlasPicture:
-    """The picture of an atlas and its findings; `heatmap` is one of its heatmaps, for the words in the title."""
+    """The picture of an atlas and its verdicts; `heatmap` is one of its heatmaps, for the words in the title."""
     return AtlasPicture(atlas_grid(atlas, heatmap, found, names, title, look), atlas, found)
 
 
 def atlas_grid(
-    atlas: Atlas, heatmap: Heatmap, found: Sequence[Alarm], names: Mapping[int, str], title: str, look: Look
+    atlas: Atlas, heatmap: Heatmap, found: Sequence[Verdict], names: Mapping[int, str], title: str, look: Look
 ) -> Grid:
-    """A row for each class: its mean picture, its mean heat, and the place of its alarm, if it has one."""
-    by_class = {alarm.class_id: alarm for alarm in found}
-    # A class with an alarm is always drawn, even if it has few images.
+    """A row for each class: its mean picture, its mean heat, and what accuses it, with the place if it is one."""
+    by_class = {verdict.class_id: verdict for verdict in found if verdict.accuses}
+    # A class that is accused is always drawn, even if it has few images.
     most = sorted(atlas.classes, key=lambda one: (one not in by_class, -atlas.classes[one].images))[:MOST_CLASSES]
     rows = [_row(atlas, class_id, by_class.get(class_id), names, look) for class_id in sorted(most)]
     said = [title, "mean heat of each inferred class"]
@@ -199,19 +192,21 @@ def atlas_grid(
     return Grid(tuple(rows), ("mean image", "mean heat"), look.colormap, label, (0.0, 1.0), title, subtitle)
 
 
-def _row(atlas: Atlas, class_id: int, alarm: Alarm | None, names: Mapping[int, str], look: Look) -> Row:
+def _row(atlas: Atlas, class_id: int, accused: Verdict | None, names: Mapping[int, str], look: Look) -> Row:
     one, outline = atlas.classes[class_id], None
     texts = [Text("class", names.get(class_id, f"class {class_id}"))]
     without = f", {one.images - one.warm} without heat" if one.warm < one.images else ""
     texts += [Text("note", f"{one.images} image{'s' * (one.images > 1)}{without}"), Text("note", *_moves(one))]
-    if alarm is not None:
-        outline = alarm.box.mask(atlas.size)
-        texts.append(Text("warning", f"told by the {where_in_words(alarm.box, alarm.size)}?"))
-        texts.append(Text("warning", "covered:", f"{alarm.plain:.2f} → {alarm.covered:.2f}"))
+    if accused is not None:
+        box, first = accused.evidence[0].box, accused.evidence[0]
+        outline = None if box is None else box.mask(atlas.size)
+        told = accused.headline if box is None else f"told by the {where_in_words(box, atlas.size)}"
+        texts.append(Text("warning", f"{told}?"))
+        texts += [Text("warning", f"{key}:", f"{value:.2f}") for key, value in list(first.figures.items())[:2]]
     picture = stretched(one.picture)
     drawn = overlay(picture, one.heat / (one.heat.max() or 1), colormap=look.colormap, alpha=look.alpha)
     heat = Panel(drawn, note="" if one.warm else "no evidence", outline=outline)
-    return Row(tuple(texts), alarm is not None, (Panel(picture, outline=outline), heat))
+    return Row(tuple(texts), accused is not None, (Panel(picture, outline=outline), heat))
 
 
 def _moves(one: ClassHeat) -> tuple[str, str]:

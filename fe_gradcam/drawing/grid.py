@@ -132,10 +132,10 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """At least one row, a title for each column of pictures, and a colour bar below.
+    """At least one row, a title for each column of pictures, and a colour bar below if the pictures show heat.
 
     Attributes:
-        scale_label: What the colour bar means.
+        scale_label: What the colour bar means; empty: there is none.
         scale_range: The numbers at its two ends.
         subtitle: What stands below the title in smaller letters.
         text_room: Width of what stands beside the pictures; see TEXT_ROOM.
@@ -266,6 +266,8 @@ class _Layout:
 
 def _label_of_bar(grid: Grid, width: int, top: int, sizes: Sizes) -> tuple[list[str], tuple[int, int], int]:
     """The colour bar's label, its corner, and where bar and label end; the label is beside the bar if there is room."""
+    if not grid.scale_label:
+        return [], (MARGIN, top), top - GAP
     (bar_width, bar_height), above = sizes.bar, 0
     beside = MARGIN + bar_width + 16
     room, corner = width - beside - MARGIN, (beside, top - 2)
@@ -378,7 +380,9 @@ def _draw_caption(canvas: Rgb, caption: Text, corner: tuple[int, int], width: in
 
 
 def _draw_bar(canvas: Rgb, grid: Grid, top: int, label: Sequence[str], corner: tuple[int, int], sizes: Sizes) -> None:
-    """The colour bar with its label; see `_label_of_bar`."""
+    """The colour bar with its label, if it has one; see `_label_of_bar`."""
+    if not grid.scale_label:
+        return
     (width, height), small = sizes.bar, sizes.small
     colours = colormap_lut(grid.colormap)[np.linspace(0, 255, width).round().astype(int)]
     canvas[top : top + height, MARGIN : MARGIN + width] = colours

@@ -49,7 +49,7 @@ class Chosen:
         """The chosen rows, in the order in which they are shown."""
         ordered = self._ordered()
         values = {key: _joined([kept.row[key] for kept in ordered]) for key in self.keys}
-        return Rows(values, np.array([-kept.before for kept in ordered], np.int64), self.largest_batch)
+        return Rows(values, np.array([-kept.before for kept in ordered], np.int64), self.largest_batch, self.seen)
 
     @property
     def full(self) -> bool:

@@ -23,11 +23,13 @@ class Rows:
         values: An array (N, ...) for each part of the batches, or a list if the batches held lists.
         positions: (N,) the positions of the rows in the epoch.
         largest_batch: How many rows the largest batch had.
+        of: How many rows the epoch had, as far as they were looked at.
     """
 
     values: Mapping[str, Any]
     positions: NDArray[np.int64]
     largest_batch: int = 1
+    of: int = 0
 
     def __len__(self) -> int:
         return len(self.positions)

@@ -23,8 +23,7 @@ from fe_gradcam.training.options import Options
 from fe_gradcam.training.rows import Rows, are_probabilities, probabilities_of
 from fe_gradcam.training.selection import Selection
 from fe_gradcam.types import Heatmap, Layer
-from fe_gradcam.verdicts.atlas import Atlas
-from fe_gradcam.verdicts.places import Alarm, alarms
+from fe_gradcam.verdicts.case import Case
 
 Labels: TypeAlias = "NDArray[np.int64] | None"
 Masks: TypeAlias = "NDArray[np.bool_] | None"
@@ -195,9 +194,9 @@ class ModelSource:
             columns = self._with_true_class(columns, rows, labels, done.probabilities)
         return columns, done.probabilities
 
-    def of_inferred_class(self, rows: Rows) -> Heatmap:
-        """The heatmaps of the first method for the inferred class of each image."""
-        return self._explained(rows, [None], methods=self.methods[:1]).heatmaps[0]
+    def of_inferred_class(self, rows: Rows) -> Explanation:
+        """The heatmaps of the first method for the inferred class of each image, and the probabilities."""
+        return self._explained(rows, [None], methods=self.methods[:1])
 
     def measured(
         self, rows: Rows, heatmap: Heatmap, metrics: Sequence[Metric], masks: Masks
@@ -206,9 +205,21 @@ class ModelSource:
         again = partial(self._again, rows, heatmap)
         return measure(self.model, _inputs(rows), heatmap, metrics, masks=masks, again=again, **self._asking(rows))
 
-    def alarms(self, rows: Rows, heatmap: Heatmap, atlas: Atlas, masks: Masks) -> list[Alarm]:
-        """The classes that seem to be told by a place; see `fe_gradcam.verdicts.places`."""
-        return alarms(self.model, _inputs(rows), heatmap, atlas, masks=masks, **self._asking(rows))
+    def case(self, rows: Rows, done: Explanation, labels: Labels, masks: Masks) -> Case | None:
+        """What verdicts on the classes start from; None if the model puts out no classes.
+
+        No more images are asked than the epoch had.
+        """
+
+        def of_class(which: NDArray[np.int64], class_id: int) -> Heatmap:
+            return self._explained(rows, [class_id], methods=self.methods[:1], which=which).heatmaps[0]
+
+        if done.probabilities is None:
+            return None
+        more: dict[str, Any] = {"masks": masks, "labels": labels, "explains": of_class, "most": rows.of}
+        return Case(
+            self.model, _inputs(rows), done.heatmaps[0], done.probabilities, **more, **self._asking(rows)
+        )
 
     def _asking(self, rows: Rows) -> dict[str, Any]:
         """The arguments for asking the model about changed pictures of these rows."""

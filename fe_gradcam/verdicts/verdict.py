@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fe_gradcam.verdicts.atlas import Box
+from fe_gradcam.verdicts.atlas import FEWEST, Box
 
 Code = Literal[
     "place", "sign", "surroundings", "absence", "nothing_local", "artefact", "too_few", "not_judged", "no_shortcut"
@@ -77,3 +77,115 @@ class Evidence:
     def accuses(self) -> bool:
         """Whether the class was tested, and is told by something else than the object."""
         return self.level == "tested" and self.code in ACCUSING
+
+
+HEADLINES: Mapping[Code, str] = {
+    "surroundings": "told by its surroundings",
+    "absence": "told by something in its images, not by the missing object",
+    "place": "told by a place of the frame",
+    "sign": "told by a sign that moves",
+    "nothing_local": "told by nothing local",
+    "artefact": "heat at one place is an artefact of the map",
+    "too_few": "too few images",
+    "not_judged": "not judged",
+    "no_shortcut": "no shortcut found",
+}
+"""What a verdict says of its class."""
+
+BOUNDS: Mapping[Code, str] = {
+    "surroundings": "What in the surroundings it is remains to be seen; the other verdicts and the images may say it.",
+    "absence": "What the thing is remains to be seen: look at what is there only in images of this class.",
+    "place": "If the object or its own sign is always at that place, as a missing screw is, the network is right: pass "
+    "masks= or boxes=, or ignore it.",
+    "sign": "If what the outlined patches show is a part of the object, the network is right.",
+    "nothing_local": "A texture or a border all over the frame does this, and so does an object that fills the frame.",
+    "artefact": "It accuses nobody: padding and borders heat up the map there, and the answer does not hang on it.",
+    "too_few": "Pass more images of the class.",
+    "not_judged": "It is judged in a later epoch, or if more may be asked.",
+    "no_shortcut": "A cue of another kind than these tests look for may still be there.",
+}
+"""What a verdict does not establish, or what to do."""
+
+PAGE = "docs/verdicts.md"
+"""The page that says what each code means, and how it clears."""
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """Whether a class is told by something else than the object, as far as the tests could see.
+
+    Attributes:
+        class_id: The class.
+        name: Its name, or its id as text.
+        code: What is found. It stays the same in later versions; docs/verdicts.md has a section for each.
+        level: Whether that was tested, is only suspected, or could not be tested.
+        evidence: What each test found, that which decides first.
+        images: How many images are told to be of the class.
+        epoch: The epoch whose weights were judged, or None.
+    """
+
+    class_id: int
+    name: str
+    code: Code
+    level: Level
+    evidence: Sequence[Evidence]
+    images: int
+    epoch: int | None = None
+
+    @classmethod
+    def of(cls, class_id: int, name: str, evidence: Sequence[Evidence], images: int, epoch: int | None = None) -> Verdict:
+        """The verdict that follows from what the tests found: the most telling accusation, else what is suspected."""
+        ordered = sorted(evidence, key=_rank)
+        first = ordered[0]
+        code, level = first.code, first.level
+        if code is None:
+            code = "no_shortcut" if level == "tested" else "too_few" if images < FEWEST else "not_judged"
+        return cls(class_id, name, code, level, ordered, images, epoch)
+
+    @property
+    def accuses(self) -> bool:
+        """Whether changes of the images showed that the class is told by something else than the object."""
+        return self.level == "tested" and self.code in ACCUSING
+
+    @property
+    def tests(self) -> list[str]:
+        """The names of the tests that were run."""
+        return sorted(one.test for one in self.evidence if one.level != "not tested")
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Images of the deciding experiment, as given and changed."""
+        return list(self.evidence[0].trials) if self.evidence[0].code is not None else []
+
+    @property
+    def headline(self) -> str:
+        """The finding in a few words."""
+        doubt = "may be " if self.level == "suspected" and self.code in ACCUSING else ""
+        return doubt + HEADLINES[self.code]
+
+    @property
+    def text(self) -> str:
+        """The finding in words: what was done and seen, what it does not establish, and where more is said."""
+        first, when = self.evidence[0], "" if self.epoch is None else f", epoch {self.epoch}"
+        said = first.said if self.code not in ("no_shortcut", "too_few") else self._what_was_run()
+        return f"class {self.name!r}{when}: {self.headline}. {said} {BOUNDS[self.code]} ({PAGE}#{self.code})"
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _what_was_run(self) -> str:
+        ran = [f"{one.test} ({one.images} images)" for one in self.evidence if one.level != "not tested"]
+        left = [f"{one.test} ({one.said.rstrip('.')})" for one in self.evidence if one.level == "not tested"]
+        said = [f"Tests that were run: {', '.join(ran)}." if ran else "No test was run."]
+        return " ".join(said + [f"Not run: {'; '.join(left)}."] * bool(left))
+
+
+def _rank(evidence: Evidence) -> tuple[int, int]:
+    """Accusations by how much they tell, then what is suspected, then artefacts, then tests that found nothing."""
+    codes = [*ACCUSING, "artefact"]
+    which = codes.index(evidence.code) if evidence.code in codes else len(codes)
+    if evidence.level == "not tested":
+        return 4, which
+    if evidence.code == "artefact":
+        return 2, which
+    return (0 if evidence.accuses else 1 if evidence.code in ACCUSING else 3), which

@@ -1,0 +1,105 @@
+"""The verdicts on a network's classes as one sheet: the images of the experiments, as given and changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fe_gradcam.drawing.grid import Grid, Panel, Row, Text
+from fe_gradcam.drawing.picture import Picture
+from fe_gradcam.drawing.pixels import Rgb
+from fe_gradcam.drawing.sheet import Look
+from fe_gradcam.errors import ArgumentError
+from fe_gradcam.verdicts.verdict import HEADLINES, Code, Trial, Verdict
+
+TRIALS_SHOWN = 3
+"""How many images of an experiment stand beside each other, each as given and changed."""
+
+MOST_VERDICTS = 24
+"""The most classes on a sheet."""
+
+ROOM = 250
+"""Width of the texts beside the pictures, in pixels, at text size 14."""
+
+FIGURES_SHOWN = 4
+"""The most figures of a test that are written beside its images."""
+
+QUIET: tuple[Code, ...] = ("no_shortcut", "too_few", "not_judged")
+"""Codes of classes that are only counted below the title, if others are drawn."""
+
+
+def draw_verdicts(
+    verdicts: Sequence[Verdict],
+    *,
+    mean: ArrayLike | None = None,
+    std: ArrayLike | None = None,
+    title: str = "",
+    cell: int | None = None,
+) -> Picture:
+    """Draws verdicts with the images of their experiments: a row for each class that is accused or suspected.
+
+    Each image stands as it was given and as it was changed, with the probability of the class below. If no class is
+    accused or suspected, all classes are drawn.
+
+    Args:
+        verdicts: As `fe_gradcam.find_shortcuts` returns them.
+        mean: Mean of the normalisation of the images, a number or one per channel; the picture undoes it.
+        std: Standard deviation of that normalisation, a number or one per channel.
+        title: Text at the beginning of the title line.
+        cell: Side of a picture in pixels, from 16; None: a size that fits.
+
+    Raises:
+        ArgumentError: There are no verdicts, or an argument is not accepted.
+    """
+    if isinstance(verdicts, Verdict) or not all(isinstance(one, Verdict) for one in verdicts) or not len(verdicts):
+        came = "is empty" if not isinstance(verdicts, Verdict) and not len(verdicts) else "holds something else"
+        raise ArgumentError(f"verdicts {came}. Accepted: a list of at least one Verdict, as find_shortcuts returns it.")
+    look = Look(mean=mean, std=std)
+    loud = [one for one in verdicts if one.code not in QUIET] or list(verdicts)
+    shown = sorted(loud, key=lambda one: not one.accuses)[:MOST_VERDICTS]
+    columns = max(1, min(TRIALS_SHOWN, max(len(_trials(one)) for one in shown)))
+    rows = tuple(_verdict_row(one, columns, look) for one in shown)
+    titles = ("as given", "changed") * columns
+    said = [title, "what each class is told by"]
+    if len(loud) > len(shown):
+        said.append(f"{len(shown)} of {len(loud)} classes")
+    of_others = " ".join(_counted(verdicts, shown))
+    return Picture(Grid(rows, titles, "turbo", "", (0, 1), ", ".join(filter(None, said)), of_others, ROOM), cell)
+
+
+def _counted(verdicts: Sequence[Verdict], shown: Sequence[Verdict]) -> Iterator[str]:
+    """In words: the classes that are not drawn, by what was found."""
+    for code in QUIET:
+        names = [one.name for one in verdicts if one.code == code and one not in shown]
+        if names:
+            yield f"{HEADLINES[code].capitalize()}: {', '.join(names)}."
+
+
+def _trials(verdict: Verdict) -> Sequence[Trial]:
+    """Those of the deciding test, or of any other if nothing is found."""
+    return verdict.trials or next((one.trials for one in verdict.evidence if one.trials), ())
+
+
+def _verdict_row(verdict: Verdict, columns: int, look: Look) -> Row:
+    first = verdict.evidence[0]
+    role = "warning" if verdict.accuses else "note" if verdict.code in (*QUIET, "artefact") else "doubt"
+    texts = [Text("class", verdict.name), Text(role, verdict.headline)]
+    texts.append(Text("note", f"{verdict.images} image{'s' * (verdict.images != 1)}, {first.level}"))
+    for key, value in list(first.figures.items())[:FIGURES_SHOWN]:
+        texts.append(Text("note", f"{key.replace('_', ' ')}:", f"{value:.2g}" if value == value else "not known"))
+    panels = [panel for trial in _trials(verdict)[:columns] for panel in _panels(trial, look)]
+    blank = Panel(np.full(panels[0].rgb.shape if panels else (16, 16, 3), 255, np.uint8))
+    return Row(tuple(texts), False, (*panels, *[blank] * (2 * columns - len(panels))))
+
+
+def _panels(trial: Trial, look: Look) -> tuple[Panel, Panel]:
+    """The image as given and changed, in one range of brightness."""
+    both: NDArray[np.float32] = np.concatenate([trial.given, trial.changed], axis=2)
+    picture: Rgb = look.pictures(both[None], channels_first=True)[0]
+    width = trial.given.shape[2]
+    given, changed = picture[:, :width], picture[:, width:]
+    before = Text("note", "", f"{trial.before:.0%}")
+    after = Text("note", f"{trial.done}:", f"{trial.after:.0%}")
+    return Panel(given, outline=trial.outline, caption=before), Panel(changed, outline=trial.outline, caption=after)
