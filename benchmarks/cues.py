@@ -36,7 +36,7 @@ MARKED, EMPTY, SHARED = 3, 0, (3, 5, 8)
 CORNER = slice(CANVAS_SIZE - 8, CANVAS_SIZE - 2)
 """Rows and columns of the mark at a fixed place."""
 
-STRIPES, NOISE = 8, 10
+STRIPES, NOISE = 8, 16
 """How far stripes and noise lie from the canvas, in grey values."""
 
 
@@ -182,10 +182,11 @@ def boxes(masks: NDArray[np.bool_]) -> NDArray[np.int64]:
     """The tight box of each mask: left, top, width and height in pixels, (N, 4); zeros where it is empty."""
     found = np.zeros((len(masks), 4), np.int64)
     for column, axis in ((0, 1), (1, 2)):
-        any_ink = masks.any(axis=axis)
+        any_ink = np.asarray(masks.any(axis=axis))
         first, last = any_ink.argmax(axis=1), any_ink.shape[1] - any_ink[:, ::-1].argmax(axis=1)
         found[:, column], found[:, column + 2] = first, last - first
-    return found * masks.any(axis=(1, 2))[:, None]
+    found[~masks.any(axis=(1, 2))] = 0
+    return found
 
 
 @_cue()
@@ -345,7 +346,7 @@ def _put(
     images: NDArray[Any], rows: NDArray[np.int64], places: NDArray[np.int64], shape: NDArray[np.bool_], values: Any
 ) -> NDArray[Any]:
     down, across = np.nonzero(shape)
-    result = images.copy()
+    result: NDArray[Any] = images.copy()
     result[rows[:, None], places[:, :1] + down, places[:, 1:] + across] = values
     return result
 
