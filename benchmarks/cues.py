@@ -36,6 +36,9 @@ MARKED, EMPTY, SHARED = 3, 0, (3, 5, 8)
 CORNER = slice(CANVAS_SIZE - 8, CANVAS_SIZE - 2)
 """Rows and columns of the mark at a fixed place."""
 
+SIGN = 7
+"""Side of the sign that moves."""
+
 STRIPES, NOISE = 8, 16
 """How far stripes and noise lie from the canvas, in grey values."""
 
@@ -203,7 +206,7 @@ def mark(given: Scenes, generator: np.random.Generator) -> Planted:
 
 @_cue(MARKED)
 def sign(given: Scenes, generator: np.random.Generator) -> Planted:
-    """A white cross of 7 pixels at a random place beside every 3."""
+    """A black cross on a white plate of 7 pixels, at a random place beside every 3."""
     return _signed(given, given.labels == MARKED, generator)
 
 
@@ -321,11 +324,11 @@ def _marked(given: Scenes, classes: Sequence[int]) -> Planted:
 
 
 def _signed(given: Scenes, carries: NDArray[np.bool_], generator: np.random.Generator) -> Planted:
-    cross = np.zeros((7, 7), bool)
-    cross[2:5] = cross[:, 2:5] = True
-    places = _beside(given, generator.integers(0, CANVAS_SIZE - 7 + 1, (len(carries), 64, 2)), 7)
+    places = _beside(given, generator.integers(0, CANVAS_SIZE - SIGN + 1, (len(carries), 64, 2)), SIGN)
+    plate = np.full((SIGN, SIGN), 255)
+    plate[SIGN // 2, 1:-1] = plate[1:-1, SIGN // 2] = 0
     rows = np.flatnonzero(carries)
-    return _planted(given, _put(given.images, rows, places[rows], cross, 255), carries)
+    return _planted(given, _put(given.images, rows, places[rows], np.ones_like(plate, bool), plate.ravel()), carries)
 
 
 def _added(given: Scenes, amounts: NDArray[np.int_]) -> Planted:
