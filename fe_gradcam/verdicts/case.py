@@ -101,10 +101,11 @@ class Case:
         """(n, h, w) at the layer's size, from 0: the heat of `rows_of` for the class."""
         rows = self.rows_of(class_id)
         if self.several and self._explains is not None and len(rows):
-            raw = self._explains(rows, class_id).raw
+            found = self._explains(rows, class_id)
+            raw, blank = found.raw, found.blank
         else:
-            raw = self.heatmap.raw[rows]
-        return np.asarray(np.maximum(raw, 0), np.float32)
+            raw, blank = self.heatmap.raw[rows], self.heatmap.blank[rows]
+        return np.where(blank[:, None, None], np.float32(0), np.maximum(raw, 0))
 
     def affords(self, count: int) -> bool:
         """Whether so many images may still be asked."""

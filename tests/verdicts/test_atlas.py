@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from fe_gradcam.verdicts.atlas import Atlas, Box, ClassHeat
+from fe_gradcam.verdicts.atlas import Atlas, Box, ClassHeat, Upsampling
 from tests.heat import heatmap_of
 
 SIZE = (20, 24)
@@ -59,7 +59,7 @@ def test_the_running_sums_give_the_mean_correlation_over_all_pairs(count: int, s
 
 
 def test_blank_and_uniform_heat_is_not_counted_and_one_image_says_nothing() -> None:
-    one = ClassHeat(SIZE)
+    one = ClassHeat(Upsampling(SIZE, SIZE))
     for heat in (np.zeros(SIZE), -blob(3, 3), np.full(SIZE, 0.7), np.full(SIZE, 1 / 3)):
         one.add(heat.astype(np.float32), picture())
     assert (one.images, one.warm) == (4, 0)
@@ -83,7 +83,7 @@ def test_the_mean_heat_is_that_of_each_image_over_its_own_sum() -> None:
 
 
 def test_the_mean_picture_is_rounded() -> None:
-    one = ClassHeat(SIZE)
+    one = ClassHeat(Upsampling(SIZE, SIZE))
     for value in (10, 11, 255):
         one.add(blob(1, 1), picture(value))
     assert np.array_equal(one.picture, picture(92))  # 276 / 3
@@ -99,9 +99,9 @@ def test_an_atlas_takes_the_same_memory_for_any_number_of_images() -> None:
         arrays = [getattr(one, name) for one in atlas.classes.values() for name in ("shares", "units", "pictures")]
         sizes.append(sum(array.nbytes for array in arrays) + sys.getsizeof(atlas.classes))
     assert sizes[0] == sizes[1] == sizes[2]
-    assert set(vars(atlas)) == {"size", "classes"}
+    assert set(vars(atlas)) == {"upsampling", "classes"}
     for one in atlas.classes.values():
-        assert set(vars(one)) == {"images", "warm", "shares", "units", "pictures"}
+        assert set(vars(one)) == {"upsampling", "images", "warm", "shares", "units", "pictures"}
     assert sum(one.images for one in atlas.classes.values()) == 600
 
 

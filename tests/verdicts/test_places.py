@@ -18,15 +18,16 @@ import pytest
 import torch
 from fastestimator.dataset.numpy_dataset import NumpyDataset
 from fastestimator.op.tensorop.model import ModelOp
-from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from fe_gradcam import explain
 from fe_gradcam.drawing.atlas import atlas
 from fe_gradcam.types import Heatmap
+from fe_gradcam.verdicts import atlas as of_classes
+from fe_gradcam.verdicts import covering
 from fe_gradcam.verdicts import places as shortcut
 from fe_gradcam.verdicts.atlas import Atlas, Box
-from fe_gradcam.verdicts.places import Alarm, _alike, _deviations, alarms, place_of, suspects, where_in_words
+from fe_gradcam.verdicts.places import Alarm, alarms, place_of, suspects, where_in_words
 from tests.trainings import as_layout, fitted, gradcam, streams, words_of
 
 SIDE, PATCH, GREEN = 32, 4, 1
@@ -251,7 +252,9 @@ def test_each_condition_by_itself_silences_the_alarm(
 ) -> None:
     """And lifting it alone brings the alarm back: nothing else was in its way."""
     assert found(images(), parts) == []
-    monkeypatch.setattr(shortcut, condition, lifted)
+    for module in (shortcut, covering, of_classes):
+        if hasattr(module, condition):
+            monkeypatch.setattr(module, condition, lifted)
     again = found(images(), parts)
     assert GREEN in classes(again)
     if condition != "APART":
@@ -389,27 +392,3 @@ def test_without_another_class_to_hold_it_against_nothing_is_suspected() -> None
     for _ in range(5):
         atlas.add(1, elsewhere, picture)
     assert set(suspects(atlas)) == {0, 1}
-
-
-def test_the_deviations_of_places_are_those_of_each_by_itself() -> None:
-    """Sums over all above and to the left, against NumPy's own; cut off at the frame, and exactly 0 where flat."""
-    picture = np.random.default_rng(4).normal(3, 1, (3, 17, 23)).astype(np.float32)
-    picture[:, 5:9, 6:12] = 7.5
-    tops, lefts = np.array([0, 5, 13, 2]), np.array([0, 7, 18, 9])
-    for border in ((0, 0), (2, 3)):
-        found = _deviations(picture, tops, lefts, (4, 5), border)
-        for top, left, value in zip(tops, lefts, found, strict=True):
-            rows = slice(max(0, top - border[0]), top + 4 + border[0])
-            columns = slice(max(0, left - border[1]), left + 5 + border[1])
-            assert_allclose(value, picture[:, rows, columns].std((1, 2), dtype=np.float64).mean(), atol=1e-6)
-    assert _deviations(picture, tops[1:2], lefts[1:2], (4, 5), (0, 0)) == 0
-
-
-def test_places_alike_hold_as_much_and_lie_apart() -> None:
-    picture = np.zeros((1, 12, 20), np.float32)
-    picture[0, 8:12, 16:20:2] = 1  # the place: stripes
-    picture[0, 0:4, 0:4:2] = 1  # as much
-    picture[0, 0:4, 8:12] = np.eye(4) * 0.1  # too little
-    assert _alike(picture, Box(16, 8, 4, 4))[0] == Box(0, 0, 4, 4)
-    assert all(abs(other.left - 16) >= 4 or abs(other.top - 8) >= 4 for other in _alike(picture, Box(16, 8, 4, 4)))
-    assert _alike(np.zeros((1, 12, 20), np.float32), Box(16, 8, 4, 4)) == []
