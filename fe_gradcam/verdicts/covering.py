@@ -8,7 +8,7 @@ other places is not used: there the place holds all there is, and so is the obje
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.metrics.imputation import interpolated
-from fe_gradcam.verdicts.atlas import Box
+from fe_gradcam.verdicts.atlas import FEWEST, Box, sampled
+from fe_gradcam.verdicts.case import Case
 from fe_gradcam.verdicts.verdict import Trial
 
 FALL = 0.25
@@ -37,8 +38,11 @@ NO_VARIANCE = 1e-9
 TRIED = 16
 """The most images of a class that are tested."""
 
-LEFT = "To test it would cost more than is left of this epoch's passes: it is left for a later epoch."
+LEFT = "Its test costs more passes than are left: it is left for a later epoch."
 """Said of a class that could not be afforded."""
+
+NOTHING_ELSE = "It could not be tested: the images hold nothing else that could be covered for comparison."
+"""Said of a class whose images have no other places that hold as much."""
 
 SHOWN = 4
 """The most images of an experiment that are shown."""
@@ -46,21 +50,24 @@ SHOWN = 4
 ON_OBJECT = 0.5
 """The place is the object if this share of the place lies on the object, or this share of the object in the place."""
 
-AsksClass: TypeAlias = Callable[[NDArray[np.int64], NDArray[np.float32]], NDArray[np.floating]]
-"""Gets the row of each changed picture's image, (V,), and the pictures, (V, C, H, W); gives a class's probabilities."""
+Asks: TypeAlias = Callable[[NDArray[np.int64], NDArray[np.float32]], NDArray[np.floating]]
+"""Gets the row of each changed picture's image, (V,), and the pictures, (V, C, H, W); gives (V, K) probabilities."""
 
 
 @dataclass(frozen=True, eq=False)
 class Covered:
     """The probability of a class for n images as they are, and with places covered.
 
+    The first of the K columns is the class alone. There may be a second, the class together with those that share the
+    cue: which of them it is, the object says, so the class alone also falls if other places are covered.
+
     Attributes:
         rows: (n,) the images.
         boxes: The place in each image.
         pictures: (n, C, H, W), the place covered.
-        plain: (n,) for the images as they are.
-        covered: (n,) with the place covered.
-        elsewhere: (n,) with other places covered, the mean over these.
+        plain: (n, K) for the images as they are.
+        covered: (n, K) with the place covered.
+        elsewhere: (n, K) with other places covered, the mean over these.
     """
 
     rows: NDArray[np.int64]
@@ -72,29 +79,45 @@ class Covered:
 
     @property
     def means(self) -> tuple[float, float, float]:
-        """The mean probabilities: plain, covered, and covered elsewhere."""
-        return float(self.plain.mean()), float(self.covered.mean()), float(self.elsewhere.mean())
+        """The mean probabilities of the class: plain, covered, and covered elsewhere; see `is_shared`."""
+        at = int(self.is_shared)
+        return float(self.plain[:, at].mean()), float(self.covered[:, at].mean()), float(self.elsewhere[:, at].mean())
 
     @property
     def is_cause(self) -> bool:
-        """Whether the probability falls far enough, and far enough beyond that of other places."""
-        plain, covered, elsewhere = self.means
-        return plain - covered >= max(FALL, TIMES * (plain - elsewhere))
+        """Whether the class's probability falls far enough, and far enough beyond the fall for other places."""
+        return bool(self._causes.any())
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether this is so only for the class together with those that share the cue; then `means` are of these."""
+        return self.is_cause and not self._causes[0]
+
+    @property
+    def _causes(self) -> NDArray[np.bool_]:
+        plain = self.plain.mean(0)
+        falls, elsewhere = plain - self.covered.mean(0), plain - self.elsewhere.mean(0)
+        return np.asarray((falls[0] >= FALL) & (falls >= np.maximum(FALL, TIMES * elsewhere)))
 
     def trials(self, given: NDArray[np.float32], done: str) -> list[Trial]:
-        """The images whose probability falls farthest; `given`, (N, C, H, W), are the images as they are."""
-        clearest = np.argsort(self.covered - self.plain, kind="stable")[:SHOWN]
+        """The images where the class's probability falls farthest; `given`, (N, C, H, W), are the images as they are.
+
+        Args:
+            given: The images that `rows` are of.
+            done: What was done, in a few words.
+        """
+        plain, covered, size = self.plain[:, 0], self.covered[:, 0], (given.shape[2], given.shape[3])
         return [
             Trial(
-                int(self.rows[at]),
-                given[self.rows[at]],
-                self.pictures[at],
-                float(self.plain[at]),
-                float(self.covered[at]),
-                done,
-                self.boxes[at].mask((given.shape[2], given.shape[3])),
+                row=int(self.rows[at]),
+                given=given[self.rows[at]],
+                changed=self.pictures[at],
+                before=float(plain[at]),
+                after=float(covered[at]),
+                done=done,
+                outline=self.boxes[at].mask(size),
             )
-            for at in clearest
+            for at in np.argsort(covered - plain, kind="stable")[:SHOWN]
         ]
 
 
@@ -115,24 +138,86 @@ class Covering:
         self.places = {row: [boxes[row], *few] for row, few in others.items() if few}
 
     @property
-    def asks(self) -> int:
+    def cost(self) -> int:
         """How many images have to be asked."""
         return sum(map(len, self.places.values()))
 
-    def asked(self, plain: NDArray[np.floating], asks: AsksClass) -> Covered:
-        """Asks; `plain`, (N,), are the class's probabilities for the images as they are."""
-        versions = [
-            interpolated(self._pictures[row], one.mask(self._pictures.shape[2:]))
-            for row, few in self.places.items()
-            for one in few
-        ]
+    def asked(self, plain: NDArray[np.floating], asks: Asks) -> Covered:
+        """Covers and asks; `plain`, (N, K), are the probabilities for the images as they are."""
+        size = (self._pictures.shape[2], self._pictures.shape[3])
+        every = np.stack(
+            [interpolated(self._pictures[row], one.mask(size)) for row, few in self.places.items() for one in few]
+        )
         counts, rows = [len(few) for few in self.places.values()], np.array(list(self.places), np.int64)
         starts = np.cumsum([0, *counts[:-1]])
-        every = np.stack(versions)
         answers = np.asarray(asks(np.repeat(rows, counts), every), np.float64)
-        elsewhere = [part[1:].mean() for part in np.split(answers, starts[1:])]
+        elsewhere = np.stack([part[1:].mean(0) for part in np.split(answers, starts[1:])])
         boxes = [few[0] for few in self.places.values()]
-        return Covered(rows, boxes, every[starts], plain[rows].astype(np.float64), answers[starts], np.array(elsewhere))
+        return Covered(rows, boxes, every[starts], plain[rows].astype(np.float64), answers[starts], elsewhere)
+
+    def asked_of(self, case: Case, class_id: int, sharing: Collection[int] = ()) -> Covered:
+        """The same of a case; `sharing` are other classes that have the place. With sigmoids each class is by itself.
+
+        Args:
+            case: Whose images the pictures are.
+            class_id: The class.
+            sharing: The other classes.
+        """
+        together = [[class_id], [class_id, *sharing]] if sharing and not case.several else [[class_id]]
+
+        def read(table: NDArray[np.float32]) -> NDArray[np.floating]:
+            return np.stack([table[:, classes].sum(1) for classes in together], 1)
+
+        return self.asked(read(case.probabilities), lambda rows, changed: read(case.answers(rows, changed)))
+
+
+def first_cause(
+    case: Case, class_id: int, tries: Iterable[Mapping[int, Box]], sharing: Collection[int] = ()
+) -> Covered | str:
+    """Covers places one after the other until one is the cause; if none is, the one that makes most difference.
+
+    Args:
+        case: The images.
+        class_id: The class.
+        tries: Each the place for every row that is tested.
+        sharing: Other classes that have the place.
+
+    Returns:
+        Why nothing was covered, in a sentence, if FEWEST images could not be tested or passes are used up.
+    """
+    best: Covered | None = None
+    for boxes in tries:
+        covering = Covering(case.pictures, boxes)
+        if len(covering.places) < FEWEST:
+            continue
+        if not case.affords(covering.cost):
+            return best or LEFT
+        done = covering.asked_of(case, class_id, sharing)
+        if done.is_cause:
+            return done
+        if best is None or done.covered[:, 0].mean() < best.covered[:, 0].mean():
+            best = done
+    return best or NOTHING_ELSE
+
+
+def sample(case: Case, class_id: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """At most TRIED images of a class that have heat, (n,), and their heat (n, h, w)."""
+    rows, heat = case.rows_of(class_id), case.heat_of(class_id)
+    warm = np.flatnonzero(heat.any((1, 2)))
+    taken = warm[sampled(rows[warm], TRIED, case.seed)]
+    return rows[taken], heat[taken]
+
+
+def falls_in_words(done: Covered, place: str, others: str, sharing: Collection[int] = ()) -> str:
+    """As a sentence: how far the probability falls with a place covered, and with others covered."""
+    plain, covered, elsewhere = done.means
+    whose = "the class"
+    if done.is_shared:
+        whose = f"the class and those that share it ({', '.join(map(str, sorted(sharing)))}), taken together,"
+    return (
+        f"With {place} covered in {len(done.rows)} images, the probability of {whose} falls from {plain:.2f} to "
+        f"{covered:.2f}; with {others} covered, to {elsewhere:.2f}."
+    )
 
 
 def on_object(boxes: Mapping[int, Box], masks: NDArray[np.bool_]) -> bool:

@@ -13,7 +13,7 @@ or with a border of one place of the layer's map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,8 @@ from fe_gradcam.metrics.asked import Asked
 from fe_gradcam.types import Heatmap, Images
 from fe_gradcam.verdicts.atlas import FEWEST, Atlas, Box, Upsampling, sampled
 from fe_gradcam.verdicts.case import Case
-from fe_gradcam.verdicts.covering import LEFT, TRIED, AsksClass, Covered, Covering, on_object
-from fe_gradcam.verdicts.verdict import Code, Evidence
+from fe_gradcam.verdicts.covering import LEFT, TRIED, Covered, Covering, falls_in_words, first_cause, on_object, sample
+from fe_gradcam.verdicts.verdict import Code, Evidence, Level
 
 FIXED = 0.5
 """A class is suspected if its fixed-place score is at least this."""
@@ -173,7 +173,7 @@ def alarms(
 
     def asks(rows: NDArray[np.int64], changed: NDArray[np.float32]) -> NDArray[np.floating]:
         every = torch.from_numpy(changed).to(asked.picture.device)
-        return np.asarray(asked(torch.from_numpy(rows).to(every.device), lambda at: every[at]).numpy())
+        return np.asarray(asked(torch.from_numpy(rows).to(every.device), lambda at: every[at]).numpy()[:, None])
 
     found = []
     for class_id, box in suspects(atlas).items():
@@ -182,10 +182,13 @@ def alarms(
             continue
         warm = its[~heatmap.blank[its]]
         rows = warm[sampled(warm, TRIED, seed)]
-        tests = _tests(pictures, _places(box, atlas), rows, heatmap.confidences, asks)
-        done = next((one for one in tests if isinstance(one, Covered) and one.is_cause), None)
-        if done is not None:
-            found.append(_alarm(atlas, class_id, done))
+        for place in _places(box, atlas):
+            covering = Covering(pictures, dict.fromkeys(rows.tolist(), place))
+            if len(covering.places) >= FEWEST:
+                done = covering.asked(heatmap.confidences[:, None], asks)
+                if done.is_cause:
+                    found.append(_alarm(atlas, class_id, done))
+                    break
     return found
 
 
@@ -226,65 +229,30 @@ def _evidence(case: Case, atlas: Atlas, class_id: int, compared: Sequence[int]) 
     warm = atlas.classes[class_id].warm if class_id in atlas.classes else 0
     if warm < FEWEST:
         return Evidence("place", "not tested", None, f"{warm} images with heat; {FEWEST} are needed.", images=warm)
-    one = atlas.classes[class_id]
-    figures = {"fixed_place": one.fixed_place}
+    figures = {"fixed_place": atlas.classes[class_id].fixed_place}
     box = _suspected(atlas, class_id, compared)
     if isinstance(box, str):
         return Evidence("place", "tested", None, box, figures, warm)
-    own, others = shares_in(atlas, class_id, box, compared)
+    (own, others), where = shares_in(atlas, class_id, box, compared), where_in_words(box, case.size)
     figures |= {"share": own, "share_of_others": others or 0.0}
-    every, where = case.rows_of(class_id), where_in_words(box, case.size)
     stays = f"The heat stays in the {where}: {own:.0%} of it, and {others:.0%} of the other classes' (their median)."
-    if case.masks is not None and on_object(dict.fromkeys(every.tolist(), box), case.masks):
+    rows, _ = sample(case, class_id)
+    if case.masks is not None and on_object(dict.fromkeys(case.rows_of(class_id).tolist(), box), case.masks):
         return Evidence("place", "tested", None, f"{stays} There is the object.", figures, warm, box=box)
-    hot = every[case.heat_of(class_id).any((1, 2))]
-    rows = hot[sampled(hot, TRIED, case.seed)]
-    plain = case.probabilities[:, class_id]
-
-    def asks(of: NDArray[np.int64], changed: NDArray[np.float32]) -> NDArray[np.floating]:
-        return case.answers(of, changed)[:, class_id]
-
-    best: Covered | None = None
-    said = f"{stays} It could not be tested: these images hold nothing else that could be covered for comparison."
-    for done in _tests(case.pictures, _places(box, atlas), rows, plain, asks, case.affords):
-        if isinstance(done, str):
-            said = f"{stays} {done}"
-        elif best is None or (done.is_cause, best.means[1]) > (best.is_cause, done.means[1]):
-            best = done
-    if best is None:
-        return Evidence("place", "suspected", "place", said, figures, warm, box=box, rows=rows)
-    before, covered, elsewhere = best.means
-    figures |= {"plain": before, "covered": covered, "covered_elsewhere": elsewhere}
-    said = (
-        f"{stays} With this place covered in {len(best.rows)} images, the probability of the class falls from "
-        f"{before:.2f} to {covered:.2f}; with other places of the same size and similar contrast covered, to "
-        f"{elsewhere:.2f}."
-    )
-    code: Code | None = "place" if best.is_cause else None
-    trials = best.trials(case.pictures, f"{where} covered")
-    return Evidence("place", "tested", code, said, figures, len(best.rows), trials, best.boxes[0], best.rows)
-
-
-def _tests(
-    pictures: NDArray[np.float32],
-    places: Sequence[Box],
-    rows: NDArray[np.int64],
-    plain: NDArray[np.float32],
-    asks: AsksClass,
-    affords: Callable[[int], bool] = lambda count: True,
-) -> Iterator[Covered | str]:
-    """The places covered one after the other, as long as none is the cause and as is afforded; else why not."""
-    for box in places:
-        covering = Covering(pictures, dict.fromkeys(rows.tolist(), box))
-        if len(covering.places) < FEWEST:
-            continue
-        if not affords(covering.asks):
-            yield LEFT
-            return
-        done = covering.asked(plain, asks)
-        yield done
-        if done.is_cause:
-            return
+    shares, least = atlas.shares_in(compared, [box])[:, 0], max(APART * (others or 0.0), own / APART)
+    sharing = [one for one, share in zip(compared, shares, strict=True) if share >= least and one != class_id]
+    done = first_cause(case, class_id, (dict.fromkeys(rows.tolist(), one) for one in _places(box, atlas)), sharing)
+    if isinstance(done, str):
+        level: Level = "not tested" if done == LEFT else "suspected"
+        code: Code | None = None if done == LEFT else "place"
+        return Evidence("place", level, code, f"{stays} {done}", figures, warm, box=box, rows=rows)
+    figures |= dict(zip(("plain", "covered", "covered_elsewhere"), done.means, strict=True))
+    figures |= {"sharing": float(len(sharing))}
+    others_said = "other places of the same size and similar contrast"
+    said = f"{stays} {falls_in_words(done, f'the {where}', others_said, sharing)}"
+    trials = done.trials(case.pictures, f"{where} covered")
+    code = "place" if done.is_cause else None
+    return Evidence("place", "tested", code, said, figures, len(done.rows), trials, done.boxes[0], done.rows)
 
 
 def _places(box: Box, atlas: Atlas) -> list[Box]:
