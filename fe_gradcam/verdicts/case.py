@@ -62,6 +62,7 @@ class Case:
         self._explains = explains
         self._asks = Asked(model, images, heatmap, batch_size, seed, model_output)
         self._told = self.told(probabilities)
+        self._heat: dict[int, NDArray[np.float32]] = {}
 
     def __len__(self) -> int:
         return len(self.probabilities)
@@ -99,12 +100,14 @@ class Case:
 
     def heat_of(self, class_id: int) -> NDArray[np.float32]:
         """(n, h, w) at the layer's size, from 0: the heat of `rows_of` for the class."""
-        rows = self.rows_of(class_id)
-        if self.several and self._explains is not None and len(rows):
-            raw = self._explains(rows, class_id).raw
-        else:
-            raw = self.heatmap.raw[rows]
-        return np.asarray(np.maximum(raw, 0), np.float32)
+        if class_id not in self._heat:
+            rows = self.rows_of(class_id)
+            raw, blank = self.heatmap.raw[rows], self.heatmap.blank[rows]
+            if self.several and self._explains is not None and len(rows):
+                found = self._explains(rows, class_id)
+                raw, blank = found.raw, found.blank
+            self._heat[class_id] = np.where(blank[:, None, None], np.float32(0), np.maximum(raw, 0))
+        return self._heat[class_id]
 
     def affords(self, count: int) -> bool:
         """Whether so many images may still be asked."""

@@ -3,18 +3,17 @@
 Heat at one place of the frame in all images of a class is not a fault in itself: in registered images (X-rays, parts
 in a fixture) the object never moves. So a class is suspected only if its heat stays at one place (FIXED), the place is
 small (LARGEST), and the heat of other classes leaves that place alone (APART): classes of registered objects share
-their parts too much for that. If masks or boxes say where the object is, a place on the object is not suspected.
+their parts too much for that. The class is held against the median of the other classes, not the mean, so that a mark
+on some of the classes hides none of them. If masks or boxes say where the object is, a place on the object is not
+suspected.
 
-A suspected class is accused if the place is the cause. The place is covered, as it is or with a border of one place of
-the layer's map, that is, filled in from its surroundings (`fe_gradcam.metrics.imputation.interpolated`). The class is
-accused if its probability falls by FALL or more, and TIMES as much as when other places of the same image are covered
-that are as large and hold as much (the deviation of their pixels is within a factor of ALIKE). An image without such
-other places is not used: there the suspected place holds all there is, and so is the object.
+A suspected class is accused if the place is the cause (`fe_gradcam.verdicts.covering`): the place is covered, as it is
+or with a border of one place of the layer's map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +23,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import label
 
 from fe_gradcam.metrics.asked import Asked
-from fe_gradcam.metrics.imputation import interpolated
 from fe_gradcam.types import Heatmap, Images
-from fe_gradcam.verdicts.atlas import FEWEST, Atlas, Box
+from fe_gradcam.verdicts.atlas import FEWEST, Atlas, Box, Upsampling, sampled
+from fe_gradcam.verdicts.case import Case
+from fe_gradcam.verdicts.covering import LEFT, TRIED, Covered, Covering, falls_in_words, first_cause, on_object, sample
+from fe_gradcam.verdicts.verdict import Code, Evidence, Level
 
 FIXED = 0.5
 """A class is suspected if its fixed-place score is at least this."""
@@ -38,26 +39,8 @@ APART = 4.0
 """The class's share of heat in the place must be at least so many times that of the other classes. For the mark in the
 corner of `benchmarks/shortcut.py` it is 10 to 60 times, for parts of digits that are all in the middle up to 2."""
 
-FALL = 0.25
-"""A place is a cause only if the mean probability over the images falls by at least this."""
-
-TIMES = 3.0
-"""The probability must fall so many times as far as when other places are covered."""
-
-ALIKE = 2.0
-"""Another place holds as much if the deviation of its pixels is within this factor."""
-
-OTHERS = 4
-"""How many other places are covered in each image: those most similar to the suspected place."""
-
-NO_VARIANCE = 1e-9
-"""Rounding of a variance, relative to the largest square of a picture."""
-
-TRIED = 16
-"""The most images of a class that are tested."""
-
-ON_OBJECT = 0.5
-"""The place is the object if this share of the place lies on the object, or this share of the object in the place."""
+COMPARED = 100
+"""The most classes that a class is held against, those with most images; so the work grows as the classes do."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +54,7 @@ class Alarm:
         images: How many images with heat the class has.
         fixed_place: See `fe_gradcam.verdicts.atlas.ClassHeat`.
         share: Share of the class's heat that lies in the place, 0 to 1.
-        share_of_others: Share of the other classes' heat that lies in the place, 0 to 1.
+        share_of_others: Share of the other classes' heat that lies in the place, their median, 0 to 1.
         tried: In how many images the place was covered.
         plain: Mean probability of the class in these images.
         covered: The same mean with the place covered.
@@ -136,39 +119,37 @@ def place_of(heat: NDArray[np.float64]) -> Box | None:
     return Box(int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
 
 
-def suspects(atlas: Atlas, masks: Mapping[int, NDArray[np.bool_]] | None = None) -> dict[int, Box]:
-    """The classes whose heat stays at a small place where other classes have little heat.
+def suspects(atlas: Atlas, classes: Collection[int] | None = None) -> dict[int, Box]:
+    """The classes whose heat stays at a small place where other classes have little heat; None: any class."""
+    compared = atlas.largest(COMPARED + 1)
+    found = {one: _suspected(atlas, one, compared) for one in (atlas.classes if classes is None else classes)}
+    return {class_id: box for class_id, box in found.items() if isinstance(box, Box)}
 
-    `masks` may say, for each class, where the object is in the images of the class, (N, H, W).
+
+def _suspected(atlas: Atlas, class_id: int, compared: Sequence[int]) -> Box | str:
+    """The place, or in words why the class is not suspected."""
+    one = atlas.classes[class_id]
+    if not (one.warm >= FEWEST and one.fixed_place >= FIXED):
+        return f"The heat moves over the frame: the heat of two images correlates by {one.fixed_place:.2f}."
+    box = place_of(one.heat)
+    if box is None or box.width * box.height > LARGEST * atlas.size[0] * atlas.size[1]:
+        return "The heat stays in place, but over so much of the frame that it may well be the object."
+    own, others = shares_in(atlas, class_id, box, compared)
+    where = where_in_words(box, atlas.size)
+    if others is None:
+        return f"The heat stays in the {where}; there is no other class to hold it against."
+    if own < APART * others:
+        return f"The heat stays in the {where}, with {own:.0%} of it, where other classes have {others:.0%} of theirs."
+    return box
+
+
+def shares_in(atlas: Atlas, class_id: int, box: Box, compared: Sequence[int]) -> tuple[float, float | None]:
+    """The share of a class's heat that lies in a box, and the median of this share over the other classes `compared`.
+
+    The latter is None if there is no other class: then there is nothing to compare with.
     """
-    found = {}
-    for class_id, one in atlas.classes.items():
-        box = place_of(one.heat)
-        if one.warm < FEWEST or box is None or not one.fixed_place >= FIXED:
-            continue
-        small = box.width * box.height <= LARGEST * atlas.size[0] * atlas.size[1]
-        own, others = shares_in(atlas, class_id, box)
-        apart = others is not None and own >= APART * others
-        if small and apart and not (masks and class_id in masks and _is_object(box, masks[class_id])):
-            found[class_id] = box
-    return found
-
-
-def shares_in(atlas: Atlas, class_id: int, box: Box) -> tuple[float, float | None]:
-    """The share of a class's heat that lies in a box, and the mean of this share over the other classes.
-
-    The latter is None if no other class has FEWEST images with heat: then there is nothing to compare with.
-    """
-    warm = [one for other, one in atlas.classes.items() if other != class_id and one.warm]
-    others = [float(one.heat[box.slices].sum()) for one in warm] if any(one.warm >= FEWEST for one in warm) else []
-    return float(atlas.classes[class_id].heat[box.slices].sum()), float(np.mean(others)) if others else None
-
-
-def _is_object(box: Box, masks: NDArray[np.bool_]) -> bool:
-    known = masks[masks.any((1, 2))]
-    inside = known[:, box.slices[0], box.slices[1]].sum((1, 2))
-    shares = inside / (box.width * box.height), inside / known.sum((1, 2))
-    return len(known) > 0 and any(share.mean() >= ON_OBJECT for share in shares)
+    others = atlas.shares_in([one for one in compared if one != class_id][:COMPARED], [box])
+    return float(atlas.shares_in([class_id], [box])[0, 0]), float(np.median(others)) if len(others) else None
 
 
 def alarms(
@@ -187,103 +168,107 @@ def alarms(
     Heatmap and atlas belong to the images (N, ...), each explained for its inferred class; masks (N, H, W) say where
     the objects are; the seed chooses the images that are tested.
     """
-    ids, generator = heatmap.class_ids, np.random.default_rng(seed)
-    by_class = None if masks is None else {int(one): masks[ids == one] for one in np.unique(ids)}
     asked = Asked(model, images, heatmap, batch_size, seed, model_output)
+    pictures = asked.picture.cpu().numpy()
+
+    def asks(rows: NDArray[np.int64], changed: NDArray[np.float32]) -> NDArray[np.floating]:
+        every = torch.from_numpy(changed).to(asked.picture.device)
+        return np.asarray(asked(torch.from_numpy(rows).to(every.device), lambda at: every[at]).numpy()[:, None])
+
     found = []
-    for class_id, box in suspects(atlas, by_class).items():
-        rows = generator.permutation(np.flatnonzero((ids == class_id) & ~heatmap.blank))[:TRIED]
-        wider = [_widened(box, heatmap, half) for half in (0, 1)]
-        tests = (_tested(asked, heatmap, atlas, class_id, place, rows) for place in dict.fromkeys([box, *wider]))
-        alarm = next((one for one in tests if one is not None), None)
-        if alarm is not None:
-            found.append(alarm)
+    for class_id, box in suspects(atlas).items():
+        its = np.flatnonzero(heatmap.class_ids == class_id)
+        if masks is not None and on_object(dict.fromkeys(its.tolist(), box), masks):
+            continue
+        warm = its[~heatmap.blank[its]]
+        rows = warm[sampled(warm, TRIED, seed)]
+        for place in _places(box, atlas):
+            covering = Covering(pictures, dict.fromkeys(rows.tolist(), place))
+            if len(covering.places) >= FEWEST:
+                done = covering.asked(heatmap.confidences[:, None], asks)
+                if done.is_cause:
+                    found.append(_alarm(atlas, class_id, done))
+                    break
     return found
 
 
-def _widened(box: Box, heatmap: Heatmap, half: int) -> Box:
+def _alarm(atlas: Atlas, class_id: int, done: Covered) -> Alarm:
+    one, box = atlas.classes[class_id], done.boxes[0]
+    share, of_others = shares_in(atlas, class_id, box, atlas.largest(COMPARED + 1))
+    figures = one.warm, one.fixed_place, share, of_others or 0.0
+    return Alarm(class_id, box, atlas.size, *figures, len(done.rows), *done.means)
+
+
+def fixed_places(case: Case, classes: Sequence[int]) -> dict[int, Evidence]:
+    """What the test of a place finds of some classes; those of which no image is told are not tested.
+
+    Args:
+        case: The images; `fe_gradcam.verdicts.case.Case.affords` says whether a class's test is left for later.
+        classes: The classes to test. Others, COMPARED at most, are what they are held against.
+
+    Returns:
+        An Evidence for each of the classes, with the code "place" if its place is the cause, or may be.
+    """
+    atlas = atlas_of(case, classes)
+    compared = atlas.largest(COMPARED + 1)
+    return {class_id: _evidence(case, atlas, class_id, compared) for class_id in classes}
+
+
+def atlas_of(case: Case, classes: Sequence[int]) -> Atlas:
+    """The atlas, without pictures, of some classes and of those that they are held against: the most frequent ones."""
+    down, across = case.heatmap.raw.shape[1:]
+    atlas = Atlas(case.size, (down, across))
+    frequent = sorted(case.classes, key=lambda one: (-len(case.rows_of(one)), one))[: COMPARED + 1]
+    for class_id in sorted({*classes, *frequent}):
+        for heat in case.heat_of(class_id):
+            atlas.add(class_id, heat)
+    return atlas
+
+
+def _evidence(case: Case, atlas: Atlas, class_id: int, compared: Sequence[int]) -> Evidence:
+    warm = atlas.classes[class_id].warm if class_id in atlas.classes else 0
+    if warm < FEWEST:
+        return Evidence("place", "not tested", None, f"{warm} images with heat; {FEWEST} are needed.", images=warm)
+    figures = {"fixed_place": atlas.classes[class_id].fixed_place}
+    box = _suspected(atlas, class_id, compared)
+    if isinstance(box, str):
+        return Evidence("place", "tested", None, box, figures, warm)
+    (own, others), where = shares_in(atlas, class_id, box, compared), where_in_words(box, case.size)
+    figures |= {"share": own, "share_of_others": others or 0.0}
+    stays = f"The heat stays in the {where}: {own:.0%} of it, and {others:.0%} of the other classes' (their median)."
+    rows, _ = sample(case, class_id)
+    if case.masks is not None and on_object(dict.fromkeys(case.rows_of(class_id).tolist(), box), case.masks):
+        return Evidence("place", "tested", None, f"{stays} There is the object.", figures, warm, box=box)
+    shares, least = atlas.shares_in(compared, [box])[:, 0], max(APART * (others or 0.0), own / APART)
+    sharing = [one for one, share in zip(compared, shares, strict=True) if share >= least and one != class_id]
+    done = first_cause(case, class_id, (dict.fromkeys(rows.tolist(), one) for one in _places(box, atlas)), sharing)
+    if isinstance(done, str):
+        level: Level = "not tested" if done == LEFT else "suspected"
+        code: Code | None = None if done == LEFT else "place"
+        return Evidence("place", level, code, f"{stays} {done}", figures, warm, box=box, rows=rows)
+    figures |= dict(zip(("plain", "covered", "covered_elsewhere"), done.means, strict=True))
+    figures |= {"sharing": float(len(sharing))}
+    others_said = "other places of the same size and similar contrast"
+    said = f"{stays} {falls_in_words(done, f'the {where}', others_said, sharing)}"
+    trials = done.trials(case.pictures, f"{where} covered")
+    code = "place" if done.is_cause else None
+    return Evidence("place", "tested", code, said, figures, len(done.rows), trials, done.boxes[0], done.rows)
+
+
+def _places(box: Box, atlas: Atlas) -> list[Box]:
+    """The place, with a border as wide as one place of the layer's map, and with a border wider yet."""
+    return list(dict.fromkeys([box, *(_widened(box, atlas.upsampling, half) for half in (0, 1))]))
+
+
+def _widened(box: Box, upsampling: Upsampling, half: int) -> Box:
     """The place with a border as wide as one place of the layer's map: the cause of its heat may lie beside it.
 
     With `half` 1 the border also grows by half the size of the place: a place inside a larger mark would be filled
     in from the mark, which would restore it.
     """
-    _, height, width = heatmap.values.shape
-    down, across = (-(-side // of) for side, of in zip((height, width), heatmap.raw.shape[1:], strict=True))
+    height, width = upsampling.size
+    down, across = (-(-side // of) for side, of in zip(upsampling.size, upsampling.layer, strict=True))
     down, across = down + half * (box.height // 2), across + half * (box.width // 2)
     left, top = max(0, box.left - across), max(0, box.top - down)
     right, bottom = min(width, box.left + box.width + across), min(height, box.top + box.height + down)
     return Box(left, top, right - left, bottom - top)
-
-
-def _tested(
-    asked: Asked, heatmap: Heatmap, atlas: Atlas, class_id: int, box: Box, rows: NDArray[np.int64]
-) -> Alarm | None:
-    """The alarm, if covering the place is what makes the probability of the class fall."""
-    pictures = asked.picture.cpu().numpy()
-    elsewhere = {int(row): _alike(pictures[row], box) for row in rows}
-    places = {row: (box, *others) for row, others in elsewhere.items() if others}
-    if len(places) < FEWEST:
-        return None
-    versions = [(row, interpolated(pictures[row], one.mask(atlas.size))) for row, few in places.items() for one in few]
-    every = torch.from_numpy(np.stack([version for _, version in versions])).to(asked.picture.device)
-    of = torch.tensor([row for row, _ in versions]).to(every.device)
-    answers = asked(of, lambda at: every[at]).double().numpy()
-    by_image = np.split(answers, np.cumsum([len(few) for few in places.values()])[:-1])
-    plain = float(heatmap.confidences[list(places)].mean(dtype=np.float64))
-    covered = float(np.mean([one[0] for one in by_image]))
-    covered_elsewhere = float(np.mean([one[1:].mean() for one in by_image]))
-    if plain - covered < max(FALL, TIMES * (plain - covered_elsewhere)):
-        return None
-    one, (share, of_others) = atlas.classes[class_id], shares_in(atlas, class_id, box)
-    found = one.warm, one.fixed_place, share, of_others or 0.0
-    return Alarm(class_id, box, atlas.size, *found, len(places), plain, covered, covered_elsewhere)
-
-
-def _alike(picture: NDArray[np.float32], box: Box) -> list[Box]:
-    """Other places of a picture (C, H, W) that do not touch `box`, are as large, and hold about as much."""
-    height, width = picture.shape[1:]
-    inside = picture[:, box.slices[0], box.slices[1]]
-    # A flat mark has no deviation inside, so the pixels around it count too.
-    border = (0, 0) if (inside != inside[:, :1, :1]).any() else (max(1, box.height // 4), max(1, box.width // 4))
-    corners = np.meshgrid(_starts(height, box.height), _starts(width, box.width), indexing="ij")
-    tops, lefts = (ends.ravel() for ends in corners)
-    apart = (abs(tops - box.top) >= box.height) | (abs(lefts - box.left) >= box.width)
-    tops, lefts = np.append(box.top, tops[apart]), np.append(box.left, lefts[apart])
-    content, *others = _deviations(picture, tops, lefts, (box.height, box.width), border)
-    if not content > 0:
-        return []
-    with np.errstate(divide="ignore"):
-        unlike = np.abs(np.log(np.array(others) / content))
-    nearest = [at for at in np.argsort(unlike, kind="stable")[:OTHERS] if unlike[at] <= np.log(ALIKE)]
-    return [Box(int(lefts[1 + at]), int(tops[1 + at]), box.width, box.height) for at in nearest]
-
-
-def _deviations(
-    picture: NDArray[np.float32],
-    tops: NDArray[np.int64],
-    lefts: NDArray[np.int64],
-    size: tuple[int, int],
-    border: tuple[int, int],
-) -> NDArray[np.float64]:
-    """(P,) the deviation of the pixels in P places of one size with a border, as the mean over the channels.
-
-    Cumulative sums over rows and columns are used, so that many places cost little.
-    """
-    top, bottom = (tops - border[0]).clip(0), (tops + size[0] + border[0]).clip(None, picture.shape[1])
-    left, right = (lefts - border[1]).clip(0), (lefts + size[1] + border[1]).clip(None, picture.shape[2])
-    centred = picture.astype(np.float64) - picture.mean((1, 2), dtype=np.float64, keepdims=True)
-
-    def means(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        sums = np.pad(values.cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
-        inside = sums[:, bottom, right] - sums[:, top, right] - sums[:, bottom, left] + sums[:, top, left]
-        return np.asarray(inside / ((bottom - top) * (right - left)))
-
-    variances = (means(centred**2) - means(centred) ** 2).clip(0)
-    # A rest of sums that cancel counts as 0.
-    variances[variances < NO_VARIANCE * (centred**2).max((1, 2))[:, None]] = 0
-    return np.asarray(np.sqrt(variances).mean(0))
-
-
-def _starts(size: int, side: int) -> list[int]:
-    """Where places of a side may begin along an axis: a third of a side apart, the last one at the end of the axis."""
-    return sorted({*range(0, size - side + 1, max(1, side // 3)), size - side})

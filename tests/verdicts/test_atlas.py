@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from fe_gradcam.verdicts.atlas import Atlas, Box, ClassHeat
+from fe_gradcam import ArgumentError
+from fe_gradcam.scaling import upsample
+from fe_gradcam.verdicts.atlas import Atlas, Box, ClassHeat, Upsampling, sampled
 from tests.heat import heatmap_of
 
 SIZE = (20, 24)
@@ -59,7 +63,7 @@ def test_the_running_sums_give_the_mean_correlation_over_all_pairs(count: int, s
 
 
 def test_blank_and_uniform_heat_is_not_counted_and_one_image_says_nothing() -> None:
-    one = ClassHeat(SIZE)
+    one = ClassHeat(Upsampling(SIZE, SIZE))
     for heat in (np.zeros(SIZE), -blob(3, 3), np.full(SIZE, 0.7), np.full(SIZE, 1 / 3)):
         one.add(heat.astype(np.float32), picture())
     assert (one.images, one.warm) == (4, 0)
@@ -83,7 +87,7 @@ def test_the_mean_heat_is_that_of_each_image_over_its_own_sum() -> None:
 
 
 def test_the_mean_picture_is_rounded() -> None:
-    one = ClassHeat(SIZE)
+    one = ClassHeat(Upsampling(SIZE, SIZE))
     for value in (10, 11, 255):
         one.add(blob(1, 1), picture(value))
     assert np.array_equal(one.picture, picture(92))  # 276 / 3
@@ -99,9 +103,9 @@ def test_an_atlas_takes_the_same_memory_for_any_number_of_images() -> None:
         arrays = [getattr(one, name) for one in atlas.classes.values() for name in ("shares", "units", "pictures")]
         sizes.append(sum(array.nbytes for array in arrays) + sys.getsizeof(atlas.classes))
     assert sizes[0] == sizes[1] == sizes[2]
-    assert set(vars(atlas)) == {"size", "classes"}
+    assert set(vars(atlas)) == {"upsampling", "classes"}
     for one in atlas.classes.values():
-        assert set(vars(one)) == {"images", "warm", "shares", "units", "pictures"}
+        assert set(vars(one)) == {"upsampling", "images", "warm", "shares", "units", "pictures"}
     assert sum(one.images for one in atlas.classes.values()) == 600
 
 
@@ -144,3 +148,101 @@ def test_too_few_images_for_the_classes_are_said_with_the_number_that_is_enough(
     for _ in range(4):
         atlas.add(1, blob(2, 2), picture())
     assert atlas.tells
+
+
+LAYER = (3, 4)
+
+
+@given(st.tuples(st.integers(1, 6), st.integers(1, 6)), st.tuples(st.integers(6, 19), st.integers(6, 19)))
+def test_the_upsampling_as_linear_algebra_is_the_usual_one(layer: tuple[int, int], size: tuple[int, int]) -> None:
+    generator = np.random.default_rng(layer[0] + 10 * size[0])
+    maps, way = generator.normal(size=(2, *layer)), Upsampling(layer, size)
+    full = upsample(torch.from_numpy(maps), size).numpy()
+    box = Box(left=2, top=1, width=3, height=4)
+    assert_allclose(way.of(maps[0]), full[0], atol=1e-12)  # all of float64
+    assert_allclose((way.weights * maps[0]).sum(), full[0].sum(), atol=1e-10)
+    assert_allclose(way.squared(maps[1]), (full[1] ** 2).sum(), atol=1e-10)
+    in_both = way.in_boxes(maps, [box, Box(0, 0, size[1], size[0])])
+    assert_allclose(in_both[:, 0], full[:, 1:5, 2:5].sum((1, 2)), atol=1e-10)
+    assert_allclose(in_both[:, 1], full.sum((1, 2)), atol=1e-10)
+
+
+def test_sums_at_the_layers_size_mean_what_they_mean_at_that_of_the_images() -> None:
+    generator = np.random.default_rng(5)
+    maps = np.maximum(generator.normal(size=(12, *LAYER)), 0).astype(np.float32)
+    small, full = Atlas(SIZE, LAYER), Atlas(SIZE)
+    for at, heat in enumerate(maps):
+        small.add(at % 2, heat)
+        full.add(at % 2, upsample(torch.from_numpy(heat[None]), SIZE)[0].numpy())
+    boxes = [Box(0, 0, 5, 7), Box(9, 3, 12, 11)]
+    assert small.classes[0].shares.size + small.classes[0].units.size == 24
+    for class_id in (0, 1):
+        one, other = small.classes[class_id], full.classes[class_id]
+        assert_allclose(one.fixed_place, other.fixed_place, atol=1e-6)  # the maps were upsampled as float32
+        assert_allclose(one.heat, other.heat, atol=1e-8)
+        inside = [other.heat[box.slices].sum() for box in boxes]
+        assert_allclose(small.shares_in([class_id], boxes)[0], inside, atol=1e-6)
+    assert small.shares_in([], boxes).shape == (0, 2)
+    assert np.array_equal(small.classes[0].picture, np.zeros((*SIZE, 3)))  # none was added
+
+
+def test_of_heatmaps_the_raw_maps_are_summed_and_rounding_is_no_heat() -> None:
+    raw = np.zeros((3, *LAYER), np.float32)
+    raw[:, 1, 2], raw[:, 0, 0] = (2, 1, 1e-9), -5
+    values = upsample(torch.from_numpy(np.maximum(raw, 0)), SIZE).numpy()
+    atlas = Atlas.of(heatmap_of(values, [0, 0, 0], raw=raw, blank=[False, False, True]), np.stack([picture()] * 3))
+    one = atlas.classes[0]
+    assert (one.images, one.warm) == (3, 2)
+    assert_allclose(one.heat, values[0] / values[0].sum(), atol=1e-7)
+    assert_allclose(one.fixed_place, 1, atol=1e-9)
+
+
+def test_atlases_are_merged_in_any_order() -> None:
+    generator = np.random.default_rng(6)
+    every = [(int(at % 3), generator.random(LAYER).astype(np.float32), picture(int(at))) for at in range(30)]
+
+    def of(rows: list[int]) -> Atlas:
+        atlas = Atlas(SIZE, LAYER)
+        for row in rows:
+            atlas.add(*every[row])
+        return atlas
+
+    whole, parts = of(list(range(30))), [of(list(range(at, 30, 4))) for at in range(4)]
+    for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
+        merged = Atlas(SIZE, LAYER)
+        for at in order:
+            merged = merged + parts[at]
+        for class_id, one in whole.classes.items():
+            other = merged.classes[class_id]
+            assert (other.images, other.warm) == (one.images, one.warm)
+            assert_allclose(other.shares, one.shares, rtol=1e-12)  # the order of the sums
+            assert_allclose(other.fixed_place, one.fixed_place, rtol=1e-9)
+            assert np.array_equal(other.picture, one.picture)
+    assert whole.classes[0].images == 10  # and merging left the parts as they were
+    with pytest.raises(ArgumentError, match=r"images of \(20, 24\) and heat of \(3, 4\), the other"):
+        whole + Atlas(SIZE)
+
+
+def test_the_classes_with_most_images_come_first_and_those_with_few_not_at_all() -> None:
+    atlas = Atlas(SIZE)
+    for class_id, count in ((4, 7), (2, 9), (1, 7), (3, 5)):
+        for _ in range(count):
+            atlas.add(class_id, blob(2, 2))
+    assert atlas.largest(9) == [2, 1, 4]
+    assert atlas.largest(2) == [2, 1]
+
+
+def test_which_ids_are_sampled_hangs_on_ids_and_seed_alone() -> None:
+    ids = [f"image {at}" for at in range(40)]
+    taken = {ids[at] for at in sampled(ids, 9, seed=3)}
+    assert len(taken) == 9
+    assert {ids[::-1][at] for at in sampled(ids[::-1], 9, seed=3)} == taken
+    assert {ids[at] for at in sampled(ids, 9, seed=4)} != taken
+    without = [one for one in ids if one not in taken]
+    still = [one for one in ids if one in taken or one in without[:5]]
+    assert {still[at] for at in sampled(still, 9, seed=3)} == taken  # whatever else there is
+    counts = np.zeros(40)
+    for seed in range(400):
+        counts[sampled(range(40), 10, seed)] += 1
+    assert 60 < counts.min() <= counts.max() < 140  # 100 each, with a deviation of 9
+    assert len(sampled([], 3, 0)) == 0

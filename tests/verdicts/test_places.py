@@ -1,121 +1,40 @@
-"""The alarm of a class that is told by its place: hand-made networks whose answer is known.
-
-Images of 32 x 32 pixels in colour: a striped object of 8 x 8 pixels at a random place, red, green or blue by the class,
-and in those of the green class a striped white mark of 4 x 4 pixels in the lower right corner. The networks average
-over patches of 4 x 4, have a channel for each colour (one of the object's patches gives 0.1) and one for white (the
-mark gives 0.08), average these over the 64 patches and take a linear layer: so their heat is where they look.
-"""
+"""The alarm of a class that is told by its place: hand-made networks whose answer is known."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import fastestimator as fe
 import numpy as np
 import pytest
-import torch
 from fastestimator.dataset.numpy_dataset import NumpyDataset
 from fastestimator.op.tensorop.model import ModelOp
-from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from fe_gradcam import explain
 from fe_gradcam.drawing.atlas import atlas
 from fe_gradcam.types import Heatmap
+from fe_gradcam.verdicts import atlas as of_classes
+from fe_gradcam.verdicts import covering
 from fe_gradcam.verdicts import places as shortcut
 from fe_gradcam.verdicts.atlas import Atlas, Box
-from fe_gradcam.verdicts.places import Alarm, _alike, _deviations, alarms, place_of, suspects, where_in_words
+from fe_gradcam.verdicts.places import Alarm, alarms, fixed_places, place_of, shares_in, suspects, where_in_words
 from tests.trainings import as_layout, fitted, gradcam, streams, words_of
-
-SIDE, PATCH, GREEN = 32, 4, 1
-CORNER = (SIDE - PATCH, SIDE - PATCH)
-Images = NDArray[np.float32]
-
-OBJECT = 64 / (4 * 0.1)  # times these, an object's four patches, or a mark, add 1 to a class's score
-MARK = 64 / 0.08
-
-
-def stripes(colour: Any, side: int) -> Images:
-    """(side, side, 3), every second row dark."""
-    rows = np.zeros((side, side, 3), np.float32)
-    rows[::2] = colour
-    return rows
-
-
-def scene(
-    generator: np.random.Generator,
-    class_id: int,
-    mark: tuple[int, int] | None,
-    at: tuple[int, int] | None = None,
-    *,
-    side: int = 8,
-    mark_side: int = PATCH,
-    empty: bool = False,
-) -> Images:
-    """(32, 32, 3): the object at random patches apart from the mark's, or at `at`; and the mark, where there is one."""
-    image = generator.uniform(0, 0.05, (SIDE, SIDE, 3)).astype(np.float32)
-    corner, corner_side = mark or CORNER, mark_side
-    while at is None:
-        top, left = (int(one) * PATCH for one in generator.integers(0, (SIDE - side) // PATCH + 1, 2))
-        below, beside = top - corner[0], left - corner[1]
-        if not (-side < below < corner_side and -side < beside < corner_side):
-            at = top, left
-    colour = np.full(3, 0.6)
-    colour[class_id] = 1
-    if not empty:
-        image[at[0] : at[0] + side, at[1] : at[1] + side] = stripes(colour, side)
-    if mark is not None:
-        image[mark[0] : mark[0] + mark_side, mark[1] : mark[1] + mark_side] = stripes(1, mark_side)
-    return image
-
-
-def scenes(
-    count: int = 12, seed: int = 0, marks: Mapping[int, tuple[int, int]] = {GREEN: CORNER}, **how: Any
-) -> Images:
-    """Of each class `count`, by default those of the green class with the mark in the corner."""
-    generator = np.random.default_rng(seed)
-    return np.stack([scene(generator, one, marks.get(one), **how) for one in range(3) for _ in range(count)])
-
-
-def weights(
-    white: tuple[float, float, float] = (0, 10, 0),
-    objects: tuple[float, float, float] = (5, 0, 5),
-    bias: tuple[float, float, float] = (0, 0, 0),
-    patches: int = 4,
-) -> tuple[Any, ...]:
-    """Of a network, for each class: how much the mark adds to its score, how much its own object, and what else.
-
-    Channels: red, green, blue, white. Convolution (4, 3), its bias, head (3, 4) and its bias.
-    """
-    convolution = np.vstack([1.5 * np.eye(3) - 0.5, np.full((1, 3), 1 / 3)])
-    head = np.column_stack([np.diag(objects) * OBJECT * 4 / patches, np.array(white) * MARK])
-    return convolution / PATCH**2, np.array([-0.1, -0.1, -0.1, -0.42]), head, np.array(bias, float)
-
-
-def network(framework: str, parts: tuple[Any, ...]) -> Any:
-    convolution, offsets, head, bias = (np.asarray(part, np.float32) for part in parts)
-    kernel = np.broadcast_to(convolution[..., None, None], (4, 3, PATCH, PATCH))
-    if framework == "torch":
-        nn = torch.nn
-        conv = nn.Conv2d(3, 4, PATCH, stride=PATCH)
-        model = nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
-        with torch.no_grad():
-            for parameter, value in zip(model.parameters(), (kernel, offsets, head, bias), strict=True):
-                parameter.copy_(torch.from_numpy(value.copy()))
-        return model.eval()
-    import tensorflow as tf
-
-    layers = tf.keras.layers
-    patches = layers.Conv2D(4, PATCH, strides=PATCH, activation="relu", input_shape=(SIDE, SIDE, 3))
-    keras = tf.keras.Sequential([patches, layers.GlobalAveragePooling2D(), layers.Dense(3)])
-    keras.set_weights([kernel.transpose(2, 3, 1, 0), offsets, head.T, bias])
-    return keras
-
-
-READS_THE_CORNER = weights()
-READS_THE_OBJECT = weights(white=(0, 0, 0), objects=(5, 5, 5))
+from tests.verdicts.scenes import (
+    CORNER,
+    GREEN,
+    PATCH,
+    READS_THE_CORNER,
+    READS_THE_OBJECT,
+    SIDE,
+    Images,
+    case_of,
+    network,
+    scene,
+    scenes,
+    weights,
+)
 
 
 def explained(
@@ -251,7 +170,9 @@ def test_each_condition_by_itself_silences_the_alarm(
 ) -> None:
     """And lifting it alone brings the alarm back: nothing else was in its way."""
     assert found(images(), parts) == []
-    monkeypatch.setattr(shortcut, condition, lifted)
+    for module in (shortcut, covering, of_classes):
+        if hasattr(module, condition):
+            monkeypatch.setattr(module, condition, lifted)
     again = found(images(), parts)
     assert GREEN in classes(again)
     if condition != "APART":
@@ -391,25 +312,73 @@ def test_without_another_class_to_hold_it_against_nothing_is_suspected() -> None
     assert set(suspects(atlas)) == {0, 1}
 
 
-def test_the_deviations_of_places_are_those_of_each_by_itself() -> None:
-    """Sums over all above and to the left, against NumPy's own; cut off at the frame, and exactly 0 where flat."""
-    picture = np.random.default_rng(4).normal(3, 1, (3, 17, 23)).astype(np.float32)
-    picture[:, 5:9, 6:12] = 7.5
-    tops, lefts = np.array([0, 5, 13, 2]), np.array([0, 7, 18, 9])
-    for border in ((0, 0), (2, 3)):
-        found = _deviations(picture, tops, lefts, (4, 5), border)
-        for top, left, value in zip(tops, lefts, found, strict=True):
-            rows = slice(max(0, top - border[0]), top + 4 + border[0])
-            columns = slice(max(0, left - border[1]), left + 5 + border[1])
-            assert_allclose(value, picture[:, rows, columns].std((1, 2), dtype=np.float64).mean(), atol=1e-6)
-    assert _deviations(picture, tops[1:2], lefts[1:2], (4, 5), (0, 0)) == 0
+def test_a_class_is_held_against_the_median_of_the_others() -> None:
+    """By hand: a mark on two of six classes; the mean of the other's five shares would be a fifth of 1."""
+    atlas, places = Atlas((24, 24)), [Box(18, 18, 4, 4)] * 2 + [Box(2, at, 4, 4) for at in (2, 7, 12, 17)]
+    for class_id, place in enumerate(places):
+        for _ in range(6):
+            atlas.add(class_id, place.mask((24, 24)).astype(np.float32))
+    assert shares_in(atlas, 0, places[0], atlas.largest(9)) == (1, 0)
+    assert set(suspects(atlas)) == set(range(6))
+    for class_id in (2, 3):  # now the mark is on most
+        for _ in range(60):
+            atlas.add(class_id, places[0].mask((24, 24)).astype(np.float32))
+    assert shares_in(atlas, 0, places[0], atlas.largest(9))[1] == pytest.approx(60 / 66)
+    assert 0 not in suspects(atlas)
 
 
-def test_places_alike_hold_as_much_and_lie_apart() -> None:
-    picture = np.zeros((1, 12, 20), np.float32)
-    picture[0, 8:12, 16:20:2] = 1  # the place: stripes
-    picture[0, 0:4, 0:4:2] = 1  # as much
-    picture[0, 0:4, 8:12] = np.eye(4) * 0.1  # too little
-    assert _alike(picture, Box(16, 8, 4, 4))[0] == Box(0, 0, 4, 4)
-    assert all(abs(other.left - 16) >= 4 or abs(other.top - 8) >= 4 for other in _alike(picture, Box(16, 8, 4, 4)))
-    assert _alike(np.zeros((1, 12, 20), np.float32), Box(16, 8, 4, 4)) == []
+def test_the_evidence_is_that_of_the_alarm() -> None:
+    case = case_of(scenes(), READS_THE_CORNER)
+    evidence, (alarm,) = fixed_places(case, [0, 1, 2]), found(scenes())
+    green = evidence[GREEN]
+    assert (green.test, green.level, green.code, green.accuses, green.box) == (
+        "place", "tested", "place", True, alarm.box,
+    )  # fmt: skip
+    means = [green.figures[name] for name in ("plain", "covered", "covered_elsewhere")]
+    assert means == pytest.approx([alarm.plain, alarm.covered, alarm.covered_elsewhere], abs=1e-6)
+    assert green.figures["share"] == pytest.approx(alarm.share)
+    assert "With the lower right corner covered in 12 images" in green.said
+    assert "falls from 1.00 to 0.33" in green.said
+    first = green.trials[0]
+    assert len(green.trials) == 4
+    assert (first.done, first.before > 0.99) == ("lower right corner covered", True)
+    assert first.after == pytest.approx(1 / 3, abs=0.01)
+    changed = (first.given != first.changed).any(0)
+    assert first.outline is not None
+    assert changed.any()
+    assert not changed[~first.outline].any()
+    assert np.array_equal(first.given, case.pictures[first.row])
+    for other in (0, 2):
+        assert (evidence[other].level, evidence[other].code) == ("tested", None)
+        assert "moves over the frame" in evidence[other].said
+
+
+def test_the_level_says_why_a_class_has_no_finding() -> None:
+    case = case_of(scenes(), READS_THE_CORNER, most=20)
+    green = fixed_places(case, [GREEN])[GREEN]
+    assert (green.level, green.code, case.asked) == ("not tested", None, 0)
+    assert "later epoch" in green.said
+    few = fixed_places(case_of(scenes(5)[:10], READS_THE_CORNER), [GREEN, 2])  # and none of the last class
+    assert [(few[one].level, few[one].images) for one in (GREEN, 2)] == [("not tested", 5), ("not tested", 0)]
+    alone = fixed_places(case_of(nothing_but_the_mark(), READS_THE_CORNER), [GREEN])[GREEN]
+    assert (alone.level, alone.code, alone.accuses) == ("suspected", "place", False)
+    assert "nothing else that could be covered" in alone.said
+    corner = np.repeat(Box(28, 28, 4, 4).mask((SIDE, SIDE))[None], 36, 0)
+    on_it = fixed_places(case_of(scenes(), READS_THE_CORNER, masks=corner), [GREEN])[GREEN]
+    assert (on_it.level, on_it.code) == ("tested", None)
+    assert "There is the object" in on_it.said
+    weak = fixed_places(case_of(scenes(), weights(white=(0, 0.6, 0), bias=(0, 1.5, 0))), [GREEN])[GREEN]
+    assert (weak.level, weak.code, weak.accuses) == ("tested", None, False)  # its heat is there, and no cause
+    assert weak.figures["plain"] - weak.figures["covered"] == pytest.approx(0.11, abs=0.01)
+
+
+def test_labels_of_sigmoids_are_judged_one_by_one() -> None:
+    """The red object in every image, the mark in twelve: the label green is told by the corner, red by the object."""
+    generator = np.random.default_rng(0)
+    images = np.stack([scene(generator, 0, CORNER if row < 12 else None) for row in range(24)])
+    case = case_of(images, weights((0, 10, 0), (10, 0, 10), (-5, -5, -5)), several=True)
+    assert (case.several, case.classes) == (True, [0, 1])
+    evidence = fixed_places(case, [0, 1])
+    assert (evidence[0].code, evidence[1].code) == (None, "place")
+    assert evidence[1].figures["covered"] == pytest.approx(1 / (1 + np.exp(5)), abs=0.01)
+    assert len(evidence[1].rows if evidence[1].rows is not None else []) == 12

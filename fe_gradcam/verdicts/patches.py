@@ -1,0 +1,287 @@
+"""Whether a class is told by a sign that moves: a look-alike patch where its images are hot, tested by cause.
+
+From half of a class's images the hottest windows are taken, of a side of SIDES. The one that is most like a place in
+the other images of this half, and least like any in images of other classes, is the template; likeness is the
+normalised correlation. The class is suspected if the best match of the template separates the other half from the
+images of other classes: the probability that an image of the class matches better (the area under the ROC curve) is
+SEPARATES or more. Classes that have the sign too (SHARED) are left out of it, if they are at most SHARING of the
+classes. If masks or boxes say where the object is, a template on the object is not suspected.
+
+A suspected class is accused if the match is the cause (`fe_gradcam.verdicts.covering`): it is covered in each image,
+wherever it is. On their own, look-alikes prove nothing: objects of one class look alike too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, product
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fe_gradcam.verdicts.atlas import FEWEST, Box, Upsampling, sampled
+from fe_gradcam.verdicts.case import Case
+from fe_gradcam.verdicts.covering import LEFT, falls_in_words, first_cause, on_object, sample
+from fe_gradcam.verdicts.verdict import Code, Evidence, Level
+
+SIDES = (1 / 8, 1 / 5)
+"""Sides of the windows, as shares of the image's shorter side: 1.6 and 4 % of a square frame."""
+
+SEPARATES = 0.96
+"""A class is suspected if its images match the template better than those of other classes at least this often."""
+
+LIKE = 0.9
+"""The least median correlation of the template with its matches: a sign looks the same, parts of objects vary."""
+
+SHARED = 0.75
+"""A class that is separated less often than this has the sign too."""
+
+SHARING = 1 / 3
+"""The largest share of the other classes that may have the sign too."""
+
+AGAINST = 160
+"""About how many images of other classes are looked at: of fewer classes more images each, FEWEST to TRIED."""
+
+LONGEST = 128
+"""Larger pictures are shrunk to this before they are matched, in pixels of the longer side."""
+
+HOT = 2
+"""How many hot places of an image are looked at."""
+
+CONTRAST = 4.0
+"""A window with so many times less contrast than the template matches not at all: correlation sees no contrast."""
+
+Corner = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Template:
+    """A window that is found again in images of a class.
+
+    Attributes:
+        pixels: (s, s, C) of the shrunk picture.
+        separates: How often an image of the class matches better than one of the classes that do not share the sign.
+        likeness: The median match in images of the class.
+        sharing: The classes that have the sign too.
+    """
+
+    pixels: NDArray[np.float32]
+    separates: float
+    likeness: float
+    sharing: Sequence[int]
+
+
+class Searched(NamedTuple):
+    """A picture that a template is looked for in: pixels (H, W, C), and the variance of each window of its size."""
+
+    pixels: NDArray[np.float32]
+    variances: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, pixels: NDArray[np.float32], side: int) -> Searched:
+        """A picture for templates of a side."""
+        return cls(pixels, variances_of(pixels, side))
+
+
+def likeness(where: Searched, template: NDArray[np.float32]) -> tuple[float, Corner]:
+    """The best normalised correlation of a template (s, s, C) with a window, and the window's first row and column.
+
+    Windows that hold too little contrast count as 0; see CONTRAST.
+    """
+    found = cv2.matchTemplate(where.pixels, template, cv2.TM_CCOEFF_NORMED)
+    least = (cv2.meanStdDev(template)[1] ** 2).sum() / CONTRAST**2
+    found[~((where.variances >= least) & (where.variances > 0) & np.isfinite(found))] = 0
+    at = int(found.argmax())
+    return float(found.flat[at]), (at // found.shape[1], at % found.shape[1])
+
+
+def variances_of(picture: NDArray[np.float32], side: int) -> NDArray[np.float64]:
+    """The variance of the pixels in each window of a picture (H, W, C), summed over the channels: (H-s+1, W-s+1)."""
+    height, width = picture.shape[:2]
+    values = picture - picture.mean((0, 1), dtype=np.float64)
+    squares, means = (cv2.boxFilter(one, -1, (side, side), anchor=(0, 0)) for one in (values**2, values))
+    variances = (squares - means**2).reshape(height, width, -1).sum(-1)[: height - side + 1, : width - side + 1]
+    return np.where(variances > 1e-9 * (values**2).sum(-1).max(), variances, 0)
+
+
+def separation(own: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    """The probability that one of `own` is larger than one of `others`; a tie counts as a half.
+
+    Example:
+        >>> separation(np.array([3.0, 2.0]), np.array([1.0, 2.0]))
+        0.875
+    """
+    above = np.sign(own[:, None] - others[None])
+    return float((above.mean() + 1) / 2)
+
+
+class _Shrunk:
+    """The pictures of a case as they are matched, (H, W, C) each, and the heat at their size."""
+
+    def __init__(self, case: Case) -> None:
+        self._case, self._found = case, dict[tuple[int, int], Searched]()
+        scale = max(1.0, max(case.size) / LONGEST)
+        self.size = round(case.size[0] / scale), round(case.size[1] / scale)
+        down, across = case.heatmap.raw.shape[1:]
+        self._upsampling = Upsampling((down, across), self.size)
+
+    def picture(self, row: int, side: int) -> Searched:
+        """The picture of an image, for templates of a side."""
+        if (row, side) not in self._found:
+            one = self._case.pictures[row].transpose(1, 2, 0)
+            one = one if one.shape[2] in (1, 3) else one.mean(2, keepdims=True)
+            shrunk = cv2.resize(one, self.size[::-1], interpolation=cv2.INTER_AREA)
+            pixels = np.ascontiguousarray(shrunk.reshape(*self.size, one.shape[2]))
+            self._found[row, side] = Searched.of(pixels, side)
+        return self._found[row, side]
+
+    def hot(self, class_id: int, rows: NDArray[np.int64], side: int) -> list[list[Searched]]:
+        """For each image of a class, the surroundings of the hottest window, and of a second one that lies apart."""
+        heat = self._case.heat_of(class_id)[np.searchsorted(self._case.rows_of(class_id), rows)]
+        return [list(self._hot_in(int(row), one, side)) for row, one in zip(rows, heat, strict=True)]
+
+    def _hot_in(self, row: int, heat: NDArray[np.float32], side: int) -> Iterator[Searched]:
+        sums = cv2.boxFilter(self._upsampling.of(heat.astype(np.float64)), -1, (side, side), anchor=(0, 0))
+        sums = sums[: self.size[0] - side + 1, : self.size[1] - side + 1].copy()
+        half, most = side // 2, float(sums.max())
+        for _ in range(HOT):
+            top, left = (int(one) for one in np.unravel_index(int(sums.argmax()), sums.shape))
+            if not sums[top, left] > most / 2:
+                return
+            rows, columns = (slice(max(0, at - half), at + side + half) for at in (top, left))
+            yield Searched.of(np.ascontiguousarray(self.picture(row, side).pixels[rows, columns]), side)
+            sums[max(0, top - side) : top + side, max(0, left - side) : left + side] = 0
+
+    def likenesses(self, rows: NDArray[np.int64], template: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(n,), the best match in each image."""
+        return np.array([likeness(self.picture(int(row), len(template)), template)[0] for row in rows])
+
+    def box(self, row: int, template: NDArray[np.float32], border: float) -> Box:
+        """The match in the image itself, with a border that is a share of its side."""
+        (height, width), (top, left) = self._case.size, likeness(self.picture(row, len(template)), template)[1]
+        down, across = height / self.size[0], width / self.size[1]
+        side, more = len(template), border * len(template)
+        first, last = max(0, round((top - more) * down)), min(height, round((top + side + more) * down))
+        left, right = max(0, round((left - more) * across)), min(width, round((left + side + more) * across))
+        return Box(left, first, right - left, last - first)
+
+
+def look_alikes(case: Case, classes: Sequence[int]) -> dict[int, Evidence]:
+    """What the test of a sign finds of some classes; those of which no image is told are not tested.
+
+    Args:
+        case: The images; `fe_gradcam.verdicts.case.Case.affords` says whether a class's test is left for later.
+        classes: The classes to test.
+
+    Returns:
+        An Evidence for each of the classes, with the code "sign" if a look-alike patch is the cause, or may be.
+    """
+    shrunk, against = _Shrunk(case), _against(case)
+    return {class_id: _evidence(case, shrunk, against, class_id) for class_id in classes}
+
+
+def _against(case: Case) -> dict[int, NDArray[np.int64]]:
+    """Images of the most frequent classes, by class: the first of each for choosing templates, the others to judge."""
+    rows = {class_id: case.rows_of(class_id) for class_id in case.classes}
+    most = sorted((one for one in rows if len(rows[one]) >= FEWEST), key=lambda one: (-len(rows[one]), one))
+    most = most[: AGAINST // FEWEST + 1]
+    each = min(16, max(FEWEST, AGAINST // max(1, len(most) - 1)))
+    return {one: rows[one][sampled(rows[one], each, case.seed)] for one in most}
+
+
+def _evidence(case: Case, shrunk: _Shrunk, against: Mapping[int, NDArray[np.int64]], class_id: int) -> Evidence:
+    rows, _ = sample(case, class_id)
+    if len(rows) < FEWEST:
+        return Evidence("patch", "not tested", None, f"{len(rows)} images with heat; {FEWEST} are needed.")
+    own = set(case.rows_of(class_id).tolist())
+    others = {one: np.array([row for row in its if row not in own]) for one, its in against.items() if one != class_id}
+    others = {one: its for one, its in others.items() if len(its) >= FEWEST}
+    if not others:
+        return Evidence("patch", "not tested", None, "There is no other class to hold it against.")
+    found = [_template(shrunk, class_id, rows, others, share) for share in SIDES]
+    best = max(found, key=lambda one: (one.likeness >= LIKE, one.separates))
+    figures = {
+        "separates": best.separates,
+        "likeness": best.likeness,
+        "sharing": float(len(best.sharing)),
+    }
+    said = (
+        f"The patch that its hot places have most in common is found in its other images rather than in those of other "
+        f"classes with a probability of {best.separates:.2f}"
+    )
+    if best.separates < SEPARATES or best.likeness < LIKE:
+        return Evidence("patch", "tested", None, f"{said}: no sign.", figures, len(rows))
+    tries = [{int(row): shrunk.box(int(row), best.pixels, border) for row in rows} for border in (0, 1 / 4)]
+    if case.masks is not None and on_object(tries[0], case.masks):
+        return Evidence("patch", "tested", None, f"{said}, and it lies on the object.", figures, len(rows))
+    done = first_cause(case, class_id, tries, best.sharing)
+    if isinstance(done, str):
+        level: Level = "not tested" if done == LEFT else "suspected"
+        code: Code | None = None if done == LEFT else "sign"
+        return Evidence("patch", level, code, f"{said}. {done}", figures, len(rows), rows=rows)
+    figures |= dict(zip(("plain", "covered", "covered_elsewhere"), done.means, strict=True))
+    alike = "other places of the same size and similar contrast"
+    said = f"{said}. {falls_in_words(done, 'this patch', alike, best.sharing)}"
+    code = "sign" if done.is_cause else None
+    trials = done.trials(case.pictures, "sign covered" if done.is_cause else "patch covered")
+    return Evidence("patch", "tested", code, said, figures, len(done.rows), trials, rows=done.rows)
+
+
+def _template(
+    shrunk: _Shrunk, class_id: int, rows: NDArray[np.int64], others: Mapping[int, NDArray[np.int64]], share: float
+) -> Template:
+    """The best template of the first half of the images, judged on the second half."""
+    side, half = max(4, round(share * min(shrunk.size))), len(rows) // 2
+    template = _chosen(
+        shrunk.hot(class_id, rows[:half], side),
+        [shrunk.hot(one, its[: len(its) // 3], side) for one, its in others.items()],
+        side,
+    )
+    own = shrunk.likenesses(rows[half:], template)
+    by_class = {one: shrunk.likenesses(its[len(its) // 3 :], template) for one, its in others.items()}
+    sharing = [one for one, its in by_class.items() if separation(own, its) < SHARED]
+    if len(sharing) > SHARING * len(by_class):
+        sharing = []
+    apart = np.concatenate([its for one, its in by_class.items() if one not in sharing])
+    return Template(template, separation(own, apart), float(np.median(own)), sharing)
+
+
+def _chosen(own: list[list[Searched]], others: list[list[list[Searched]]], side: int) -> NDArray[np.float32]:
+    """Of all windows in the hottest place of each image the one that the hot places of the other images have, too.
+
+    What a perfect match lacks in the median of the other images is held against the same of the other classes. Windows
+    half a side apart are tried, and those around the best, an eighth of a side apart.
+
+    Args:
+        own: The hot places of each image.
+        others: The same of other classes, by class.
+        side: Side of the window.
+    """
+
+    def lack(at: int, window: NDArray[np.float32], least: float) -> float:
+        def most(places: list[Searched]) -> float:
+            return max((likeness(one, window)[0] for one in places), default=0.0)
+
+        of_own = 1 - float(np.median([most(places) for number, places in enumerate(own) if number != at]))
+        if of_own >= least:  # nor can it become less
+            return of_own
+        of_others = [np.median([most(places[:1]) for places in images]) for images in others]
+        return of_own / max(1 - float(np.median(of_others)), 1e-6)
+
+    least, best = np.inf, (0, 0, 0)
+    starts = [product([at], *(range(0, n, side // 2) for n in one[0].variances.shape)) for at, one in enumerate(own)]
+    fine = max(1, side // 8)
+    for round_ in range(2):
+        if round_:
+            at, top, left = best
+            ends = (range(max(0, first - 2 * fine), first + 2 * fine + 1, fine) for first in (top, left))
+            starts = [product([at], *ends)]
+        for at, top, left in chain.from_iterable(starts):
+            window = np.ascontiguousarray(own[at][0].pixels[top : top + side, left : left + side])
+            if window.shape[:2] == (side, side) and (found := lack(at, window, least)) < least:
+                least, best = found, (at, top, left)
+    at, top, left = best
+    return np.ascontiguousarray(own[at][0].pixels[top : top + side, left : left + side])

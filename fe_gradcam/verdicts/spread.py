@@ -1,0 +1,231 @@
+"""Whether a class is told by nothing local, and whether heat is an artefact of the map.
+
+Nothing local: in each image of a class the hottest HOTTEST of the pixels are filled in from their surroundings, and,
+if masks or boxes say where it is, the object too. What is still told then is not told by a place: stripes, a texture, a
+tint. Some network tells every image without an object to be of one class, and some classes have objects so large that
+they outlive it. So the class is held against the others: the rate at which it is kept, less the median rate at which
+they are, and less the median rate at which their images become this class. It is accused if both leave KEPT or more.
+
+An artefact: heat at one small place of the frame in most classes (SPREAD times the heat that the place would have if
+heat were the same everywhere), and with this place covered the probability changes by NOTHING at the most. So is the
+heat that the zeros at the border of a convolution make. It accuses nobody: the network does not look there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fe_gradcam.metrics.imputation import interpolated
+from fe_gradcam.verdicts.atlas import FEWEST, Atlas, Box, Upsampling
+from fe_gradcam.verdicts.case import Case
+from fe_gradcam.verdicts.covering import LEFT, SHOWN, sample
+from fe_gradcam.verdicts.places import COMPARED, LARGEST, atlas_of, place_of, where_in_words
+from fe_gradcam.verdicts.verdict import Evidence, Trial
+
+HOTTEST = 0.3
+"""The share of the pixels that is filled in."""
+
+KEPT = 0.5
+"""A class is told by nothing local if it is kept so much more often than the other classes."""
+
+HELD = 8
+"""The fewest other classes that a class is held against, if there are so many and passes are left."""
+
+MOST_FILLED = 0.9
+"""An image of which more would be filled in, object and all, is not used."""
+
+SPREAD = 4.0
+"""A place has an artefact if it has so many times the heat that is its due, in more than half of the classes."""
+
+NOTHING = 0.05
+"""The largest mean change of the probability that counts as none."""
+
+
+@dataclass(frozen=True, eq=False)
+class FilledIn:
+    """Images of one class with a part of each filled in, and what the network says of them.
+
+    Attributes:
+        rows: (n,) the images.
+        where: (n, H, W), what was filled in.
+        pictures: (n, C, H, W), filled in.
+        answers: (n, C), the probabilities.
+    """
+
+    rows: NDArray[np.int64]
+    where: NDArray[np.bool_]
+    pictures: NDArray[np.float32]
+    answers: NDArray[np.float32]
+
+    def trials(self, case: Case, class_id: int, done: str) -> list[Trial]:
+        """The images whose probability of the class is the highest."""
+        after, before = self.answers[:, class_id], case.probabilities[self.rows, class_id]
+        return [
+            Trial(
+                row=int(self.rows[at]),
+                given=case.pictures[self.rows[at]],
+                changed=self.pictures[at],
+                before=float(before[at]),
+                after=float(after[at]),
+                done=done,
+                outline=self.where[at],
+            )
+            for at in np.argsort(-after, kind="stable")[:SHOWN]
+        ]
+
+
+def nothing_local(case: Case, classes: Sequence[int]) -> dict[int, Evidence]:
+    """What filling in the hottest part of the images finds of some classes.
+
+    Args:
+        case: The images; `fe_gradcam.verdicts.case.Case.affords` says whether a class's test is left for later.
+        classes: The classes to test. If these are few, others are filled in too, to hold them against.
+
+    Returns:
+        An Evidence for each of the classes, with the code "nothing_local" if it is still told.
+    """
+    frequent = sorted(case.classes, key=lambda one: (-len(case.rows_of(one)), one))
+    more = [one for one in frequent if one not in classes][: max(0, HELD + 1 - len(classes))]
+    filled = {class_id: _hottest_filled(case, class_id) for class_id in (*classes, *more)}
+    return {class_id: _kept(case, filled, class_id) for class_id in classes}
+
+
+def hottest(heat: NDArray[np.float32], upsampling: Upsampling, share: float) -> NDArray[np.bool_]:
+    """(H, W), True in the hottest `share` of the pixels of heat (h, w).
+
+    Pixels without heat follow in the order of their distance, by blurred heat: so what is taken holds together.
+    """
+    full = upsampling.of(heat.astype(np.float64))
+    around = cv2.GaussianBlur(full, (0, 0), max(full.shape) / 6, borderType=cv2.BORDER_REPLICATE)
+    order = np.lexsort((-around.ravel(), -full.ravel()))
+    taken = np.zeros(full.size, bool)
+    taken[order[: round(share * full.size)]] = True
+    return taken.reshape(full.shape)
+
+
+def _hottest_filled(case: Case, class_id: int) -> FilledIn | None:
+    """None if it is not afforded; images of which too much would be filled in are left out."""
+    rows, heat = sample(case, class_id)
+    down, across = case.heatmap.raw.shape[1:]
+    upsampling = Upsampling((down, across), case.size)
+    where = np.array([hottest(one, upsampling, HOTTEST) for one in heat], bool).reshape(len(rows), *case.size)
+    if case.masks is not None:
+        where |= case.masks[rows]
+        fits = where.mean((1, 2)) <= MOST_FILLED
+        rows, where = rows[fits], where[fits]
+    if not case.affords(len(rows)):
+        return None
+    return _filled(case, rows, where)
+
+
+def _filled(case: Case, rows: NDArray[np.int64], where: NDArray[np.bool_]) -> FilledIn:
+    pictures = [interpolated(case.pictures[row], one) for row, one in zip(rows, where, strict=True)]
+    every = np.array(pictures, np.float32).reshape(len(rows), *case.pictures.shape[1:])
+    return FilledIn(rows, where, every, case.answers(rows, every))
+
+
+def _kept(case: Case, filled: dict[int, FilledIn | None], class_id: int) -> Evidence:
+    own = filled[class_id]
+    if own is None:
+        return Evidence("spread", "not tested", None, LEFT)
+    count = len(own.rows)
+    if count < FEWEST:
+        return Evidence("spread", "not tested", None, f"{count} images with heat; {FEWEST} are needed.", images=count)
+    kept_by_others, become = [], []
+    for other, one in filled.items():
+        if other != class_id and one is not None:
+            told = case.told(one.answers)
+            apart = ~case.told(case.probabilities[one.rows])[:, class_id]
+            if apart.sum() >= FEWEST:
+                kept_by_others.append(told[:, other].mean())
+                become.append(told[apart, class_id].mean())
+    if not become:
+        left = any(one is None for one in filled.values())
+        return Evidence(
+            "spread", "not tested", None, LEFT if left else "There is no other class to hold it against.", images=count
+        )
+    kept, others, becomes = (
+        float(case.told(own.answers)[:, class_id].mean()),
+        *map(float, map(np.median, (kept_by_others, become))),
+    )
+    figures = {"kept": kept, "kept_by_others": others, "others_become": becomes}
+    found = kept - max(others, becomes) >= KEPT
+    what = f"the hottest {HOTTEST:.0%} of the pixels{' and the object' * (case.masks is not None)} filled in"
+    said = (
+        f"With {what}, {kept:.0%} of {count} images are still told to be of the class; other classes keep {others:.0%} "
+        f"of theirs, and {becomes:.0%} of their images become this class (medians)."
+    )
+    trials = own.trials(case, class_id, what)
+    rows = own.rows
+    return Evidence("spread", "tested", "nothing_local" if found else None, said, figures, count, trials, rows=rows)
+
+
+def artefacts(case: Case, classes: Sequence[int]) -> dict[int, Evidence]:
+    """Whether heat at one place of the frame in most classes means nothing.
+
+    Args:
+        case: The images; `fe_gradcam.verdicts.case.Case.affords` says whether a class's test is left for later.
+        classes: The classes to test. Others, COMPARED at most, help to find the place.
+
+    Returns:
+        An Evidence for each of the classes, with the code "artefact" if it has this heat and it means nothing.
+    """
+    atlas = atlas_of(case, classes)
+    place = _common_place(atlas)
+    return {class_id: _artefact(case, atlas, place, class_id) for class_id in classes}
+
+
+def _common_place(atlas: Atlas) -> Box | None:
+    """The small place that is hot in more than half of the classes, or None."""
+    compared = atlas.largest(COMPARED)
+    if len(compared) < 2:
+        return None
+    box = place_of(atlas.upsampling.of(np.median([atlas.classes[one].mean for one in compared], 0)))
+    if box is None or _due(atlas, box) > LARGEST:
+        return None
+    shares = atlas.shares_in(compared, [box])[:, 0]
+    return box if (shares >= SPREAD * _due(atlas, box)).mean() > 0.5 else None
+
+
+def _due(atlas: Atlas, box: Box) -> float:
+    """The share of the frame that a place has."""
+    return box.width * box.height / (atlas.size[0] * atlas.size[1])
+
+
+def _artefact(case: Case, atlas: Atlas, place: Box | None, class_id: int) -> Evidence:
+    rows, _ = sample(case, class_id)
+    if len(rows) < FEWEST:
+        said = f"{len(rows)} images with heat; {FEWEST} are needed."
+        return Evidence("artefact", "not tested", None, said, images=len(rows))
+    if place is None:
+        return Evidence("artefact", "tested", None, "No place of the frame is hot in most classes.", images=len(rows))
+    share, due, where = (
+        float(atlas.shares_in([class_id], [place])[0, 0]),
+        _due(atlas, place),
+        where_in_words(place, case.size),
+    )
+    figures = {"share": share, "due": due}
+    hot = f"Most classes have heat in the {where} ({share:.0%} of this one's, on {due:.0%} of the frame)."
+    if share < SPREAD * due:
+        said = f"Most classes have heat in the {where}, this one has not."
+        return Evidence("artefact", "tested", None, said, figures, len(rows), box=place)
+    if not case.affords(len(rows)):
+        return Evidence("artefact", "not tested", None, f"{hot} {LEFT}", figures, len(rows), box=place)
+    done = _filled(case, rows, np.repeat(place.mask(case.size)[None], len(rows), 0))
+    changes = np.abs(done.answers[:, class_id] - case.probabilities[rows, class_id])
+    figures |= {"change": float(changes.mean())}
+    nothing = changes.mean() <= NOTHING
+    said = f"{hot} With this place covered in {len(rows)} images, the probability changes by {changes.mean():.2f}" + (
+        ": this heat is of the map, as zeros at the border of a convolution make it, not of what the network looks at."
+        if nothing
+        else ": so this heat means something."
+    )
+    trials = done.trials(case, class_id, f"{where} covered")
+    return Evidence(
+        "artefact", "tested", "artefact" if nothing else None, said, figures, len(rows), trials, box=place, rows=rows
+    )
