@@ -83,6 +83,9 @@ def retrain_head(
         ArgumentError: Neither masks nor boxes are given; labels do not fit; a class of the model has no image.
         UnsupportedModelError: The last layer is not linear, or the model cannot be copied.
     """
+    for name, value, least in (("copies", copies, 1), ("batch_size", batch_size, 1), ("penalty", penalty, 0)):
+        if not value >= least:
+            raise ArgumentError(Argument(name, repr(value)), f" is not accepted. Accepted: a number from {least} on.")
     inputs = Inputs.of(images).checked().in_torch()
     channels_first = backend_for(model, model_output).channels_first
     pictures = inputs.seen(channels_first=channels_first).cpu().numpy()

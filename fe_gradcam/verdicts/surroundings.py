@@ -43,6 +43,9 @@ ENOUGH = 12
 FEWEST_LEFT = 2
 """An image is judged if at least so many donors of other classes are left to it."""
 
+FOLLOWS = 0.75
+"""If so many answers go to the donor's class, its own object may have been left in part."""
+
 SHOWN = 3
 """How many images in surroundings of other classes are shown; one in surroundings of its own class stands beside."""
 
@@ -235,6 +238,8 @@ def _said(pools: Pools, one: _Judged, *, hurt: bool) -> str:
         return f"{said}This does not show that it is told by the right part of the object."
     if len(pools.classes_of(swaps.donors[~swaps.own])) == 1:
         said += "As all other surroundings are of one class, what tells the two apart may be in either. "
+    if one.follow >= FOLLOWS:
+        said += "Masks or boxes that cut something off the objects would look the same: make them rather too large. "
     return f"{said}This does not show what in the surroundings tells it, nor whether the object alone would do."
 
 

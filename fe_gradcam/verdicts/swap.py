@@ -54,8 +54,8 @@ def pasted(image: NDArray[np.float32], mask: NDArray[np.bool_], ground: NDArray[
     """
     if not mask.any():
         return ground
-    opacity = np.maximum(1 - distance_transform_edt(~mask) / (FEATHER + 1), 0).astype(np.float32)
-    return np.asarray(ground + opacity * (image - ground), np.float32)
+    distance: NDArray[np.float32] = distance_transform_edt(~mask).astype(np.float32)
+    return np.asarray(ground + np.maximum(1 - distance / (FEATHER + 1), 0) * (image - ground))
 
 
 def swappable(masks: NDArray[np.bool_], *, empty: Empty = "unknown") -> NDArray[np.int64]:

@@ -21,14 +21,19 @@ MOST_CHANNELS = 4
 """An axis of at most so many places holds the channels, if the other axis holds more."""
 
 
+FEWEST_DONORS, SHARED_BY = 8, 4
+"""A quarter of a batch gives surroundings, and at least so many images: filling them in takes most of the time."""
+
+
 @traceable()
 class SwapSurroundings(NumpyOp):
     """Pastes the objects of a batch into each other's surroundings, so that these say nothing of the class.
 
     It needs donors, so it stands behind `Batch()` in a pipeline. The donor may be of any class, or of the same. Its own
-    object is filled in, which takes about 10 ms for an image of 64 pixels and 70 ms for one of 224; the pipeline's
-    processes share this. All random choices come from the generator of NumPy that the host seeds, so a run with
-    `fe.enable_deterministic` can be repeated. Labels, masks and boxes stay valid: the object stays at its place.
+    object is filled in, which takes about 10 ms for an image of 64 pixels and 70 ms for one of 224; so a quarter of a
+    batch gives surroundings to all, and the pipeline's processes share the work. All random choices come from the
+    generator of NumPy that the host seeds, so a run with `fe.enable_deterministic` can be repeated. Labels, masks and
+    boxes stay valid: the object stays at its place.
 
     Args:
         inputs: Key of the images, (N, H, W, C), (N, C, H, W) or (N, H, W).
@@ -108,7 +113,8 @@ class SwapSurroundings(NumpyOp):
         rows = swappable(masks, empty=self.empty)
         chosen = rows[generator.random(len(rows)) < self.probability]
         grounds, swapped = Grounds(pictures, masks), pictures.copy()
-        for row, donor in zip(chosen, drawn_donors(chosen, rows, generator), strict=True):
+        givers = generator.permutation(rows)[: max(FEWEST_DONORS, len(rows) // SHARED_BY)]
+        for row, donor in zip(chosen, drawn_donors(chosen, givers, generator), strict=True):
             swapped[row] = grounds.swapped(int(row), int(donor))
         if images.dtype.kind in "ui":
             swapped = np.rint(swapped)
