@@ -1,0 +1,178 @@
+"""Whether a class is told by its surroundings: hand-made networks whose answer is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from fe_gradcam.verdicts.case import Case
+from fe_gradcam.verdicts.donors import DONORS
+from fe_gradcam.verdicts.surroundings import surroundings
+from fe_gradcam.verdicts.verdict import Evidence
+from tests.verdicts.coloured import (
+    BLUE,
+    BY_ABSENCE,
+    BY_COLOUR,
+    GREEN,
+    GREEN_BY_MARK,
+    MARK,
+    NONE,
+    RED,
+    case_of,
+    network,
+    scenes,
+)
+
+COUNT = 12
+THREE = [RED] * COUNT + [GREEN] * COUNT + [BLUE] * COUNT
+
+
+def case(weights: Any = GREEN_BY_MARK, classes: list[int] = THREE, marked: Any = (GREEN,), **more: Any) -> Case:
+    images, masks = scenes(classes, marked)
+    return case_of(network(weights), images, masks, labels=np.array(classes), **more)
+
+
+def found(*given: Any, **more: Any) -> dict[int, Evidence]:
+    of = case(*given, **more)
+    return surroundings(of, of.classes)
+
+
+def test_a_class_told_by_a_mark_is_accused_and_no_other() -> None:
+    """GREEN needs the mark: kept in marked surroundings, never in others, where only the bias of RED is left."""
+    every = found()
+    assert {one: evidence.code for one, evidence in every.items()} == {RED: None, GREEN: "surroundings", BLUE: None}
+    evidence = every[GREEN]
+    assert evidence.accuses and evidence.level == "tested" and evidence.images == COUNT
+    # of the donors of other classes about half are RED, as the answer is
+    assert_allclose([evidence.figures[name] for name in ("kept_same", "kept_other", "gap")], [1, 0, 1])
+    assert evidence.figures["follow"] == pytest.approx(0.5, abs=0.2)
+    assert evidence.figures["p"] == pytest.approx(70.0**-COUNT)
+    assert "100% and 0% of them" in evidence.said and "does not show" in evidence.said
+    assert evidence.rows is not None and sorted(evidence.rows) == list(range(COUNT, 2 * COUNT))
+
+
+def test_a_network_that_reads_colours_is_not_accused_mark_or_no_mark() -> None:
+    for evidence in found(BY_COLOUR).values():
+        assert (evidence.level, evidence.code, evidence.rows) == ("tested", None, None)
+        assert_allclose([evidence.figures[name] for name in ("kept_same", "gap", "follow", "p")], [1, 0, 0, 1])
+
+
+def test_the_pull_of_an_accused_class_is_taken_out_of_the_others() -> None:
+    """A mark turns any object GREEN: RED's gap is 1/2, half of its other donors being GREEN. Without them it is 0."""
+    every = found()
+    for one in (RED, BLUE):
+        assert_allclose([every[one].figures[name] for name in ("kept_same", "kept_other", "follow")], [1, 1, 0])
+        assert every[one].images == COUNT
+
+
+def test_the_answers_are_used_again_as_far_as_they_do() -> None:
+    """Each image has 4 donors of other classes, two of each: without GREEN two are left, which are enough."""
+    of = case()
+    surroundings(of, of.classes)
+    assert of.asked == 2 * DONORS * len(THREE)
+
+
+def test_the_network_is_asked_again_if_donors_run_out() -> None:
+    """With two marked classes, three of four donors of RED may be told by marks: one more is needed, or more."""
+    of = case([[5, 0, 0, 0], [0, 5, 0, 10], [0, 0, 5, 0], [0, 0, 0, 0]], [RED] * 12 + [GREEN] * 12 + [BLUE] * 2)
+    every = surroundings(of, of.classes)
+    assert every[GREEN].code is None  # its colour does too
+    of = case(classes=[RED] * 12 + [GREEN] * 12 + [BLUE] * 6)
+    every = surroundings(of, [RED], without=[GREEN])
+    assert every[RED].figures["gap"] == 0 and of.asked == 2 * DONORS * 12
+
+
+def test_what_is_known_of_a_class_leaves_it_out_as_a_donor() -> None:
+    alone = surroundings(case(), [RED])[RED]
+    assert alone.figures["kept_other"] == pytest.approx(0.5, abs=0.1) and alone.accuses  # nobody knows of GREEN
+    assert surroundings(case(), [RED], without=[GREEN])[RED].figures["gap"] == 0
+
+
+def test_with_two_classes_it_says_that_it_may_be_either() -> None:
+    every = found(classes=[RED] * COUNT + [GREEN] * COUNT)
+    accused = [one for one, evidence in every.items() if evidence.accuses]
+    assert len(accused) == 1 and "may be in either" in every[accused[0]].said
+    (other,) = set(every) - set(accused)
+    assert every[other].level == "not tested" and f"themselves: {accused[0]}." in every[other].said
+
+
+def test_the_trials_show_the_images_that_lost_most_and_one_in_its_own_surroundings() -> None:
+    of = case()
+    trials = surroundings(of, of.classes)[GREEN].trials
+    assert len(trials) == 4 and len({trial.row for trial in trials[:3]}) == 3
+    for trial in trials:
+        assert_array_equal(trial.given, of.pictures[trial.row])
+        assert trial.before == pytest.approx(of.probabilities[trial.row, GREEN])
+        assert trial.outline is not None and of.masks is not None
+        assert_array_equal(trial.outline, of.masks[trial.row])
+        assert trial.after == pytest.approx(of.answers([trial.row], trial.changed[None])[0, GREEN], abs=1e-5)
+        assert_allclose(trial.changed[:, trial.outline], trial.given[:, trial.outline], atol=1e-6)
+    marked = [bool((trial.changed[:, -MARK:, -MARK:] == 1).all()) for trial in trials]
+    assert marked == [False, False, False, True]
+    assert trials[3].done == f"in the surroundings of an image of class {GREEN}" and trials[3].row == trials[0].row
+    assert {trial.done[-1] for trial in trials[:3]} <= {str(RED), str(BLUE)}
+
+
+def test_masks_that_cut_off_what_is_needed_are_no_accusation() -> None:
+    """Masks lack one row of six, which fades to 2/3: so 5 2/3 rows are pasted, and the network needs 5.8."""
+    images, masks = scenes(THREE)
+    lower = np.roll(masks, 5, axis=1)
+    net = network([[6, 0, 0, 0], [0, 6, 0, 0], [0, 0, 6, 0], [0, 0, 0, 0]], (0, 0, 0, 5.8))
+    of = case_of(net, images, masks & ~lower)
+    for evidence in surroundings(of, [RED, GREEN, BLUE]).values():
+        assert evidence.level == "not tested" and "rather too large" in evidence.said
+        assert evidence.figures["kept_same"] < 0.7 and evidence.code is None
+
+
+def test_an_accusation_says_if_masks_may_have_left_something_of_the_donor() -> None:
+    """Masks of one pixel leave nearly all of it: so all answers follow the donor."""
+    images, masks = scenes(THREE)
+    corner = masks & ~np.roll(masks, 1, axis=1) & ~np.roll(masks, 1, axis=2)
+    evidence = surroundings(case_of(network(BY_COLOUR), images, corner), [RED])[RED]
+    assert evidence.figures["follow"] == 1 and "rather too large" in evidence.said
+    assert "rather too large" not in found()[GREEN].said
+
+
+def test_what_cannot_be_tested_says_why() -> None:
+    images, masks = scenes(THREE)
+    few = case(classes=[RED] * COUNT + [GREEN] * 5)
+    assert "5 images are told to be of it, and 6 are needed" in surroundings(few, [GREEN])[GREEN].said
+    alone = case(classes=[RED] * COUNT)
+    assert "No other class" in surroundings(alone, [RED])[RED].said
+    blind = case_of(network(BY_COLOUR), images, None)
+    assert "masks= or boxes=" in surroundings(blind, [RED])[RED].said
+    masks[:5], masks[5:8] = True, False
+    partly = case_of(network(BY_COLOUR), images, masks)
+    said = surroundings(partly, [RED])[RED].said
+    assert "Only 4 of its 12 images" in said and "fills the frame" in said
+    for of, one in ((few, GREEN), (alone, RED), (blind, RED), (partly, RED)):
+        evidence = surroundings(of, [one])[one]
+        assert (evidence.level, evidence.code, evidence.images) == ("not tested", None, 0)
+
+
+def test_a_class_without_an_object_is_left_to_the_other_test() -> None:
+    images, masks = scenes([*THREE, *[NONE] * COUNT])
+    of = case_of(network(BY_COLOUR, BY_ABSENCE), images, masks)
+    assert list(surroundings(of, of.classes)) == [RED, GREEN, BLUE]
+
+
+def test_the_budget_is_kept_and_what_is_left_is_said() -> None:
+    """16 images are 128 questions, 12 are 96: of 100 the first class takes 96, the others wait."""
+    classes = [RED] * 20 + [GREEN] * 20 + [BLUE] * 20
+    of = case(BY_COLOUR, classes, most=100)
+    every = surroundings(of, [BLUE, RED, GREEN])
+    assert of.asked == 96 and every[BLUE].images == 12
+    for one in (RED, GREEN):
+        assert every[one].level == "not tested" and "later epoch: 96 more images" in every[one].said
+    of = case(BY_COLOUR, classes)
+    assert surroundings(of, [BLUE])[BLUE].images == 16
+
+
+def test_the_same_seed_gives_the_same_result() -> None:
+    first, second = found(seed=3), found(seed=3)
+    assert all(first[one].figures == second[one].figures for one in first)
+    other = found(seed=4)
+    assert [trial.row for trial in first[GREEN].trials] != [trial.row for trial in other[GREEN].trials]
