@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from fe_gradcam.types import Heatmap as Heatmap
     from fe_gradcam.types import LayerInfo as LayerInfo
     from fe_gradcam.verdicts.places import Alarm as Alarm
+    from fe_gradcam.verdicts.stamps import Reaction as Reaction
+    from fe_gradcam.verdicts.stamps import react as react
 
 __version__ = "0.1.0"
 
@@ -61,6 +63,7 @@ _NAMES = {
     "spec.targets": "Contrast OutputValue Rank Segmentation top_k",
     "types": "Heatmap LayerInfo",
     "verdicts.places": "Alarm",
+    "verdicts.stamps": "Reaction react",
 }
 _ROOMS = {name: room for room, names in _NAMES.items() for name in names.split()}
 _OF_HOST = ("GradCAM", "LayerGradientOp")

@@ -163,11 +163,13 @@ def stamps_by_name(asked: StampSpec) -> Iterator[tuple[str, Any]]:
     names = list(TEXT_STAMPS) if asked is None else [asked] if isinstance(asked, str) else asked
     if isinstance(names, (list, tuple)) and all(isinstance(one, str) for one in names):
         names = dict.fromkeys(names)
-    if not isinstance(names, Mapping) or not names:
+    if not isinstance(names, Mapping):
         raise ArgumentError(
-            f"stamps={asked!r} is not accepted. Accepted: None, one or several names ({', '.join(TEXT_STAMPS)}), or a "
-            "dict {name: picture}."
+            f"stamps is a {type(asked).__name__}. Accepted: None, a name or a list of names "
+            f"({', '.join(TEXT_STAMPS)}), or a dict {{name: picture}}."
         )
+    if not names:
+        raise ArgumentError("stamps is empty; at least one stamp is needed.")
     for name, given in names.items():
         if given is None and name not in TEXT_STAMPS:
             said = f" is no text stamp{nearest(name, TEXT_STAMPS)} Accepted: {', '.join(TEXT_STAMPS)}; or a dict "

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from textwrap import fill
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -48,6 +49,9 @@ PER_PASS = 32
 
 LOWEST, HIGHEST = -103.0, 17.0
 """Stand for infinite logits: those of probabilities that float32 rounds to 0 or to 1."""
+
+LINE = 100
+"""The longest line of a printed table, in letters."""
 
 NO_VERDICT = (
     "A lift says how the network reacts to a stamp over these pictures. It does not say that the class is told by it, "
@@ -123,17 +127,18 @@ class Reaction:
 
     def text(self, n: int = 5) -> str:
         """The table: n classes of each stamp, what was left out and why, and what the table does not establish."""
-        lines = [
+        said = [
             f"Lift of each class by a stamp over its control, in log-odds: mean over {self.pictures} pictures and its "
             f"standard error; {self.lift.shape[1]} classes, {self.forwards} forwards.",
             f"{self.said}.",
         ]
         for stamp, noise in zip(self.stamps, self.of_controls, strict=True):
             apart = "" if np.isnan(noise) else f"; one control over the other lifts no class by more than {noise:.2f}"
-            lines += ["", f"{stamp}: {self.controls[stamp]}{apart}"]
-            lines += [f"{one.rank:>4}  {one.name:<24} {one.lift:+6.2f} ± {one.error:.2f}" for one in self.top(stamp, n)]
-        lines += [f"\n{stamp}: left out, {why}." for stamp, why in self.left_out.items()]
-        return "\n".join([*lines, "", NO_VERDICT])
+            said += ["", f"{stamp}: {self.controls[stamp]}{apart}."]
+            said += [f"{one.rank:>4}  {one.name:<24} {one.lift:+6.2f} ± {one.error:.2f}" for one in self.top(stamp, n)]
+        for stamp, why in self.left_out.items():
+            said += ["", f"{stamp}: left out, {why}."]
+        return "\n".join(fill(line, LINE) for line in [*said, "", NO_VERDICT])
 
     def __str__(self) -> str:
         return self.text()
@@ -228,7 +233,8 @@ def react(
     kept = [one for one in made.values() if not isinstance(one, str)]
     found = [[net.log_odds(ink) for ink in (one.ink, *one.controls)] for one in kept]
     lifts = [of_stamp - torch.stack(of_controls).mean(0) for of_stamp, *of_controls in found]
-    means, errors = (np.array([how(one) for one in lifts]).reshape(len(kept), -1) for how in (_mean, _error))
+    classes = lifts[0].shape[1] if lifts else 0
+    means, errors = (np.array([how(one) for one in lifts]).reshape(len(kept), classes) for how in (_mean, _error))
     shown = [[net.shown(ink) for ink in (one.ink, one.controls[0])] for one in kept]
     return Reaction(
         stamps=tuple(one.name for one in kept),
