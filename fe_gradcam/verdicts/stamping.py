@@ -94,15 +94,15 @@ class Colours:
     said: str
 
     @classmethod
-    def of(cls, pictures: Tensor, mean: ArrayLike | None, std: ArrayLike | None) -> Colours:
-        """The colours of pictures (N, C, H, W); see `fe_gradcam.react`."""
+    def of(cls, pictures: Tensor, mean: ArrayLike | None, std: ArrayLike | None, *, floats: bool = True) -> Colours:
+        """The colours of pictures (N, C, H, W), which were integers if `floats` is False; see `fe_gradcam.react`."""
         low, high = float(pictures.min()), float(pictures.max())
         if mean is not None or std is not None:
             shift, factor = _per_channel("mean", mean, 0.0, pictures), _per_channel("std", std, 1.0, pictures)
             reach = 255 if (pictures * factor + shift).max() > 2 else 1
             return cls(-shift / factor, (reach - shift) / factor, "black and white by mean and std")
-        for reach in (1, 255):
-            if low >= 0 and reach / 2 <= high <= reach:
+        for reach in (1, 255) if floats else (255,):
+            if low >= 0 and (reach / 2 if floats else 0) <= high <= reach:
                 black = torch.zeros_like(pictures[0, :, :1, :1])
                 return cls(black, black + reach, f"black is 0 and white {reach}")
         said = (

@@ -275,7 +275,7 @@ class _Stamped:
         self.pictures = self._inputs.seen(channels_first=first)
         if not self.pictures.isfinite().all():
             raise ArgumentError("pictures holds NaN or infinite values. Pass finite numbers.")
-        self.colours = Colours.of(self.pictures, *normalised)
+        self.colours = Colours.of(self.pictures, *normalised, floats=self._inputs.picture.is_floating_point())
 
     def laid(self, ink: Ink) -> Tensor:
         """(N, C, H, W), the pictures with ink over them; they take the places in turn."""

@@ -163,6 +163,11 @@ def test_black_and_white_are_found(case: str) -> None:
     assert_allclose(found.shown(found.white.expand(3, 2, 2)), 255)
 
 
+def test_dark_bytes_are_bytes() -> None:
+    found = Colours.of(torch.tensor([0.0, 1.0]).reshape(1, 1, 1, 2), None, None, floats=False)
+    assert (found.black.item(), found.white.item()) == (0, 255)
+
+
 @pytest.mark.parametrize("how", [{"std": 0}, {"mean": [1, 2]}, {"mean": float("nan")}, {"std": [1, 1, -1]}])
 def test_a_normalisation_that_is_none_is_an_error(how: Any) -> None:
     with pytest.raises(ArgumentError, match=rf"{next(iter(how))}=.* is not accepted.* 3 channels"):
