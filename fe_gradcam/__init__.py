@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from fe_gradcam.types import Heatmap as Heatmap
     from fe_gradcam.types import LayerInfo as LayerInfo
     from fe_gradcam.verdicts.find import find_shortcuts as find_shortcuts
+    from fe_gradcam.verdicts.stamps import Reaction as Reaction
+    from fe_gradcam.verdicts.stamps import react as react
     from fe_gradcam.verdicts.verdict import Evidence as Evidence
     from fe_gradcam.verdicts.verdict import Trial as Trial
     from fe_gradcam.verdicts.verdict import Verdict as Verdict
@@ -67,6 +69,7 @@ _NAMES = {
     "types": "Heatmap LayerInfo",
     "verdicts.find": "find_shortcuts",
     "verdicts.verdict": "Evidence Trial Verdict",
+    "verdicts.stamps": "Reaction react",
 }
 _ROOMS = {name: room for room, names in _NAMES.items() for name in names.split()}
 _OF_HOST = ("GradCAM", "LayerGradientOp")

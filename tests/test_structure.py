@@ -48,7 +48,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "click": ("command",),
     "IPython": ("integrations/fastestimator",),
     "tqdm": ("methods",),
-    "PIL": ("loading", "drawing"),
+    "PIL": ("loading", "drawing", "verdicts"),
     "matplotlib": ("drawing",),
 }
 """Each library, and the only places that may import it."""

@@ -1,4 +1,4 @@
-"""Trains with the trace on, on PyTorch and on TensorFlow, then explains a pretrained classifier on photos.
+"""Trains with the trace on, on PyTorch and on TensorFlow; explains a pretrained classifier, and lays stamps on photos.
 
 ``make demo`` runs it, in two to five minutes on two CPU cores; the grids lie in demo_output/ afterwards.
 """
@@ -17,9 +17,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from fastestimator.architecture.pytorch import LeNet as TorchLeNet
 from fastestimator.architecture.tensorflow import LeNet as KerasLeNet
 
-from fe_gradcam import Contrast, GradCAM, draw, explain_many, top_k
+from fe_gradcam import Contrast, GradCAM, Reaction, draw, explain_many, react, top_k
 from tutorials.digits import Framework, input_shape, train
-from tutorials.real_data import photos, pretrained_torch, torch_input
+from tutorials.real_data import MEAN, STD, photos, pretrained_torch, stock_photos, torch_input
 
 OUTPUT = Path("demo_output")
 EPOCHS = 10
@@ -29,6 +29,10 @@ SHOWN = ("chelsea", "coffee", "motorcycle", "astronaut")
 IMAGENET_NAMES = {
     **{282: "tiger cat", 285: "Egyptian cat", 450: "bobsled", 560: "football helmet", 657: "missile"},
     **{665: "moped", 670: "motor scooter", 967: "espresso", 968: "cup", 985: "daisy"},
+    **{411: "apron", 434: "bath towel", 462: "broom", 478: "carton", 591: "handkerchief", 664: "monitor", 771: "safe"},
+    **{111: "nematode", 119: "rock crab", 217: "English springer", 271: "red wolf", 790: "shopping basket"},
+    **{28: "spotted salamander", 235: "German shepherd", 255: "Leonberg", 284: "Siamese cat", 592: "hard disc"},
+    **{840: "swab", 868: "tray", 969: "eggnog"},
 }
 
 
@@ -52,14 +56,43 @@ def heatmaps(model: Any, folder: Path) -> list[GradCAM]:
     ]
 
 
-def explain_photos(path: Path) -> None:
+def explain_photos(classifier: Any, path: Path) -> None:
     """Draws where a pretrained ImageNet classifier sees its first class, its second, and what decides between them."""
     images, names, _ = photos()
     images = images[[names.index(name) for name in SHOWN]]
-    maps = explain_many(pretrained_torch(), torch_input(images), targets=[*top_k(2), Contrast()])
+    maps = explain_many(classifier, torch_input(images), targets=[*top_k(2), Contrast()])
     draw(images, maps, ids=SHOWN, class_names=IMAGENET_NAMES, title="EfficientNet-Lite0, pretrained on ImageNet").save(
         path
     )
+
+
+def lay_stamps(classifier: Any, path: Path) -> Reaction:
+    """Which classes Chinese and Cyrillic letters lift over Latin ones on twelve photos; the picture shows both."""
+    images, _ = stock_photos()
+    stamps = ["chinese", "cyrillic"]
+    found = react(classifier, torch_input(images), stamps=stamps, mean=MEAN, std=STD, class_names=IMAGENET_NAMES)
+    draw_reaction(found, path)
+    return found
+
+
+def draw_reaction(found: Reaction, path: Path) -> None:
+    """A row for each stamp: a photo with it, the photo with its control, and the ten classes that it lifts most."""
+    from matplotlib.figure import Figure
+
+    rows = max(1, len(found.stamps))
+    figure = Figure(figsize=(8, 2.7 * rows), layout="constrained")
+    places = figure.subplots(rows, 3, squeeze=False, width_ratios=(1, 1, 1.2))
+    for stamp, (with_stamp, with_control), (left, middle, right) in zip(found.stamps, found.shown, places, strict=True):
+        for at, picture, title in ((left, with_stamp, stamp), (middle, with_control, "control")):
+            at.imshow(picture)
+            at.set_title(title)
+            at.set_axis_off()
+        top = found.top(stamp, 10)[::-1]
+        right.barh([one.name for one in top], [one.lift for one in top], xerr=[one.error for one in top])
+        right.set_xlim(0, 1.25 * found.lift.max())
+        right.set_title("lift in log-odds")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=90)
 
 
 def main() -> int:
@@ -71,12 +104,16 @@ def main() -> int:
         make_traces = partial(heatmaps, folder=OUTPUT / framework)
         train(framework, partial(lenet, input_shape(framework)), make_traces, EPOCHS)
     print("\nExplaining a pretrained ImageNet classifier on photos ...", flush=True)
-    explain_photos(OUTPUT / "photos.png")
+    classifier = pretrained_torch()
+    explain_photos(classifier, OUTPUT / "photos.png")
+    print("\nLaying stamps on twelve photos ...", flush=True)
+    print(f"\n{lay_stamps(classifier, OUTPUT / 'stamps.png')}")
     print(f"\nDone in {time.perf_counter() - started:.0f} s. Open:")
     for framework in LENETS:
         for name in (f"epoch_{EPOCHS:03d}", "film", f"atlas_epoch_{EPOCHS:03d}"):
             print(f"  {OUTPUT / framework / f'gradcam_eval_{name}.png'}")
     print(f"  {OUTPUT / 'photos.png'}")
+    print(f"  {OUTPUT / 'stamps.png'}")
     print("Beside them lie the grids of every epoch, and the raw arrays (.npz).")
     return 0
 

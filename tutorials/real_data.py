@@ -80,6 +80,21 @@ def photos() -> tuple[npt.NDArray[np.float32], list[str], list[int | None]]:
     return images, list(originals), [_CLASS_IDS[name] for name in originals]
 
 
+def stock_photos() -> tuple[npt.NDArray[np.float32], list[str]]:
+    """Read the twelve photos that `scikit-image` carries, each cropped to its central square of 224 pixels.
+
+    Returns:
+        The images, float32 (12, 224, 224, 3) in [0, 1], RGB, grey ones too; and their names.
+    """
+    import skimage.data
+
+    names = ["astronaut", "camera", "chelsea", "clock", "coffee", "coins", "hubble_deep_field", "immunohistochemistry"]
+    originals = [getattr(skimage.data, name)() for name in (*names, "moon", "retina", "rocket")]
+    originals.append(skimage.data.stereo_motorcycle()[0])
+    in_colour = (np.stack([one] * 3, -1) if one.ndim == 2 else one for one in originals)
+    return np.stack([_central_square(one) for one in in_colour]), [*names, "moon", "retina", "rocket", "motorcycle"]
+
+
 def normalise(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Bring images in [0, 1] to the range that the network was trained on, [-1, 1].
 

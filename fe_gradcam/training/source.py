@@ -217,9 +217,7 @@ class ModelSource:
         if done.probabilities is None:
             return None
         more: dict[str, Any] = {"masks": masks, "labels": labels, "explains": of_class, "most": rows.of}
-        return Case(
-            self.model, _inputs(rows), done.heatmaps[0], done.probabilities, **more, **self._asking(rows)
-        )
+        return Case(self.model, _inputs(rows), done.heatmaps[0], done.probabilities, **more, **self._asking(rows))
 
     def _asking(self, rows: Rows) -> dict[str, Any]:
         """The arguments for asking the model about changed pictures of these rows."""

@@ -18,11 +18,12 @@ from fe_gradcam.spec.objects import object_masks
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.targets import names_by_id
 from fe_gradcam.types import ClassNames, Fuse, Heatmap, Images, Layer, Method, Reshape
+from fe_gradcam.verdicts.absence import absence
 from fe_gradcam.verdicts.case import Case
 from fe_gradcam.verdicts.patches import look_alikes
 from fe_gradcam.verdicts.places import fixed_places
 from fe_gradcam.verdicts.spread import artefacts, nothing_local
-from fe_gradcam.verdicts.surroundings import absence, surroundings
+from fe_gradcam.verdicts.surroundings import surroundings
 from fe_gradcam.verdicts.verdict import Code, Evidence, Verdict
 
 Test: TypeAlias = Callable[[Case, Sequence[int]], Mapping[int, Evidence]]
@@ -67,7 +68,9 @@ def judged(
     found = [test(case, classes) for test in tests]
     names = names or {}
     return [
-        Verdict.of(one, names.get(one, str(one)), [each[one] for each in found], len(case.rows_of(one)), epoch)
+        Verdict.of(
+            one, names.get(one, str(one)), [each[one] for each in found if one in each], len(case.rows_of(one)), epoch
+        )
         for one in sorted(classes)
     ]
 
@@ -158,9 +161,17 @@ def find_shortcuts(
     """
     for code in (ignore,) if isinstance(ignore, str) else ignore:
         if code not in TESTS:
-            raise UnknownNameError(f"ignore={code!r} is no code{nearest(str(code), TESTS)} Accepted: {', '.join(TESTS)}.")
+            raise UnknownNameError(
+                f"ignore={code!r} is no code{nearest(str(code), TESTS)} Accepted: {', '.join(TESTS)}."
+            )
     how: dict[str, Any] = {"method": method, "layer": layer, "batch_size": batch_size, "seed": seed}
-    how |= {"class_names": class_names, "model_output": model_output, "reshape": reshape, "fuse": fuse, "smooth": smooth}
+    how |= {
+        "class_names": class_names,
+        "model_output": model_output,
+        "reshape": reshape,
+        "fuse": fuse,
+        "smooth": smooth,
+    }
     case = case_of(model, images, labels, masks, boxes, **how)
     return judged(case, names_by_id(class_names), ignore=(ignore,) if isinstance(ignore, str) else ignore)
 
@@ -194,7 +205,9 @@ def case_of(
     done = explained(model, images, settings, methods=(method,), layers=(layer,), targets=(None,))
     (heatmap,) = done.heatmaps
     if done.probabilities is None:
-        raise UnsupportedModelError(Argument("model"), " puts out no table of classes (N, C), so no class can be judged.")
+        raise UnsupportedModelError(
+            Argument("model"), " puts out no table of classes (N, C), so no class can be judged."
+        )
 
     def of_class(rows: NDArray[np.int64], class_id: int) -> Heatmap:
         given = tuple(np.asarray(host_rows(part))[rows] for part in inputs.parts)

@@ -133,7 +133,9 @@ class Verdict:
     epoch: int | None = None
 
     @classmethod
-    def of(cls, class_id: int, name: str, evidence: Sequence[Evidence], images: int, epoch: int | None = None) -> Verdict:
+    def of(
+        cls, class_id: int, name: str, evidence: Sequence[Evidence], images: int, epoch: int | None = None
+    ) -> Verdict:
         """The verdict that follows from what the tests found: the most telling accusation, else what is suspected."""
         ordered = sorted(evidence, key=_rank)
         first = ordered[0]
