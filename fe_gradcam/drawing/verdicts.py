@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fe_gradcam.drawing.grid import Grid, Panel, Row, Text
+from fe_gradcam.drawing.grid import Grid, Panel, Role, Row, Text
 from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.drawing.pixels import Rgb
 from fe_gradcam.drawing.sheet import Look
@@ -84,7 +84,7 @@ def _trials(verdict: Verdict) -> Sequence[Trial]:
 
 def _verdict_row(verdict: Verdict, columns: int, look: Look) -> Row:
     first = verdict.evidence[0]
-    role = "warning" if verdict.accuses else "note" if verdict.code in (*QUIET, "artefact") else "doubt"
+    role: Role = "warning" if verdict.accuses else "note" if verdict.code in (*QUIET, "artefact") else "doubt"
     texts = [Text("class", verdict.name), Text(role, verdict.headline)]
     texts.append(Text("note", f"{verdict.images} image{'s' * (verdict.images != 1)}, {first.level}"))
     for key, value in list(first.figures.items())[:FIGURES_SHOWN]:

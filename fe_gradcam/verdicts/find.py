@@ -39,8 +39,8 @@ TESTS: Mapping[Code, Test] = {
 """The tests, by the code of what they look for."""
 
 ASKED_OF_IMAGES, ASKED_OF_OBJECTS = 32, 128
-"""About how many images are asked to judge one class, if nothing is suspected: images with their hottest part filled in,
-and where objects are known, eight surroundings of each of sixteen."""
+"""About how many images are asked to judge one class, if nothing is suspected: images with their hottest part filled
+in, and where objects are known, eight surroundings of each of sixteen."""
 
 AT_A_TIME = 32
 """Images of a pass if no batch size is given."""
@@ -66,11 +66,9 @@ def judged(
     classes = _within(case, [*(one for one in first if one in case.classes), *_others(case.classes, first)])
     tests = [test for code, test in TESTS.items() if code not in set(ignore)]
     found = [test(case, classes) for test in tests]
-    names = names or {}
+    called = {one: (names or {}).get(one, str(one)) for one in classes}
     return [
-        Verdict.of(
-            one, names.get(one, str(one)), [each[one] for each in found if one in each], len(case.rows_of(one)), epoch
-        )
+        Verdict.of(one, called[one], [each[one] for each in found if one in each], len(case.rows_of(one)), epoch)
         for one in sorted(classes)
     ]
 
@@ -123,11 +121,11 @@ def find_shortcuts(
     Args:
         model: A torch.nn.Module or a tf.keras.Model that classifies.
         images: (N, C, H, W) for PyTorch, (N, H, W, C) for Keras, as the model takes them; a tuple for a model with
-            several inputs, one of them the picture. Twelve of each class are enough, with fewer than six it is not judged.
+            several inputs, one of them the picture. Twelve of a class are enough; with fewer than six it is not judged.
         labels: (N,) the true class ids, or (N, C) of 0 and 1 if an image may be of several classes. Then only images
             that are told rightly are used. None: each image counts for the class that it is told to be of.
-        masks: (N, H, W), or with one channel: the object is where integers are not 0, or where floats are 0.5 or more. An
-            empty mask: there is no object. Without masks and boxes the surroundings are not tested.
+        masks: (N, H, W), or with one channel: the object is where integers are not 0, or where floats are 0.5 or more;
+            an empty mask says that there is no object. Without masks and boxes the surroundings are not tested.
         boxes: (N, 4) or (N, M, 4), used like masks: left, top, width and height in pixels of the images; rather too
             large than too small. With masks and boxes, the object is where both say so.
         ignore: Codes of verdicts that are not looked for, such as ``["artefact"]``.
@@ -173,7 +171,7 @@ def find_shortcuts(
         "smooth": smooth,
     }
     case = case_of(model, images, labels, masks, boxes, **how)
-    return judged(case, names_by_id(class_names), ignore=(ignore,) if isinstance(ignore, str) else ignore)
+    return judged(case, names_by_id(class_names), ignore=left_out)
 
 
 def case_of(
@@ -242,7 +240,7 @@ def _checked_labels(labels: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
     whole = given.dtype.kind in "iub" or (given.dtype.kind == "f" and bool((given == np.rint(given)).all()))
     if given.shape not in ((shape[0],), shape) or not whole:
         raise ArgumentError(
-            f"labels has shape {given.shape} and dtype {given.dtype}; ({shape[0]},) class ids are needed, or {shape} of 0 "
-            "and 1 if an image may be of several classes."
+            f"labels has shape {given.shape} and dtype {given.dtype}; ({shape[0]},) class ids are needed, or {shape} of "
+            "0 and 1 if an image may be of several classes."
         )
     return given.astype(np.int64)

@@ -16,8 +16,8 @@ Code = Literal[
 ]
 """What a verdict says; docs/verdicts.md has a section for each."""
 
-ACCUSING: tuple[Code, ...] = ("surroundings", "absence", "place", "sign", "nothing_local")
-"""The codes that say that a class is told by something else than the object, the most telling first."""
+ACCUSING: tuple[Code, ...] = ("place", "sign", "surroundings", "absence", "nothing_local")
+"""The codes that say that a class is told by something else than the object, the most specific first."""
 
 Level = Literal["tested", "suspected", "not tested"]
 """Tested: changes of the images showed it. Suspected: heat or likeness point to it, and no change was made or could be.
@@ -136,7 +136,7 @@ class Verdict:
     def of(
         cls, class_id: int, name: str, evidence: Sequence[Evidence], images: int, epoch: int | None = None
     ) -> Verdict:
-        """The verdict that follows from what the tests found: the most telling accusation, else what is suspected."""
+        """The verdict that follows from what the tests found: the most specific accusation, else what is suspected."""
         ordered = sorted(evidence, key=_rank)
         first = ordered[0]
         code, level = first.code, first.level
@@ -169,8 +169,10 @@ class Verdict:
     def text(self) -> str:
         """The finding in words: what was done and seen, what it does not establish, and where more is said."""
         first, when = self.evidence[0], "" if self.epoch is None else f", epoch {self.epoch}"
-        said = first.said if self.code not in ("no_shortcut", "too_few") else self._what_was_run()
-        return f"class {self.name!r}{when}: {self.headline}. {said} {BOUNDS[self.code]} ({PAGE}#{self.code})"
+        said = first.said if first.code is not None else self._what_was_run()
+        others = [HEADLINES[one.code] for one in self.evidence[1:] if one.accuses and one.code is not None]
+        also = f" Other tests say: {', '.join(others)}." if others else ""
+        return f"class {self.name!r}{when}: {self.headline}. {said}{also} {BOUNDS[self.code]} ({PAGE}#{self.code})"
 
     def __str__(self) -> str:
         return self.text
@@ -183,7 +185,7 @@ class Verdict:
 
 
 def _rank(evidence: Evidence) -> tuple[int, int]:
-    """Accusations by how much they tell, then what is suspected, then artefacts, then tests that found nothing."""
+    """Accusations, the most specific first, then what is suspected, then artefacts, then tests that found nothing."""
     codes = [*ACCUSING, "artefact"]
     which = codes.index(evidence.code) if evidence.code in codes else len(codes)
     if evidence.level == "not tested":

@@ -59,6 +59,11 @@ def test_the_text_names_class_epoch_finding_bounds_and_page() -> None:
     assert verdict(evidence("a", "suspected", "sign")).headline == "may be told by a sign that moves"
 
 
+def test_other_accusations_are_named() -> None:
+    one = verdict(evidence("a", code="surroundings"), evidence("b", code="sign"), evidence("c"))
+    assert "What b saw. Other tests say: told by its surroundings. If" in one.text
+
+
 def test_no_shortcut_says_which_tests_were_run_and_which_not() -> None:
     one = verdict(evidence("a", images=12, trials=[TRIAL]), evidence("b", "not tested"))
     assert "no shortcut found" in one.text

@@ -141,8 +141,8 @@ class VerdictsProduct(Product):
         if left and not stream.told_of_left:
             stream.told_of_left = True
             epoch.messages.append(
-                f"GradCAM ({of}): {left} of {len(found.atlas.classes)} classes are judged in later epochs: verdicts ask "
-                "the model no more images than the epoch had. Each verdict says its epoch."
+                f"GradCAM ({of}): {left} of {len(found.atlas.classes)} classes are judged in later epochs: verdicts "
+                "ask the model no more images than the epoch had. Each verdict says its epoch."
             )
 
 
