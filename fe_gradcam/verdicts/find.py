@@ -157,19 +157,15 @@ def find_shortcuts(
         >>> [verdict.name for verdict in found if verdict.accuses]
         []
     """
-    for code in (ignore,) if isinstance(ignore, str) else ignore:
+    left_out: list[Any] = [ignore] if isinstance(ignore, str) else list(ignore)
+    for code in left_out:
         if code not in TESTS:
             raise UnknownNameError(
                 f"ignore={code!r} is no code{nearest(str(code), TESTS)} Accepted: {', '.join(TESTS)}."
             )
     how: dict[str, Any] = {"method": method, "layer": layer, "batch_size": batch_size, "seed": seed}
-    how |= {
-        "class_names": class_names,
-        "model_output": model_output,
-        "reshape": reshape,
-        "fuse": fuse,
-        "smooth": smooth,
-    }
+    how |= {"class_names": class_names, "model_output": model_output, "reshape": reshape}
+    how |= {"fuse": fuse, "smooth": smooth}
     case = case_of(model, images, labels, masks, boxes, **how)
     return judged(case, names_by_id(class_names), ignore=left_out)
 
@@ -240,7 +236,7 @@ def _checked_labels(labels: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
     whole = given.dtype.kind in "iub" or (given.dtype.kind == "f" and bool((given == np.rint(given)).all()))
     if given.shape not in ((shape[0],), shape) or not whole:
         raise ArgumentError(
-            f"labels has shape {given.shape} and dtype {given.dtype}; ({shape[0]},) class ids are needed, or {shape} of "
-            "0 and 1 if an image may be of several classes."
+            f"labels has shape {given.shape} and dtype {given.dtype}; ({shape[0]},) class ids are needed, or {shape} "
+            "of 0 and 1 if an image may be of several classes."
         )
     return given.astype(np.int64)

@@ -24,13 +24,8 @@ def verdict(*found: Evidence, images: int = 12) -> Verdict:
     ("found", "code", "level", "accuses"),
     [
         ([evidence("a"), evidence("b", code="sign")], "sign", "tested", True),
-        ([evidence("a", code="place"), evidence("b", code="surroundings")], "surroundings", "tested", True),
-        (
-            [evidence("a", "suspected", "surroundings"), evidence("b", code="nothing_local")],
-            "nothing_local",
-            "tested",
-            True,
-        ),
+        ([evidence("a", code="surroundings"), evidence("b", code="place")], "place", "tested", True),
+        ([evidence("a", "suspected", "sign"), evidence("b", code="nothing_local")], "nothing_local", "tested", True),
         ([evidence("a", code="artefact"), evidence("b", "suspected", "sign")], "sign", "suspected", False),
         ([evidence("a", code="artefact"), evidence("b")], "artefact", "tested", False),
         ([evidence("a", "not tested"), evidence("b")], "no_shortcut", "tested", False),
