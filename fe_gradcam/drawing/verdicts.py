@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,8 +23,21 @@ MOST_VERDICTS = 24
 ROOM = 250
 """Width of the texts beside the pictures, in pixels, at text size 14."""
 
-FIGURES_SHOWN = 4
+FIGURES_SHOWN = 3
 """The most figures of a test that are written beside its images."""
+
+TELLING: Mapping[str, str] = {
+    "plain": "probability",
+    "covered": "covered",
+    "covered_elsewhere": "covered elsewhere",
+    "kept_same": "told, same surroundings",
+    "kept_other": "told, other surroundings",
+    "kept": "told, hot places filled in",
+    "kept_by_others": "the same of other classes",
+    "becomes": "others without object told so",
+    "stays": "told with an object in it",
+}
+"""Figures that are written first, and their words."""
 
 QUIET: tuple[Code, ...] = ("no_shortcut", "too_few", "not_judged")
 """Codes of classes that are only counted below the title, if others are drawn."""
@@ -87,9 +100,13 @@ def _verdict_row(verdict: Verdict, columns: int, look: Look) -> Row:
     role: Role = "warning" if verdict.accuses else "note" if verdict.code in (*QUIET, "artefact") else "doubt"
     texts = [Text("class", verdict.name), Text(role, verdict.headline)]
     texts.append(Text("note", f"{verdict.images} image{'s' * (verdict.images != 1)}, {first.level}"))
-    for key, value in list(first.figures.items())[:FIGURES_SHOWN]:
-        texts.append(Text("note", f"{key.replace('_', ' ')}:", f"{value:.2g}" if value == value else "not known"))
-    panels = [panel for trial in _trials(verdict)[:columns] for panel in _panels(trial, look)]
+    shown = [key for key in TELLING if key in first.figures] or list(first.figures)
+    for key in shown[:FIGURES_SHOWN]:
+        value, words = first.figures[key], TELLING.get(key, key.replace("_", " "))
+        texts.append(Text("note", f"{words}:", f"{value:.2f}" if value == value else "not known"))
+    trials = _trials(verdict)[:columns]
+    texts += [Text("note", f"shown: {trials[0].done}")] * bool(trials)
+    panels = [panel for trial in trials for panel in _panels(trial, look)]
     blank = Panel(np.full(panels[0].rgb.shape if panels else (16, 16, 3), 255, np.uint8))
     return Row(tuple(texts), False, (*panels, *[blank] * (2 * columns - len(panels))))
 
@@ -101,5 +118,5 @@ def _panels(trial: Trial, look: Look) -> tuple[Panel, Panel]:
     width = trial.given.shape[2]
     given, changed = picture[:, :width], picture[:, width:]
     before = Text("note", "", f"{trial.before:.0%}")
-    after = Text("note", f"{trial.done}:", f"{trial.after:.0%}")
+    after = Text("note", "→", f"{trial.after:.0%}")
     return Panel(given, outline=trial.outline, caption=before), Panel(changed, outline=trial.outline, caption=after)

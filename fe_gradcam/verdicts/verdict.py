@@ -93,8 +93,8 @@ HEADLINES: Mapping[Code, str] = {
 """What a verdict says of its class."""
 
 BOUNDS: Mapping[Code, str] = {
-    "surroundings": "What in the surroundings it is remains to be seen; the other verdicts and the images may say it.",
-    "absence": "What the thing is remains to be seen: look at what is there only in images of this class.",
+    "surroundings": "Look at what the surroundings of this class alone have.",
+    "absence": "Look at what is there only in images of this class.",
     "place": "If the object or its own sign is always at that place, as a missing screw is, the network is right: pass "
     "masks= or boxes=, or ignore it.",
     "sign": "If what the outlined patches show is a part of the object, the network is right.",
