@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fe_gradcam.backends.errors import exported
 from fe_gradcam.backends.keras.version import computes_on
@@ -11,6 +11,10 @@ from fe_gradcam.backends.protocol import Backend
 from fe_gradcam.errors import Argument, UnsupportedModelError
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.types import Reshape
+
+if TYPE_CHECKING:
+    from fe_gradcam.backends.last import LastLayer
+    from fe_gradcam.spec.images import Inputs
 
 
 def backend_for(
@@ -49,6 +53,17 @@ def backend_for(
         "needed. (A SavedModel loaded without its class has no layers that can be observed: load it as the Keras model "
         "that it was.)"
     )
+
+
+def last_layer_of(model: Any, inputs: Inputs, model_output: ModelOutput = None) -> LastLayer:
+    """The last layer of a model that `backend_for` accepts; see `fe_gradcam.backends.last.LastLayer`."""
+    if computes_on(model) is None:
+        from fe_gradcam.backends.pytorch.last import TorchLast
+
+        return TorchLast(model, inputs, model_output)
+    from fe_gradcam.backends.keras.last import KerasLast
+
+    return KerasLast(model, inputs, model_output)
 
 
 def plain_for(model: Any) -> Any:

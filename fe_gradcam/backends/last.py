@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, log_softmax, softmax
 
-from fe_gradcam.backends.keras.version import computes_on
 from fe_gradcam.errors import Argument, UnsupportedModelError
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.outputs import ModelOutput, pick
@@ -86,17 +85,6 @@ class LastLayer(ABC):
 
     @abstractmethod
     def _put(self, layer: Any, weights: NDArray[np.float64], bias: NDArray[np.float64] | None) -> None: ...
-
-
-def last_layer(model: Any, inputs: Inputs, model_output: ModelOutput = None) -> LastLayer:
-    """The last layer of a model that `fe_gradcam.backends.backend_for` accepts; see `LastLayer`."""
-    if computes_on(model) is None:
-        from fe_gradcam.backends.pytorch.last import TorchLast
-
-        return TorchLast(model, inputs, model_output)
-    from fe_gradcam.backends.keras.last import KerasLast
-
-    return KerasLast(model, inputs, model_output)
 
 
 def as_array(tensor: Any) -> NDArray[np.float64]:

@@ -105,7 +105,7 @@ def _verdict_row(verdict: Verdict, columns: int, look: Look) -> Row:
         value, words = first.figures[key], TELLING.get(key, key.replace("_", " "))
         texts.append(Text("note", f"{words}:", f"{value:.2f}" if value == value else "not known"))
     trials = _trials(verdict)[:columns]
-    texts += [Text("note", f"shown: {trials[0].done}")] * bool(trials)
+    texts += [Text("note", f"shown: {trial.done}") for trial in trials[:1]]
     panels = [panel for trial in trials for panel in _panels(trial, look)]
     blank = Panel(np.full(panels[0].rgb.shape if panels else (16, 16, 3), 255, np.uint8))
     return Row(tuple(texts), False, (*panels, *[blank] * (2 * columns - len(panels))))

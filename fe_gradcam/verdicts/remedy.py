@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax
 
-from fe_gradcam.backends import backend_for
-from fe_gradcam.backends.last import LastLayer, last_layer
+from fe_gradcam.backends import backend_for, last_layer_of
+from fe_gradcam.backends.last import LastLayer
 from fe_gradcam.errors import Argument, ArgumentError
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.objects import object_masks
@@ -98,7 +98,7 @@ def retrain_head(
             Argument("boxes", ""),
             ".",
         )
-    last = last_layer(model, inputs.rows(slice(FIRST)), model_output)
+    last = last_layer_of(model, inputs.rows(slice(FIRST)), model_output)
     wanted, several = _wanted(labels, len(inputs), last)
     pairs = _pairs(inside, copies, empty, np.random.default_rng(seed))
     grounds, found = Grounds(pictures, inside), []

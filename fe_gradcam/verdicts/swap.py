@@ -104,7 +104,7 @@ class Grounds:
     def swapped(self, row: int, donor: int) -> NDArray[np.float32]:
         """(C, H, W), the object of one image in the surroundings of another; in its own, the image as it is."""
         if row == donor:
-            return self.pictures[row]
+            return np.asarray(self.pictures[row])
         return pasted(self.pictures[row], self.masks[row], self[donor])
 
 

@@ -32,12 +32,8 @@ def test_those_accused_stand_first_then_those_suspected_and_the_others_are_named
     picture = draw_verdicts(found, title="eval")
     grid = picture.grid
     assert [words(row)[0] for row in grid.rows] == ["class 2", "class 1"]
-    assert words(grid.rows[0])[1:] == [
-        "told by a place of the frame",
-        "12 images, tested",
-        "kept other: 0.12",
-        "gap: 0.5",
-    ]
+    figures = ["12 images, tested", "told, other surroundings: 0.12", "shown: corner covered"]
+    assert words(grid.rows[0])[1:] == ["told by a place of the frame", *figures]
     assert [text.role for text in grid.rows[0].texts][1] == "warning"
     assert [text.role for text in grid.rows[1].texts][1] == "doubt"
     assert grid.title == "eval, what each class is told by"

@@ -99,14 +99,13 @@ def test_both_frameworks_get_the_same_weights_and_the_same_seed_gives_them_again
 
 
 def test_without_other_surroundings_the_mark_stays() -> None:
-    """If every image may be its own donor alone, as when all else fills the frame, nothing is learnt: so it is those."""
+    """Objects that fill the frame have none to exchange: then the same fit relies on the mark as before."""
     images, masks = scenes(CLASSES, [GREEN])
-    without, _ = scenes(CLASSES, seed=1)
-    new = retrain_head(made("torch", [[5, 0, 0, 0], [0, 0, 0, 10], [0, 0, 5, 0]]), images, CLASSES, masks=masks | True)
-    swapped = retrain_head(made("torch"), images, CLASSES, masks=masks)
-    mark_of = [float(weights_of("torch", one)[2][GREEN, 3]) for one in (new, swapped)]
-    assert mark_of[0] > 10 * abs(mark_of[1])
-    assert answers("torch", swapped, without).shape == (36, 3)
+    marks = [
+        float(weights_of("torch", retrain_head(made("torch"), images, CLASSES, masks=where))[2][GREEN, 3])
+        for where in (masks | True, masks)
+    ]
+    assert marks[0] > 10 * abs(marks[1])
 
 
 @pytest.mark.parametrize("framework", ["torch", "keras"])
