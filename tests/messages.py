@@ -149,7 +149,7 @@ def _given(node: ast.Assign | ast.AnnAssign, name: str) -> ast.expr | None:
         if isinstance(target, ast.Name) and target.id == name:
             return node.value
         if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
-            for one, its in zip(target.elts, node.value.elts, strict=True):
+            for one, its in zip(target.elts, node.value.elts, strict=False):  # a starred part has no text
                 if isinstance(one, ast.Name) and one.id == name:
                     return its
     return None

@@ -137,9 +137,9 @@ def _answered(pools: Pools, class_id: int, rows: NDArray[np.int64], generator: n
 
 def _filled(pools: Pools, rows: NDArray[np.int64], holes: NDArray[np.bool_], class_id: int | None) -> _Filled:
     """Images with holes, and whether they are told to be of a class; None: of that of which they were told to be."""
-    case = pools.case
-    pictures = [ground_of(case.pictures[row], hole) for row, hole in zip(rows, holes, strict=True)]
-    made = np.stack(pictures) if pictures else case.pictures[:0]
+    case, given = pools.case, pools.grounds.pictures
+    pictures = [ground_of(given[row], hole) for row, hole in zip(rows, holes, strict=True)]
+    made = np.stack(pictures) if pictures else given[:0]
     answers = case.answers(rows, made)
     told = case.told(answers)
     right = told[:, class_id] if class_id is not None else np.any(told & case.told(case.probabilities[rows]), axis=1)
@@ -200,7 +200,7 @@ def _trials(pools: Pools, one: _Answered) -> list[Trial]:
 
     def trial(row: int, changed: NDArray[np.float32], after: float, done: str, outline: NDArray[np.bool_]) -> Trial:
         before = float(case.probabilities[row, class_id])
-        return Trial(int(row), case.pictures[row], changed, before, float(after), done, outline)
+        return Trial(int(row), pools.grounds.pictures[row], changed, before, float(after), done, outline)
 
     shown = [
         trial(filled.rows[at], filled.pictures[at], filled.probabilities[at, class_id], done, filled.holes[at])

@@ -102,7 +102,7 @@ class Pools:
     def __init__(self, case: Case, masks: NDArray[np.bool_], without: Collection[int] = ()) -> None:
         self.case, self.masks, self.without = case, masks, set(without)
         self.grounds = Grounds(case.pictures, masks)
-        self._told = case.told(case.probabilities)
+        self._told, self._has_object = case.told(case.probabilities), np.asarray(masks.any((1, 2)))
         self._rows = {one: case.rows_of(one) for one in case.classes}
         self._usable: dict[int, NDArray[np.int64]] = {}
 
@@ -117,7 +117,7 @@ class Pools:
     def is_empty(self, class_id: int) -> bool:
         """Whether half of the images of a class or more have empty masks: then it is a class without an object."""
         rows = self._rows.get(class_id, np.zeros(0, np.int64))
-        return bool(len(rows)) and bool(self.masks[rows].any((1, 2)).mean() <= 0.5)
+        return bool(len(rows)) and bool(self._has_object[rows].mean() <= 0.5)
 
     def of(self, class_id: int) -> NDArray[np.int64]:
         """(n,) the images of a class that can be used, in an order that the seed draws.
@@ -128,7 +128,7 @@ class Pools:
         if class_id not in self._usable:
             generator, empty = np.random.default_rng((self.case.seed, class_id)), self.is_empty(class_id)
             rows = generator.permutation(self._rows.get(class_id, np.zeros(0, np.int64)))
-            fitting = (row for row in rows if self.masks[row].any() != empty and not fills_frame(self.masks[row]))
+            fitting = (row for row in rows if self._has_object[row] != empty and not fills_frame(self.masks[row]))
             self._usable[class_id] = np.array(list(islice(fitting, TRIED)), np.int64)
         return self._usable[class_id]
 
@@ -137,15 +137,12 @@ class Pools:
 
         Images without an object come last: if their class is told by its surroundings, it would pull all objects.
         """
-        classes = [one for one in self._rows if one != class_id and one not in self.without]
         found: list[int] = []
         for empty in (False, True):
-            drawn = [
-                generator.permutation(self._apart(one, class_id)) for one in classes if self.is_empty(one) == empty
-            ]
-            generator.shuffle(drawn)
-            in_turn = (row for of_each in zip_longest(*drawn) for row in of_each if row is not None)
-            found += [int(row) for row in dict.fromkeys(in_turn) if row not in found]
+            its = [one for one in self._rows if one not in {class_id, *self.without} and self.is_empty(one) == empty]
+            drawn = (generator.permutation(self._apart(int(one), class_id)) for one in generator.permutation(its))
+            in_turn = zip_longest(*islice(filter(len, drawn), count))
+            found += [int(row) for of_each in in_turn for row in of_each if row is not None and row not in found]
         return found[:count]
 
     def _apart(self, other: int, class_id: int) -> NDArray[np.int64]:
@@ -166,7 +163,7 @@ class Pools:
         """
         rows, donors = (np.array([pair[at] for pair in pairs], np.int64) for at in (0, 1))
         pictures = [self.grounds.swapped(row, donor) for row, donor in pairs]
-        answers = self.case.answers(rows, np.stack(pictures) if pictures else self.case.pictures[:0])
+        answers = self.case.answers(rows, np.stack(pictures) if pictures else self.grounds.pictures[:0])
         told, of_donor = self.case.told(answers), self._told[donors].copy()
         of_donor[:, class_id] = False
         followed = (told & of_donor).any(1)

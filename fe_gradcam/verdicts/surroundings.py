@@ -146,7 +146,7 @@ def too_few_rows(pools: Pools, class_id: int) -> str | None:
     if usable >= FEWEST:
         return None
     if usable == count:
-        return f"{count or 'No'} image{'s' * (count != 1)} are told to be of it, and {FEWEST} are needed."
+        return f"{FEWEST} images that are told to be of it are needed, and there are {count}."
     return (
         f"Only {usable} of its {count} images can be used, and {FEWEST} are needed. The others have no mask or box, or "
         "an object that fills the frame."
@@ -258,7 +258,7 @@ def _trials(pools: Pools, one: _Judged) -> list[Trial]:
         shown.append(
             Trial(
                 row,
-                case.pictures[row],
+                pools.grounds.pictures[row],
                 pools.grounds.swapped(row, donor),
                 float(before[at]),
                 float(one.swaps.probabilities[at]),

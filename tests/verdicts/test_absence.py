@@ -103,7 +103,7 @@ def test_the_trials_show_the_pictures_and_what_was_said_of_them() -> None:
 
 def test_what_cannot_be_tested_says_why() -> None:
     few = [RED] * COUNT + [NONE] * 5
-    assert "5 images" in absence(case(BY_COLOUR, BY_ABSENCE, few), [NONE])[NONE].said
+    assert "there are 5" in absence(case(BY_COLOUR, BY_ABSENCE, few), [NONE])[NONE].said
     lonely = [RED] * 5 + [NONE] * COUNT
     assert "Only 5 images of other classes" in absence(case(BY_COLOUR, BY_ABSENCE, lonely), [NONE])[NONE].said
     poor = absence(case(BY_COLOUR, BY_ABSENCE, most=EACH * 12 - 1), [NONE])[NONE]

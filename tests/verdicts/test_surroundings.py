@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from fe_gradcam.verdicts import surroundings as module
 from fe_gradcam.verdicts.case import Case
 from fe_gradcam.verdicts.donors import DONORS
 from fe_gradcam.verdicts.surroundings import surroundings
@@ -75,14 +76,19 @@ def test_the_answers_are_used_again_as_far_as_they_do() -> None:
     assert of.asked == 2 * DONORS * len(THREE)
 
 
-def test_the_network_is_asked_again_if_donors_run_out() -> None:
-    """With two marked classes, three of four donors of RED may be told by marks: one more is needed, or more."""
-    of = case([[5, 0, 0, 0], [0, 5, 0, 10], [0, 0, 5, 0], [0, 0, 0, 0]], [RED] * 12 + [GREEN] * 12 + [BLUE] * 2)
+def test_the_network_is_asked_again_if_donors_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If three are needed, the two that are left are made four again, for RED and for BLUE."""
+    monkeypatch.setattr(module, "FEWEST_LEFT", 3)
+    of, asked = case(), 2 * DONORS * len(THREE)
     every = surroundings(of, of.classes)
-    assert every[GREEN].code is None  # its colour does too
-    of = case(classes=[RED] * 12 + [GREEN] * 12 + [BLUE] * 6)
-    every = surroundings(of, [RED], without=[GREEN])
-    assert every[RED].figures["gap"] == 0 and of.asked == 2 * DONORS * 12
+    assert of.asked == asked + 2 * 2 * COUNT
+    for one in (RED, BLUE):
+        assert_allclose([every[one].figures[name] for name in ("kept_same", "kept_other")], [1, 1])
+    of = case(most=asked)
+    later = surroundings(of, of.classes)[RED]
+    assert of.asked == asked and later.level == "not tested" and f"later epoch: {2 * COUNT} more" in later.said
+    few = case(classes=[RED] * COUNT + [GREEN] * COUNT + [BLUE] * 2)
+    assert f"themselves: {GREEN}." in surroundings(few, few.classes)[RED].said
 
 
 def test_what_is_known_of_a_class_leaves_it_out_as_a_donor() -> None:
@@ -139,7 +145,7 @@ def test_an_accusation_says_if_masks_may_have_left_something_of_the_donor() -> N
 def test_what_cannot_be_tested_says_why() -> None:
     images, masks = scenes(THREE)
     few = case(classes=[RED] * COUNT + [GREEN] * 5)
-    assert "5 images are told to be of it, and 6 are needed" in surroundings(few, [GREEN])[GREEN].said
+    assert "6 images that are told to be of it are needed, and there are 5" in surroundings(few, [GREEN])[GREEN].said
     alone = case(classes=[RED] * COUNT)
     assert "No other class" in surroundings(alone, [RED])[RED].said
     blind = case_of(network(BY_COLOUR), images, None)
