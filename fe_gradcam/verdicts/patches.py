@@ -8,7 +8,8 @@ SEPARATES or more. Classes that have the sign too (SHARED) are left out of it, i
 classes. If masks or boxes say where the object is, a template on the object is not suspected.
 
 A suspected class is accused if the match is the cause (`fe_gradcam.verdicts.covering`): it is covered in each image,
-wherever it is. On their own, look-alikes prove nothing: objects of one class look alike too.
+wherever it is. On their own, look-alikes prove nothing: objects of one class look alike too. A small object that always
+looks the same cannot be told from a sign: only masks or boxes say that it is the object.
 """
 
 from __future__ import annotations
@@ -195,12 +196,14 @@ def _against(case: Case) -> dict[int, NDArray[np.int64]]:
 def _evidence(case: Case, shrunk: _Shrunk, against: Mapping[int, NDArray[np.int64]], class_id: int) -> Evidence:
     rows, _ = sample(case, class_id)
     if len(rows) < FEWEST:
-        return Evidence("patch", "not tested", None, f"{len(rows)} images with heat; {FEWEST} are needed.")
+        return Evidence(
+            "patch", "not tested", None, f"{len(rows)} images with heat; {FEWEST} are needed.", images=len(rows)
+        )
     own = set(case.rows_of(class_id).tolist())
     others = {one: np.array([row for row in its if row not in own]) for one, its in against.items() if one != class_id}
     others = {one: its for one, its in others.items() if len(its) >= FEWEST}
     if not others:
-        return Evidence("patch", "not tested", None, "There is no other class to hold it against.")
+        return Evidence("patch", "not tested", None, "There is no other class to hold it against.", images=len(rows))
     found = [_template(shrunk, class_id, rows, others, share) for share in SIDES]
     best = max(found, key=lambda one: (one.likeness >= LIKE, one.separates))
     figures = {

@@ -4,7 +4,8 @@ Nothing local: in each image of a class the hottest HOTTEST of the pixels are fi
 if masks or boxes say where it is, the object too. What is still told then is not told by a place: stripes, a texture, a
 tint. Some network tells every image without an object to be of one class, and some classes have objects so large that
 they outlive it. So the class is held against the others: the rate at which it is kept, less the median rate at which
-they are, and less the median rate at which their images become this class. It is accused if both leave KEPT or more.
+they are, and less the rate at which their images become this class, which a share SHARE_IT of the other classes may
+exceed: they may have the same cue. It is accused if both leave KEPT or more.
 
 An artefact: heat at one small place of the frame in most classes (SPREAD times the heat that the place would have if
 heat were the same everywhere), and with this place covered the probability changes by NOTHING at the most. So is the
@@ -35,6 +36,9 @@ KEPT = 0.5
 
 HELD = 8
 """The fewest other classes that a class is held against, if there are so many and passes are left."""
+
+SHARE_IT = 0.25
+"""The share of the other classes that may have the same cue: what their images become is not looked at."""
 
 MOST_FILLED = 0.9
 """An image of which more would be filled in, object and all, is not used."""
@@ -149,16 +153,14 @@ def _kept(case: Case, filled: dict[int, FilledIn | None], class_id: int) -> Evid
         return Evidence(
             "spread", "not tested", None, LEFT if left else "There is no other class to hold it against.", images=count
         )
-    kept, others, becomes = (
-        float(case.told(own.answers)[:, class_id].mean()),
-        *map(float, map(np.median, (kept_by_others, become))),
-    )
+    kept = float(case.told(own.answers)[:, class_id].mean())
+    others, becomes = float(np.median(kept_by_others)), float(np.quantile(become, 1 - SHARE_IT))
     figures = {"kept": kept, "kept_by_others": others, "others_become": becomes}
     found = kept - max(others, becomes) >= KEPT
     what = f"the hottest {HOTTEST:.0%} of the pixels{' and the object' * (case.masks is not None)} filled in"
     said = (
         f"With {what}, {kept:.0%} of {count} images are still told to be of the class; other classes keep {others:.0%} "
-        f"of theirs, and {becomes:.0%} of their images become this class (medians)."
+        f"of theirs (median), and {becomes:.0%} or fewer of their images become this class (in three quarters of them)."
     )
     trials = own.trials(case, class_id, what)
     rows = own.rows
