@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, product
-from typing import NamedTuple
+from itertools import pairwise
+from typing import NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -55,7 +55,12 @@ HOT = 2
 CONTRAST = 4.0
 """A window with so many times less contrast than the template matches not at all: correlation sees no contrast."""
 
+NO_CONTRAST, NO_LACK = 1e-5, 1e-3
+"""Rounding of a window's deviation, relative to the largest pixel; the least that a correlation counts as lacking."""
+
 Corner = tuple[int, int]
+Windows: TypeAlias = "NDArray[np.float32]"
+"""Windows of a picture, (n, s, s, C)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,22 +144,23 @@ class _Shrunk:
             self._found[row, side] = Searched.of(pixels, side)
         return self._found[row, side]
 
-    def hot(self, class_id: int, rows: NDArray[np.int64], side: int) -> list[list[Searched]]:
-        """For each image of a class, the surroundings of the hottest window, and of a second one that lies apart."""
+    def hot(self, class_id: int, rows: NDArray[np.int64], side: int) -> list[list[Windows]]:
+        """For each image of a class, the windows around the hottest one, and those around a second that lies apart."""
         heat = self._case.heat_of(class_id)[np.searchsorted(self._case.rows_of(class_id), rows)]
         return [list(self._hot_in(int(row), one, side)) for row, one in zip(rows, heat, strict=True)]
 
-    def _hot_in(self, row: int, heat: NDArray[np.float32], side: int) -> Iterator[Searched]:
+    def _hot_in(self, row: int, heat: NDArray[np.float32], side: int) -> Iterator[Windows]:
         sums = cv2.boxFilter(self._upsampling.of(heat.astype(np.float64)), -1, (side, side), anchor=(0, 0))
         sums = sums[: self.size[0] - side + 1, : self.size[1] - side + 1].copy()
-        half, most = side // 2, float(sums.max())
+        half, step, most = side // 2, max(1, side // 8), float(sums.max())
+        every = np.lib.stride_tricks.sliding_window_view(self.picture(row, side).pixels, (side, side), (0, 1))
         for _ in range(HOT):
             top, left = (int(one) for one in np.unravel_index(int(sums.argmax()), sums.shape))
-            if not sums[top, left] > most / 2:
-                return
-            rows, columns = (slice(max(0, at - half), at + side + half) for at in (top, left))
-            yield Searched.of(np.ascontiguousarray(self.picture(row, side).pixels[rows, columns]), side)
-            sums[max(0, top - side) : top + side, max(0, left - side) : left + side] = 0
+            if sums[top, left] > most / 2:
+                rows, columns = (slice(max(0, at - half), at + half + 1, step) for at in (top, left))
+                around = every[rows, columns].transpose(0, 1, 3, 4, 2)
+                yield np.ascontiguousarray(around.reshape(-1, *around.shape[2:]))
+                sums[max(0, top - side) : top + side, max(0, left - side) : left + side] = 0
 
     def likenesses(self, rows: NDArray[np.int64], template: NDArray[np.float32]) -> NDArray[np.float64]:
         """(n,), the best match in each image."""
@@ -238,10 +244,9 @@ def _template(
 ) -> Template:
     """The best template of the first half of the images, judged on the second half."""
     side, half = max(4, round(share * min(shrunk.size))), len(rows) // 2
-    template = _chosen(
+    template = chosen(
         shrunk.hot(class_id, rows[:half], side),
         [shrunk.hot(one, its[: len(its) // 3], side) for one, its in others.items()],
-        side,
     )
     own = shrunk.likenesses(rows[half:], template)
     by_class = {one: shrunk.likenesses(its[len(its) // 3 :], template) for one, its in others.items()}
@@ -252,39 +257,35 @@ def _template(
     return Template(template, separation(own, apart), float(np.median(own)), sharing)
 
 
-def _chosen(own: list[list[Searched]], others: list[list[list[Searched]]], side: int) -> NDArray[np.float32]:
-    """Of all windows in the hottest place of each image the one that the hot places of the other images have, too.
+def chosen(own: Sequence[Sequence[Windows]], others: Sequence[Sequence[Sequence[Windows]]]) -> NDArray[np.float32]:
+    """The window (s, s, C), in the hottest place of some image, that the hot places of the other images share.
 
-    What a perfect match lacks in the median of the other images is held against the same of the other classes. Windows
-    half a side apart are tried, and those around the best, an eighth of a side apart.
+    What the best correlation lacks of 1, in the median of the other images, is the least as a share of the same of
+    other classes.
 
     Args:
-        own: The hot places of each image.
-        others: The same of other classes, by class.
-        side: Side of the window.
+        own: For each image the windows in its hot places, the hottest place first.
+        others: The same of images of other classes, by class.
     """
+    first = [places[0] for places in own]
+    candidates, bounds = units(np.concatenate(first)), np.cumsum([0, *map(len, first)])
 
-    def lack(at: int, window: NDArray[np.float32], least: float) -> float:
-        def most(places: list[Searched]) -> float:
-            return max((likeness(one, window)[0] for one in places), default=0.0)
+    def lacks(images: Sequence[Sequence[Windows]]) -> NDArray[np.float32]:
+        best = [(units(np.concatenate(places)) @ candidates.T).max(0) for places in images if places]
+        return 1 - np.array(best, np.float32).reshape(-1, len(candidates))
 
-        of_own = 1 - float(np.median([most(places) for number, places in enumerate(own) if number != at]))
-        if of_own >= least:  # nor can it become less
-            return of_own
-        of_others = [np.median([most(places[:1]) for places in images]) for images in others]
-        return of_own / max(1 - float(np.median(of_others)), 1e-6)
+    again = lacks(own)
+    for at, (start, stop) in enumerate(pairwise(bounds)):
+        again[at, start:stop] = np.nan  # each finds itself in its own image
+    by_class = [np.median(lack, 0) for lack in map(lacks, others) if len(lack)]
+    elsewhere = np.median(by_class, 0) if by_class else np.ones(len(candidates))
+    best = int((np.nanmedian(again, 0) / np.maximum(elsewhere, NO_LACK)).argmin())
+    return np.ascontiguousarray(np.concatenate(first)[best])
 
-    least, best = np.inf, (0, 0, 0)
-    starts = [product([at], *(range(0, n, side // 2) for n in one[0].variances.shape)) for at, one in enumerate(own)]
-    fine = max(1, side // 8)
-    for round_ in range(2):
-        if round_:
-            at, top, left = best
-            ends = (range(max(0, first - 2 * fine), first + 2 * fine + 1, fine) for first in (top, left))
-            starts = [product([at], *ends)]
-        for at, top, left in chain.from_iterable(starts):
-            window = np.ascontiguousarray(own[at][0].pixels[top : top + side, left : left + side])
-            if window.shape[:2] == (side, side) and (found := lack(at, window, least)) < least:
-                least, best = found, (at, top, left)
-    at, top, left = best
-    return np.ascontiguousarray(own[at][0].pixels[top : top + side, left : left + side])
+
+def units(windows: Windows) -> NDArray[np.float32]:
+    """(n, d), each window less the mean of each channel, and divided by its norm; zeros for a flat window."""
+    flat = (windows - windows.mean((1, 2), keepdims=True)).reshape(len(windows), -1)
+    norms = np.linalg.norm(flat, axis=1, keepdims=True)
+    least = NO_CONTRAST * np.abs(windows).max() * np.sqrt(flat.shape[1])
+    return np.asarray(np.where(norms > least, flat / np.maximum(norms, 1e-30), 0), np.float32)
