@@ -15,7 +15,7 @@ looks the same cannot be told from a sign: only masks or boxes say that it is th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from fe_gradcam.verdicts.atlas import FEWEST, Box, Upsampling, sampled
 from fe_gradcam.verdicts.case import Case
-from fe_gradcam.verdicts.covering import LEFT, falls_in_words, first_cause, on_object, sample
-from fe_gradcam.verdicts.verdict import Code, Evidence, Level
+from fe_gradcam.verdicts.covering import TRIED, frequent, judged, on_object, sample, too_few
+from fe_gradcam.verdicts.verdict import Evidence
 
 SIDES = (1 / 8, 1 / 5)
 """Sides of the windows, as shares of the image's shorter side: 1.6 and 4 % of a square frame."""
@@ -34,7 +34,7 @@ SIDES = (1 / 8, 1 / 5)
 SEPARATES = 0.96
 """A class is suspected if its images match the template better than those of other classes at least this often."""
 
-LIKE = 0.9
+LIKE = 0.95
 """The least median correlation of the template with its matches: a sign looks the same, parts of objects vary."""
 
 SHARED = 0.75
@@ -78,6 +78,11 @@ class Template:
     separates: float
     likeness: float
     sharing: Sequence[int]
+
+    @property
+    def is_sign(self) -> bool:
+        """Whether it is found in the class's images alone, and looks the same in them."""
+        return self.separates >= SEPARATES and self.likeness >= LIKE
 
 
 class Searched(NamedTuple):
@@ -187,56 +192,58 @@ def look_alikes(case: Case, classes: Sequence[int]) -> dict[int, Evidence]:
         An Evidence for each of the classes, with the code "sign" if a look-alike patch is the cause, or may be.
     """
     shrunk, against = _Shrunk(case), _against(case)
-    return {class_id: _evidence(case, shrunk, against, class_id) for class_id in classes}
+    found = {class_id: _best(case, shrunk, against, class_id) for class_id in classes}
+    signs = {one: best for one, best in found.items() if isinstance(best, Template) and best.is_sign}
+    for class_id, best in found.items():
+        if isinstance(best, Template) and not best.is_sign:
+            # Its own heat may lie elsewhere, and the sign that it shares with another class count all the same.
+            of_others = ((one, other) for one, other in signs.items() if class_id in other.sharing)
+            for one, other in of_others:
+                sharing = [one, *(each for each in other.sharing if each != class_id)]
+                found[class_id] = replace(other, sharing=sharing)
+                break
+    return {
+        class_id: best if isinstance(best, Evidence) else _evidence(case, shrunk, class_id, best)
+        for class_id, best in found.items()
+    }
 
 
 def _against(case: Case) -> dict[int, NDArray[np.int64]]:
     """Images of the most frequent classes, by class: the first of each for choosing templates, the others to judge."""
-    rows = {class_id: case.rows_of(class_id) for class_id in case.classes}
-    most = sorted((one for one in rows if len(rows[one]) >= FEWEST), key=lambda one: (-len(rows[one]), one))
-    most = most[: AGAINST // FEWEST + 1]
-    each = min(16, max(FEWEST, AGAINST // max(1, len(most) - 1)))
-    return {one: rows[one][sampled(rows[one], each, case.seed)] for one in most}
+    most = frequent(case)[: AGAINST // FEWEST + 1]
+    each = min(TRIED, max(FEWEST, AGAINST // max(1, len(most) - 1)))
+    rows = {one: case.rows_of(one) for one in most}
+    return {one: its[sampled(its, each, case.seed)] for one, its in rows.items()}
 
 
-def _evidence(case: Case, shrunk: _Shrunk, against: Mapping[int, NDArray[np.int64]], class_id: int) -> Evidence:
+def _best(case: Case, shrunk: _Shrunk, against: Mapping[int, NDArray[np.int64]], class_id: int) -> Template | Evidence:
+    """The best template of a class, or why there is none."""
     rows, _ = sample(case, class_id)
-    if len(rows) < FEWEST:
-        return Evidence(
-            "patch", "not tested", None, f"{len(rows)} images with heat; {FEWEST} are needed.", images=len(rows)
-        )
+    if few := too_few("patch", len(rows)):
+        return few
     own = set(case.rows_of(class_id).tolist())
     others = {one: np.array([row for row in its if row not in own]) for one, its in against.items() if one != class_id}
     others = {one: its for one, its in others.items() if len(its) >= FEWEST}
     if not others:
         return Evidence("patch", "not tested", None, "There is no other class to hold it against.", images=len(rows))
     found = [_template(shrunk, class_id, rows, others, share) for share in SIDES]
-    best = max(found, key=lambda one: (one.likeness >= LIKE, one.separates))
-    figures = {
-        "separates": best.separates,
-        "likeness": best.likeness,
-        "sharing": float(len(best.sharing)),
-    }
+    return max(found, key=lambda one: (one.is_sign, one.likeness >= LIKE, one.separates))
+
+
+def _evidence(case: Case, shrunk: _Shrunk, class_id: int, best: Template) -> Evidence:
+    rows, _ = sample(case, class_id)
+    figures = {"separates": best.separates, "likeness": best.likeness, "sharing": float(len(best.sharing))}
+    shared = f" (but for {', '.join(map(str, best.sharing))}, which have it too)" if best.sharing else ""
     said = (
         f"The patch that its hot places have most in common is found in its other images rather than in those of other "
-        f"classes with a probability of {best.separates:.2f}"
+        f"classes{shared} with a probability of {best.separates:.2f}"
     )
-    if best.separates < SEPARATES or best.likeness < LIKE:
+    if not best.is_sign:
         return Evidence("patch", "tested", None, f"{said}: no sign.", figures, len(rows))
     tries = [{int(row): shrunk.box(int(row), best.pixels, border) for row in rows} for border in (0, 1 / 4)]
     if case.masks is not None and on_object(tries[0], case.masks):
         return Evidence("patch", "tested", None, f"{said}, and it lies on the object.", figures, len(rows))
-    done = first_cause(case, class_id, tries, best.sharing)
-    if isinstance(done, str):
-        level: Level = "not tested" if done == LEFT else "suspected"
-        code: Code | None = None if done == LEFT else "sign"
-        return Evidence("patch", level, code, f"{said}. {done}", figures, len(rows), rows=rows)
-    figures |= dict(zip(("plain", "covered", "covered_elsewhere"), done.means, strict=True))
-    alike = "other places of the same size and similar contrast"
-    said = f"{said}. {falls_in_words(done, 'this patch', alike, best.sharing)}"
-    code = "sign" if done.is_cause else None
-    trials = done.trials(case.pictures, "sign covered" if done.is_cause else "patch covered")
-    return Evidence("patch", "tested", code, said, figures, len(done.rows), trials, rows=done.rows)
+    return judged(case, class_id, "patch", "sign", f"{said}.", "this patch", tries, figures, best.sharing)
 
 
 def _template(

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from fe_gradcam.metrics.imputation import interpolated
 from fe_gradcam.verdicts.atlas import FEWEST, Atlas, Box, Upsampling
 from fe_gradcam.verdicts.case import Case
-from fe_gradcam.verdicts.covering import LEFT, SHOWN, sample
+from fe_gradcam.verdicts.covering import LEFT, frequent, sample, too_few, trials_of
 from fe_gradcam.verdicts.places import COMPARED, LARGEST, atlas_of, place_of, where_in_words
 from fe_gradcam.verdicts.verdict import Evidence, Trial
 
@@ -69,18 +69,7 @@ class FilledIn:
     def trials(self, case: Case, class_id: int, done: str) -> list[Trial]:
         """The images whose probability of the class is the highest."""
         after, before = self.answers[:, class_id], case.probabilities[self.rows, class_id]
-        return [
-            Trial(
-                row=int(self.rows[at]),
-                given=case.pictures[self.rows[at]],
-                changed=self.pictures[at],
-                before=float(before[at]),
-                after=float(after[at]),
-                done=done,
-                outline=self.where[at],
-            )
-            for at in np.argsort(-after, kind="stable")[:SHOWN]
-        ]
+        return trials_of(case.pictures, self.rows, self.pictures, before, after, list(self.where), done, -after)
 
 
 def nothing_local(case: Case, classes: Sequence[int]) -> dict[int, Evidence]:
@@ -93,8 +82,7 @@ def nothing_local(case: Case, classes: Sequence[int]) -> dict[int, Evidence]:
     Returns:
         An Evidence for each of the classes, with the code "nothing_local" if it is still told.
     """
-    frequent = sorted(case.classes, key=lambda one: (-len(case.rows_of(one)), one))
-    more = [one for one in frequent if one not in classes][: max(0, HELD + 1 - len(classes))]
+    more = [one for one in frequent(case) if one not in classes][: max(0, HELD + 1 - len(classes))]
     filled = {class_id: _hottest_filled(case, class_id) for class_id in (*classes, *more)}
     return {class_id: _kept(case, filled, class_id) for class_id in classes}
 
@@ -138,8 +126,8 @@ def _kept(case: Case, filled: dict[int, FilledIn | None], class_id: int) -> Evid
     if own is None:
         return Evidence("spread", "not tested", None, LEFT)
     count = len(own.rows)
-    if count < FEWEST:
-        return Evidence("spread", "not tested", None, f"{count} images with heat; {FEWEST} are needed.", images=count)
+    if few := too_few("spread", count):
+        return few
     kept_by_others, become = [], []
     for other, one in filled.items():
         if other != class_id and one is not None:
@@ -201,9 +189,8 @@ def _due(atlas: Atlas, box: Box) -> float:
 
 def _artefact(case: Case, atlas: Atlas, place: Box | None, class_id: int) -> Evidence:
     rows, _ = sample(case, class_id)
-    if len(rows) < FEWEST:
-        said = f"{len(rows)} images with heat; {FEWEST} are needed."
-        return Evidence("artefact", "not tested", None, said, images=len(rows))
+    if few := too_few("artefact", len(rows)):
+        return few
     if place is None:
         return Evidence("artefact", "tested", None, "No place of the frame is hot in most classes.", images=len(rows))
     share, due, where = (

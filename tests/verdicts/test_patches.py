@@ -64,7 +64,7 @@ def test_a_network_that_reads_a_moving_mark_is_accused_and_no_other_class() -> N
         assert trial.outline is not None
         assert white.sum() == 8  # the bright rows of the mark
         assert trial.outline[white].all()
-        assert trial.done == "sign covered"
+        assert trial.done == "this patch covered"
 
 
 def test_a_network_that_reads_the_object_is_not_accused_sign_or_no_sign() -> None:
@@ -172,3 +172,18 @@ def test_large_pictures_are_matched_small_and_covered_where_they_are(monkeypatch
     template = np.ascontiguousarray(shrunk.picture(12, 4).pixels[3:7, 5:9])
     assert shrunk.box(12, template, 0) == Box(left=10, top=6, width=8, height=8)
     assert shrunk.box(12, template, 0.25) == Box(left=8, top=4, width=12, height=12)
+
+
+def test_a_sign_that_another_class_shares_is_tried_on_a_class_whose_heat_lies_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patches, "SHARING", 0.5)
+    images, generator = moving(marked=(0, GREEN)), np.random.default_rng(2)
+    case = case_of(images, weights((10, 10, 0), (5, 5, 5), (0, 0, 8)))  # blue if the mark is covered
+    elsewhere = generator.random((12, 8, 8)).astype(np.float32) ** 9
+    heat_of = case.heat_of
+    monkeypatch.setattr(case, "heat_of", lambda class_id: heat_of(class_id) if class_id else elsewhere)
+    assert look_alikes(case, [0])[0].code is None
+    evidence = look_alikes(case, [0, GREEN])
+    assert [one.code for one in evidence.values()] == ["sign", "sign"]
+    assert "(but for 1, which have it too)" in evidence[0].said
