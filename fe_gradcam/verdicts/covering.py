@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fe_gradcam.metrics.imputation import interpolated
 from fe_gradcam.verdicts.atlas import FEWEST, Box, sampled
 from fe_gradcam.verdicts.case import Case
-from fe_gradcam.verdicts.verdict import Trial
+from fe_gradcam.verdicts.verdict import Code, Evidence, Trial
 
 FALL = 0.25
 """A place is a cause only if the mean probability over the images falls by at least this."""
@@ -100,25 +100,38 @@ class Covered:
         return np.asarray((falls[0] >= FALL) & (falls >= np.maximum(FALL, TIMES * elsewhere)))
 
     def trials(self, given: NDArray[np.float32], done: str) -> list[Trial]:
-        """The images where the class's probability falls farthest; `given`, (N, C, H, W), are the images as they are.
+        """The images where the class's probability falls farthest; see `trials_of`."""
+        plain, covered = self.plain[:, 0], self.covered[:, 0]
+        outlines = [box.mask((given.shape[2], given.shape[3])) for box in self.boxes]
+        return trials_of(given, self.rows, self.pictures, plain, covered, outlines, done, covered - plain)
 
-        Args:
-            given: The images that `rows` are of.
-            done: What was done, in a few words.
-        """
-        plain, covered, size = self.plain[:, 0], self.covered[:, 0], (given.shape[2], given.shape[3])
-        return [
-            Trial(
-                row=int(self.rows[at]),
-                given=given[self.rows[at]],
-                changed=self.pictures[at],
-                before=float(plain[at]),
-                after=float(covered[at]),
-                done=done,
-                outline=self.boxes[at].mask(size),
-            )
-            for at in np.argsort(covered - plain, kind="stable")[:SHOWN]
-        ]
+
+def trials_of(
+    given: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    changed: NDArray[np.float32],
+    before: NDArray[np.floating],
+    after: NDArray[np.floating],
+    outlines: Sequence[NDArray[np.bool_]],
+    done: str,
+    order: NDArray[np.floating],
+) -> list[Trial]:
+    """The images of an experiment that show it best, SHOWN at most.
+
+    Args:
+        given: (N, C, H, W), the images as they are.
+        rows: (n,), which of them were changed.
+        changed: (n, C, H, W).
+        before: (n,), the probabilities of the class.
+        after: (n,), the same for the changed images.
+        outlines: Where each was changed, (H, W).
+        done: What was done, in a few words.
+        order: (n,), the image with the smallest number comes first.
+    """
+    return [
+        Trial(int(rows[at]), given[rows[at]], changed[at], float(before[at]), float(after[at]), done, outlines[at])
+        for at in np.argsort(order, kind="stable")[:SHOWN]
+    ]
 
 
 class Covering:
@@ -200,6 +213,12 @@ def first_cause(
     return best or NOTHING_ELSE
 
 
+def frequent(case: Case) -> list[int]:
+    """The classes that FEWEST images or more are told to be of, those with most images first."""
+    counts = {class_id: len(case.rows_of(class_id)) for class_id in case.classes}
+    return sorted((one for one in counts if counts[one] >= FEWEST), key=lambda one: (-counts[one], one))
+
+
 def sample(case: Case, class_id: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """At most TRIED images of a class that have heat, (n,), and their heat (n, h, w)."""
     rows, heat = case.rows_of(class_id), case.heat_of(class_id)
@@ -208,16 +227,56 @@ def sample(case: Case, class_id: int) -> tuple[NDArray[np.int64], NDArray[np.flo
     return rows[taken], heat[taken]
 
 
-def falls_in_words(done: Covered, place: str, others: str, sharing: Collection[int] = ()) -> str:
-    """As a sentence: how far the probability falls with a place covered, and with others covered."""
+def too_few(test: str, count: int) -> Evidence | None:
+    """What a test finds of a class of which so many images have heat, if these are too few."""
+    if count >= FEWEST:
+        return None
+    return Evidence(test, "not tested", None, f"{count} images with heat; {FEWEST} are needed.", images=count)
+
+
+def judged(
+    case: Case,
+    class_id: int,
+    test: str,
+    code: Code,
+    said: str,
+    place: str,
+    tries: Sequence[Mapping[int, Box]],
+    figures: Mapping[str, float],
+    sharing: Collection[int],
+) -> Evidence:
+    """What covering finds of a class that is suspected; see `first_cause`.
+
+    Args:
+        case: The images.
+        class_id: The class.
+        test: The name of the test.
+        code: What the class is accused of.
+        said: Why it is suspected, in a sentence.
+        place: What is covered, in words.
+        tries: The place for every row that is tested, several one after the other.
+        figures: What was found so far.
+        sharing: Other classes that have the place.
+    """
+    figures, rows = {**figures, "sharing": float(len(sharing))}, np.array(list(tries[0]), np.int64)
+    done = first_cause(case, class_id, tries, sharing)
+    if done == LEFT:
+        return Evidence(test, "not tested", None, f"{said} {LEFT}", figures, len(rows), rows=rows)
+    box = tries[0][int(rows[0])] if len(set(tries[0].values())) == 1 else None
+    if isinstance(done, str):
+        return Evidence(test, "suspected", code, f"{said} {done}", figures, len(rows), box=box, rows=rows)
     plain, covered, elsewhere = done.means
+    figures |= {"plain": plain, "covered": covered, "covered_elsewhere": elsewhere}
     whose = "the class"
     if done.is_shared:
         whose = f"the class and those that share it ({', '.join(map(str, sorted(sharing)))}), taken together,"
-    return (
-        f"With {place} covered in {len(done.rows)} images, the probability of {whose} falls from {plain:.2f} to "
-        f"{covered:.2f}; with {others} covered, to {elsewhere:.2f}."
+    said = (
+        f"{said} With {place} covered in {len(done.rows)} images, the probability of {whose} falls from {plain:.2f} to "
+        f"{covered:.2f}; with other places of the same size and similar contrast covered, to {elsewhere:.2f}."
     )
+    trials = done.trials(case.pictures, f"{place.removeprefix('the ')} covered")
+    found, box = code if done.is_cause else None, done.boxes[0] if box else None
+    return Evidence(test, "tested", found, said, figures, len(done.rows), trials, box, done.rows)
 
 
 def on_object(boxes: Mapping[int, Box], masks: NDArray[np.bool_]) -> bool:

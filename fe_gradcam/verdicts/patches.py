@@ -8,15 +8,16 @@ SEPARATES or more. Classes that have the sign too (SHARED) are left out of it, i
 classes. If masks or boxes say where the object is, a template on the object is not suspected.
 
 A suspected class is accused if the match is the cause (`fe_gradcam.verdicts.covering`): it is covered in each image,
-wherever it is. On their own, look-alikes prove nothing: objects of one class look alike too.
+wherever it is. On their own, look-alikes prove nothing: objects of one class look alike too. A small object that always
+looks the same cannot be told from a sign: only masks or boxes say that it is the object.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain, product
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -24,8 +25,8 @@ from numpy.typing import NDArray
 
 from fe_gradcam.verdicts.atlas import FEWEST, Box, Upsampling, sampled
 from fe_gradcam.verdicts.case import Case
-from fe_gradcam.verdicts.covering import LEFT, falls_in_words, first_cause, on_object, sample
-from fe_gradcam.verdicts.verdict import Code, Evidence, Level
+from fe_gradcam.verdicts.covering import TRIED, frequent, judged, on_object, sample, too_few
+from fe_gradcam.verdicts.verdict import Evidence
 
 SIDES = (1 / 8, 1 / 5)
 """Sides of the windows, as shares of the image's shorter side: 1.6 and 4 % of a square frame."""
@@ -33,7 +34,7 @@ SIDES = (1 / 8, 1 / 5)
 SEPARATES = 0.96
 """A class is suspected if its images match the template better than those of other classes at least this often."""
 
-LIKE = 0.9
+LIKE = 0.95
 """The least median correlation of the template with its matches: a sign looks the same, parts of objects vary."""
 
 SHARED = 0.75
@@ -54,7 +55,12 @@ HOT = 2
 CONTRAST = 4.0
 """A window with so many times less contrast than the template matches not at all: correlation sees no contrast."""
 
+NO_CONTRAST, NO_LACK = 1e-5, 1e-3
+"""Rounding of a window's deviation, relative to the largest pixel; the least that a correlation counts as lacking."""
+
 Corner = tuple[int, int]
+Windows: TypeAlias = "NDArray[np.float32]"
+"""Windows of a picture, (n, s, s, C)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +78,11 @@ class Template:
     separates: float
     likeness: float
     sharing: Sequence[int]
+
+    @property
+    def is_sign(self) -> bool:
+        """Whether it is found in the class's images alone, and looks the same in them."""
+        return self.separates >= SEPARATES and self.likeness >= LIKE
 
 
 class Searched(NamedTuple):
@@ -138,22 +149,23 @@ class _Shrunk:
             self._found[row, side] = Searched.of(pixels, side)
         return self._found[row, side]
 
-    def hot(self, class_id: int, rows: NDArray[np.int64], side: int) -> list[list[Searched]]:
-        """For each image of a class, the surroundings of the hottest window, and of a second one that lies apart."""
+    def hot(self, class_id: int, rows: NDArray[np.int64], side: int) -> list[list[Windows]]:
+        """For each image of a class, the windows around the hottest one, and those around a second that lies apart."""
         heat = self._case.heat_of(class_id)[np.searchsorted(self._case.rows_of(class_id), rows)]
         return [list(self._hot_in(int(row), one, side)) for row, one in zip(rows, heat, strict=True)]
 
-    def _hot_in(self, row: int, heat: NDArray[np.float32], side: int) -> Iterator[Searched]:
+    def _hot_in(self, row: int, heat: NDArray[np.float32], side: int) -> Iterator[Windows]:
         sums = cv2.boxFilter(self._upsampling.of(heat.astype(np.float64)), -1, (side, side), anchor=(0, 0))
         sums = sums[: self.size[0] - side + 1, : self.size[1] - side + 1].copy()
-        half, most = side // 2, float(sums.max())
+        half, step, most = side // 2, max(1, side // 8), float(sums.max())
+        every = np.lib.stride_tricks.sliding_window_view(self.picture(row, side).pixels, (side, side), (0, 1))
         for _ in range(HOT):
             top, left = (int(one) for one in np.unravel_index(int(sums.argmax()), sums.shape))
-            if not sums[top, left] > most / 2:
-                return
-            rows, columns = (slice(max(0, at - half), at + side + half) for at in (top, left))
-            yield Searched.of(np.ascontiguousarray(self.picture(row, side).pixels[rows, columns]), side)
-            sums[max(0, top - side) : top + side, max(0, left - side) : left + side] = 0
+            if sums[top, left] > most / 2:
+                rows, columns = (slice(max(0, at - half), at + half + 1, step) for at in (top, left))
+                around = every[rows, columns].transpose(0, 1, 3, 4, 2)
+                yield np.ascontiguousarray(around.reshape(-1, *around.shape[2:]))
+                sums[max(0, top - side) : top + side, max(0, left - side) : left + side] = 0
 
     def likenesses(self, rows: NDArray[np.int64], template: NDArray[np.float32]) -> NDArray[np.float64]:
         """(n,), the best match in each image."""
@@ -180,54 +192,58 @@ def look_alikes(case: Case, classes: Sequence[int]) -> dict[int, Evidence]:
         An Evidence for each of the classes, with the code "sign" if a look-alike patch is the cause, or may be.
     """
     shrunk, against = _Shrunk(case), _against(case)
-    return {class_id: _evidence(case, shrunk, against, class_id) for class_id in classes}
+    found = {class_id: _best(case, shrunk, against, class_id) for class_id in classes}
+    signs = {one: best for one, best in found.items() if isinstance(best, Template) and best.is_sign}
+    for class_id, best in found.items():
+        if isinstance(best, Template) and not best.is_sign:
+            # Its own heat may lie elsewhere, and the sign that it shares with another class count all the same.
+            of_others = ((one, other) for one, other in signs.items() if class_id in other.sharing)
+            for one, other in of_others:
+                sharing = [one, *(each for each in other.sharing if each != class_id)]
+                found[class_id] = replace(other, sharing=sharing)
+                break
+    return {
+        class_id: best if isinstance(best, Evidence) else _evidence(case, shrunk, class_id, best)
+        for class_id, best in found.items()
+    }
 
 
 def _against(case: Case) -> dict[int, NDArray[np.int64]]:
     """Images of the most frequent classes, by class: the first of each for choosing templates, the others to judge."""
-    rows = {class_id: case.rows_of(class_id) for class_id in case.classes}
-    most = sorted((one for one in rows if len(rows[one]) >= FEWEST), key=lambda one: (-len(rows[one]), one))
-    most = most[: AGAINST // FEWEST + 1]
-    each = min(16, max(FEWEST, AGAINST // max(1, len(most) - 1)))
-    return {one: rows[one][sampled(rows[one], each, case.seed)] for one in most}
+    most = frequent(case)[: AGAINST // FEWEST + 1]
+    each = min(TRIED, max(FEWEST, AGAINST // max(1, len(most) - 1)))
+    rows = {one: case.rows_of(one) for one in most}
+    return {one: its[sampled(its, each, case.seed)] for one, its in rows.items()}
 
 
-def _evidence(case: Case, shrunk: _Shrunk, against: Mapping[int, NDArray[np.int64]], class_id: int) -> Evidence:
+def _best(case: Case, shrunk: _Shrunk, against: Mapping[int, NDArray[np.int64]], class_id: int) -> Template | Evidence:
+    """The best template of a class, or why there is none."""
     rows, _ = sample(case, class_id)
-    if len(rows) < FEWEST:
-        return Evidence("patch", "not tested", None, f"{len(rows)} images with heat; {FEWEST} are needed.")
+    if few := too_few("patch", len(rows)):
+        return few
     own = set(case.rows_of(class_id).tolist())
     others = {one: np.array([row for row in its if row not in own]) for one, its in against.items() if one != class_id}
     others = {one: its for one, its in others.items() if len(its) >= FEWEST}
     if not others:
-        return Evidence("patch", "not tested", None, "There is no other class to hold it against.")
+        return Evidence("patch", "not tested", None, "There is no other class to hold it against.", images=len(rows))
     found = [_template(shrunk, class_id, rows, others, share) for share in SIDES]
-    best = max(found, key=lambda one: (one.likeness >= LIKE, one.separates))
-    figures = {
-        "separates": best.separates,
-        "likeness": best.likeness,
-        "sharing": float(len(best.sharing)),
-    }
+    return max(found, key=lambda one: (one.is_sign, one.likeness >= LIKE, one.separates))
+
+
+def _evidence(case: Case, shrunk: _Shrunk, class_id: int, best: Template) -> Evidence:
+    rows, _ = sample(case, class_id)
+    figures = {"separates": best.separates, "likeness": best.likeness, "sharing": float(len(best.sharing))}
+    shared = f" (but for {', '.join(map(str, best.sharing))}, which have it too)" if best.sharing else ""
     said = (
         f"The patch that its hot places have most in common is found in its other images rather than in those of other "
-        f"classes with a probability of {best.separates:.2f}"
+        f"classes{shared} with a probability of {best.separates:.2f}"
     )
-    if best.separates < SEPARATES or best.likeness < LIKE:
+    if not best.is_sign:
         return Evidence("patch", "tested", None, f"{said}: no sign.", figures, len(rows))
     tries = [{int(row): shrunk.box(int(row), best.pixels, border) for row in rows} for border in (0, 1 / 4)]
     if case.masks is not None and on_object(tries[0], case.masks):
         return Evidence("patch", "tested", None, f"{said}, and it lies on the object.", figures, len(rows))
-    done = first_cause(case, class_id, tries, best.sharing)
-    if isinstance(done, str):
-        level: Level = "not tested" if done == LEFT else "suspected"
-        code: Code | None = None if done == LEFT else "sign"
-        return Evidence("patch", level, code, f"{said}. {done}", figures, len(rows), rows=rows)
-    figures |= dict(zip(("plain", "covered", "covered_elsewhere"), done.means, strict=True))
-    alike = "other places of the same size and similar contrast"
-    said = f"{said}. {falls_in_words(done, 'this patch', alike, best.sharing)}"
-    code = "sign" if done.is_cause else None
-    trials = done.trials(case.pictures, "sign covered" if done.is_cause else "patch covered")
-    return Evidence("patch", "tested", code, said, figures, len(done.rows), trials, rows=done.rows)
+    return judged(case, class_id, "patch", "sign", f"{said}.", "this patch", tries, figures, best.sharing)
 
 
 def _template(
@@ -235,10 +251,9 @@ def _template(
 ) -> Template:
     """The best template of the first half of the images, judged on the second half."""
     side, half = max(4, round(share * min(shrunk.size))), len(rows) // 2
-    template = _chosen(
+    template = chosen(
         shrunk.hot(class_id, rows[:half], side),
         [shrunk.hot(one, its[: len(its) // 3], side) for one, its in others.items()],
-        side,
     )
     own = shrunk.likenesses(rows[half:], template)
     by_class = {one: shrunk.likenesses(its[len(its) // 3 :], template) for one, its in others.items()}
@@ -249,39 +264,35 @@ def _template(
     return Template(template, separation(own, apart), float(np.median(own)), sharing)
 
 
-def _chosen(own: list[list[Searched]], others: list[list[list[Searched]]], side: int) -> NDArray[np.float32]:
-    """Of all windows in the hottest place of each image the one that the hot places of the other images have, too.
+def chosen(own: Sequence[Sequence[Windows]], others: Sequence[Sequence[Sequence[Windows]]]) -> NDArray[np.float32]:
+    """The window (s, s, C), in the hottest place of some image, that the hot places of the other images share.
 
-    What a perfect match lacks in the median of the other images is held against the same of the other classes. Windows
-    half a side apart are tried, and those around the best, an eighth of a side apart.
+    What the best correlation lacks of 1, in the median of the other images, is the least as a share of the same of
+    other classes.
 
     Args:
-        own: The hot places of each image.
-        others: The same of other classes, by class.
-        side: Side of the window.
+        own: For each image the windows in its hot places, the hottest place first.
+        others: The same of images of other classes, by class.
     """
+    first = [places[0] for places in own]
+    candidates, bounds = units(np.concatenate(first)), np.cumsum([0, *map(len, first)])
 
-    def lack(at: int, window: NDArray[np.float32], least: float) -> float:
-        def most(places: list[Searched]) -> float:
-            return max((likeness(one, window)[0] for one in places), default=0.0)
+    def lacks(images: Sequence[Sequence[Windows]]) -> NDArray[np.float32]:
+        best = [(units(np.concatenate(places)) @ candidates.T).max(0) for places in images if places]
+        return 1 - np.array(best, np.float32).reshape(-1, len(candidates))
 
-        of_own = 1 - float(np.median([most(places) for number, places in enumerate(own) if number != at]))
-        if of_own >= least:  # nor can it become less
-            return of_own
-        of_others = [np.median([most(places[:1]) for places in images]) for images in others]
-        return of_own / max(1 - float(np.median(of_others)), 1e-6)
+    again = lacks(own)
+    for at, (start, stop) in enumerate(pairwise(bounds)):
+        again[at, start:stop] = np.nan  # each finds itself in its own image
+    by_class = [np.median(lack, 0) for lack in map(lacks, others) if len(lack)]
+    elsewhere = np.median(by_class, 0) if by_class else np.ones(len(candidates))
+    best = int((np.nanmedian(again, 0) / np.maximum(elsewhere, NO_LACK)).argmin())
+    return np.ascontiguousarray(np.concatenate(first)[best])
 
-    least, best = np.inf, (0, 0, 0)
-    starts = [product([at], *(range(0, n, side // 2) for n in one[0].variances.shape)) for at, one in enumerate(own)]
-    fine = max(1, side // 8)
-    for round_ in range(2):
-        if round_:
-            at, top, left = best
-            ends = (range(max(0, first - 2 * fine), first + 2 * fine + 1, fine) for first in (top, left))
-            starts = [product([at], *ends)]
-        for at, top, left in chain.from_iterable(starts):
-            window = np.ascontiguousarray(own[at][0].pixels[top : top + side, left : left + side])
-            if window.shape[:2] == (side, side) and (found := lack(at, window, least)) < least:
-                least, best = found, (at, top, left)
-    at, top, left = best
-    return np.ascontiguousarray(own[at][0].pixels[top : top + side, left : left + side])
+
+def units(windows: Windows) -> NDArray[np.float32]:
+    """(n, d), each window less the mean of each channel, and divided by its norm; zeros for a flat window."""
+    flat = (windows - windows.mean((1, 2), keepdims=True)).reshape(len(windows), -1)
+    norms = np.linalg.norm(flat, axis=1, keepdims=True)
+    least = NO_CONTRAST * np.abs(windows).max() * np.sqrt(flat.shape[1])
+    return np.asarray(np.where(norms > least, flat / np.maximum(norms, 1e-30), 0), np.float32)

@@ -26,8 +26,8 @@ from fe_gradcam.metrics.asked import Asked
 from fe_gradcam.types import Heatmap, Images
 from fe_gradcam.verdicts.atlas import FEWEST, Atlas, Box, Upsampling, sampled
 from fe_gradcam.verdicts.case import Case
-from fe_gradcam.verdicts.covering import LEFT, TRIED, Covered, Covering, falls_in_words, first_cause, on_object, sample
-from fe_gradcam.verdicts.verdict import Code, Evidence, Level
+from fe_gradcam.verdicts.covering import TRIED, Covered, Covering, frequent, judged, on_object, sample, too_few
+from fe_gradcam.verdicts.verdict import Evidence
 
 FIXED = 0.5
 """A class is suspected if its fixed-place score is at least this."""
@@ -39,8 +39,9 @@ APART = 4.0
 """The class's share of heat in the place must be at least so many times that of the other classes. For the mark in the
 corner of `benchmarks/shortcut.py` it is 10 to 60 times, for parts of digits that are all in the middle up to 2."""
 
-COMPARED = 100
-"""The most classes that a class is held against, those with most images; so the work grows as the classes do."""
+COMPARED, COMPARED_LABELS = 100, 12
+"""The most classes that a class is held against, those with most images; so the work grows as the classes do. With
+sigmoids they are fewer, as the heat of each label takes a pass of its own."""
 
 
 @dataclass(frozen=True)
@@ -218,8 +219,8 @@ def atlas_of(case: Case, classes: Sequence[int]) -> Atlas:
     """The atlas, without pictures, of some classes and of those that they are held against: the most frequent ones."""
     down, across = case.heatmap.raw.shape[1:]
     atlas = Atlas(case.size, (down, across))
-    frequent = sorted(case.classes, key=lambda one: (-len(case.rows_of(one)), one))[: COMPARED + 1]
-    for class_id in sorted({*classes, *frequent}):
+    compared = frequent(case)[: (COMPARED_LABELS if case.several else COMPARED) + 1]
+    for class_id in sorted({*classes, *compared}):
         for heat in case.heat_of(class_id):
             atlas.add(class_id, heat)
     return atlas
@@ -227,8 +228,8 @@ def atlas_of(case: Case, classes: Sequence[int]) -> Atlas:
 
 def _evidence(case: Case, atlas: Atlas, class_id: int, compared: Sequence[int]) -> Evidence:
     warm = atlas.classes[class_id].warm if class_id in atlas.classes else 0
-    if warm < FEWEST:
-        return Evidence("place", "not tested", None, f"{warm} images with heat; {FEWEST} are needed.", images=warm)
+    if few := too_few("place", warm):
+        return few
     figures = {"fixed_place": atlas.classes[class_id].fixed_place}
     box = _suspected(atlas, class_id, compared)
     if isinstance(box, str):
@@ -241,18 +242,8 @@ def _evidence(case: Case, atlas: Atlas, class_id: int, compared: Sequence[int]) 
         return Evidence("place", "tested", None, f"{stays} There is the object.", figures, warm, box=box)
     shares, least = atlas.shares_in(compared, [box])[:, 0], max(APART * (others or 0.0), own / APART)
     sharing = [one for one, share in zip(compared, shares, strict=True) if share >= least and one != class_id]
-    done = first_cause(case, class_id, (dict.fromkeys(rows.tolist(), one) for one in _places(box, atlas)), sharing)
-    if isinstance(done, str):
-        level: Level = "not tested" if done == LEFT else "suspected"
-        code: Code | None = None if done == LEFT else "place"
-        return Evidence("place", level, code, f"{stays} {done}", figures, warm, box=box, rows=rows)
-    figures |= dict(zip(("plain", "covered", "covered_elsewhere"), done.means, strict=True))
-    figures |= {"sharing": float(len(sharing))}
-    others_said = "other places of the same size and similar contrast"
-    said = f"{stays} {falls_in_words(done, f'the {where}', others_said, sharing)}"
-    trials = done.trials(case.pictures, f"{where} covered")
-    code = "place" if done.is_cause else None
-    return Evidence("place", "tested", code, said, figures, len(done.rows), trials, done.boxes[0], done.rows)
+    tries = [dict.fromkeys(rows.tolist(), one) for one in _places(box, atlas)]
+    return judged(case, class_id, "place", "place", stays, f"the {where}", tries, figures, sharing)
 
 
 def _places(box: Box, atlas: Atlas) -> list[Box]:

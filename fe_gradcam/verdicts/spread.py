@@ -4,7 +4,8 @@ Nothing local: in each image of a class the hottest HOTTEST of the pixels are fi
 if masks or boxes say where it is, the object too. What is still told then is not told by a place: stripes, a texture, a
 tint. Some network tells every image without an object to be of one class, and some classes have objects so large that
 they outlive it. So the class is held against the others: the rate at which it is kept, less the median rate at which
-they are, and less the median rate at which their images become this class. It is accused if both leave KEPT or more.
+they are, and less the rate at which their images become this class, which a share SHARE_IT of the other classes may
+exceed: they may have the same cue. It is accused if both leave KEPT or more.
 
 An artefact: heat at one small place of the frame in most classes (SPREAD times the heat that the place would have if
 heat were the same everywhere), and with this place covered the probability changes by NOTHING at the most. So is the
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from fe_gradcam.metrics.imputation import interpolated
 from fe_gradcam.verdicts.atlas import FEWEST, Atlas, Box, Upsampling
 from fe_gradcam.verdicts.case import Case
-from fe_gradcam.verdicts.covering import LEFT, SHOWN, sample
+from fe_gradcam.verdicts.covering import LEFT, frequent, sample, too_few, trials_of
 from fe_gradcam.verdicts.places import COMPARED, LARGEST, atlas_of, place_of, where_in_words
 from fe_gradcam.verdicts.verdict import Evidence, Trial
 
@@ -35,6 +36,9 @@ KEPT = 0.5
 
 HELD = 8
 """The fewest other classes that a class is held against, if there are so many and passes are left."""
+
+SHARE_IT = 0.25
+"""The share of the other classes that may have the same cue: what their images become is not looked at."""
 
 MOST_FILLED = 0.9
 """An image of which more would be filled in, object and all, is not used."""
@@ -65,18 +69,7 @@ class FilledIn:
     def trials(self, case: Case, class_id: int, done: str) -> list[Trial]:
         """The images whose probability of the class is the highest."""
         after, before = self.answers[:, class_id], case.probabilities[self.rows, class_id]
-        return [
-            Trial(
-                row=int(self.rows[at]),
-                given=case.pictures[self.rows[at]],
-                changed=self.pictures[at],
-                before=float(before[at]),
-                after=float(after[at]),
-                done=done,
-                outline=self.where[at],
-            )
-            for at in np.argsort(-after, kind="stable")[:SHOWN]
-        ]
+        return trials_of(case.pictures, self.rows, self.pictures, before, after, list(self.where), done, -after)
 
 
 def nothing_local(case: Case, classes: Sequence[int]) -> dict[int, Evidence]:
@@ -89,8 +82,7 @@ def nothing_local(case: Case, classes: Sequence[int]) -> dict[int, Evidence]:
     Returns:
         An Evidence for each of the classes, with the code "nothing_local" if it is still told.
     """
-    frequent = sorted(case.classes, key=lambda one: (-len(case.rows_of(one)), one))
-    more = [one for one in frequent if one not in classes][: max(0, HELD + 1 - len(classes))]
+    more = [one for one in frequent(case) if one not in classes][: max(0, HELD + 1 - len(classes))]
     filled = {class_id: _hottest_filled(case, class_id) for class_id in (*classes, *more)}
     return {class_id: _kept(case, filled, class_id) for class_id in classes}
 
@@ -134,8 +126,8 @@ def _kept(case: Case, filled: dict[int, FilledIn | None], class_id: int) -> Evid
     if own is None:
         return Evidence("spread", "not tested", None, LEFT)
     count = len(own.rows)
-    if count < FEWEST:
-        return Evidence("spread", "not tested", None, f"{count} images with heat; {FEWEST} are needed.", images=count)
+    if few := too_few("spread", count):
+        return few
     kept_by_others, become = [], []
     for other, one in filled.items():
         if other != class_id and one is not None:
@@ -149,16 +141,14 @@ def _kept(case: Case, filled: dict[int, FilledIn | None], class_id: int) -> Evid
         return Evidence(
             "spread", "not tested", None, LEFT if left else "There is no other class to hold it against.", images=count
         )
-    kept, others, becomes = (
-        float(case.told(own.answers)[:, class_id].mean()),
-        *map(float, map(np.median, (kept_by_others, become))),
-    )
+    kept = float(case.told(own.answers)[:, class_id].mean())
+    others, becomes = float(np.median(kept_by_others)), float(np.quantile(become, 1 - SHARE_IT))
     figures = {"kept": kept, "kept_by_others": others, "others_become": becomes}
     found = kept - max(others, becomes) >= KEPT
     what = f"the hottest {HOTTEST:.0%} of the pixels{' and the object' * (case.masks is not None)} filled in"
     said = (
         f"With {what}, {kept:.0%} of {count} images are still told to be of the class; other classes keep {others:.0%} "
-        f"of theirs, and {becomes:.0%} of their images become this class (medians)."
+        f"of theirs (median), and {becomes:.0%} or fewer of their images become this class (in three quarters of them)."
     )
     trials = own.trials(case, class_id, what)
     rows = own.rows
@@ -199,9 +189,8 @@ def _due(atlas: Atlas, box: Box) -> float:
 
 def _artefact(case: Case, atlas: Atlas, place: Box | None, class_id: int) -> Evidence:
     rows, _ = sample(case, class_id)
-    if len(rows) < FEWEST:
-        said = f"{len(rows)} images with heat; {FEWEST} are needed."
-        return Evidence("artefact", "not tested", None, said, images=len(rows))
+    if few := too_few("artefact", len(rows)):
+        return few
     if place is None:
         return Evidence("artefact", "tested", None, "No place of the frame is hot in most classes.", images=len(rows))
     share, due, where = (
