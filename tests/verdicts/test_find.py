@@ -1,0 +1,92 @@
+"""All tests together, over networks whose answers are known, and what `find_shortcuts` takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fe_gradcam import ArgumentError, UnknownNameError, UnsupportedModelError, find_shortcuts
+from fe_gradcam.verdicts.find import ASKED_OF_IMAGES, ASKED_OF_OBJECTS, TESTS, judged
+from fe_gradcam.verdicts.verdict import Verdict
+from tests.verdicts.coloured import BLUE, BY_COLOUR, GREEN, GREEN_BY_MARK, RED, case_of, network, scenes
+
+COUNT = 12
+CLASSES = [RED] * COUNT + [GREEN] * COUNT + [BLUE] * COUNT
+NAMES = ["red", "green", "blue"]
+
+
+@pytest.fixture(scope="module")
+def marked() -> Any:
+    return scenes(CLASSES, (GREEN,))
+
+
+def found(marked: Any, weights: Any = GREEN_BY_MARK, **more: Any) -> list[Verdict]:
+    images, masks = marked
+    given = {"masks": masks, "class_names": NAMES, **more}
+    return find_shortcuts(network(weights), torch.from_numpy(images), np.array(CLASSES), **given)
+
+
+def test_a_class_is_accused_by_name_and_the_others_are_not(marked: Any) -> None:
+    every = found(marked)
+    assert [one.name for one in every] == NAMES
+    assert [one.accuses for one in every] == [False, True, False]
+    accused = every[GREEN]
+    assert "surroundings" in {one.code for one in accused.evidence}
+    assert accused.trials
+    assert all(trial.before > trial.after for trial in accused.trials[:1])
+    assert not any(one.accuses for one in found(marked, BY_COLOUR))
+
+
+def test_without_masks_the_surroundings_are_not_tested_and_it_is_said(marked: Any) -> None:
+    every = found(marked, masks=None)
+    for one in every:
+        (evidence,) = (each for each in one.evidence if each.test == "surroundings")
+        assert evidence.level == "not tested"
+        assert "pass masks= or boxes=" in evidence.said
+
+
+def test_what_is_ignored_is_not_looked_for(marked: Any) -> None:
+    every = found(marked, BY_COLOUR, ignore=["surroundings", "place"])
+    assert not {"surroundings", "place"} & {each.test for one in every for each in one.evidence}
+    (one,) = (one for one in found(marked, ignore=[code for code in TESTS if code != "artefact"]) if one.class_id == GREEN)
+    assert not one.accuses
+    with pytest.raises(UnknownNameError, match=r"ignore='plac' is no code.*'place'.* Accepted: surroundings, "):
+        found(marked, ignore="plac")
+
+
+def test_the_network_and_its_random_streams_are_left_as_they_were(marked: Any) -> None:
+    images, masks = marked
+    model = network(GREEN_BY_MARK).train()
+    before, stream = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
+    first, second = (find_shortcuts(model, torch.from_numpy(images), masks=masks) for _ in range(2))
+    assert [str(one) for one in first] == [str(one) for one in second]
+    assert model.training
+    assert torch.equal(stream, torch.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_no_more_is_asked_than_may_be_and_those_first_that_are_due(marked: Any) -> None:
+    images, masks = marked
+    each = ASKED_OF_IMAGES + ASKED_OF_OBJECTS
+    for most, first, reached in ((each, [], [RED]), (each, [BLUE], [BLUE]), (2 * each, [BLUE, GREEN], [GREEN, BLUE])):
+        case = case_of(network(GREEN_BY_MARK), images, masks, most=most)
+        every = judged(case, first=first, epoch=7)
+        assert [one.class_id for one in every] == reached
+        assert {one.epoch for one in every} == {7}
+        assert case.asked <= most
+
+
+@pytest.mark.parametrize("labels", [np.zeros(5), np.full(36, 0.5), np.zeros((36, 2), int), ["a"] * 36])
+def test_labels_of_another_form_are_an_error(marked: Any, labels: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"labels has shape .*\(36,\) class ids are needed"):
+        find_shortcuts(network(BY_COLOUR), torch.from_numpy(marked[0]), labels)
+
+
+def test_volumes_and_models_without_classes_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="images holds volumes"):
+        find_shortcuts(torch.nn.Conv3d(1, 1, 1), torch.zeros(2, 1, 4, 4, 4))
+    with pytest.raises(UnsupportedModelError):
+        find_shortcuts(torch.nn.Conv2d(1, 2, 1), torch.rand(2, 1, 4, 4))
