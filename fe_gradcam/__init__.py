@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fe_gradcam.explaining.views import Augment as Augment
     from fe_gradcam.halcon import gen_dl_model_heatmap as gen_dl_model_heatmap
     from fe_gradcam.integrations.fastestimator.op import LayerGradientOp as LayerGradientOp
+    from fe_gradcam.integrations.fastestimator.swap import SwapSurroundings as SwapSurroundings
     from fe_gradcam.integrations.fastestimator.trace import GradCAM as GradCAM
     from fe_gradcam.methods import METHODS as METHODS
     from fe_gradcam.metrics.measure import measure as measure
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from fe_gradcam.types import Heatmap as Heatmap
     from fe_gradcam.types import LayerInfo as LayerInfo
     from fe_gradcam.verdicts.find import find_shortcuts as find_shortcuts
+    from fe_gradcam.verdicts.remedy import retrain_head as retrain_head
     from fe_gradcam.verdicts.stamps import Reaction as Reaction
     from fe_gradcam.verdicts.stamps import react as react
     from fe_gradcam.verdicts.verdict import Evidence as Evidence
@@ -60,6 +62,7 @@ _NAMES = {
     "explaining.views": "Augment",
     "halcon": "gen_dl_model_heatmap",
     "integrations.fastestimator.op": "LayerGradientOp",
+    "integrations.fastestimator.swap": "SwapSurroundings",
     "integrations.fastestimator.trace": "GradCAM",
     "methods": "METHODS",
     "metrics.measure": "measure",
@@ -69,10 +72,11 @@ _NAMES = {
     "types": "Heatmap LayerInfo",
     "verdicts.find": "find_shortcuts",
     "verdicts.verdict": "Evidence Trial Verdict",
+    "verdicts.remedy": "retrain_head",
     "verdicts.stamps": "Reaction react",
 }
 _ROOMS = {name: room for room, names in _NAMES.items() for name in names.split()}
-_OF_HOST = ("GradCAM", "LayerGradientOp")
+_OF_HOST = ("GradCAM", "LayerGradientOp", "SwapSurroundings")
 
 
 def _names() -> list[str]:

@@ -23,7 +23,7 @@ from fe_gradcam.training.options import Options
 from fe_gradcam.training.rows import Rows, are_probabilities, probabilities_of
 from fe_gradcam.training.selection import Selection
 from fe_gradcam.types import Heatmap, Layer
-from fe_gradcam.verdicts.case import Case
+from fe_gradcam.verdicts.inquiry import Inquiry
 
 Labels: TypeAlias = "NDArray[np.int64] | None"
 Masks: TypeAlias = "NDArray[np.bool_] | None"
@@ -205,7 +205,7 @@ class ModelSource:
         again = partial(self._again, rows, heatmap)
         return measure(self.model, _inputs(rows), heatmap, metrics, masks=masks, again=again, **self._asking(rows))
 
-    def case(self, rows: Rows, done: Explanation, labels: Labels, masks: Masks) -> Case | None:
+    def case(self, rows: Rows, done: Explanation, labels: Labels, masks: Masks) -> Inquiry | None:
         """What verdicts on the classes start from; None if the model puts out no classes.
 
         No more images are asked than the epoch had.
@@ -217,7 +217,7 @@ class ModelSource:
         if done.probabilities is None:
             return None
         more: dict[str, Any] = {"masks": masks, "labels": labels, "explains": of_class, "most": rows.of}
-        return Case(self.model, _inputs(rows), done.heatmaps[0], done.probabilities, **more, **self._asking(rows))
+        return Inquiry(self.model, _inputs(rows), done.heatmaps[0], done.probabilities, **more, **self._asking(rows))
 
     def _asking(self, rows: Rows) -> dict[str, Any]:
         """The arguments for asking the model about changed pictures of these rows."""

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.verdicts.atlas import FEWEST
-from fe_gradcam.verdicts.case import Case
 from fe_gradcam.verdicts.donors import TRIED, Pools, Swaps, chance_of
+from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.surroundings import CHANCE, GAP, UNHURT, affordable, too_few_rows, untested
 from fe_gradcam.verdicts.swap import MARGIN, ground_of
 from fe_gradcam.verdicts.verdict import Evidence, Trial
@@ -35,7 +35,7 @@ EACH = 3 + 2 * INTO
 """How many images are asked for each object: three with holes, and those that it is pasted into."""
 
 
-def absence(case: Case, classes: Sequence[int], without: Collection[int] = ()) -> dict[int, Evidence]:
+def absence(case: Inquiry, classes: Sequence[int], without: Collection[int] = ()) -> dict[int, Evidence]:
     """Tests whether classes without an object are told by its absence.
 
     Args:

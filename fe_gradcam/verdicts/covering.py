@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fe_gradcam.metrics.imputation import interpolated
 from fe_gradcam.verdicts.atlas import FEWEST, Box, sampled
-from fe_gradcam.verdicts.case import Case
+from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.verdict import Code, Evidence, Trial
 
 FALL = 0.25
@@ -168,7 +168,7 @@ class Covering:
         boxes = [few[0] for few in self.places.values()]
         return Covered(rows, boxes, every[starts], plain[rows].astype(np.float64), answers[starts], elsewhere)
 
-    def asked_of(self, case: Case, class_id: int, sharing: Collection[int] = ()) -> Covered:
+    def asked_of(self, case: Inquiry, class_id: int, sharing: Collection[int] = ()) -> Covered:
         """The same of a case; `sharing` are other classes that have the place. With sigmoids each class is by itself.
 
         Args:
@@ -185,7 +185,7 @@ class Covering:
 
 
 def first_cause(
-    case: Case, class_id: int, tries: Iterable[Mapping[int, Box]], sharing: Collection[int] = ()
+    case: Inquiry, class_id: int, tries: Iterable[Mapping[int, Box]], sharing: Collection[int] = ()
 ) -> Covered | str:
     """Covers places one after the other until one is the cause; if none is, the one that makes most difference.
 
@@ -213,13 +213,13 @@ def first_cause(
     return best or NOTHING_ELSE
 
 
-def frequent(case: Case) -> list[int]:
+def frequent(case: Inquiry) -> list[int]:
     """The classes that FEWEST images or more are told to be of, those with most images first."""
     counts = {class_id: len(case.rows_of(class_id)) for class_id in case.classes}
     return sorted((one for one in counts if counts[one] >= FEWEST), key=lambda one: (-counts[one], one))
 
 
-def sample(case: Case, class_id: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def sample(case: Inquiry, class_id: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """At most TRIED images of a class that have heat, (n,), and their heat (n, h, w)."""
     rows, heat = case.rows_of(class_id), case.heat_of(class_id)
     warm = np.flatnonzero(heat.any((1, 2)))
@@ -235,7 +235,7 @@ def too_few(test: str, count: int) -> Evidence | None:
 
 
 def judged(
-    case: Case,
+    case: Inquiry,
     class_id: int,
     test: str,
     code: Code,

@@ -10,7 +10,7 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from fe_gradcam.verdicts.case import Case
+from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.swap import Grounds, fills_frame
 
 DONORS = 4
@@ -99,7 +99,7 @@ class Pools:
         without: Classes whose images give no surroundings.
     """
 
-    def __init__(self, case: Case, masks: NDArray[np.bool_], without: Collection[int] = ()) -> None:
+    def __init__(self, case: Inquiry, masks: NDArray[np.bool_], without: Collection[int] = ()) -> None:
         self.case, self.masks, self.without = case, masks, set(without)
         self.grounds = Grounds(case.pictures, masks)
         self._told, self._has_object = case.told(case.probabilities), np.asarray(masks.any((1, 2)))

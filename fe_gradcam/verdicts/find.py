@@ -19,14 +19,14 @@ from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.targets import names_by_id
 from fe_gradcam.types import ClassNames, Fuse, Heatmap, Images, Layer, Method, Reshape
 from fe_gradcam.verdicts.absence import absence
-from fe_gradcam.verdicts.case import Case
+from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.patches import look_alikes
 from fe_gradcam.verdicts.places import fixed_places
 from fe_gradcam.verdicts.spread import artefacts, nothing_local
 from fe_gradcam.verdicts.surroundings import surroundings
 from fe_gradcam.verdicts.verdict import Code, Evidence, Verdict
 
-Test: TypeAlias = Callable[[Case, Sequence[int]], Mapping[int, Evidence]]
+Test: TypeAlias = Callable[[Inquiry, Sequence[int]], Mapping[int, Evidence]]
 
 TESTS: Mapping[Code, Test] = {
     "surroundings": surroundings,
@@ -47,7 +47,7 @@ AT_A_TIME = 32
 
 
 def judged(
-    case: Case,
+    case: Inquiry,
     names: Mapping[int, str] | None = None,
     *,
     ignore: Iterable[Code] = (),
@@ -78,7 +78,7 @@ def _others(classes: Sequence[int], first: Sequence[int]) -> list[int]:
     return [one for one in classes if one not in chosen]
 
 
-def _within(case: Case, classes: Sequence[int]) -> list[int]:
+def _within(case: Inquiry, classes: Sequence[int]) -> list[int]:
     """As many of the classes as the case can afford, at least one."""
     if case.most is None:
         return list(classes)
@@ -181,7 +181,7 @@ def case_of(
     layer: Layer,
     batch_size: int | None,
     **how: Any,
-) -> Case:
+) -> Inquiry:
     """What verdicts on a trained model start from; the arguments are those of `find_shortcuts`.
 
     Raises:
@@ -208,7 +208,7 @@ def case_of(
         its = given if len(given) > 1 else given[0]
         return explain(model, its, method=method, layer=layer, target=class_id, **how)
 
-    return Case(
+    return Inquiry(
         model,
         images,
         heatmap,

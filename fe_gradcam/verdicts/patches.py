@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.verdicts.atlas import FEWEST, Box, Upsampling, sampled
-from fe_gradcam.verdicts.case import Case
 from fe_gradcam.verdicts.covering import TRIED, frequent, judged, on_object, sample, too_few
+from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.verdict import Evidence
 
 SIDES = (1 / 8, 1 / 5)
@@ -132,7 +132,7 @@ def separation(own: NDArray[np.float64], others: NDArray[np.float64]) -> float:
 class _Shrunk:
     """The pictures of a case as they are matched, (H, W, C) each, and the heat at their size."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Inquiry) -> None:
         self._case, self._found = case, dict[tuple[int, int], Searched]()
         scale = max(1.0, max(case.size) / LONGEST)
         self.size = round(case.size[0] / scale), round(case.size[1] / scale)
@@ -181,11 +181,11 @@ class _Shrunk:
         return Box(left, first, right - left, last - first)
 
 
-def look_alikes(case: Case, classes: Sequence[int]) -> dict[int, Evidence]:
+def look_alikes(case: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
     """What the test of a sign finds of some classes; those of which no image is told are not tested.
 
     Args:
-        case: The images; `fe_gradcam.verdicts.case.Case.affords` says whether a class's test is left for later.
+        case: The images; `fe_gradcam.verdicts.inquiry.Inquiry.affords` says whether a class's test is left for later.
         classes: The classes to test.
 
     Returns:
@@ -208,7 +208,7 @@ def look_alikes(case: Case, classes: Sequence[int]) -> dict[int, Evidence]:
     }
 
 
-def _against(case: Case) -> dict[int, NDArray[np.int64]]:
+def _against(case: Inquiry) -> dict[int, NDArray[np.int64]]:
     """Images of the most frequent classes, by class: the first of each for choosing templates, the others to judge."""
     most = frequent(case)[: AGAINST // FEWEST + 1]
     each = min(TRIED, max(FEWEST, AGAINST // max(1, len(most) - 1)))
@@ -216,7 +216,9 @@ def _against(case: Case) -> dict[int, NDArray[np.int64]]:
     return {one: its[sampled(its, each, case.seed)] for one, its in rows.items()}
 
 
-def _best(case: Case, shrunk: _Shrunk, against: Mapping[int, NDArray[np.int64]], class_id: int) -> Template | Evidence:
+def _best(
+    case: Inquiry, shrunk: _Shrunk, against: Mapping[int, NDArray[np.int64]], class_id: int
+) -> Template | Evidence:
     """The best template of a class, or why there is none."""
     rows, _ = sample(case, class_id)
     if few := too_few("patch", len(rows)):
@@ -230,7 +232,7 @@ def _best(case: Case, shrunk: _Shrunk, against: Mapping[int, NDArray[np.int64]],
     return max(found, key=lambda one: (one.is_sign, one.likeness >= LIKE, one.separates))
 
 
-def _evidence(case: Case, shrunk: _Shrunk, class_id: int, best: Template) -> Evidence:
+def _evidence(case: Inquiry, shrunk: _Shrunk, class_id: int, best: Template) -> Evidence:
     rows, _ = sample(case, class_id)
     figures = {"separates": best.separates, "likeness": best.likeness, "sharing": float(len(best.sharing))}
     shared = f" (but for {', '.join(map(str, best.sharing))}, which have it too)" if best.sharing else ""

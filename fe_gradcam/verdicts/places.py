@@ -25,8 +25,8 @@ from scipy.ndimage import label
 from fe_gradcam.metrics.asked import Asked
 from fe_gradcam.types import Heatmap, Images
 from fe_gradcam.verdicts.atlas import FEWEST, Atlas, Box, Upsampling, sampled
-from fe_gradcam.verdicts.case import Case
 from fe_gradcam.verdicts.covering import TRIED, Covered, Covering, frequent, judged, on_object, sample, too_few
+from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.verdict import Evidence
 
 FIXED = 0.5
@@ -200,11 +200,11 @@ def _alarm(atlas: Atlas, class_id: int, done: Covered) -> Alarm:
     return Alarm(class_id, box, atlas.size, *figures, len(done.rows), *done.means)
 
 
-def fixed_places(case: Case, classes: Sequence[int]) -> dict[int, Evidence]:
+def fixed_places(case: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
     """What the test of a place finds of some classes; those of which no image is told are not tested.
 
     Args:
-        case: The images; `fe_gradcam.verdicts.case.Case.affords` says whether a class's test is left for later.
+        case: The images; `fe_gradcam.verdicts.inquiry.Inquiry.affords` says whether a class's test is left for later.
         classes: The classes to test. Others, COMPARED at most, are what they are held against.
 
     Returns:
@@ -215,7 +215,7 @@ def fixed_places(case: Case, classes: Sequence[int]) -> dict[int, Evidence]:
     return {class_id: _evidence(case, atlas, class_id, compared) for class_id in classes}
 
 
-def atlas_of(case: Case, classes: Sequence[int]) -> Atlas:
+def atlas_of(case: Inquiry, classes: Sequence[int]) -> Atlas:
     """The atlas, without pictures, of some classes and of those that they are held against: the most frequent ones."""
     down, across = case.heatmap.raw.shape[1:]
     atlas = Atlas(case.size, (down, across))
@@ -226,7 +226,7 @@ def atlas_of(case: Case, classes: Sequence[int]) -> Atlas:
     return atlas
 
 
-def _evidence(case: Case, atlas: Atlas, class_id: int, compared: Sequence[int]) -> Evidence:
+def _evidence(case: Inquiry, atlas: Atlas, class_id: int, compared: Sequence[int]) -> Evidence:
     warm = atlas.classes[class_id].warm if class_id in atlas.classes else 0
     if few := too_few("place", warm):
         return few

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from fe_gradcam.metrics.imputation import interpolated
 from fe_gradcam.verdicts.atlas import FEWEST, Atlas, Box, Upsampling
-from fe_gradcam.verdicts.case import Case
 from fe_gradcam.verdicts.covering import LEFT, frequent, sample, too_few, trials_of
+from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.places import COMPARED, LARGEST, atlas_of, place_of, where_in_words
 from fe_gradcam.verdicts.verdict import Evidence, Trial
 
@@ -66,17 +66,17 @@ class FilledIn:
     pictures: NDArray[np.float32]
     answers: NDArray[np.float32]
 
-    def trials(self, case: Case, class_id: int, done: str) -> list[Trial]:
+    def trials(self, case: Inquiry, class_id: int, done: str) -> list[Trial]:
         """The images whose probability of the class is the highest."""
         after, before = self.answers[:, class_id], case.probabilities[self.rows, class_id]
         return trials_of(case.pictures, self.rows, self.pictures, before, after, list(self.where), done, -after)
 
 
-def nothing_local(case: Case, classes: Sequence[int]) -> dict[int, Evidence]:
+def nothing_local(case: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
     """What filling in the hottest part of the images finds of some classes.
 
     Args:
-        case: The images; `fe_gradcam.verdicts.case.Case.affords` says whether a class's test is left for later.
+        case: The images; `fe_gradcam.verdicts.inquiry.Inquiry.affords` says whether a class's test is left for later.
         classes: The classes to test. If these are few, others are filled in too, to hold them against.
 
     Returns:
@@ -100,7 +100,7 @@ def hottest(heat: NDArray[np.float32], upsampling: Upsampling, share: float) -> 
     return taken.reshape(full.shape)
 
 
-def _hottest_filled(case: Case, class_id: int) -> FilledIn | None:
+def _hottest_filled(case: Inquiry, class_id: int) -> FilledIn | None:
     """None if it is not afforded; images of which too much would be filled in are left out."""
     rows, heat = sample(case, class_id)
     down, across = case.heatmap.raw.shape[1:]
@@ -115,13 +115,13 @@ def _hottest_filled(case: Case, class_id: int) -> FilledIn | None:
     return _filled(case, rows, where)
 
 
-def _filled(case: Case, rows: NDArray[np.int64], where: NDArray[np.bool_]) -> FilledIn:
+def _filled(case: Inquiry, rows: NDArray[np.int64], where: NDArray[np.bool_]) -> FilledIn:
     pictures = [interpolated(case.pictures[row], one) for row, one in zip(rows, where, strict=True)]
     every = np.array(pictures, np.float32).reshape(len(rows), *case.pictures.shape[1:])
     return FilledIn(rows, where, every, case.answers(rows, every))
 
 
-def _kept(case: Case, filled: dict[int, FilledIn | None], class_id: int) -> Evidence:
+def _kept(case: Inquiry, filled: dict[int, FilledIn | None], class_id: int) -> Evidence:
     own = filled[class_id]
     if own is None:
         return Evidence("spread", "not tested", None, LEFT)
@@ -155,11 +155,11 @@ def _kept(case: Case, filled: dict[int, FilledIn | None], class_id: int) -> Evid
     return Evidence("spread", "tested", "nothing_local" if found else None, said, figures, count, trials, rows=rows)
 
 
-def artefacts(case: Case, classes: Sequence[int]) -> dict[int, Evidence]:
+def artefacts(case: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
     """Whether heat at one place of the frame in most classes means nothing.
 
     Args:
-        case: The images; `fe_gradcam.verdicts.case.Case.affords` says whether a class's test is left for later.
+        case: The images; `fe_gradcam.verdicts.inquiry.Inquiry.affords` says whether a class's test is left for later.
         classes: The classes to test. Others, COMPARED at most, help to find the place.
 
     Returns:
@@ -187,7 +187,7 @@ def _due(atlas: Atlas, box: Box) -> float:
     return box.width * box.height / (atlas.size[0] * atlas.size[1])
 
 
-def _artefact(case: Case, atlas: Atlas, place: Box | None, class_id: int) -> Evidence:
+def _artefact(case: Inquiry, atlas: Atlas, place: Box | None, class_id: int) -> Evidence:
     rows, _ = sample(case, class_id)
     if few := too_few("artefact", len(rows)):
         return few

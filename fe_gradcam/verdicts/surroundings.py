@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.verdicts.atlas import FEWEST
-from fe_gradcam.verdicts.case import Case
 from fe_gradcam.verdicts.donors import DONORS, TRIED, Pools, Swaps, chance_of
+from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.verdict import Evidence, Trial
 
 GAP = 0.25
@@ -81,7 +81,7 @@ class _Judged:
         return self.gap >= GAP and self.kept_same >= UNHURT and self.chance < CHANCE / classes
 
 
-def surroundings(case: Case, classes: Sequence[int], without: Collection[int] = ()) -> dict[int, Evidence]:
+def surroundings(case: Inquiry, classes: Sequence[int], without: Collection[int] = ()) -> dict[int, Evidence]:
     """Tests whether classes are told by the surroundings of their objects.
 
     Args:
@@ -132,7 +132,7 @@ def untested(test: str, why: str) -> Evidence:
     return Evidence(test, "not tested", None, why)
 
 
-def affordable(case: Case, rows: NDArray[np.int64], each: int) -> NDArray[np.int64] | str:
+def affordable(case: Inquiry, rows: NDArray[np.int64], each: int) -> NDArray[np.int64] | str:
     """As many rows as can be tested with so many questions each, TRIED or else ENOUGH; or why none can be."""
     for count in (TRIED, ENOUGH):
         if case.affords(each * len(rows[:count])):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fe_gradcam import explain
-from fe_gradcam.verdicts.case import Case
+from fe_gradcam.verdicts.inquiry import Inquiry
 
 SIDE, OBJECT, MARK = 24, 6, 4
 RED, GREEN, BLUE, NONE = range(4)
@@ -59,10 +59,10 @@ def scenes(
     return images, masks
 
 
-def case_of(model: nn.Module, images: NDArray[np.float32], masks: NDArray[np.bool_] | None, **more: Any) -> Case:
+def case_of(model: nn.Module, images: NDArray[np.float32], masks: NDArray[np.bool_] | None, **more: Any) -> Inquiry:
     with torch.no_grad():
         probabilities = model(torch.from_numpy(images)).softmax(1).numpy()
-    return Case(model, images, explain(model, images), probabilities, masks=masks, **more)
+    return Inquiry(model, images, explain(model, images), probabilities, masks=masks, **more)
 
 
 def told(model: nn.Module, images: NDArray[np.float32]) -> list[int]:

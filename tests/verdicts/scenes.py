@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fe_gradcam import explain
 from fe_gradcam.types import Heatmap
-from fe_gradcam.verdicts.case import Case
+from fe_gradcam.verdicts.inquiry import Inquiry
 
 SIDE, PATCH, GREEN = 32, 4, 1
 CORNER = (SIDE - PATCH, SIDE - PATCH)
@@ -108,7 +108,7 @@ READS_THE_CORNER = weights()
 READS_THE_OBJECT = weights(white=(0, 0, 0), objects=(5, 5, 5))
 
 
-def case_of(images: Images, parts: tuple[Any, ...], *, several: bool = False, **more: Any) -> Case:
+def case_of(images: Images, parts: tuple[Any, ...], *, several: bool = False, **more: Any) -> Inquiry:
     """The case of scenes (N, 32, 32, 3) and a network of PyTorch; with `several` its answers are of sigmoids."""
     model = network("torch", parts)
     if several:
@@ -121,4 +121,4 @@ def case_of(images: Images, parts: tuple[Any, ...], *, several: bool = False, **
     with torch.no_grad():
         answers = model(inputs)
     probabilities = (answers if several else answers.softmax(1)).numpy()
-    return Case(model, inputs, explain(model, inputs), probabilities, explains=explains, **more)
+    return Inquiry(model, inputs, explain(model, inputs), probabilities, explains=explains, **more)

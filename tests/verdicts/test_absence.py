@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from fe_gradcam.verdicts.absence import EACH, _beside, absence
-from fe_gradcam.verdicts.case import Case
+from fe_gradcam.verdicts.inquiry import Inquiry
 from tests.verdicts.coloured import (
     BLUE,
     BY_ABSENCE,
@@ -32,7 +32,7 @@ COUNT = 12
 FOUR = [one for one in (RED, GREEN, BLUE, NONE) for _ in range(COUNT)]
 
 
-def case(weights: Any, bias: Any, classes: list[int] = FOUR, **more: Any) -> Case:
+def case(weights: Any, bias: Any, classes: list[int] = FOUR, **more: Any) -> Inquiry:
     images, masks = scenes(classes, [NONE])
     return case_of(network(weights, bias), images, masks, labels=np.array(classes), **more)
 

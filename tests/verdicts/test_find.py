@@ -51,7 +51,9 @@ def test_without_masks_the_surroundings_are_not_tested_and_it_is_said(marked: An
 def test_what_is_ignored_is_not_looked_for(marked: Any) -> None:
     every = found(marked, BY_COLOUR, ignore=["surroundings", "place"])
     assert not {"surroundings", "place"} & {each.test for one in every for each in one.evidence}
-    (one,) = (one for one in found(marked, ignore=[code for code in TESTS if code != "artefact"]) if one.class_id == GREEN)
+    (one,) = (
+        one for one in found(marked, ignore=[code for code in TESTS if code != "artefact"]) if one.class_id == GREEN
+    )
     assert not one.accuses
     with pytest.raises(UnknownNameError, match=r"ignore='plac' is no code.*'place'.* Accepted: surroundings, "):
         found(marked, ignore="plac")

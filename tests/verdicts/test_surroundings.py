@@ -9,8 +9,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from fe_gradcam.verdicts import surroundings as module
-from fe_gradcam.verdicts.case import Case
 from fe_gradcam.verdicts.donors import DONORS
+from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.surroundings import surroundings
 from fe_gradcam.verdicts.verdict import Evidence
 from tests.verdicts.coloured import (
@@ -31,7 +31,7 @@ COUNT = 12
 THREE = [RED] * COUNT + [GREEN] * COUNT + [BLUE] * COUNT
 
 
-def case(weights: Any = GREEN_BY_MARK, classes: list[int] = THREE, marked: Any = (GREEN,), **more: Any) -> Case:
+def case(weights: Any = GREEN_BY_MARK, classes: list[int] = THREE, marked: Any = (GREEN,), **more: Any) -> Inquiry:
     images, masks = scenes(classes, marked)
     return case_of(network(weights), images, masks, labels=np.array(classes), **more)
 

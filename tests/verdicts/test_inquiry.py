@@ -12,7 +12,7 @@ from torch import nn
 
 from fe_gradcam.explaining.route import explained
 from fe_gradcam.explaining.settings import Settings
-from fe_gradcam.verdicts.case import Case
+from fe_gradcam.verdicts.inquiry import Inquiry
 
 LEFT, RIGHT, BOTH, NONE = (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.0, 0.0)
 
@@ -36,13 +36,13 @@ def images(*halves: tuple[float, float]) -> torch.Tensor:
     return rows.repeat_interleave(4, 1)[:, None, None].expand(-1, -1, 8, -1).contiguous()
 
 
-def case(x: torch.Tensor, *, several: bool = False, **more: Any) -> Case:
+def case(x: torch.Tensor, *, several: bool = False, **more: Any) -> Inquiry:
     model = Halves(several=several).eval()
     done = explained(model, x, Settings(), methods=("grad_cam",), layers=("conv",), targets=(None,))
     explains = lambda rows, class_id: explained(  # noqa: E731
         model, x[rows], Settings(), methods=("grad_cam",), layers=("conv",), targets=(class_id,)
     ).heatmaps[0]
-    return Case(model, x, done.heatmaps[0], done.probabilities, explains=explains, **more)
+    return Inquiry(model, x, done.heatmaps[0], done.probabilities, explains=explains, **more)
 
 
 def test_an_image_counts_for_the_class_that_it_is_told_to_be_of() -> None:

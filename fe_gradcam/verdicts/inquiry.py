@@ -20,7 +20,7 @@ SUMS_TO_ONE = 1e-2
 """How far the probabilities of an image may be from a sum of 1 if it is of one class."""
 
 
-class Case:
+class Inquiry:
     """The images of a network, its answers, and a limit to what may be asked of it.
 
     Args:
