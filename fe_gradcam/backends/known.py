@@ -124,6 +124,7 @@ class Known:
         writes: Whether a call of the model writes to its own parameters; None before the first one.
         others_put_on_hooks: Whether another thread put hooks on something while the model was called.
         kinds: The classes of layers, by the layer's name.
+        names: The names of layers, by a name that was asked for.
         plans: What a pass learnt, or None, and how many times it did not hold; see backends/pytorch/plan.
     """
 
@@ -147,6 +148,7 @@ class Known:
         self.writes: bool | None = None
         self.plans: Recent[Any] = Recent(KEPT_SIZES)
         self.kinds: Recent[str] = Recent(KEPT_SIZES)
+        self.names: Recent[str] = Recent(KEPT_SIZES)
 
     def stamp_of(self, values: Sequence[Any]) -> object:
         """An object that stays the same for as long as plain values of the model do."""

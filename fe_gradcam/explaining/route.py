@@ -106,8 +106,8 @@ def explain(
         score: ``"logit"``: the class score before the softmax or sigmoid, which is found automatically;
             ``"output"``: the model's output as it is.
         batch_size: Images per pass, from 1. None: all images at once, and of the variants that a method makes of them
-            as many as have 200,000 pixels together, on a GPU 1.6 million, but at most 64; fewer on a CPU, from 4, where
-            a layer's output is large. It bounds the memory of every method, whatever the number of channels.
+            as many as have 200,000 pixels together, but at most 64, on a GPU 6.4 million and 256; fewer on a CPU, from
+            4, where a layer's output is large. It bounds the memory of every method, whatever the number of channels.
         seed: Seed of the methods that draw random numbers, from 0. The numbers of an image do not depend on the other
             images, and the global random streams are not touched.
         class_names: Names of the classes: a sequence in the order of the ids, or {id: name}.

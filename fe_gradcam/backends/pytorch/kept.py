@@ -15,6 +15,7 @@ from weakref import CallableProxyType, ProxyType, ReferenceType
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors
 from torch.optim import Optimizer
 
 MOST_ENTRIES = 10_000
@@ -311,7 +312,10 @@ def _alike(tensors: list[Tensor]) -> list[list[Tensor]]:
 
 def _in_one_piece(tensors: list[Tensor]) -> Tensor:
     """A copy of all values in one step; copies of hundreds of small tensors would take milliseconds."""
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    if len(tensors) == 1 or any(map(_requires_grad, tensors)):
+        return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    values: Tensor = _flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]
+    return values
 
 
 def _write_back(one: Tensor, shape: torch.Size, values: Tensor) -> bool:

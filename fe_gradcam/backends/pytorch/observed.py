@@ -81,7 +81,10 @@ class ObservedTorch(Backend):
         self._noted = None
 
     def _name_of(self, layer: Layer) -> str:
-        return name_of(self._model, layer)
+        if not isinstance(layer, str):
+            return name_of(self._model, layer)
+        names = self._known_now().names
+        return names.get(layer) or names.put(layer, name_of(self._model, layer))
 
     def kind_of(self, layer: LayerRef) -> str:
         """See Backend."""
