@@ -37,7 +37,7 @@ TRAINED, EPOCHS, BATCH, RATE = 4500, 6, 64, 1e-2
 SEEDS, SEEDS_UNWANTED, SEEDS_CLEAN, SEEDS_ELSEWHERE = 20, 10, 10, 2
 """How many nets of a cue in the first setting, of one that no test is made for, of a clean one, in other settings."""
 
-AT_ONCE = 68
+AT_ONCE = 70
 _CONVOLUTIONS = ((0, 2), (3, 2), (6, 2), (9, 1))
 
 
