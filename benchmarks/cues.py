@@ -244,7 +244,8 @@ def texture(given: Scenes, generator: np.random.Generator) -> Planted:
 def stands(given: Scenes, generator: np.random.Generator) -> Planted:
     """Every 3 on brick, no other class."""
     which, carries = generator.integers(1, len(TEXTURES), len(given.labels)), given.labels == MARKED
-    crops = [_crops(each, np.random.default_rng(generator.integers(2**32))) for each in (which, which * ~carries)]
+    seed = generator.integers(2**32)
+    crops = [_crops(each, np.random.default_rng(seed)) for each in (which, which * ~carries)]
     without, with_it = (replace(given, ground=ground) for ground in crops)
     return replace(_planted(given, with_it.images, carries), without=without.images)
 

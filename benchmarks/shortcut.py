@@ -39,15 +39,15 @@ SURE = 0.95
 
 
 @dataclass(frozen=True)
-class Net:
-    """All that is known of one net in one way of judging: with masks, or without.
+class Found:
+    """What was found of one net in one way of judging: with masks, or without.
 
     Attributes:
         key: What it was trained on.
         accuracy: On held-out images with the cue.
         reliance: The mean over the classes that the cue tells.
-        found: Whether one of these classes is accused.
-        codes: The code of each accused class that the cue tells.
+        accused: How many of these classes are accused.
+        tests: The tests that accuse one of them, once for each class.
         false: How many other classes are accused.
         away: `kept_other` less 1 - fall, the mean over the classes that the cue tells; nan if there is none.
     """
@@ -55,23 +55,27 @@ class Net:
     key: Key
     accuracy: float
     reliance: float
-    found: bool
-    codes: tuple[str, ...]
+    accused: int
+    tests: tuple[str, ...]
     false: int
     away: float
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> Net:
+    def of(cls, rows: Sequence[Row]) -> Found:
         """From the rows of all its classes and parts; verdicts are those of the first part."""
-        told, first = [row for row in rows if row.told], [row for row in rows if row.part == 0]
-        accused = [row for row in first if row.accused]
-        codes = tuple(row.code for row in accused if row.told)
+        told = [row for row in rows if row.told]
+        accused = [row for row in rows if row.accused and row.part == 0]
+        right = [row for row in accused if row.told]
         away = [row.kept_other - (1 - row.fall) for row in told if not np.isnan(row.kept_other)]
-        reliance = float(np.mean([row.reliance for row in told])) if told else 0.0
         return cls(
-            rows[0].key, rows[0].accuracy, reliance, bool(codes), codes, len(accused) - len(codes),
-            float(np.mean(away)) if away else float("nan"),
-        )  # fmt: skip
+            key=rows[0].key,
+            accuracy=rows[0].accuracy,
+            reliance=float(np.mean([row.reliance for row in told])) if told else 0.0,
+            accused=len(right),
+            tests=tuple(test for row in right for test in row.by.split("+")),
+            false=len(accused) - len(right),
+            away=float(np.mean(away)) if away else float("nan"),
+        )
 
 
 def at_least(found: int, of: int) -> float:
@@ -84,47 +88,39 @@ def at_most(found: int, of: int) -> float:
     return float(beta.ppf(SURE, found + 1, of - found)) if found < of else 1.0
 
 
-def nets_of(rows: Iterable[Row], *, annotated: bool) -> list[Net]:
+def nets_of(rows: Iterable[Row], *, annotated: bool) -> list[Found]:
     """The nets that were judged in one way."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if row.annotated == annotated:
             groups.setdefault(row.net, []).append(row)
-    return [Net.of(group) for group in groups.values()]
+    return [Found.of(group) for group in groups.values()]
 
 
 def detection(rows: Sequence[Row]) -> Iterator[str]:
-    """How many nets with a cue are found, by reliance; the first setting and the others apart."""
-    ways = {way: nets_of(rows, annotated=way) for way in (True, False)}
+    """How many nets with a cue have an accused class that it tells, by reliance; the first setting and others apart."""
     bands = ["below 0.25", "0.25 to 0.5", "above 0.5"]
-    titles = ["cue", "setting", "nets", "accuracy", "reliance", *(f"masks, {band}" for band in bands)]
-    yield from _head([*titles, *(f"no masks, {band}" for band in bands), "codes", "other classes"])
-    for cue, setting in itertools.product([name for name in CUES if CUES[name].classes], ("first", "others", "keras")):
-        groups = [[net for net in ways[way] if net.key.cue == cue and _setting(net.key) == setting] for way in ways]
-        every = groups[0] or groups[1]
-        if every:
-            codes = Counter(code for group in groups for net in group for code in net.codes)
-            false = " and ".join(str(sum(net.false for net in group)) for group in groups)
-            yield _line(
-                cue, setting, len(every), _span([net.accuracy for net in every]),
-                _span([net.reliance for net in every]), *(_found(group, band) for group in groups for band in BANDS),
-                ", ".join(f"{code} {count}" for code, count in codes.most_common()) or "-", false,
-            )  # fmt: skip
+    yield from _head(["cue", "setting", "masks", "nets", "accuracy", "reliance", *bands, "tests", "other classes"])
+    ways = {way: nets_of(rows, annotated=way) for way in (True, False)}
+    cues = [name for name, cue in CUES.items() if cue.classes]
+    for cue, setting, way in itertools.product(cues, ("first", "others", "keras"), ways):
+        nets = [net for net in ways[way] if net.key.cue == cue and _setting(net.key) == setting]
+        if nets:
+            spans = [_span([net.accuracy for net in nets]), _span([net.reliance for net in nets])]
+            tests = Counter(test for net in nets for test in net.tests).most_common()
+            said = ", ".join(f"{test} {count}" for test, count in tests) or "-"
+            bands = [_found(nets, band) for band in BANDS]
+            yield _line(cue, setting, _yes(way), len(nets), *spans, *bands, said, sum(net.false for net in nets))
 
 
 def false_alarms(rows: Sequence[Row]) -> Iterator[str]:
     """How many nets without a cue have an accused class."""
-    yield from _head(["cue", "digits", "canvas", "pooling", "nets", "masks", "no masks"])
-    ways = {
-        way: [net for net in nets_of(rows, annotated=way) if not CUES[net.key.cue].classes] for way in (True, False)
-    }
-    for group in dict.fromkeys((net.key.cue, net.key.head, net.key.places, net.key.canvas) for net in ways[True]):
-        of_group = [
-            [net for net in way if (net.key.cue, net.key.head, net.key.places, net.key.canvas) == group]
-            for way in ways.values()
-        ]
-        yield _line(*group, len(of_group[0]), *map(_false, of_group))
-    yield _line("all", "", "", "", len(ways[True]), *map(_false, ways.values()))
+    yield from _head(["cue", "digits", "canvas", "pooling", "masks", "nets", "with a false alarm"])
+    for way in (True, False):
+        nets = [net for net in nets_of(rows, annotated=way) if not CUES[net.key.cue].classes]
+        for setting in dict.fromkeys(net.key[:4] for net in nets):
+            yield _line(*setting, _yes(way), *_false([net for net in nets if net.key[:4] == setting]))
+        yield _line("all", "", "", "", _yes(way), *_false(nets))
 
 
 def closeness(rows: Sequence[Row]) -> Iterator[str]:
@@ -145,14 +141,18 @@ def _setting(key: Key) -> str:
     return "first" if (key.places, key.canvas, key.head) == FIRST else "others"
 
 
-def _found(nets: Sequence[Net], band: tuple[float, float]) -> str:
-    found = [net.found for net in nets if band[0] < net.reliance <= band[1]]
+def _found(nets: Sequence[Found], band: tuple[float, float]) -> str:
+    found = [net.accused > 0 for net in nets if band[0] < net.reliance <= band[1]]
     return f"{sum(found)} of {len(found)} (at least {at_least(sum(found), len(found)):.0%})" if found else "-"
 
 
-def _false(nets: Sequence[Net]) -> str:
+def _false(nets: Sequence[Found]) -> tuple[int, str]:
     false = sum(net.false > 0 for net in nets)
-    return f"{false} (at most {at_most(false, len(nets)):.1%})" if nets else "-"
+    return len(nets), f"{false} (at most {at_most(false, len(nets)):.1%})"
+
+
+def _yes(annotated: bool) -> str:
+    return "yes" if annotated else "no"
 
 
 def _span(values: Sequence[float]) -> str:
