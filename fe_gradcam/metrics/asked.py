@@ -6,7 +6,9 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, TypeAlias, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fe_gradcam.backends import backend_for
@@ -66,18 +68,27 @@ class Asked:
         answers = torch.zeros(len(rows), dtype=torch.float32)
         known = torch.from_numpy(self._class_ids >= 0)[rows.cpu()].nonzero()[:, 0]
         for at in torch.split(known, max(1, self._batch_size - 1)) if len(known) else ():
-            answers[at] = self._probabilities(make(at.to(rows.device)), rows[at.to(rows.device)])
+            its = rows[at.to(rows.device)]
+            ids = self._class_ids[its.cpu().numpy()][:, None]
+            table = self._probabilities(make(at.to(rows.device)), its, ids)
+            answers[at] = table.gather(1, torch.from_numpy(ids))[:, 0]
         return answers
 
-    def _probabilities(self, pictures: Tensor, rows: Tensor) -> Tensor:
-        """(B,) on the CPU. An unchanged image is added: for empty images alone, logits may look like probabilities."""
-        rows = torch.cat([rows[:1], rows])
+    def table(self, rows: Tensor, make: Make) -> Tensor:
+        """The probabilities of all classes, (V, C); see `Ask`."""
+        parts = []
+        for at in torch.split(torch.arange(len(rows)), max(1, self._batch_size - 1)):
+            its = rows[at.to(rows.device)]
+            parts.append(self._probabilities(make(at.to(rows.device)), its, np.zeros((len(its), 1), np.int64)))
+        return torch.cat(parts)
+
+    def _probabilities(self, pictures: Tensor, rows: Tensor, ids: NDArray[np.int64]) -> Tensor:
+        """(B, C) on the CPU. An unchanged image is added: of empty images alone logits may look like probabilities."""
+        rows, ids = torch.cat([rows[:1], rows]), np.concatenate([ids[:1], ids])
         pictures = torch.cat([self.picture[rows[:1].to(self.picture.device)], pictures])
-        ids = self._class_ids[rows.cpu().numpy()][:, None]
         asked = self._in_torch.asked(pictures, rows, channels_first=self._backend.channels_first)
         (inputs,) = self._backend.run(asked, Query(self._layer, [ClassTarget(ids)], "output", gradients=False))
-        probabilities = cast(Tensor, inputs.probabilities).cpu()  # a model without classes was refused
-        return probabilities.gather(1, torch.from_numpy(ids))[1:, 0]
+        return cast(Tensor, inputs.probabilities)[1:].cpu()  # a model without classes was refused
 
     @cached_property
     def _layer(self) -> Any:
