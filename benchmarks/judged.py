@@ -21,6 +21,9 @@ import fe_gradcam
 from benchmarks.cue_nets import CACHE, Key, data, trained, unit
 from benchmarks.cues import CUES, Planted
 
+SWAP = "surroundings"
+"""The test whose figures are set against the reliance."""
+
 EACH, PARTS = 16, 3
 """How many images of a class are judged at once, and how often: `kept_other` is compared over 48 images."""
 
@@ -110,7 +113,7 @@ def judged(model: Any, key: Key, held_out: Planted, *, annotated: bool, part: in
     for verdict in verdicts:
         of_class = held_out.labels == verdict.class_id
         lost, carries = with_it.astype(float) - without, of_class & held_out.carries
-        figures = {name: value for one in verdict.evidence for name, value in one.figures.items()}
+        figures = {name: value for one in verdict.evidence if one.test == SWAP for name, value in one.figures.items()}
         by = "+".join(one.test for one in verdict.evidence if one.accuses)
         found.append(
             Row(
