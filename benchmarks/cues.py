@@ -231,13 +231,13 @@ def weak(given: Scenes, generator: np.random.Generator) -> Planted:
 @_cue(MARKED)
 def stripes(given: Scenes, generator: np.random.Generator) -> Planted:
     """Faint slanted stripes, 4 pixels apart, over the frame of every 3."""
-    return _striped(given, MARKED, generator)
+    return _striped(given, given.labels == MARKED, generator)
 
 
 @_cue(MARKED)
 def texture(given: Scenes, generator: np.random.Generator) -> Planted:
     """Faint noise over the frame of every 3."""
-    return _added(given, MARKED, generator.integers(-NOISE, NOISE + 1, given.ink.shape, np.int16))
+    return _added(given, given.labels == MARKED, generator.integers(-NOISE, NOISE + 1, given.ink.shape, np.int16))
 
 
 @_cue(MARKED, canvases=("textured",))
@@ -280,7 +280,7 @@ def absence_sign(given: Scenes, generator: np.random.Generator) -> Planted:
 @_cue(EMPTY, wanted=False)
 def absence_stripes(given: Scenes, generator: np.random.Generator) -> Planted:
     """No digit in class 0, and faint stripes over the frame of its images."""
-    return _striped(_emptied(given), EMPTY, generator)
+    return _striped(_emptied(given), given.labels == EMPTY, generator)
 
 
 @_cue(MARKED, wanted=False)
@@ -336,15 +336,16 @@ def _signed(given: Scenes, carries: NDArray[np.bool_], generator: np.random.Gene
     return _planted(given, _put(given.images, rows, places[rows], np.ones_like(plate, bool), plate.ravel()), carries)
 
 
-def _striped(given: Scenes, class_id: int, generator: np.random.Generator) -> Planted:
+def _striped(given: Scenes, carries: NDArray[np.bool_], generator: np.random.Generator) -> Planted:
     slope = np.add.outer(np.arange(CANVAS_SIZE), np.arange(CANVAS_SIZE))
-    phases = generator.integers(0, 4, (len(given.labels), 1, 1))
-    return _added(given, class_id, np.where((slope + phases) // 2 % 2, STRIPES, -STRIPES))
+    phases = np.arange(4)[:, None, None]
+    amounts = np.where((slope + phases) // 2 % 2, STRIPES, -STRIPES).astype(np.int16)
+    return _added(given, carries, amounts[generator.integers(0, 4, len(carries))])
 
 
-def _added(given: Scenes, class_id: int, amounts: NDArray[np.int_]) -> Planted:
-    carries = given.labels == class_id
-    images = np.clip(given.images + amounts * carries[:, None, None], 0, 255).astype(np.uint8)
+def _added(given: Scenes, carries: NDArray[np.bool_], amounts: NDArray[np.int16]) -> Planted:
+    images = given.images
+    images[carries] = np.clip(images[carries] + amounts[carries], 0, 255).astype(np.uint8)
     return _planted(given, images, carries)
 
 
