@@ -20,9 +20,13 @@ from numpy.typing import NDArray
 import fe_gradcam
 from benchmarks.cue_nets import CACHE, Key, data, trained, unit
 from benchmarks.cues import CUES, Planted
+from fe_gradcam.verdicts.verdict import Code
 
 SWAP = "surroundings"
 """The test whose figures are set against the reliance."""
+
+OTHER_TESTS: tuple[Code, ...] = ("absence", "place", "sign", "nothing_local", "artefact")
+"""What is not looked for behind the first part."""
 
 EACH, PARTS = 16, 3
 """How many images of a class are judged at once, and how often: `kept_other` is compared over 48 images."""
@@ -97,7 +101,7 @@ def judged(model: Any, key: Key, held_out: Planted, *, annotated: bool, part: in
         key: What it was trained on.
         held_out: Images that it was not trained on.
         annotated: Whether the masks are given.
-        part: Which of the images are judged.
+        part: Which of the images are judged; behind the first, by their surroundings alone.
 
     Returns:
         A row for each class.
@@ -107,7 +111,11 @@ def judged(model: Any, key: Key, held_out: Planted, *, annotated: bool, part: in
     these = held_out[rows]
     start = time.perf_counter()
     verdicts = fe_gradcam.find_shortcuts(
-        model, as_input(model, these.images), labels=these.labels, masks=these.masks if annotated else None
+        model,
+        as_input(model, these.images),
+        labels=these.labels,
+        masks=these.masks if annotated else None,
+        ignore=OTHER_TESTS if part else (),
     )
     seconds, found = time.perf_counter() - start, []
     for verdict in verdicts:

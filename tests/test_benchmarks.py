@@ -27,6 +27,7 @@ from benchmarks.measure import Ratio, interval, rise, rounds
 from benchmarks.nets import NETS, Framework, Net, batch, by_hand, plain
 from benchmarks.stack import Stack
 from fe_gradcam import explain
+from fe_gradcam.verdicts.verdict import ACCUSING
 from tutorials.real_data import digit_canvases
 
 FAST = [("torch", name) for name in ("lenet5", "lenet_of_modules", "host_lenet")] + [
@@ -342,6 +343,8 @@ def test_a_row_sets_the_verdict_against_the_reliance(monkeypatch: pytest.MonkeyP
     np.testing.assert_array_equal(options["masks"], planted.masks[rows])
     judged.judged(by_the_corner(), key, planted, annotated=False, part=0)
     assert asked[1][1]["masks"] is None
+    assert (options["ignore"], asked[1][1]["ignore"]) == (judged.OTHER_TESTS, ())
+    assert {*judged.OTHER_TESTS, judged.SWAP} == {*ACCUSING, "artefact"}
 
 
 def row(net: str, class_id: int, **changes: Any) -> Row:
