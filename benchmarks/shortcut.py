@@ -120,7 +120,8 @@ def false_alarms(rows: Sequence[Row]) -> Iterator[str]:
         nets = [net for net in nets_of(rows, annotated=way) if not CUES[net.key.cue].classes]
         for setting in dict.fromkeys(net.key[:4] for net in nets):
             yield _line(*setting, _yes(way), *_false([net for net in nets if net.key[:4] == setting]))
-        yield _line("all", "", "", "", _yes(way), *_false(nets))
+        if nets:
+            yield _line("all", "", "", "", _yes(way), *_false(nets))
 
 
 def closeness(rows: Sequence[Row]) -> Iterator[str]:
