@@ -116,8 +116,9 @@ def _hottest_filled(case: Case, class_id: int) -> FilledIn | None:
 
 
 def _filled(case: Case, rows: NDArray[np.int64], where: NDArray[np.bool_]) -> FilledIn:
-    pictures = [interpolated(case.pictures[row], one) for row, one in zip(rows, where, strict=True)]
-    every = np.array(pictures, np.float32).reshape(len(rows), *case.pictures.shape[1:])
+    given = case.pictures
+    pictures = [interpolated(given[row], one) for row, one in zip(rows, where, strict=True)]
+    every = np.array(pictures, np.float32).reshape(len(rows), *given.shape[1:])
     return FilledIn(rows, where, every, case.answers(rows, every))
 
 
