@@ -121,7 +121,11 @@ def test_the_script_for_a_gpu_runs_without_one(
     monkeypatch.setattr("sys.argv", ["on_gpu", "--device", "cpu", "--small"])
     assert on_gpu.main() == 0
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if " | " in line]
-    assert len(rows) == 1 + 8 and all(row[-3:] == ["0 (0)"] * 3 for row in rows[1:])
+    heads = [at for at, row in enumerate(rows) if {"kind", "asked for", "score_cam of one image"} & {row[0]}]
+    kinds, others, by_rows = (rows[at + 1 : end] for at, end in zip(heads, [*heads[1:], None], strict=True))
+    assert len(kinds) == 8 and all(row[4:7] == ["0 (0)"] * 3 for row in kinds)
+    assert others[0][1] == peers.OURS and others[0][3].startswith("1.00 ")
+    assert [row[1] for row in by_rows] == ["chosen", "16", "64", "256"]
     monkeypatch.setattr("sys.argv", ["on_gpu"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert on_gpu.main() == 1
