@@ -30,8 +30,8 @@ from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.places import COMPARED, LARGEST, atlas_of, place_of, where_in_words
 from fe_gradcam.verdicts.verdict import Evidence, Trial
 
-HOTTEST, SHIFTS = 0.3, 4
-"""The share of the pixels that is covered, and by how many parts of the image."""
+HOTTEST, SHIFTS, COARSE = 0.3, 4, 64
+"""The share of the pixels that is covered, by how many parts of the image, and the side at which these are chosen."""
 
 KEPT = 0.5
 """A class is told by nothing local if it is kept so much more often than the other classes."""
@@ -108,10 +108,13 @@ def patched(image: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[n
     The whole image is shifted, round its borders, so that as many missing pixels as possible lie under others; SHIFTS
     times, and what is left then is filled in from its surroundings.
     """
-    covered, left = image.copy(), missing.copy()
-    steps = [range(0, side, max(1, side // 16)) for side in missing.shape]
+    covered, left, coarse = image.copy(), missing.copy(), max(1, min(missing.shape) // COARSE)
+    few = missing[::coarse, ::coarse]
+    shifts = list(product(*(range(0, side, max(1, side // 16)) for side in few.shape)))
     for _ in range(SHIFTS):
-        best = max(product(*steps), key=lambda shift: int((left & ~np.roll(missing, shift, (0, 1))).sum()))
+        still = left[::coarse, ::coarse]
+        down, across = max(shifts, key=lambda shift: int((still & ~np.roll(few, shift, (0, 1))).sum()))
+        best = down * coarse, across * coarse
         taken = left & ~np.roll(missing, best, (0, 1))
         covered[:, taken] = np.roll(image, best, (1, 2))[:, taken]
         left &= ~taken
