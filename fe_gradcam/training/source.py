@@ -205,18 +205,17 @@ class ModelSource:
         again = partial(self._again, rows, heatmap)
         return measure(self.model, _inputs(rows), heatmap, metrics, masks=masks, again=again, **self._asking(rows))
 
-    def case(self, rows: Rows, done: Explanation, labels: Labels, masks: Masks) -> Inquiry | None:
-        """What verdicts on the classes start from; None if the model puts out no classes.
-
-        No more images are asked than the epoch had.
-        """
+    def case(
+        self, rows: Rows, done: Explanation, labels: Labels, masks: Masks, most: int | None = None
+    ) -> Inquiry | None:
+        """What verdicts on the classes start from, and the most images they ask; None if there are no classes."""
 
         def of_class(which: NDArray[np.int64], class_id: int) -> Heatmap:
             return self._explained(rows, [class_id], methods=self.methods[:1], which=which).heatmaps[0]
 
         if done.probabilities is None:
             return None
-        more: dict[str, Any] = {"masks": masks, "labels": labels, "explains": of_class, "most": rows.of}
+        more: dict[str, Any] = {"masks": masks, "labels": labels, "explains": of_class, "most": most}
         return Inquiry(self.model, _inputs(rows), done.heatmaps[0], done.probabilities, **more, **self._asking(rows))
 
     def _asking(self, rows: Rows) -> dict[str, Any]:

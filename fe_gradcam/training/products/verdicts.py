@@ -21,6 +21,9 @@ from fe_gradcam.verdicts.atlas import Atlas
 from fe_gradcam.verdicts.find import judged
 from fe_gradcam.verdicts.verdict import Verdict
 
+ONCE = "test"
+"""The mode that is not repeated: all classes are judged at once, as none can be left for a later epoch."""
+
 
 class _Stream:
     """The latest verdict on each class of one mode and dataset."""
@@ -55,7 +58,10 @@ class _Found(NamedTuple):
 
 
 class VerdictsProduct(Product):
-    """The atlas and the verdicts, made if they are asked for."""
+    """The atlas and the verdicts, made if they are asked for.
+
+    Verdicts ask the model no more images than the epoch had, but in the mode ONCE as many as they need.
+    """
 
     name = "atlas"
 
@@ -99,7 +105,8 @@ class VerdictsProduct(Product):
         options, done = epoch.options, source.of_inferred_class(rows)
         (heatmap,) = done.heatmaps
         atlas = Atlas.of(heatmap, epoch.reader.pictures(rows))
-        case = source.case(rows, done, epoch.reader.labels(rows), epoch.reader.masks(rows))
+        most = None if epoch.mode == ONCE else rows.of
+        case = source.case(rows, done, epoch.reader.labels(rows), epoch.reader.masks(rows), most)
         stream = self._stream(epoch, dataset)
         now: list[Verdict] = []
         if case is not None:
