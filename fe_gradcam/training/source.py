@@ -25,6 +25,9 @@ from fe_gradcam.training.selection import Selection
 from fe_gradcam.types import Heatmap, Layer
 from fe_gradcam.verdicts.inquiry import Inquiry
 
+ENOUGH_ASKED = 512
+"""So many images may be asked for verdicts though the epoch had fewer, or a small one would never judge a class."""
+
 Labels: TypeAlias = "NDArray[np.int64] | None"
 Masks: TypeAlias = "NDArray[np.bool_] | None"
 Probabilities: TypeAlias = "NDArray[np.float32] | None"
@@ -206,16 +209,24 @@ class ModelSource:
         return measure(self.model, _inputs(rows), heatmap, metrics, masks=masks, again=again, **self._asking(rows))
 
     def case(
-        self, rows: Rows, done: Explanation, labels: Labels, masks: Masks, most: int | None = None
+        self, rows: Rows, done: Explanation, labels: Labels, masks: Masks, *, whole: bool = False
     ) -> Inquiry | None:
-        """What verdicts on the classes start from, and the most images they ask; None if there are no classes."""
+        """What verdicts on the classes start from; None if the model puts out no classes.
+
+        No more images are asked than the epoch had, but always ENOUGH_ASKED; as many as are needed if `whole`.
+        """
 
         def of_class(which: NDArray[np.int64], class_id: int) -> Heatmap:
             return self._explained(rows, [class_id], methods=self.methods[:1], which=which).heatmaps[0]
 
         if done.probabilities is None:
             return None
-        more: dict[str, Any] = {"masks": masks, "labels": labels, "explains": of_class, "most": most}
+        more: dict[str, Any] = {
+            "masks": masks,
+            "labels": labels,
+            "explains": of_class,
+            "most": None if whole else max(rows.of, ENOUGH_ASKED),
+        }
         return Inquiry(self.model, _inputs(rows), done.heatmaps[0], done.probabilities, **more, **self._asking(rows))
 
     def _asking(self, rows: Rows) -> dict[str, Any]:

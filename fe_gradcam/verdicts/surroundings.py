@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.verdicts.atlas import FEWEST
-from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.donors import DONORS, TRIED, Pools, Swaps, chance_of
+from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.verdict import Evidence, Trial
 
 GAP = 0.25

@@ -192,7 +192,9 @@ def test_an_image_may_be_of_several_classes_and_then_no_mark_pulls_its_object_aw
     model = torch.nn.Sequential(network(2 * np.array(GREEN_BY_MARK), (-5, -5, -5, -5)), torch.nn.Sigmoid())
     with torch.no_grad():
         probabilities = model(torch.from_numpy(images)).numpy()
-    of = Inquiry(model, images, explain(model, images), probabilities, masks=masks, labels=np.eye(4)[THREE].astype(bool))
+    of = Inquiry(
+        model, images, explain(model, images), probabilities, masks=masks, labels=np.eye(4)[THREE].astype(bool)
+    )
     assert of.several
     every = surroundings(of, of.classes)
     assert [one for one, evidence in every.items() if evidence.accuses] == [GREEN]

@@ -58,10 +58,7 @@ class _Found(NamedTuple):
 
 
 class VerdictsProduct(Product):
-    """The atlas and the verdicts, made if they are asked for.
-
-    Verdicts ask the model no more images than the epoch had, but in the mode ONCE as many as they need.
-    """
+    """The atlas and the verdicts, made if they are asked for."""
 
     name = "atlas"
 
@@ -105,8 +102,8 @@ class VerdictsProduct(Product):
         options, done = epoch.options, source.of_inferred_class(rows)
         (heatmap,) = done.heatmaps
         atlas = Atlas.of(heatmap, epoch.reader.pictures(rows))
-        most = None if epoch.mode == ONCE else rows.of
-        case = source.case(rows, done, epoch.reader.labels(rows), epoch.reader.masks(rows), most)
+        labels, masks = epoch.reader.labels(rows), epoch.reader.masks(rows)
+        case = source.case(rows, done, labels, masks, whole=epoch.mode == ONCE)
         stream = self._stream(epoch, dataset)
         now: list[Verdict] = []
         if case is not None:

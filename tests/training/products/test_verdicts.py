@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fe_gradcam.training import source
 from fe_gradcam.training.options import Options
 from fe_gradcam.training.selection import selection_of
 from fe_gradcam.training.source import ModelSource
@@ -22,8 +23,9 @@ ALL = [RED, GREEN, BLUE]
     ("mode", "wanted", "accused"), [("eval", [[RED], [RED, GREEN]], []), ("test", [ALL, ALL], [GREEN])]
 )
 def test_an_epoch_asks_no_more_than_it_had_and_a_test_judges_all_classes(
-    mode: str, wanted: list[list[int]], accused: list[int]
+    mode: str, wanted: list[list[int]], accused: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(source, "ENOUGH_ASKED", 0)
     images, masks = scenes(CLASSES, (GREEN,))
     chosen = selection_of("first", 3, None, 0, ())
     options = Options({"model", "labels", "masks"}, selection=chosen, atlas=36, on_error="raise")
