@@ -208,10 +208,12 @@ class ModelSource:
         again = partial(self._again, rows, heatmap)
         return measure(self.model, _inputs(rows), heatmap, metrics, masks=masks, again=again, **self._asking(rows))
 
-    def case(self, rows: Rows, done: Explanation, labels: Labels, masks: Masks) -> Inquiry | None:
+    def case(
+        self, rows: Rows, done: Explanation, labels: Labels, masks: Masks, *, whole: bool = False
+    ) -> Inquiry | None:
         """What verdicts on the classes start from; None if the model puts out no classes.
 
-        No more images are asked than the epoch had, but always ENOUGH_ASKED.
+        No more images are asked than the epoch had, but always ENOUGH_ASKED; as many as are needed if `whole`.
         """
 
         def of_class(which: NDArray[np.int64], class_id: int) -> Heatmap:
@@ -223,7 +225,7 @@ class ModelSource:
             "masks": masks,
             "labels": labels,
             "explains": of_class,
-            "most": max(rows.of, ENOUGH_ASKED),
+            "most": None if whole else max(rows.of, ENOUGH_ASKED),
         }
         return Inquiry(self.model, _inputs(rows), done.heatmaps[0], done.probabilities, **more, **self._asking(rows))
 

@@ -21,6 +21,9 @@ from fe_gradcam.verdicts.atlas import Atlas
 from fe_gradcam.verdicts.find import judged
 from fe_gradcam.verdicts.verdict import Verdict
 
+ONCE = "test"
+"""The mode that is not repeated: all classes are judged at once, as none can be left for a later epoch."""
+
 
 class _Stream:
     """The latest verdict on each class of one mode and dataset."""
@@ -99,7 +102,8 @@ class VerdictsProduct(Product):
         options, done = epoch.options, source.of_inferred_class(rows)
         (heatmap,) = done.heatmaps
         atlas = Atlas.of(heatmap, epoch.reader.pictures(rows))
-        case = source.case(rows, done, epoch.reader.labels(rows), epoch.reader.masks(rows))
+        labels, masks = epoch.reader.labels(rows), epoch.reader.masks(rows)
+        case = source.case(rows, done, labels, masks, whole=epoch.mode == ONCE)
         stream = self._stream(epoch, dataset)
         now: list[Verdict] = []
         if case is not None:

@@ -1,0 +1,40 @@
+"""How many classes an epoch judges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fe_gradcam.training import source
+from fe_gradcam.training.options import Options
+from fe_gradcam.training.selection import selection_of
+from fe_gradcam.training.source import ModelSource
+from fe_gradcam.training.watcher import Watcher
+from tests.verdicts.coloured import BLUE, GREEN, GREEN_BY_MARK, RED, network, scenes
+
+CLASSES = [RED] * 12 + [GREEN] * 12 + [BLUE] * 12
+
+
+ALL = [RED, GREEN, BLUE]
+
+
+@pytest.mark.parametrize(
+    ("mode", "wanted", "accused"), [("eval", [[RED], [RED, GREEN]], []), ("test", [ALL, ALL], [GREEN])]
+)
+def test_an_epoch_asks_no_more_than_it_had_and_a_test_judges_all_classes(
+    mode: str, wanted: list[list[int]], accused: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "ENOUGH_ASKED", 0)
+    images, masks = scenes(CLASSES, (GREEN,))
+    chosen = selection_of("first", 3, None, 0, ())
+    options = Options({"model", "labels", "masks"}, selection=chosen, atlas=36, on_error="raise")
+    watcher = Watcher(ModelSource(network(GREEN_BY_MARK), options), options)
+    watcher.begin()
+    for number, classes in enumerate(wanted, 1):
+        watcher.begin_epoch(number, mode)
+        watcher.see(torch.from_numpy(images), np.array(CLASSES), masks=masks)
+        epoch = watcher.end_epoch()
+        assert [one.class_id for one in epoch["gradcam_verdicts"]] == classes
+        assert [one.class_id for one in epoch["gradcam_alarms"]] == accused
+        assert ("later epochs" in " ".join(epoch.messages)) == (mode == "eval" and number == 1)
