@@ -31,7 +31,7 @@ from fe_gradcam.verdicts.verdict import Evidence
 SIDES = (1 / 8, 1 / 5)
 """Sides of the windows, as shares of the image's shorter side: 1.6 and 4 % of a square frame."""
 
-SEPARATES = 0.96
+SEPARATES = 0.95
 """A class is suspected if its images match the template better than those of other classes at least this often."""
 
 LIKE = 0.95
