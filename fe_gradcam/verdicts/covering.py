@@ -44,7 +44,7 @@ LEFT = "Its test costs more passes than are left: it is left for a later epoch."
 NOTHING_ELSE = "It could not be tested: the images hold nothing else that could be covered for comparison."
 """Said of a class whose images have no other places that hold as much."""
 
-SHOWN = 4
+TRIALS_KEPT = 4
 """The most images of an experiment that are shown."""
 
 ON_OBJECT = 0.5
@@ -116,7 +116,7 @@ def trials_of(
     done: str,
     order: NDArray[np.floating],
 ) -> list[Trial]:
-    """The images of an experiment that show it best, SHOWN at most.
+    """The images of an experiment that show it best, TRIALS_KEPT at most.
 
     Args:
         given: (N, C, H, W), the images as they are.
@@ -130,7 +130,7 @@ def trials_of(
     """
     return [
         Trial(int(rows[at]), given[rows[at]], changed[at], float(before[at]), float(after[at]), done, outlines[at])
-        for at in np.argsort(order, kind="stable")[:SHOWN]
+        for at in np.argsort(order, kind="stable")[:TRIALS_KEPT]
     ]
 
 

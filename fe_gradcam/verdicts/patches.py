@@ -1,10 +1,10 @@
 """Whether a class is told by a sign that moves: a look-alike patch where its images are hot, tested by cause.
 
-From half of a class's images the hottest windows are taken, of a side of SIDES. The one that is most like a place in
+From half of a class's images the hottest windows are taken, of a side of SIDES_TRIED. The one that is most like a place in
 the other images of this half, and least like any in images of other classes, is the template; likeness is the
 normalised correlation. The class is suspected if the best match of the template separates the other half from the
 images of other classes: the probability that an image of the class matches better (the area under the ROC curve) is
-SEPARATES or more. Classes that have the sign too (SHARED) are left out of it, if they are at most SHARING of the
+SEPARATES or more. Classes that have the sign too (LEFT_TOGETHER) are left out of it, if they are at most SHARING of the
 classes. If masks or boxes say where the object is, a template on the object is not suspected.
 
 A suspected class is accused if the match is the cause (`fe_gradcam.verdicts.covering`): it is covered in each image,
@@ -28,7 +28,7 @@ from fe_gradcam.verdicts.covering import TRIED, frequent, judged, on_object, sam
 from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.verdict import Evidence
 
-SIDES = (1 / 8, 1 / 5)
+SIDES_TRIED = (1 / 8, 1 / 5)
 """Sides of the windows, as shares of the image's shorter side: 1.6 and 4 % of a square frame."""
 
 SEPARATES = 0.95
@@ -37,7 +37,7 @@ SEPARATES = 0.95
 LIKE = 0.95
 """The least median correlation of the template with its matches: a sign looks the same, parts of objects vary."""
 
-SHARED = 0.75
+LEFT_TOGETHER = 0.75
 """A class that is separated less often than this has the sign too."""
 
 SHARING = 1 / 3
@@ -228,7 +228,7 @@ def _best(
     others = {one: its for one, its in others.items() if len(its) >= FEWEST}
     if not others:
         return Evidence("patch", "not tested", None, "There is no other class to hold it against.", images=len(rows))
-    found = [_template(shrunk, class_id, rows, others, share) for share in SIDES]
+    found = [_template(shrunk, class_id, rows, others, share) for share in SIDES_TRIED]
     return max(found, key=lambda one: (one.is_sign, one.likeness >= LIKE, one.separates))
 
 
@@ -259,7 +259,7 @@ def _template(
     )
     own = shrunk.likenesses(rows[half:], template)
     by_class = {one: shrunk.likenesses(its[len(its) // 3 :], template) for one, its in others.items()}
-    sharing = [one for one, its in by_class.items() if separation(own, its) < SHARED]
+    sharing = [one for one, its in by_class.items() if separation(own, its) < LEFT_TOGETHER]
     if len(sharing) > SHARING * len(by_class):
         sharing = []
     apart = np.concatenate([its for one, its in by_class.items() if one not in sharing])

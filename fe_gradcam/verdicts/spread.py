@@ -8,7 +8,7 @@ others: the rate at which it is kept, less the median rate at which they are, an
 become this class, which a share SHARE_IT of the other classes may exceed: they may have the same cue. It is accused if
 both leave KEPT or more.
 
-An artefact: heat at one small place of the frame in most classes (SPREAD times the heat that the place would have if
+An artefact: heat at one small place of the frame in most classes (WIDELY times the heat that the place would have if
 heat were the same everywhere), and with this place covered the probability changes by NOTHING at the most. So is the
 heat that the zeros at the border of a convolution make. It accuses nobody: the network does not look there.
 """
@@ -45,7 +45,7 @@ SHARE_IT = 0.25
 MOST_FILLED = 0.9
 """An image of which more would be covered, object and all, is not used."""
 
-SPREAD = 4.0
+WIDELY = 4.0
 """A place has an artefact if it has so many times the heat that is its due, in more than half of the classes."""
 
 NOTHING = 0.05
@@ -206,7 +206,7 @@ def _common_place(atlas: Atlas) -> Box | None:
     if box is None or _due(atlas, box) > LARGEST:
         return None
     shares = atlas.shares_in(compared, [box])[:, 0]
-    return box if (shares >= SPREAD * _due(atlas, box)).mean() > 0.5 else None
+    return box if (shares >= WIDELY * _due(atlas, box)).mean() > 0.5 else None
 
 
 def _due(atlas: Atlas, box: Box) -> float:
@@ -227,7 +227,7 @@ def _artefact(case: Inquiry, atlas: Atlas, place: Box | None, class_id: int) -> 
     )
     figures = {"share": share, "due": due}
     hot = f"Most classes have heat in the {where} ({share:.0%} of this one's, on {due:.0%} of the frame)."
-    if share < SPREAD * due:
+    if share < WIDELY * due:
         said = f"Most classes have heat in the {where}, this one has not."
         return Evidence("artefact", "tested", None, said, figures, len(rows), box=place)
     if not case.affords(len(rows)):
