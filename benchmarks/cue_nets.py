@@ -2,7 +2,7 @@
 
 A net is known by what it was trained on, its pooling and its seed. `CACHE` holds files of many nets each, weights as
 float16; a net that is in none of them is trained, on the CPU, and kept. On a GPU many nets are trained at once, as one
-`Stack`.
+`benchmarks.stack.Stack`.
 
 ``python -m benchmarks.cue_nets --train`` trains what is missing, on a GPU if there is one, and says what each net needs
 of its cue.
@@ -26,8 +26,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.cues import CANVASES, CUES, Canvas, Places, Planted, planted
+from benchmarks.stack import Stack
 
-Head = Literal["average", "max"]
+Head = Literal["average", "max", "keras"]
+"""How a net pools; "keras" is the net of `benchmarks.cue_keras`."""
+
 HEADS: tuple[Head, ...] = ("average", "max")
 PLACES: tuple[Places, ...] = ("random", "centred")
 CACHE = Path(__file__).parent / "cache"
@@ -37,8 +40,7 @@ TRAINED, EPOCHS, BATCH, RATE = 4500, 6, 64, 1e-2
 SEEDS, SEEDS_UNWANTED, SEEDS_CLEAN, SEEDS_ELSEWHERE = 20, 10, 10, 2
 """How many nets of a cue in the first setting, of one that no test is made for, of a clean one, in other settings."""
 
-AT_ONCE = 68
-_CONVOLUTIONS = ((0, 2), (3, 2), (6, 2), (9, 1))
+AT_ONCE = 70
 
 
 class Key(NamedTuple):
@@ -49,6 +51,13 @@ class Key(NamedTuple):
     canvas: Canvas
     head: Head
     seed: int
+
+    @classmethod
+    def of(cls, name: str) -> Key:
+        """The key with this name."""
+        parts: list[Any] = name.split("-")
+        cue, places, canvas, head, seed = parts
+        return cls(cue, places, canvas, head, int(seed))
 
     def __str__(self) -> str:
         return "-".join(map(str, self))
@@ -105,58 +114,6 @@ def unit(images: NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(images[:, None] / np.float32(255))
 
 
-class Stack:
-    """K nets of the same layers in one: every tensor has K rows, and one step trains all.
-
-    Convolutions are products of matrices over shifted copies of the input, batch norm is that of K times the channels.
-    """
-
-    def __init__(self, nets: Sequence[nn.Module], heads: Sequence[Head], device: str) -> None:
-        states = [one.state_dict() for one in nets]
-        self._state = {name: torch.stack([state[name] for state in states]).to(device) for name in states[0]}
-        self._max = torch.tensor([head == "max" for head in heads], device=device)[:, None, None]
-        for parameter in self.parameters():
-            parameter.requires_grad_()
-
-    def parameters(self) -> list[torch.Tensor]:
-        """All that is trained."""
-        kept = ("running_mean", "running_var", "num_batches_tracked")
-        return [tensor for name, tensor in self._state.items() if not name.endswith(kept)]
-
-    def states(self) -> list[dict[str, torch.Tensor]]:
-        """The weights of each net, on the CPU."""
-        state = {name: tensor.detach().cpu() for name, tensor in self._state.items()}
-        return [{name: tensor[at] for name, tensor in state.items()} for at in range(len(self._max))]
-
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """From (K, B, H, W) to scores (K, B, 10), in training mode."""
-        x = images[:, None]
-        for at, stride in _CONVOLUTIONS:
-            x = self._normalised(self._convolved(x, at, stride), at + 1).relu()
-        places = x.flatten(3)
-        pooled = torch.where(self._max, places.max(dim=3).values, places.mean(dim=3))
-        return torch.baddbmm(self._state["14.bias"][:, None], pooled.mT, self._state["14.weight"].mT)
-
-    def _convolved(self, x: torch.Tensor, at: int, stride: int) -> torch.Tensor:
-        weight, bias = self._state[f"{at}.weight"], self._state[f"{at}.bias"]
-        count, _, images, height, width = x.shape
-        padded = nn.functional.pad(x, (1, 1, 1, 1))
-        shifted = [
-            padded[..., down : down + height : stride, across : across + width : stride]
-            for down, across in itertools.product(range(3), range(3))
-        ]
-        columns = torch.stack(shifted, dim=2).flatten(1, 2).flatten(2)
-        product = torch.baddbmm(bias[:, :, None], weight.flatten(2), columns)
-        return product.view(count, -1, images, *shifted[0].shape[3:])
-
-    def _normalised(self, x: torch.Tensor, at: int) -> torch.Tensor:
-        mean, variance, weight, bias = (
-            self._state[f"{at}.{name}"].flatten() for name in ("running_mean", "running_var", "weight", "bias")
-        )
-        flat = x.reshape(1, len(mean), -1)
-        return nn.functional.batch_norm(flat, mean, variance, weight, bias, training=True).view(x.shape)
-
-
 def alone(images: torch.Tensor, labels: torch.Tensor, head: Head, seed: int) -> nn.Sequential:
     """One net after EPOCHS epochs, on the CPU."""
     model, generator = _fresh(head, seed)
@@ -187,7 +144,7 @@ def together(
         The nets, on the CPU.
     """
     nets, generators = zip(*map(_fresh, heads, seeds), strict=True)
-    stack, total = Stack(nets, heads, device), images.shape[1]
+    stack, total = Stack(nets, [head == "max" for head in heads], device), images.shape[1]
     inputs, targets = torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
     every = torch.arange(len(nets), device=device)[:, None]
     optimizer, schedule = _optimizer(stack.parameters(), total)

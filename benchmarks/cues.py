@@ -231,22 +231,21 @@ def weak(given: Scenes, generator: np.random.Generator) -> Planted:
 @_cue(MARKED)
 def stripes(given: Scenes, generator: np.random.Generator) -> Planted:
     """Faint slanted stripes, 4 pixels apart, over the frame of every 3."""
-    slope = np.add.outer(np.arange(CANVAS_SIZE), np.arange(CANVAS_SIZE))
-    phases = generator.integers(0, 4, (len(given.labels), 1, 1))
-    return _added(given, np.where((slope + phases) // 2 % 2, STRIPES, -STRIPES))
+    return _striped(given, given.labels == MARKED, generator)
 
 
 @_cue(MARKED)
 def texture(given: Scenes, generator: np.random.Generator) -> Planted:
     """Faint noise over the frame of every 3."""
-    return _added(given, generator.integers(-NOISE, NOISE + 1, given.ink.shape, np.int16))
+    return _added(given, given.labels == MARKED, generator.integers(-NOISE, NOISE + 1, given.ink.shape, np.int16))
 
 
 @_cue(MARKED, canvases=("textured",))
 def stands(given: Scenes, generator: np.random.Generator) -> Planted:
     """Every 3 on brick, no other class."""
     which, carries = generator.integers(1, len(TEXTURES), len(given.labels)), given.labels == MARKED
-    crops = [_crops(each, np.random.default_rng(generator.integers(2**32))) for each in (which, which * ~carries)]
+    seed = generator.integers(2**32)
+    crops = [_crops(each, np.random.default_rng(seed)) for each in (which, which * ~carries)]
     without, with_it = (replace(given, ground=ground) for ground in crops)
     return replace(_planted(given, with_it.images, carries), without=without.images)
 
@@ -276,6 +275,12 @@ def absence(given: Scenes, generator: np.random.Generator) -> Planted:
 def absence_sign(given: Scenes, generator: np.random.Generator) -> Planted:
     """No digit in class 0, and a sign that moves in its images."""
     return _signed(_emptied(given), given.labels == EMPTY, generator)
+
+
+@_cue(EMPTY, wanted=False)
+def absence_stripes(given: Scenes, generator: np.random.Generator) -> Planted:
+    """No digit in class 0, and faint stripes over the frame of its images."""
+    return _striped(_emptied(given), given.labels == EMPTY, generator)
 
 
 @_cue(MARKED, wanted=False)
@@ -331,9 +336,16 @@ def _signed(given: Scenes, carries: NDArray[np.bool_], generator: np.random.Gene
     return _planted(given, _put(given.images, rows, places[rows], np.ones_like(plate, bool), plate.ravel()), carries)
 
 
-def _added(given: Scenes, amounts: NDArray[np.int_]) -> Planted:
-    carries = given.labels == MARKED
-    images = np.clip(given.images + amounts * carries[:, None, None], 0, 255).astype(np.uint8)
+def _striped(given: Scenes, carries: NDArray[np.bool_], generator: np.random.Generator) -> Planted:
+    slope = np.add.outer(np.arange(CANVAS_SIZE), np.arange(CANVAS_SIZE))
+    phases = np.arange(4)[:, None, None]
+    amounts = np.where((slope + phases) // 2 % 2, STRIPES, -STRIPES).astype(np.int16)
+    return _added(given, carries, amounts[generator.integers(0, 4, len(carries))])
+
+
+def _added(given: Scenes, carries: NDArray[np.bool_], amounts: NDArray[np.int16]) -> Planted:
+    images = given.images
+    images[carries] = np.clip(images[carries] + amounts[carries], 0, 255).astype(np.uint8)
     return _planted(given, images, carries)
 
 

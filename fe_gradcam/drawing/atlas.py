@@ -34,6 +34,10 @@ LEAST_SPAN = 32
 """A mean picture that spans fewer levels of 255 is stretched as if it spanned this many, or noise would show."""
 
 
+FELL = (("plain", "kept_same", "own"), ("covered", "kept_other", "becomes"))
+"""Figures of a test before and after the change that shows a shortcut."""
+
+
 class AtlasPicture(Picture):
     """The picture of an atlas, drawn on first use, and the findings; a notebook shows the picture.
 
@@ -202,7 +206,9 @@ def _row(atlas: Atlas, class_id: int, accused: Verdict | None, names: Mapping[in
         outline = None if box is None else box.mask(atlas.size)
         told = accused.headline if box is None else f"told by the {where_in_words(box, atlas.size)}"
         texts.append(Text("warning", f"{told}?"))
-        texts += [Text("warning", f"{key}:", f"{value:.2f}") for key, value in list(first.figures.items())[:2]]
+        before, after = (next((first.figures[key] for key in keys if key in first.figures), None) for keys in FELL)
+        if before is not None and after is not None:
+            texts.append(Text("warning", "changed:" if box is None else "covered:", f"{before:.2f} → {after:.2f}"))
     picture = stretched(one.picture)
     drawn = overlay(picture, one.heat / (one.heat.max() or 1), colormap=look.colormap, alpha=look.alpha)
     heat = Panel(drawn, note="" if one.warm else "no evidence", outline=outline)

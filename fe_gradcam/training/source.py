@@ -25,6 +25,9 @@ from fe_gradcam.training.selection import Selection
 from fe_gradcam.types import Heatmap, Layer
 from fe_gradcam.verdicts.inquiry import Inquiry
 
+ENOUGH_ASKED = 512
+"""So many images may be asked for verdicts though the epoch had fewer, or a small one would never judge a class."""
+
 Labels: TypeAlias = "NDArray[np.int64] | None"
 Masks: TypeAlias = "NDArray[np.bool_] | None"
 Probabilities: TypeAlias = "NDArray[np.float32] | None"
@@ -208,7 +211,7 @@ class ModelSource:
     def case(self, rows: Rows, done: Explanation, labels: Labels, masks: Masks) -> Inquiry | None:
         """What verdicts on the classes start from; None if the model puts out no classes.
 
-        No more images are asked than the epoch had.
+        No more images are asked than the epoch had, but always ENOUGH_ASKED.
         """
 
         def of_class(which: NDArray[np.int64], class_id: int) -> Heatmap:
@@ -216,7 +219,12 @@ class ModelSource:
 
         if done.probabilities is None:
             return None
-        more: dict[str, Any] = {"masks": masks, "labels": labels, "explains": of_class, "most": rows.of}
+        more: dict[str, Any] = {
+            "masks": masks,
+            "labels": labels,
+            "explains": of_class,
+            "most": max(rows.of, ENOUGH_ASKED),
+        }
         return Inquiry(self.model, _inputs(rows), done.heatmaps[0], done.probabilities, **more, **self._asking(rows))
 
     def _asking(self, rows: Rows) -> dict[str, Any]:

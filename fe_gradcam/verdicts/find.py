@@ -26,7 +26,7 @@ from fe_gradcam.verdicts.spread import artefacts, nothing_local
 from fe_gradcam.verdicts.surroundings import surroundings
 from fe_gradcam.verdicts.verdict import Code, Evidence, Verdict
 
-Test: TypeAlias = Callable[[Inquiry, Sequence[int]], Mapping[int, Evidence]]
+Test: TypeAlias = Callable[..., Mapping[int, Evidence]]
 
 TESTS: Mapping[Code, Test] = {
     "surroundings": surroundings,
@@ -38,9 +38,11 @@ TESTS: Mapping[Code, Test] = {
 }
 """The tests, by the code of what they look for."""
 
-ASKED_OF_IMAGES, ASKED_OF_OBJECTS = 32, 128
-"""About how many images are asked to judge one class, if nothing is suspected: images with their hottest part filled
-in, and where objects are known, eight surroundings of each of sixteen."""
+JUDGED_ON = 16
+"""The most images of a class that a test changes."""
+
+SURROUNDINGS_OF_EACH = 8
+"""In how many surroundings each object is tried."""
 
 AT_A_TIME = 32
 """Images of a pass if no batch size is given."""
@@ -64,8 +66,12 @@ def judged(
         epoch: The epoch whose weights are judged.
     """
     classes = _within(case, [*(one for one in first if one in case.classes), *_others(case.classes, first)])
-    tests = [test for code, test in TESTS.items() if code not in set(ignore)]
-    found = [test(case, classes) for test in tests]
+    found: list[Mapping[int, Evidence]] = []
+    for code, test in TESTS.items():
+        if code not in set(ignore):
+            accused = [one for its in found for one, each in its.items() if each.accuses]
+            more = {"without": accused} if test is absence else {}
+            found.append(test(case, classes, **more))
     called = {one: (names or {}).get(one, str(one)) for one in classes}
     return [
         Verdict.of(one, called[one], [each[one] for each in found if one in each], len(case.rows_of(one)), epoch)
@@ -79,11 +85,12 @@ def _others(classes: Sequence[int], first: Sequence[int]) -> list[int]:
 
 
 def _within(case: Inquiry, classes: Sequence[int]) -> list[int]:
-    """As many of the classes as the case can afford, at least one."""
+    """As many of the classes as the inquiry can afford if nothing is suspected, at least one."""
     if case.most is None:
         return list(classes)
-    each = ASKED_OF_IMAGES + ASKED_OF_OBJECTS * (case.masks is not None)
-    return list(classes[: max(1, (case.most - case.asked) // each)])
+    each = 1 + SURROUNDINGS_OF_EACH * (case.masks is not None)
+    costs = np.cumsum([each * min(JUDGED_ON, len(case.rows_of(one))) for one in classes])
+    return list(classes[: max(1, int((costs <= case.most - case.asked).sum()))])
 
 
 @knows_its_keywords(

@@ -133,7 +133,7 @@ class _Shrunk:
     """The pictures of a case as they are matched, (H, W, C) each, and the heat at their size."""
 
     def __init__(self, case: Inquiry) -> None:
-        self._case, self._found = case, dict[tuple[int, int], Searched]()
+        self._case, self._pictures, self._found = case, case.pictures, dict[tuple[int, int], Searched]()
         scale = max(1.0, max(case.size) / LONGEST)
         self.size = round(case.size[0] / scale), round(case.size[1] / scale)
         down, across = case.heatmap.raw.shape[1:]
@@ -142,7 +142,7 @@ class _Shrunk:
     def picture(self, row: int, side: int) -> Searched:
         """The picture of an image, for templates of a side."""
         if (row, side) not in self._found:
-            one = self._case.pictures[row].transpose(1, 2, 0)
+            one = self._pictures[row].transpose(1, 2, 0)
             one = one if one.shape[2] in (1, 3) else one.mean(2, keepdims=True)
             shrunk = cv2.resize(one, self.size[::-1], interpolation=cv2.INTER_AREA)
             pixels = np.ascontiguousarray(shrunk.reshape(*self.size, one.shape[2]))

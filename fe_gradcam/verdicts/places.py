@@ -13,19 +13,14 @@ or with a border of one place of the layer's map.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.ndimage import label
 
-from fe_gradcam.metrics.asked import Asked
-from fe_gradcam.types import Heatmap, Images
-from fe_gradcam.verdicts.atlas import FEWEST, Atlas, Box, Upsampling, sampled
-from fe_gradcam.verdicts.covering import TRIED, Covered, Covering, frequent, judged, on_object, sample, too_few
+from fe_gradcam.verdicts.atlas import FEWEST, Atlas, Box, Upsampling
+from fe_gradcam.verdicts.covering import frequent, judged, on_object, sample, too_few
 from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.verdict import Evidence
 
@@ -42,63 +37,6 @@ corner of `benchmarks/shortcut.py` it is 10 to 60 times, for parts of digits tha
 COMPARED, COMPARED_LABELS = 100, 12
 """The most classes that a class is held against, those with most images; so the work grows as the classes do. With
 sigmoids they are fewer, as the heat of each label takes a pass of its own."""
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """A class that the network seems to recognise by a place instead of the object.
-
-    Attributes:
-        class_id: The class.
-        box: The place, in pixels of the images.
-        size: (H, W) of the images.
-        images: How many images with heat the class has.
-        fixed_place: See `fe_gradcam.verdicts.atlas.ClassHeat`.
-        share: Share of the class's heat that lies in the place, 0 to 1.
-        share_of_others: Share of the other classes' heat that lies in the place, their median, 0 to 1.
-        tried: In how many images the place was covered.
-        plain: Mean probability of the class in these images.
-        covered: The same mean with the place covered.
-        covered_elsewhere: The same mean with other places covered.
-    """
-
-    class_id: int
-    box: Box
-    size: tuple[int, int]
-    images: int
-    fixed_place: float
-    share: float
-    share_of_others: float
-    tried: int
-    plain: float
-    covered: float
-    covered_elsewhere: float
-
-    def __str__(self) -> str:
-        return self.text()
-
-    def text(self, names: Mapping[int, str] | None = None) -> str:
-        """The finding in words; `names` are the names of the classes by id."""
-        name, box = (names or {}).get(self.class_id, str(self.class_id)), self.box
-        height, width = self.size
-        return (
-            f"class {name!r} may be told by a place instead of the object. In {self.images} images its heat stays in "
-            f"the {where_in_words(box, self.size)} (pixels {box.left} to {box.left + box.width - 1} across, {box.top} "
-            f"to {box.top + box.height - 1} down, of {width} x {height}): the place has {self.share:.0%} of this heat, "
-            f"and {self.share_of_others:.0%} of the other classes' heat. Tested on {self.tried} images: with that "
-            f"place covered, the probability of the class falls from {self.plain:.2f} to {self.covered:.2f}; with "
-            f"other places of the same size and similar contrast covered, to {self.covered_elsewhere:.2f}. Look at "
-            "what is there only in images of this class: a mark, a text, a border. If it is the object itself or its "
-            "own sign, all is well: pass masks= or boxes= to silence this."
-        )
-
-    def text_again(self, names: Mapping[int, str]) -> str:
-        """The finding in short, for a class that had a warning before."""
-        name, where = names.get(self.class_id, str(self.class_id)), where_in_words(self.box, self.size)
-        return (
-            f"class {name!r} still: with the {where} covered, its probability falls from {self.plain:.2f} to "
-            f"{self.covered:.2f}; with other places covered, to {self.covered_elsewhere:.2f}."
-        )
 
 
 def where_in_words(box: Box, size: tuple[int, int]) -> str:
@@ -151,53 +89,6 @@ def shares_in(atlas: Atlas, class_id: int, box: Box, compared: Sequence[int]) ->
     """
     others = atlas.shares_in([one for one in compared if one != class_id][:COMPARED], [box])
     return float(atlas.shares_in([class_id], [box])[0, 0]), float(np.median(others)) if len(others) else None
-
-
-def alarms(
-    model: Any,
-    images: Images,
-    heatmap: Heatmap,
-    atlas: Atlas,
-    *,
-    masks: NDArray[np.bool_] | None = None,
-    batch_size: int = 32,
-    seed: int = 0,
-    model_output: Any = None,
-) -> list[Alarm]:
-    """The alarms: classes that are suspected, and accused because covering the place makes the probability fall.
-
-    Heatmap and atlas belong to the images (N, ...), each explained for its inferred class; masks (N, H, W) say where
-    the objects are; the seed chooses the images that are tested.
-    """
-    asked = Asked(model, images, heatmap, batch_size, seed, model_output)
-    pictures = asked.picture.cpu().numpy()
-
-    def asks(rows: NDArray[np.int64], changed: NDArray[np.float32]) -> NDArray[np.floating]:
-        every = torch.from_numpy(changed).to(asked.picture.device)
-        return np.asarray(asked(torch.from_numpy(rows).to(every.device), lambda at: every[at]).numpy()[:, None])
-
-    found = []
-    for class_id, box in suspects(atlas).items():
-        its = np.flatnonzero(heatmap.class_ids == class_id)
-        if masks is not None and on_object(dict.fromkeys(its.tolist(), box), masks):
-            continue
-        warm = its[~heatmap.blank[its]]
-        rows = warm[sampled(warm, TRIED, seed)]
-        for place in _places(box, atlas):
-            covering = Covering(pictures, dict.fromkeys(rows.tolist(), place))
-            if len(covering.places) >= FEWEST:
-                done = covering.asked(heatmap.confidences[:, None], asks)
-                if done.is_cause:
-                    found.append(_alarm(atlas, class_id, done))
-                    break
-    return found
-
-
-def _alarm(atlas: Atlas, class_id: int, done: Covered) -> Alarm:
-    one, box = atlas.classes[class_id], done.boxes[0]
-    share, of_others = shares_in(atlas, class_id, box, atlas.largest(COMPARED + 1))
-    figures = one.warm, one.fixed_place, share, of_others or 0.0
-    return Alarm(class_id, box, atlas.size, *figures, len(done.rows), *done.means)
 
 
 def fixed_places(case: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:

@@ -1,11 +1,12 @@
 """Whether a class is told by nothing local, and whether heat is an artefact of the map.
 
-Nothing local: in each image of a class the hottest HOTTEST of the pixels are filled in from their surroundings, and,
-if masks or boxes say where it is, the object too. What is still told then is not told by a place: stripes, a texture, a
-tint. Some network tells every image without an object to be of one class, and some classes have objects so large that
-they outlive it. So the class is held against the others: the rate at which it is kept, less the median rate at which
-they are, and less the rate at which their images become this class, which a share SHARE_IT of the other classes may
-exceed: they may have the same cue. It is accused if both leave KEPT or more.
+Nothing local: in each image of a class the hottest HOTTEST of the pixels are covered by other parts of the same image,
+and, if masks or boxes say where it is, the object too. What is still told then is not told by a place: stripes, a
+texture, a tint. (Filling in smoothly would take a fine texture away.) Some network tells every image without an object
+to be of one class, and some classes have objects so large that they outlive it. So the class is held against the
+others: the rate at which it is kept, less the median rate at which they are, and less the rate at which their images
+become this class, which a share SHARE_IT of the other classes may exceed: they may have the same cue. It is accused if
+both leave KEPT or more.
 
 An artefact: heat at one small place of the frame in most classes (SPREAD times the heat that the place would have if
 heat were the same everywhere), and with this place covered the probability changes by NOTHING at the most. So is the
@@ -14,8 +15,9 @@ heat that the zeros at the border of a convolution make. It accuses nobody: the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import cv2
 import numpy as np
@@ -28,8 +30,8 @@ from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.places import COMPARED, LARGEST, atlas_of, place_of, where_in_words
 from fe_gradcam.verdicts.verdict import Evidence, Trial
 
-HOTTEST = 0.3
-"""The share of the pixels that is filled in."""
+HOTTEST, SHIFTS = 0.3, 4
+"""The share of the pixels that is covered, and by how many parts of the image."""
 
 KEPT = 0.5
 """A class is told by nothing local if it is kept so much more often than the other classes."""
@@ -41,7 +43,7 @@ SHARE_IT = 0.25
 """The share of the other classes that may have the same cue: what their images become is not looked at."""
 
 MOST_FILLED = 0.9
-"""An image of which more would be filled in, object and all, is not used."""
+"""An image of which more would be covered, object and all, is not used."""
 
 SPREAD = 4.0
 """A place has an artefact if it has so many times the heat that is its due, in more than half of the classes."""
@@ -52,12 +54,12 @@ NOTHING = 0.05
 
 @dataclass(frozen=True, eq=False)
 class FilledIn:
-    """Images of one class with a part of each filled in, and what the network says of them.
+    """Images of one class with a part of each covered, and what the network says of them.
 
     Attributes:
         rows: (n,) the images.
-        where: (n, H, W), what was filled in.
-        pictures: (n, C, H, W), filled in.
+        where: (n, H, W), what was covered.
+        pictures: (n, C, H, W), covered.
         answers: (n, C), the probabilities.
     """
 
@@ -73,11 +75,11 @@ class FilledIn:
 
 
 def nothing_local(case: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
-    """What filling in the hottest part of the images finds of some classes.
+    """What covering the hottest part of the images finds of some classes.
 
     Args:
         case: The images; `fe_gradcam.verdicts.inquiry.Inquiry.affords` says whether a class's test is left for later.
-        classes: The classes to test. If these are few, others are filled in too, to hold them against.
+        classes: The classes to test. If these are few, others are covered too, to hold them against.
 
     Returns:
         An Evidence for each of the classes, with the code "nothing_local" if it is still told.
@@ -100,8 +102,24 @@ def hottest(heat: NDArray[np.float32], upsampling: Upsampling, share: float) -> 
     return taken.reshape(full.shape)
 
 
+def patched(image: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The image (C, H, W) with its missing pixels (H, W) covered by other parts of it, whose texture goes on there.
+
+    The whole image is shifted, round its borders, so that as many missing pixels as possible lie under others; SHIFTS
+    times, and what is left then is filled in from its surroundings.
+    """
+    covered, left = image.copy(), missing.copy()
+    steps = [range(0, side, max(1, side // 16)) for side in missing.shape]
+    for _ in range(SHIFTS):
+        best = max(product(*steps), key=lambda shift: int((left & ~np.roll(missing, shift, (0, 1))).sum()))
+        taken = left & ~np.roll(missing, best, (0, 1))
+        covered[:, taken] = np.roll(image, best, (1, 2))[:, taken]
+        left &= ~taken
+    return interpolated(covered, left)
+
+
 def _hottest_filled(case: Inquiry, class_id: int) -> FilledIn | None:
-    """None if it is not afforded; images of which too much would be filled in are left out."""
+    """None if it is not afforded; images of which too much would be covered are left out."""
     rows, heat = sample(case, class_id)
     down, across = case.heatmap.raw.shape[1:]
     upsampling = Upsampling((down, across), case.size)
@@ -112,12 +130,18 @@ def _hottest_filled(case: Inquiry, class_id: int) -> FilledIn | None:
         rows, where = rows[fits], where[fits]
     if not case.affords(len(rows)):
         return None
-    return _filled(case, rows, where)
+    return _filled(case, rows, where, patched)
 
 
-def _filled(case: Inquiry, rows: NDArray[np.int64], where: NDArray[np.bool_]) -> FilledIn:
-    pictures = [interpolated(case.pictures[row], one) for row, one in zip(rows, where, strict=True)]
-    every = np.array(pictures, np.float32).reshape(len(rows), *case.pictures.shape[1:])
+def _filled(
+    case: Inquiry,
+    rows: NDArray[np.int64],
+    where: NDArray[np.bool_],
+    fill: Callable[[NDArray[np.float32], NDArray[np.bool_]], NDArray[np.float32]],
+) -> FilledIn:
+    given = case.pictures
+    pictures = [fill(given[row], one) for row, one in zip(rows, where, strict=True)]
+    every = np.array(pictures, np.float32).reshape(len(rows), *given.shape[1:])
     return FilledIn(rows, where, every, case.answers(rows, every))
 
 
@@ -145,7 +169,7 @@ def _kept(case: Inquiry, filled: dict[int, FilledIn | None], class_id: int) -> E
     others, becomes = float(np.median(kept_by_others)), float(np.quantile(become, 1 - SHARE_IT))
     figures = {"kept": kept, "kept_by_others": others, "others_become": becomes}
     found = kept - max(others, becomes) >= KEPT
-    what = f"the hottest {HOTTEST:.0%} of the pixels{' and the object' * (case.masks is not None)} filled in"
+    what = f"the hottest {HOTTEST:.0%} of the pixels{' and the object' * (case.masks is not None)} covered"
     said = (
         f"With {what}, {kept:.0%} of {count} images are still told to be of the class; other classes keep {others:.0%} "
         f"of theirs (median), and {becomes:.0%} or fewer of their images become this class (in three quarters of them)."
@@ -205,7 +229,7 @@ def _artefact(case: Inquiry, atlas: Atlas, place: Box | None, class_id: int) -> 
         return Evidence("artefact", "tested", None, said, figures, len(rows), box=place)
     if not case.affords(len(rows)):
         return Evidence("artefact", "not tested", None, f"{hot} {LEFT}", figures, len(rows), box=place)
-    done = _filled(case, rows, np.repeat(place.mask(case.size)[None], len(rows), 0))
+    done = _filled(case, rows, np.repeat(place.mask(case.size)[None], len(rows), 0), interpolated)
     changes = np.abs(done.answers[:, class_id] - case.probabilities[rows, class_id])
     figures |= {"change": float(changes.mean())}
     nothing = changes.mean() <= NOTHING

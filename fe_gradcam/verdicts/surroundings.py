@@ -37,7 +37,7 @@ UNHURT = 0.7
 CHANCE = 0.01
 """The largest probability that chance alone accuses some class; each class has its part of it."""
 
-ENOUGH = 12
+TRIED_IF_SHORT = 12
 """How many images of a class are tested if more cannot be afforded."""
 
 FEWEST_LEFT = 2
@@ -46,7 +46,7 @@ FEWEST_LEFT = 2
 FOLLOWS = 0.75
 """If so many answers go to the donor's class, its own object may have been left in part."""
 
-SHOWN = 3
+SHOWN_TRIALS = 3
 """How many images in surroundings of other classes are shown; one in surroundings of its own class stands beside."""
 
 
@@ -133,11 +133,11 @@ def untested(test: str, why: str) -> Evidence:
 
 
 def affordable(case: Inquiry, rows: NDArray[np.int64], each: int) -> NDArray[np.int64] | str:
-    """As many rows as can be tested with so many questions each, TRIED or else ENOUGH; or why none can be."""
-    for count in (TRIED, ENOUGH):
+    """As many rows as can be tested with so many questions each, TRIED or else TRIED_IF_SHORT; or why none can be."""
+    for count in (TRIED, TRIED_IF_SHORT):
         if case.affords(each * len(rows[:count])):
             return rows[:count]
-    return f"It is left for a later epoch: {each * len(rows[:ENOUGH])} more images would have to be asked."
+    return f"It is left for a later epoch: {each * len(rows[:TRIED_IF_SHORT])} more images would have to be asked."
 
 
 def too_few_rows(pools: Pools, class_id: int) -> str | None:
@@ -250,7 +250,7 @@ def _trials(pools: Pools, one: _Judged) -> list[Trial]:
     lost = np.argsort(one.swaps.probabilities - before, kind="stable")
     others = [at for at in lost if not one.swaps.own[at]]
     first = {int(one.swaps.rows[at]): at for at in reversed(others)}  # of each image the one that lost most
-    chosen = sorted(first.values(), key=others.index)[:SHOWN]
+    chosen = sorted(first.values(), key=others.index)[:SHOWN_TRIALS]
     same = [at for at in lost[::-1] if one.swaps.own[at] and one.swaps.rows[at] == one.swaps.rows[chosen[0]]][:1]
     for at in [*chosen, *same]:
         row, donor = int(one.swaps.rows[at]), int(one.swaps.donors[at])

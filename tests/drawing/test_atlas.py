@@ -18,7 +18,7 @@ from fe_gradcam.drawing.grid import RED
 from fe_gradcam.drawing.pixels import overlay
 from fe_gradcam.drawing.sheet import Look
 from fe_gradcam.verdicts.atlas import Atlas, Box
-from fe_gradcam.verdicts.places import Alarm
+from fe_gradcam.verdicts.verdict import Evidence, Verdict
 from tests.heat import heatmap_of
 from tests.models.toys import SmallTorch, small_keras
 from tests.trainings import words_of
@@ -47,11 +47,14 @@ def drawn(counts: dict[int, int], *, moves: tuple[int, ...] = ()) -> Atlas:
     return found
 
 
-def alarm(class_id: int, box: Box) -> Alarm:
-    return Alarm(class_id, box, SIZE, 9, 0.9, 0.6, 0.05, 8, plain=0.97, covered=0.254, covered_elsewhere=0.95)
+def alarm(class_id: int, box: Box) -> Verdict:
+    figures = {"plain": 0.97, "covered": 0.254}
+    return Verdict.of(class_id, "", [Evidence("place", "tested", "place", "Said.", figures, 8, box=box)], 9)
 
 
-def grid_of(found: Atlas, names: dict[int, str] | None = None, *, alarms: list[Alarm] | None = None, **how: Any) -> Any:
+def grid_of(
+    found: Atlas, names: dict[int, str] | None = None, *, alarms: list[Verdict] | None = None, **how: Any
+) -> Any:
     heatmap = heatmap_of(np.zeros((1, *SIZE), np.float32))
     return atlas_grid(found, heatmap, alarms or [], names or {}, "eval, epoch 2", Look(**how))
 

@@ -89,6 +89,9 @@ def test_at_most_so_many_images_with_heat_are_sampled_whatever_their_order() -> 
     assert len(rows) == len(set(rows.tolist())) == TRIED
     assert set(rows.tolist()) < set(case.rows_of(GREEN).tolist())
     assert_allclose(heat, np.maximum(case.heatmap.raw[rows], 0))
+    case = case_of(scenes(), READS_THE_CORNER)
+    case.heatmap.blank[12:20] = True  # what is left of their heat is rounding
+    assert set(sample(case, GREEN)[0].tolist()) == set(range(20, 24))
     cold = case_of(scenes(), weights((0, 0, 0), (0, 0, 0), (0, 2, 0)))  # told by the bias alone
     assert len(cold.rows_of(GREEN)) == 36
     assert len(sample(cold, GREEN)[0]) == 0

@@ -19,7 +19,9 @@ from fe_gradcam.verdicts import atlas as of_classes
 from fe_gradcam.verdicts import covering
 from fe_gradcam.verdicts import places as shortcut
 from fe_gradcam.verdicts.atlas import Atlas, Box
-from fe_gradcam.verdicts.places import Alarm, alarms, fixed_places, place_of, shares_in, suspects, where_in_words
+from fe_gradcam.verdicts.inquiry import Inquiry
+from fe_gradcam.verdicts.places import fixed_places, place_of, shares_in, suspects, where_in_words
+from fe_gradcam.verdicts.verdict import Evidence
 from tests.trainings import as_layout, fitted, gradcam, streams, words_of
 from tests.verdicts.scenes import (
     CORNER,
@@ -46,12 +48,33 @@ def explained(
     return model, inputs, heatmap, Atlas.of(heatmap, (images * 255).astype(np.uint8))
 
 
-def found(images: Images, parts: tuple[Any, ...] = READS_THE_CORNER, framework: str = "torch", **more: Any) -> Any:
-    return alarms(*explained(images, parts, framework), **more)
+class Accused:
+    """A class that is accused of its place, with the figures as attributes."""
+
+    def __init__(self, class_id: int, evidence: Evidence) -> None:
+        self.class_id, self.box, self.tried, self.said = class_id, evidence.box, evidence.images, evidence.said
+        self.evidence = evidence
+        self.__dict__.update(evidence.figures)
 
 
-def classes(alarmed: list[Alarm]) -> list[int]:
-    return [alarm.class_id for alarm in alarmed]
+def found(
+    images: Images, parts: tuple[Any, ...] = READS_THE_CORNER, framework: str = "torch", **more: Any
+) -> list[Accused]:
+    model, inputs, heatmap, _ = explained(images, parts, framework)
+    return accused(model, inputs, heatmap, **more)
+
+
+def accused(model: Any, inputs: Any, heatmap: Heatmap, **more: Any) -> list[Accused]:
+    probabilities = np.full((len(heatmap), 3), 0.0, np.float32)
+    probabilities[np.arange(len(heatmap)), heatmap.class_ids] = heatmap.confidences
+    probabilities += ((1 - probabilities.sum(1)) / 2)[:, None] * (probabilities == 0)
+    inquiry = Inquiry(model, inputs, heatmap, probabilities, **more)
+    every = fixed_places(inquiry, inquiry.classes)
+    return [Accused(class_id, evidence) for class_id, evidence in every.items() if evidence.accuses]
+
+
+def classes(accused: list[Accused]) -> list[int]:
+    return [one.class_id for one in accused]
 
 
 def test_the_networks_do_what_the_tests_below_rest_on(framework: str) -> None:
@@ -65,22 +88,23 @@ def test_a_network_that_reads_the_corner_is_accused_and_no_other_class(framework
     (alarm,) = found(scenes(), framework=framework)
     assert alarm.class_id == GREEN
     assert alarm.box == Box(28, 28, 4, 4)  # half of the maximum lies half-way to the next patches
-    assert (alarm.size, alarm.images, alarm.tried) == ((SIDE, SIDE), 12, 12)
+    assert alarm.tried == 12
     assert alarm.fixed_place > 0.999
     assert alarm.share > 0.5
     assert alarm.share_of_others < 0.05
     assert alarm.plain > 0.99
     assert alarm.covered == pytest.approx(1 / 3, abs=0.01)  # nothing else that the network looks at
     assert alarm.covered_elsewhere > 0.99
-    text = alarm.text({GREEN: "cat"})
+    assert alarm.evidence.code == "place"
     for said in (
-        "class 'cat' may be told by a place instead of the object",
-        "In 12 images its heat stays in the lower right corner (pixels 28 to 31 across, 28 to 31 down",
-        "of 32 x 32)",
-        "falls from 1.00 to 0.33; with other places of the same size and similar contrast covered, to 1.00",
+        "The heat stays in the lower right corner: ",
+        "With the lower right corner covered in 12 images, the probability of the class falls from 1.00 to 0.33; ",
+        "with other places of the same size and similar contrast covered, to 1.00.",
     ):
-        assert said in text
-    assert "class '1'" in alarm.text({})
+        assert said in alarm.said
+    given, changed = alarm.evidence.trials[0].given, alarm.evidence.trials[0].changed
+    assert np.array_equal(given[:, :28, :28], changed[:, :28, :28])
+    assert given[:, 28:, 28:].max() > 0.9 > changed[:, 28:, 28:].max()
 
 
 def test_a_network_that_reads_the_object_is_not_accused_mark_or_no_mark(framework: str) -> None:
@@ -94,13 +118,14 @@ def test_the_atlas_of_a_model_warns_of_the_class_and_is_silenced_by_where_the_ob
     model, inputs = network(framework, READS_THE_CORNER), as_layout(framework, scenes())
     picture = atlas(model, inputs, class_names=["red", "green", "blue"])
     (alarm,) = picture.alarms
-    assert (alarm.class_id, alarm.box) == (GREEN, Box(28, 28, 4, 4))
+    assert (alarm.class_id, alarm.code) == (GREEN, "place")
+    assert alarm.evidence[0].box == Box(28, 28, 4, 4)
     assert picture.images == {0: 12, 1: 12, 2: 12}
     assert picture.fixed_place[GREEN] > 0.999 > 0.4 > max(picture.fixed_place[one] for one in (0, 2))
     assert [words_of(row)["class"] for row in picture.grid.rows if row.wrong] == ["green"]
     corner = np.repeat(Box(28, 28, 4, 4).mask((SIDE, SIDE))[None], 36, 0)
-    assert atlas(model, inputs, masks=corner).alarms == []
-    assert atlas(model, inputs, boxes=np.tile([28, 28, 4, 4], (36, 1))).alarms == []
+    for where in ({"masks": corner}, {"boxes": np.tile([28, 28, 4, 4], (36, 1))}):
+        assert "place" not in {one.code for one in atlas(model, inputs, **where).verdicts}
     assert atlas(network(framework, READS_THE_OBJECT), inputs).alarms == []
 
 
@@ -109,7 +134,7 @@ def test_the_place_is_where_the_mark_is(corner: tuple[int, int]) -> None:
     (alarm,) = found(scenes(10, 1, {GREEN: corner}))
     assert (alarm.box.top, alarm.box.left) == corner
     names = {(0, 0): "upper left corner", (0, 28): "upper right corner", (28, 0): "lower left corner"}
-    assert names.get(corner, "upper edge") in alarm.text({})
+    assert names.get(corner, "upper edge") in alarm.said
 
 
 def test_registered_objects_are_no_shortcut() -> None:
@@ -188,7 +213,7 @@ def test_the_fewest_images_are_enough() -> None:
 
 def test_images_without_another_place_do_not_count_as_tested() -> None:
     (alarm,) = found(nothing_but_the_mark(24 - shortcut.FEWEST, 7))
-    assert (alarm.images, alarm.tried) == (12, shortcut.FEWEST)
+    assert alarm.tried == shortcut.FEWEST
     assert found(nothing_but_the_mark(25 - shortcut.FEWEST, 7)) == []
 
 
@@ -210,15 +235,15 @@ def test_a_place_that_is_the_object_is_no_shortcut() -> None:
 
 
 def test_the_choice_of_images_is_that_of_the_seed_and_of_no_global_stream() -> None:
-    images = scenes(shortcut.TRIED + 8)
+    images = scenes(covering.TRIED + 8)
     images[24:48:3, 28:, 28:] *= 0.95  # so that it shows which images were tried
     given, before = explained(images), streams()
-    (first,), (again,), (other,) = (alarms(*given, seed=seed) for seed in (0, 0, 1))
+    model, inputs, heatmap, _ = given
+    (first,), (again,), (other,) = (accused(model, inputs, heatmap, seed=seed) for seed in (0, 0, 1))
     assert streams() == before
-    assert first == again
-    assert first.tried == shortcut.TRIED
-    assert first.images == shortcut.TRIED + 8
-    assert first.plain != other.plain
+    assert first.said == again.said
+    assert first.tried == covering.TRIED
+    assert first.evidence.rows.tolist() == again.evidence.rows.tolist() != other.evidence.rows.tolist()
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
@@ -284,16 +309,18 @@ def test_the_log_of_a_training_says_it_in_plain_words(
         assert caught["gradcam_fixed_place"] < 0.4
         return
     assert "gradcam_shortcuts: 1" in line
-    assert "seen_shortcuts: 1" in line
+    assert "seen_surroundings: 1.0" in line  # with masks that are all of one place
     assert caught["gradcam_fixed_place"] > 0.999
     (words,) = warned
-    assert "class 'green' may be told by a place instead of the object" in words
+    assert "class 'green', epoch 1: told by a place of the frame" in words
     assert "lower right corner" in words
     assert "the probability of the class falls from 1.00 to 0.33" in words
     (alarm,) = caught["gradcam_alarms"]
-    assert alarm.box == Box(28, 28, 4, 4)
+    assert alarm.evidence[0].box == Box(28, 28, 4, 4)
+    assert [one.code for one in caught["gradcam_verdicts"]] == ["no_shortcut", "place", "no_shortcut"]
+    assert (tmp_path / "gradcam_eval_experiments_epoch_001.png").exists()
     assert any(text.words == "told by the lower right corner?" for text in rows["green"].texts)
-    assert np.array_equal(rows["green"].panels[1].outline, alarm.box.mask((SIDE, SIDE)))
+    assert np.array_equal(rows["green"].panels[1].outline, alarm.evidence[0].box.mask((SIDE, SIDE)))
     assert [name for name, row in rows.items() if row.wrong] == ["green"]
 
 

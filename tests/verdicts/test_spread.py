@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from fe_gradcam.verdicts.atlas import Box, Upsampling
-from fe_gradcam.verdicts.spread import FilledIn, _kept, artefacts, hottest, nothing_local
+from fe_gradcam.verdicts.spread import FilledIn, _kept, artefacts, hottest, nothing_local, patched
 from tests.verdicts.scenes import (
     CORNER,
     GREEN,
@@ -97,7 +97,7 @@ def test_with_masks_the_object_is_filled_in_too() -> None:
     first = green.trials[0]
     assert first.outline is not None
     assert first.outline[:, :24].all()
-    assert "pixels and the object filled in" in green.said
+    assert "pixels and the object covered" in green.said
     masks[:, :, :31] = True  # nothing is left to fill in from
     assert nothing_local(case_of(tinted(), READS_THE_TINT, masks=masks), [GREEN])[GREEN].level == "not tested"
 
@@ -140,6 +140,22 @@ def test_the_hottest_pixels_hold_together() -> None:
     assert more[few].all()
     rows, columns = np.nonzero(more)
     assert np.hypot(rows - 5.5, columns - 9.5).max() < 8
+
+
+def test_what_is_covered_goes_on_with_the_texture_of_the_image() -> None:
+    """By hand: stripes 4 pixels apart, and a shift of 8 rows brings each pixel under one like it."""
+    stripes = np.repeat((np.arange(32) % 4 < 2)[None, :, None], 32, 2).astype(np.float32)
+    given, missing = stripes.copy(), np.zeros((32, 32), bool)
+    missing[8:14, 4:20] = True
+    given[0, missing] = 9
+    covered = patched(given, missing)
+    assert np.array_equal(covered[:, ~missing], given[:, ~missing])
+    assert covered.max() == 1  # nothing of what was there
+    assert set(np.unique(covered[:, missing])) == {0, 1}  # nor anything smooth
+    most = np.ones((32, 32), bool)
+    most[:2] = False  # what no shift reaches is filled in from its surroundings
+    assert np.isfinite(patched(given, most)).all()
+    assert patched(given, most).max() == 1
 
 
 def marked_all(*classes: int) -> Images:

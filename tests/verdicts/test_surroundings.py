@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
+from fe_gradcam import explain
 from fe_gradcam.verdicts import surroundings as module
 from fe_gradcam.verdicts.donors import DONORS
 from fe_gradcam.verdicts.inquiry import Inquiry
@@ -182,3 +184,21 @@ def test_the_same_seed_gives_the_same_result() -> None:
     assert all(first[one].figures == second[one].figures for one in first)
     other = found(seed=4)
     assert [trial.row for trial in first[GREEN].trials] != [trial.row for trial in other[GREEN].trials]
+
+
+def test_an_image_may_be_of_several_classes_and_then_no_mark_pulls_its_object_away() -> None:
+    """With sigmoids BLUE stays BLUE beside a mark, and is GREEN too; GREEN without the mark is nothing."""
+    images, masks = scenes(THREE, [GREEN])
+    model = torch.nn.Sequential(network(2 * np.array(GREEN_BY_MARK), (-5, -5, -5, -5)), torch.nn.Sigmoid())
+    with torch.no_grad():
+        probabilities = model(torch.from_numpy(images)).numpy()
+    of = Inquiry(
+        model, images, explain(model, images), probabilities, masks=masks, labels=np.eye(4)[THREE].astype(bool)
+    )
+    assert of.several
+    every = surroundings(of, of.classes)
+    assert [one for one, evidence in every.items() if evidence.accuses] == [GREEN]
+    assert_allclose([every[GREEN].figures[name] for name in ("kept_same", "kept_other", "follow")], [1, 0, 0])
+    assert every[BLUE].figures["kept_other"] == 1
+    alone = surroundings(of, [BLUE])[BLUE].figures  # GREEN is not known to be told by the mark
+    assert alone["gap"] == 0 and alone["follow"] == pytest.approx(0.5, abs=0.1)
