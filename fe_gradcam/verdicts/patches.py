@@ -1,7 +1,7 @@
 """Whether a class is told by a sign that moves: a look-alike patch where its images are hot, tested by cause.
 
-From half of a class's images the hottest windows are taken, of a side of SIDES_TRIED. The one that is most like a place in
-the other images of this half, and least like any in images of other classes, is the template; likeness is the
+From half of a class's images the hottest windows are taken, of a side of SIDES_TRIED. The one that is most like a place
+in the other images of this half, and least like any in images of other classes, is the template; likeness is the
 normalised correlation. The class is suspected if the best match of the template separates the other half from the
 images of other classes: the probability that an image of the class matches better (the area under the ROC curve) is
 SEPARATES or more. Classes that have the sign too (LEFT_TOGETHER) are left out of it, if they are at most SHARING of the

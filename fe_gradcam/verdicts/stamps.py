@@ -36,7 +36,7 @@ from fe_gradcam.spec.targets import names_by_id
 from fe_gradcam.types import ClassNames, Images
 from fe_gradcam.verdicts.stamping import Colours, Ink, StampSpec, stamp_of, stamps_by_name
 
-PLACES_OF_STAMPS = {
+SPOTS = {
     **{"middle": (0.5, 0.5), "upper edge": (0.5, 0.0), "lower edge": (0.5, 1.0)},
     **{"left edge": (0.0, 0.5), "right edge": (1.0, 0.5)},
     **{"upper left corner": (0.0, 0.0), "upper right corner": (1.0, 0.0)},
@@ -188,7 +188,7 @@ def react(
             (h, w, 4) with its opacity, bytes or floats from 0 to 1, or a file's path. The controls are made of its own
             pixels, shuffled in blocks; {"ruler": (picture, control)} takes yours. In a dict {"chinese": None} stands
             for the text stamp.
-        places: A name in `fe_gradcam.verdicts.stamps.PLACES_OF_STAMPS`, as "lower right corner", or two numbers from 0 to 1: the
+        places: A name in `fe_gradcam.verdicts.stamps.SPOTS`, as "lower right corner", or two numbers from 0 to 1: the
             share of the free room that lies to the left of the stamp, and above it. Of a list of these, the pictures
             take one after the other.
         size: The stamp is as large as it fits into this share of the width and height of the picture; above 0, to 1.
@@ -342,10 +342,10 @@ def _places(asked: str | Sequence[Any]) -> dict[str, tuple[float, float]]:
     for place in [asked] if isinstance(asked, str) or _is_pair(asked) else asked:
         if _is_pair(place):
             found[f"{place[0]:.0%} across and {place[1]:.0%} down"] = float(place[0]), float(place[1])
-        elif isinstance(place, str) and place in PLACES_OF_STAMPS:
-            found[place] = PLACES_OF_STAMPS[place]
+        elif isinstance(place, str) and place in SPOTS:
+            found[place] = SPOTS[place]
         else:
-            said = f" is no place{nearest(place, PLACES_OF_STAMPS)} Accepted: {', '.join(PLACES_OF_STAMPS)}; or two numbers from 0 to 1."
+            said = f" is no place{nearest(place, SPOTS)} Accepted: {', '.join(SPOTS)}; or two numbers from 0 to 1."
             raise ArgumentError(Argument("places", repr(place)), said)
     if not found:
         raise ArgumentError("places is empty; at least one place is needed.")

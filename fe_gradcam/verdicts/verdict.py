@@ -172,7 +172,8 @@ class Verdict:
         said = first.said if first.code is not None else self._what_was_run()
         others = [HEADLINES[one.code] for one in self.evidence[1:] if one.accuses and one.code is not None]
         also = f" Other tests say: {', '.join(others)}." if others else ""
-        return f"class {self.name!r}{when}: {self.headline}. {said}{also} {BOUNDS[self.code]} ({PAGE_OF_VERDICTS}#{self.code})"
+        more = f"{BOUNDS[self.code]} ({PAGE_OF_VERDICTS}#{self.code})"
+        return f"class {self.name!r}{when}: {self.headline}. {said}{also} {more}"
 
     def __str__(self) -> str:
         return self.text

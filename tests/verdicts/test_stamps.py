@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose
 from fe_gradcam import ArgumentError, UnknownNameError, react
 from fe_gradcam.verdicts import lettering
 from fe_gradcam.verdicts.stamping import Stamp, stamp_of
-from fe_gradcam.verdicts.stamps import PLACES_OF_STAMPS, Reaction, log_odds
+from fe_gradcam.verdicts.stamps import SPOTS, Reaction, log_odds
 from tests.trainings import as_layout
 from tutorials.real_data import stock_photos, torch_input
 
@@ -186,7 +186,7 @@ def test_a_batch_changes_nothing() -> None:
     net, given = network("torch", [8.0, 0.0, 3.0], left=True), pictures("torch", 5)
     how: dict[str, Any] = {
         "stamps": {"noise": np.random.default_rng(0).random((8, 8, 3))},
-        "places": list(PLACES_OF_STAMPS),
+        "places": list(SPOTS),
     }
     whole, single = react(net, given, **how), react(net, given, **how, batch_size=1)
     assert_allclose(whole.lift, single.lift, atol=1e-5)
