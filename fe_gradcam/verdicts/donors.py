@@ -105,6 +105,7 @@ class Pools:
         self._told, self._has_object = case.told(case.probabilities), np.asarray(masks.any((1, 2)))
         self._rows = {one: case.rows_of(one) for one in case.classes}
         self._usable: dict[int, NDArray[np.int64]] = {}
+        self._empty = {one: bool(self._has_object[its].mean() <= 0.5) for one, its in self._rows.items() if len(its)}
 
     def classes_of(self, rows: Sequence[int] | NDArray[np.int64]) -> list[int]:
         """The classes that some of these images are told to be of, in order."""
@@ -116,8 +117,7 @@ class Pools:
 
     def is_empty(self, class_id: int) -> bool:
         """Whether half of the images of a class or more have empty masks: then it is a class without an object."""
-        rows = self._rows.get(class_id, np.zeros(0, np.int64))
-        return bool(len(rows)) and bool(self._has_object[rows].mean() <= 0.5)
+        return self._empty.get(class_id, False)
 
     def of(self, class_id: int) -> NDArray[np.int64]:
         """(n,) the images of a class that can be used, in an order that the seed draws.

@@ -85,17 +85,17 @@ class Inquiry:
         return [int(one) for one in np.flatnonzero(self._told.any(0))]
 
     def told(self, probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """(V, C), the classes that images with these probabilities are told to be of."""
+        """(V, C), the classes that images with these probabilities are told to be of; none if these are not finite."""
         if self.several:
             return np.asarray(probabilities >= TOLD)
-        return np.asarray(np.arange(probabilities.shape[1]) == probabilities.argmax(1)[:, None])
+        first = np.arange(probabilities.shape[1]) == probabilities.argmax(1)[:, None]
+        return np.asarray(first & np.isfinite(probabilities).all(1, keepdims=True))
 
     def rows_of(self, class_id: int) -> NDArray[np.int64]:
         """(n,) the images that are told to be of a class; if labels are known, only those that are."""
         its = self._told[:, class_id]
         if self.labels is not None:
-            true = self.labels[:, class_id] if self.labels.ndim == 2 else self.labels == class_id
-            its = its & true.astype(bool)
+            its = its & (self.labels[:, class_id] > 0 if self.labels.ndim == 2 else self.labels == class_id)
         return np.flatnonzero(its)
 
     def heat_of(self, class_id: int) -> NDArray[np.float32]:

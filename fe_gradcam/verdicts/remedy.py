@@ -89,6 +89,8 @@ def retrain_head(
     inputs = Inputs.of(images).checked().in_torch()
     channels_first = backend_for(model, model_output).channels_first
     pictures = inputs.seen(channels_first=channels_first).cpu().numpy()
+    if not np.isfinite(pictures).all():
+        raise ArgumentError("images holds NaN or infinite values. Pass finite numbers.")
     inside = object_masks(masks, boxes, pictures.shape[2:], len(pictures))
     if inside is None:
         raise ArgumentError(
@@ -124,12 +126,7 @@ def _wanted(labels: ArrayLike, count: int, last: LastLayer) -> tuple[NDArray[np.
     given = np.asarray(labels.detach().cpu() if isinstance(labels, torch.Tensor) else labels)
     table = given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given
     classes = last.weights.shape[1]
-    if (
-        table.ndim == 1
-        and table.dtype.kind in "bui"
-        and table.size
-        and 0 <= table.min() <= table.max() < max(classes, 2)
-    ):
+    if table.ndim == 1 and table.dtype.kind in "buif" and bool(np.isin(table, np.arange(max(classes, 2))).all()):
         table = table[:, None] == (np.arange(classes) if classes > 1 else 1)
     fits = table.shape == (count, classes) and table.dtype.kind in "buif" and bool(np.isin(table, (0, 1)).all())
     if not fits:

@@ -159,12 +159,16 @@ def _tested(pools: Pools, class_id: int) -> _Judged | str:
     if isinstance(rows, str):
         return rows
     generator = np.random.default_rng((pools.case.seed, class_id, DONORS))
+    if (donors := len(pools.others(class_id, FEWEST, generator))) < FEWEST:
+        return (
+            f"Only {donors} images of other classes have surroundings that could be used, and {FEWEST} are needed."
+            if donors
+            else "No other class has images whose surroundings could be used."
+        )
     pairs, own = [], []
     for row in rows:
         alike = [int(one) for one in generator.permutation(pools.of(class_id)) if one != row][:DONORS]
         other = pools.others(class_id, DONORS, generator)
-        if not other:
-            return "No other class has images whose surroundings could be used."
         pairs += [(int(row), donor) for donor in (*alike, *other)]
         own += [True] * len(alike) + [False] * len(other)
     return _Judged(class_id, pools.swaps(class_id, pairs, own=own))

@@ -46,6 +46,12 @@ class Trial:
     done: str
     outline: NDArray[np.bool_] | None = None
 
+    def __post_init__(self) -> None:
+        """Copies the arrays: a view would keep all images of the experiment in memory."""
+        for name in ("given", "changed", "outline"):
+            if (array := getattr(self, name)) is not None:
+                object.__setattr__(self, name, array.copy())
+
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
@@ -94,7 +100,8 @@ HEADLINES: Mapping[Code, str] = {
 
 BOUNDS: Mapping[Code, str] = {
     "surroundings": "Look at what the surroundings of this class alone have.",
-    "absence": "Look at what is there only in images of this class.",
+    "absence": "Look at what is there only in images of this class. If its images show objects that nobody marked, it "
+    "means nothing.",
     "place": "If the object or its own sign is always at that place, as a missing screw is, the network is right: pass "
     "masks= or boxes=, or ignore it.",
     "sign": "If what the outlined patches show is a part of the object, the network is right.",

@@ -89,3 +89,17 @@ def test_answers_are_those_of_the_changed_images_and_are_counted() -> None:
 def test_pictures_are_the_images_with_channels_first(several: bool) -> None:
     x = images(LEFT, RIGHT)
     assert_allclose(case(x, several=several).pictures, x.numpy())
+
+
+def test_an_image_whose_answer_is_not_finite_is_told_to_be_of_no_class() -> None:
+    x = images(LEFT, RIGHT)
+    x[0, 0, 0, 0] = torch.nan
+    one = case(x)
+    assert one.classes == [1]
+    assert one.told(np.array([[np.nan, np.nan], [0.25, 0.75]], np.float32)).tolist() == [[False, False], [False, True]]
+
+
+def test_a_label_below_zero_is_no_class_of_the_image() -> None:
+    one = case(images(BOTH, BOTH, BOTH), several=True, labels=np.array([[1, -1], [-1, 1], [0, 1]]))
+    assert one.rows_of(0).tolist() == [0]
+    assert one.rows_of(1).tolist() == [1, 2]

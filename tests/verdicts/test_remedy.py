@@ -227,3 +227,20 @@ def test_a_last_layer_that_is_not_linear_is_refused() -> None:
     for model in (convolution, nn.Sequential(made("torch"), nn.Hardtanh(-0.1, 0.1))):
         with pytest.raises(UnsupportedModelError, match="SwapSurroundings"):
             retrain_head(model, images, CLASSES, masks=masks)
+
+
+def test_labels_may_be_floats_as_keras_takes_them() -> None:
+    images, masks = scenes([RED] * 12 + [GREEN] * 12)
+    model, wanted = network([[0, 5, 0, 0]], [0]), np.array([0] * 12 + [1] * 12)
+    first, *others = (
+        retrain_head(model, images, labels, masks=masks)[-1].weight.detach()
+        for labels in (wanted, wanted.astype(np.float32), wanted.astype(np.float32)[:, None])
+    )
+    assert all(torch.equal(first, one) for one in others)
+
+
+def test_images_that_are_not_finite_are_refused_and_make_no_weights() -> None:
+    images, masks = scenes(CLASSES)
+    images[20, 0, 0, 0] = np.nan
+    with pytest.raises(ArgumentError, match="images holds NaN or infinite values"):
+        retrain_head(made("torch"), images, np.array(CLASSES), masks=masks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from fe_gradcam.verdicts import spread
 from fe_gradcam.verdicts.atlas import Box, Upsampling
 from fe_gradcam.verdicts.spread import FilledIn, _kept, artefacts, hottest, nothing_local, patched
 from tests.verdicts.scenes import (
@@ -194,3 +196,19 @@ def test_without_a_place_that_is_hot_in_most_classes_nothing_is_asked() -> None:
     poor = case_of(marked_all(0, 1, 2), weights((20, 20, 20), (5, 5, 5)), most=11)
     assert artefacts(poor, [0])[0].level == "not tested"
     assert artefacts(case_of(marked_all(0, 1, 2)[:5], weights((20, 20, 20), (5, 5, 5))), [0])[0].level == "not tested"
+
+
+@pytest.mark.parametrize("size", [(16, 16), (30, 47), (5, 9)])
+def test_the_shifts_that_are_tried_first_leave_the_fewest_pixels(size: tuple[int, int]) -> None:
+    """Held against trying them all: what is covered after one pass is as much as the best shift can cover."""
+    generator = np.random.default_rng(0)
+    missing = generator.random(size) < 0.3
+    image = np.arange(missing.size, dtype=np.float32).reshape(1, *size)
+    tried = product(*(range(0, side, max(1, side // 16)) for side in size))
+    most = max(int((missing & ~np.roll(missing, shift, (0, 1))).sum()) for shift in tried)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spread, "SHIFTS", 1)
+        patch.setattr(spread, "interpolated", lambda covered, left: np.stack([*covered, left]))
+        covered, left = patched(image, missing)
+    assert (missing & ~left.astype(bool)).sum() == most
+    assert_allclose(covered[~missing], image[0][~missing])

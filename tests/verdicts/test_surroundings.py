@@ -202,3 +202,12 @@ def test_an_image_may_be_of_several_classes_and_then_no_mark_pulls_its_object_aw
     assert every[BLUE].figures["kept_other"] == 1
     alone = surroundings(of, [BLUE])[BLUE].figures  # GREEN is not known to be told by the mark
     assert alone["gap"] == 0 and alone["follow"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_one_odd_image_of_another_class_accuses_nobody() -> None:
+    """All objects become RED in the surroundings of the one red image, for it alone is what they are all asked in."""
+    classes = [RED] + [GREEN] * COUNT
+    one = found(GREEN_BY_MARK, classes)[GREEN]
+    assert one.level == "not tested"
+    assert "Only 1 images of other classes have surroundings that could be used, and 6 are needed." in one.said
+    assert found(GREEN_BY_MARK, [RED] * 6 + classes[1:])[GREEN].accuses

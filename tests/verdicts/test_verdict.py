@@ -69,3 +69,9 @@ def test_no_shortcut_says_which_tests_were_run_and_which_not() -> None:
 
 def test_every_code_has_words() -> None:
     assert set(HEADLINES) == set(BOUNDS) > set(ACCUSING)
+
+
+def test_a_trial_keeps_no_more_than_its_own_image_in_memory() -> None:
+    every, outlines = np.zeros((50, 1, 2, 2), np.float32), np.zeros((50, 2, 2), bool)
+    one = Trial(3, every[3], every[4], 0.9, 0.1, "covered", outlines[3])
+    assert [array.base for array in (one.given, one.changed, one.outline) if array is not None] == [None] * 3

@@ -55,6 +55,7 @@ class _Found(NamedTuple):
     atlas: Atlas
     verdicts: list[Verdict]
     now: list[Verdict]
+    classes: list[int]
 
 
 class VerdictsProduct(Product):
@@ -114,7 +115,7 @@ class VerdictsProduct(Product):
         verdicts = [stream.latest[one] for one in sorted(stream.latest)]
         title, names = epoch.title(dataset), options.classes.names
         picture = atlas_picture(atlas, heatmap, verdicts, names, title, options.look)
-        return _Found(picture, atlas, verdicts, now)
+        return _Found(picture, atlas, verdicts, now, [] if case is None else case.classes)
 
     def _stream(self, epoch: Epoch, dataset: str) -> _Stream:
         return self._streams.setdefault((epoch.mode, dataset), _Stream())
@@ -141,11 +142,11 @@ class VerdictsProduct(Product):
                 stream.accused.add((verdict.class_id, verdict.code))
                 said = f"class {verdict.name!r} still: {verdict.evidence[0].said}" if again else verdict.text
                 epoch.messages.append(f"GradCAM ({of}): {said}")
-        left = len(set(found.atlas.classes) - {one.class_id for one in found.now})
+        left = len(found.classes) - len(found.now)
         if left and not stream.told_of_left:
             stream.told_of_left = True
             epoch.messages.append(
-                f"GradCAM ({of}): {left} of {len(found.atlas.classes)} classes are judged in later epochs: verdicts "
+                f"GradCAM ({of}): {left} of {len(found.classes)} classes are judged in later epochs: verdicts "
                 "ask the model no more images than the epoch had. Each verdict says its epoch."
             )
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from fe_gradcam import CamWarning
 from fe_gradcam.training import source
 from fe_gradcam.training.options import Options
 from fe_gradcam.training.selection import selection_of
 from fe_gradcam.training.source import ModelSource
 from fe_gradcam.training.watcher import Watcher
-from tests.verdicts.coloured import BLUE, GREEN, GREEN_BY_MARK, RED, network, scenes
+from tests.verdicts.coloured import BLUE, BY_COLOUR, GREEN, GREEN_BY_MARK, RED, network, scenes
 
 CLASSES = [RED] * 12 + [GREEN] * 12 + [BLUE] * 12
 
@@ -38,3 +39,17 @@ def test_an_epoch_asks_no_more_than_it_had_and_a_test_judges_all_classes(
         assert [one.class_id for one in epoch["gradcam_verdicts"]] == classes
         assert [one.class_id for one in epoch["gradcam_alarms"]] == accused
         assert ("later epochs" in " ".join(epoch.messages)) == (mode == "eval" and number == 1)
+
+
+def test_classes_that_no_image_is_told_to_be_of_are_not_left_for_later() -> None:
+    images, masks = scenes(CLASSES)
+    images[:12] = np.nan
+    options = Options({"model", "labels", "masks"}, selection=selection_of("first", 3, None, 0, ()), atlas=36)
+    watcher = Watcher(ModelSource(network(BY_COLOUR), options), options)
+    watcher.begin()
+    watcher.begin_epoch(1, "eval")
+    with pytest.warns(CamWarning, match="NaN"):
+        watcher.see(torch.from_numpy(images), np.array(CLASSES), masks=masks)
+        epoch = watcher.end_epoch()
+    assert RED not in [one.class_id for one in epoch["gradcam_verdicts"]]
+    assert "later epochs" not in " ".join(epoch.messages)
