@@ -164,7 +164,7 @@ def find_shortcuts(
         >>> [verdict.name for verdict in found if verdict.accuses]
         []
     """
-    left_out: list[Any] = [ignore] if isinstance(ignore, str) else list(ignore)
+    left_out: list[Any] = [ignore] if isinstance(ignore, str) else list(ignore or ())
     for code in left_out:
         if code not in TESTS:
             raise UnknownNameError(
@@ -237,7 +237,7 @@ def _checked_labels(labels: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
     Raises:
         ArgumentError: They have another shape, or are no whole numbers.
     """
-    given = np.asarray(host_rows(labels))
+    given = np.asarray(host_rows(labels) if np.ndim(labels) else labels)
     if given.shape == (shape[0], 1) and shape[1] > 1:
         given = given[:, 0]
     whole = given.dtype.kind in "iub" or (given.dtype.kind == "f" and bool((given == np.rint(given)).all()))

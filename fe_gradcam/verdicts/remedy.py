@@ -7,7 +7,8 @@ surroundings are exchanged instead, so nobody has to know the groups.
 
 from __future__ import annotations
 
-from typing import Any
+from numbers import Real
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from scipy.special import expit, log_softmax
 from fe_gradcam.backends import backend_for, last_layer_of
 from fe_gradcam.backends.last import LastLayer
 from fe_gradcam.errors import Argument, ArgumentError
+from fe_gradcam.parameters import one_of, whole
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.objects import object_masks
 from fe_gradcam.spec.outputs import ModelOutput
@@ -83,9 +85,11 @@ def retrain_head(
         ArgumentError: Neither masks nor boxes are given; labels do not fit; a class of the model has no image.
         UnsupportedModelError: The last layer is not linear, or the model cannot be copied.
     """
-    for name, value, least in (("copies", copies, 1), ("batch_size", batch_size, 1), ("penalty", penalty, 0)):
-        if not value >= least:
-            raise ArgumentError(Argument(name, repr(value)), f" is not accepted. Accepted: a number from {least} on.")
+    for name, value, least in (("copies", copies, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
+        whole(name, value, least)
+    if not isinstance(penalty, Real) or not 0 <= penalty < np.inf:
+        raise ArgumentError(Argument("penalty", repr(penalty)), " is not accepted. Accepted: a number from 0.")
+    one_of("empty", empty, get_args(Empty))
     inputs = Inputs.of(images).checked().in_torch()
     channels_first = backend_for(model, model_output).channels_first
     pictures = inputs.seen(channels_first=channels_first).cpu().numpy()

@@ -217,8 +217,17 @@ def test_mistakes_are_told() -> None:
             retrain_head(made("torch"), images, labels, masks=masks)
     with pytest.raises(ArgumentError, match="hold no image of class 2"):
         retrain_head(made("torch"), images, np.minimum(CLASSES, 1), masks=masks)
-    with pytest.raises(ArgumentError, match="copies=0"):
-        retrain_head(made("torch"), images, CLASSES, masks=masks, copies=0)
+    wrong = {
+        "copies": (0, 1.5, None),
+        "batch_size": (0, 2.5),
+        "penalty": (-1, np.nan, np.inf, "a", None),
+        "seed": (-1, None),
+    }
+    for name, values in {**wrong, "empty": ("no-object", None)}.items():
+        for value in values:
+            given: Any = {name: value}
+            with pytest.raises(ArgumentError, match=f"{name}={value!r}"):
+                retrain_head(made("torch"), images, CLASSES, masks=masks, **given)
 
 
 def test_a_last_layer_that_is_not_linear_is_refused() -> None:
