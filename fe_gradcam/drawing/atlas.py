@@ -229,8 +229,8 @@ def _legend(warned: bool) -> str:
         "fault where the object stays there too."
     )
     framed = (
-        " Framed: changes of the images showed that the class is told by something else than the object; below stand its "
-        "probability, or how often it is told, before and after. Outlined: the place, if it is one."
+        " Framed: changes of the images showed that the class is told by something else than the object; below stand "
+        "its probability, or how often it is told, before and after. Outlined: the place, if it is one."
     )
     return said + framed * warned
 
