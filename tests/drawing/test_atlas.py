@@ -107,7 +107,7 @@ def test_a_class_that_is_warned_of_is_framed_outlined_and_told_in_words() -> Non
     grid = grid_of(found, alarms=[alarm(4, box)])
     one, four = grid.rows
     warned = [(text.words, text.number) for text in four.texts if text.role == "warning"]
-    assert warned == [("told by the lower right corner?", ""), ("covered:", "0.97 → 0.25")]
+    assert warned == [("told by the lower right corner", ""), ("covered:", "0.97 → 0.25")]
     assert (one.wrong, four.wrong) == (False, True)
     assert all(np.array_equal(panel.outline, box.mask(SIZE)) for panel in four.panels)
     assert "warning" not in words_of(one)
