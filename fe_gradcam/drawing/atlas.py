@@ -205,7 +205,7 @@ def _row(atlas: Atlas, class_id: int, accused: Verdict | None, names: Mapping[in
         box, first = accused.evidence[0].box, accused.evidence[0]
         outline = None if box is None else box.mask(atlas.size)
         told = accused.headline if box is None else f"told by the {where_in_words(box, atlas.size)}"
-        texts.append(Text("warning", f"{told}?"))
+        texts.append(Text("warning", told))
         before, after = (next((first.figures[key] for key in keys if key in first.figures), None) for keys in FELL)
         if before is not None and after is not None:
             texts.append(Text("warning", "changed:" if box is None else "covered:", f"{before:.2f} → {after:.2f}"))
@@ -229,8 +229,8 @@ def _legend(warned: bool) -> str:
         "fault where the object stays there too."
     )
     framed = (
-        " Framed: with the outlined place covered, the probability of the class falls as written, and with other "
-        "places covered it does not. Look at what is there."
+        " Framed: changes of the images showed that the class is told by something else than the object; below stand "
+        "its probability, or how often it is told, before and after. Outlined: the place, if it is one."
     )
     return said + framed * warned
 

@@ -103,7 +103,7 @@ BOUNDS: Mapping[Code, str] = {
     "absence": "Look at what is there only in images of this class. If its images show objects that nobody marked, it "
     "means nothing.",
     "place": "If the object or its own sign is always at that place, as a missing screw is, the network is right: pass "
-    "masks= or boxes=, or ignore it.",
+    "masks= or boxes= that say so, or ignore it.",
     "sign": "If what the outlined patches show is a part of the object, the network is right.",
     "nothing_local": "A texture or a border all over the frame does this, and so does an object that fills the frame.",
     "artefact": "It accuses nobody: padding and borders heat up the map there, and the answer does not hang on it.",

@@ -107,11 +107,11 @@ def test_a_class_that_is_warned_of_is_framed_outlined_and_told_in_words() -> Non
     grid = grid_of(found, alarms=[alarm(4, box)])
     one, four = grid.rows
     warned = [(text.words, text.number) for text in four.texts if text.role == "warning"]
-    assert warned == [("told by the lower right corner?", ""), ("covered:", "0.97 → 0.25")]
+    assert warned == [("told by the lower right corner", ""), ("covered:", "0.97 → 0.25")]
     assert (one.wrong, four.wrong) == (False, True)
     assert all(np.array_equal(panel.outline, box.mask(SIZE)) for panel in four.panels)
     assert "warning" not in words_of(one)
-    assert "Framed: with the outlined place covered" in grid.scale_label
+    assert "Framed: changes of the images showed" in grid.scale_label
     framed, plain = ((AtlasPicture(each, found, []).rgb == RED).all(-1).sum() for each in (grid, grid_of(found)))
     assert framed > 3000 > plain  # 3 pixels wide, around two pictures of 224 pixels and what is written
 

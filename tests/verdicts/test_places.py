@@ -319,7 +319,7 @@ def test_the_log_of_a_training_says_it_in_plain_words(
     assert alarm.evidence[0].box == Box(28, 28, 4, 4)
     assert [one.code for one in caught["gradcam_verdicts"]] == ["no_shortcut", "place", "no_shortcut"]
     assert (tmp_path / "gradcam_eval_experiments_epoch_001.png").exists()
-    assert any(text.words == "told by the lower right corner?" for text in rows["green"].texts)
+    assert any(text.words == "told by the lower right corner" for text in rows["green"].texts)
     assert np.array_equal(rows["green"].panels[1].outline, alarm.evidence[0].box.mask((SIDE, SIDE)))
     assert [name for name, row in rows.items() if row.wrong] == ["green"]
 

@@ -147,7 +147,7 @@ class VerdictsProduct(Product):
             stream.told_of_left = True
             epoch.messages.append(
                 f"GradCAM ({of}): {left} of {len(found.classes)} classes are judged in later epochs: verdicts "
-                "ask the model no more images than the epoch had. Each verdict says its epoch."
+                "ask the model no more images than the epoch had, or 512. Each verdict says its epoch."
             )
 
 
@@ -158,5 +158,6 @@ def _is_judged(verdicts: Sequence[Verdict]) -> bool:
 
 def _largest_gap(verdicts: Sequence[Verdict]) -> float | None:
     """How much more often a class is told in surroundings of its own than in others, of the class with most of that."""
-    gaps = [its.figures["gap"] for one in verdicts for its in one.evidence if "gap" in its.figures]
+    tested = [its for one in verdicts for its in one.evidence if its.level == "tested"]
+    gaps = [its.figures["gap"] for its in tested if "gap" in its.figures]
     return max(gaps, default=None)
