@@ -31,7 +31,7 @@ def object_masks(masks: Any, boxes: Any, size: Sequence[int], count: int) -> NDA
         if len(size) != 2:
             raise ArgumentError(f"boxes are for images with two axes, and these have {len(size)}: pass masks= instead.")
         table = _table(boxes)
-        real = table[..., :4][(table[..., 2:4] > 0).all(-1)] if table.shape[-1] >= 4 else table[:0]
+        real = table[..., :4][(table[..., 2:4] > 0).all(-1)] if table.shape[-1] >= 4 else np.empty((0, 4))
         ends = real[..., :2] + real[..., 2:]
         if real.size and ((real[..., :2] >= (size[1], size[0])).any(-1) | (ends <= 0).any(-1)).all():
             raise ArgumentError(

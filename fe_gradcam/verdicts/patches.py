@@ -43,6 +43,10 @@ LEFT_TOGETHER = 0.75
 SHARING = 1 / 3
 """The largest share of the other classes that may have the sign too."""
 
+CLASSES_TO_TELL = 6
+"""Without masks no class is accused of a sign if there are fewer classes than this, or if more than SHARING of them
+would be: then the patches may be the objects."""
+
 AGAINST = 160
 """About how many images of other classes are looked at: of fewer classes more images each, FEWEST to TRIED."""
 
@@ -202,9 +206,22 @@ def look_alikes(case: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
                 sharing = [one, *(each for each in other.sharing if each != class_id)]
                 found[class_id] = replace(other, sharing=sharing)
                 break
-    return {
+    made = {
         class_id: best if isinstance(best, Evidence) else _evidence(case, shrunk, class_id, best)
         for class_id, best in found.items()
+    }
+    return made if case.masks is not None else _without_masks(case, made)
+
+
+def _without_masks(case: Inquiry, made: dict[int, Evidence]) -> dict[int, Evidence]:
+    """The evidence, where it is not known what is the object: if that always looks the same, it looks like a sign."""
+    accused = sum(one.accuses for one in made.values())
+    if len(case.classes) >= CLASSES_TO_TELL and accused <= max(1, SHARING * len(made)):
+        return made
+    doubt = " An object that always looks the same would show this too: pass masks= or boxes= to tell them apart."
+    return {
+        class_id: replace(one, level="suspected", said=one.said + doubt) if one.accuses else one
+        for class_id, one in made.items()
     }
 
 

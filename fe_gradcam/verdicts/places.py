@@ -122,6 +122,9 @@ def _evidence(case: Inquiry, atlas: Atlas, class_id: int, compared: Sequence[int
     if few := too_few("place", warm):
         return few
     figures = {"fixed_place": atlas.classes[class_id].fixed_place}
+    if not set(compared) - {class_id}:
+        why = "There is no other class to hold it against."
+        return Evidence("place", "not tested", None, why, figures, warm)
     box = _suspected(atlas, class_id, compared)
     if isinstance(box, str):
         return Evidence("place", "tested", None, box, figures, warm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,20 @@ def objects(images: Images) -> NDArray[np.bool_]:
     return masks
 
 
-def test_a_network_that_reads_a_moving_mark_is_accused_and_no_other_class() -> None:
+def test_without_masks_a_patch_of_few_or_of_many_classes_may_be_the_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three classes are too few to tell; of enough classes one that has a sign is accused, and two of three are not."""
+    case = case_of(moving(), READS_THE_CORNER)
+    evidence = look_alikes(case, [0, GREEN, 2])[GREEN]
+    assert (evidence.level, evidence.code, evidence.accuses) == ("suspected", "sign", False)
+    assert evidence.said.endswith("pass masks= or boxes= to tell them apart.")
+    monkeypatch.setattr(patches, "CLASSES_TO_TELL", 3)
+    assert look_alikes(case, [0, GREEN, 2])[GREEN].accuses
+    two = {0: evidence, 1: replace(evidence, level="tested"), 2: replace(evidence, level="tested")}
+    assert not any(one.accuses for one in patches._without_masks(case, two).values())
+
+
+def test_a_network_that_reads_a_moving_mark_is_accused_and_no_other_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patches, "CLASSES_TO_TELL", 3)
     images = moving()
     case = case_of(images, READS_THE_CORNER)
     evidence = look_alikes(case, [0, GREEN, 2])

@@ -36,8 +36,12 @@ def tinted(class_id: int = GREEN, count: int = 12) -> Images:
 READS_THE_TINT = weights((0, 2, 0), (5, 0, 5))
 
 
-def test_a_class_that_is_told_by_the_whole_frame_is_accused_and_no_other() -> None:
+def test_a_class_that_is_told_by_the_whole_frame_is_accused_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others keep a half: without masks this difference is too small to accuse."""
     case = case_of(tinted(), READS_THE_TINT)
+    unsure = nothing_local(case_of(tinted(), READS_THE_TINT), [0, 1, 2])[GREEN]
+    assert (unsure.level, unsure.code, unsure.accuses) == ("suspected", "nothing_local", False)
+    monkeypatch.setattr(spread, "SURELY_KEPT", 0.5)
     evidence = nothing_local(case, [0, 1, 2])
     assert [one.code for one in evidence.values()] == [None, "nothing_local", None]
     green = evidence[GREEN]

@@ -143,13 +143,13 @@ class GradCAM(Trace):
         atlas: Whether to draw the mean heat of each class, under ``f"{outputs}_atlas"`` and beside the grids, and to
             judge whether each class is told by something else than the object; see `fe_gradcam.find_shortcuts`. True
             takes 128 images at random, as many of each class as possible; a number, or ``{"n_samples": a number}``,
-            takes so many. With `labels` those count that are told rightly. ``f"{outputs}_verdicts"`` holds a Verdict
-            for each class, ``f"{outputs}_alarms"`` those that accuse, ``f"{outputs}_experiments"`` the images of the
-            tests; ``f"{outputs}_shortcuts"`` in the log counts those that accuse, and with `masks` or `boxes`
-            ``f"{outputs}_surroundings"`` is the largest gap between surroundings. An epoch asks the model no more
-            images than it had, or 512, those classes first that were not judged for longest; a test judges all.
-            ``f"{outputs}_fixed_place"`` holds how much the heat stays at one place; it is not logged, because a high
-            value is no fault in itself. Needs `model`.
+            takes so many. With `labels` those count that are told rightly; an empty mask says that there is no object.
+            ``f"{outputs}_verdicts"`` holds a Verdict for each class, ``f"{outputs}_alarms"`` those that accuse,
+            ``f"{outputs}_experiments"`` the images of the tests; ``f"{outputs}_shortcuts"`` in the log counts those
+            that accuse, and with `masks` or `boxes` ``f"{outputs}_surroundings"`` is the largest gap between
+            surroundings. An epoch asks the model no more images than it had, or 512, those classes first that were not
+            judged for longest; a test judges all. ``f"{outputs}_fixed_place"`` holds how much the heat stays at one
+            place; it is not logged, because a high value is no fault in itself. Needs `model`.
 
         --- where to ---
         save_dir: Folder for the pictures and arrays, ``{outputs}_{mode}_epoch_{n:03d}.png`` and ``.npz``, with

@@ -108,6 +108,7 @@ class VerdictsProduct(Product):
         stream = self._stream(epoch, dataset)
         now: list[Verdict] = []
         if case is not None:
+            stream.latest = {one: its for one, its in stream.latest.items() if one in case.classes}
             new = [one for one in case.classes if one not in stream.latest]
             now = judged(case, options.classes.names, first=[*new, *stream.due()], epoch=epoch.number)
             stream.put(now)

@@ -66,6 +66,16 @@ def test_an_image_that_is_not_drawn_stays_as_it_is_to_the_bit() -> None:
     assert np.mean(changed) == pytest.approx(0.25, abs=0.06)  # 3 deviations of 480
 
 
+def test_a_batch_whose_objects_are_all_cut_off_ends_no_training() -> None:
+    images, _, boxes = batch()
+    op = SwapSurroundings("x", "y", boxes="b", probability=1)
+    assert_array_equal(swapped(op, images, np.add(boxes, [1000, 1000, 0, 0])), images)
+    with pytest.raises(ArgumentError):
+        swapped(op, images, boxes[:, :2])
+    assert (swapped(op, images, boxes) != images).any()
+    assert_array_equal(swapped(op, images, boxes[:, :2]), images)  # it went on before
+
+
 def test_layouts_boxes_and_masks_agree() -> None:
     images, masks, boxes = batch()
     how: dict[str, Any] = {"probability": 1}
