@@ -66,11 +66,14 @@ def draw_verdicts(
     Raises:
         ArgumentError: There are no verdicts, or an argument is not accepted.
     """
-    if isinstance(verdicts, Verdict) or not all(isinstance(one, Verdict) for one in verdicts) or not len(verdicts):
-        came = "is empty" if not isinstance(verdicts, Verdict) and not len(verdicts) else "holds something else"
-        raise ArgumentError(f"verdicts {came}. Accepted: a list of at least one Verdict, as find_shortcuts returns it.")
+    every = [] if isinstance(verdicts, Verdict) else list(verdicts)
+    if not every or not all(isinstance(one, Verdict) for one in every):
+        raise ArgumentError(
+            f"verdicts={verdicts!r:.100} is not accepted. Accepted: a list of at least one Verdict, as find_shortcuts "
+            "returns it."
+        )
     look = Look(mean=mean, std=std)
-    loud = [one for one in verdicts if one.code not in QUIET] or list(verdicts)
+    loud = [one for one in every if one.code not in QUIET] or every
     shown = sorted(loud, key=lambda one: not one.accuses)[:MOST_VERDICTS]
     columns = max(1, min(TRIALS_SHOWN, max(len(_trials(one)) for one in shown)))
     rows = tuple(_verdict_row(one, columns, look) for one in shown)
@@ -78,7 +81,7 @@ def draw_verdicts(
     said = [title, "what each class is told by"]
     if len(loud) > len(shown):
         said.append(f"{len(shown)} of {len(loud)} classes")
-    of_others = " ".join(_counted(verdicts, shown))
+    of_others = " ".join(_counted(every, shown))
     return Picture(Grid(rows, titles, "turbo", "", (0, 1), ", ".join(filter(None, said)), of_others, ROOM), cell)
 
 

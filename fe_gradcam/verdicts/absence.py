@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fe_gradcam.verdicts.atlas import FEWEST
-from fe_gradcam.verdicts.donors import TRIED, Pools, Swaps, chance_of
+from fe_gradcam.verdicts.atlas import FEWEST, TRIED
+from fe_gradcam.verdicts.donors import Pools, Swaps, chance_of
 from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.surroundings import CHANCE, GAP, UNHURT, affordable, too_few_rows, untested
 from fe_gradcam.verdicts.swap import MARGIN, ground_of

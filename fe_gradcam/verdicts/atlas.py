@@ -30,6 +30,10 @@ FEWEST = 6
 """The fewest images with heat that a class needs for its fixed place to mean something, and for the test."""
 
 
+TRIED = 16
+"""The most images of a class that a test changes."""
+
+
 @dataclass(frozen=True)
 class Box:
     """A place of the frame, in pixels."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.metrics.imputation import interpolated
-from fe_gradcam.verdicts.atlas import FEWEST, Box, sampled
+from fe_gradcam.verdicts.atlas import FEWEST, TRIED, Box, sampled
 from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.verdict import Code, Evidence, Trial
 
@@ -34,9 +34,6 @@ OTHERS = 4
 
 NO_VARIANCE = 1e-9
 """Rounding of a variance, relative to the largest square of a picture."""
-
-TRIED = 16
-"""The most images of a class that are tested."""
 
 LEFT = "Its test costs more passes than are left: it is left for a later epoch."
 """Said of a class that could not be afforded."""

@@ -10,14 +10,12 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
+from fe_gradcam.verdicts.atlas import TRIED
 from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.swap import Grounds, fills_frame
 
 DONORS = 4
 """From how many images of its own class, and from how many of others, an object gets surroundings."""
-
-TRIED = 16
-"""The most images of a class that are tested."""
 
 
 @dataclass(frozen=True, eq=False)

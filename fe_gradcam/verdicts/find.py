@@ -19,6 +19,8 @@ from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.targets import names_by_id
 from fe_gradcam.types import ClassNames, Fuse, Heatmap, Images, Layer, Method, Reshape
 from fe_gradcam.verdicts.absence import absence
+from fe_gradcam.verdicts.atlas import TRIED
+from fe_gradcam.verdicts.donors import DONORS
 from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.patches import look_alikes
 from fe_gradcam.verdicts.places import fixed_places
@@ -37,12 +39,6 @@ TESTS: Mapping[Code, Test] = {
     "artefact": artefacts,
 }
 """The tests, by the code of what they look for."""
-
-JUDGED_ON = 16
-"""The most images of a class that a test changes."""
-
-SURROUNDINGS_OF_EACH = 8
-"""In how many surroundings each object is tried."""
 
 AT_A_TIME = 32
 """Images of a pass if no batch size is given."""
@@ -88,8 +84,8 @@ def _within(case: Inquiry, classes: Sequence[int]) -> list[int]:
     """As many of the classes as the inquiry can afford if nothing is suspected, at least one."""
     if case.most is None:
         return list(classes)
-    each = 1 + SURROUNDINGS_OF_EACH * (case.masks is not None)
-    costs = np.cumsum([each * min(JUDGED_ON, len(case.rows_of(one))) for one in classes])
+    each = 1 + 2 * DONORS * (case.masks is not None)
+    costs = np.cumsum([each * min(TRIED, len(case.rows_of(one))) for one in classes])
     return list(classes[: max(1, int((costs <= case.most - case.asked).sum()))])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ class Inquiry:
         height, width = self.heatmap.values.shape[1:]
         return height, width
 
-    @property
+    @cached_property
     def pictures(self) -> NDArray[np.float32]:
         """(N, C, H, W), the images as the model takes them, channels first, on the CPU."""
         found: NDArray[np.float32] = self._asks.picture.cpu().numpy()

@@ -23,8 +23,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fe_gradcam.verdicts.atlas import FEWEST, Box, Upsampling, sampled
-from fe_gradcam.verdicts.covering import TRIED, frequent, judged, on_object, sample, too_few
+from fe_gradcam.verdicts.atlas import FEWEST, TRIED, Box, Upsampling, sampled
+from fe_gradcam.verdicts.covering import frequent, judged, on_object, sample, too_few
 from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.verdict import Evidence
 

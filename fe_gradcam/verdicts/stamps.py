@@ -56,7 +56,7 @@ LINE = 100
 NO_VERDICT = (
     "A lift says how the network reacts to a stamp over these pictures. It does not say that the class is told by it, "
     "that such stamps are in its data, or that its answers are wrong: networks also react to stamps that they never "
-    "saw. It accuses no class. Look at the class's own images, and test them with atlas()."
+    "saw. It accuses no class. Look at the class's own images, and test them with find_shortcuts()."
 )
 """What a reaction does not establish."""
 

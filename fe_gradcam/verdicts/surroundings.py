@@ -23,8 +23,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fe_gradcam.verdicts.atlas import FEWEST
-from fe_gradcam.verdicts.donors import DONORS, TRIED, Pools, Swaps, chance_of
+from fe_gradcam.verdicts.atlas import FEWEST, TRIED
+from fe_gradcam.verdicts.donors import DONORS, Pools, Swaps, chance_of
 from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.verdict import Evidence, Trial
 

@@ -154,7 +154,7 @@ class Verdict:
     @property
     def accuses(self) -> bool:
         """Whether changes of the images showed that the class is told by something else than the object."""
-        return self.level == "tested" and self.code in ACCUSING
+        return self.evidence[0].accuses
 
     @property
     def tests(self) -> list[str]:

@@ -69,5 +69,5 @@ def test_if_nothing_is_found_all_classes_are_drawn() -> None:
 
 @pytest.mark.parametrize("given", [[], [3], verdict(0, None)])
 def test_what_is_no_list_of_verdicts_is_an_error(given: Any) -> None:
-    with pytest.raises(ArgumentError, match=r"verdicts .* Accepted: a list of at least one Verdict"):
+    with pytest.raises(ArgumentError, match=r"verdicts=.* Accepted: a list of at least one Verdict"):
         draw_verdicts(given)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from fe_gradcam import ArgumentError, UnknownNameError, UnsupportedModelError, find_shortcuts
-from fe_gradcam.verdicts.find import SURROUNDINGS_OF_EACH, TESTS, judged
+from fe_gradcam.verdicts.donors import DONORS
+from fe_gradcam.verdicts.find import TESTS, judged
 from fe_gradcam.verdicts.verdict import Verdict
 from tests.verdicts.coloured import BLUE, BY_COLOUR, GREEN, GREEN_BY_MARK, RED, case_of, network, scenes
 
@@ -72,7 +73,7 @@ def test_the_network_and_its_random_streams_are_left_as_they_were(marked: Any) -
 
 def test_no_more_is_asked_than_may_be_and_those_first_that_are_due(marked: Any) -> None:
     images, masks = marked
-    each = COUNT * (1 + SURROUNDINGS_OF_EACH)
+    each = COUNT * (1 + 2 * DONORS)
     for most, first, reached in ((each, [], [RED]), (each, [BLUE], [BLUE]), (2 * each, [BLUE, GREEN], [GREEN, BLUE])):
         case = case_of(network(GREEN_BY_MARK), images, masks, most=most)
         every = judged(case, first=first, epoch=7)

@@ -63,7 +63,7 @@ class Learnt:
     def of(cls, recorder: Recorder, output: Tensor | None, *, replaced: bool = False) -> Learnt | None:
         """The plan for passes as the one that a recorder saw, or None if they need the recorder."""
         returned = recorder.returns_input
-        if not recorder.plain or recorder.at.place not in PLACES or (returned and recorder.at.place != "output"):
+        if recorder.at.place not in PLACES or (returned and recorder.at.place != "output"):
             return None
         plan = cls(recorder.reached, returns_input=returned, replaced=replaced)
         if output is None:
@@ -122,7 +122,6 @@ class Planned(Taking):
         plan: What an earlier pass learnt.
         at: See Taking, as is `take`.
         module: The module of the place.
-
     """
 
     def __init__(self, plan: Learnt, at: LayerRef, take: Callable[[Tensor], Tensor], module: nn.Module) -> None:

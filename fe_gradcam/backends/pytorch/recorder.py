@@ -131,8 +131,6 @@ class Recorder(Taking, TorchFunctionMode):
         self._inside = False
         self._links: MutableMapping[Tensor, _Link] = WeakTensorKeyDictionary()
         self._made_by: MutableMapping[Tensor, tuple[ReferenceType[nn.Module], int]] = WeakTensorKeyDictionary()
-        self.plain = True
-        """Whether the pass needed nothing that a plan does not have: see backends/pytorch/plan."""
         self.returns_input = False
         """Whether the layer returned one of its inputs, as a function in place does."""
 

@@ -16,7 +16,7 @@ from fe_gradcam.training.epoch import Epoch, Product
 from fe_gradcam.training.options import Options
 from fe_gradcam.training.rows import Rows
 from fe_gradcam.training.selection import Selection
-from fe_gradcam.training.source import ModelSource
+from fe_gradcam.training.source import ENOUGH_ASKED, ModelSource
 from fe_gradcam.verdicts.atlas import Atlas
 from fe_gradcam.verdicts.find import judged
 from fe_gradcam.verdicts.verdict import Verdict
@@ -147,8 +147,8 @@ class VerdictsProduct(Product):
         if left and not stream.told_of_left:
             stream.told_of_left = True
             epoch.messages.append(
-                f"GradCAM ({of}): {left} of {len(found.classes)} classes are judged in later epochs: verdicts "
-                "ask the model no more images than the epoch had, or 512. Each verdict says its epoch."
+                f"GradCAM ({of}): {left} of {len(found.classes)} classes are judged in later epochs: verdicts ask the "
+                f"model no more images than the epoch had, or {ENOUGH_ASKED}. Each verdict says its epoch."
             )
 
 
