@@ -12,7 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from fe_gradcam.errors import ArgumentError
 
 
-def object_masks(masks: Any, boxes: Any, size: Sequence[int], count: int) -> NDArray[np.bool_] | None:
+def object_masks(
+    masks: Any, boxes: Any, size: Sequence[int], count: int, *, may_be_outside: bool = False
+) -> NDArray[np.bool_] | None:
     """Where the object of each image is, (N, H, W), from masks, boxes or both; None if neither is given.
 
     Args:
@@ -22,6 +24,8 @@ def object_masks(masks: Any, boxes: Any, size: Sequence[int], count: int) -> NDA
         boxes: (N, 4) or (N, M, 4): left, top, width and height in pixels; further columns are not read.
         size: (H, W) of the images, or (D, H, W) of volumes, which have no boxes.
         count: N, the number of images.
+        may_be_outside: Whether all boxes may lie outside of the images, as in a batch that was cropped; as a rule such
+            boxes are of another size, or in another order.
 
     Raises:
         ArgumentError: A shape is not accepted, or masks or boxes are of another number of images.
@@ -33,7 +37,8 @@ def object_masks(masks: Any, boxes: Any, size: Sequence[int], count: int) -> NDA
         table = _table(boxes)
         real = table[..., :4][(table[..., 2:4] > 0).all(-1)] if table.shape[-1] >= 4 else np.empty((0, 4))
         ends = real[..., :2] + real[..., 2:]
-        if real.size and ((real[..., :2] >= (size[1], size[0])).any(-1) | (ends <= 0).any(-1)).all():
+        outside = (real[..., :2] >= (size[1], size[0])).any(-1) | (ends <= 0).any(-1)
+        if real.size and outside.all() and not may_be_outside:
             raise ArgumentError(
                 f"boxes lie outside of the images, which are {size[1]} wide and {size[0]} high: left, top, width and "
                 "height in pixels of the images are needed."

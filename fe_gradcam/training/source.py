@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeAlias
@@ -209,7 +209,14 @@ class ModelSource:
         return measure(self.model, _inputs(rows), heatmap, metrics, masks=masks, again=again, **self._asking(rows))
 
     def case(
-        self, rows: Rows, done: Explanation, labels: Labels, masks: Masks, *, whole: bool = False
+        self,
+        rows: Rows,
+        done: Explanation,
+        labels: Labels,
+        masks: Masks,
+        *,
+        accused: Collection[int] = (),
+        whole: bool = False,
     ) -> Inquiry | None:
         """What verdicts on the classes start from; None if the model puts out no classes.
 
@@ -225,6 +232,7 @@ class ModelSource:
             "masks": masks,
             "labels": labels,
             "explains": of_class,
+            "accused": accused,
             "most": None if whole else max(rows.of, ENOUGH_ASKED),
         }
         return Inquiry(self.model, _inputs(rows), done.heatmaps[0], done.probabilities, **more, **self._asking(rows))

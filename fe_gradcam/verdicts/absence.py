@@ -15,7 +15,7 @@ no chance. A network that looks for a sign in the images of the class fails the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,13 +35,12 @@ EACH = 3 + 2 * INTO
 """How many images are asked for each object: three with holes, and those that it is pasted into."""
 
 
-def absence(case: Inquiry, classes: Sequence[int], without: Collection[int] = ()) -> dict[int, Evidence]:
+def absence(case: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
     """Tests whether classes without an object are told by its absence.
 
     Args:
         case: Images, answers and masks. An empty mask means that there is no object.
         classes: Those to test; classes with an object are passed over.
-        without: Classes that are known to be told by their surroundings; their images are not used.
 
     Returns:
         The evidence for each class without an object. The figures are becomes, own, sham, stays, elsewhere, and
@@ -49,7 +48,7 @@ def absence(case: Inquiry, classes: Sequence[int], without: Collection[int] = ()
     """
     if case.masks is None:
         return {}
-    pools = Pools(case, case.masks, without)
+    pools = Pools(case, case.masks)
     return {one: _tested(pools, one) for one in classes if pools.is_empty(one)}
 
 

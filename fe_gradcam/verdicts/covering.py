@@ -224,17 +224,16 @@ def sample(case: Inquiry, class_id: int) -> tuple[NDArray[np.int64], NDArray[np.
     return rows[taken], heat[taken]
 
 
-def too_few(test: str, count: int) -> Evidence | None:
+def too_few(test: Code, count: int) -> Evidence | None:
     """What a test finds of a class of which so many images have heat, if these are too few."""
     if count >= FEWEST:
         return None
     return Evidence(test, "not tested", None, f"{count} images with heat; {FEWEST} are needed.", images=count)
 
 
-def judged(
+def by_covering(
     case: Inquiry,
     class_id: int,
-    test: str,
     code: Code,
     said: str,
     place: str,
@@ -247,8 +246,7 @@ def judged(
     Args:
         case: The images.
         class_id: The class.
-        test: The name of the test.
-        code: What the class is accused of.
+        code: What the class is accused of, which is the name of the test too.
         said: Why it is suspected, in a sentence.
         place: What is covered, in words.
         tries: The place for every row that is tested, several one after the other.
@@ -258,10 +256,10 @@ def judged(
     figures, rows = {**figures, "sharing": float(len(sharing))}, np.array(list(tries[0]), np.int64)
     done = first_cause(case, class_id, tries, sharing)
     if done == LEFT:
-        return Evidence(test, "not tested", None, f"{said} {LEFT}", figures, len(rows), rows=rows)
+        return Evidence(code, "not tested", None, f"{said} {LEFT}", figures, len(rows), rows=rows)
     box = tries[0][int(rows[0])] if len(set(tries[0].values())) == 1 else None
     if isinstance(done, str):
-        return Evidence(test, "suspected", code, f"{said} {done}", figures, len(rows), box=box, rows=rows)
+        return Evidence(code, "suspected", code, f"{said} {done}", figures, len(rows), box=box, rows=rows)
     plain, covered, elsewhere = done.means
     figures |= {"plain": plain, "covered": covered, "covered_elsewhere": elsewhere}
     whose = "the class"
@@ -273,7 +271,7 @@ def judged(
     )
     trials = done.trials(case.pictures, f"{place.removeprefix('the ')} covered")
     found, box = code if done.is_cause else None, done.boxes[0] if box else None
-    return Evidence(test, "tested", found, said, figures, len(done.rows), trials, box, done.rows)
+    return Evidence(code, "tested", found, said, figures, len(done.rows), trials, box, done.rows)
 
 
 def on_object(boxes: Mapping[int, Box], masks: NDArray[np.bool_]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from math import comb
@@ -94,11 +94,13 @@ class Pools:
     Args:
         case: Its masks say where the objects are.
         masks: (N, H, W), those masks.
-        without: Classes whose images give no surroundings.
+
+    Attributes:
+        without: Classes whose images give no surroundings; see `fe_gradcam.verdicts.inquiry.Inquiry`.
     """
 
-    def __init__(self, case: Inquiry, masks: NDArray[np.bool_], without: Collection[int] = ()) -> None:
-        self.case, self.masks, self.without = case, masks, set(without)
+    def __init__(self, case: Inquiry, masks: NDArray[np.bool_]) -> None:
+        self.case, self.masks, self.without = case, masks, set(case.accused)
         self.grounds = Grounds(case.pictures, masks)
         self._told, self._has_object = case.told(case.probabilities), np.asarray(masks.any((1, 2)))
         self._rows = {one: case.rows_of(one) for one in case.classes}

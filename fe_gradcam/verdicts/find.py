@@ -28,7 +28,7 @@ from fe_gradcam.verdicts.spread import artefacts, nothing_local
 from fe_gradcam.verdicts.surroundings import surroundings
 from fe_gradcam.verdicts.verdict import Code, Evidence, Verdict
 
-Test: TypeAlias = Callable[..., Mapping[int, Evidence]]
+Test: TypeAlias = Callable[[Inquiry, Sequence[int]], Mapping[int, Evidence]]
 
 TESTS: Mapping[Code, Test] = {
     "surroundings": surroundings,
@@ -62,12 +62,13 @@ def judged(
         epoch: The epoch whose weights are judged.
     """
     classes = _within(case, [*(one for one in first if one in case.classes), *_others(case.classes, first)])
+    left_out = set(ignore)
+    case.accused.difference_update(classes)
     found: list[Mapping[int, Evidence]] = []
     for code, test in TESTS.items():
-        if code not in set(ignore):
-            accused = [one for its in found for one, each in its.items() if each.accuses]
-            more = {"without": accused} if test is absence else {}
-            found.append(test(case, classes, **more))
+        if code not in left_out:
+            found.append(test(case, classes))
+            case.accused.update(one for one, its in found[-1].items() if its.accuses)
     called = {one: (names or {}).get(one, str(one)) for one in classes}
     return [
         Verdict.of(one, called[one], [each[one] for each in found if one in each], len(case.rows_of(one)), epoch)

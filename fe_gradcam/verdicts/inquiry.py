@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -36,8 +36,10 @@ class Inquiry:
         seed: Seed of all random choices.
         model_output: See `fe_gradcam.explain`.
         most: The most images that may be asked in all; None: as many as are needed.
+        accused: Classes that were accused before, whose images may carry a cue.
 
     Attributes:
+        accused: Those, and the classes that tests accused since: their images give no object surroundings.
         several: Whether an image may be of several classes at once: its probabilities come from sigmoids.
         asked: How many images were asked so far.
     """
@@ -56,9 +58,10 @@ class Inquiry:
         seed: int = 0,
         model_output: ModelOutput = None,
         most: int | None = None,
+        accused: Collection[int] = (),
     ) -> None:
         self.heatmap, self.probabilities, self.masks, self.labels = heatmap, probabilities, masks, labels
-        self.seed, self.most, self.asked = seed, most, 0
+        self.seed, self.most, self.asked, self.accused = seed, most, 0, set(accused)
         self.several = bool((np.abs(probabilities.sum(1) - 1) > SUMS_TO_ONE).any())
         self._explains = explains
         self._asks = Asked(model, images, heatmap, batch_size, seed, model_output)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.verdicts.atlas import FEWEST, TRIED, Box, Upsampling, sampled
-from fe_gradcam.verdicts.covering import frequent, judged, on_object, sample, too_few
+from fe_gradcam.verdicts.covering import by_covering, frequent, on_object, sample, too_few
 from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.verdict import Evidence
 
@@ -238,13 +238,13 @@ def _best(
 ) -> Template | Evidence:
     """The best template of a class, or why there is none."""
     rows, _ = sample(case, class_id)
-    if few := too_few("patch", len(rows)):
+    if few := too_few("sign", len(rows)):
         return few
     own = set(case.rows_of(class_id).tolist())
     others = {one: np.array([row for row in its if row not in own]) for one, its in against.items() if one != class_id}
     others = {one: its for one, its in others.items() if len(its) >= FEWEST}
     if not others:
-        return Evidence("patch", "not tested", None, "There is no other class to hold it against.", images=len(rows))
+        return Evidence("sign", "not tested", None, "There is no other class to hold it against.", images=len(rows))
     found = [_template(shrunk, class_id, rows, others, share) for share in SIDES_TRIED]
     return max(found, key=lambda one: (one.is_sign, one.likeness >= LIKE, one.separates))
 
@@ -258,11 +258,11 @@ def _evidence(case: Inquiry, shrunk: _Shrunk, class_id: int, best: Template) -> 
         f"classes{shared} with a probability of {best.separates:.2f}"
     )
     if not best.is_sign:
-        return Evidence("patch", "tested", None, f"{said}: no sign.", figures, len(rows))
+        return Evidence("sign", "tested", None, f"{said}: no sign.", figures, len(rows))
     tries = [{int(row): shrunk.box(int(row), best.pixels, border) for row in rows} for border in (0, 1 / 4)]
     if case.masks is not None and on_object(tries[0], case.masks):
-        return Evidence("patch", "tested", None, f"{said}, and it lies on the object.", figures, len(rows))
-    return judged(case, class_id, "patch", "sign", f"{said}.", "this patch", tries, figures, best.sharing)
+        return Evidence("sign", "tested", None, f"{said}, and it lies on the object.", figures, len(rows))
+    return by_covering(case, class_id, "sign", f"{said}.", "this patch", tries, figures, best.sharing)
 
 
 def _template(

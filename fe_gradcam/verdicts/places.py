@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import label
 
 from fe_gradcam.verdicts.atlas import FEWEST, Atlas, Box, Upsampling
-from fe_gradcam.verdicts.covering import frequent, judged, on_object, sample, too_few
+from fe_gradcam.verdicts.covering import by_covering, frequent, on_object, sample, too_few
 from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.verdict import Evidence
 
@@ -137,7 +137,7 @@ def _evidence(case: Inquiry, atlas: Atlas, class_id: int, compared: Sequence[int
     shares, least = atlas.shares_in(compared, [box])[:, 0], max(APART * (others or 0.0), own / APART)
     sharing = [one for one, share in zip(compared, shares, strict=True) if share >= least and one != class_id]
     tries = [dict.fromkeys(rows.tolist(), one) for one in _places(box, atlas)]
-    return judged(case, class_id, "place", "place", stays, f"the {where}", tries, figures, sharing)
+    return by_covering(case, class_id, "place", stays, f"the {where}", tries, figures, sharing)
 
 
 def _places(box: Box, atlas: Atlas) -> list[Box]:

@@ -156,9 +156,9 @@ def _filled(
 def _kept(case: Inquiry, filled: dict[int, FilledIn | None], class_id: int) -> Evidence:
     own = filled[class_id]
     if own is None:
-        return Evidence("spread", "not tested", None, LEFT)
+        return Evidence("nothing_local", "not tested", None, LEFT)
     count = len(own.rows)
-    if few := too_few("spread", count):
+    if few := too_few("nothing_local", count):
         return few
     kept_by_others, become = [], []
     for other, one in filled.items():
@@ -170,9 +170,8 @@ def _kept(case: Inquiry, filled: dict[int, FilledIn | None], class_id: int) -> E
                 become.append(told[apart, class_id].mean())
     if not become:
         left = any(one is None for one in filled.values())
-        return Evidence(
-            "spread", "not tested", None, LEFT if left else "There is no other class to hold it against.", images=count
-        )
+        why = LEFT if left else "There is no other class to hold it against."
+        return Evidence("nothing_local", "not tested", None, why, images=count)
     kept = float(case.told(own.answers)[:, class_id].mean())
     others, becomes = float(np.median(kept_by_others)), float(np.quantile(become, 1 - SHARE_IT))
     figures = {"kept": kept, "kept_by_others": others, "others_become": becomes}
@@ -187,7 +186,7 @@ def _kept(case: Inquiry, filled: dict[int, FilledIn | None], class_id: int) -> E
     trials = own.trials(case, class_id, what)
     rows = own.rows
     code: Code | None = "nothing_local" if found else None
-    return Evidence("spread", level, code, said, figures, count, trials, rows=rows)
+    return Evidence("nothing_local", level, code, said, figures, count, trials, rows=rows)
 
 
 def artefacts(case: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:

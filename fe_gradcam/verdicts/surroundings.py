@@ -11,13 +11,14 @@ surroundings do not matter, both are alike; pasting itself does the same to both
 `follow` is the share of the pictures in surroundings of other classes that are told to be of the donor's class.
 
 Images of an accused class pull other objects to their class. So classes are accused one by one, that with the largest
-gap first; its images are then left out as donors, and the other classes judged again.
+gap first; its images are then left out as donors, and the other classes judged again. A class that would be accused
+only with the donors of some class that was not judged itself is suspected: that class may be the one with the cue.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from fe_gradcam.verdicts.atlas import FEWEST, TRIED
 from fe_gradcam.verdicts.donors import DONORS, Pools, Swaps, chance_of
 from fe_gradcam.verdicts.inquiry import Inquiry
-from fe_gradcam.verdicts.verdict import Evidence, Trial
+from fe_gradcam.verdicts.verdict import Code, Evidence, Trial
 
 GAP = 0.25
 """The least gap of an accused class."""
@@ -81,14 +82,13 @@ class _Judged:
         return self.gap >= GAP and self.kept_same >= UNHURT and self.chance < CHANCE / classes
 
 
-def surroundings(case: Inquiry, classes: Sequence[int], without: Collection[int] = ()) -> dict[int, Evidence]:
+def surroundings(case: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
     """Tests whether classes are told by the surroundings of their objects.
 
     Args:
         case: Images, answers and masks. An image of a class with objects whose mask is empty or fills the frame is left
             out.
         classes: Those to test, the most urgent first: the last ones are left if they cannot be afforded.
-        without: Classes that are known to be told by their surroundings; their images are not used as donors.
 
     Returns:
         The evidence for each class; classes without an object have none, see `fe_gradcam.verdicts.absence.absence`.
@@ -99,16 +99,21 @@ def surroundings(case: Inquiry, classes: Sequence[int], without: Collection[int]
     if case.masks is None:
         why = "It is not known where the objects are: pass masks= or boxes=."
         return {one: untested("surroundings", why) for one in classes}
-    pools = Pools(case, case.masks, without)
+    pools = Pools(case, case.masks)
     found: dict[int, Evidence] = {}
     judged: dict[int, _Judged] = {}
     for class_id in classes:
         if not pools.is_empty(class_id):
             _sort(_tested(pools, class_id), class_id, found, judged)
     accused: dict[int, _Judged] = {}
+    known = {*judged, *pools.without}
     while suspects := [one for one in judged.values() if one.accuses(len(case.classes))]:
-        worst = max(suspects, key=lambda one: (one.gap, -one.chance)).class_id
-        accused[worst] = judged.pop(worst)
+        one = max(suspects, key=lambda one: (one.gap, -one.chance))
+        worst = one.class_id
+        if (puller := _puller(pools, judged.pop(worst), known)) is not None:
+            found[worst] = _doubted(pools, one, puller)
+            continue
+        accused[worst] = one
         pools.without.add(worst)
         for class_id in list(judged):
             _sort(_without_pull(pools, judged.pop(class_id)), class_id, found, judged)
@@ -127,7 +132,7 @@ def _sort(result: _Judged | str, class_id: int, found: dict[int, Evidence], judg
         judged[class_id] = result
 
 
-def untested(test: str, why: str) -> Evidence:
+def untested(test: Code, why: str) -> Evidence:
     """The evidence for a class that was not tested."""
     return Evidence(test, "not tested", None, why)
 
@@ -199,6 +204,22 @@ def _without_pull(pools: Pools, one: _Judged) -> _Judged | str:
         "The other surroundings are those of classes that are told by their surroundings themselves: "
         f"{', '.join(map(str, sorted(pools.without)))}."
     )
+
+
+def _puller(pools: Pools, one: _Judged, known: Collection[int]) -> int | None:
+    """A class that is not known, without whose images as donors a class would not be accused; None if there is none."""
+    for other in pools.classes_of(one.swaps.donors[~one.swaps.own]):
+        if other not in known and other != one.class_id:
+            rest = one.swaps[one.swaps.own | ~np.isin(one.swaps.donors, pools.of(other))]
+            if not _Judged(one.class_id, rest).accuses(len(pools.case.classes)):
+                return other
+    return None
+
+
+def _doubted(pools: Pools, one: _Judged, puller: int) -> Evidence:
+    found = _evidence(pools, one)
+    said = f"{found.said} It may be the surroundings of class {puller} that pull: that class was not judged with it."
+    return replace(found, level="suspected", said=said)
 
 
 def _evidence(pools: Pools, one: _Judged) -> Evidence:

@@ -58,7 +58,7 @@ class Evidence:
     """What one test found of one class.
 
     Attributes:
-        test: Name of the test, a key of `fe_gradcam.verdicts.find.TESTS`.
+        test: Name of the test: the code of what it looks for.
         level: Whether the class was tested, is only suspected, or was not tested.
         code: What is found: one of ACCUSING, or "artefact"; None if nothing is.
         said: What was done and seen, in one or two sentences with the figures; if not tested, why.
@@ -69,7 +69,7 @@ class Evidence:
         rows: (n,) images that show it.
     """
 
-    test: str
+    test: Code
     level: Level
     code: Code | None
     said: str

@@ -113,8 +113,8 @@ def test_what_cannot_be_tested_says_why() -> None:
 
 
 def test_classes_may_be_left_out() -> None:
-    of = case(BY_COLOUR, BY_ABSENCE)
-    assert "Only 0 images" in absence(of, [NONE], without=[RED, GREEN, BLUE])[NONE].said
+    of = case(BY_COLOUR, BY_ABSENCE, accused=[RED, GREEN, BLUE])
+    assert "Only 0 images" in absence(of, [NONE])[NONE].said
 
 
 @given(st.integers(0, 18), st.integers(0, 18), st.integers(0, 99))

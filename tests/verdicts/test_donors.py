@@ -64,7 +64,7 @@ def pools(**more: object) -> Pools:
     images, masks = scenes(CLASSES)
     masks[1] = True  # fills the frame
     masks[5] = False  # is missing
-    return Pools(case_of(network(BY_COLOUR, BY_ABSENCE), images, masks), masks, **more)
+    return Pools(case_of(network(BY_COLOUR, BY_ABSENCE), images, masks, **more), masks)
 
 
 def test_images_that_can_be_used() -> None:
@@ -87,7 +87,7 @@ def test_donors_are_of_as_many_classes_as_can_be_and_those_without_an_object_com
 
 
 def test_classes_may_be_left_out_as_donors() -> None:
-    found = pools(without=[BLUE, NONE]).others(RED, 99, np.random.default_rng(0))
+    found = pools(accused=[BLUE, NONE]).others(RED, 99, np.random.default_rng(0))
     assert sorted(found) == [4, 6, 7]
 
 

@@ -66,7 +66,7 @@ def test_a_network_that_reads_a_moving_mark_is_accused_and_no_other_class(monkey
     evidence = look_alikes(case, [0, GREEN, 2])
     assert [evidence[one].code for one in (0, GREEN, 2)] == [None, "sign", None]
     green = evidence[GREEN]
-    assert (green.test, green.level, green.accuses, green.images) == ("patch", "tested", True, 12)
+    assert (green.test, green.level, green.accuses, green.images) == ("sign", "tested", True, 12)
     assert green.figures["separates"] == 1
     assert green.figures["likeness"] > 0.999
     assert green.figures["plain"] > 0.98

@@ -45,7 +45,7 @@ def test_a_class_that_is_told_by_the_whole_frame_is_accused_and_no_other(monkeyp
     evidence = nothing_local(case, [0, 1, 2])
     assert [one.code for one in evidence.values()] == [None, "nothing_local", None]
     green = evidence[GREEN]
-    assert (green.test, green.level, green.accuses, green.images) == ("spread", "tested", True, 12)
+    assert (green.test, green.level, green.accuses, green.images) == ("nothing_local", "tested", True, 12)
     assert green.figures == {"kept": 1, "kept_by_others": pytest.approx(0.5), "others_become": 0}
     assert evidence[0].figures["others_become"] == 0.75  # blue images all do, green ones do not
     assert "100% of 12 images are still told" in green.said

@@ -95,8 +95,11 @@ def test_the_network_is_asked_again_if_donors_run_out(monkeypatch: pytest.Monkey
 
 def test_what_is_known_of_a_class_leaves_it_out_as_a_donor() -> None:
     alone = surroundings(case(), [RED])[RED]
-    assert alone.figures["kept_other"] == pytest.approx(0.5, abs=0.1) and alone.accuses  # nobody knows of GREEN
-    assert surroundings(case(), [RED], without=[GREEN])[RED].figures["gap"] == 0
+    assert alone.figures["kept_other"] == pytest.approx(0.5, abs=0.1)  # GREEN pulls, and nobody knows of it
+    assert (alone.level, alone.code, alone.accuses) == ("suspected", "surroundings", False)
+    assert f"surroundings of class {GREEN} that pull" in alone.said
+    assert surroundings(case(accused=[GREEN]), [RED])[RED].figures["gap"] == 0
+    assert surroundings(case(), [GREEN])[GREEN].accuses  # whose donors it is does not matter to the class with the mark
 
 
 def test_with_two_classes_it_says_that_it_may_be_either() -> None:

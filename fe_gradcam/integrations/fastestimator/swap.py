@@ -89,7 +89,6 @@ class SwapSurroundings(NumpyOp):
         super().__init__(inputs=keys, outputs=outputs, mode=mode, ds_id=ds_id)
         self.masks, self.boxes = masks, boxes
         self.probability, self.empty, self.channels_first = probability, empty, channels_first
-        self._went = False
 
     def forward(self, data: list[NDArray[Any]], state: dict[str, Any]) -> NDArray[Any]:
         """See NumpyOp.
@@ -108,13 +107,8 @@ class SwapSurroundings(NumpyOp):
         axis = self._channels(images)
         pictures = images[:, None] if axis is None else np.moveaxis(images, axis, 1)
         pictures = pictures.astype(np.float32)
-        try:
-            known = object_masks(found.get("masks"), found.get("boxes"), pictures.shape[2:], len(pictures))
-        except ArgumentError as error:
-            if not self._went and "outside" not in str(error):
-                raise
-            return images  # as a batch whose objects were all cut off: no batch ends a training that went on
-        self._went = True
+        given = found.get("masks"), found.get("boxes")
+        known = object_masks(*given, pictures.shape[2:], len(pictures), may_be_outside=True)
         masks = cast("NDArray[np.bool_]", known)  # one of them is given
         generator = np.random.default_rng(np.random.randint(2**31))
         rows = swappable(masks, empty=self.empty)

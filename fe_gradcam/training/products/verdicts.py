@@ -104,8 +104,9 @@ class VerdictsProduct(Product):
         (heatmap,) = done.heatmaps
         atlas = Atlas.of(heatmap, epoch.reader.pictures(rows))
         labels, masks = epoch.reader.labels(rows), epoch.reader.masks(rows)
-        case = source.case(rows, done, labels, masks, whole=epoch.mode == ONCE)
         stream = self._stream(epoch, dataset)
+        accused = [one.class_id for one in stream.latest.values() if one.accuses]
+        case = source.case(rows, done, labels, masks, accused=accused, whole=epoch.mode == ONCE)
         now: list[Verdict] = []
         if case is not None:
             stream.latest = {one: its for one, its in stream.latest.items() if one in case.classes}
