@@ -23,7 +23,7 @@ from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.targets import names_by_id
 from fe_gradcam.types import ClassNames, Fuse, Heatmap, Images, Layer, Method, Reshape
 from fe_gradcam.verdicts.atlas import FEWEST, Atlas, ClassHeat
-from fe_gradcam.verdicts.find import case_of, judged
+from fe_gradcam.verdicts.find import inquiry_of, judged
 from fe_gradcam.verdicts.places import FIXED, where_in_words
 from fe_gradcam.verdicts.verdict import Verdict
 
@@ -158,11 +158,11 @@ def atlas(
             f"images holds volumes of shape {tuple(inputs.picture.shape)[1:]}, and an atlas shows only pictures. Pass "
             "slices, with a model that takes slices."
         )
-    case = case_of(
+    inquiry = inquiry_of(
         model, images, None, masks, boxes, method=method, layer=layer, batch_size=batch_size, seed=seed,
         class_names=class_names, model_output=model_output, reshape=reshape, fuse=fuse, smooth=smooth,
     )  # fmt: skip
-    heatmap = case.heatmap
+    heatmap = inquiry.heatmap
     check_names(class_names, [heatmap.class_ids])
     array = np.asarray(host_rows(inputs.picture))
     pictures = look.pictures(array, channels_first=array.shape[2:] == heatmap.values.shape[1:])
@@ -170,7 +170,7 @@ def atlas(
     few = found.too_few(len(heatmap), f"atlas: {len(heatmap)} images", "Pass {} images.")
     if few:
         warnings.warn(few, CamWarning, stacklevel=2)
-    return atlas_picture(found, heatmap, judged(case, names), names, title, look)
+    return atlas_picture(found, heatmap, judged(inquiry, names), names, title, look)
 
 
 def atlas_picture(

@@ -208,7 +208,7 @@ class ModelSource:
         again = partial(self._again, rows, heatmap)
         return measure(self.model, _inputs(rows), heatmap, metrics, masks=masks, again=again, **self._asking(rows))
 
-    def case(
+    def inquiry(
         self,
         rows: Rows,
         done: Explanation,

@@ -35,20 +35,20 @@ EACH = 3 + 2 * INTO
 """How many images are asked for each object: three with holes, and those that it is pasted into."""
 
 
-def absence(case: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
+def absence(inquiry: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
     """Tests whether classes without an object are told by its absence.
 
     Args:
-        case: Images, answers and masks. An empty mask means that there is no object.
+        inquiry: Images, answers and masks. An empty mask means that there is no object.
         classes: Those to test; classes with an object are passed over.
 
     Returns:
         The evidence for each class without an object. The figures are becomes, own, sham, stays, elsewhere, and
         p_becomes and p_stays, the results of the exact tests.
     """
-    if case.masks is None:
+    if inquiry.masks is None:
         return {}
-    pools = Pools(case, case.masks)
+    pools = Pools(inquiry, inquiry.masks)
     return {one: _tested(pools, one) for one in classes if pools.is_empty(one)}
 
 
@@ -103,12 +103,12 @@ def _tested(pools: Pools, class_id: int) -> Evidence:
     why = too_few_rows(pools, class_id)
     if why is not None:
         return untested("absence", why)
-    generator = np.random.default_rng((pools.case.seed, class_id, EACH))
+    generator = np.random.default_rng((pools.inquiry.seed, class_id, EACH))
     objects = np.array([row for row in pools.others(class_id, TRIED, generator) if pools.masks[row].any()], np.int64)
     if len(objects) < FEWEST:
         why = f"Only {len(objects)} images of other classes have an object that could be used, and {FEWEST} are needed."
         return untested("absence", why)
-    rows = affordable(pools.case, objects, EACH)
+    rows = affordable(pools.inquiry, objects, EACH)
     if isinstance(rows, str):
         return untested("absence", rows)
     return _evidence(pools, _answered(pools, class_id, rows, generator))
@@ -136,12 +136,13 @@ def _answered(pools: Pools, class_id: int, rows: NDArray[np.int64], generator: n
 
 def _filled(pools: Pools, rows: NDArray[np.int64], holes: NDArray[np.bool_], class_id: int | None) -> _Filled:
     """Images with holes, and whether they are told to be of a class; None: of that of which they were told to be."""
-    case, given = pools.case, pools.grounds.pictures
+    inquiry, given = pools.inquiry, pools.grounds.pictures
     pictures = [ground_of(given[row], hole) for row, hole in zip(rows, holes, strict=True)]
     made = np.stack(pictures) if pictures else given[:0]
-    answers = case.answers(rows, made)
-    told = case.told(answers)
-    right = told[:, class_id] if class_id is not None else np.any(told & case.told(case.probabilities[rows]), axis=1)
+    answers = inquiry.answers(rows, made)
+    told = inquiry.told(answers)
+    before = inquiry.told(inquiry.probabilities[rows])
+    right = told[:, class_id] if class_id is not None else np.any(told & before, axis=1)
     return _Filled(rows, made, holes, answers, np.asarray(right))
 
 
@@ -162,7 +163,7 @@ def _beside(mask: NDArray[np.bool_], generator: np.random.Generator) -> NDArray[
 def _evidence(pools: Pools, one: _Answered) -> Evidence:
     figures, count = one.figures, len(one.becomes.rows)
     hurt = figures["own"] < UNHURT or figures["sham"] < UNHURT
-    least = CHANCE / (2 * len(pools.case.classes))
+    least = CHANCE / (2 * len(pools.inquiry.classes))
     fails = figures["own"] - figures["becomes"] >= GAP and figures["p_becomes"] < least
     sticks = figures["stays"] - figures["elsewhere"] >= GAP and figures["p_stays"] < least
     accused = (fails or sticks) and not hurt
@@ -195,10 +196,10 @@ def _evidence(pools: Pools, one: _Answered) -> Evidence:
 
 def _trials(pools: Pools, one: _Answered) -> list[Trial]:
     """Two images with their object filled in, an own one with a hole, and an own one with an object pasted in."""
-    case, class_id = pools.case, one.class_id
+    inquiry, class_id = pools.inquiry, one.class_id
 
     def trial(row: int, changed: NDArray[np.float32], after: float, done: str, outline: NDArray[np.bool_]) -> Trial:
-        before = float(case.probabilities[row, class_id])
+        before = float(inquiry.probabilities[row, class_id])
         return Trial(int(row), pools.grounds.pictures[row], changed, before, float(after), done, outline)
 
     shown = [

@@ -165,29 +165,29 @@ class Covering:
         boxes = [few[0] for few in self.places.values()]
         return Covered(rows, boxes, every[starts], plain[rows].astype(np.float64), answers[starts], elsewhere)
 
-    def asked_of(self, case: Inquiry, class_id: int, sharing: Collection[int] = ()) -> Covered:
-        """The same of a case; `sharing` are other classes that have the place. With sigmoids each class is by itself.
+    def asked_of(self, inquiry: Inquiry, class_id: int, sharing: Collection[int] = ()) -> Covered:
+        """The same of an inquiry; `sharing` are other classes that have the place. With sigmoids each is by itself.
 
         Args:
-            case: Whose images the pictures are.
+            inquiry: Whose images the pictures are.
             class_id: The class.
             sharing: The other classes.
         """
-        together = [[class_id], [class_id, *sharing]] if sharing and not case.several else [[class_id]]
+        together = [[class_id], [class_id, *sharing]] if sharing and not inquiry.several else [[class_id]]
 
         def read(table: NDArray[np.float32]) -> NDArray[np.floating]:
             return np.stack([table[:, classes].sum(1) for classes in together], 1)
 
-        return self.asked(read(case.probabilities), lambda rows, changed: read(case.answers(rows, changed)))
+        return self.asked(read(inquiry.probabilities), lambda rows, changed: read(inquiry.answers(rows, changed)))
 
 
 def first_cause(
-    case: Inquiry, class_id: int, tries: Iterable[Mapping[int, Box]], sharing: Collection[int] = ()
+    inquiry: Inquiry, class_id: int, tries: Iterable[Mapping[int, Box]], sharing: Collection[int] = ()
 ) -> Covered | str:
     """Covers places one after the other until one is the cause; if none is, the one that makes most difference.
 
     Args:
-        case: The images.
+        inquiry: The images.
         class_id: The class.
         tries: Each the place for every row that is tested.
         sharing: Other classes that have the place.
@@ -197,12 +197,12 @@ def first_cause(
     """
     best: Covered | None = None
     for boxes in tries:
-        covering = Covering(case.pictures, boxes)
+        covering = Covering(inquiry.pictures, boxes)
         if len(covering.places) < FEWEST:
             continue
-        if not case.affords(covering.cost):
+        if not inquiry.affords(covering.cost):
             return best or LEFT
-        done = covering.asked_of(case, class_id, sharing)
+        done = covering.asked_of(inquiry, class_id, sharing)
         if done.is_cause:
             return done
         if best is None or done.covered[:, 0].mean() < best.covered[:, 0].mean():
@@ -210,17 +210,17 @@ def first_cause(
     return best or NOTHING_ELSE
 
 
-def frequent(case: Inquiry) -> list[int]:
+def frequent(inquiry: Inquiry) -> list[int]:
     """The classes that FEWEST images or more are told to be of, those with most images first."""
-    counts = {class_id: len(case.rows_of(class_id)) for class_id in case.classes}
+    counts = {class_id: len(inquiry.rows_of(class_id)) for class_id in inquiry.classes}
     return sorted((one for one in counts if counts[one] >= FEWEST), key=lambda one: (-counts[one], one))
 
 
-def sample(case: Inquiry, class_id: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def sample(inquiry: Inquiry, class_id: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """At most TRIED images of a class that have heat, (n,), and their heat (n, h, w)."""
-    rows, heat = case.rows_of(class_id), case.heat_of(class_id)
+    rows, heat = inquiry.rows_of(class_id), inquiry.heat_of(class_id)
     warm = np.flatnonzero(heat.any((1, 2)))
-    taken = warm[sampled(rows[warm], TRIED, case.seed)]
+    taken = warm[sampled(rows[warm], TRIED, inquiry.seed)]
     return rows[taken], heat[taken]
 
 
@@ -232,7 +232,7 @@ def too_few(test: Code, count: int) -> Evidence | None:
 
 
 def by_covering(
-    case: Inquiry,
+    inquiry: Inquiry,
     class_id: int,
     code: Code,
     said: str,
@@ -244,7 +244,7 @@ def by_covering(
     """What covering finds of a class that is suspected; see `first_cause`.
 
     Args:
-        case: The images.
+        inquiry: The images.
         class_id: The class.
         code: What the class is accused of, which is the name of the test too.
         said: Why it is suspected, in a sentence.
@@ -254,7 +254,7 @@ def by_covering(
         sharing: Other classes that have the place.
     """
     figures, rows = {**figures, "sharing": float(len(sharing))}, np.array(list(tries[0]), np.int64)
-    done = first_cause(case, class_id, tries, sharing)
+    done = first_cause(inquiry, class_id, tries, sharing)
     if done == LEFT:
         return Evidence(code, "not tested", None, f"{said} {LEFT}", figures, len(rows), rows=rows)
     box = tries[0][int(rows[0])] if len(set(tries[0].values())) == 1 else None
@@ -269,7 +269,7 @@ def by_covering(
         f"{said} With {place} covered in {len(done.rows)} images, the probability of {whose} falls from {plain:.2f} to "
         f"{covered:.2f}; with other places of the same size and similar contrast covered, to {elsewhere:.2f}."
     )
-    trials = done.trials(case.pictures, f"{place.removeprefix('the ')} covered")
+    trials = done.trials(inquiry.pictures, f"{place.removeprefix('the ')} covered")
     found, box = code if done.is_cause else None, done.boxes[0] if box else None
     return Evidence(code, "tested", found, said, figures, len(done.rows), trials, box, done.rows)
 

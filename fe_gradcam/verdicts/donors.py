@@ -89,21 +89,21 @@ def chance_of(counts: Sequence[tuple[int, int, int, int]]) -> float:
 
 
 class Pools:
-    """The images of a case by class, as far as their objects have surroundings, and what the network says of swaps.
+    """The images of an inquiry by class, as far as their objects have surroundings, and what the network says of swaps.
 
     Args:
-        case: Its masks say where the objects are.
+        inquiry: Its masks say where the objects are.
         masks: (N, H, W), those masks.
 
     Attributes:
         without: Classes whose images give no surroundings; see `fe_gradcam.verdicts.inquiry.Inquiry`.
     """
 
-    def __init__(self, case: Inquiry, masks: NDArray[np.bool_]) -> None:
-        self.case, self.masks, self.without = case, masks, set(case.accused)
-        self.grounds = Grounds(case.pictures, masks)
-        self._told, self._has_object = case.told(case.probabilities), np.asarray(masks.any((1, 2)))
-        self._rows = {one: case.rows_of(one) for one in case.classes}
+    def __init__(self, inquiry: Inquiry, masks: NDArray[np.bool_]) -> None:
+        self.inquiry, self.masks, self.without = inquiry, masks, set(inquiry.accused)
+        self.grounds = Grounds(inquiry.pictures, masks)
+        self._told, self._has_object = inquiry.told(inquiry.probabilities), np.asarray(masks.any((1, 2)))
+        self._rows = {one: inquiry.rows_of(one) for one in inquiry.classes}
         self._usable: dict[int, NDArray[np.int64]] = {}
         self._empty = {one: bool(self._has_object[its].mean() <= 0.5) for one, its in self._rows.items() if len(its)}
 
@@ -126,7 +126,7 @@ class Pools:
         most TRIED, so that few surroundings have to be filled in.
         """
         if class_id not in self._usable:
-            generator, empty = np.random.default_rng((self.case.seed, class_id)), self.is_empty(class_id)
+            generator, empty = np.random.default_rng((self.inquiry.seed, class_id)), self.is_empty(class_id)
             rows = generator.permutation(self._rows.get(class_id, np.zeros(0, np.int64)))
             fitting = (row for row in rows if self._has_object[row] != empty and not fills_frame(self.masks[row]))
             self._usable[class_id] = np.array(list(islice(fitting, TRIED)), np.int64)
@@ -147,7 +147,7 @@ class Pools:
 
     def _apart(self, other: int, class_id: int) -> NDArray[np.int64]:
         """The images of another class that are not of this class too, be it by their labels or by the answers."""
-        rows, labels = self.of(other), self.case.labels
+        rows, labels = self.of(other), self.inquiry.labels
         also = self._told[rows, class_id]
         if labels is not None:
             also = also | (labels[rows, class_id] > 0 if labels.ndim == 2 else labels[rows] == class_id)
@@ -163,8 +163,8 @@ class Pools:
         """
         rows, donors = (np.array([pair[at] for pair in pairs], np.int64) for at in (0, 1))
         pictures = [self.grounds.swapped(row, donor) for row, donor in pairs]
-        answers = self.case.answers(rows, np.stack(pictures) if pictures else self.grounds.pictures[:0])
-        told, of_donor = self.case.told(answers), self._told[donors].copy()
+        answers = self.inquiry.answers(rows, np.stack(pictures) if pictures else self.grounds.pictures[:0])
+        told, of_donor = self.inquiry.told(answers), self._told[donors].copy()
         of_donor[:, class_id] = False
         followed = (told & of_donor).any(1)
         return Swaps(rows, donors, np.array(own, bool), told[:, class_id], followed, answers[:, class_id])

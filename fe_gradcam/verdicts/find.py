@@ -45,7 +45,7 @@ AT_A_TIME = 32
 
 
 def judged(
-    case: Inquiry,
+    inquiry: Inquiry,
     names: Mapping[int, str] | None = None,
     *,
     ignore: Iterable[Code] = (),
@@ -55,23 +55,23 @@ def judged(
     """A verdict for each class that some image is told to be of, in the order of the classes.
 
     Args:
-        case: The images, and how many more may be asked; classes that this does not reach have no verdict.
+        inquiry: The images, and how many more may be asked; classes that this does not reach have no verdict.
         names: Names of the classes by id.
         ignore: Codes that are not looked for.
         first: Classes in the order in which they are judged if not all can be; the others come behind.
         epoch: The epoch whose weights are judged.
     """
-    classes = _within(case, [*(one for one in first if one in case.classes), *_others(case.classes, first)])
+    classes = _within(inquiry, [*(one for one in first if one in inquiry.classes), *_others(inquiry.classes, first)])
     left_out = set(ignore)
-    case.accused.difference_update(classes)
+    inquiry.accused.difference_update(classes)
     found: list[Mapping[int, Evidence]] = []
     for code, test in TESTS.items():
         if code not in left_out:
-            found.append(test(case, classes))
-            case.accused.update(one for one, its in found[-1].items() if its.accuses)
+            found.append(test(inquiry, classes))
+            inquiry.accused.update(one for one, its in found[-1].items() if its.accuses)
     called = {one: (names or {}).get(one, str(one)) for one in classes}
     return [
-        Verdict.of(one, called[one], [each[one] for each in found if one in each], len(case.rows_of(one)), epoch)
+        Verdict.of(one, called[one], [each[one] for each in found if one in each], len(inquiry.rows_of(one)), epoch)
         for one in sorted(classes)
     ]
 
@@ -81,13 +81,13 @@ def _others(classes: Sequence[int], first: Sequence[int]) -> list[int]:
     return [one for one in classes if one not in chosen]
 
 
-def _within(case: Inquiry, classes: Sequence[int]) -> list[int]:
+def _within(inquiry: Inquiry, classes: Sequence[int]) -> list[int]:
     """As many of the classes as the inquiry can afford if nothing is suspected, at least one."""
-    if case.most is None:
+    if inquiry.most is None:
         return list(classes)
-    each = 1 + 2 * DONORS * (case.masks is not None)
-    costs = np.cumsum([each * min(TRIED, len(case.rows_of(one))) for one in classes])
-    return list(classes[: max(1, int((costs <= case.most - case.asked).sum()))])
+    each = 1 + 2 * DONORS * (inquiry.masks is not None)
+    costs = np.cumsum([each * min(TRIED, len(inquiry.rows_of(one))) for one in classes])
+    return list(classes[: max(1, int((costs <= inquiry.most - inquiry.asked).sum()))])
 
 
 @knows_its_keywords(
@@ -170,11 +170,11 @@ def find_shortcuts(
     how: dict[str, Any] = {"method": method, "layer": layer, "batch_size": batch_size, "seed": seed}
     how |= {"class_names": class_names, "model_output": model_output, "reshape": reshape}
     how |= {"fuse": fuse, "smooth": smooth}
-    case = case_of(model, images, labels, masks, boxes, **how)
-    return judged(case, names_by_id(class_names), ignore=left_out)
+    inquiry = inquiry_of(model, images, labels, masks, boxes, **how)
+    return judged(inquiry, names_by_id(class_names), ignore=left_out)
 
 
-def case_of(
+def inquiry_of(
     model: Any,
     images: Images,
     labels: Any,

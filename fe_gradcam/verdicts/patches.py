@@ -134,13 +134,13 @@ def separation(own: NDArray[np.float64], others: NDArray[np.float64]) -> float:
 
 
 class _Shrunk:
-    """The pictures of a case as they are matched, (H, W, C) each, and the heat at their size."""
+    """The pictures of an inquiry as they are matched, (H, W, C) each, and the heat at their size."""
 
-    def __init__(self, case: Inquiry) -> None:
-        self._case, self._pictures, self._found = case, case.pictures, dict[tuple[int, int], Searched]()
-        scale = max(1.0, max(case.size) / LONGEST)
-        self.size = round(case.size[0] / scale), round(case.size[1] / scale)
-        down, across = case.heatmap.raw.shape[1:]
+    def __init__(self, inquiry: Inquiry) -> None:
+        self._inquiry, self._pictures, self._found = inquiry, inquiry.pictures, dict[tuple[int, int], Searched]()
+        scale = max(1.0, max(inquiry.size) / LONGEST)
+        self.size = round(inquiry.size[0] / scale), round(inquiry.size[1] / scale)
+        down, across = inquiry.heatmap.raw.shape[1:]
         self._upsampling = Upsampling((down, across), self.size)
 
     def picture(self, row: int, side: int) -> Searched:
@@ -155,7 +155,7 @@ class _Shrunk:
 
     def hot(self, class_id: int, rows: NDArray[np.int64], side: int) -> list[list[Windows]]:
         """For each image of a class, the windows around the hottest one, and those around a second that lies apart."""
-        heat = self._case.heat_of(class_id)[np.searchsorted(self._case.rows_of(class_id), rows)]
+        heat = self._inquiry.heat_of(class_id)[np.searchsorted(self._inquiry.rows_of(class_id), rows)]
         return [list(self._hot_in(int(row), one, side)) for row, one in zip(rows, heat, strict=True)]
 
     def _hot_in(self, row: int, heat: NDArray[np.float32], side: int) -> Iterator[Windows]:
@@ -177,7 +177,7 @@ class _Shrunk:
 
     def box(self, row: int, template: NDArray[np.float32], border: float) -> Box:
         """The match in the image itself, with a border that is a share of its side."""
-        (height, width), (top, left) = self._case.size, likeness(self.picture(row, len(template)), template)[1]
+        (height, width), (top, left) = self._inquiry.size, likeness(self.picture(row, len(template)), template)[1]
         down, across = height / self.size[0], width / self.size[1]
         side, more = len(template), border * len(template)
         first, last = max(0, round((top - more) * down)), min(height, round((top + side + more) * down))
@@ -185,18 +185,18 @@ class _Shrunk:
         return Box(left, first, right - left, last - first)
 
 
-def look_alikes(case: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
+def look_alikes(inquiry: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
     """What the test of a sign finds of some classes; those of which no image is told are not tested.
 
     Args:
-        case: The images; `fe_gradcam.verdicts.inquiry.Inquiry.affords` says whether a class's test is left for later.
+        inquiry: The images; what its `affords` denies is left for later.
         classes: The classes to test.
 
     Returns:
         An Evidence for each of the classes, with the code "sign" if a look-alike patch is the cause, or may be.
     """
-    shrunk, against = _Shrunk(case), _against(case)
-    found = {class_id: _best(case, shrunk, against, class_id) for class_id in classes}
+    shrunk, against = _Shrunk(inquiry), _against(inquiry)
+    found = {class_id: _best(inquiry, shrunk, against, class_id) for class_id in classes}
     signs = {one: best for one, best in found.items() if isinstance(best, Template) and best.is_sign}
     for class_id, best in found.items():
         if isinstance(best, Template) and not best.is_sign:
@@ -207,16 +207,16 @@ def look_alikes(case: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
                 found[class_id] = replace(other, sharing=sharing)
                 break
     made = {
-        class_id: best if isinstance(best, Evidence) else _evidence(case, shrunk, class_id, best)
+        class_id: best if isinstance(best, Evidence) else _evidence(inquiry, shrunk, class_id, best)
         for class_id, best in found.items()
     }
-    return made if case.masks is not None else _without_masks(case, made)
+    return made if inquiry.masks is not None else _without_masks(inquiry, made)
 
 
-def _without_masks(case: Inquiry, made: dict[int, Evidence]) -> dict[int, Evidence]:
+def _without_masks(inquiry: Inquiry, made: dict[int, Evidence]) -> dict[int, Evidence]:
     """The evidence, where it is not known what is the object: if that always looks the same, it looks like a sign."""
     accused = sum(one.accuses for one in made.values())
-    if len(case.classes) >= CLASSES_TO_TELL and accused <= max(1, SHARING * len(made)):
+    if len(inquiry.classes) >= CLASSES_TO_TELL and accused <= max(1, SHARING * len(made)):
         return made
     doubt = " An object that always looks the same would show this too: pass masks= or boxes= to tell them apart."
     return {
@@ -225,22 +225,22 @@ def _without_masks(case: Inquiry, made: dict[int, Evidence]) -> dict[int, Eviden
     }
 
 
-def _against(case: Inquiry) -> dict[int, NDArray[np.int64]]:
+def _against(inquiry: Inquiry) -> dict[int, NDArray[np.int64]]:
     """Images of the most frequent classes, by class: the first of each for choosing templates, the others to judge."""
-    most = frequent(case)[: AGAINST // FEWEST + 1]
+    most = frequent(inquiry)[: AGAINST // FEWEST + 1]
     each = min(TRIED, max(FEWEST, AGAINST // max(1, len(most) - 1)))
-    rows = {one: case.rows_of(one) for one in most}
-    return {one: its[sampled(its, each, case.seed)] for one, its in rows.items()}
+    rows = {one: inquiry.rows_of(one) for one in most}
+    return {one: its[sampled(its, each, inquiry.seed)] for one, its in rows.items()}
 
 
 def _best(
-    case: Inquiry, shrunk: _Shrunk, against: Mapping[int, NDArray[np.int64]], class_id: int
+    inquiry: Inquiry, shrunk: _Shrunk, against: Mapping[int, NDArray[np.int64]], class_id: int
 ) -> Template | Evidence:
     """The best template of a class, or why there is none."""
-    rows, _ = sample(case, class_id)
+    rows, _ = sample(inquiry, class_id)
     if few := too_few("sign", len(rows)):
         return few
-    own = set(case.rows_of(class_id).tolist())
+    own = set(inquiry.rows_of(class_id).tolist())
     others = {one: np.array([row for row in its if row not in own]) for one, its in against.items() if one != class_id}
     others = {one: its for one, its in others.items() if len(its) >= FEWEST}
     if not others:
@@ -249,8 +249,8 @@ def _best(
     return max(found, key=lambda one: (one.is_sign, one.likeness >= LIKE, one.separates))
 
 
-def _evidence(case: Inquiry, shrunk: _Shrunk, class_id: int, best: Template) -> Evidence:
-    rows, _ = sample(case, class_id)
+def _evidence(inquiry: Inquiry, shrunk: _Shrunk, class_id: int, best: Template) -> Evidence:
+    rows, _ = sample(inquiry, class_id)
     figures = {"separates": best.separates, "likeness": best.likeness, "sharing": float(len(best.sharing))}
     shared = f" (but for {', '.join(map(str, best.sharing))}, which have it too)" if best.sharing else ""
     said = (
@@ -260,9 +260,9 @@ def _evidence(case: Inquiry, shrunk: _Shrunk, class_id: int, best: Template) -> 
     if not best.is_sign:
         return Evidence("sign", "tested", None, f"{said}: no sign.", figures, len(rows))
     tries = [{int(row): shrunk.box(int(row), best.pixels, border) for row in rows} for border in (0, 1 / 4)]
-    if case.masks is not None and on_object(tries[0], case.masks):
+    if inquiry.masks is not None and on_object(tries[0], inquiry.masks):
         return Evidence("sign", "tested", None, f"{said}, and it lies on the object.", figures, len(rows))
-    return by_covering(case, class_id, "sign", f"{said}.", "this patch", tries, figures, best.sharing)
+    return by_covering(inquiry, class_id, "sign", f"{said}.", "this patch", tries, figures, best.sharing)
 
 
 def _template(

@@ -91,33 +91,33 @@ def shares_in(atlas: Atlas, class_id: int, box: Box, compared: Sequence[int]) ->
     return float(atlas.shares_in([class_id], [box])[0, 0]), float(np.median(others)) if len(others) else None
 
 
-def fixed_places(case: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
+def fixed_places(inquiry: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
     """What the test of a place finds of some classes; those of which no image is told are not tested.
 
     Args:
-        case: The images; `fe_gradcam.verdicts.inquiry.Inquiry.affords` says whether a class's test is left for later.
+        inquiry: The images; what its `affords` denies is left for later.
         classes: The classes to test. Others, COMPARED at most, are what they are held against.
 
     Returns:
         An Evidence for each of the classes, with the code "place" if its place is the cause, or may be.
     """
-    atlas = atlas_of(case, classes)
+    atlas = atlas_of(inquiry, classes)
     compared = atlas.largest(COMPARED + 1)
-    return {class_id: _evidence(case, atlas, class_id, compared) for class_id in classes}
+    return {class_id: _evidence(inquiry, atlas, class_id, compared) for class_id in classes}
 
 
-def atlas_of(case: Inquiry, classes: Sequence[int]) -> Atlas:
+def atlas_of(inquiry: Inquiry, classes: Sequence[int]) -> Atlas:
     """The atlas, without pictures, of some classes and of those that they are held against: the most frequent ones."""
-    down, across = case.heatmap.raw.shape[1:]
-    atlas = Atlas(case.size, (down, across))
-    compared = frequent(case)[: (COMPARED_LABELS if case.several else COMPARED) + 1]
+    down, across = inquiry.heatmap.raw.shape[1:]
+    atlas = Atlas(inquiry.size, (down, across))
+    compared = frequent(inquiry)[: (COMPARED_LABELS if inquiry.several else COMPARED) + 1]
     for class_id in sorted({*classes, *compared}):
-        for heat in case.heat_of(class_id):
+        for heat in inquiry.heat_of(class_id):
             atlas.add(class_id, heat)
     return atlas
 
 
-def _evidence(case: Inquiry, atlas: Atlas, class_id: int, compared: Sequence[int]) -> Evidence:
+def _evidence(inquiry: Inquiry, atlas: Atlas, class_id: int, compared: Sequence[int]) -> Evidence:
     warm = atlas.classes[class_id].warm if class_id in atlas.classes else 0
     if few := too_few("place", warm):
         return few
@@ -128,16 +128,16 @@ def _evidence(case: Inquiry, atlas: Atlas, class_id: int, compared: Sequence[int
     box = _suspected(atlas, class_id, compared)
     if isinstance(box, str):
         return Evidence("place", "tested", None, box, figures, warm)
-    (own, others), where = shares_in(atlas, class_id, box, compared), where_in_words(box, case.size)
+    (own, others), where = shares_in(atlas, class_id, box, compared), where_in_words(box, inquiry.size)
     figures |= {"share": own, "share_of_others": others or 0.0}
     stays = f"The heat stays in the {where}: {own:.0%} of it, and {others:.0%} of the other classes' (their median)."
-    rows, _ = sample(case, class_id)
-    if case.masks is not None and on_object(dict.fromkeys(case.rows_of(class_id).tolist(), box), case.masks):
+    rows, _ = sample(inquiry, class_id)
+    if inquiry.masks is not None and on_object(dict.fromkeys(inquiry.rows_of(class_id).tolist(), box), inquiry.masks):
         return Evidence("place", "tested", None, f"{stays} There is the object.", figures, warm, box=box)
     shares, least = atlas.shares_in(compared, [box])[:, 0], max(APART * (others or 0.0), own / APART)
     sharing = [one for one, share in zip(compared, shares, strict=True) if share >= least and one != class_id]
     tries = [dict.fromkeys(rows.tolist(), one) for one in _places(box, atlas)]
-    return by_covering(case, class_id, "place", stays, f"the {where}", tries, figures, sharing)
+    return by_covering(inquiry, class_id, "place", stays, f"the {where}", tries, figures, sharing)
 
 
 def _places(box: Box, atlas: Atlas) -> list[Box]:

@@ -71,25 +71,25 @@ class FilledIn:
     pictures: NDArray[np.float32]
     answers: NDArray[np.float32]
 
-    def trials(self, case: Inquiry, class_id: int, done: str) -> list[Trial]:
+    def trials(self, inquiry: Inquiry, class_id: int, done: str) -> list[Trial]:
         """The images whose probability of the class is the highest."""
-        after, before = self.answers[:, class_id], case.probabilities[self.rows, class_id]
-        return trials_of(case.pictures, self.rows, self.pictures, before, after, list(self.where), done, -after)
+        after, before = self.answers[:, class_id], inquiry.probabilities[self.rows, class_id]
+        return trials_of(inquiry.pictures, self.rows, self.pictures, before, after, list(self.where), done, -after)
 
 
-def nothing_local(case: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
+def nothing_local(inquiry: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
     """What covering the hottest part of the images finds of some classes.
 
     Args:
-        case: The images; `fe_gradcam.verdicts.inquiry.Inquiry.affords` says whether a class's test is left for later.
+        inquiry: The images; what its `affords` denies is left for later.
         classes: The classes to test. If these are few, others are covered too, to hold them against.
 
     Returns:
         An Evidence for each of the classes, with the code "nothing_local" if it is still told.
     """
-    more = [one for one in frequent(case) if one not in classes][: max(0, HELD + 1 - len(classes))]
-    filled = {class_id: _hottest_filled(case, class_id) for class_id in (*classes, *more)}
-    return {class_id: _kept(case, filled, class_id) for class_id in classes}
+    more = [one for one in frequent(inquiry) if one not in classes][: max(0, HELD + 1 - len(classes))]
+    filled = {class_id: _hottest_filled(inquiry, class_id) for class_id in (*classes, *more)}
+    return {class_id: _kept(inquiry, filled, class_id) for class_id in classes}
 
 
 def hottest(heat: NDArray[np.float32], upsampling: Upsampling, share: float) -> NDArray[np.bool_]:
@@ -126,34 +126,34 @@ def patched(image: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[n
     return interpolated(covered, left)
 
 
-def _hottest_filled(case: Inquiry, class_id: int) -> FilledIn | None:
+def _hottest_filled(inquiry: Inquiry, class_id: int) -> FilledIn | None:
     """None if it is not afforded; images of which too much would be covered are left out."""
-    rows, heat = sample(case, class_id)
-    down, across = case.heatmap.raw.shape[1:]
-    upsampling = Upsampling((down, across), case.size)
-    where = np.array([hottest(one, upsampling, HOTTEST) for one in heat], bool).reshape(len(rows), *case.size)
-    if case.masks is not None:
-        where |= case.masks[rows]
+    rows, heat = sample(inquiry, class_id)
+    down, across = inquiry.heatmap.raw.shape[1:]
+    upsampling = Upsampling((down, across), inquiry.size)
+    where = np.array([hottest(one, upsampling, HOTTEST) for one in heat], bool).reshape(len(rows), *inquiry.size)
+    if inquiry.masks is not None:
+        where |= inquiry.masks[rows]
         fits = where.mean((1, 2)) <= MOST_FILLED
         rows, where = rows[fits], where[fits]
-    if not case.affords(len(rows)):
+    if not inquiry.affords(len(rows)):
         return None
-    return _filled(case, rows, where, patched)
+    return _filled(inquiry, rows, where, patched)
 
 
 def _filled(
-    case: Inquiry,
+    inquiry: Inquiry,
     rows: NDArray[np.int64],
     where: NDArray[np.bool_],
     fill: Callable[[NDArray[np.float32], NDArray[np.bool_]], NDArray[np.float32]],
 ) -> FilledIn:
-    given = case.pictures
+    given = inquiry.pictures
     pictures = [fill(given[row], one) for row, one in zip(rows, where, strict=True)]
     every = np.array(pictures, np.float32).reshape(len(rows), *given.shape[1:])
-    return FilledIn(rows, where, every, case.answers(rows, every))
+    return FilledIn(rows, where, every, inquiry.answers(rows, every))
 
 
-def _kept(case: Inquiry, filled: dict[int, FilledIn | None], class_id: int) -> Evidence:
+def _kept(inquiry: Inquiry, filled: dict[int, FilledIn | None], class_id: int) -> Evidence:
     own = filled[class_id]
     if own is None:
         return Evidence("nothing_local", "not tested", None, LEFT)
@@ -163,8 +163,8 @@ def _kept(case: Inquiry, filled: dict[int, FilledIn | None], class_id: int) -> E
     kept_by_others, become = [], []
     for other, one in filled.items():
         if other != class_id and one is not None:
-            told = case.told(one.answers)
-            apart = ~case.told(case.probabilities[one.rows])[:, class_id]
+            told = inquiry.told(one.answers)
+            apart = ~inquiry.told(inquiry.probabilities[one.rows])[:, class_id]
             if apart.sum() >= FEWEST:
                 kept_by_others.append(told[:, other].mean())
                 become.append(told[apart, class_id].mean())
@@ -172,36 +172,36 @@ def _kept(case: Inquiry, filled: dict[int, FilledIn | None], class_id: int) -> E
         left = any(one is None for one in filled.values())
         why = LEFT if left else "There is no other class to hold it against."
         return Evidence("nothing_local", "not tested", None, why, images=count)
-    kept = float(case.told(own.answers)[:, class_id].mean())
+    kept = float(inquiry.told(own.answers)[:, class_id].mean())
     others, becomes = float(np.median(kept_by_others)), float(np.quantile(become, 1 - SHARE_IT))
     figures = {"kept": kept, "kept_by_others": others, "others_become": becomes}
     gap = kept - max(others, becomes)
-    found, unsure = gap >= KEPT, case.masks is None and KEPT <= gap < SURELY_KEPT
+    found, unsure = gap >= KEPT, inquiry.masks is None and KEPT <= gap < SURELY_KEPT
     level: Level = "suspected" if unsure else "tested"
-    what = f"the hottest {HOTTEST:.0%} of the pixels{' and the object' * (case.masks is not None)} covered"
+    what = f"the hottest {HOTTEST:.0%} of the pixels{' and the object' * (inquiry.masks is not None)} covered"
     said = (
         f"With {what}, {kept:.0%} of {count} images are still told to be of the class; other classes keep {others:.0%} "
         f"of theirs (median), and {becomes:.0%} or fewer of their images become this class (in three quarters of them)."
     )
-    trials = own.trials(case, class_id, what)
+    trials = own.trials(inquiry, class_id, what)
     rows = own.rows
     code: Code | None = "nothing_local" if found else None
     return Evidence("nothing_local", level, code, said, figures, count, trials, rows=rows)
 
 
-def artefacts(case: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
+def artefacts(inquiry: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
     """Whether heat at one place of the frame in most classes means nothing.
 
     Args:
-        case: The images; `fe_gradcam.verdicts.inquiry.Inquiry.affords` says whether a class's test is left for later.
+        inquiry: The images; what its `affords` denies is left for later.
         classes: The classes to test. Others, COMPARED at most, help to find the place.
 
     Returns:
         An Evidence for each of the classes, with the code "artefact" if it has this heat and it means nothing.
     """
-    atlas = atlas_of(case, classes)
+    atlas = atlas_of(inquiry, classes)
     place = _common_place(atlas)
-    return {class_id: _artefact(case, atlas, place, class_id) for class_id in classes}
+    return {class_id: _artefact(inquiry, atlas, place, class_id) for class_id in classes}
 
 
 def _common_place(atlas: Atlas) -> Box | None:
@@ -221,8 +221,8 @@ def _due(atlas: Atlas, box: Box) -> float:
     return box.width * box.height / (atlas.size[0] * atlas.size[1])
 
 
-def _artefact(case: Inquiry, atlas: Atlas, place: Box | None, class_id: int) -> Evidence:
-    rows, _ = sample(case, class_id)
+def _artefact(inquiry: Inquiry, atlas: Atlas, place: Box | None, class_id: int) -> Evidence:
+    rows, _ = sample(inquiry, class_id)
     if few := too_few("artefact", len(rows)):
         return few
     if place is None:
@@ -230,17 +230,17 @@ def _artefact(case: Inquiry, atlas: Atlas, place: Box | None, class_id: int) -> 
     share, due, where = (
         float(atlas.shares_in([class_id], [place])[0, 0]),
         _due(atlas, place),
-        where_in_words(place, case.size),
+        where_in_words(place, inquiry.size),
     )
     figures = {"share": share, "due": due}
     hot = f"Most classes have heat in the {where} ({share:.0%} of this one's, on {due:.0%} of the frame)."
     if share < WIDELY * due:
         said = f"Most classes have heat in the {where}, this one has not."
         return Evidence("artefact", "tested", None, said, figures, len(rows), box=place)
-    if not case.affords(len(rows)):
+    if not inquiry.affords(len(rows)):
         return Evidence("artefact", "not tested", None, f"{hot} {LEFT}", figures, len(rows), box=place)
-    done = _filled(case, rows, np.repeat(place.mask(case.size)[None], len(rows), 0), interpolated)
-    changes = np.abs(done.answers[:, class_id] - case.probabilities[rows, class_id])
+    done = _filled(inquiry, rows, np.repeat(place.mask(inquiry.size)[None], len(rows), 0), interpolated)
+    changes = np.abs(done.answers[:, class_id] - inquiry.probabilities[rows, class_id])
     figures |= {"change": float(changes.mean())}
     nothing = changes.mean() <= NOTHING
     said = f"{hot} With this place covered in {len(rows)} images, the probability changes by {changes.mean():.2f}" + (
@@ -248,7 +248,7 @@ def _artefact(case: Inquiry, atlas: Atlas, place: Box | None, class_id: int) -> 
         if nothing
         else ": so this heat means something."
     )
-    trials = done.trials(case, class_id, f"{where} covered")
+    trials = done.trials(inquiry, class_id, f"{where} covered")
     return Evidence(
         "artefact", "tested", "artefact" if nothing else None, said, figures, len(rows), trials, box=place, rows=rows
     )

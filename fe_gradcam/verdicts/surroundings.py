@@ -82,12 +82,12 @@ class _Judged:
         return self.gap >= GAP and self.kept_same >= UNHURT and self.chance < CHANCE / classes
 
 
-def surroundings(case: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
+def surroundings(inquiry: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
     """Tests whether classes are told by the surroundings of their objects.
 
     Args:
-        case: Images, answers and masks. An image of a class with objects whose mask is empty or fills the frame is left
-            out.
+        inquiry: Images, answers and masks. An image of a class with objects whose mask is empty or fills the frame is
+            left out.
         classes: Those to test, the most urgent first: the last ones are left if they cannot be afforded.
 
     Returns:
@@ -96,10 +96,10 @@ def surroundings(case: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
 
     Source: Xiao 2021, arXiv:2006.09994 (the gap between backgrounds); the donors, the test and the thresholds are ours.
     """
-    if case.masks is None:
+    if inquiry.masks is None:
         why = "It is not known where the objects are: pass masks= or boxes=."
         return {one: untested("surroundings", why) for one in classes}
-    pools = Pools(case, case.masks)
+    pools = Pools(inquiry, inquiry.masks)
     found: dict[int, Evidence] = {}
     judged: dict[int, _Judged] = {}
     for class_id in classes:
@@ -107,7 +107,7 @@ def surroundings(case: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]:
             _sort(_tested(pools, class_id), class_id, found, judged)
     accused: dict[int, _Judged] = {}
     known = {*judged, *pools.without}
-    while suspects := [one for one in judged.values() if one.accuses(len(case.classes))]:
+    while suspects := [one for one in judged.values() if one.accuses(len(inquiry.classes))]:
         one = max(suspects, key=lambda one: (one.gap, -one.chance))
         worst = one.class_id
         if (puller := _puller(pools, judged.pop(worst), known)) is not None:
@@ -137,10 +137,10 @@ def untested(test: Code, why: str) -> Evidence:
     return Evidence(test, "not tested", None, why)
 
 
-def affordable(case: Inquiry, rows: NDArray[np.int64], each: int) -> NDArray[np.int64] | str:
+def affordable(inquiry: Inquiry, rows: NDArray[np.int64], each: int) -> NDArray[np.int64] | str:
     """As many rows as can be tested with so many questions each, TRIED or else TRIED_IF_SHORT; or why none can be."""
     for count in (TRIED, TRIED_IF_SHORT):
-        if case.affords(each * len(rows[:count])):
+        if inquiry.affords(each * len(rows[:count])):
             return rows[:count]
     return f"It is left for a later epoch: {each * len(rows[:TRIED_IF_SHORT])} more images would have to be asked."
 
@@ -160,10 +160,10 @@ def too_few_rows(pools: Pools, class_id: int) -> str | None:
 
 def _tested(pools: Pools, class_id: int) -> _Judged | str:
     why = too_few_rows(pools, class_id)
-    rows = why or affordable(pools.case, pools.of(class_id), 2 * DONORS)
+    rows = why or affordable(pools.inquiry, pools.of(class_id), 2 * DONORS)
     if isinstance(rows, str):
         return rows
-    generator = np.random.default_rng((pools.case.seed, class_id, DONORS))
+    generator = np.random.default_rng((pools.inquiry.seed, class_id, DONORS))
     if (donors := len(pools.others(class_id, FEWEST, generator))) < FEWEST:
         return (
             f"Only {donors} images of other classes have surroundings that could be used, and {FEWEST} are needed."
@@ -186,14 +186,14 @@ def _without_pull(pools: Pools, one: _Judged) -> _Judged | str:
     swaps = swaps[swaps.own | ~np.isin(swaps.donors, left_out)]
     if len(swaps.rows) == len(one.swaps.rows):
         return one
-    generator = np.random.default_rng((pools.case.seed, class_id, len(swaps.rows)))
+    generator = np.random.default_rng((pools.inquiry.seed, class_id, len(swaps.rows)))
     pairs: list[tuple[int, int]] = []
     for row in swaps.images:
         known = swaps.donors[(swaps.rows == row) & ~swaps.own]
         if len(known) < FEWEST_LEFT:
             more = pools.others(class_id, 2 * DONORS, generator)
             pairs += [(int(row), donor) for donor in more if donor not in known][: DONORS - len(known)]
-    if pairs and pools.case.affords(len(pairs)):
+    if pairs and pools.inquiry.affords(len(pairs)):
         swaps = swaps + pools.swaps(class_id, pairs, own=[False] * len(pairs))
     enough = [row for row in swaps.images if (~swaps.own[swaps.rows == row]).sum() >= FEWEST_LEFT]
     if len(enough) >= FEWEST:
@@ -211,7 +211,7 @@ def _puller(pools: Pools, one: _Judged, known: Collection[int]) -> int | None:
     for other in pools.classes_of(one.swaps.donors[~one.swaps.own]):
         if other not in known and other != one.class_id:
             rest = one.swaps[one.swaps.own | ~np.isin(one.swaps.donors, pools.of(other))]
-            if not _Judged(one.class_id, rest).accuses(len(pools.case.classes)):
+            if not _Judged(one.class_id, rest).accuses(len(pools.inquiry.classes)):
                 return other
     return None
 
@@ -223,7 +223,7 @@ def _doubted(pools: Pools, one: _Judged, puller: int) -> Evidence:
 
 
 def _evidence(pools: Pools, one: _Judged) -> Evidence:
-    swaps, accused = one.swaps, one.accuses(len(pools.case.classes))
+    swaps, accused = one.swaps, one.accuses(len(pools.inquiry.classes))
     figures = {
         "kept_same": one.kept_same,
         "kept_other": one.kept_other,
@@ -259,7 +259,7 @@ def _said(pools: Pools, one: _Judged, *, hurt: bool) -> str:
         f"and of up to {DONORS} of other classes: {one.kept_same:.0%} and {one.kept_other:.0%} of them are still told "
         f"to be of it{followed} (p = {one.chance:.1g}). "
     )
-    if not one.accuses(len(pools.case.classes)):
+    if not one.accuses(len(pools.inquiry.classes)):
         return f"{said}This does not show that it is told by the right part of the object."
     if len(pools.classes_of(swaps.donors[~swaps.own])) == 1:
         said += "As all other surroundings are of one class, what tells the two apart may be in either. "
@@ -270,8 +270,8 @@ def _said(pools: Pools, one: _Judged, *, hurt: bool) -> str:
 
 def _trials(pools: Pools, one: _Judged) -> list[Trial]:
     """Images in surroundings of other classes, those that lost most first; and one in surroundings of its own."""
-    case, shown = pools.case, []
-    before = case.probabilities[one.swaps.rows, one.class_id]
+    inquiry, shown = pools.inquiry, []
+    before = inquiry.probabilities[one.swaps.rows, one.class_id]
     lost = np.argsort(one.swaps.probabilities - before, kind="stable")
     others = [at for at in lost if not one.swaps.own[at]]
     first = {int(one.swaps.rows[at]): at for at in reversed(others)}  # of each image the one that lost most

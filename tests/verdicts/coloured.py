@@ -59,7 +59,7 @@ def scenes(
     return images, masks
 
 
-def case_of(model: nn.Module, images: NDArray[np.float32], masks: NDArray[np.bool_] | None, **more: Any) -> Inquiry:
+def inquiry_of(model: nn.Module, images: NDArray[np.float32], masks: NDArray[np.bool_] | None, **more: Any) -> Inquiry:
     with torch.no_grad():
         probabilities = model(torch.from_numpy(images)).softmax(1).numpy()
     return Inquiry(model, images, explain(model, images), probabilities, masks=masks, **more)

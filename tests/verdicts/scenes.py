@@ -108,8 +108,8 @@ READS_THE_CORNER = weights()
 READS_THE_OBJECT = weights(white=(0, 0, 0), objects=(5, 5, 5))
 
 
-def case_of(images: Images, parts: tuple[Any, ...], *, several: bool = False, **more: Any) -> Inquiry:
-    """The case of scenes (N, 32, 32, 3) and a network of PyTorch; with `several` its answers are of sigmoids."""
+def inquiry_of(images: Images, parts: tuple[Any, ...], *, several: bool = False, **more: Any) -> Inquiry:
+    """The inquiry of scenes (N, 32, 32, 3) and a network of PyTorch; with `several` its answers are of sigmoids."""
     model = network("torch", parts)
     if several:
         model = torch.nn.Sequential(*model, torch.nn.Sigmoid())

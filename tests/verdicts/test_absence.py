@@ -23,7 +23,7 @@ from tests.verdicts.coloured import (
     NOTHING,
     OBJECT,
     RED,
-    case_of,
+    inquiry_of,
     network,
     scenes,
 )
@@ -32,13 +32,13 @@ COUNT = 12
 FOUR = [one for one in (RED, GREEN, BLUE, NONE) for _ in range(COUNT)]
 
 
-def case(weights: Any, bias: Any, classes: list[int] = FOUR, **more: Any) -> Inquiry:
+def inquiry(weights: Any, bias: Any, classes: list[int] = FOUR, **more: Any) -> Inquiry:
     images, masks = scenes(classes, [NONE])
-    return case_of(network(weights, bias), images, masks, labels=np.array(classes), **more)
+    return inquiry_of(network(weights, bias), images, masks, labels=np.array(classes), **more)
 
 
 def test_a_class_told_by_absence_is_not_accused_sign_or_no_sign() -> None:
-    of = case(BY_COLOUR, BY_ABSENCE)
+    of = inquiry(BY_COLOUR, BY_ABSENCE)
     every = absence(of, of.classes)
     assert list(every) == [NONE]  # the others have objects
     evidence = every[NONE]
@@ -52,7 +52,7 @@ def test_a_class_told_by_absence_is_not_accused_sign_or_no_sign() -> None:
 
 def test_a_class_told_by_a_sign_fails_both_questions() -> None:
     """Without the mark an image is RED, if nothing else is seen; with it NONE, whatever is pasted in."""
-    evidence = absence(case(NONE_BY_MARK, NOTHING), [NONE])[NONE]
+    evidence = absence(inquiry(NONE_BY_MARK, NOTHING), [NONE])[NONE]
     assert evidence.accuses and evidence.code == "absence"
     assert_allclose(
         [evidence.figures[name] for name in ("becomes", "own", "sham", "stays", "elsewhere")], [0, 1, 1, 1, 0]
@@ -69,7 +69,7 @@ def test_a_class_told_by_a_sign_fails_both_questions() -> None:
 def test_one_question_alone_accuses(mark: float, nothing: float, becomes: float, stays: float) -> None:
     """A sign that an object outdoes, as RED's bias breaks the tie or GREEN and BLUE have 6; and one beside absence."""
     weights = [[6, 0, 0, 0], [0, 6, 0, 0], [0, 0, 6, 0], [0, 0, 0, mark]]
-    evidence = absence(case(weights, (0.5, 0, 0, nothing)), [NONE])[NONE]
+    evidence = absence(inquiry(weights, (0.5, 0, 0, nothing)), [NONE])[NONE]
     assert_allclose([evidence.figures[name] for name in ("becomes", "stays")], [becomes, stays])
     assert evidence.accuses
 
@@ -83,13 +83,13 @@ def test_a_network_that_any_hole_disturbs_is_not_accused() -> None:
         image[:, mask] = 0.25
         image[:, place] = 1 if one == NONE else 1.5 * np.eye(3)[one][:, None]
         mask[:] = place & (one != NONE)
-    evidence = absence(case_of(network(NONE_BY_MARK), images, masks), [NONE])[NONE]
+    evidence = absence(inquiry_of(network(NONE_BY_MARK), images, masks), [NONE])[NONE]
     assert evidence.figures["own"] == 0
     assert (evidence.level, evidence.code) == ("not tested", None) and "Filling in itself disturbs" in evidence.said
 
 
 def test_the_trials_show_the_pictures_and_what_was_said_of_them() -> None:
-    of = case(BY_COLOUR, BY_ABSENCE)
+    of = inquiry(BY_COLOUR, BY_ABSENCE)
     trials = absence(of, [NONE])[NONE].trials
     assert [trial.done for trial in trials[:3]] == ["object filled in"] * 2 + ["the same hole filled in"]
     assert trials[3].done[:-1] == "with the object of an image of class "
@@ -103,17 +103,17 @@ def test_the_trials_show_the_pictures_and_what_was_said_of_them() -> None:
 
 def test_what_cannot_be_tested_says_why() -> None:
     few = [RED] * COUNT + [NONE] * 5
-    assert "there are 5" in absence(case(BY_COLOUR, BY_ABSENCE, few), [NONE])[NONE].said
+    assert "there are 5" in absence(inquiry(BY_COLOUR, BY_ABSENCE, few), [NONE])[NONE].said
     lonely = [RED] * 5 + [NONE] * COUNT
-    assert "Only 5 images of other classes" in absence(case(BY_COLOUR, BY_ABSENCE, lonely), [NONE])[NONE].said
-    poor = absence(case(BY_COLOUR, BY_ABSENCE, most=EACH * 12 - 1), [NONE])[NONE]
+    assert "Only 5 images of other classes" in absence(inquiry(BY_COLOUR, BY_ABSENCE, lonely), [NONE])[NONE].said
+    poor = absence(inquiry(BY_COLOUR, BY_ABSENCE, most=EACH * 12 - 1), [NONE])[NONE]
     assert poor.level == "not tested" and f"later epoch: {EACH * 12} more" in poor.said
     images, _ = scenes(FOUR)
-    assert absence(case_of(network(BY_COLOUR, BY_ABSENCE), images, None), [NONE]) == {}
+    assert absence(inquiry_of(network(BY_COLOUR, BY_ABSENCE), images, None), [NONE]) == {}
 
 
 def test_classes_may_be_left_out() -> None:
-    of = case(BY_COLOUR, BY_ABSENCE, accused=[RED, GREEN, BLUE])
+    of = inquiry(BY_COLOUR, BY_ABSENCE, accused=[RED, GREEN, BLUE])
     assert "Only 0 images" in absence(of, [NONE])[NONE].said
 
 

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 
 from fe_gradcam.verdicts.atlas import Box
 from fe_gradcam.verdicts.covering import TRIED, Covered, Covering, alike, deviations, first_cause, on_object, sample
-from tests.verdicts.scenes import CORNER, GREEN, READS_THE_CORNER, READS_THE_OBJECT, case_of, scenes, weights
+from tests.verdicts.scenes import CORNER, GREEN, READS_THE_CORNER, READS_THE_OBJECT, inquiry_of, scenes, weights
 
 
 def test_the_deviations_of_places_are_those_of_each_by_itself() -> None:
@@ -57,42 +57,42 @@ def test_a_shared_cue_is_a_cause_for_the_classes_together() -> None:
 
 
 def test_covering_asks_for_the_class_and_for_those_that_share_its_place() -> None:
-    case, corner = case_of(scenes(), READS_THE_CORNER), Box(*CORNER, 4, 4)
-    covering = Covering(case.pictures, dict.fromkeys(range(12, 20), corner))
-    done = covering.asked_of(case, GREEN, [2])
-    assert case.asked == covering.cost == 8 * 5
-    assert_allclose(done.plain, np.stack([case.probabilities[12:20, 1], case.probabilities[12:20, 1:].sum(1)], 1))
+    inquiry, corner = inquiry_of(scenes(), READS_THE_CORNER), Box(*CORNER, 4, 4)
+    covering = Covering(inquiry.pictures, dict.fromkeys(range(12, 20), corner))
+    done = covering.asked_of(inquiry, GREEN, [2])
+    assert inquiry.asked == covering.cost == 8 * 5
+    assert_allclose(done.plain, np.stack([inquiry.probabilities[12:20, 1], inquiry.probabilities[12:20, 1:].sum(1)], 1))
     assert_allclose(done.covered, [[1 / 3, 2 / 3]] * 8, atol=0.01)  # nothing is left that the network looks at
     assert_allclose(done.elsewhere.mean(0), done.plain.mean(0), atol=0.01)
     assert done.boxes == [corner] * 8
-    assert covering.asked_of(case, GREEN).plain.shape == (8, 1)
+    assert covering.asked_of(inquiry, GREEN).plain.shape == (8, 1)
 
 
 def test_the_first_place_that_is_a_cause_is_taken_else_what_makes_most_difference() -> None:
-    case = case_of(scenes(), READS_THE_CORNER)
+    inquiry = inquiry_of(scenes(), READS_THE_CORNER)
     aside, corner, beyond = (
         dict.fromkeys(range(12, 24), box) for box in (Box(0, 28, 4, 4), Box(28, 28, 4, 4), Box(24, 24, 8, 8))
     )
-    done = first_cause(case, GREEN, [aside, corner, beyond])
+    done = first_cause(inquiry, GREEN, [aside, corner, beyond])
     assert isinstance(done, Covered)
     assert done.boxes[0] == Box(28, 28, 4, 4)
-    nothing = first_cause(case_of(scenes(), READS_THE_OBJECT), GREEN, [corner])
+    nothing = first_cause(inquiry_of(scenes(), READS_THE_OBJECT), GREEN, [corner])
     assert isinstance(nothing, Covered)
     assert not nothing.is_cause
-    assert "later epoch" in str(first_cause(case_of(scenes(), READS_THE_CORNER, most=9), GREEN, [corner]))
-    assert "nothing else" in str(first_cause(case, GREEN, [dict.fromkeys(range(12, 17), Box(28, 28, 4, 4))]))
+    assert "later epoch" in str(first_cause(inquiry_of(scenes(), READS_THE_CORNER, most=9), GREEN, [corner]))
+    assert "nothing else" in str(first_cause(inquiry, GREEN, [dict.fromkeys(range(12, 17), Box(28, 28, 4, 4))]))
 
 
 def test_at_most_so_many_images_with_heat_are_sampled_whatever_their_order() -> None:
-    case = case_of(scenes(TRIED + 4), READS_THE_CORNER)
-    rows, heat = sample(case, GREEN)
+    inquiry = inquiry_of(scenes(TRIED + 4), READS_THE_CORNER)
+    rows, heat = sample(inquiry, GREEN)
     assert len(rows) == len(set(rows.tolist())) == TRIED
-    assert set(rows.tolist()) < set(case.rows_of(GREEN).tolist())
-    assert_allclose(heat, np.maximum(case.heatmap.raw[rows], 0))
-    case = case_of(scenes(), READS_THE_CORNER)
-    case.heatmap.blank[12:20] = True  # what is left of their heat is rounding
-    assert set(sample(case, GREEN)[0].tolist()) == set(range(20, 24))
-    cold = case_of(scenes(), weights((0, 0, 0), (0, 0, 0), (0, 2, 0)))  # told by the bias alone
+    assert set(rows.tolist()) < set(inquiry.rows_of(GREEN).tolist())
+    assert_allclose(heat, np.maximum(inquiry.heatmap.raw[rows], 0))
+    inquiry = inquiry_of(scenes(), READS_THE_CORNER)
+    inquiry.heatmap.blank[12:20] = True  # what is left of their heat is rounding
+    assert set(sample(inquiry, GREEN)[0].tolist()) == set(range(20, 24))
+    cold = inquiry_of(scenes(), weights((0, 0, 0), (0, 0, 0), (0, 2, 0)))  # told by the bias alone
     assert len(cold.rows_of(GREEN)) == 36
     assert len(sample(cold, GREEN)[0]) == 0
 

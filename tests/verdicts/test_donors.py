@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fe_gradcam.verdicts.donors import Pools, Swaps, chance_of
-from tests.verdicts.coloured import BLUE, BY_ABSENCE, BY_COLOUR, GREEN, NONE, RED, case_of, network, scenes
+from tests.verdicts.coloured import BLUE, BY_ABSENCE, BY_COLOUR, GREEN, NONE, RED, inquiry_of, network, scenes
 
 
 def enumerated(counts: list[tuple[int, int, int, int]]) -> float:
@@ -64,7 +64,7 @@ def pools(**more: object) -> Pools:
     images, masks = scenes(CLASSES)
     masks[1] = True  # fills the frame
     masks[5] = False  # is missing
-    return Pools(case_of(network(BY_COLOUR, BY_ABSENCE), images, masks, **more), masks)
+    return Pools(inquiry_of(network(BY_COLOUR, BY_ABSENCE), images, masks, **more), masks)
 
 
 def test_images_that_can_be_used() -> None:
@@ -94,15 +94,15 @@ def test_classes_may_be_left_out_as_donors() -> None:
 def test_an_image_that_is_also_of_the_class_is_no_donor() -> None:
     images, masks = scenes([RED] * 2 + [GREEN] * 2)
     labels = np.array([[1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0]])
-    case = case_of(network(BY_COLOUR), images, masks, labels=labels)
-    assert Pools(case, masks).others(RED, 9, np.random.default_rng(0)) == [3]
+    inquiry = inquiry_of(network(BY_COLOUR), images, masks, labels=labels)
+    assert Pools(inquiry, masks).others(RED, 9, np.random.default_rng(0)) == [3]
 
 
 def test_an_answer_that_goes_to_the_class_of_the_donor_has_followed() -> None:
     """A colour-blind network: GREEN is told by the mark, and all else is RED."""
     images, masks = scenes([RED, GREEN], marked=[GREEN])
-    case = case_of(network([[0, 0, 0, 0], [0, 0, 0, 10]], (0.5, 0)), images, masks)
-    swaps = Pools(case, masks).swaps(RED, [(0, 1)], own=[False])
+    inquiry = inquiry_of(network([[0, 0, 0, 0], [0, 0, 0, 10]], (0.5, 0)), images, masks)
+    swaps = Pools(inquiry, masks).swaps(RED, [(0, 1)], own=[False])
     assert swaps.kept.tolist() == [False] and swaps.followed.tolist() == [True]
-    assert Pools(case, masks).swaps(GREEN, [(1, 0)], own=[False]).followed.tolist() == [True]
-    assert case.asked == 2
+    assert Pools(inquiry, masks).swaps(GREEN, [(1, 0)], own=[False]).followed.tolist() == [True]
+    assert inquiry.asked == 2

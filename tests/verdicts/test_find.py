@@ -12,7 +12,7 @@ from fe_gradcam import ArgumentError, UnknownNameError, UnsupportedModelError, f
 from fe_gradcam.verdicts.donors import DONORS
 from fe_gradcam.verdicts.find import TESTS, judged
 from fe_gradcam.verdicts.verdict import Verdict
-from tests.verdicts.coloured import BLUE, BY_COLOUR, GREEN, GREEN_BY_MARK, RED, case_of, network, scenes
+from tests.verdicts.coloured import BLUE, BY_COLOUR, GREEN, GREEN_BY_MARK, RED, inquiry_of, network, scenes
 
 COUNT = 12
 CLASSES = [RED] * COUNT + [GREEN] * COUNT + [BLUE] * COUNT
@@ -75,11 +75,11 @@ def test_no_more_is_asked_than_may_be_and_those_first_that_are_due(marked: Any) 
     images, masks = marked
     each = COUNT * (1 + 2 * DONORS)
     for most, first, reached in ((each, [], [RED]), (each, [BLUE], [BLUE]), (2 * each, [BLUE, GREEN], [GREEN, BLUE])):
-        case = case_of(network(GREEN_BY_MARK), images, masks, most=most)
-        every = judged(case, first=first, epoch=7)
+        inquiry = inquiry_of(network(GREEN_BY_MARK), images, masks, most=most)
+        every = judged(inquiry, first=first, epoch=7)
         assert [one.class_id for one in every] == reached
         assert {one.epoch for one in every} == {7}
-        assert case.asked <= most
+        assert inquiry.asked <= most
 
 
 @pytest.mark.parametrize("labels", [np.zeros(5), np.full(36, 0.5), np.zeros((36, 2), int), ["a"] * 36, 5])

@@ -36,7 +36,7 @@ def images(*halves: tuple[float, float]) -> torch.Tensor:
     return rows.repeat_interleave(4, 1)[:, None, None].expand(-1, -1, 8, -1).contiguous()
 
 
-def case(x: torch.Tensor, *, several: bool = False, **more: Any) -> Inquiry:
+def inquiry(x: torch.Tensor, *, several: bool = False, **more: Any) -> Inquiry:
     model = Halves(several=several).eval()
     done = explained(model, x, Settings(), methods=("grad_cam",), layers=("conv",), targets=(None,))
     explains = lambda rows, class_id: explained(  # noqa: E731
@@ -46,7 +46,7 @@ def case(x: torch.Tensor, *, several: bool = False, **more: Any) -> Inquiry:
 
 
 def test_an_image_counts_for_the_class_that_it_is_told_to_be_of() -> None:
-    one = case(images(LEFT, RIGHT, LEFT))
+    one = inquiry(images(LEFT, RIGHT, LEFT))
     assert not one.several
     assert one.classes == [0, 1]
     assert one.rows_of(0).tolist() == [0, 2]
@@ -55,25 +55,25 @@ def test_an_image_counts_for_the_class_that_it_is_told_to_be_of() -> None:
 
 
 def test_of_images_with_labels_only_those_count_that_are_told_rightly() -> None:
-    one = case(images(LEFT, RIGHT, LEFT, RIGHT), labels=np.array([0, 0, 1, -1]))
+    one = inquiry(images(LEFT, RIGHT, LEFT, RIGHT), labels=np.array([0, 0, 1, -1]))
     assert one.rows_of(0).tolist() == [0]
     assert one.rows_of(1).tolist() == []
     assert one.classes == [0, 1]
 
 
 def test_with_sigmoids_an_image_may_be_of_several_classes_or_of_none() -> None:
-    one = case(images(LEFT, BOTH, NONE), several=True)
+    one = inquiry(images(LEFT, BOTH, NONE), several=True)
     assert one.several
     assert one.rows_of(0).tolist() == [0, 1]
     assert one.rows_of(1).tolist() == [1]
     heat = one.heat_of(1)[0]  # of the label, not of the class that is the most probable
     assert heat[:, 4:].min() > 0
-    labelled = case(images(LEFT, BOTH, NONE), several=True, labels=np.array([[1, 0], [0, 1], [0, 0]]))
+    labelled = inquiry(images(LEFT, BOTH, NONE), several=True, labels=np.array([[1, 0], [0, 1], [0, 0]]))
     assert labelled.rows_of(0).tolist() == [0]
 
 
 def test_answers_are_those_of_the_changed_images_and_are_counted() -> None:
-    one = case(images(LEFT, RIGHT), most=5)
+    one = inquiry(images(LEFT, RIGHT), most=5)
     assert one.affords(5)
     found = one.answers([0, 1, 1], images(RIGHT, LEFT, BOTH).numpy())
     assert_allclose(found, [[0, 1], [1, 0], [0.5, 0.5]], atol=1e-5)
@@ -88,18 +88,18 @@ def test_answers_are_those_of_the_changed_images_and_are_counted() -> None:
 @pytest.mark.parametrize("several", [False, True])
 def test_pictures_are_the_images_with_channels_first(several: bool) -> None:
     x = images(LEFT, RIGHT)
-    assert_allclose(case(x, several=several).pictures, x.numpy())
+    assert_allclose(inquiry(x, several=several).pictures, x.numpy())
 
 
 def test_an_image_whose_answer_is_not_finite_is_told_to_be_of_no_class() -> None:
     x = images(LEFT, RIGHT)
     x[0, 0, 0, 0] = torch.nan
-    one = case(x)
+    one = inquiry(x)
     assert one.classes == [1]
     assert one.told(np.array([[np.nan, np.nan], [0.25, 0.75]], np.float32)).tolist() == [[False, False], [False, True]]
 
 
 def test_a_label_below_zero_is_no_class_of_the_image() -> None:
-    one = case(images(BOTH, BOTH, BOTH), several=True, labels=np.array([[1, -1], [-1, 1], [0, 1]]))
+    one = inquiry(images(BOTH, BOTH, BOTH), several=True, labels=np.array([[1, -1], [-1, 1], [0, 1]]))
     assert one.rows_of(0).tolist() == [0]
     assert one.rows_of(1).tolist() == [1, 2]

@@ -20,7 +20,7 @@ from tests.verdicts.scenes import (
     READS_THE_OBJECT,
     SIDE,
     Images,
-    case_of,
+    inquiry_of,
     scene,
     weights,
 )
@@ -49,21 +49,21 @@ def objects(images: Images) -> NDArray[np.bool_]:
 
 def test_without_masks_a_patch_of_few_or_of_many_classes_may_be_the_object(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three classes are too few to tell; of enough classes one that has a sign is accused, and two of three are not."""
-    case = case_of(moving(), READS_THE_CORNER)
-    evidence = look_alikes(case, [0, GREEN, 2])[GREEN]
+    inquiry = inquiry_of(moving(), READS_THE_CORNER)
+    evidence = look_alikes(inquiry, [0, GREEN, 2])[GREEN]
     assert (evidence.level, evidence.code, evidence.accuses) == ("suspected", "sign", False)
     assert evidence.said.endswith("pass masks= or boxes= to tell them apart.")
     monkeypatch.setattr(patches, "CLASSES_TO_TELL", 3)
-    assert look_alikes(case, [0, GREEN, 2])[GREEN].accuses
+    assert look_alikes(inquiry, [0, GREEN, 2])[GREEN].accuses
     two = {0: evidence, 1: replace(evidence, level="tested"), 2: replace(evidence, level="tested")}
-    assert not any(one.accuses for one in patches._without_masks(case, two).values())
+    assert not any(one.accuses for one in patches._without_masks(inquiry, two).values())
 
 
 def test_a_network_that_reads_a_moving_mark_is_accused_and_no_other_class(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patches, "CLASSES_TO_TELL", 3)
     images = moving()
-    case = case_of(images, READS_THE_CORNER)
-    evidence = look_alikes(case, [0, GREEN, 2])
+    inquiry = inquiry_of(images, READS_THE_CORNER)
+    evidence = look_alikes(inquiry, [0, GREEN, 2])
     assert [evidence[one].code for one in (0, GREEN, 2)] == [None, "sign", None]
     green = evidence[GREEN]
     assert (green.test, green.level, green.accuses, green.images) == ("sign", "tested", True, 12)
@@ -82,26 +82,26 @@ def test_a_network_that_reads_a_moving_mark_is_accused_and_no_other_class(monkey
 
 
 def test_a_network_that_reads_the_object_is_not_accused_sign_or_no_sign() -> None:
-    evidence = look_alikes(case_of(moving(), READS_THE_OBJECT), [0, 1, 2])
+    evidence = look_alikes(inquiry_of(moving(), READS_THE_OBJECT), [0, 1, 2])
     assert [one.code for one in evidence.values()] == [None] * 3
     assert [one.level for one in evidence.values()] == ["tested"] * 3
 
 
 def test_a_template_on_the_object_is_not_suspected() -> None:
     images = moving()
-    on_it = look_alikes(case_of(images, READS_THE_OBJECT, masks=objects(images)), [0])[0]
+    on_it = look_alikes(inquiry_of(images, READS_THE_OBJECT, masks=objects(images)), [0])[0]
     assert "lies on the object" in on_it.said
-    assert look_alikes(case_of(images, READS_THE_CORNER, masks=objects(images)), [GREEN])[GREEN].code == "sign"
+    assert look_alikes(inquiry_of(images, READS_THE_CORNER, masks=objects(images)), [GREEN])[GREEN].code == "sign"
 
 
 def test_what_is_not_afforded_or_too_little_is_not_tested() -> None:
-    case = case_of(moving(), READS_THE_CORNER, most=12)
-    green = look_alikes(case, [GREEN])[GREEN]
-    assert (green.level, green.code, case.asked) == ("not tested", None, 0)
+    inquiry = inquiry_of(moving(), READS_THE_CORNER, most=12)
+    green = look_alikes(inquiry, [GREEN])[GREEN]
+    assert (green.level, green.code, inquiry.asked) == ("not tested", None, 0)
     assert "later epoch" in green.said
-    few = look_alikes(case_of(moving(5), READS_THE_CORNER), [GREEN])[GREEN]
+    few = look_alikes(inquiry_of(moving(5), READS_THE_CORNER), [GREEN])[GREEN]
     assert (few.level, few.images) == ("not tested", 5)
-    alone = case_of(moving()[12:24], READS_THE_CORNER)
+    alone = inquiry_of(moving()[12:24], READS_THE_CORNER)
     assert "no other class" in look_alikes(alone, [GREEN])[GREEN].said
 
 
@@ -110,9 +110,9 @@ def test_labels_of_sigmoids_are_judged_one_by_one() -> None:
     generator = np.random.default_rng(1)
     places = [(4 * (row % 7), 4 * (row // 2 % 7)) if row < 12 else None for row in range(36)]
     images = np.stack([scene(generator, 0 if row < 24 else 2, place) for row, place in enumerate(places)])
-    case = case_of(images, weights((0, 10, 0), (10, 0, 10), (-5, -5, -5)), several=True)
-    assert [len(case.rows_of(one)) for one in range(3)] == [24, 12, 12]
-    green = look_alikes(case, [GREEN])[GREEN]
+    inquiry = inquiry_of(images, weights((0, 10, 0), (10, 0, 10), (-5, -5, -5)), several=True)
+    assert [len(inquiry.rows_of(one)) for one in range(3)] == [24, 12, 12]
+    green = look_alikes(inquiry, [GREEN])[GREEN]
     assert green.code == "sign"
     assert green.figures["covered"] == pytest.approx(1 / (1 + np.exp(5)), abs=0.01)
     assert green.rows is not None
@@ -121,10 +121,10 @@ def test_labels_of_sigmoids_are_judged_one_by_one() -> None:
 
 def test_classes_that_share_the_sign_are_left_out_if_they_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Red has it too, of two other classes; so a half has to be allowed here."""
-    case = case_of(moving(marked=(0, GREEN)), weights((10, 10, 0), (5, 5, 5)))
-    assert look_alikes(case, [GREEN])[GREEN].figures["separates"] == pytest.approx(0.75, abs=0.1)
+    inquiry = inquiry_of(moving(marked=(0, GREEN)), weights((10, 10, 0), (5, 5, 5)))
+    assert look_alikes(inquiry, [GREEN])[GREEN].figures["separates"] == pytest.approx(0.75, abs=0.1)
     monkeypatch.setattr(patches, "SHARING", 0.5)
-    green = look_alikes(case, [GREEN])[GREEN]
+    green = look_alikes(inquiry, [GREEN])[GREEN]
     assert (green.figures["separates"], green.figures["sharing"]) == (1, 1)
 
 
@@ -180,8 +180,8 @@ def test_separation_is_the_area_under_the_curve() -> None:
 
 def test_large_pictures_are_matched_small_and_covered_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patches, "LONGEST", 16)
-    case = case_of(moving(), READS_THE_CORNER)
-    shrunk = patches._Shrunk(case)
+    inquiry = inquiry_of(moving(), READS_THE_CORNER)
+    shrunk = patches._Shrunk(inquiry)
     assert shrunk.picture(12, 4).pixels.shape == (16, 16, 3)
     template = np.ascontiguousarray(shrunk.picture(12, 4).pixels[3:7, 5:9])
     assert shrunk.box(12, template, 0) == Box(left=10, top=6, width=8, height=8)
@@ -193,11 +193,11 @@ def test_a_sign_that_another_class_shares_is_tried_on_a_class_whose_heat_lies_el
 ) -> None:
     monkeypatch.setattr(patches, "SHARING", 0.5)
     images, generator = moving(marked=(0, GREEN)), np.random.default_rng(2)
-    case = case_of(images, weights((10, 10, 0), (5, 5, 5), (0, 0, 8)))  # blue if the mark is covered
+    inquiry = inquiry_of(images, weights((10, 10, 0), (5, 5, 5), (0, 0, 8)))  # blue if the mark is covered
     elsewhere = generator.random((12, 8, 8)).astype(np.float32) ** 9
-    heat_of = case.heat_of
-    monkeypatch.setattr(case, "heat_of", lambda class_id: heat_of(class_id) if class_id else elsewhere)
-    assert look_alikes(case, [0])[0].code is None
-    evidence = look_alikes(case, [0, GREEN])
+    heat_of = inquiry.heat_of
+    monkeypatch.setattr(inquiry, "heat_of", lambda class_id: heat_of(class_id) if class_id else elsewhere)
+    assert look_alikes(inquiry, [0])[0].code is None
+    evidence = look_alikes(inquiry, [0, GREEN])
     assert [one.code for one in evidence.values()] == ["sign", "sign"]
     assert "(but for 1, which have it too)" in evidence[0].said

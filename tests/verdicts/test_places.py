@@ -31,7 +31,7 @@ from tests.verdicts.scenes import (
     READS_THE_OBJECT,
     SIDE,
     Images,
-    case_of,
+    inquiry_of,
     network,
     scene,
     scenes,
@@ -355,8 +355,8 @@ def test_a_class_is_held_against_the_median_of_the_others() -> None:
 
 
 def test_the_evidence_is_that_of_the_alarm() -> None:
-    case = case_of(scenes(), READS_THE_CORNER)
-    evidence, (alarm,) = fixed_places(case, [0, 1, 2]), found(scenes())
+    inquiry = inquiry_of(scenes(), READS_THE_CORNER)
+    evidence, (alarm,) = fixed_places(inquiry, [0, 1, 2]), found(scenes())
     green = evidence[GREEN]
     assert (green.test, green.level, green.code, green.accuses, green.box) == (
         "place", "tested", "place", True, alarm.box,
@@ -374,27 +374,27 @@ def test_the_evidence_is_that_of_the_alarm() -> None:
     assert first.outline is not None
     assert changed.any()
     assert not changed[~first.outline].any()
-    assert np.array_equal(first.given, case.pictures[first.row])
+    assert np.array_equal(first.given, inquiry.pictures[first.row])
     for other in (0, 2):
         assert (evidence[other].level, evidence[other].code) == ("tested", None)
         assert "moves over the frame" in evidence[other].said
 
 
 def test_the_level_says_why_a_class_has_no_finding() -> None:
-    case = case_of(scenes(), READS_THE_CORNER, most=20)
-    green = fixed_places(case, [GREEN])[GREEN]
-    assert (green.level, green.code, case.asked) == ("not tested", None, 0)
+    inquiry = inquiry_of(scenes(), READS_THE_CORNER, most=20)
+    green = fixed_places(inquiry, [GREEN])[GREEN]
+    assert (green.level, green.code, inquiry.asked) == ("not tested", None, 0)
     assert "later epoch" in green.said
-    few = fixed_places(case_of(scenes(5)[:10], READS_THE_CORNER), [GREEN, 2])  # and none of the last class
+    few = fixed_places(inquiry_of(scenes(5)[:10], READS_THE_CORNER), [GREEN, 2])  # and none of the last class
     assert [(few[one].level, few[one].images) for one in (GREEN, 2)] == [("not tested", 5), ("not tested", 0)]
-    alone = fixed_places(case_of(nothing_but_the_mark(), READS_THE_CORNER), [GREEN])[GREEN]
+    alone = fixed_places(inquiry_of(nothing_but_the_mark(), READS_THE_CORNER), [GREEN])[GREEN]
     assert (alone.level, alone.code, alone.accuses) == ("suspected", "place", False)
     assert "nothing else that could be covered" in alone.said
     corner = np.repeat(Box(28, 28, 4, 4).mask((SIDE, SIDE))[None], 36, 0)
-    on_it = fixed_places(case_of(scenes(), READS_THE_CORNER, masks=corner), [GREEN])[GREEN]
+    on_it = fixed_places(inquiry_of(scenes(), READS_THE_CORNER, masks=corner), [GREEN])[GREEN]
     assert (on_it.level, on_it.code) == ("tested", None)
     assert "There is the object" in on_it.said
-    weak = fixed_places(case_of(scenes(), weights(white=(0, 0.6, 0), bias=(0, 1.5, 0))), [GREEN])[GREEN]
+    weak = fixed_places(inquiry_of(scenes(), weights(white=(0, 0.6, 0), bias=(0, 1.5, 0))), [GREEN])[GREEN]
     assert (weak.level, weak.code, weak.accuses) == ("tested", None, False)  # its heat is there, and no cause
     assert weak.figures["plain"] - weak.figures["covered"] == pytest.approx(0.11, abs=0.01)
 
@@ -403,9 +403,9 @@ def test_labels_of_sigmoids_are_judged_one_by_one() -> None:
     """The red object in every image, the mark in twelve: the label green is told by the corner, red by the object."""
     generator = np.random.default_rng(0)
     images = np.stack([scene(generator, 0, CORNER if row < 12 else None) for row in range(24)])
-    case = case_of(images, weights((0, 10, 0), (10, 0, 10), (-5, -5, -5)), several=True)
-    assert (case.several, case.classes) == (True, [0, 1])
-    evidence = fixed_places(case, [0, 1])
+    inquiry = inquiry_of(images, weights((0, 10, 0), (10, 0, 10), (-5, -5, -5)), several=True)
+    assert (inquiry.several, inquiry.classes) == (True, [0, 1])
+    evidence = fixed_places(inquiry, [0, 1])
     assert (evidence[0].code, evidence[1].code) == (None, "place")
     assert evidence[1].figures["covered"] == pytest.approx(1 / (1 + np.exp(5)), abs=0.01)
     assert len(evidence[1].rows if evidence[1].rows is not None else []) == 12

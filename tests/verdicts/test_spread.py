@@ -20,7 +20,7 @@ from tests.verdicts.scenes import (
     READS_THE_OBJECT,
     SIDE,
     Images,
-    case_of,
+    inquiry_of,
     scenes,
     weights,
 )
@@ -38,18 +38,18 @@ READS_THE_TINT = weights((0, 2, 0), (5, 0, 5))
 
 def test_a_class_that_is_told_by_the_whole_frame_is_accused_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """The others keep a half: without masks this difference is too small to accuse."""
-    case = case_of(tinted(), READS_THE_TINT)
-    unsure = nothing_local(case_of(tinted(), READS_THE_TINT), [0, 1, 2])[GREEN]
+    inquiry = inquiry_of(tinted(), READS_THE_TINT)
+    unsure = nothing_local(inquiry_of(tinted(), READS_THE_TINT), [0, 1, 2])[GREEN]
     assert (unsure.level, unsure.code, unsure.accuses) == ("suspected", "nothing_local", False)
     monkeypatch.setattr(spread, "SURELY_KEPT", 0.5)
-    evidence = nothing_local(case, [0, 1, 2])
+    evidence = nothing_local(inquiry, [0, 1, 2])
     assert [one.code for one in evidence.values()] == [None, "nothing_local", None]
     green = evidence[GREEN]
     assert (green.test, green.level, green.accuses, green.images) == ("nothing_local", "tested", True, 12)
     assert green.figures == {"kept": 1, "kept_by_others": pytest.approx(0.5), "others_become": 0}
     assert evidence[0].figures["others_become"] == 0.75  # blue images all do, green ones do not
     assert "100% of 12 images are still told" in green.said
-    assert case.asked == 36
+    assert inquiry.asked == 36
     first = green.trials[0]
     assert first.outline is not None
     assert first.outline.mean() == pytest.approx(0.3, abs=0.001)
@@ -59,7 +59,7 @@ def test_a_class_that_is_told_by_the_whole_frame_is_accused_and_no_other(monkeyp
 
 def test_what_every_image_without_an_object_becomes_is_told_by_no_cue() -> None:
     """With its object covered, each image gives equal scores, and the first class is inferred: red keeps its own."""
-    evidence = nothing_local(case_of(scenes(marks={}), READS_THE_OBJECT), [0, 1, 2])
+    evidence = nothing_local(inquiry_of(scenes(marks={}), READS_THE_OBJECT), [0, 1, 2])
     assert evidence[0].figures == {"kept": 1, "kept_by_others": 0, "others_become": 1}
     assert [one.code for one in evidence.values()] == [None] * 3
 
@@ -68,7 +68,7 @@ def test_what_every_image_without_an_object_becomes_is_told_by_no_cue() -> None:
 def test_a_few_classes_may_share_the_cue(sharing: int, found: bool) -> None:
     """By hand, of ten classes: with it alone in sight, the first is told of all images of those that share it."""
     eye = np.eye(10, dtype=np.float32)
-    case: Any = SimpleNamespace(
+    inquiry: Any = SimpleNamespace(
         told=lambda table: table > 0.5,
         probabilities=np.repeat(eye, 6, 0),
         masks=None,
@@ -78,10 +78,10 @@ def test_a_few_classes_may_share_the_cue(sharing: int, found: bool) -> None:
     for one in range(10):
         answers = np.repeat(eye[[0 if one <= sharing else 9]], 6, 0)
         rows = np.arange(6 * one, 6 * one + 6)
-        filled[one] = FilledIn(rows, np.ones((6, 2, 2), bool), case.pictures[rows], answers)
-    evidence = _kept(case, filled, 0)
+        filled[one] = FilledIn(rows, np.ones((6, 2, 2), bool), inquiry.pictures[rows], answers)
+    evidence = _kept(inquiry, filled, 0)
     assert (evidence.figures["kept"], evidence.code == "nothing_local") == (1, found)
-    assert _kept(case, filled, 9).code is None  # of most images it is told
+    assert _kept(inquiry, filled, 9).code is None  # of most images it is told
 
 
 def test_objects_that_outlive_it_are_no_cue() -> None:
@@ -90,7 +90,7 @@ def test_objects_that_outlive_it_are_no_cue() -> None:
     for row, image in enumerate(images):
         image[:, : SIDE // 2] = 0.6
         image[:, : SIDE // 2, row // 8] = 1
-    evidence = nothing_local(case_of(images, READS_THE_OBJECT), [0, 1, 2])
+    evidence = nothing_local(inquiry_of(images, READS_THE_OBJECT), [0, 1, 2])
     assert [one.figures["kept"] for one in evidence.values()] == [1, 1, 1]
     assert [one.code for one in evidence.values()] == [None] * 3
 
@@ -98,29 +98,29 @@ def test_objects_that_outlive_it_are_no_cue() -> None:
 def test_with_masks_the_object_is_filled_in_too() -> None:
     masks = np.zeros((36, SIDE, SIDE), bool)
     masks[:, :, :24] = True
-    case = case_of(tinted(), READS_THE_TINT, masks=masks)
-    green = nothing_local(case, [GREEN])[GREEN]
+    inquiry = inquiry_of(tinted(), READS_THE_TINT, masks=masks)
+    green = nothing_local(inquiry, [GREEN])[GREEN]
     first = green.trials[0]
     assert first.outline is not None
     assert first.outline[:, :24].all()
     assert "pixels and the object covered" in green.said
     masks[:, :, :31] = True  # nothing is left to fill in from
-    assert nothing_local(case_of(tinted(), READS_THE_TINT, masks=masks), [GREEN])[GREEN].level == "not tested"
+    assert nothing_local(inquiry_of(tinted(), READS_THE_TINT, masks=masks), [GREEN])[GREEN].level == "not tested"
 
 
 def test_the_fewest_classes_are_asked_that_a_class_can_be_held_against() -> None:
-    case = case_of(tinted(), READS_THE_TINT, most=30)
-    evidence = nothing_local(case, [GREEN])
-    assert case.asked == 24  # its own and one other class; a third is beyond what may be asked
+    inquiry = inquiry_of(tinted(), READS_THE_TINT, most=30)
+    evidence = nothing_local(inquiry, [GREEN])
+    assert inquiry.asked == 24  # its own and one other class; a third is beyond what may be asked
     assert evidence[GREEN].level == "tested"
-    poor = case_of(tinted(), READS_THE_TINT, most=12)
+    poor = inquiry_of(tinted(), READS_THE_TINT, most=12)
     green = nothing_local(poor, [GREEN])[GREEN]
     assert (green.level, "later epoch" in green.said, poor.asked) == ("not tested", True, 12)
-    broke = case_of(tinted(), READS_THE_TINT, most=3)
+    broke = inquiry_of(tinted(), READS_THE_TINT, most=3)
     assert "later epoch" in nothing_local(broke, [GREEN])[GREEN].said
-    alone = nothing_local(case_of(tinted()[12:24], READS_THE_TINT), [GREEN])[GREEN]
+    alone = nothing_local(inquiry_of(tinted()[12:24], READS_THE_TINT), [GREEN])[GREEN]
     assert (alone.level, "no other class" in alone.said) == ("not tested", True)
-    assert nothing_local(case_of(tinted(count=5), READS_THE_TINT), [GREEN])[GREEN].level == "not tested"
+    assert nothing_local(inquiry_of(tinted(count=5), READS_THE_TINT), [GREEN])[GREEN].level == "not tested"
 
 
 def test_labels_of_sigmoids_are_judged_one_by_one() -> None:
@@ -128,9 +128,9 @@ def test_labels_of_sigmoids_are_judged_one_by_one() -> None:
     images = scenes(12, marks={})
     images[:6] += 0.5
     images[12:24] += 0.5
-    case = case_of(images, weights((0, 2, 0), (10, 0, 10), (-5, -5, -5)), several=True)
-    assert [len(case.rows_of(one)) for one in range(3)] == [12, 18, 12]
-    evidence = nothing_local(case, [0, GREEN])
+    inquiry = inquiry_of(images, weights((0, 2, 0), (10, 0, 10), (-5, -5, -5)), several=True)
+    assert [len(inquiry.rows_of(one)) for one in range(3)] == [12, 18, 12]
+    evidence = nothing_local(inquiry, [0, GREEN])
     assert evidence[GREEN].code == "nothing_local"
     assert evidence[0].code is None
 
@@ -170,8 +170,8 @@ def marked_all(*classes: int) -> Images:
 
 def test_heat_that_means_nothing_is_called_an_artefact_and_accuses_nobody() -> None:
     """The mark adds the same to every class, so it changes no probability."""
-    case = case_of(marked_all(0, 1, 2), weights((20, 20, 20), (5, 5, 5)))
-    evidence = artefacts(case, [0, 1, 2])
+    inquiry = inquiry_of(marked_all(0, 1, 2), weights((20, 20, 20), (5, 5, 5)))
+    evidence = artefacts(inquiry, [0, 1, 2])
     for one in evidence.values():
         assert (one.test, one.level, one.code, one.accuses) == ("artefact", "tested", "artefact", False)
         assert one.box == Box(28, 28, 4, 4)
@@ -180,12 +180,12 @@ def test_heat_that_means_nothing_is_called_an_artefact_and_accuses_nobody() -> N
         assert one.figures["change"] < 0.01
         assert_allclose([trial.after for trial in one.trials], [trial.before for trial in one.trials], atol=0.01)
     assert "lower right corner" in evidence[0].said
-    assert case.asked == 36
+    assert inquiry.asked == 36
 
 
 def test_heat_that_means_something_is_no_artefact() -> None:
     """Red and green need the mark against the bias of blue, whose images have none."""
-    evidence = artefacts(case_of(marked_all(0, 1), weights((10, 10, 0), (5, 5, 5), (0, 0, 9))), [0, 1, 2])
+    evidence = artefacts(inquiry_of(marked_all(0, 1), weights((10, 10, 0), (5, 5, 5), (0, 0, 9))), [0, 1, 2])
     assert [one.code for one in evidence.values()] == [None] * 3
     assert evidence[0].figures["change"] > 0.9
     assert "means something" in evidence[0].said
@@ -194,12 +194,14 @@ def test_heat_that_means_something_is_no_artefact() -> None:
 
 def test_without_a_place_that_is_hot_in_most_classes_nothing_is_asked() -> None:
     for images, parts in ((scenes(), READS_THE_CORNER), (scenes(marks={}), READS_THE_OBJECT)):
-        case = case_of(images, parts)
-        assert [one.code for one in artefacts(case, [0, 1, 2]).values()] == [None] * 3
-        assert case.asked == 0
-    poor = case_of(marked_all(0, 1, 2), weights((20, 20, 20), (5, 5, 5)), most=11)
+        inquiry = inquiry_of(images, parts)
+        assert [one.code for one in artefacts(inquiry, [0, 1, 2]).values()] == [None] * 3
+        assert inquiry.asked == 0
+    poor = inquiry_of(marked_all(0, 1, 2), weights((20, 20, 20), (5, 5, 5)), most=11)
     assert artefacts(poor, [0])[0].level == "not tested"
-    assert artefacts(case_of(marked_all(0, 1, 2)[:5], weights((20, 20, 20), (5, 5, 5))), [0])[0].level == "not tested"
+    assert (
+        artefacts(inquiry_of(marked_all(0, 1, 2)[:5], weights((20, 20, 20), (5, 5, 5))), [0])[0].level == "not tested"
+    )
 
 
 @pytest.mark.parametrize("size", [(16, 16), (30, 47), (5, 9)])

@@ -154,9 +154,9 @@ COLOURS = {
 }
 
 
-@pytest.mark.parametrize("case", COLOURS)
-def test_black_and_white_are_found(case: str) -> None:
-    values, how, black, white, said = COLOURS[case]
+@pytest.mark.parametrize("inquiry", COLOURS)
+def test_black_and_white_are_found(inquiry: str) -> None:
+    values, how, black, white, said = COLOURS[inquiry]
     found = Colours.of(values.reshape(1, 1, 1, 2).expand(2, 3, 4, 2), how.get("mean"), how.get("std"))
     assert_allclose([*found.black.flatten(), *found.white.flatten()], [black] * 3 + [white] * 3)
     assert said in found.said

@@ -24,7 +24,7 @@ from tests.verdicts.coloured import (
     MARK,
     NONE,
     RED,
-    case_of,
+    inquiry_of,
     network,
     scenes,
 )
@@ -33,13 +33,13 @@ COUNT = 12
 THREE = [RED] * COUNT + [GREEN] * COUNT + [BLUE] * COUNT
 
 
-def case(weights: Any = GREEN_BY_MARK, classes: list[int] = THREE, marked: Any = (GREEN,), **more: Any) -> Inquiry:
+def inquiry(weights: Any = GREEN_BY_MARK, classes: list[int] = THREE, marked: Any = (GREEN,), **more: Any) -> Inquiry:
     images, masks = scenes(classes, marked)
-    return case_of(network(weights), images, masks, labels=np.array(classes), **more)
+    return inquiry_of(network(weights), images, masks, labels=np.array(classes), **more)
 
 
 def found(*given: Any, **more: Any) -> dict[int, Evidence]:
-    of = case(*given, **more)
+    of = inquiry(*given, **more)
     return surroundings(of, of.classes)
 
 
@@ -73,7 +73,7 @@ def test_the_pull_of_an_accused_class_is_taken_out_of_the_others() -> None:
 
 def test_the_answers_are_used_again_as_far_as_they_do() -> None:
     """Each image has 4 donors of other classes, two of each: without GREEN two are left, which are enough."""
-    of = case()
+    of = inquiry()
     surroundings(of, of.classes)
     assert of.asked == 2 * DONORS * len(THREE)
 
@@ -81,25 +81,25 @@ def test_the_answers_are_used_again_as_far_as_they_do() -> None:
 def test_the_network_is_asked_again_if_donors_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """If three are needed, the two that are left are made four again, for RED and for BLUE."""
     monkeypatch.setattr(module, "FEWEST_LEFT", 3)
-    of, asked = case(), 2 * DONORS * len(THREE)
+    of, asked = inquiry(), 2 * DONORS * len(THREE)
     every = surroundings(of, of.classes)
     assert of.asked == asked + 2 * 2 * COUNT
     for one in (RED, BLUE):
         assert_allclose([every[one].figures[name] for name in ("kept_same", "kept_other")], [1, 1])
-    of = case(most=asked)
+    of = inquiry(most=asked)
     later = surroundings(of, of.classes)[RED]
     assert of.asked == asked and later.level == "not tested" and f"later epoch: {2 * COUNT} more" in later.said
-    few = case(classes=[RED] * COUNT + [GREEN] * COUNT + [BLUE] * 2)
+    few = inquiry(classes=[RED] * COUNT + [GREEN] * COUNT + [BLUE] * 2)
     assert f"themselves: {GREEN}." in surroundings(few, few.classes)[RED].said
 
 
 def test_what_is_known_of_a_class_leaves_it_out_as_a_donor() -> None:
-    alone = surroundings(case(), [RED])[RED]
+    alone = surroundings(inquiry(), [RED])[RED]
     assert alone.figures["kept_other"] == pytest.approx(0.5, abs=0.1)  # GREEN pulls, and nobody knows of it
     assert (alone.level, alone.code, alone.accuses) == ("suspected", "surroundings", False)
     assert f"surroundings of class {GREEN} that pull" in alone.said
-    assert surroundings(case(accused=[GREEN]), [RED])[RED].figures["gap"] == 0
-    assert surroundings(case(), [GREEN])[GREEN].accuses  # whose donors it is does not matter to the class with the mark
+    assert surroundings(inquiry(accused=[GREEN]), [RED])[RED].figures["gap"] == 0
+    assert surroundings(inquiry(), [GREEN])[GREEN].accuses  # it has the mark itself
 
 
 def test_with_two_classes_it_says_that_it_may_be_either() -> None:
@@ -111,7 +111,7 @@ def test_with_two_classes_it_says_that_it_may_be_either() -> None:
 
 
 def test_the_trials_show_the_images_that_lost_most_and_one_in_its_own_surroundings() -> None:
-    of = case()
+    of = inquiry()
     trials = surroundings(of, of.classes)[GREEN].trials
     assert len(trials) == 4 and len({trial.row for trial in trials[:3]}) == 3
     for trial in trials:
@@ -132,7 +132,7 @@ def test_masks_that_cut_off_what_is_needed_are_no_accusation() -> None:
     images, masks = scenes(THREE)
     lower = np.roll(masks, 5, axis=1)
     net = network([[6, 0, 0, 0], [0, 6, 0, 0], [0, 0, 6, 0], [0, 0, 0, 0]], (0, 0, 0, 5.8))
-    of = case_of(net, images, masks & ~lower)
+    of = inquiry_of(net, images, masks & ~lower)
     for evidence in surroundings(of, [RED, GREEN, BLUE]).values():
         assert evidence.level == "not tested" and "rather too large" in evidence.said
         assert evidence.figures["kept_same"] < 0.7 and evidence.code is None
@@ -142,21 +142,21 @@ def test_an_accusation_says_if_masks_may_have_left_something_of_the_donor() -> N
     """Masks of one pixel leave nearly all of it: so all answers follow the donor."""
     images, masks = scenes(THREE)
     corner = masks & ~np.roll(masks, 1, axis=1) & ~np.roll(masks, 1, axis=2)
-    evidence = surroundings(case_of(network(BY_COLOUR), images, corner), [RED])[RED]
+    evidence = surroundings(inquiry_of(network(BY_COLOUR), images, corner), [RED])[RED]
     assert evidence.figures["follow"] == 1 and "rather too large" in evidence.said
     assert "rather too large" not in found()[GREEN].said
 
 
 def test_what_cannot_be_tested_says_why() -> None:
     images, masks = scenes(THREE)
-    few = case(classes=[RED] * COUNT + [GREEN] * 5)
+    few = inquiry(classes=[RED] * COUNT + [GREEN] * 5)
     assert "6 images that are told to be of it are needed, and there are 5" in surroundings(few, [GREEN])[GREEN].said
-    alone = case(classes=[RED] * COUNT)
+    alone = inquiry(classes=[RED] * COUNT)
     assert "No other class" in surroundings(alone, [RED])[RED].said
-    blind = case_of(network(BY_COLOUR), images, None)
+    blind = inquiry_of(network(BY_COLOUR), images, None)
     assert "masks= or boxes=" in surroundings(blind, [RED])[RED].said
     masks[:5], masks[5:8] = True, False
-    partly = case_of(network(BY_COLOUR), images, masks)
+    partly = inquiry_of(network(BY_COLOUR), images, masks)
     said = surroundings(partly, [RED])[RED].said
     assert "Only 4 of its 12 images" in said and "fills the frame" in said
     for of, one in ((few, GREEN), (alone, RED), (blind, RED), (partly, RED)):
@@ -166,19 +166,19 @@ def test_what_cannot_be_tested_says_why() -> None:
 
 def test_a_class_without_an_object_is_left_to_the_other_test() -> None:
     images, masks = scenes([*THREE, *[NONE] * COUNT])
-    of = case_of(network(BY_COLOUR, BY_ABSENCE), images, masks)
+    of = inquiry_of(network(BY_COLOUR, BY_ABSENCE), images, masks)
     assert list(surroundings(of, of.classes)) == [RED, GREEN, BLUE]
 
 
 def test_the_budget_is_kept_and_what_is_left_is_said() -> None:
     """16 images are 128 questions, 12 are 96: of 100 the first class takes 96, the others wait."""
     classes = [RED] * 20 + [GREEN] * 20 + [BLUE] * 20
-    of = case(BY_COLOUR, classes, most=100)
+    of = inquiry(BY_COLOUR, classes, most=100)
     every = surroundings(of, [BLUE, RED, GREEN])
     assert of.asked == 96 and every[BLUE].images == 12
     for one in (RED, GREEN):
         assert every[one].level == "not tested" and "later epoch: 96 more images" in every[one].said
-    of = case(BY_COLOUR, classes)
+    of = inquiry(BY_COLOUR, classes)
     assert surroundings(of, [BLUE])[BLUE].images == 16
 
 

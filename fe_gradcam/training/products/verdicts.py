@@ -106,18 +106,18 @@ class VerdictsProduct(Product):
         labels, masks = epoch.reader.labels(rows), epoch.reader.masks(rows)
         stream = self._stream(epoch, dataset)
         accused = [one.class_id for one in stream.latest.values() if one.accuses]
-        case = source.case(rows, done, labels, masks, accused=accused, whole=epoch.mode == ONCE)
+        inquiry = source.inquiry(rows, done, labels, masks, accused=accused, whole=epoch.mode == ONCE)
         now: list[Verdict] = []
-        if case is not None:
-            stream.latest = {one: its for one, its in stream.latest.items() if one in case.classes}
-            new = [one for one in case.classes if one not in stream.latest]
-            now = judged(case, options.classes.names, first=[*new, *stream.due()], epoch=epoch.number)
+        if inquiry is not None:
+            stream.latest = {one: its for one, its in stream.latest.items() if one in inquiry.classes}
+            new = [one for one in inquiry.classes if one not in stream.latest]
+            now = judged(inquiry, options.classes.names, first=[*new, *stream.due()], epoch=epoch.number)
             stream.put(now)
             now = [stream.latest[one.class_id] for one in now]
         verdicts = [stream.latest[one] for one in sorted(stream.latest)]
         title, names = epoch.title(dataset), options.classes.names
         picture = atlas_picture(atlas, heatmap, verdicts, names, title, options.look)
-        return _Found(picture, atlas, verdicts, now, [] if case is None else case.classes)
+        return _Found(picture, atlas, verdicts, now, [] if inquiry is None else inquiry.classes)
 
     def _stream(self, epoch: Epoch, dataset: str) -> _Stream:
         return self._streams.setdefault((epoch.mode, dataset), _Stream())
