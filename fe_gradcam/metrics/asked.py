@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fe_gradcam.backends import backend_for
-from fe_gradcam.backends.protocol import Query
+from fe_gradcam.backends.protocol import Backend, Query
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.methods.asking import RandomNumbers
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.resolved import ClassTarget
-from fe_gradcam.types import CamInputs, Heatmap, Images
+from fe_gradcam.types import CamInputs, Heatmap, Images, LayerRef
 
 Make: TypeAlias = Callable[[Tensor], Tensor]
 """Makes the versions (B, C, *S) that have these indices."""
@@ -79,16 +79,16 @@ class Asked:
         parts = []
         for at in torch.split(torch.arange(len(rows)), max(1, self._batch_size - 1)):
             its = rows[at.to(rows.device)]
-            parts.append(self._probabilities(make(at.to(rows.device)), its, np.zeros((len(its), 1), np.int64)))
+            parts.append(self._probabilities(make(at.to(rows.device)), its))
         return torch.cat(parts)
 
-    def _probabilities(self, pictures: Tensor, rows: Tensor, ids: NDArray[np.int64]) -> Tensor:
+    def _probabilities(self, pictures: Tensor, rows: Tensor, ids: NDArray[np.int64] | None = None) -> Tensor:
         """(B, C) on the CPU. An unchanged image is added: of empty images alone logits may look like probabilities."""
-        rows, ids = torch.cat([rows[:1], rows]), np.concatenate([ids[:1], ids])
+        rows, ids = torch.cat([rows[:1], rows]), None if ids is None else np.concatenate([ids[:1], ids])
         pictures = torch.cat([self.picture[rows[:1].to(self.picture.device)], pictures])
         asked = self._in_torch.asked(pictures, rows, channels_first=self._backend.channels_first)
-        (inputs,) = self._backend.run(asked, Query(self._layer, [ClassTarget(ids)], "output", gradients=False))
-        return cast(Tensor, inputs.probabilities)[1:].cpu()  # a model without classes was refused
+        probabilities = answers_of(self._backend, asked, self._layer, ids).probabilities
+        return cast(Tensor, probabilities)[1:].cpu()  # a model without classes was refused
 
     @cached_property
     def _layer(self) -> Any:
@@ -99,3 +99,17 @@ class Asked:
     def _in_torch(self) -> Inputs:
         """The model's inputs as tensors of PyTorch."""
         return self._inputs.in_torch()
+
+
+def answers_of(backend: Backend, inputs: Inputs, layer: LayerRef, ids: NDArray[np.int64] | None = None) -> CamInputs:
+    """One pass without gradients, for its logits and probabilities.
+
+    Args:
+        backend: The backend of the model.
+        inputs: What to ask.
+        layer: Any layer, since every pass needs one; its output is not used.
+        ids: (N, 1) classes that the model must have; None: any.
+    """
+    target = ClassTarget(np.zeros((len(inputs), 1), np.int64) if ids is None else ids)
+    (found,) = backend.run(inputs, Query(layer, [target], "output", gradients=False))
+    return found

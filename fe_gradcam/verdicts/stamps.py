@@ -25,13 +25,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fe_gradcam.backends import backend_for
-from fe_gradcam.backends.protocol import Query
 from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
 from fe_gradcam.files import FilePath
+from fe_gradcam.metrics.asked import answers_of
 from fe_gradcam.parameters import fraction, knows_its_keywords, whole
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.outputs import ModelOutput
-from fe_gradcam.spec.resolved import ClassTarget
 from fe_gradcam.spec.targets import names_by_id
 from fe_gradcam.types import ClassNames, Images
 from fe_gradcam.verdicts.stamping import Colours, Ink, StampSpec, stamp_of, stamps_by_name
@@ -293,8 +292,7 @@ class _Stamped:
         laid, parts = self.laid(ink), []
         for rows in torch.split(torch.arange(len(laid), device=laid.device), self._batch_size):
             asked = self._inputs.asked(laid[rows], rows, channels_first=self._backend.channels_first)
-            query = Query(self._layer, [ClassTarget(np.zeros((len(rows), 1), np.int64))], "output", gradients=False)
-            (found,) = self._backend.run(asked, query)
+            found = answers_of(self._backend, asked, self._layer)
             parts.append(log_odds(cast(Tensor, found.logits).cpu(), cast(Tensor, found.probabilities).cpu()))
         return torch.cat(parts)
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fe_gradcam.backends.last import LastLayer, as_array
-from fe_gradcam.backends.pytorch.passes import called
+from fe_gradcam.backends.pytorch.plain import PlainTorch
 from fe_gradcam.backends.pytorch.state import unwrapped
-from fe_gradcam.spec.images import Inputs, in_torch
+from fe_gradcam.spec.images import Inputs
 
 
 class TorchLast(LastLayer):
@@ -23,7 +23,9 @@ class TorchLast(LastLayer):
     _called = "torch.nn.Linear"
 
     def _copied(self, model: Any) -> Any:
-        return copy.deepcopy(unwrapped(model))
+        copied = copy.deepcopy(unwrapped(model))
+        self._plain = PlainTorch(copied)
+        return copied
 
     def _watched(self, inputs: Inputs) -> tuple[Any, list[tuple[Any, NDArray[np.float64]]]]:
         calls: list[tuple[Any, NDArray[np.float64]]] = []
@@ -32,25 +34,12 @@ class TorchLast(LastLayer):
             if given and isinstance(given[0], Tensor) and given[0].dim() == 2:
                 calls.append((layer, as_array(given[0])))
 
-        linear = [one for one in self.copy.modules() if isinstance(one, nn.Linear) and "weight" in one._parameters]
-        modes = [(one, one.training) for one in self.copy.modules()]
-        with ExitStack() as stack, torch.no_grad():
-            for one in linear:
-                stack.callback(one.register_forward_pre_hook(note).remove)
-            try:
-                self.copy.eval()
-                output = called(self.copy, [self._as_taken(part) for part in inputs.parts])
-            finally:
-                for module, training in modes:
-                    module.training = training
+        with ExitStack() as stack:
+            for one in self.copy.modules():
+                if isinstance(one, nn.Linear) and "weight" in one._parameters:
+                    stack.callback(one.register_forward_pre_hook(note).remove)
+            output = self._plain.run(inputs.parts)
         return output, calls
-
-    def _as_taken(self, part: Any) -> Tensor:
-        """An input on the device of the model; floats in the dtype of its parameters."""
-        tensor, like = in_torch(part), next((one for one in self.copy.parameters() if one.is_floating_point()), None)
-        if like is None:
-            return tensor
-        return tensor.to(like.device, like.dtype if tensor.is_floating_point() else None)
 
     def _weights(self, layer: Any) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         return as_array(layer.weight).T, None if layer.bias is None else as_array(layer.bias)[:, 0]
