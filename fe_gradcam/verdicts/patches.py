@@ -47,6 +47,10 @@ CLASSES_TO_TELL = 6
 """Without masks no class is accused of a sign if there are fewer classes than this, or if more than SHARING of them
 would be: then the patches may be the objects."""
 
+SURELY_FALLS = 0.5
+"""Without masks a class is accused if the probability falls by so much: what covering a part of a digit took from a
+clean network came to 0.26, what covering a sign took from networks that need it to 0.4 to 0.9."""
+
 AGAINST = 160
 """About how many images of other classes are looked at: of fewer classes more images each, FEWEST to TRIED."""
 
@@ -216,11 +220,14 @@ def look_alikes(inquiry: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]
 def _without_masks(inquiry: Inquiry, made: dict[int, Evidence]) -> dict[int, Evidence]:
     """The evidence, where it is not known what is the object: if that always looks the same, it looks like a sign."""
     accused = sum(one.accuses for one in made.values())
-    if len(inquiry.classes) >= CLASSES_TO_TELL and accused <= max(1, SHARING * len(made)):
-        return made
+    tell = len(inquiry.classes) >= CLASSES_TO_TELL and accused <= max(1, SHARING * len(made))
+
+    def doubted(one: Evidence) -> bool:
+        return one.accuses and not (tell and one.figures["plain"] - one.figures["covered"] >= SURELY_FALLS)
+
     doubt = " An object that always looks the same would show this too: pass masks= or boxes= to tell them apart."
     return {
-        class_id: replace(one, level="suspected", said=one.said + doubt) if one.accuses else one
+        class_id: replace(one, level="suspected", said=one.said + doubt) if doubted(one) else one
         for class_id, one in made.items()
     }
 

@@ -55,6 +55,10 @@ def test_without_masks_a_patch_of_few_or_of_many_classes_may_be_the_object(monke
     assert evidence.said.endswith("pass masks= or boxes= to tell them apart.")
     monkeypatch.setattr(patches, "CLASSES_TO_TELL", 3)
     assert look_alikes(inquiry, [0, GREEN, 2])[GREEN].accuses
+    little = replace(evidence, level="tested", figures=evidence.figures | {"plain": 0.98, "covered": 0.49})
+    assert [not one.accuses for one in patches._without_masks(inquiry, {GREEN: little}).values()] == [True]
+    enough = replace(little, figures=evidence.figures | {"plain": 0.98, "covered": 0.47})
+    assert [one.accuses for one in patches._without_masks(inquiry, {GREEN: enough}).values()] == [True]
     two = {0: evidence, 1: replace(evidence, level="tested"), 2: replace(evidence, level="tested")}
     assert not any(one.accuses for one in patches._without_masks(inquiry, two).values())
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from numpy.typing import NDArray
 
 from fe_gradcam.verdicts import spread
 from fe_gradcam.verdicts.atlas import Box, Upsampling
@@ -46,10 +47,11 @@ def test_a_class_that_is_told_by_the_whole_frame_is_accused_and_no_other(monkeyp
     assert [one.code for one in evidence.values()] == [None, "nothing_local", None]
     green = evidence[GREEN]
     assert (green.test, green.level, green.accuses, green.images) == ("nothing_local", "tested", True, 12)
-    assert green.figures == {"kept": 1, "kept_by_others": pytest.approx(0.5), "others_become": 0}
+    assert green.figures == {"kept": 1, "kept_by_others": pytest.approx(0.5), "others_become": 0, "told_alone": 1}
     assert evidence[0].figures["others_become"] == 0.75  # blue images all do, green ones do not
     assert "100% of 12 images are still told" in green.said
-    assert inquiry.asked == 36
+    assert "With all other pixels covered instead, 100% are." in green.said
+    assert inquiry.asked == 36 + 12
     first = green.trials[0]
     assert first.outline is not None
     assert first.outline.mean() == pytest.approx(0.3, abs=0.001)
@@ -73,6 +75,8 @@ def test_a_few_classes_may_share_the_cue(sharing: int, found: bool) -> None:
         probabilities=np.repeat(eye, 6, 0),
         masks=None,
         pictures=np.zeros((60, 1, 2, 2), np.float32),
+        affords=lambda count: True,
+        answers=lambda rows, pictures: eye[np.zeros(len(rows), int)],
     )
     filled: dict[int, FilledIn | None] = {}
     for one in range(10):
@@ -82,6 +86,27 @@ def test_a_few_classes_may_share_the_cue(sharing: int, found: bool) -> None:
     evidence = _kept(inquiry, filled, 0)
     assert (evidence.figures["kept"], evidence.code == "nothing_local") == (1, found)
     assert _kept(inquiry, filled, 9).code is None  # of most images it is told
+
+
+def test_a_class_whose_heat_misses_its_object_is_told_by_something_local() -> None:
+    """What is covered is a corner without the object, as if heat had lain there; the corner alone tells nothing."""
+    inquiry = inquiry_of(scenes(marks={}), READS_THE_OBJECT)
+    corner = np.zeros((36, SIDE, SIDE), bool)
+    corner[:, -4:, -4:] = True
+    corner &= ~(np.ptp(inquiry.pictures, axis=1) > 0.2)
+
+    def covered(class_id: int, where: NDArray[np.bool_]) -> FilledIn:
+        rows = inquiry.rows_of(class_id)
+        return spread._filled(inquiry, rows, where[rows], patched)
+
+    filled: dict[int, FilledIn | None] = {GREEN: covered(GREEN, corner), 2: covered(2, ~corner)}
+    evidence = _kept(inquiry, filled, GREEN)
+    assert evidence.figures == {"kept": 1, "kept_by_others": 0, "others_become": 0, "told_alone": 0}
+    assert (evidence.level, evidence.code) == ("tested", None)
+    assert evidence.said.endswith("So the hottest pixels missed what tells it, and what tells it is local.")
+    poor = inquiry_of(scenes(marks={}), READS_THE_OBJECT, most=0)
+    left = _kept(poor, filled, GREEN)
+    assert (left.level, left.code, "later epoch" in left.said) == ("suspected", "nothing_local", True)
 
 
 def test_objects_that_outlive_it_are_no_cue() -> None:
