@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 
 from fe_gradcam import ArgumentError
+from fe_gradcam.metrics import imputation
 from fe_gradcam.metrics.imputation import NEIGHBOURS, blurred, filled, interpolated
 
 
@@ -33,13 +34,17 @@ def by_loops(image: np.ndarray, missing: np.ndarray) -> np.ndarray:
     return filled_in
 
 
+@pytest.mark.parametrize("at_once", [0, 1000])
 @given(arrays(bool, (7, 9)), st.integers(0, 100))
-def test_the_imputation_solves_its_equations(missing: np.ndarray, seed: int) -> None:
+def test_the_imputation_solves_its_equations(at_once: int, missing: np.ndarray, seed: int) -> None:
+    """In steps, which end within 1e-4 of the range, and at once."""
     missing[3, 4] = False
     image = np.random.default_rng(seed).normal(size=(2, 7, 9)).astype(np.float32)
-    found = interpolated(image, missing)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(imputation, "SOLVED_AT_ONCE", at_once)
+        found = interpolated(image, missing)
     assert_array_equal(found[:, ~missing], image[:, ~missing])
-    assert_allclose(found, by_loops(image, missing), atol=1e-3)  # it ends within 1e-4 of the range
+    assert_allclose(found, by_loops(image, missing), atol=1e-5 if at_once else 1e-3)
 
 
 def test_a_pixel_by_hand() -> None:
