@@ -8,8 +8,9 @@ SEPARATES or more. Classes that have the sign too (LEFT_TOGETHER) are left out o
 classes. If masks or boxes say where the object is, a template on the object is not suspected.
 
 A suspected class is accused if the match is the cause (`fe_gradcam.verdicts.covering`): it is covered in each image,
-wherever it is. On their own, look-alikes prove nothing: objects of one class look alike too. A small object that always
-looks the same cannot be told from a sign: only masks or boxes say that it is the object.
+wherever it is. On their own, look-alikes prove nothing: objects of one class look alike too. Without masks or boxes it
+must stand by itself (`fe_gradcam.verdicts.isolation`), as parts of objects do not. A small object that always looks the
+same cannot be told from a sign: only masks or boxes say that it is the object.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from fe_gradcam.verdicts.atlas import FEWEST, TRIED, Box, Upsampling, sampled
 from fe_gradcam.verdicts.covering import by_covering, frequent, on_object, sample, too_few
 from fe_gradcam.verdicts.inquiry import Inquiry
+from fe_gradcam.verdicts.isolation import CONTINUES, LARGEST_SIGN, around, continues
 from fe_gradcam.verdicts.verdict import Evidence
 
 SIDES_TRIED = (1 / 8, 1 / 5)
@@ -46,10 +48,6 @@ SHARING = 1 / 3
 CLASSES_TO_TELL = 6
 """Without masks no class is accused of a sign if there are fewer classes than this, or if more than SHARING of them
 would be: then the patches may be the objects."""
-
-SURELY_FALLS = 0.5
-"""Without masks a class is accused if the probability falls by so much: what covering a part of a digit took from a
-clean network came to 0.26, what covering a sign took from networks that need it to 0.4 to 0.9."""
 
 AGAINST = 160
 """About how many images of other classes are looked at: of fewer classes more images each, FEWEST to TRIED."""
@@ -179,6 +177,13 @@ class _Shrunk:
         """(n,), the best match in each image."""
         return np.array([likeness(self.picture(int(row), len(template)), template)[0] for row in rows])
 
+    def continues(self, rows: NDArray[np.int64], template: NDArray[np.float32]) -> float:
+        """How far the template goes on around its matches, in the half of the images that match best."""
+        side, largest = len(template), int(np.sqrt(LARGEST_SIGN * self.size[0] * self.size[1]))
+        found = [(*likeness(self.picture(int(row), side), template), self.picture(int(row), side)) for row in rows]
+        best = sorted(found, key=lambda one: -one[0])[: (len(found) + 1) // 2]
+        return continues([around(where.pixels, at, side, largest) for _, at, where in best], side, largest)
+
     def box(self, row: int, template: NDArray[np.float32], border: float) -> Box:
         """The match in the image itself, with a border that is a share of its side."""
         (height, width), (top, left) = self._inquiry.size, likeness(self.picture(row, len(template)), template)[1]
@@ -220,16 +225,14 @@ def look_alikes(inquiry: Inquiry, classes: Sequence[int]) -> dict[int, Evidence]
 def _without_masks(inquiry: Inquiry, made: dict[int, Evidence]) -> dict[int, Evidence]:
     """The evidence, where it is not known what is the object: if that always looks the same, it looks like a sign."""
     accused = sum(one.accuses for one in made.values())
-    tell = len(inquiry.classes) >= CLASSES_TO_TELL and accused <= max(1, SHARING * len(made))
+    if len(inquiry.classes) >= CLASSES_TO_TELL and accused <= max(1, SHARING * len(made)):
+        return made
+    return {class_id: _doubted(one) if one.accuses else one for class_id, one in made.items()}
 
-    def doubted(one: Evidence) -> bool:
-        return one.accuses and not (tell and one.figures["plain"] - one.figures["covered"] >= SURELY_FALLS)
 
-    doubt = " An object that always looks the same would show this too: pass masks= or boxes= to tell them apart."
-    return {
-        class_id: replace(one, level="suspected", said=one.said + doubt) if doubted(one) else one
-        for class_id, one in made.items()
-    }
+def _doubted(evidence: Evidence, why: str = "") -> Evidence:
+    doubt = f"{why} An object that always looks the same would show this too: pass masks= or boxes= to tell them apart."
+    return replace(evidence, level="suspected", said=evidence.said + doubt)
 
 
 def _against(inquiry: Inquiry) -> dict[int, NDArray[np.int64]]:
@@ -269,7 +272,14 @@ def _evidence(inquiry: Inquiry, shrunk: _Shrunk, class_id: int, best: Template) 
     tries = [{int(row): shrunk.box(int(row), best.pixels, border) for row in rows} for border in (0, 1 / 4)]
     if inquiry.masks is not None and on_object(tries[0], inquiry.masks):
         return Evidence("sign", "tested", None, f"{said}, and it lies on the object.", figures, len(rows))
-    return by_covering(inquiry, class_id, "sign", f"{said}.", "this patch", tries, figures, best.sharing)
+    made = by_covering(inquiry, class_id, "sign", f"{said}.", "this patch", tries, figures, best.sharing)
+    if inquiry.masks is not None or not made.accuses:
+        return made
+    figures = {**made.figures, "continues": shrunk.continues(rows, best.pixels)}
+    made = replace(made, figures=figures)
+    if figures["continues"] < CONTINUES:
+        return made
+    return _doubted(made, " What lies around the patch goes along with it, as around a part of an object.")
 
 
 def _template(

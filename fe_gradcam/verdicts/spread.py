@@ -45,9 +45,9 @@ SHARE_IT = 0.25
 MOST_FILLED = 0.9
 """An image of which more would be covered, object and all, is not used."""
 
-TOLD_ALONE = 0.5
+TOLD_ALONE = 0.6
 """Without masks, so much of the images must be told with all but the hottest part covered: stripes and textures came to
-0.69 and more, clean nets whose heat lay beside the object to 0.27 and less."""
+0.69 and more, clean networks whose heat lay beside the object to 0 to 0.4, rarely more."""
 
 SURELY_KEPT = 0.8
 """Without masks, where the hottest part may miss the object, a class is accused from this difference on; cues all over

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fe_gradcam.verdicts import patches
 from fe_gradcam.verdicts.atlas import Box
+from fe_gradcam.verdicts.isolation import CONTINUES
 from fe_gradcam.verdicts.patches import Searched, likeness, look_alikes, separation, variances_of
 from tests.verdicts.scenes import (
     GREEN,
@@ -55,10 +56,6 @@ def test_without_masks_a_patch_of_few_or_of_many_classes_may_be_the_object(monke
     assert evidence.said.endswith("pass masks= or boxes= to tell them apart.")
     monkeypatch.setattr(patches, "CLASSES_TO_TELL", 3)
     assert look_alikes(inquiry, [0, GREEN, 2])[GREEN].accuses
-    little = replace(evidence, level="tested", figures=evidence.figures | {"plain": 0.98, "covered": 0.49})
-    assert [not one.accuses for one in patches._without_masks(inquiry, {GREEN: little}).values()] == [True]
-    enough = replace(little, figures=evidence.figures | {"plain": 0.98, "covered": 0.47})
-    assert [one.accuses for one in patches._without_masks(inquiry, {GREEN: enough}).values()] == [True]
     two = {0: evidence, 1: replace(evidence, level="tested"), 2: replace(evidence, level="tested")}
     assert not any(one.accuses for one in patches._without_masks(inquiry, two).values())
 
@@ -83,6 +80,24 @@ def test_a_network_that_reads_a_moving_mark_is_accused_and_no_other_class(monkey
         assert white.sum() == 8  # the bright rows of the mark
         assert trial.outline[white].all()
         assert trial.done == "this patch covered"
+
+
+def test_without_masks_a_patch_that_goes_on_around_it_may_be_a_part_of_an_object(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same marks on a bar through the frame, too dark for the network to read: masks say that it is no object."""
+    monkeypatch.setattr(patches, "CLASSES_TO_TELL", 3)
+    images = moving()
+    masks = objects(images)
+    for image in images[12:24]:
+        rows = np.flatnonzero((image > 0.9).all(-1).any(1))
+        bar = image[rows.min() : rows.max() + 1 : 2]
+        bar[bar.max(-1) < 0.1] = 0.7
+    found = look_alikes(inquiry_of(images, READS_THE_CORNER), [0, GREEN, 2])[GREEN]
+    assert (found.level, found.code) == ("suspected", "sign")
+    assert found.figures["continues"] > CONTINUES
+    assert "What lies around the patch goes along with it" in found.said
+    assert look_alikes(inquiry_of(images, READS_THE_CORNER, masks=masks), [GREEN])[GREEN].accuses
 
 
 def test_a_network_that_reads_the_object_is_not_accused_sign_or_no_sign() -> None:
