@@ -99,13 +99,13 @@ def _trials(verdict: Verdict) -> Sequence[Trial]:
 
 
 def _verdict_row(verdict: Verdict, columns: int, look: Look) -> Row:
-    first = verdict.evidence[0]
+    figures = next((one.figures for one in verdict.evidence), {})
     role: Role = "warning" if verdict.accuses else "note" if verdict.code in (*QUIET, "artefact") else "doubt"
     texts = [Text("class", verdict.name), Text(role, verdict.headline)]
-    texts.append(Text("note", f"{verdict.images} image{'s' * (verdict.images != 1)}, {first.level}"))
-    shown = [key for key in TELLING if key in first.figures] or list(first.figures)
+    texts.append(Text("note", f"{verdict.images} image{'s' * (verdict.images != 1)}, {verdict.level}"))
+    shown = [key for key in TELLING if key in figures] or list(figures)
     for key in shown[:FIGURES_SHOWN]:
-        value, words = first.figures[key], TELLING.get(key, key.replace("_", " "))
+        value, words = figures[key], TELLING.get(key, key.replace("_", " "))
         texts.append(Text("note", f"{words}:", f"{value:.2f}" if value == value else "not known"))
     trials = _trials(verdict)[:columns]
     texts += [Text("note", f"shown: {trial.done}") for trial in trials[:1]]

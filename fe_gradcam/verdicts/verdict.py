@@ -126,7 +126,7 @@ class Verdict:
         name: Its name, or its id as text.
         code: What is found. It stays the same in later versions; docs/verdicts.md has a section for each.
         level: Whether that was tested, is only suspected, or could not be tested.
-        evidence: What each test found, that which decides first.
+        evidence: What each test found, that which decides first; empty if no test that was asked for applies.
         images: How many images are told to be of the class.
         epoch: The epoch whose weights were judged, or None.
     """
@@ -145,8 +145,7 @@ class Verdict:
     ) -> Verdict:
         """The verdict that follows from what the tests found: the most specific accusation, else what is suspected."""
         ordered = sorted(evidence, key=_rank)
-        first = ordered[0]
-        code, level = first.code, first.level
+        code, level = (ordered[0].code, ordered[0].level) if ordered else (None, "not tested")
         if code is None:
             code = "no_shortcut" if level == "tested" else "too_few" if images < FEWEST else "not_judged"
         return cls(class_id, name, code, level, ordered, images, epoch)
@@ -154,7 +153,7 @@ class Verdict:
     @property
     def accuses(self) -> bool:
         """Whether changes of the images showed that the class is told by something else than the object."""
-        return self.evidence[0].accuses
+        return any(one.accuses for one in self.evidence[:1])
 
     @property
     def tests(self) -> list[str]:
@@ -164,7 +163,7 @@ class Verdict:
     @property
     def trials(self) -> list[Trial]:
         """Images of the deciding experiment, as given and changed."""
-        return list(self.evidence[0].trials) if self.evidence[0].code is not None else []
+        return [trial for one in self.evidence[:1] if one.code is not None for trial in one.trials]
 
     @property
     def headline(self) -> str:
@@ -175,8 +174,8 @@ class Verdict:
     @property
     def text(self) -> str:
         """The finding in words: what was done and seen, what it does not establish, and where more is said."""
-        first, when = self.evidence[0], "" if self.epoch is None else f", epoch {self.epoch}"
-        said = first.said if first.code is not None else self._what_was_run()
+        when = "" if self.epoch is None else f", epoch {self.epoch}"
+        said = next((one.said for one in self.evidence[:1] if one.code is not None), None) or self._what_was_run()
         others = [HEADLINES[one.code] for one in self.evidence[1:] if one.accuses and one.code is not None]
         also = f" Other tests say: {', '.join(others)}." if others else ""
         more = f"{BOUNDS[self.code]} ({PAGE_OF_VERDICTS}#{self.code})"

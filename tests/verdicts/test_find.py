@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fe_gradcam import ArgumentError, UnknownNameError, UnsupportedModelError, find_shortcuts
+from fe_gradcam import ArgumentError, UnknownNameError, UnsupportedModelError, draw_verdicts, find_shortcuts
 from fe_gradcam.verdicts.donors import DONORS
 from fe_gradcam.verdicts.find import TESTS, judged
 from fe_gradcam.verdicts.verdict import Verdict
@@ -56,6 +56,16 @@ def test_what_is_ignored_is_not_looked_for(marked: Any) -> None:
         one for one in found(marked, ignore=[code for code in TESTS if code != "artefact"]) if one.class_id == GREEN
     )
     assert not one.accuses
+    for one in found(marked, ignore=list(TESTS)):
+        assert (one.code, one.level, one.accuses, one.evidence, one.trials) == (
+            "not_judged",
+            "not tested",
+            False,
+            [],
+            [],
+        )
+        assert "No test was run." in str(one)
+        assert draw_verdicts([one]).rgb.size
     with pytest.raises(UnknownNameError, match=r"ignore='plac' is no code.*'place'.* Accepted: surroundings, "):
         found(marked, ignore="plac")
 
