@@ -153,7 +153,9 @@ def test_a_page_that_is_thinned_loses_its_oldest_epochs_but_never_the_last_of_a_
     page = Page("title", datasets={"day": day, "night": night})
     one = len(json.dumps(day.epochs[0]))
     assert page.thin(one + 1)
-    assert [its["epoch"] for its in day.epochs] == [4] and [its["epoch"] for its in night.epochs] == [2]
+    assert [its["epoch"] for its in day.epochs] == [3, 4] and [its["epoch"] for its in night.epochs] == [2]
+    assert "Epochs 1 to 2 were left out" in page.to_dict()["notes"][0]
+    assert page.thin(9 * one) and [its["epoch"] for its in day.epochs] == [4]
     assert "Epochs 1 to 3 were left out" in page.to_dict()["notes"][0]
     assert not page.thin(one)
 
