@@ -193,7 +193,6 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "explaining.route": "backends/test_protocol.py",
     "explaining.settings": "backends/test_protocol.py",
     "integrations.fastestimator.display": "integrations/fastestimator/test_trace.py",
-    "integrations.fastestimator.logs": "integrations/fastestimator/test_report.py",
     "integrations.fastestimator.keyed": "integrations/fastestimator/test_trace.py",
     "integrations.fastestimator.op": "integrations/fastestimator/test_trace.py",
     "spec.objects": "metrics/test_rules.py",

@@ -92,6 +92,14 @@ def test_each_row_is_text_of_its_own() -> None:
     assert (said["up"], said["down"], said["unit"]) == ([1.0, 0.0], [0.0, 1.0], [1.0, 1.0])
 
 
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_no_images_have_no_rows(scaling: Scaling) -> None:
+    heatmap = made(np.ones((2, 3, 3), np.float32), scaling, (9, 9)).rows(np.array([False, False]))
+    for most in (None, 2):
+        said = packed(heatmap, most=most).to_dict()
+        assert (said["data"], said["up"], said["blank"]) == ("", [], []) and said["stride"] > 0
+
+
 def test_what_is_positive_in_a_blank_map_is_not_shown() -> None:
     raw = np.array([[[1e-9, -3.0], [-1.0, 1e-9]]], np.float32)
     for scaling in SCALINGS:
