@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import Environment
+from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -62,7 +62,6 @@ def packed(maps: NDArray[Any], blank: NDArray[np.bool_], scaling: str, size: tup
         "data": base64_of(rows.tobytes()),
         "up": up.tolist(),
         "down": down.tolist(),
-        "offset": [0.0] * len(maps),
         "unit": unit.tolist(),
         "blank": blank.tolist(),
         "size": list(size),
@@ -93,7 +92,7 @@ def signed_values(heat: dict[str, Any], row: int) -> NDArray[np.float32]:
 
 def picture(label: int, centre: tuple[int, int], side: int, generator: np.random.Generator) -> Image.Image:
     """A shape on a soft ground; the marked class has a white tag in the lower right corner."""
-    coarse = generator.uniform(70, 150, (5, 5, 3)) * generator.uniform(0.7, 1.2, 3)
+    coarse = generator.uniform(95, 135, (5, 5, 1)) * generator.uniform(0.85, 1.15, 3)
     ground = Image.fromarray(coarse.clip(0, 255).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
     drawn = ImageDraw.Draw(ground)
     colour = tuple(int(one) for one in generator.integers(120, 255, 3))
@@ -332,7 +331,9 @@ def render(data: dict[str, Any], title: str | None = None) -> str:
     style, script = css.read_text("utf-8"), js.read_text("utf-8")
     hashes = [base64_of(hashlib.sha256(text.encode()).digest()) for text in (style, script)]
     csp = f"default-src 'none'; img-src data:; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'"
-    template = Environment(autoescape=True).from_string((FILES / "page.html").read_text("utf-8"))
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    template = environment.from_string((FILES / "page.html").read_text("utf-8"))
     shown = data["title"] if title is None else title
     return template.render(page=data, title=shown, css=Markup(style), js=Markup(script), csp=Markup(csp))
 
