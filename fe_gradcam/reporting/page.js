@@ -250,25 +250,26 @@
 
   function cardOf(image) {
     if (made.has(image)) return made.get(image);
-    const panes = make("span", { className: "panes" }), told = text("span", "", { className: "told" });
-    const id = text("span", idOf(image), { className: "id", title: idOf(image) });
+    const { src } = dataset().images[image], id = text("span", idOf(image), { className: "id", title: idOf(image) });
+    const panes = make("span", { className: "panes" }, pane(src)), told = text("span", "", { className: "told" });
     const card = make("button", { type: "button", className: "card" }, panes, make("span", { className: "caption" }, id, told));
-    card.dataset.image = image;
-    card.onclick = () => openLarge(image);
+    fill(card, { "data-image": image, onclick: () => openLarge(image) }, []);
+    card.say = (where = "") => {
+      const facts = factsOf(epoch(), image), verdict = verdictOf(facts.told), wrong = verdict && groupOf(verdict.code) === "wrong";
+      const how = { true: ", told rightly", false: ", told wrongly" }[facts.right] || "";
+      const judged = wrong ? ` Verdict on ${nameOf(facts.told)}: ${verdict.headline}.` : "";
+      told.textContent = mark(facts.right) + toldInWords(facts) + (wrong ? (verdict.accuses ? "\u00a0▲" : "\u00a0△") : "");
+      fill(card, { "data-right": facts.right, "aria-label": `${idOf(image)}: ${toldInWords(facts)}${how}. ${where}${judged}` }, []);
+    };
     card.update = () => {
-      const at = epoch(), facts = factsOf(at, image), { src } = dataset().images[image], verdict = verdictOf(facts.told);
-      const columns = state.column === "all" ? at.columns : [at.columns[state.column] || at.columns[0]];
+      const at = epoch(), columns = state.column === "all" ? at.columns : [at.columns[state.column] || at.columns[0]];
       while (panes.children.length > columns.length) panes.lastChild.remove();
       while (panes.children.length < columns.length) panes.append(pane(src));
       const words = columns.map((column, k) => {
-        const heat = panes.children[k].show(heatOf(at, column, facts.row), state.view, THUMB);
+        const heat = panes.children[k].show(heatOf(at, column, rowOf(at, image)), state.view, THUMB);
         return heat ? panes.children[k].where(heat) : "";
       });
-      const wrong = verdict && groupOf(verdict.code) === "wrong", how = { true: ", told rightly", false: ", told wrongly" }[facts.right] || "";
-      told.textContent = mark(facts.right) + toldInWords(facts) + (wrong ? (verdict.accuses ? " ▲" : " △") : "");
-      card.dataset.right = facts.right;
-      const judged = wrong ? ` Verdict on ${nameOf(facts.told)}: ${verdict.headline}.` : "";
-      card.setAttribute("aria-label", `${idOf(image)}: ${toldInWords(facts)}${how}. ${words[0]}${judged}`);
+      card.say(words[0]);
     };
     made.set(image, card);
     return card;
@@ -310,6 +311,7 @@
       $("cards").replaceChildren(...shown);
       cards.set(shown.map((card) => [card, card.update]));
     }
+    for (const card of shown) card.say();
     cards.redraw();
   }
 
@@ -441,12 +443,12 @@
 
   function classOf(id, verdict) {
     const group = verdict ? groupOf(verdict.code) : "none", name = verdict ? verdict.name : nameOf(id), wrong = group === "wrong";
-    const heat = fill(pane(null), { role: "img" }, []), below = text("p", "", { className: "small" }), then = text("p", "", { className: "small" });
+    const heat = fill(pane(null), { role: "img", "aria-label": `Mean heat of ${name}` }, []), below = text("p", "", { className: "small" }), then = text("p", "", { className: "small" });
     const trials = verdict ? verdict.evidence.flatMap((one) => one.trials.map((trial) => trialOf(trial, name))) : [];
     const finding = verdict ? `${verdict.headline[0].toUpperCase()}${verdict.headline.slice(1)}: ` : "";
     const node = make("article", { className: `class ${group}`, id: `class-${id}`, tabIndex: -1 },
-      make("div", { className: "mean" }, heat, below),
-      make("div", {}, make("h3", {}, text("span", finding, { className: "finding" }), name), wrong ? text("p", verdict.evidence[0].said) : null, then,
+      make("h3", {}, text("span", finding, { className: "finding" }), name), make("div", { className: "mean" }, heat, below),
+      make("div", {}, wrong ? text("p", verdict.evidence[0].said) : null, then,
         trials.length ? make("ol", { className: "trials" }, ...trials) : null,
         verdict ? make("details", { open: wrong }, text("summary", "What each test found"), evidenceOf(verdict)) : null));
     node.update = () => {

@@ -19,8 +19,7 @@ from PIL import Image, ImageDraw
 
 import fe_gradcam
 from fe_gradcam.drawing.pixels import colormap_lut
-from fe_gradcam.explaining.heat import values_of
-from fe_gradcam.scaling import scale, upsample
+from fe_gradcam.scaling import upsample
 from fe_gradcam.verdicts.verdict import ACCUSING, BOUNDS, HEADLINES
 
 FILES = Path(fe_gradcam.__file__).parent / "reporting"
@@ -44,16 +43,16 @@ def base64_of(data: bytes) -> str:
 
 def packed(maps: NDArray[Any], blank: NDArray[np.bool_], scaling: str, size: tuple[int, int]) -> dict[str, Any]:
     """Signed maps (N, h, w) as the page has them: a byte of magnitude for each place, then a bit for each sign."""
-    up, down = maps.max((1, 2)).clip(0), (-maps).max((1, 2)).clip(0)
+    up, down = maps.max((1, 2), initial=0), (-maps).max((1, 2), initial=0)
     largest = np.where(maps < 0, down[:, None, None], up[:, None, None])
-    coarse = np.rint(np.abs(maps) / np.where(largest > 0, largest, 1) * 255).astype(np.uint8).reshape(len(maps), -1)
-    signs = np.packbits((maps < 0).reshape(len(maps), -1), axis=1)
-    rows = np.concatenate([coarse, signs], 1)
+    coarse, flat = np.rint(np.abs(maps) / np.where(largest > 0, largest, 1) * 255), (len(maps), maps[0].size if len(maps) else 0)
+    signs = np.packbits((maps < 0).reshape(flat), axis=1)
+    rows = np.concatenate([coarse.astype(np.uint8).reshape(flat), signs], 1)
     rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 3)))
     if scaling == "scale_after_relu":
         unit = upsample(torch.from_numpy(maps).clamp(min=0), size).amax((1, 2)).numpy()
     else:
-        unit = np.abs(maps).max((1, 2))
+        unit = np.abs(maps).max((1, 2), initial=0)
     return {
         "h": maps.shape[1],
         "w": maps.shape[2],
@@ -77,17 +76,17 @@ def unpacked(heat: dict[str, Any], row: int) -> NDArray[np.float32]:
     return np.asarray(sizes * np.frombuffer(data[:count], np.uint8) / 255, np.float32).reshape(heat["h"], heat["w"])
 
 
-def values(heat: dict[str, Any], row: int, size: Sequence[int] | None = None) -> NDArray[np.float32]:
-    """The heatmap of a row, as `fe_gradcam.explain` would give it of this signed map."""
-    raw, blank = torch.from_numpy(unpacked(heat, row))[None], torch.tensor([heat["blank"][row]])
-    found = values_of(raw, blank, heat["scaling"], size or heat["size"]).numpy()[0]
-    return np.asarray(found / np.float32(heat["unit"][row]) if heat["scaling"] == "none" else found)
+def values(heat: dict[str, Any], row: int) -> NDArray[np.float32]:
+    """(H, W), the heatmap of a row: its map, without negative values if it is scaled, resized, over its unit."""
+    raw = torch.from_numpy(unpacked(heat, row))[None]
+    kept = raw if heat["scaling"] == "none" else raw.clamp(min=0) * (not heat["blank"][row])
+    return np.asarray(upsample(kept, heat["size"])[0].numpy() / heat["unit"][row])
 
 
 def signed_values(heat: dict[str, Any], row: int) -> NDArray[np.float32]:
     """The signed map of a row at the size of the picture, over its largest magnitude."""
-    raw = unpacked(heat, row)
-    return np.asarray(scale(torch.from_numpy(raw)[None], "none", heat["size"]).numpy()[0] / np.abs(raw).max())
+    raw = torch.from_numpy(unpacked(heat, row))[None]
+    return np.asarray(upsample(raw, heat["size"])[0].numpy() / raw.abs().max().item())
 
 
 def picture(label: int, centre: tuple[int, int], side: int, generator: np.random.Generator) -> Image.Image:
@@ -237,21 +236,23 @@ def dataset_of(
         for number, (method, target) in enumerate(columns):
             maps = made.maps(grown, 0.2 + 0.3 * number, (14, 14))
             maps[blank] = -np.abs(maps[blank])
-            classes = made.labels if target == "label" else told
+            classes, wrong = (made.labels, told != made.labels) if target == "label" else (told, None)
+            kept = slice(None) if wrong is None else wrong
             heats.append({
                 "method": method, "target": target, "layer": "features.7", "class_ids": classes.tolist(),
-                "shown": (told != made.labels).tolist() if target == "label" else None,
-                "heat": packed(maps, blank, scaling, (side, side)),
+                "shown": None if wrong is None else wrong.tolist(),
+                "heat": packed(maps[kept], blank[kept], scaling, (side, side)),
             })  # fmt: skip
         measured = {"deletion": (0.5 - 0.35 * grown + 0.2 * made.hard).tolist(), "sanity": [None] * len(images)}
         if blank.any():
             measured["deletion"][0] = None
         atlas = None
         if has("atlas", True):
-            means = np.stack([maps[made.labels == one].mean(0) for one in range(len(names))])
+            there = np.unique(made.labels).tolist()
+            means = np.stack([maps[made.labels == one].mean(0) for one in there])
             fixed = [0.11, 0.19, 0.1 + 0.6 * grown, 0.08, 0.22, None]
-            of = [{"class_id": one, "images": 24, "fixed_place": fixed[one % 6]} for one in range(len(names))]
-            atlas = {"classes": of, "heat": packed(means, np.zeros(len(names), bool), "scale_after_relu", (side, side))}
+            of = [{"class_id": one, "images": 24, "fixed_place": fixed[one % 6]} for one in there]
+            atlas = {"classes": of, "heat": packed(means, np.zeros(len(there), bool), "scale_after_relu", (side, side))}
         shown.append({
             "epoch": epoch, "images": None,
             "predictions": told.tolist(), "confidences": confidences.tolist(),
@@ -312,6 +313,7 @@ def page(
         "signed": base64_of(colormap_lut("RdBu_r").tobytes()),
         "codes": CODES,
         "notes": parts.get("notes", []),
+        "metrics": {"deletion": "lower is better"},
         "curves": curves if parts.get("metrics", True) else [],
         "asked": {
             "methods": sorted({method for method, _ in columns}),
