@@ -34,9 +34,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "halcon": EXPLAINS,
     "checking": EXPLAINS,
     "loading": {"spec", "backends"},
-    "training": SHOWS,
-    "integrations": SHOWS | {"training"},
-    "command": SHOWS | {"halcon", "loading", "checking"},
+    "reporting": {"spec", "explaining", "metrics", "verdicts", "drawing"},
+    "training": SHOWS | {"reporting"},
+    "integrations": SHOWS | {"reporting", "training"},
+    "command": SHOWS | {"reporting", "halcon", "loading", "checking"},
 }
 """Each room, and the rooms whose modules it may import."""
 
@@ -46,6 +47,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "tensorflow": ("backends/keras", "loading", "integrations"),
     "keras": ("backends/keras", "loading", "integrations"),
     "click": ("command",),
+    "jinja2": ("reporting",),
+    "markupsafe": ("reporting",),
     "IPython": ("integrations/fastestimator",),
     "tqdm": ("methods",),
     "PIL": ("loading", "drawing", "verdicts"),
@@ -190,6 +193,7 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "explaining.route": "backends/test_protocol.py",
     "explaining.settings": "backends/test_protocol.py",
     "integrations.fastestimator.display": "integrations/fastestimator/test_trace.py",
+    "integrations.fastestimator.logs": "integrations/fastestimator/test_report.py",
     "integrations.fastestimator.keyed": "integrations/fastestimator/test_trace.py",
     "integrations.fastestimator.op": "integrations/fastestimator/test_trace.py",
     "spec.objects": "metrics/test_rules.py",
