@@ -66,8 +66,8 @@ class PackedHeat:
     def to_dict(self) -> dict[str, Any]:
         """The heat as the page has it; each row of `data` has `stride` characters, and can be decoded by itself."""
         count, height, width = self.magnitudes.shape
-        signs = np.packbits(self.negative.reshape(count, -1), axis=1)
-        rows = np.concatenate([self.magnitudes.reshape(count, -1), signs], axis=1)
+        signs = np.packbits(self.negative.reshape(count, height * width), axis=1)
+        rows = np.concatenate([self.magnitudes.reshape(count, height * width), signs], axis=1)
         rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 3)))
         said: dict[str, Any] = {"h": height, "w": width, "scaling": self.scaling, "size": list(self.size)}
         said |= {"stride": rows.shape[1] // 3 * 4, "data": b64encode(rows.tobytes()).decode("ascii")}

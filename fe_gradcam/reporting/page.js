@@ -170,6 +170,7 @@
   const state = { dataset: 0, epoch: 0, column: 0, view: "both", alpha: page.alpha, threshold: 0, more: SHOWN, colormap: page.colormap };
   const dataset = () => page.datasets[state.dataset];
   const epoch = () => dataset().epochs[state.epoch];
+  const trained = () => dataset().epochs.some((one) => one.epoch > 0); // else the page is of a trained model
   const rowOf = (at, image) => (at.images ? at.images.indexOf(image) : image);
   const verdictOf = (id) => (known(id) && epoch().verdicts.find((one) => one.class_id === id)) || null;
 
@@ -325,7 +326,7 @@
     $("large").showModal();
     showLarge();
     $("large").scrollTop = 0;
-    const strip = $("large").querySelector(".film"), now = strip.querySelector("[aria-current=true]");
+    const strip = $("large").querySelector(".film"), now = strip && strip.querySelector("[aria-current=true]");
     if (now) strip.scrollLeft = now.offsetLeft - strip.offsetLeft - strip.clientWidth / 2;
     $("large-name").focus();
   }
@@ -380,7 +381,7 @@
     if (!views.some(([view]) => view === large.view)) large.view = src ? "both" : "heat";
     const shown = large.view === "truth" ? ofTruth : column, view = large.view === "truth" ? "both" : large.view;
     const big = pane(src), probe = text("output", "The pointer or the arrow keys read values.", { className: "probe" });
-    const sentence = text("p", `This image was not explained in epoch ${at.epoch}.`);
+    const sentence = text("p", "This image was not explained in this epoch.");
     if (shown && facts.row >= 0) {
       const heat = heatOf(at, shown, facts.row);
       sentence.textContent = whereInWords(big.show(heat, view, Infinity) || values(...heat, heat[0].size), heat[0].size);
@@ -399,7 +400,7 @@
       ["heat for", shown && facts.row >= 0 ? nameOf(shown.class_ids[facts.row]) : null],
       ...Object.entries(at.metrics).map(([key, of]) => [spaced(key), figure(of[facts.row])]),
     ].filter(([, value]) => value !== null);
-    const frames = dataset().epochs.map((_, k) => frameOf(image, k, view)).filter(Boolean);
+    const frames = trained() ? dataset().epochs.map((_, k) => frameOf(image, k, view)).filter(Boolean) : [];
     const strip = make("div", { className: "film" }, ...frames), scrolled = dialog.querySelector(".film");
     const close = button("Close", () => dialog.close());
     dialog.replaceChildren(
@@ -409,7 +410,7 @@
       make("div", { className: "sides" }, make("div", {}, big, probe), make("div", {},
         make("fieldset", { className: "views" }, text("legend", "Show"), ...views.map(radio)),
         at.columns.length > 1 ? make("label", {}, "Heat ", which) : null, table(["", ""], pairs))),
-      text("h3", `Over the epochs: ${at.epoch} is shown`), strip);
+      ...(trained() ? [text("h3", `Over the epochs: ${at.epoch} is shown`), strip] : []));
     if (scrolled) strip.scrollLeft = scrolled.scrollLeft;
     film.set(frames.map((frame) => [frame, frame.draw]));
     if (kept) (dialog.querySelector(`[data-keep="${kept}"]:not(:disabled)`) || close).focus();
@@ -454,10 +455,11 @@
     node.update = () => {
       const { atlas, epoch: number } = epoch(), row = atlas ? atlas.classes.findIndex((one) => one.class_id === id) : -1, now = verdictOf(id);
       const shown = heat.show(row < 0 ? [] : [atlas.heat, row], row < 0 ? "image" : "heat", THUMB), one = row < 0 ? null : atlas.classes[row];
-      const where = shown ? heat.where(shown) : "There is no mean heat in this epoch.";
+      const where = shown ? heat.where(shown) : "There is no mean heat.";
       heat.setAttribute("aria-label", `Mean heat of ${name}. ${where}`);
       below.textContent = `${where}${one ? ` Mean of ${plural(one.images, "image")}, fixed place ${figure(one.fixed_place)}.` : ""}`;
       const judged = now && known(now.epoch) && now.epoch !== number ? `, judged in epoch ${now.epoch}` : "";
+      then.hidden = !trained();
       then.textContent = now ? `After epoch ${number}: ${now.headline} (${now.level}${judged}).` : `After epoch ${number}: no verdict.`;
     };
     return node;
@@ -552,7 +554,7 @@
   function showDataset() {
     const { name, images, epochs } = dataset(), last = epochs[epochs.length - 1];
     for (const node of document.querySelectorAll(".of-dataset")) node.hidden = Number(node.dataset.dataset) !== state.dataset;
-    $("facts").textContent = [page.mode, name, plural(images.length, "image"), plural(epochs.length, "epoch")].filter(Boolean).join(" · ");
+    $("facts").textContent = [page.mode, name, plural(images.length, "image"), trained() && plural(epochs.length, "epoch")].filter(Boolean).join(" · ");
     made.clear();
     for (const id of ["bar", "gallery"]) $(id).hidden = !last;
     if (!last) return;
@@ -571,7 +573,7 @@
     $("ask-right").hidden = !images.some((one) => known(one.label));
     $("ask-verdict").hidden = !last.verdicts.length;
     $("epoch").max = epochs.length - 1;
-    $("play").disabled = epochs.length < 2;
+    $("steps").hidden = epochs.length < 2;
     buildCurves();
     buildClasses();
     moveTo(epochs.length - 1);

@@ -14,12 +14,19 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.remote.webelement import WebElement
 
-from tests.browser.example import page, render
+from tests.browser.example import Example, example
 
 ARGUMENTS = (
-    "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
-    "disable-component-update disable-sync window-size=1280,900"
-).split()
+    "headless=new",
+    "no-sandbox",
+    "disable-gpu",
+    "disable-quic",
+    "no-first-run",
+    "disable-background-networking",
+    "disable-component-update",
+    "disable-sync",
+    "window-size=1280,900",
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -35,14 +42,14 @@ class Browser:
     def __init__(self, driver: Chrome, folder: Path) -> None:
         self.driver, self.folder = driver, folder
 
-    def open(self, data: dict[str, Any] | None = None, **parts: Any) -> dict[str, Any]:
-        """Opens a page from a file, by its data or made of `parts`; returns the data."""
-        data = page(**parts) if data is None else data
+    def open(self, made: Example | None = None, **parts: Any) -> Example:
+        """Opens a page from a file: an example, or one made of `parts`."""
+        made = example(**parts) if made is None else made
         file = self.folder / "page.html"
-        file.write_text(render(data), "utf-8")
+        file.write_text(made.html, "utf-8")
         self.driver.get_log("performance")
         self.driver.get(file.as_uri())
-        return data
+        return made
 
     def look(self, css: str) -> None:
         """Scrolls to an element, and waits until what is seen there is drawn."""

@@ -6,14 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 from selenium.webdriver.common.keys import Keys
 
 from fe_gradcam.drawing.pixels import colormap_lut, overlay
+from fe_gradcam.scaling import upsample
+from fe_gradcam.types import Heatmap, Scaling
 from fe_gradcam.verdicts.places import place_of, where_in_words
 from tests.browser.conftest import Browser
-from tests.browser.example import HOSTILE, NAMES, signed_values, values
+from tests.browser.example import HOSTILE, NAMES, example
 
 pytestmark = pytest.mark.browser
 
@@ -37,9 +40,18 @@ def levels_of(drawn: NDArray[np.uint8], colormap: str) -> NDArray[np.int64]:
     return np.array([[by_colour[tuple(one)] for one in line] for line in drawn[..., :3].tolist()])
 
 
-def levels(heat: dict[str, Any], row: int) -> NDArray[np.int64]:
-    shares = values(heat, row)
-    return np.rint(127.5 + 127.5 * shares if heat["scaling"] == "none" else 255 * shares).clip(0, 255).astype(int)
+def levels(heatmap: Heatmap, image: int) -> NDArray[np.float64]:
+    shares = heatmap.values[image].astype(np.float64)
+    if heatmap.scaling != "none":
+        return np.rint(255 * shares)
+    return np.rint(127.5 + 127.5 * shares / np.abs(shares).max())
+
+
+def signed_shares(heatmap: Heatmap, image: int) -> tuple[NDArray[np.float32], float]:
+    """(H, W), the signed map at the size of the image over its largest magnitude, and that magnitude."""
+    raw = torch.from_numpy(heatmap.raw[image : image + 1])
+    largest = float(raw.abs().max())
+    return upsample(raw, heatmap.values.shape[1:])[0].numpy() / np.float32(largest), largest
 
 
 def test_it_opens_without_a_network(browser: Browser) -> None:
@@ -57,18 +69,16 @@ def test_its_policy_lets_no_other_script_in(browser: Browser) -> None:
 
 
 @pytest.mark.parametrize("scaling", ["scale_after_relu", "scale_before_relu", "none"])
-def test_the_slider_by_keyboard_changes_the_canvas_to_the_right_levels(browser: Browser, scaling: str) -> None:
-    data = browser.open(scaling=scaling, images=6, epochs=5, side=100)
+def test_the_slider_by_keyboard_changes_the_canvas_to_the_right_levels(browser: Browser, scaling: Scaling) -> None:
+    made = browser.open(scaling=scaling, images=6, epochs=5, side=100)
     browser.choose("view", "heat")
     slider = browser.one("#epoch")
-    for back in (1, 2):
+    for at in (3, 2):
         slider.send_keys(Keys.ARROW_LEFT)
-        epoch = data["datasets"][0]["epochs"][-1 - back]
-        assert slider.get_attribute("aria-valuetext") == f"epoch {epoch['epoch']}"
+        assert slider.get_attribute("aria-valuetext") == f"epoch {at + 1}"
         for image in (0, 3):
-            heat = epoch["columns"][0]["heat"]
             drawn = levels_of(pixels(browser, card(image)), "RdBu_r" if scaling == "none" else "turbo")
-            assert np.abs(drawn - levels(heat, image)).max() <= 1
+            assert np.abs(drawn - levels(made.parts[0][at].columns[0].heatmap, image)).max() <= 1
             assert np.ptp(drawn) > 100
     slider.send_keys(Keys.HOME)
     assert browser.text("#epoch-now") == "1 of 5"
@@ -85,30 +95,29 @@ def test_equal_levels_have_equal_colours_those_of_the_colormap(browser: Browser)
 
 def test_heat_over_a_picture_is_as_opaque_as_it_is_drawn_elsewhere(browser: Browser) -> None:
     """Over black and over white, that is the rule of `overlay`; a canvas stores colours times opacity, in bytes."""
-    data = browser.open(images=6, epochs=2)
+    made = browser.open(images=6, epochs=2)
     browser.choose("alpha", 0.7)
-    drawn, heat = pixels(browser, card(1)).astype(float), data["datasets"][0]["epochs"][-1]["columns"][0]["heat"]
+    drawn, heat = pixels(browser, card(1)).astype(float), made.parts[0][-1].columns[0].heatmap.values[1]
     opacity = drawn[..., 3:] / 255
     for ground in (0, 255):
         shown = opacity * drawn[..., :3] + (1 - opacity) * ground
-        wanted = overlay(np.full((128, 128, 3), ground, np.uint8), values(heat, 1), alpha=0.7)
+        wanted = overlay(np.full((128, 128, 3), ground, np.uint8), heat, alpha=0.7)
         assert np.abs(shown - wanted).max() <= 12  # neighbouring levels of turbo differ by up to 8
         assert np.abs(shown - wanted).mean() < 1
 
 
 def test_a_threshold_hides_what_is_below(browser: Browser) -> None:
-    data = browser.open(images=6, epochs=2)
+    made = browser.open(images=6, epochs=2)
     browser.choose("threshold", 0.5)
-    heat = values(data["datasets"][0]["epochs"][-1]["columns"][0]["heat"], 2)
-    drawn = pixels(browser, card(2))[..., 3]
+    heat, drawn = made.parts[0][-1].columns[0].heatmap.values[3], pixels(browser, card(3))[..., 3]
     assert (drawn[heat < 0.49] == 0).all()
     assert (drawn[heat > 0.51] > 0).all()
 
 
 def test_the_signed_map(browser: Browser) -> None:
-    data = browser.open(images=6, epochs=2)
+    made = browser.open(images=6, epochs=2)
     browser.choose("view", "signed")
-    shares = signed_values(data["datasets"][0]["epochs"][-1]["columns"][0]["heat"], 0)
+    shares, _ = signed_shares(made.parts[0][-1].columns[0].heatmap, 0)
     drawn = levels_of(pixels(browser, card(0)), "RdBu_r")
     assert np.abs(drawn - np.rint(127.5 + 127.5 * shares)).max() <= 1
     assert drawn.min() < 100 < 200 < drawn.max()
@@ -117,37 +126,34 @@ def test_the_signed_map(browser: Browser) -> None:
 
 def test_heat_that_is_stored_once_is_shown_twice(browser: Browser) -> None:
     """The column of the true class holds only images that are told wrongly; the others have the heat of the answer."""
-    data = browser.open(images=6, epochs=4)
-    epoch = data["datasets"][0]["epochs"][0]
-    own, other = epoch["columns"]
-    right, wrong = other["shown"].index(False), [row for row, is_ in enumerate(other["shown"]) if is_][-1]
+    made = browser.open(images=6, epochs=4)
+    shown = made.parts[0][1].columns[1].shown
+    assert shown is not None
+    assert 0 < len(made.data["datasets"][0]["epochs"][1]["columns"][1]["heat"]["up"]) == shown.sum() < 6
     browser.choose("view", "heat")
     browser.choose("column", 1)
-    browser.one("#epoch").send_keys(Keys.HOME)
-    assert np.abs(levels_of(pixels(browser, card(right)), "turbo") - levels(own["heat"], right)).max() <= 1
-    row = sum(other["shown"][:wrong])
-    assert row < wrong
-    assert np.abs(levels_of(pixels(browser, card(wrong)), "turbo") - levels(other["heat"], row)).max() <= 1
+    browser.one("#epoch").send_keys(Keys.HOME, Keys.ARROW_RIGHT)
+    for image in (int(np.argmin(shown)), 5 - int(np.argmax(shown[::-1]))):
+        drawn = levels_of(pixels(browser, card(image)), "turbo")
+        assert np.abs(drawn - levels(made.parts[0][1].columns[1].heatmap, image)).max() <= 1
 
 
 def test_no_heat_is_decoded_before_it_is_seen(browser: Browser) -> None:
     browser.open(images=64, epochs=20, columns=[(name, "pred") for name in ("grad_cam", "hires_cam", "layer_cam")])
     decoded = "return Number(document.documentElement.dataset.decoded || 0)"
     first = browser.run(decoded)
-    seen = browser.run(
-        "return [...document.querySelectorAll('.card')].filter(one => one.getBoundingClientRect().top < innerHeight + 150).length"
-    )
-    assert first <= 2 * seen < 64
+    near = "[...document.querySelectorAll('.card')].filter(one => one.getBoundingClientRect().top < innerHeight + 150)"
+    assert first <= browser.run(f"return {near}.length") < 64
     browser.look("#gallery")
     assert first < browser.run(decoded) < 64 * 3
 
 
 def test_filters_count_right(browser: Browser) -> None:
-    data = browser.open(images=40, epochs=3)
-    dataset, epoch = data["datasets"][0], data["datasets"][0]["epochs"][0]
+    made = browser.open(images=40, epochs=3)
     browser.one("#epoch").send_keys(Keys.HOME)
-    labels = np.array([one["label"] for one in dataset["images"]])
-    told, sure = np.array(epoch["predictions"]), np.array(epoch["confidences"])
+    part = made.parts[0][0]
+    labels, told, sure = part.labels, part.predictions, part.probabilities.max(1)
+    assert part.ids is not None
 
     def shown() -> int:
         assert browser.text("#count") == f"{len(browser.all('.card'))} of 40 images"
@@ -165,35 +171,36 @@ def test_filters_count_right(browser: Browser) -> None:
     assert shown() == ((sure >= 0.4) & (sure <= 0.6)).sum() > 0
     browser.one("#filters [type=reset]").click()
     browser.one("#name").send_keys("CIRCLE_01")
-    assert shown() == sum("circle_01" in one["id"] for one in dataset["images"]) > 0
+    assert shown() == sum("circle_01" in one for one in part.ids) > 0
     browser.one("#filters [type=reset]").click()
     browser.one("#epoch").send_keys(Keys.END)
     browser.choose("verdict", "wrong")
-    assert shown() == np.isin(data["datasets"][0]["epochs"][-1]["predictions"], [2, 4]).sum() > 0
+    assert shown() == np.isin(made.parts[0][-1].predictions, [2, 4]).sum() > 0
 
 
 def test_the_order(browser: Browser) -> None:
-    data = browser.open(images=12, epochs=6)
-    epoch = data["datasets"][0]["epochs"][0]
-    browser.one("#epoch").send_keys(Keys.HOME)
+    made = browser.open(images=12, epochs=6)
+    browser.one("#epoch").send_keys(Keys.HOME, Keys.ARROW_RIGHT)
+    part, epoch = made.parts[0][1], made.data["datasets"][0]["epochs"][1]
 
     def order() -> list[int]:
         return [int(one.get_attribute("data-image") or -1) for one in browser.all(".card")]
 
-    right = np.array(epoch["predictions"]) == [one["label"] for one in data["datasets"][0]["images"]]
-    badness = np.where(right, epoch["true"], -1 - np.array(epoch["confidences"]))
-    assert 0 < right.sum() < 12
+    badness = np.where(part.wrong, -1 - part.probabilities.max(1), part.probabilities.max(1))
+    assert 0 < part.wrong.sum() < 12
     browser.choose("sort", "+worst")
     assert order() == np.argsort(badness, kind="stable").tolist()
-    browser.choose("sort", "- deletion")
-    assert browser.run("return document.getElementById('sort').selectedOptions[0].text") == "deletion, worst first"
-    assert order() == np.argsort(-np.array(epoch["metrics"]["deletion"]), kind="stable").tolist()
+    browser.choose("sort", "- gradcam_deletion")
+    chosen = browser.run("return document.getElementById('sort').selectedOptions[0].text")
+    assert chosen == "gradcam deletion, worst first"
+    assert order() == np.argsort(-np.array(epoch["metrics"]["gradcam_deletion"]), kind="stable").tolist()
 
 
 def test_names_from_outside_stay_text(browser: Browser) -> None:
     names = [HOSTILE, *NAMES[1:]]
-    data = browser.open(names=names, files=[HOSTILE + str(k) for k in range(24)], datasets=[HOSTILE, "other"], notes=[HOSTILE])
-    assert browser.driver.title == data["title"]
+    files = [f"{HOSTILE}{number}" for number in range(24)]
+    browser.open(names=names, files=files, datasets=[HOSTILE, "other"], notes=[HOSTILE])
+    assert browser.driver.title == "Shapes, epoch by epoch"
     assert browser.all("img[src=x]") == []
     assert browser.text(".card .id").startswith(HOSTILE)
     assert HOSTILE in browser.text(".verdicts")
@@ -206,27 +213,25 @@ def test_names_from_outside_stay_text(browser: Browser) -> None:
 
 
 def test_a_picture_opens_large_by_keyboard_and_says_where_the_heat_is(browser: Browser) -> None:
-    data = browser.open(images=6, epochs=4, side=90)
-    dataset = data["datasets"][0]
-    heat = dataset["epochs"][-1]["columns"][0]["heat"]
+    made = browser.open(images=6, epochs=4, side=90)
+    heatmap = made.parts[0][-1].columns[0].heatmap
     browser.one(".card[data-image='2']").send_keys(Keys.ENTER)
     assert browser.one("#large").get_attribute("open") is not None
-    box = place_of(values(heat, 2).astype(np.float64))
+    box = place_of(heatmap.values[2].astype(np.float64))
     assert box is not None
     assert f"The heat is in the {where_in_words(box, (90, 90))}: " in browser.text("#large p")
-    pane = browser.one("#large .pane")
-    pane.send_keys(Keys.ARROW_DOWN, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
-    said = browser.text("#large .probe")
-    assert said.startswith(f"row 46, column 47: heat {values(heat, 2)[46, 47]:.3f}, signed ")
-    largest = max(heat["up"][2], heat["down"][2])
-    assert float(said.split()[7].replace("−", "-")) == pytest.approx(signed_values(heat, 2)[46, 47] * largest, rel=0.01)
+    browser.one("#large .pane").send_keys(Keys.ARROW_DOWN, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    said, (shares, largest) = browser.text("#large .probe").replace("−", "-").split(), signed_shares(heatmap, 2)
+    assert said[:4] == ["row", "46,", "column", "47:"]
+    assert float(said[5].strip(",")) == pytest.approx(heatmap.values[2, 46, 47], abs=0.003)
+    assert float(said[7]) == pytest.approx(shares[46, 47] * largest, abs=0.003 * largest)
     frames = browser.all("#large .film button")
     assert [one.get_attribute("aria-current") for one in frames] == ["false"] * 3 + ["true"]
     frames[0].send_keys(Keys.ENTER)
     assert browser.text("#epoch-now") == "1 of 4"
     assert browser.driver.switch_to.active_element.get_attribute("data-keep") == "frame 0"
     browser.one("#large [data-keep^=Next]").send_keys(Keys.ENTER)
-    assert browser.text("#large-name") == dataset["images"][3]["id"]
+    assert browser.text("#large-name") == "cross_003.png"
     browser.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
     assert browser.one("#large").get_attribute("open") is None
     assert browser.driver.switch_to.active_element.get_attribute("data-image") == "3"
@@ -256,10 +261,9 @@ def test_tabs_by_keyboard(browser: Browser) -> None:
 
 
 def test_the_curves_follow_the_epoch_and_lead_to_it(browser: Browser) -> None:
-    data = browser.open(epochs=5)
+    made = browser.open(epochs=5)
     browser.one("#epoch").send_keys(Keys.ARROW_LEFT)
-    key, value = "accuracy", data["curves"][0]["points"][3][1]
-    assert browser.text("figcaption") == f"{key}{value:.3f}"
+    assert browser.text("figcaption") == f"accuracy{made.data['curves'][0]['points'][3][1]:.3f}"
     browser.one("#charts svg").click()
     assert browser.text("#epoch-now") == "3 of 5"
     browser.one("#numbers summary").click()
@@ -278,12 +282,12 @@ def test_playing_goes_on_to_the_last_epoch(browser: Browser) -> None:
 
 
 def test_what_was_asked_can_be_copied(browser: Browser) -> None:
-    data = browser.open()
+    made = browser.open()
     grant = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
     browser.driver.execute_cdp_cmd("Browser.grantPermissions", grant)
     browser.one("#copy").click()
     script = "const done = arguments[0]; navigator.clipboard.readText().then(text => done(JSON.parse(text)))"
-    assert browser.driver.execute_async_script(script) == data["asked"]
+    assert browser.driver.execute_async_script(script) == made.data["asked"]
     assert browser.text("#copied") == "Copied."
 
 
@@ -303,6 +307,7 @@ def test_several_datasets(browser: Browser) -> None:
         {"ids": False, "pictures": False},
         {"verdicts": False, "atlas": False, "metrics": False},
         {"epochs": 1},
+        {"epochs": 0},
         {"images": 1, "blank": 1},
         {"blank": 3, "scaling": "none"},
         {"columns": [("eigen_cam", "3")]},
@@ -325,15 +330,35 @@ def test_what_is_missing_is_left_out(browser: Browser, parts: dict[str, Any]) ->
     assert browser.text("#large-name") == ("image 1" if "ids" in parts else "circle_000.png")
 
 
+def test_a_page_of_a_trained_model_has_no_epochs(browser: Browser) -> None:
+    browser.open(epochs=0, metrics=False)
+    assert not browser.one("#epoch").is_displayed()
+    assert "epoch" not in browser.text("#facts")
+    assert "epoch" not in browser.one("main").text.lower()
+    browser.run("document.querySelector('.card').click()")
+    assert browser.all("#large .film") == []
+
+
 def test_an_epoch_without_images(browser: Browser) -> None:
-    data = browser.open(images=6, epochs=3)
-    for epoch in data["datasets"][0]["epochs"][:2]:
+    made = example(images=6, epochs=3)
+    for epoch in made.data["datasets"][0]["epochs"][:2]:
         epoch |= {"images": [], "predictions": [], "confidences": [], "true": [], "columns": [], "metrics": {}}
-    data["datasets"][0]["epochs"][-1]["images"] = [1, 0, 2, 3, 5, 4]
-    browser.open(data)
+    made.data["datasets"][0]["epochs"][-1]["images"] = [1, 0, 2, 3, 5, 4]
+    browser.open(made)
     assert browser.one(".card").get_attribute("data-image") == "1"
     browser.one("#epoch").send_keys(Keys.HOME)
     assert browser.text("#count") == "The images of this epoch were not kept."
+
+
+def test_what_is_not_known_is_not_said(browser: Browser) -> None:
+    made = example(images=3, epochs=2)
+    for epoch in made.data["datasets"][0]["epochs"]:
+        epoch |= {"predictions": None, "confidences": None, "true": [None, None, None]}
+    browser.open(made)
+    browser.look("#cards")
+    assert browser.text(".card .told") == "is circle"
+    browser.run("document.querySelector('.card').click()")
+    assert [one.text for one in browser.all("#large tr th")][:2] == ["is", "heat for"]
 
 
 def test_without_scripts_the_verdicts_are_there(browser: Browser) -> None:
@@ -371,7 +396,8 @@ def test_axe_finds_nothing(browser: Browser, axe: str, scheme: str, width: int) 
     browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     browser.open(datasets=["clean", "noisy"], images=8, epochs=4, notes=["Epochs 1 to 3 were left out."])
     browser.run(axe)
-    run = "const done = arguments[0]; axe.run().then(found => done(found.violations.map(one => [one.impact, one.id, one.nodes[0].html])))"
+    found = "found.violations.map(one => [one.impact, one.id, one.nodes[0].html])"
+    run = f"const done = arguments[0]; axe.run().then(found => done({found}))"
     assert browser.driver.execute_async_script(run) == []
     browser.run("document.querySelector('.card').click()")
     assert browser.driver.execute_async_script(run) == []
