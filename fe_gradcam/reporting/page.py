@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from fe_gradcam.files import FilePath, checked_path, write_bytes
@@ -25,10 +26,17 @@ def render(page: Entry) -> str:
 
     What the user named (classes, files, the title) is escaped: in the template by autoescape, in the data by `tojson`.
     """
-    css, js = (files("fe_gradcam.reporting").joinpath(f"page.{ending}").read_text("utf-8") for ending in ("css", "js"))
-    template = _environment().from_string(files("fe_gradcam.reporting").joinpath("page.html").read_text("utf-8"))
+    template, css, js, csp = _parts()
+    return template.render(page=page, title=page["title"], css=css, js=js, csp=csp)
+
+
+@cache
+def _parts() -> tuple[Template, Markup, Markup, str]:
+    """The template, the style, the script, and the policy that allows these two alone."""
+    folder = files("fe_gradcam.reporting")
+    html, css, js = (folder.joinpath(f"page.{ending}").read_text("utf-8") for ending in ("html", "css", "js"))
     csp = f"default-src 'none'; img-src data:; style-src {_hash(css)}; script-src {_hash(js)}"
-    return template.render(page=page, title=page["title"], css=Markup(css), js=Markup(js), csp=csp)
+    return _environment().from_string(html), Markup(css), Markup(js), csp
 
 
 def write_page(path: FilePath, page: Page) -> int:

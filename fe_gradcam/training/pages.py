@@ -14,7 +14,7 @@ from fe_gradcam.reporting.pack import number
 Past: TypeAlias = Mapping[str, Mapping[int, Any]]
 """Values by key and epoch."""
 
-TIMES = re.compile(r"(/sec|\(sec\))( \(train\))?$")
+SPEEDS = re.compile(r"(/sec|\(sec\))( \(train\))?$")
 """Keys of values that say how fast a machine is; the same training would not give the same page."""
 
 
@@ -42,7 +42,7 @@ class Curves:
         """Adds values, where they are numbers; returns whether something is new."""
         before = {key: dict(its) for key, its in self.points.items()}
         for key, by_epoch in values.items():
-            known = {epoch: number_of(value) for epoch, value in by_epoch.items()} if not TIMES.search(key) else {}
+            known = {epoch: number_of(value) for epoch, value in by_epoch.items()} if not SPEEDS.search(key) else {}
             for epoch, value in known.items():
                 if value is not None:
                     self.points.setdefault(key, {})[int(epoch)] = value

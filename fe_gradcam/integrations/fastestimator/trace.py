@@ -271,7 +271,7 @@ class GradCAM(Trace):
             source = KeyedSource(self._keys, options, lambda: self.system, layer)
         else:
             source = ModelSource(model, options, layer, called["images"])
-        self.watcher = Watcher(source, options, called, self._on_network_device)
+        self.watcher = Watcher(source, options, called, lambda: _on_device_of(self.system.network, model))
         # Ours first, then what stands in the log, then the rest.
         written = dict.fromkeys([*self.watcher.keys[:2], *self.watcher.logged, *self.watcher.keys])
         read = dict.fromkeys([*self._image_keys, *self._keys.values()])
@@ -466,20 +466,21 @@ class GradCAM(Trace):
             if self.system.log_steps is not None:
                 print(f"FastEstimator-GradCAM: {line}", flush=True)
 
-    @contextmanager
-    def _on_network_device(self) -> Iterator[None]:
-        """Keeps a PyTorch model on the device of its training; the host moves it to the CPU after each epoch."""
-        device = getattr(self.system.network, "device", None)
-        first = next(self.model.parameters(), None) if isinstance(self.model, torch.nn.Module) else None
-        if device is None or first is None or first.device == device:
-            yield
-            return
-        before = first.device
-        try:
-            self.model.to(device)
-            yield
-        finally:
-            self.model.to(before)
+
+@contextmanager
+def _on_device_of(network: Any, model: Any) -> Iterator[None]:
+    """Keeps a PyTorch model on the device of its training; the host moves it to the CPU after each epoch."""
+    device = getattr(network, "device", None)
+    first = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
+    if device is None or first is None or first.device == device:
+        yield
+        return
+    before = first.device
+    try:
+        model.to(device)
+        yield
+    finally:
+        model.to(before)
 
 
 def _key(name: str, value: Any) -> str:
