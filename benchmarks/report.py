@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from fe_gradcam.explaining.explained import Column, Explained
-from fe_gradcam.reporting.content import HEAT_MOST, Page, PageDataset, Shown
+from fe_gradcam.reporting.content import HEAT_MOST, Page, PageDataset
+from fe_gradcam.reporting.entries import Shown
 from fe_gradcam.reporting.page import write_page
 from fe_gradcam.scaling import scale
 from fe_gradcam.types import Heatmap

@@ -198,6 +198,7 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "spec.objects": "metrics/test_rules.py",
     "integrations.fastestimator.warmup": "integrations/fastestimator/test_mistakes.py",
     "spec.tokens": "spec/test_layers.py",
+    "reporting.entries": "reporting/test_content.py",
     "training.chosen": "training/test_selection.py",
     "training.epoch": "training/test_watcher.py",
     "training.options": "integrations/fastestimator/test_trace.py",

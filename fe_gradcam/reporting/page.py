@@ -12,7 +12,8 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from fe_gradcam.files import FilePath, checked_path, write_bytes
-from fe_gradcam.reporting.content import Entry, Page
+from fe_gradcam.reporting.content import Page
+from fe_gradcam.reporting.entries import Entry
 
 LARGE = 10_000_000
 """Bytes from which a page is warned of."""

@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
-from fe_gradcam.reporting.content import Entry, PageDataset
+from fe_gradcam.reporting.content import PageDataset
+from fe_gradcam.reporting.entries import Entry
 from fe_gradcam.reporting.pack import number
 
 Past: TypeAlias = Mapping[str, Mapping[int, Any]]

@@ -11,7 +11,8 @@ import pytest
 
 from fe_gradcam import ArgumentError
 from fe_gradcam.reporting import page as pages
-from fe_gradcam.reporting.content import Page, PageDataset, Shown
+from fe_gradcam.reporting.content import Page, PageDataset
+from fe_gradcam.reporting.entries import Shown
 from fe_gradcam.reporting.page import in_megabytes, render, write_page
 from tests.reporting.pages import page_in, part
 

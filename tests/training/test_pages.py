@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 import torch
 
-from fe_gradcam.reporting.content import Shown
+from fe_gradcam.reporting.entries import Shown
 from fe_gradcam.training.pages import Curves, KeptPage, number_of
 from tests.reporting.pages import part
 

@@ -11,7 +11,8 @@ from fe_gradcam.backends.weights import weights_sha256
 from fe_gradcam.errors import CamWarning
 from fe_gradcam.explaining.explained import Explained
 from fe_gradcam.files import file_name
-from fe_gradcam.reporting.content import HEAT_MOST, Entry, Page, PageDataset, Shown, asked_of
+from fe_gradcam.reporting.content import HEAT_MOST, Page, PageDataset, asked_of
+from fe_gradcam.reporting.entries import Entry, Shown
 from fe_gradcam.reporting.page import LARGE, in_megabytes, write_page
 from fe_gradcam.training.epoch import Epoch, Product
 from fe_gradcam.training.history import History
