@@ -114,6 +114,8 @@ def _notes(options: Options, parts: Sequence[Explained]) -> Iterator[str]:
         yield "Pictures are not included."
     if not options.atlas:
         yield "No class was judged, as atlas=True was not passed."
+    if options.ignore:
+        yield f"Verdicts that were not looked for: {', '.join(options.ignore)}."
     for column in parts[0].columns:
         size = column.heatmap.raw.shape[1:]
         if max(size) > HEAT_MOST and column.shown is None:
