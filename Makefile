@@ -15,7 +15,7 @@ RUN := $(VENV)/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-quick test-random test-pinned-host zoo tutorials lint format benchmarks dist clean
+.PHONY: demo test test-quick test-random test-pinned-host test-browser zoo tutorials lint format benchmarks dist clean
 
 # What FastEstimator imports is installed without its pins, which are for Python 3.10 and 3.11 and NumPy 1.
 HOST := fastestimator==1.7.0 albumentations==1.4.1
@@ -33,7 +33,7 @@ $(VENV)/.ready: setup.cfg constraints.txt
 	@echo "Setting up $(VENV), once: two to five minutes with a fast line, and 5 GB of disk, 9 with CUDA."
 	@$(RUN) -m pip --version > /dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
 	@set -o pipefail; PYTHONUNBUFFERED=1 $(RUN) -m pip install --constraint constraints.txt setuptools wheel | $(SHOWN)
-	@set -o pipefail; PYTHONUNBUFFERED=1 $(RUN) -m pip install --constraint constraints.txt --no-build-isolation --editable '.[fastestimator,test,tutorials]' \
+	@set -o pipefail; PYTHONUNBUFFERED=1 $(RUN) -m pip install --constraint constraints.txt --no-build-isolation --editable '.[fastestimator,test,browser,tutorials]' \
 	  | $(SHOWN)
 	@set -o pipefail; PYTHONUNBUFFERED=1 $(RUN) -m pip install --no-deps $(HOST) $(WITHOUT_NEEDS) | $(SHOWN)
 	@touch $@; echo "$(VENV) is ready."
@@ -70,6 +70,17 @@ $(PINNED)/.ready: setup.cfg constraints-pinned-host.txt
 
 test-pinned-host: $(PINNED)/.ready
 	$(PINNED)/bin/python $(SUITE) tests/integrations tests/training tests/backends tests/test_package.py
+
+# The HTML report in Debian's chromium, without a network; axe-core, which looks for what keeps readers out, is from npm.
+AXE := $(VENV)/axe/node_modules/axe-core/axe.min.js
+$(AXE): $(VENV)/.ready
+	@command -v npm > /dev/null || { echo "axe-core is missing, and npm, which gets it: apt-get install npm"; exit 1; }
+	npm install --silent --no-save --ignore-scripts --no-audit --no-fund --prefix $(VENV)/axe axe-core@4.14.1
+
+test-browser: $(AXE)
+	@command -v chromium > /dev/null && command -v chromedriver > /dev/null || { echo "chromium and chromedriver are \
+	missing, so the report was not looked at in a browser. Debian: apt-get install chromium chromium-driver"; exit 1; }
+	AXE_CORE=$(AXE) $(RUN) -m pytest --confcutdir tests/browser -m browser tests/browser
 
 # Networks of torchvision, timm and Hugging Face, checked by other means; WRITE=--write writes docs/networks.md. PyPI's
 # torchvision does not import beside the CPU build of torch, so they come together.

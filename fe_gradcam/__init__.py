@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fe_gradcam.methods import METHODS as METHODS
     from fe_gradcam.metrics.measure import measure as measure
     from fe_gradcam.metrics.rules import METRICS as METRICS
+    from fe_gradcam.reporting.report import report as report
     from fe_gradcam.spec.objects import masks_of_boxes as masks_of_boxes
     from fe_gradcam.spec.targets import Contrast as Contrast
     from fe_gradcam.spec.targets import OutputValue as OutputValue
@@ -68,6 +69,7 @@ _NAMES = {
     "metrics.measure": "measure",
     "spec.objects": "masks_of_boxes",
     "metrics.rules": "METRICS",
+    "reporting.report": "report",
     "spec.targets": "Contrast OutputValue Rank Segmentation top_k",
     "types": "Heatmap LayerInfo",
     "verdicts.find": "find_shortcuts",

@@ -61,6 +61,7 @@ def explain(ctx: click.Context, /, **given: Any) -> None:
     \b
     The folder --output then holds:
       grid.png                     all images with their heatmaps, at most 200: open this first
+      report.html                  with --report: the same as a page, to filter, sort and open large
       results.json                 classes, scores and confidences, which files belong to which image, errors
       {image}.{method}.{class}.png the picture as the model saw it, the heatmap over it, and what it shows
       {image}.npz                  arrays, with one image on their first axis: {method}.{class}.values (scaled, at

@@ -45,6 +45,8 @@ HELP = {
     "Default: the one that clearly does.",
     "--batch-size": "Images per pass. Methods that make changed copies of them choose by the size.",
     "--output": "The folder for the results; a missing folder is made.",
+    "--report": "Also write report.html, a page with all images, at most 200, to filter, sort and open large. It needs "
+    "only a browser. Default: no.",
     "--quiet": "No progress bar. Default: one on stderr, in a terminal.",
 }
 
@@ -153,6 +155,7 @@ class Request(PhotoRequest):
     model_output: str | None = _option(metavar="NAME")
     batch_size: int = _option(8, type=click.IntRange(1), metavar="N")
     output: Path = _option("fe_gradcam_output", type=click.Path(file_okay=False, path_type=Path))
+    report: bool = _option(is_flag=True)
     quiet: bool = _option(is_flag=True)
 
 

@@ -38,6 +38,9 @@ LEAST_SIDE_OF_OVERLAY = 512
 LEAST_SMOOTH = 128
 """The least length in pixels of the longer side of a picture that is enlarged smoothly."""
 
+REPORT = "report.html"
+"""The page of a run."""
+
 CALLED = {"pred": "inferred"}
 """Labels of targets in words."""
 
@@ -154,6 +157,8 @@ def finish(plan: Plan, written: Written) -> None:
     if written.rows:
         grid = "grid.png"
         write_png(folder / grid, draw_grid(_grid(plan, written)))
+        if plan.request.report:
+            _write_report(plan, written)
     results = {
         "fe_gradcam": __version__,
         "model": plan.loaded.name,
@@ -193,6 +198,17 @@ def _grid(plan: Plan, written: Written) -> Grid:
     return replace(grid, rows=tuple(rows))
 
 
+def _write_report(plan: Plan, written: Written) -> None:
+    """Writes the images of the grid as a page."""
+    from fe_gradcam.reporting.entries import Shown
+    from fe_gradcam.reporting.report import page_of, write_warned
+
+    page = page_of(written.rows, Shown(look=_look(plan)), Path(plan.loaded.name).name, plan.names)
+    if (drawn := sum(map(len, written.rows))) < len(written.entries):
+        page.notes.append(f"The first {drawn} of {len(written.entries)} images.")
+    write_warned(plan.request.output / REPORT, page, "take fewer images or methods.")
+
+
 def _notes(plan: Plan, part: Explained, at: int) -> list[Text]:
     """The probabilities of classes that columns are named by; those of other classes are below their pictures."""
     from fe_gradcam.drawing.grid import Text
@@ -221,4 +237,5 @@ def _summarise(plan: Plan, written: Written) -> None:
         return
     left_out = f", {len(written.errors)} left out" if written.errors else ""
     layer = entries[0]["heatmaps"][0]["layer"]
-    click.echo(f"\n{len(entries)} explained at layer {layer}{left_out}. Open: {plan.request.output / 'grid.png'}")
+    first = REPORT if plan.request.report else "grid.png"
+    click.echo(f"\n{len(entries)} explained at layer {layer}{left_out}. Open: {plan.request.output / first}")

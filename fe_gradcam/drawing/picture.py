@@ -130,20 +130,43 @@ def draw(
         >>> draw(images, explain(net, images)).rgb.shape[2]
         3
     """
+    look = Look(colormap, alpha, mean, std)
+    part = as_explained(images, heatmaps, look, labels, ids, class_names, masks, boxes)
+    return Picture(compose_grid([part], names_by_id(class_names), look, title), cell)
+
+
+def as_explained(
+    images: Any,
+    heatmaps: Heatmap | Sequence[Heatmap],
+    look: Look,
+    labels: ArrayLike | Sequence[str] | None = None,
+    ids: Sequence[Any] | None = None,
+    class_names: ClassNames | None = None,
+    masks: ArrayLike | None = None,
+    boxes: ArrayLike | None = None,
+) -> Explained:
+    """Heatmaps and the images that they explain, checked; the arguments are those of `draw`.
+
+    The probabilities are those of the inferred classes alone, and 0 for all others: no more is known.
+
+    Raises:
+        ArgumentError: `heatmaps` holds no heatmaps, or heatmaps of another number of images or of different scalings.
+        UnknownNameError: There is no such class.
+    """
     if isinstance(images, Heatmap):
-        raise ArgumentError("images is a Heatmap: pass the images first, draw(images, heatmaps).")
+        raise ArgumentError("images is a Heatmap: pass the images first, and then the heatmaps.")
     several = [heatmaps] if isinstance(heatmaps, Heatmap) else list(heatmaps)
     array = np.asarray(host_rows(images))
     _check(several, array)
     if ids is not None and len(ids) != len(array):
         raise ArgumentError(f"ids holds {len(ids)} names for {len(array)} images; one name for each image is needed.")
-    look, names = Look(colormap, alpha, mean, std), names_by_id(class_names)
+    names = names_by_id(class_names)
     true = None if labels is None else _true_classes(labels, len(array), names)
     check_names(class_names, [*(one.class_ids for one in several), *([] if true is None else [true])])
     of_inferred = ("pred", Rank(1).name)
     inferred = next((one for one in several if one.target in of_inferred and (one.class_ids >= 0).all()), None)
     pictures = look.pictures(array, channels_first=False)
-    part = Explained(
+    return Explained(
         pictures=pictures,
         columns=[Column(one.method, _named(one.target, names), one) for one in several],
         probabilities=None if inferred is None else _of_inferred(inferred),
@@ -151,7 +174,6 @@ def draw(
         ids=ids,
         masks=object_masks(masks, boxes, pictures.shape[1:3], len(array)),
     )
-    return Picture(compose_grid([part], names, look, title), cell)
 
 
 def _named(target: str, names: Mapping[int, str]) -> str:

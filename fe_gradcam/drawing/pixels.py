@@ -174,6 +174,16 @@ def _to_bytes(image: NDArray[Any], *, denormalised: bool) -> Rgb:
     return np.rint(np.clip(values, 0.0, 255.0)).astype(np.uint8)
 
 
+def shrunk(picture: NDArray[Any], side: int) -> NDArray[Any]:
+    """A picture or map, shrunk so that its longer side is at most `side`."""
+    height, width = picture.shape[:2]
+    factor = side / max(height, width)
+    if factor >= 1:
+        return np.array(picture)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
+
+
 def smooth_heat(maps: NDArray[Any], size: Sequence[int]) -> NDArray[np.float32]:
     """Maps (..., h, w) drawn smoothly at a size (H, W): bilinear maps show an edge at each row and column.
 

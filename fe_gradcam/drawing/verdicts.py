@@ -115,11 +115,15 @@ def _verdict_row(verdict: Verdict, columns: int, look: Look) -> Row:
 
 
 def _panels(trial: Trial, look: Look) -> tuple[Panel, Panel]:
-    """The image as given and changed, in one range of brightness."""
-    both: NDArray[np.float32] = np.concatenate([trial.given, trial.changed], axis=2)
-    picture: Rgb = look.pictures(both[None], channels_first=True)[0]
-    width = trial.given.shape[2]
-    given, changed = picture[:, :width], picture[:, width:]
+    given, changed = trial_pictures(trial, look)
     before = Text("note", "", f"{trial.before:.0%}")
     after = Text("note", "→", f"{trial.after:.0%}")
     return Panel(given, outline=trial.outline, caption=before), Panel(changed, outline=trial.outline, caption=after)
+
+
+def trial_pictures(trial: Trial, look: Look) -> tuple[Rgb, Rgb]:
+    """The image of an experiment as given and changed, (H, W, 3) each, in one range of brightness."""
+    both: NDArray[np.float32] = np.concatenate([trial.given, trial.changed], axis=2)
+    picture: Rgb = look.pictures(both[None], channels_first=True)[0]
+    width = trial.given.shape[2]
+    return picture[:, :width], picture[:, width:]

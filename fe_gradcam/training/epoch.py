@@ -18,6 +18,7 @@ from fe_gradcam.files import file_name, write_arrays
 from fe_gradcam.metrics.measure import summary
 from fe_gradcam.training.history import Followed, History
 from fe_gradcam.training.options import Options
+from fe_gradcam.training.pages import Past
 from fe_gradcam.training.rows import Rows
 from fe_gradcam.training.selection import Selection
 from fe_gradcam.training.source import Reader
@@ -44,6 +45,9 @@ class Product(Protocol):
 
     def make(self, epoch: Epoch) -> None:
         """Makes the product from the epoch's data, and adds the results to the epoch."""
+
+    def end(self, history: History, past: Mapping[str, Past]) -> None:
+        """Does what is left after the last epoch, given the values that the loop knows by then, by mode."""
 
 
 class Put(NamedTuple):
@@ -85,6 +89,9 @@ class Epoch:
         choose: Gives the rows of a product by dataset; for "grid" the rows of the grid.
         history: The rows that are followed from epoch to epoch.
         log: Values that the loop knows of the epoch, such as its accuracy.
+        past: Values that the loop knows by now of earlier epochs.
+        says: How to read the numbers of the log, by key.
+        found: What products leave for those that are made after them, by name and dataset.
         product: The product that is being made.
         values: The results, by key.
         logged: Numbers for the log, by key.
@@ -100,6 +107,9 @@ class Epoch:
     choose: Callable[[str], Mapping[str, Rows]]
     history: History
     log: Mapping[str, Any] = field(default_factory=dict)
+    past: Past = field(default_factory=dict)
+    says: Mapping[str, str] = field(default_factory=dict)
+    found: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     values: dict[str, Put] = field(default_factory=dict)
     logged: dict[str, Put] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)

@@ -6,15 +6,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any, TypeAlias
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fe_gradcam.drawing.pixels import shrunk
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.explaining.explained import Column, Explained, evidence
 from fe_gradcam.explaining.heat import values_of
 from fe_gradcam.metrics.comparison import overlap_of_hottest, rank_correlation
+from fe_gradcam.training.pages import KeptPage
 from fe_gradcam.training.rows import Rows
 from fe_gradcam.types import BY_ROW, ByRow
 
@@ -62,7 +63,7 @@ class Heat(ByRow):
 
     def past(self) -> Heat:
         """The same heat with one byte for each value."""
-        raw = np.stack([_shrunk(one, HEAT_SIDE) for one in self.raw])
+        raw = np.stack([shrunk(one, HEAT_SIDE) for one in self.raw])
         largest = np.abs(raw).max((1, 2))
         coarse = np.rint(raw / np.where(largest > 0, largest, 1)[:, None, None] * 127)
         return replace(self, raw=coarse.astype(np.int8), largest=largest)
@@ -117,7 +118,7 @@ class Followed:
         """Keeps the heat and the inference of the rows in an epoch."""
         self.before, self.newest = self.newest, [Heat.of(column) for column in part.columns]
         part = part.rows(slice(0, MOST_IMAGES))
-        self.pictures = np.stack([_shrunk(one, PICTURE_SIDE) for one in part.pictures])
+        self.pictures = np.stack([shrunk(one, PICTURE_SIDE) for one in part.pictures])
         confidences = None if part.probabilities is None else part.probabilities.max(1)
         record = Record(epoch, Heat.of(part.columns[0]), part.predictions, confidences, part.wrong)
         kept = [
@@ -151,10 +152,11 @@ def compare(before: NDArray[np.float32], now: NDArray[np.float32]) -> dict[str, 
 
 
 class History:
-    """The rows that are followed from epoch to epoch, by stream."""
+    """The rows that are followed from epoch to epoch, by stream, and what pages keep, by mode."""
 
     def __init__(self) -> None:
         self.streams: dict[Stream, Followed] = {}
+        self.pages: dict[str, KeptPage] = {}
 
     def state(self) -> dict[Stream, Any]:
         """The whole history in plain containers, for a training that is resumed."""
@@ -183,16 +185,6 @@ class History:
         if missing:
             raise ArgumentError(f"The followed images were saved without {', '.join(map(repr, missing))}.")
         self.streams = streams
-
-
-def _shrunk(picture: NDArray[Any], side: int) -> NDArray[Any]:
-    """A picture or map, shrunk so that its longer side is at most `side`."""
-    height, width = picture.shape[:2]
-    factor = side / max(height, width)
-    if factor >= 1:
-        return np.array(picture)
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
 
 
 def _thinned(records: list[Record]) -> list[Record]:

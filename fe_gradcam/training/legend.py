@@ -7,7 +7,12 @@ from pathlib import Path
 
 from fe_gradcam.training.epoch import Epoch
 
-ABOUT = {"grid": "the images of this epoch", "film": "a column for each epoch", "atlas": "the mean heat of each class"}
+ABOUT = {
+    "report": "all of it on one page",
+    "grid": "the images of this epoch",
+    "film": "a column for each epoch",
+    "atlas": "the mean heat of each class",
+}
 """What the picture of a product shows, by the name of the product."""
 
 ENOUGH = 32
@@ -25,8 +30,9 @@ def legend_of(epoch: Epoch, says: Mapping[str, str]) -> list[str]:
 
 
 def _of_files(epoch: Epoch) -> list[str]:
-    pictures = {name: [path for path in paths if path.suffix == ".png"] for name, paths in epoch.files.items()}
-    named = {name: paths[0] for name, paths in pictures.items() if paths}
+    ends = (".png", ".html")
+    pictures = {name: [path for path in paths if path.suffix in ends] for name, paths in epoch.files.items()}
+    named = {name: pictures[name][0] for name in dict.fromkeys([*ABOUT, *pictures]) if pictures.get(name)}
     if not named:
         return []
     folder = _short(next(iter(named.values())).parent)

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from fe_gradcam.parameters import one_of, several, whole
 from fe_gradcam.spec.resolved import resolve_target
 from fe_gradcam.training.selection import Selection
 from fe_gradcam.types import Needs, TargetSpec
+from fe_gradcam.verdicts.find import checked_codes
 
 ATLAS_SIZE = 128
 """How many images the atlas takes if no number is given."""
@@ -68,6 +69,45 @@ class Classes:
         return cls(ids, names)
 
 
+@dataclass(frozen=True)
+class ReportSettings:
+    """The settings of the page of a training.
+
+    Attributes:
+        pictures: Whether it holds pictures of images; without them it shows heat alone.
+        track: Whether the images of the first epoch are followed through all epochs.
+        title: Its title; by default the name and the mode.
+    """
+
+    pictures: bool = True
+    track: bool = True
+    title: str = ""
+
+    @classmethod
+    def of(cls, asked: Mapping[str, Any]) -> ReportSettings:
+        """The settings of a dict.
+
+        Raises:
+            ArgumentError: A value is not accepted.
+            UnknownNameError: There is no such setting.
+        """
+        known = {one.name: one.default for one in fields(cls)}
+        for key, value in asked.items():
+            if key not in known:
+                raise UnknownNameError(
+                    f"report={dict(asked)!r} has no setting {key!r}{nearest(key, known)} Accepted: "
+                    f"{SETTINGS_OF_REPORT}."
+                )
+            if type(value) is not type(known[key]):
+                what = "text" if key == "title" else "True or False"
+                raise ArgumentError(f"report[{key!r}]={value!r} is not accepted. Accepted: {what}.")
+        return cls(**asked)
+
+
+SETTINGS_OF_REPORT = ", ".join(one.name for one in fields(ReportSettings))
+"""The names of the settings, for messages."""
+
+
 @dataclass(eq=False)
 class Options:
     """The arguments of `Watcher` besides the source of heatmaps; `fe_gradcam.GradCAM` has them under the same names.
@@ -76,7 +116,9 @@ class Options:
         given: Which of "model", "labels", "preds", "ids", "masks", "boxes" and "display" are given.
         name: The beginning of the keys of results, and of the names of files.
         named_targets: Pairs of a name, each once, and a target; "label" stands for the true classes.
-        atlas: How many images the atlas takes; given as True, a number, or {"n_samples": a number}.
+        atlas: How many images the atlas takes; given as True, a number, or {"n_samples": a number, "ignore": codes}.
+        ignore: Codes of verdicts that are not looked for.
+        report: The settings of the page, or None; given as True, False, or a dict of settings.
 
     Raises:
         ArgumentError: An argument is not accepted, or needs another that is not given.
@@ -98,7 +140,9 @@ class Options:
     track: bool = False
     metrics: Any = ()
     atlas: Any = 0
+    report: Any = False
     on_error: str = "warn"
+    ignore: tuple[Any, ...] = field(init=False)
     rules: list[CamMethod] = field(init=False)
     named_targets: list[tuple[str, Any]] = field(init=False)
 
@@ -112,10 +156,28 @@ class Options:
         one_of("on_error", self.on_error, ("warn", "raise"))
         if not isinstance(self.track, bool):
             raise ArgumentError(f"track={self.track!r} is not accepted. Accepted: True or False.")
-        self.atlas = _atlas_size(self.atlas)
+        self.atlas, self.ignore = _atlas_asked(self.atlas)
+        self.report = self._page()
         self.n_components = whole("n_components", self.n_components, 1)
         self.rules = self._rules()
         self.named_targets = self._named()
+
+    def _page(self) -> ReportSettings | None:
+        """The settings of the page, if one is asked for; then images are followed, unless the settings say not."""
+        asked: Any = {} if self.report is True else self.report
+        if asked is False or asked is None:
+            return None
+        if not isinstance(asked, Mapping):
+            raise ArgumentError(
+                f"report={asked!r} is not accepted. Accepted: True, False, or a dict of settings: {SETTINGS_OF_REPORT}."
+            )
+        settings = ReportSettings.of(asked)
+        if self.save_dir is None:
+            raise ArgumentError(f"report={self.report!r} is written to a file. Pass save_dir= with a folder too.")
+        if self.selection.limit == 0:
+            raise ArgumentError(f"report={self.report!r} shows images, and none are chosen. Pass n_samples=32.")
+        self.track = self.track or (settings.track and "model" in self.given)
+        return settings
 
     def _named(self) -> list[tuple[str, Any]]:
         """The pairs for `named_targets`."""
@@ -157,18 +219,19 @@ class Options:
         return methods
 
 
-def _atlas_size(asked: Any) -> int:
-    """How many images the atlas takes: ATLAS_SIZE, or the number asked for; 0 for no atlas."""
+def _atlas_asked(asked: Any) -> tuple[int, tuple[Any, ...]]:
+    """How many images the atlas takes, 0 for no atlas, and the codes of verdicts that are not looked for."""
     if isinstance(asked, Mapping):
         for key in asked:
-            if key != "n_samples":
+            if key not in ("n_samples", "ignore"):
                 raise UnknownNameError(
-                    f"atlas={dict(asked)!r} has no setting {key!r}{nearest(key, ['n_samples'])} Accepted: n_samples, "
-                    "the number of images."
+                    f"atlas={dict(asked)!r} has no setting {key!r}{nearest(key, ['n_samples', 'ignore'])} Accepted: "
+                    "n_samples, the number of images; ignore, codes of verdicts."
                 )
-        return whole("atlas['n_samples']", asked.get("n_samples", ATLAS_SIZE), 1)
+        ignore = tuple(checked_codes("atlas['ignore']", asked.get("ignore", ())))
+        return whole("atlas['n_samples']", asked.get("n_samples", ATLAS_SIZE), 1), ignore
     size = asked * ATLAS_SIZE if isinstance(asked, bool) else asked
-    return whole("atlas", size, 0, none=", True, False, or {'n_samples': a number}")
+    return whole("atlas", size, 0, none=", True, False, or {'n_samples': a number}"), ()
 
 
 def make_folder(path: Path) -> None:

@@ -19,6 +19,7 @@ from fe_gradcam.training.epoch import Epoch
 from fe_gradcam.training.history import Followed, History
 from fe_gradcam.training.legend import legend_of
 from fe_gradcam.training.options import Options, make_folder
+from fe_gradcam.training.pages import KeptPage, Past
 from fe_gradcam.training.products import PRODUCTS
 from fe_gradcam.training.rows import Rows, input_names
 from fe_gradcam.training.selection import Selection
@@ -159,17 +160,19 @@ class Watcher:
                 if not chosen.full:
                     chosen.add(batch, *facts)
 
-    def end_epoch(self, log: Mapping[str, Any] | None = None) -> Epoch:
+    def end_epoch(self, log: Mapping[str, Any] | None = None, past: Past | None = None) -> Epoch:
         """Makes all products from the kept rows; one that fails gives a warning, and the others are still made.
 
         Args:
             log: Values that the loop knows of the epoch, such as its accuracy.
+            past: Values that it knows by now of earlier epochs, by key and epoch.
 
         Returns:
             The epoch with all results; without results if its rows were not wanted, or could not be kept.
         """
         choose = partial(self._rows_of, {} if self._failed else self._choices)
-        epoch = Epoch(self._epoch, self._mode, self.options, self._reader, choose, self.history, dict(log or {}))
+        known = dict(log or {}), dict(past or {}), self.says
+        epoch = Epoch(self._epoch, self._mode, self.options, self._reader, choose, self.history, *known)
         told: list[BaseException] = []
         if self._choices and not self._failed:
             with self.forgiven("have the model at hand", told), self._around():
@@ -189,6 +192,16 @@ class Watcher:
         self._reset()
         return epoch
 
+    def end(self, past: Mapping[str, Past] | None = None) -> None:
+        """Ends a training; products take up what the loop knows by now of its epochs.
+
+        Args:
+            past: Values by mode, key and epoch.
+        """
+        for product in self._products:
+            with self.forgiven(f"end the {product.name}", []):
+                product.end(self.history, past or {})
+
     def legend(self, epoch: Epoch) -> list[str]:
         """Says where files are and how to read numbers, for the first epoch with results; later nothing."""
         if self._legend_told or not (epoch.values or epoch.logged):
@@ -198,7 +211,8 @@ class Watcher:
 
     def state(self) -> dict[Any, Any]:
         """The state that a resumed training needs, in plain containers."""
-        return {"called": self._called, "streams": self.history.state()}
+        pages = {mode: page.state() for mode, page in self.history.pages.items()}
+        return {"called": self._called, "streams": self.history.state(), "pages": pages}
 
     def restore(self, state: Mapping[Any, Any]) -> None:
         """Restores a state; one that does not fit is left out, with a warning."""
@@ -207,6 +221,8 @@ class Watcher:
             if of_others and state["streams"]:
                 raise ArgumentError(f"The followed images were saved with other keys for {sorted(of_others)}.")
             self.history.restore(state["streams"], {"images", *self.options.given} - {"model"})
+        with self.forgiven("go on with the page of the training that is resumed"):
+            self.history.pages = {mode: KeptPage.of(page) for mode, page in state.get("pages", {}).items()}
 
     @contextmanager
     def forgiven(

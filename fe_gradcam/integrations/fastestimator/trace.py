@@ -25,11 +25,13 @@ from fe_gradcam.explaining.views import Smooth
 from fe_gradcam.integrations.fastestimator import compat, warmup
 from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
 from fe_gradcam.integrations.fastestimator.keyed import KeyedSource, check_source
+from fe_gradcam.integrations.fastestimator.logs import HostLogs
 from fe_gradcam.metrics.rules import MetricSpec
 from fe_gradcam.parameters import class_knows_its_keywords
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.training.epoch import Cost, Put
 from fe_gradcam.training.options import Classes, Options
+from fe_gradcam.training.pages import Past
 from fe_gradcam.training.rows import input_names
 from fe_gradcam.training.selection import Select, selection_of
 from fe_gradcam.training.source import ModelSource, Source
@@ -143,13 +145,19 @@ class GradCAM(Trace):
         atlas: Whether to draw the mean heat of each class, under ``f"{outputs}_atlas"`` and beside the grids, and to
             judge whether each class is told by something else than the object; see `fe_gradcam.find_shortcuts`. True
             takes 128 images at random, as many of each class as possible; a number, or ``{"n_samples": a number}``,
-            takes so many. With `labels` those count that are told rightly; an empty mask says that there is no object.
-            ``f"{outputs}_verdicts"`` holds a Verdict for each class, ``f"{outputs}_alarms"`` those that accuse,
-            ``f"{outputs}_experiments"`` the images of the tests; ``f"{outputs}_shortcuts"`` in the log counts those
-            that accuse, and with `masks` or `boxes` ``f"{outputs}_surroundings"`` is the largest gap between
-            surroundings. An epoch asks the model no more images than it had, or 512, those classes first that were not
-            judged for longest; a test judges all. ``f"{outputs}_fixed_place"`` holds how much the heat stays at one
-            place; it is not logged, because a high value is no fault in itself. Needs `model`.
+            takes so many, and ``{"ignore": ["place"]}`` leaves out verdicts that you know to be right. With `labels`
+            those count that are told rightly; an empty mask says that there is no object. ``f"{outputs}_verdicts"``
+            holds a Verdict for each class, ``f"{outputs}_alarms"`` those that accuse, ``f"{outputs}_experiments"`` the
+            images of the tests; ``f"{outputs}_shortcuts"`` in the log counts those that accuse, and with `masks` or
+            `boxes` ``f"{outputs}_surroundings"`` is the largest gap between surroundings. An epoch asks the model no
+            more images than it had, or 512, those classes first that were not judged for longest; a test judges all.
+            ``f"{outputs}_fixed_place"`` holds how much the heat stays at one place; it is not logged, because a high
+            value is no fault in itself. Needs `model`.
+        report: Whether to write one HTML page of the training, ``{outputs}_{mode}_report.html``, anew after each epoch:
+            verdicts with their experiments, curves, the images of all epochs with their heat, the atlas. It needs
+            nothing but a browser, and ``f"{outputs}_report"`` holds its path. A dict has settings: ``"pictures"``
+            (False leaves all pictures out), ``"title"``, and ``"track"``: as with `track`, images are followed, unless
+            it is False; then the page has the pictures of the last epoch alone. Needs `save_dir`.
 
         --- where to ---
         save_dir: Folder for the pictures and arrays, ``{outputs}_{mode}_epoch_{n:03d}.png`` and ``.npz``, with
@@ -210,7 +218,8 @@ class GradCAM(Trace):
         # what else is made
         track: bool = False,
         metrics: MetricSpec | Sequence[MetricSpec] = (),
-        atlas: bool | int | Mapping[str, int] = False,
+        atlas: bool | int | Mapping[str, Any] = False,
+        report: bool | Mapping[str, Any] = False,
         # where to
         save_dir: str | os.PathLike[str] | None = None,
         on_error: Literal["warn", "raise"] = "warn",
@@ -252,6 +261,7 @@ class GradCAM(Trace):
             track=track,
             metrics=metrics,
             atlas=cast(int, atlas),  # the options make a number of it
+            report=report,
             on_error=on_error,
         )
         called = {part: f"{part}={key!r}" for part, key in self._keys.items()}
@@ -262,7 +272,7 @@ class GradCAM(Trace):
             source = KeyedSource(self._keys, options, lambda: self.system, layer)
         else:
             source = ModelSource(model, options, layer, called["images"])
-        self.watcher = Watcher(source, options, called, self._on_network_device)
+        self.watcher = Watcher(source, options, called, lambda: _on_device_of(self.system.network, model))
         # Ours first, then what stands in the log, then the rest.
         written = dict.fromkeys([*self.watcher.keys[:2], *self.watcher.logged, *self.watcher.keys])
         read = dict.fromkeys([*self._image_keys, *self._keys.values()])
@@ -272,6 +282,7 @@ class GradCAM(Trace):
         self._foreseen: dict[tuple[str, str], dict[str, Any]] = {}
         self._last: dict[tuple[str, str], float] = {}
         self._cost, self._costly = Cost(), ""
+        self._logs = HostLogs()
 
     # --- the host's hooks ------------------------------------------------------------------------
 
@@ -307,7 +318,7 @@ class GradCAM(Trace):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restores a saved state; a state that does not fit is left out, with a warning."""
         watcher = getattr(self, "watcher", None)  # a copy has nothing
-        if watcher is not None and watcher.options.track and state:
+        if watcher is not None and state and (watcher.options.track or watcher.options.report):
             watcher.restore(state.get("history", state))
 
     def _shares_an_epoch_with(self, other: GradCAM) -> bool:
@@ -338,7 +349,7 @@ class GradCAM(Trace):
 
     def on_begin(self, data: Data) -> None:
         """Explains an image of the host's warmup, or a dummy image, so that mistakes show before the first step."""
-        self._last, self._cost = {}, Cost()
+        self._last, self._cost, self._logs = {}, Cost(), HostLogs()
         foreseen, self._foreseen = self._foreseen, {}
         self.watcher.begin(anew=self.system.epoch_idx == 0)
         with self._told_what_is_fed():
@@ -365,7 +376,9 @@ class GradCAM(Trace):
     def on_epoch_end(self, data: Data) -> None:
         """Explains the kept images, and writes grid, results, metrics and files."""
         try:
-            epoch = self.watcher.end_epoch(data.read_logs())
+            log = data.read_logs()
+            epoch = self.watcher.end_epoch(log, self._known_by_now(self.system.mode))
+            self._logs.note(self.system.mode, self.system.epoch_idx, log)
             for key, put in (epoch.values | epoch.logged).items():
                 with self.watcher.forgiven(f"hand out {key!r}"):
                     self._hand_out(key, put, data, logged=key in epoch.logged)
@@ -378,7 +391,8 @@ class GradCAM(Trace):
             self._fill_in(data)
 
     def on_end(self, data: Data) -> None:
-        """Says what the last epoch cost, if that was not said yet."""
+        """Says what the last epoch cost, if that was not said yet, and hands on what was logged behind us."""
+        self.watcher.end({mode: self._known_by_now(mode) for mode in self._logs.modes})
         self._say_cost()
 
     # --- between the engine and the host ---------------------------------------------------------
@@ -408,6 +422,10 @@ class GradCAM(Trace):
         """The images and the other parts of a batch; the watcher reports missing parts."""
         images = tuple(batch.get(key) for key in self._image_keys)
         return images, {part: batch.get(key) for part, key in self._keys.items()}
+
+    def _known_by_now(self, mode: str) -> Past:
+        """What the host has logged of earlier epochs of a mode, also behind us."""
+        return self._logs.past(mode, self.system.summary.history) if self.watcher.options.report else {}
 
     def _hand_out(self, key: str, put: Put, data: Data, *, logged: bool) -> None:
         """Writes a value under the host's keys: ``key``, and ``key|ds_id`` of a dataset with a name."""
@@ -449,20 +467,21 @@ class GradCAM(Trace):
             if self.system.log_steps is not None:
                 print(f"FastEstimator-GradCAM: {line}", flush=True)
 
-    @contextmanager
-    def _on_network_device(self) -> Iterator[None]:
-        """Keeps a PyTorch model on the device of its training; the host moves it to the CPU after each epoch."""
-        device = getattr(self.system.network, "device", None)
-        first = next(self.model.parameters(), None) if isinstance(self.model, torch.nn.Module) else None
-        if device is None or first is None or first.device == device:
-            yield
-            return
-        before = first.device
-        try:
-            self.model.to(device)
-            yield
-        finally:
-            self.model.to(before)
+
+@contextmanager
+def _on_device_of(network: Any, model: Any) -> Iterator[None]:
+    """Keeps a PyTorch model on the device of its training; the host moves it to the CPU after each epoch."""
+    device = getattr(network, "device", None)
+    first = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
+    if device is None or first is None or first.device == device:
+        yield
+        return
+    before = first.device
+    try:
+        model.to(device)
+        yield
+    finally:
+        model.to(before)
 
 
 def _key(name: str, value: Any) -> str:

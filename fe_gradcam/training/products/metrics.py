@@ -47,6 +47,7 @@ class MetricsProduct(Product):
     def make(self, epoch: Epoch) -> None:
         """Logs the mean of each metric over the images, for the first target that is a class."""
         found = {part.ds_id: self._of(epoch, part) for part in epoch.parts}
+        epoch.found[self.name] = found
         for key in self.keys:
             epoch.log_mean(key, {dataset: values[key] for dataset, values in found.items() if key in values})
 

@@ -48,8 +48,8 @@ class _Stream:
                 self.latest[class_id] = replace(verdict, evidence=bare)
 
 
-class _Found(NamedTuple):
-    """What an epoch shows of one dataset."""
+class FoundOfClasses(NamedTuple):
+    """What an epoch shows of the classes of one dataset."""
 
     picture: AtlasPicture
     atlas: Atlas
@@ -79,6 +79,7 @@ class VerdictsProduct(Product):
         the log would take it for an alarm.
         """
         found = {dataset: self._of(epoch, rows, dataset) for dataset, rows in epoch.rows(self.name).items()}
+        epoch.found[self.name] = found
         fixed_place, shortcuts, surroundings, atlas_key, verdicts_key, alarms_key, experiments = self.keys
         epoch.show(atlas_key, {one: its.picture for one, its in found.items()}, f"atlas_epoch_{epoch.number:03d}")
         fixed = {dataset: its.atlas.fixed_place for dataset, its in found.items()}
@@ -98,7 +99,7 @@ class VerdictsProduct(Product):
         for dataset, its in found.items():
             self._say(epoch, its, dataset)
 
-    def _of(self, epoch: Epoch, rows: Rows, dataset: str) -> _Found:
+    def _of(self, epoch: Epoch, rows: Rows, dataset: str) -> FoundOfClasses:
         source = cast(ModelSource, epoch.reader.source)  # an atlas needs a model, not keys
         options, done = epoch.options, source.of_inferred_class(rows)
         (heatmap,) = done.heatmaps
@@ -111,13 +112,14 @@ class VerdictsProduct(Product):
         if inquiry is not None:
             stream.latest = {one: its for one, its in stream.latest.items() if one in inquiry.classes}
             new = [one for one in inquiry.classes if one not in stream.latest]
-            now = judged(inquiry, options.classes.names, first=[*new, *stream.due()], epoch=epoch.number)
+            order = [*new, *stream.due()]
+            now = judged(inquiry, options.classes.names, ignore=options.ignore, first=order, epoch=epoch.number)
             stream.put(now)
             now = [stream.latest[one.class_id] for one in now]
         verdicts = [stream.latest[one] for one in sorted(stream.latest)]
         title, names = epoch.title(dataset), options.classes.names
         picture = atlas_picture(atlas, heatmap, verdicts, names, title, options.look)
-        return _Found(picture, atlas, verdicts, now, [] if inquiry is None else inquiry.classes)
+        return FoundOfClasses(picture, atlas, verdicts, now, [] if inquiry is None else inquiry.classes)
 
     def _stream(self, epoch: Epoch, dataset: str) -> _Stream:
         return self._streams.setdefault((epoch.mode, dataset), _Stream())
@@ -129,7 +131,7 @@ class VerdictsProduct(Product):
         look = epoch.options.look
         return draw_verdicts(verdicts, mean=look.mean, std=look.std, title=epoch.title(dataset))
 
-    def _say(self, epoch: Epoch, found: _Found, dataset: str) -> None:
+    def _say(self, epoch: Epoch, found: FoundOfClasses, dataset: str) -> None:
         """Says in the log what classes are told by; at length only the first time, and once what is not judged."""
         stream = self._stream(epoch, dataset)
         of = f"{epoch.options.name!r}, {dataset}" if dataset else repr(epoch.options.name)
