@@ -449,7 +449,7 @@
     const finding = verdict ? `${verdict.headline[0].toUpperCase()}${verdict.headline.slice(1)}: ` : "";
     const node = make("article", { className: `class ${group}`, id: `class-${id}`, tabIndex: -1 },
       make("h3", {}, text("span", finding, { className: "finding" }), name), make("div", { className: "mean" }, heat, below),
-      make("div", {}, wrong ? text("p", verdict.evidence[0].said) : null, then,
+      make("div", {}, wrong && verdict.evidence.length ? text("p", verdict.evidence[0].said) : null, then,
         trials.length ? make("ol", { className: "trials" }, ...trials) : null,
         verdict ? make("details", { open: wrong }, text("summary", "What each test found"), evidenceOf(verdict)) : null));
     node.update = () => {
