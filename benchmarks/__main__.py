@@ -8,6 +8,7 @@ import sys
 
 RUN: dict[str, tuple[str, ...]] = {
     "drawing": (),
+    "report": (),
     "route": ("--seconds", "8"),
     "scale": (),
     "zoo": (),

@@ -37,7 +37,7 @@ IMAGENET_NAMES = {
 
 
 def heatmaps(model: Any, folder: Path) -> list[GradCAM]:
-    """The one line that a user adds: a grid of eight eval images at the end of every epoch, and what goes with it."""
+    """The one line that a user adds: a page, a grid of eight eval images at the end of every epoch, and more."""
     return [
         GradCAM(
             images="x",
@@ -52,6 +52,7 @@ def heatmaps(model: Any, folder: Path) -> list[GradCAM]:
             metrics=["deletion", "insertion", "drift"],
             atlas=True,
             save_dir=folder,
+            report=True,
         )
     ]
 
@@ -108,7 +109,10 @@ def main() -> int:
     explain_photos(classifier, OUTPUT / "photos.png")
     print("\nLaying stamps on twelve photos ...", flush=True)
     print(f"\n{lay_stamps(classifier, OUTPUT / 'stamps.png')}")
-    print(f"\nDone in {time.perf_counter() - started:.0f} s. Open:")
+    print(f"\nDone in {time.perf_counter() - started:.0f} s. Open first, in a browser, the page of each training:")
+    for framework in LENETS:
+        print(f"  {OUTPUT / framework / 'gradcam_eval_report.html'}")
+    print("Then the pictures:")
     for framework in LENETS:
         for name in (f"epoch_{EPOCHS:03d}", "film", f"atlas_epoch_{EPOCHS:03d}"):
             print(f"  {OUTPUT / framework / f'gradcam_eval_{name}.png'}")

@@ -200,7 +200,7 @@ def _grid(plan: Plan, written: Written) -> Grid:
 
 def _write_report(plan: Plan, written: Written) -> None:
     """Writes the images of the grid as a page."""
-    from fe_gradcam.reporting.content import Shown
+    from fe_gradcam.reporting.entries import Shown
     from fe_gradcam.reporting.report import page_of, write_warned
 
     page = page_of(written.rows, Shown(look=_look(plan)), Path(plan.loaded.name).name, plan.names)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,21 @@ from numpy.typing import NDArray
 import fe_gradcam
 from fe_gradcam.drawing.pixels import signed_colormap
 from fe_gradcam.drawing.sheet import Look
-from fe_gradcam.drawing.verdicts import trial_pictures
-from fe_gradcam.explaining.explained import Column, Explained
+from fe_gradcam.explaining.explained import Explained
 from fe_gradcam.explaining.results import as_text
-from fe_gradcam.reporting.pack import colours, number, numbers, of_maps, packed, picture_url
+from fe_gradcam.reporting.entries import (
+    Entry,
+    Shown,
+    atlas_entry,
+    codes,
+    column_entry,
+    numbered,
+    of_true_class,
+    verdict_entry,
+)
+from fe_gradcam.reporting.pack import colours, numbers, picture_url
 from fe_gradcam.verdicts.atlas import Atlas
-from fe_gradcam.verdicts.verdict import ACCUSING, BOUNDS, HEADLINES, PAGE_OF_VERDICTS, Trial, Verdict
-
-Entry: TypeAlias = dict[str, Any]
-"""A part of the page."""
+from fe_gradcam.verdicts.verdict import Verdict
 
 FORMAT = 1
 """The version of the form."""
@@ -35,31 +41,10 @@ COLORMAPS = ("turbo", "viridis", "cividis", "gray")
 PICTURE_MOST = 512
 """The most pixels of a picture's longer side."""
 
-TRIAL_MOST = 192
-"""The same of the pictures of an experiment."""
-
 HEAT_MOST = 64
 """The longest side of a map that is kept over many epochs; maps of the whole model are larger at first."""
 
-OTHERS_SHOWN = 2
-"""How many images of an experiment are shown that does not decide the verdict."""
-
 LIBRARIES = ("torch", "tensorflow", "keras", "numpy", "fastestimator")
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What of the images a page may hold.
-
-    Attributes:
-        pictures: Whether it holds pictures; without them it shows heat alone.
-        look: How images become pictures.
-        most: The longest side of maps that are kept as they are; None: any.
-    """
-
-    pictures: bool = True
-    look: Look = field(default_factory=Look)
-    most: int | None = None
 
 
 @dataclass(eq=False)
@@ -115,9 +100,9 @@ class PageDataset:
                 "confidences": None if part.probabilities is None else numbers(part.probabilities.max(1)),
                 "true": numbers(of_true_class(part)),
                 "metrics": {name: numbers(values) for name, values in (metrics or {}).items()},
-                "columns": [_column(column, shown.most) for column in part.columns],
+                "columns": [column_entry(column, shown.most) for column in part.columns],
                 "verdicts": [verdict_entry(one, shown) for one in verdicts],
-                "atlas": None if atlas is None or not atlas.classes else _atlas(atlas),
+                "atlas": None if atlas is None or not atlas.classes else atlas_entry(atlas),
             }
         )
 
@@ -132,12 +117,17 @@ class PageDataset:
             entry["src"] = picture_url(part.pictures[at], PICTURE_MOST)
         return place
 
+    def state(self) -> Entry:
+        """The dataset in plain containers, by attribute; what is added later does not change them."""
+        images, epochs = ([dict(one) for one in entries] for entries in (self.images, self.epochs))
+        return {"size": self.size, "images": images, "keys": list(self.keys), "epochs": epochs}
+
     def to_dict(self, name: str, pictures: dict[str, int]) -> Entry:
         """The dataset as the page has it; pictures of experiments are replaced by their numbers in `pictures`."""
         every, epochs = list(range(len(self.images))), list(self.epochs)
         epochs = [one | {"images": None if one["images"] == every else one["images"]} for one in epochs]
         for last in epochs[-1:]:
-            last["verdicts"] = [_numbered(one, pictures) for one in last["verdicts"]]
+            last["verdicts"] = [numbered(one, pictures) for one in last["verdicts"]]
         return {"name": name, "size": list(self.size), "images": self.images, "epochs": epochs}
 
 
@@ -187,7 +177,7 @@ class Page:
             "colormap": self.look.colormap,
             "alpha": self.look.alpha,
             "signed": colours(signed_colormap(self.look.colormap)),
-            "codes": _codes(),
+            "codes": codes(),
             "notes": [*self._of_epochs(), *self.notes],
             "metrics": {key: words for key, words in self.says.items() if key in measured},
             "curves": list(self.curves),
@@ -224,97 +214,6 @@ def _keys(part: Explained) -> list[str]:
         key = blake2b(np.ascontiguousarray(picture).tobytes() + called.encode(), digest_size=8).hexdigest()
         found.append(f"{key} {sum(one.startswith(key) for one in found)}")
     return found
-
-
-def of_true_class(part: Explained) -> NDArray[np.float64]:
-    """(N,) the probability of the true class, NaN if it is not known."""
-    found = np.full(len(part), np.nan)
-    if part.labels is None:
-        return found
-    if part.probabilities is not None:
-        rows = np.flatnonzero((part.labels >= 0) & (part.labels < part.probabilities.shape[1]))
-        found[rows] = part.probabilities[rows, part.labels[rows]]
-        found[found == 0] = np.nan  # a table of what `report` was given holds the inferred classes alone
-    for column in part.columns:
-        its = (column.heatmap.class_ids == part.labels) & (part.labels >= 0) & np.isfinite(column.heatmap.confidences)
-        found[its] = column.heatmap.confidences[its]
-    return found
-
-
-def _column(column: Column, most: int | None) -> Entry:
-    heatmap = column.heatmap if column.shown is None else column.heatmap.rows(column.shown)
-    return {
-        "method": column.method,
-        "target": column.target,
-        "layer": heatmap.layer if heatmap.of_layer else None,
-        "class_ids": column.heatmap.class_ids.tolist(),
-        "shown": None if column.shown is None else column.shown.tolist(),
-        "heat": packed(heatmap, column.unit, most).to_dict(),
-    }
-
-
-def _atlas(atlas: Atlas) -> Entry:
-    classes = sorted(atlas.classes.items())
-    maps = np.stack([one.mean for _, one in classes]).astype(np.float32)
-    heat = of_maps(maps, "scale_after_relu", atlas.size, np.array([one.warm == 0 for _, one in classes]))
-    entries = [
-        {"class_id": class_id, "images": one.images, "fixed_place": number(one.fixed_place)}
-        for class_id, one in classes
-    ]
-    return {"classes": entries, "heat": heat.to_dict()}
-
-
-def verdict_entry(verdict: Verdict, shown: Shown) -> Entry:
-    """A verdict with its evidence; pictures of experiments are data URLs."""
-    said: Entry = {
-        name: getattr(verdict, name) for name in ("class_id", "name", "code", "level", "accuses", "headline")
-    }
-    said |= {name: getattr(verdict, name) for name in ("text", "images", "epoch", "tests")}
-    said["evidence"] = [
-        {
-            "test": one.test,
-            "level": one.level,
-            "code": one.code,
-            "said": one.said,
-            "figures": {name: number(value) for name, value in one.figures.items()},
-            "images": one.images,
-            "trials": [_trial(trial, shown) for trial in list(one.trials)[: OTHERS_SHOWN if at else None]],
-        }
-        for at, one in enumerate(verdict.evidence)
-    ]
-    return said
-
-
-def _trial(trial: Trial, shown: Shown) -> Entry:
-    urls: list[str | None] = [None, None]
-    if shown.pictures and trial.given.shape[0] in (1, 3):
-        urls = [picture_url(one, TRIAL_MOST) for one in trial_pictures(trial, shown.look)]
-    box = None
-    if trial.outline is not None and trial.outline.any():
-        down, across = np.nonzero(trial.outline)
-        left, top = int(across.min()), int(down.min())
-        box = [left, top, int(across.max()) + 1 - left, int(down.max()) + 1 - top]
-    said: Entry = {"row": int(trial.row), "done": trial.done, "before": number(trial.before)}
-    return said | {"after": number(trial.after), "given": urls[0], "changed": urls[1], "box": box}
-
-
-def _numbered(verdict: Entry, pictures: dict[str, int]) -> Entry:
-    """The entry with numbers in `pictures` for the pictures of its experiments."""
-
-    def numbered(trial: Entry) -> Entry:
-        urls = {side: trial[side] for side in ("given", "changed") if trial[side] is not None}
-        return trial | {side: pictures.setdefault(url, len(pictures)) for side, url in urls.items()}
-
-    evidence = [one | {"trials": [numbered(trial) for trial in one["trials"]]} for one in verdict["evidence"]]
-    return verdict | {"evidence": evidence}
-
-
-def _codes() -> Entry:
-    """Every code with what it says, the most specific accusation first."""
-    return {
-        code: {"headline": HEADLINES[code], "bounds": BOUNDS[code], "page": f"{PAGE_OF_VERDICTS}#{code}"}
-        for code in dict.fromkeys([*ACCUSING, *HEADLINES])
-    }
 
 
 def asked_of(parts: Iterable[Explained]) -> Entry:

@@ -17,15 +17,13 @@ import torch
 from numpy.typing import NDArray
 
 from fe_gradcam.drawing.pixels import Rgb, colormap_lut, shrunk
-from fe_gradcam.explaining.explained import evidence
-from fe_gradcam.explaining.heat import values_of
 from fe_gradcam.scaling import upsample
 from fe_gradcam.types import Heatmap, Scaling
 
-LEVELS = 255
+HEAT_LEVELS = 255
 """A byte of heat says how many of so many parts of the largest value a value has."""
 
-NEAR = 1.9
+MOST_ABOVE = 1.9
 """A map's largest value may be so many times that of the heatmap; beyond, half a level of the map is a whole one of the
 heatmap, as in images that are hardly larger than the map. Then the map is stored at the size of the image."""
 
@@ -77,7 +75,7 @@ class PackedHeat:
     def maps(self) -> NDArray[np.float32]:
         """(n, h, w), the signed maps as the page reads them."""
         largest = np.where(self.negative, -self.down[:, None, None], self.up[:, None, None])
-        return np.asarray(largest * self.magnitudes / LEVELS, np.float32)
+        return np.asarray(largest * self.magnitudes / HEAT_LEVELS, np.float32)
 
 
 def level_of(heat: PackedHeat, row: int) -> NDArray[np.uint8]:
@@ -89,8 +87,8 @@ def level_of(heat: PackedHeat, row: int) -> NDArray[np.uint8]:
     signed, values = heat.scaling == "none", torch.from_numpy(heat.maps()[row : row + 1])
     resized = upsample(values if signed else values.clamp(min=0), heat.size)[0].numpy().astype(np.float64)
     shares = resized / heat.unit[row]
-    levels = LEVELS / 2 * (1 + shares) if signed else LEVELS * shares
-    return np.asarray(np.rint(np.clip(levels, 0, LEVELS)), np.uint8)
+    levels = HEAT_LEVELS / 2 * (1 + shares) if signed else HEAT_LEVELS * shares
+    return np.asarray(np.rint(np.clip(levels, 0, HEAT_LEVELS)), np.uint8)
 
 
 def packed(heatmap: Heatmap, unit: float | None = None, most: int | None = None) -> PackedHeat:
@@ -101,38 +99,55 @@ def packed(heatmap: Heatmap, unit: float | None = None, most: int | None = None)
         unit: The value that is drawn as 1 if several heatmaps share one scale; None: each by itself.
         most: The longest side of maps that are kept as they are; larger ones are shrunk. None: any.
     """
-    raw, scaling, size = heatmap.raw, heatmap.scaling, heatmap.values.shape[1:]
-    signed, size = scaling == "none", (int(size[0]), int(size[1]))
-    if raw.ndim != 3 or len(raw) != len(heatmap.values) or not _made_of(heatmap, unit):
-        raw = heatmap.values if signed or unit is None else heatmap.values * np.float32(unit)
-        scaling = scaling if signed or unit is not None else "scale_before_relu"
-        return _bytes_of(raw, np.full(len(raw), 1.0 if unit is None else unit), heatmap.blank, scaling, size)
-    if not signed:
-        raw = np.where(heatmap.blank[:, None, None], np.minimum(raw, 0), raw)  # what is positive there is rounding
-    if most is not None and max(raw.shape[1:]) > most:
-        raw = np.stack([shrunk(one, most) for one in raw]) if len(raw) else raw[:, :most, :most]
-    return of_maps(raw, scaling, size, heatmap.blank, unit)
+    raw, scaling, blank = heatmap.raw, heatmap.scaling, heatmap.blank
+    size, signed = (int(heatmap.values.shape[1]), int(heatmap.values.shape[2])), heatmap.scaling == "none"
+    if raw.ndim == 3 and len(raw) == len(heatmap.values):
+        if not signed:
+            raw = np.where(blank[:, None, None], np.minimum(raw, 0), raw)  # what is positive there is rounding
+        resized, units = _resized(raw, scaling, size, unit)
+        again = resized if signed else resized / units[:, None, None].astype(np.float32)
+        off, largest = np.abs(again - heatmap.values).max(initial=0), np.abs(heatmap.values).max(initial=0)
+        if off <= OFF_BY * largest:
+            if most is not None and max(raw.shape[1:]) > most and len(raw):
+                raw = np.stack([shrunk(one, most) for one in raw])
+                return _bytes_of(raw, _resized(raw, scaling, size, unit)[1], blank, scaling, size)
+            return _fitting(raw, resized, units, blank, scaling, size)
+    raw = heatmap.values if signed or unit is None else heatmap.values * np.float32(unit)
+    units = _resized(raw, scaling, size, unit if signed or unit is not None else 1.0)[1]
+    return _bytes_of(raw, units, blank, scaling, size)
 
 
-def of_maps(
+def of_maps(raw: NDArray[np.float32], scaling: Scaling, size: tuple[int, int], blank: NDArray[np.bool_]) -> PackedHeat:
+    """Signed maps (n, h, w) as bytes, each scaled by itself; see `packed`."""
+    return _fitting(raw, *_resized(raw, scaling, size, None), blank, scaling, size)
+
+
+def _resized(
+    raw: NDArray[np.float32], scaling: Scaling, size: Sequence[int], unit: float | None
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """The maps at the size of the images, (n, H, W), without negative values unless they are signed, and the units."""
+    if not len(raw):
+        return np.zeros((0, *size), np.float32), np.zeros(0)
+    signed = scaling == "none"
+    maps = torch.from_numpy(np.ascontiguousarray(raw))
+    resized: NDArray[np.float32] = upsample(maps if signed else maps.clamp(min=0), size).numpy()
+    if unit is not None:
+        return resized, np.full(len(raw), unit, np.float64)
+    tops = np.abs(raw).max((1, 2)) if scaling == "scale_before_relu" else np.abs(resized).max((1, 2))
+    return resized, np.where(tops > 0, tops, 1).astype(np.float64)
+
+
+def _fitting(
     raw: NDArray[np.float32],
+    resized: NDArray[np.float32],
+    units: NDArray[np.float64],
+    blank: NDArray[np.bool_],
     scaling: Scaling,
     size: tuple[int, int],
-    blank: NDArray[np.bool_] | None = None,
-    unit: float | None = None,
 ) -> PackedHeat:
-    """Signed maps (n, h, w) as bytes; see `packed`."""
-    blank = np.zeros(len(raw), bool) if blank is None else blank
-    units = np.full(len(raw), unit or 1.0)
-    if len(raw) and unit is None:
-        if scaling == "scale_before_relu":
-            tops = np.abs(raw).max((1, 2))
-        else:
-            tops = np.abs(_resized(raw, size) if scaling == "none" else evidence(raw, size)).max((1, 2))
-        units = np.where(tops > 0, tops, 1).astype(np.float64)
-    if len(raw) and scaling != "none" and (raw.max((1, 2)) > NEAR * units).any():
-        raw = evidence(raw, size)
-    return _bytes_of(raw, units, blank, scaling, size)
+    """The maps as bytes, at the size of the images if bytes would be too coarse at that of the layer."""
+    too_coarse = scaling != "none" and len(raw) > 0 and (raw.max((1, 2)) > MOST_ABOVE * units).any()
+    return _bytes_of(resized if too_coarse else raw, units, blank, scaling, size)
 
 
 def _bytes_of(
@@ -141,24 +156,8 @@ def _bytes_of(
     exact = raw.astype(np.float64)
     up, down = exact.max((1, 2), initial=0), np.abs(exact.min((1, 2), initial=0))
     largest = np.where(exact < 0, down[:, None, None], up[:, None, None])
-    magnitudes = np.rint(LEVELS * np.abs(exact) / np.where(largest > 0, largest, 1)).astype(np.uint8)
+    magnitudes = np.rint(HEAT_LEVELS * np.abs(exact) / np.where(largest > 0, largest, 1)).astype(np.uint8)
     return PackedHeat(magnitudes, exact < 0, up, down, np.asarray(unit, np.float64), blank, scaling, size)
-
-
-def _resized(raw: NDArray[np.float32], size: Sequence[int]) -> NDArray[np.float32]:
-    return np.asarray(upsample(torch.from_numpy(np.ascontiguousarray(raw)), size).numpy())
-
-
-def _made_of(heatmap: Heatmap, unit: float | None) -> bool:
-    """Whether the heatmaps follow from their maps; if not, somebody changed them."""
-    size = heatmap.values.shape[1:]
-    if unit is not None and heatmap.scaling != "none":
-        again = evidence(heatmap.raw, size) / np.float32(unit)
-    else:
-        maps, blank = torch.from_numpy(np.ascontiguousarray(heatmap.raw)), torch.from_numpy(heatmap.blank)
-        again = values_of(maps, blank, heatmap.scaling, size).numpy()
-    off, largest = np.abs(again - heatmap.values).max(initial=0), np.abs(heatmap.values).max(initial=0)
-    return bool(off <= OFF_BY * largest)
 
 
 def picture_url(picture: Rgb, side: int) -> str:

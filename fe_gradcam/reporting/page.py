@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from fe_gradcam.files import FilePath, checked_path, write_bytes
-from fe_gradcam.reporting.content import Entry, Page
+from fe_gradcam.reporting.content import Page
+from fe_gradcam.reporting.entries import Entry
 
 LARGE = 10_000_000
 """Bytes from which a page is warned of."""
@@ -20,15 +22,26 @@ TOO_LARGE = 50_000_000
 """Bytes from which the oldest epochs are left out."""
 
 
+ROOM = 20
+"""One part of so many is left free then, or each later epoch would be rendered twice."""
+
+
 def render(page: Entry) -> str:
     """The page as text that needs nothing else: no request is made, and its policy forbids all.
 
     What the user named (classes, files, the title) is escaped: in the template by autoescape, in the data by `tojson`.
     """
-    css, js = (files("fe_gradcam.reporting").joinpath(f"page.{ending}").read_text("utf-8") for ending in ("css", "js"))
-    template = _environment().from_string(files("fe_gradcam.reporting").joinpath("page.html").read_text("utf-8"))
+    template, css, js, csp = _parts()
+    return template.render(page=page, title=page["title"], css=css, js=js, csp=csp)
+
+
+@cache
+def _parts() -> tuple[Template, Markup, Markup, str]:
+    """The template, the style, the script, and the policy that allows these two alone."""
+    folder = files("fe_gradcam.reporting")
+    html, css, js = (folder.joinpath(f"page.{ending}").read_text("utf-8") for ending in ("html", "css", "js"))
     csp = f"default-src 'none'; img-src data:; style-src {_hash(css)}; script-src {_hash(js)}"
-    return template.render(page=page, title=page["title"], css=Markup(css), js=Markup(js), csp=csp)
+    return _environment().from_string(html), Markup(css), Markup(js), csp
 
 
 def write_page(path: FilePath, page: Page) -> int:
@@ -46,7 +59,7 @@ def write_page(path: FilePath, page: Page) -> int:
     """
     target = checked_path(path, ".html")
     written = render(page.to_dict()).encode()
-    while len(written) > TOO_LARGE and page.thin(len(written) - TOO_LARGE):
+    while len(written) > TOO_LARGE and page.thin(len(written) - TOO_LARGE + TOO_LARGE // ROOM):
         written = render(page.to_dict()).encode()
     write_bytes(target, written)
     return len(written)

@@ -17,7 +17,8 @@ from fe_gradcam.explaining.explained import Explained
 from fe_gradcam.files import FilePath, checked_path
 from fe_gradcam.metrics.rules import METRICS
 from fe_gradcam.parameters import knows_its_keywords
-from fe_gradcam.reporting.content import Page, PageDataset, Shown, asked_of
+from fe_gradcam.reporting.content import Page, PageDataset, asked_of
+from fe_gradcam.reporting.entries import Shown
 from fe_gradcam.reporting.page import LARGE, in_megabytes, write_page
 from fe_gradcam.spec.targets import names_by_id
 from fe_gradcam.types import ClassNames, Heatmap

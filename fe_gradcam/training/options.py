@@ -21,6 +21,7 @@ from fe_gradcam.parameters import one_of, several, whole
 from fe_gradcam.spec.resolved import resolve_target
 from fe_gradcam.training.selection import Selection
 from fe_gradcam.types import Needs, TargetSpec
+from fe_gradcam.verdicts.find import checked_codes
 
 ATLAS_SIZE = 128
 """How many images the atlas takes if no number is given."""
@@ -115,7 +116,8 @@ class Options:
         given: Which of "model", "labels", "preds", "ids", "masks", "boxes" and "display" are given.
         name: The beginning of the keys of results, and of the names of files.
         named_targets: Pairs of a name, each once, and a target; "label" stands for the true classes.
-        atlas: How many images the atlas takes; given as True, a number, or {"n_samples": a number}.
+        atlas: How many images the atlas takes; given as True, a number, or {"n_samples": a number, "ignore": codes}.
+        ignore: Codes of verdicts that are not looked for.
         report: The settings of the page, or None; given as True, False, or a dict of settings.
 
     Raises:
@@ -140,6 +142,7 @@ class Options:
     atlas: Any = 0
     report: Any = False
     on_error: str = "warn"
+    ignore: tuple[Any, ...] = field(init=False)
     rules: list[CamMethod] = field(init=False)
     named_targets: list[tuple[str, Any]] = field(init=False)
 
@@ -153,7 +156,7 @@ class Options:
         one_of("on_error", self.on_error, ("warn", "raise"))
         if not isinstance(self.track, bool):
             raise ArgumentError(f"track={self.track!r} is not accepted. Accepted: True or False.")
-        self.atlas = _atlas_size(self.atlas)
+        self.atlas, self.ignore = _atlas_asked(self.atlas)
         self.report = self._page()
         self.n_components = whole("n_components", self.n_components, 1)
         self.rules = self._rules()
@@ -216,18 +219,19 @@ class Options:
         return methods
 
 
-def _atlas_size(asked: Any) -> int:
-    """How many images the atlas takes: ATLAS_SIZE, or the number asked for; 0 for no atlas."""
+def _atlas_asked(asked: Any) -> tuple[int, tuple[Any, ...]]:
+    """How many images the atlas takes, 0 for no atlas, and the codes of verdicts that are not looked for."""
     if isinstance(asked, Mapping):
         for key in asked:
-            if key != "n_samples":
+            if key not in ("n_samples", "ignore"):
                 raise UnknownNameError(
-                    f"atlas={dict(asked)!r} has no setting {key!r}{nearest(key, ['n_samples'])} Accepted: n_samples, "
-                    "the number of images."
+                    f"atlas={dict(asked)!r} has no setting {key!r}{nearest(key, ['n_samples', 'ignore'])} Accepted: "
+                    "n_samples, the number of images; ignore, codes of verdicts."
                 )
-        return whole("atlas['n_samples']", asked.get("n_samples", ATLAS_SIZE), 1)
+        ignore = tuple(checked_codes("atlas['ignore']", asked.get("ignore", ())))
+        return whole("atlas['n_samples']", asked.get("n_samples", ATLAS_SIZE), 1), ignore
     size = asked * ATLAS_SIZE if isinstance(asked, bool) else asked
-    return whole("atlas", size, 0, none=", True, False, or {'n_samples': a number}")
+    return whole("atlas", size, 0, none=", True, False, or {'n_samples': a number}"), ()
 
 
 def make_folder(path: Path) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from fe_gradcam.reporting.content import Entry, PageDataset
+from fe_gradcam.reporting.content import PageDataset
+from fe_gradcam.reporting.entries import Entry
 from fe_gradcam.reporting.pack import number
 
 Past: TypeAlias = Mapping[str, Mapping[int, Any]]
 """Values by key and epoch."""
 
-TIMES = re.compile(r"(/sec|\(sec\))( \(train\))?$")
+SPEEDS = re.compile(r"(/sec|\(sec\))( \(train\))?$")
 """Keys of values that say how fast a machine is; the same training would not give the same page."""
 
 
@@ -42,7 +43,7 @@ class Curves:
         """Adds values, where they are numbers; returns whether something is new."""
         before = {key: dict(its) for key, its in self.points.items()}
         for key, by_epoch in values.items():
-            known = {epoch: number_of(value) for epoch, value in by_epoch.items()} if not TIMES.search(key) else {}
+            known = {epoch: number_of(value) for epoch, value in by_epoch.items()} if not SPEEDS.search(key) else {}
             for epoch, value in known.items():
                 if value is not None:
                     self.points.setdefault(key, {})[int(epoch)] = value
@@ -82,7 +83,7 @@ class KeptPage:
 
     def state(self) -> dict[str, Any]:
         """The page in plain containers, for a training that is resumed."""
-        datasets = {name: asdict(one) for name, one in self.datasets.items()}
+        datasets = {name: one.state() for name, one in self.datasets.items()}
         return {"datasets": datasets, "curves": self.curves.points, "left_out": self.left_out}
 
     @classmethod

@@ -161,17 +161,27 @@ def find_shortcuts(
         >>> [verdict.name for verdict in found if verdict.accuses]
         []
     """
-    left_out: list[Any] = [ignore] if isinstance(ignore, str) else list(ignore or ())
-    for code in left_out:
-        if code not in TESTS:
-            raise UnknownNameError(
-                f"ignore={code!r} is no code{nearest(str(code), TESTS)} Accepted: {', '.join(TESTS)}."
-            )
+    left_out = checked_codes("ignore", ignore)
     how: dict[str, Any] = {"method": method, "layer": layer, "batch_size": batch_size, "seed": seed}
     how |= {"class_names": class_names, "model_output": model_output, "reshape": reshape}
     how |= {"fuse": fuse, "smooth": smooth}
     inquiry = inquiry_of(model, images, labels, masks, boxes, **how)
     return judged(inquiry, names_by_id(class_names), ignore=left_out)
+
+
+def checked_codes(name: str, ignore: Any) -> list[Any]:
+    """The codes that are not looked for; `name` is what the argument is called.
+
+    Raises:
+        UnknownNameError: There is no such code.
+    """
+    left_out: list[Any] = [ignore] if isinstance(ignore, str) else list(ignore or ())
+    for code in left_out:
+        if code not in TESTS:
+            raise UnknownNameError(
+                f"{name}={code!r} is no code{nearest(str(code), TESTS)} Accepted: {', '.join(TESTS)}."
+            )
+    return left_out
 
 
 def inquiry_of(

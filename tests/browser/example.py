@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 
 from fe_gradcam.explaining.explained import Column, Explained
 from fe_gradcam.explaining.heat import values_of
-from fe_gradcam.reporting.content import Page, PageDataset, Shown, versions
+from fe_gradcam.reporting.content import Page, PageDataset, versions
+from fe_gradcam.reporting.entries import Shown
 from fe_gradcam.reporting.page import render
 from fe_gradcam.types import Scaling
 from fe_gradcam.verdicts.atlas import Atlas

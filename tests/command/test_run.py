@@ -36,6 +36,7 @@ from tests.command.running import (
 )
 from tests.drawing.places import places_of
 from tests.models.squares import BLUE, RED, as_input, keras_colours, squares
+from tests.reporting.pages import levels_in, page_in
 
 
 @pytest.fixture(scope="module")
@@ -423,3 +424,26 @@ def test_no_evidence_is_said(here: Path) -> None:
     shown, heat = overlay_of(here / "fe_gradcam_output" / "squares.grad_cam.pred.png", squares())
     assert_array_equal(heat[:400], shown[:400])  # below is the note
     assert (heat[-10:] != shown[-10:]).any()
+
+
+@pytest.mark.parametrize(("room", "notes"), [(200, []), (3, ["The first 3 of 4 images."])])
+def test_a_page_holds_the_images_of_the_grid(
+    here: Path, monkeypatch: pytest.MonkeyPatch, room: int, notes: list[str]
+) -> None:
+    monkeypatch.setattr(compose, "MOST_ROWS", room)
+    for at in range(3):
+        Image.fromarray(np.roll(squares(), at, 1)).save(here / f"image{at}.png")
+    (here / "names.txt").write_text("red\nblue\n")
+    common = ("explain", "nets:Colours", here, "--size", 16, "--batch-size", 2, "--class-names", here / "names.txt")
+    result = run(*common, "--report", "--output", "with")
+    assert result.stdout.rstrip().endswith(f"Open: {Path('with') / 'report.html'}")
+    said = page_in(here / "with" / "report.html")
+    shown = sorted(entry["name"] for entry in results_of(here / "with")["images"])[:room]
+    assert (said["title"], said["notes"], said["class_names"]) == ("nets:Colours", notes, {"0": "red", "1": "blue"})
+    (dataset,) = said["datasets"]
+    assert [one["id"] for one in dataset["images"]] == shown
+    values = np.concatenate([arrays_of(here / "with", name)["grad_cam.pred.values"] for name in shown])
+    levels = levels_in(dataset["epochs"][0]["columns"][0]["heat"])
+    assert np.abs(levels - np.rint(255.0 * values)).max() <= 1
+    run(*common, "--output", "without")
+    assert not (here / "without" / "report.html").exists()

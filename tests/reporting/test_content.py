@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fe_gradcam.explaining.explained import Column, Explained
-from fe_gradcam.reporting.content import Page, PageDataset, Shown, of_true_class, verdict_entry
+from fe_gradcam.reporting.content import Page, PageDataset
+from fe_gradcam.reporting.entries import Shown, of_true_class, verdict_entry
 from fe_gradcam.verdicts.atlas import Atlas
 from fe_gradcam.verdicts.verdict import HEADLINES
 from tests.heat import heatmap_of

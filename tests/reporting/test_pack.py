@@ -86,10 +86,18 @@ def test_a_map_of_four_places_by_hand() -> None:
 def test_each_row_is_text_of_its_own() -> None:
     """9 magnitudes and 2 bytes of signs are 11 bytes; with one of padding they are 16 characters."""
     raw = np.array([np.eye(3), -np.eye(3)], np.float32)
-    said = of_maps(raw, "none", (9, 9)).to_dict()
+    said = of_maps(raw, "none", (9, 9), np.zeros(2, bool)).to_dict()
     assert (said["h"], said["w"], said["size"], said["stride"], len(said["data"])) == (3, 3, [9, 9], 16, 32)
     assert np.array_equal(heat_in(said).maps(), raw)
     assert (said["up"], said["down"], said["unit"]) == ([1.0, 0.0], [0.0, 1.0], [1.0, 1.0])
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_no_images_have_no_rows(scaling: Scaling) -> None:
+    heatmap = made(np.ones((2, 3, 3), np.float32), scaling, (9, 9)).rows(np.array([False, False]))
+    for most in (None, 2):
+        said = packed(heatmap, most=most).to_dict()
+        assert (said["data"], said["up"], said["blank"]) == ("", [], []) and said["stride"] > 0
 
 
 def test_what_is_positive_in_a_blank_map_is_not_shown() -> None:
@@ -102,12 +110,14 @@ def test_what_is_positive_in_a_blank_map_is_not_shown() -> None:
     assert heat.maps().min() == pytest.approx(-3)
 
 
-def test_a_heatmap_that_somebody_changed_is_stored_as_it_is() -> None:
-    heatmap = made(np.random.default_rng(0).normal(size=(2, 4, 4)).astype(np.float32), "scale_after_relu", (12, 12))
-    changed = replace(heatmap, values=heatmap.values[:, ::-1].copy())
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_a_heatmap_that_somebody_changed_is_stored_as_it_is(scaling: Scaling) -> None:
+    heatmap = made(np.random.default_rng(0).normal(size=(2, 4, 4)).astype(np.float32), scaling, (12, 12))
+    changed = replace(heatmap, values=heatmap.values[:, ::-1] * np.float32([[[0.5]], [[0.25]]]))
     heat = packed(changed)
     assert heat.magnitudes.shape == (2, 12, 12)
-    assert np.abs(np.array([level_of(heat, row) for row in range(2)]) - 255 * changed.values).max() <= 1
+    exact = wanted(changed.values, scaling, ends(changed.values))
+    assert np.abs(np.array([level_of(heat, row) for row in range(2)]) - np.rint(exact)).max() <= 1
 
 
 def test_a_large_map_is_shrunk_if_it_may_not_be_kept() -> None:

@@ -34,6 +34,7 @@ from fe_gradcam.training.options import Classes, Options
 from fe_gradcam.training.products.film import FilmProduct
 from fe_gradcam.training.rows import Rows
 from tests.heat import heatmap_of
+from tests.reporting.pages import page_in
 from tests.trainings import (
     FRAMEWORKS,
     Catch,
@@ -411,7 +412,7 @@ def test_following_needs_a_model() -> None:
 def resumable(framework: str, folder: Path, killed: int | None = None) -> dict[str, Any]:
     """Trains for four epochs, or those before `killed`, from where the folder says the last training ended."""
     model, catch = net(framework, f"resumed_{framework}"), Catch("eval")
-    trace = followed(model, select="random", n_samples=3, metrics="drift", save_dir=folder)
+    trace = followed(model, select="random", n_samples=3, metrics="drift", save_dir=folder, report=True)
     traces = [trace, catch, Killer(killed), RestoreWizard(str(folder / "state"))]
     with contextlib.suppress(KilledError):
         training(framework, *traces, model=model, epochs=4).fit(warmup=False)
@@ -440,6 +441,9 @@ def test_the_film_goes_on_in_another_process(tmp_path: Path) -> None:
         assert end["ids"] == [start["ids"][0]] * len(end["ids"])
         assert end["first"] == start["first"]  # the pictures of the first epoch themselves
         assert np.isfinite(end["drift"]).all()  # against the heat that was saved, at once
+        (page,) = page_in(tmp_path / framework / "gradcam_eval_report.html")["datasets"]
+        assert [one["epoch"] for one in page["epochs"]] == [1, 2, 3, 4]
+        assert [one["id"] for one in page["images"]] == [str(one) for one in start["ids"][0]]
 
 
 def saved(**more: Any) -> GradCAM:

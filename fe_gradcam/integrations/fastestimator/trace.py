@@ -145,13 +145,14 @@ class GradCAM(Trace):
         atlas: Whether to draw the mean heat of each class, under ``f"{outputs}_atlas"`` and beside the grids, and to
             judge whether each class is told by something else than the object; see `fe_gradcam.find_shortcuts`. True
             takes 128 images at random, as many of each class as possible; a number, or ``{"n_samples": a number}``,
-            takes so many. With `labels` those count that are told rightly; an empty mask says that there is no object.
-            ``f"{outputs}_verdicts"`` holds a Verdict for each class, ``f"{outputs}_alarms"`` those that accuse,
-            ``f"{outputs}_experiments"`` the images of the tests; ``f"{outputs}_shortcuts"`` in the log counts those
-            that accuse, and with `masks` or `boxes` ``f"{outputs}_surroundings"`` is the largest gap between
-            surroundings. An epoch asks the model no more images than it had, or 512, those classes first that were not
-            judged for longest; a test judges all. ``f"{outputs}_fixed_place"`` holds how much the heat stays at one
-            place; it is not logged, because a high value is no fault in itself. Needs `model`.
+            takes so many, and ``{"ignore": ["place"]}`` leaves out verdicts that you know to be right. With `labels`
+            those count that are told rightly; an empty mask says that there is no object. ``f"{outputs}_verdicts"``
+            holds a Verdict for each class, ``f"{outputs}_alarms"`` those that accuse, ``f"{outputs}_experiments"`` the
+            images of the tests; ``f"{outputs}_shortcuts"`` in the log counts those that accuse, and with `masks` or
+            `boxes` ``f"{outputs}_surroundings"`` is the largest gap between surroundings. An epoch asks the model no
+            more images than it had, or 512, those classes first that were not judged for longest; a test judges all.
+            ``f"{outputs}_fixed_place"`` holds how much the heat stays at one place; it is not logged, because a high
+            value is no fault in itself. Needs `model`.
         report: Whether to write one HTML page of the training, ``{outputs}_{mode}_report.html``, anew after each epoch:
             verdicts with their experiments, curves, the images of all epochs with their heat, the atlas. It needs
             nothing but a browser, and ``f"{outputs}_report"`` holds its path. A dict has settings: ``"pictures"``
@@ -217,7 +218,7 @@ class GradCAM(Trace):
         # what else is made
         track: bool = False,
         metrics: MetricSpec | Sequence[MetricSpec] = (),
-        atlas: bool | int | Mapping[str, int] = False,
+        atlas: bool | int | Mapping[str, Any] = False,
         report: bool | Mapping[str, Any] = False,
         # where to
         save_dir: str | os.PathLike[str] | None = None,
@@ -271,7 +272,7 @@ class GradCAM(Trace):
             source = KeyedSource(self._keys, options, lambda: self.system, layer)
         else:
             source = ModelSource(model, options, layer, called["images"])
-        self.watcher = Watcher(source, options, called, self._on_network_device)
+        self.watcher = Watcher(source, options, called, lambda: _on_device_of(self.system.network, model))
         # Ours first, then what stands in the log, then the rest.
         written = dict.fromkeys([*self.watcher.keys[:2], *self.watcher.logged, *self.watcher.keys])
         read = dict.fromkeys([*self._image_keys, *self._keys.values()])
@@ -466,20 +467,21 @@ class GradCAM(Trace):
             if self.system.log_steps is not None:
                 print(f"FastEstimator-GradCAM: {line}", flush=True)
 
-    @contextmanager
-    def _on_network_device(self) -> Iterator[None]:
-        """Keeps a PyTorch model on the device of its training; the host moves it to the CPU after each epoch."""
-        device = getattr(self.system.network, "device", None)
-        first = next(self.model.parameters(), None) if isinstance(self.model, torch.nn.Module) else None
-        if device is None or first is None or first.device == device:
-            yield
-            return
-        before = first.device
-        try:
-            self.model.to(device)
-            yield
-        finally:
-            self.model.to(before)
+
+@contextmanager
+def _on_device_of(network: Any, model: Any) -> Iterator[None]:
+    """Keeps a PyTorch model on the device of its training; the host moves it to the CPU after each epoch."""
+    device = getattr(network, "device", None)
+    first = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
+    if device is None or first is None or first.device == device:
+        yield
+        return
+    before = first.device
+    try:
+        model.to(device)
+        yield
+    finally:
+        model.to(before)
 
 
 def _key(name: str, value: Any) -> str:

@@ -11,7 +11,8 @@ from fe_gradcam.backends.weights import weights_sha256
 from fe_gradcam.errors import CamWarning
 from fe_gradcam.explaining.explained import Explained
 from fe_gradcam.files import file_name
-from fe_gradcam.reporting.content import HEAT_MOST, Entry, Page, PageDataset, Shown, asked_of
+from fe_gradcam.reporting.content import HEAT_MOST, Page, PageDataset, asked_of
+from fe_gradcam.reporting.entries import Entry, Shown
 from fe_gradcam.reporting.page import LARGE, in_megabytes, write_page
 from fe_gradcam.training.epoch import Epoch, Product
 from fe_gradcam.training.history import History
@@ -113,6 +114,8 @@ def _notes(options: Options, parts: Sequence[Explained]) -> Iterator[str]:
         yield "Pictures are not included."
     if not options.atlas:
         yield "No class was judged, as atlas=True was not passed."
+    if options.ignore:
+        yield f"Verdicts that were not looked for: {', '.join(options.ignore)}."
     for column in parts[0].columns:
         size = column.heatmap.raw.shape[1:]
         if max(size) > HEAT_MOST and column.shown is None:

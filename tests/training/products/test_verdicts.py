@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fe_gradcam import CamWarning
+from fe_gradcam import CamWarning, UnknownNameError
 from fe_gradcam.training import source
 from fe_gradcam.training.options import Options
 from fe_gradcam.training.selection import selection_of
@@ -39,6 +39,29 @@ def test_an_epoch_asks_no_more_than_it_had_and_a_test_judges_all_classes(
         assert [one.class_id for one in epoch["gradcam_verdicts"]] == classes
         assert [one.class_id for one in epoch["gradcam_alarms"]] == accused
         assert ("later epochs" in " ".join(epoch.messages)) == (mode == "eval" and number == 1)
+
+
+def test_a_test_that_is_ignored_accuses_nobody() -> None:
+    images, _ = scenes(CLASSES, (GREEN,))
+    codes = {}
+    for ignore in ((), "place", ["place", "sign", "nothing_local"]):
+        chosen = selection_of("first", 3, None, 0, ())
+        asked = {"n_samples": 36, "ignore": ignore}
+        options = Options({"model", "labels"}, selection=chosen, atlas=asked, on_error="raise")
+        watcher = Watcher(ModelSource(network(GREEN_BY_MARK), options), options)
+        watcher.begin()
+        watcher.begin_epoch(1, "test")
+        watcher.see(torch.from_numpy(images), np.array(CLASSES))
+        verdicts = {one.class_id: one for one in watcher.end_epoch()["gradcam_verdicts"]}
+        codes[str(ignore)] = verdicts[GREEN].code
+        assert not {"place"} & {its.test for its in verdicts[GREEN].evidence} or not ignore
+    assert codes["()"] == "place" and codes["place"] != "place"
+    assert codes["['place', 'sign', 'nothing_local']"] in ("no_shortcut", "not_judged")
+
+
+def test_a_code_that_is_none_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match=r"atlas\['ignore'\]='palce' is no code; did you mean 'place'"):
+        Options({"model"}, atlas={"ignore": ["palce"]})
 
 
 def test_classes_that_no_image_is_told_to_be_of_are_not_left_for_later() -> None:
