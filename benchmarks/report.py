@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -59,8 +60,8 @@ def main() -> None:
         for images, epochs, methods in RUNS:
             dataset, generator, pictures = PageDataset(), np.random.default_rng(0), shown(images)
             page, packing, writing, size = Page("a training", datasets={"": dataset}), 0.0, [], 0
-            for number in range(1, epochs + 1):
-                part = epoch_of(pictures, methods, generator)
+            parts = cycle([epoch_of(pictures, methods, generator) for _ in range(4)])
+            for number, part in zip(range(1, epochs + 1), parts, strict=False):
                 started = time.perf_counter()
                 dataset.add(part, number, Shown(most=HEAT_MOST))
                 packing += time.perf_counter() - started

@@ -117,6 +117,11 @@ class PageDataset:
             entry["src"] = picture_url(part.pictures[at], PICTURE_MOST)
         return place
 
+    def state(self) -> Entry:
+        """The dataset in plain containers, by attribute; what is added later does not change them."""
+        images, epochs = ([dict(one) for one in entries] for entries in (self.images, self.epochs))
+        return {"size": self.size, "images": images, "keys": list(self.keys), "epochs": epochs}
+
     def to_dict(self, name: str, pictures: dict[str, int]) -> Entry:
         """The dataset as the page has it; pictures of experiments are replaced by their numbers in `pictures`."""
         every, epochs = list(range(len(self.images))), list(self.epochs)

@@ -93,9 +93,12 @@
 
   /** The heatmap of a row at a size: within [0, 1], or for the scaling "none" within [-1, 1]. */
   function values(heat, row, size) {
-    const map = signedMap(heat, row), signed = heat.scaling === "none", unit = heat.unit[row] || 1;
-    if (!signed) map.forEach((value, k) => { map[k] = heat.blank[row] ? 0 : Math.max(value, 0); });
-    return resized(map, [heat.h, heat.w], size).map((value) => value / unit);
+    const map = signedMap(heat, row), unit = heat.unit[row] || 1;
+    for (let k = 0; k < map.length; k++) {
+      if (heat.scaling !== "none" && (map[k] < 0 || heat.blank[row])) map[k] = 0;
+      map[k] /= unit;
+    }
+    return resized(map, [heat.h, heat.w], size);
   }
 
   const largestOf = (heat, row) => (heat.scaling === "none" && heat.unit[row]) || Math.max(heat.up[row], heat.down[row]) || 1;
@@ -104,7 +107,7 @@
   /** The signed map of a row at a size over the largest magnitude, within [-1, 1]. */
   function signedValues(heat, row, size) {
     const unit = largestOf(heat, row);
-    return resized(signedMap(heat, row), [heat.h, heat.w], size).map((value) => value / unit);
+    return resized(signedMap(heat, row).map((value) => value / unit), [heat.h, heat.w], size);
   }
 
   /** The colour of each level, and how opaque it lies on the picture: the rule of fe_gradcam.drawing.pixels.overlay. */
@@ -125,25 +128,30 @@
     const heatmap = values(heat, row, size), drawn = view === "signed" ? signedValues(heat, row, size) : heatmap;
     [canvas.height, canvas.width] = size;
     const image = new ImageData(size[1], size[0]), pixels = new Uint32Array(image.data.buffer);
-    const table_ = colours(signed, view !== "both");
-    drawn.forEach((value, k) => { pixels[k] = table_[levelOf(value, signed)]; });
+    const shades = colours(signed, view !== "both");
+    for (let k = 0; k < drawn.length; k++) pixels[k] = shades[levelOf(drawn[k], signed)];
     canvas.getContext("2d").putImageData(image, 0, 0);
     return heatmap;
   }
 
   /** The box around the hottest place, at least half the maximum; the rule of fe_gradcam.verdicts.places. */
   function placeOf(heat, [height, width]) {
-    const top = heat.reduce((most, value, k) => (value > heat[most] ? k : most), 0);
+    let top = 0;
+    for (let k = 1; k < heat.length; k++) if (heat[k] > heat[top]) top = k;
     if (!(heat[top] > 0)) return null;
     const seen = new Uint8Array(heat.length), open = [top], box = [width, 0, height, 0];
     seen[top] = 1;
     while (open.length) {
       const k = open.pop(), x = k % width, y = (k - x) / width;
-      [box[0], box[1], box[2], box[3]] = [Math.min(box[0], x), Math.max(box[1], x), Math.min(box[2], y), Math.max(box[3], y)];
-      const near = [x > 0 && k - 1, x < width - 1 && k + 1, y > 0 && k - width, y < height - 1 && k + width];
-      for (const one of near) {
-        if (one !== false && !seen[one] && heat[one] >= heat[top] / 2) { seen[one] = 1; open.push(one); }
-      }
+      box[0] = Math.min(box[0], x);
+      box[1] = Math.max(box[1], x);
+      box[2] = Math.min(box[2], y);
+      box[3] = Math.max(box[3], y);
+      const visit = (one) => { if (!seen[one] && heat[one] >= heat[top] / 2) { seen[one] = 1; open.push(one); } };
+      if (x > 0) visit(k - 1);
+      if (x < width - 1) visit(k + 1);
+      if (y > 0) visit(k - width);
+      if (y < height - 1) visit(k + width);
     }
     return { left: box[0], top: box[2], width: box[1] - box[0] + 1, height: box[3] - box[2] + 1 };
   }
@@ -156,11 +164,11 @@
     const column = across < 1 / 3 ? "left" : across > 2 / 3 ? "right" : "";
     const where = row && column ? `${row} ${column} corner` : row || column ? `${row || column} edge` : "middle";
     let [all, inside] = [0, 0];
-    heat.forEach((value, k) => {
-      const x = (k % width) - box.left, y = Math.floor(k / width) - box.top, hot = Math.max(value, 0);
+    for (let k = 0; k < heat.length; k++) {
+      const x = (k % width) - box.left, y = Math.floor(k / width) - box.top, hot = Math.max(heat[k], 0);
       all += hot;
       if (x >= 0 && x < box.width && y >= 0 && y < box.height) inside += hot;
-    });
+    }
     const area = (box.width * box.height) / heat.length;
     return `The heat is in the ${where}: ${percent(inside / all, 0)} of it on ${percent(area, 0)} of the image.`;
   }

@@ -22,6 +22,10 @@ TOO_LARGE = 50_000_000
 """Bytes from which the oldest epochs are left out."""
 
 
+ROOM = 20
+"""One part of so many is left free then, or each later epoch would be rendered twice."""
+
+
 def render(page: Entry) -> str:
     """The page as text that needs nothing else: no request is made, and its policy forbids all.
 
@@ -55,7 +59,7 @@ def write_page(path: FilePath, page: Page) -> int:
     """
     target = checked_path(path, ".html")
     written = render(page.to_dict()).encode()
-    while len(written) > TOO_LARGE and page.thin(len(written) - TOO_LARGE):
+    while len(written) > TOO_LARGE and page.thin(len(written) - TOO_LARGE + TOO_LARGE // ROOM):
         written = render(page.to_dict()).encode()
     write_bytes(target, written)
     return len(written)

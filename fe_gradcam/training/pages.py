@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from fe_gradcam.reporting.content import PageDataset
@@ -83,7 +83,7 @@ class KeptPage:
 
     def state(self) -> dict[str, Any]:
         """The page in plain containers, for a training that is resumed."""
-        datasets = {name: asdict(one) for name, one in self.datasets.items()}
+        datasets = {name: one.state() for name, one in self.datasets.items()}
         return {"datasets": datasets, "curves": self.curves.points, "left_out": self.left_out}
 
     @classmethod

@@ -135,7 +135,9 @@ class Shapes:
             raw = np.where(blank[:, None, None], -np.abs(raw), raw)
             values = values_of(torch.from_numpy(raw), torch.from_numpy(blank), scaling, (self.side, self.side)).numpy()
             classes, of_label = (self.labels if target == "label" else told), target == "label" and len(made) > 0
-            heatmap = heatmap_of(values, classes, raw=raw, blank=blank, method=method, scaling=scaling, target=target)
+            heatmap = heatmap_of(
+                values, classes, raw=raw, blank=blank, confidence=np.nan, method=method, scaling=scaling, target=target
+            )
             made.append(Column(method, target, heatmap, shown=told != self.labels if of_label else None))
         files = parts.get("files") or [f"{self.names[one]}_{at:03d}.png" for at, one in enumerate(self.labels)]
         ids = files if parts.get("ids", True) else None

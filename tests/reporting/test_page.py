@@ -58,15 +58,24 @@ def test_a_page_that_would_be_too_large_lacks_its_oldest_epochs(
 ) -> None:
     whole = write_page(tmp_path / "page.html", page(5))
     assert [one["epoch"] for one in page_in(tmp_path / "page.html")["datasets"][0]["epochs"]] == [1, 2, 3, 4, 5]
+    for most in (whole - 1, 1):
+        monkeypatch.setattr(pages, "TOO_LARGE", most)
+        monkeypatch.setattr(pages, "ROOM", whole)  # a few bytes
+        assert write_page(tmp_path / "page.html", thinned := page(5)) < whole
+        kept = [one["epoch"] for one in page_in(tmp_path / "page.html")["datasets"][0]["epochs"]]
+        assert kept == ([2, 3, 4, 5] if most > 1 else [5])
+        which = "Epoch 1 was" if most > 1 else "Epochs 1 to 4 were"
+        said = f"{which} left out, as the page would have been too large. The curves have all epochs."
+        assert page_in(tmp_path / "page.html")["notes"] == [said]
+        assert [one["epoch"] for one in thinned.datasets[""].epochs] == kept
+
+
+def test_a_page_that_is_thinned_has_room_for_some_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = write_page(tmp_path / "page.html", page(40))
     monkeypatch.setattr(pages, "TOO_LARGE", whole - 1)
-    thinned = page(5)
-    assert write_page(tmp_path / "page.html", thinned) < whole
-    said = page_in(tmp_path / "page.html")
-    assert [one["epoch"] for one in said["datasets"][0]["epochs"]] == [2, 3, 4, 5]
-    assert said["notes"] == ["Epoch 1 was left out, as the page would have been too large. The curves have all epochs."]
-    monkeypatch.setattr(pages, "TOO_LARGE", 1)
-    write_page(tmp_path / "page.html", thinned)
-    assert [one["epoch"] for one in page_in(tmp_path / "page.html")["datasets"][0]["epochs"]] == [5]
+    left = write_page(tmp_path / "page.html", page(40))
+    epoch = (whole - write_page(tmp_path / "page.html", page(30))) / 10
+    assert whole / 20 - epoch < whole - left < whole / 20 + 2 * epoch
 
 
 def test_the_size_is_said_by_parts() -> None:
