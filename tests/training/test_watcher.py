@@ -17,7 +17,7 @@ from fe_gradcam import ArgumentError, CamWarning, GradCAM
 from fe_gradcam.drawing.grid import Grid, Panel, Row
 from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.training import watcher as engine
-from fe_gradcam.training.epoch import Cost, Epoch
+from fe_gradcam.training.epoch import Cost, Epoch, Product
 from fe_gradcam.training.options import Options
 from fe_gradcam.training.selection import Selection, selection_of
 from fe_gradcam.training.source import ModelSource
@@ -99,7 +99,7 @@ def test_everything_is_made_without_a_host(framework: str, tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
-class Brightness:
+class Brightness(Product):
     """A product that chooses its own rows, draws a picture and logs a number."""
 
     name = "brightness"
