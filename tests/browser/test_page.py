@@ -245,7 +245,8 @@ def test_alternative_texts_say_the_finding(browser: Browser) -> None:
     assert "lower right corner" in said
     assert "Verdict on triangle: told by a place of the frame." in said
     browser.look("#class-2")
-    assert browser.one("#class-2 .pane").get_attribute("aria-label").startswith("Mean heat of triangle. The heat is in the lower right corner")
+    said = browser.one("#class-2 .pane").get_attribute("aria-label") or ""
+    assert said.startswith("Mean heat of triangle. The heat is in the lower right corner: ")
     assert browser.one(".trials img").get_attribute("alt") == "as given: triangle with 98.2%"
 
 
