@@ -101,7 +101,7 @@ def packed(heatmap: Heatmap, unit: float | None = None, most: int | None = None)
     """
     raw, scaling, blank = heatmap.raw, heatmap.scaling, heatmap.blank
     size, signed = (int(heatmap.values.shape[1]), int(heatmap.values.shape[2])), heatmap.scaling == "none"
-    if raw.ndim == 3 and len(raw) == len(heatmap.values):
+    if raw.ndim == 3 and len(raw) == len(heatmap.values) and bool(np.isfinite(raw).all()):
         if not signed:
             raw = np.where(blank[:, None, None], np.minimum(raw, 0), raw)  # what is positive there is rounding
         resized, units = _resized(raw, scaling, size, unit)
@@ -112,7 +112,8 @@ def packed(heatmap: Heatmap, unit: float | None = None, most: int | None = None)
                 raw = np.stack([shrunk(one, most) for one in raw])
                 return _bytes_of(raw, _resized(raw, scaling, size, unit)[1], blank, scaling, size)
             return _fitting(raw, resized, units, blank, scaling, size)
-    raw = heatmap.values if signed or unit is None else heatmap.values * np.float32(unit)
+    values = np.nan_to_num(heatmap.values, posinf=0, neginf=0)
+    raw = values if signed or unit is None else values * np.float32(unit)
     units = _resized(raw, scaling, size, unit if signed or unit is not None else 1.0)[1]
     return _bytes_of(raw, units, blank, scaling, size)
 

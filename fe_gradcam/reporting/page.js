@@ -170,7 +170,7 @@
       if (x >= 0 && x < box.width && y >= 0 && y < box.height) inside += hot;
     }
     const area = (box.width * box.height) / heat.length;
-    return `The heat is in the ${where}: ${percent(inside / all, 0)} of it on ${percent(area, 0)} of the image.`;
+    return `The heat is ${/edge/.test(where) ? "at" : "in"} the ${where}: ${percent(inside / all, 0)} of it on ${percent(area, 0)} of the image.`;
   }
 
   /* What is shown now. */
@@ -623,7 +623,7 @@
   function showAsked() {
     const words = (value) => (Array.isArray(value) ? value.map(words).join(", ")
       : value && typeof value === "object" ? Object.entries(value).map(([key, one]) => `${key} ${words(one)}`).join(", ") : String(value));
-    const pairs = Object.entries(page.asked).filter(([, value]) => known(value)).map(([key, value]) => [spaced(key), words(value)]);
+    const pairs = Object.entries(page.asked).filter(([, value]) => known(value) && value !== "").map(([key, value]) => [spaced(key), words(value)]);
     $("asked-table").replaceChildren(table(["", ""], pairs));
     $("asked").hidden = !pairs.length;
     $("copy").onclick = () => navigator.clipboard.writeText(JSON.stringify(page.asked, null, 2)).then(
@@ -645,7 +645,7 @@
     $("more").onclick = () => { state.more += SHOWN; showGallery(); };
     $("large").onclose = () => cardOf(large.image).focus();
     addEventListener("beforeprint", () => {
-      for (const node of document.querySelectorAll("#atlas details")) node.open = true;
+      for (const node of document.querySelectorAll("#loud details")) node.open = true;
       for (const one of [cards, classes]) one.redraw(true);
     });
   }

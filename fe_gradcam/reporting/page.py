@@ -22,7 +22,7 @@ TOO_LARGE = 50_000_000
 """Bytes from which the oldest epochs are left out."""
 
 
-ROOM = 20
+SPARE = 20
 """One part of so many is left free then, or each later epoch would be rendered twice."""
 
 
@@ -59,7 +59,7 @@ def write_page(path: FilePath, page: Page) -> int:
     """
     target = checked_path(path, ".html")
     written = render(page.to_dict()).encode()
-    while len(written) > TOO_LARGE and page.thin(len(written) - TOO_LARGE + TOO_LARGE // ROOM):
+    while len(written) > TOO_LARGE and page.thin(len(written) - TOO_LARGE + TOO_LARGE // SPARE):
         written = render(page.to_dict()).encode()
     write_bytes(target, written)
     return len(written)

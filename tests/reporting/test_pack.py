@@ -120,6 +120,14 @@ def test_a_heatmap_that_somebody_changed_is_stored_as_it_is(scaling: Scaling) ->
     assert np.abs(np.array([level_of(heat, row) for row in range(2)]) - np.rint(exact)).max() <= 1
 
 
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_values_of_other_code_that_are_no_numbers_count_as_no_heat(scaling: Scaling) -> None:
+    values = np.array([[[0.5, np.nan], [np.inf, 1.0]]], np.float32)
+    said = packed(heatmap_of(values, raw=values, scaling=scaling)).to_dict()
+    (levels,) = levels_in(json.loads(json.dumps(said, allow_nan=False)))
+    assert levels.tolist() == ([[192, 128], [128, 255]] if scaling == "none" else [[128, 0], [0, 255]])
+
+
 def test_a_large_map_is_shrunk_if_it_may_not_be_kept() -> None:
     raw = np.zeros((1, 60, 100), np.float32)
     raw[0, 12:24, 20:40] = 7

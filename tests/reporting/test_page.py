@@ -60,7 +60,7 @@ def test_a_page_that_would_be_too_large_lacks_its_oldest_epochs(
     assert [one["epoch"] for one in page_in(tmp_path / "page.html")["datasets"][0]["epochs"]] == [1, 2, 3, 4, 5]
     for most in (whole - 1, 1):
         monkeypatch.setattr(pages, "TOO_LARGE", most)
-        monkeypatch.setattr(pages, "ROOM", whole)  # a few bytes
+        monkeypatch.setattr(pages, "SPARE", whole)  # a few bytes
         assert write_page(tmp_path / "page.html", thinned := page(5)) < whole
         kept = [one["epoch"] for one in page_in(tmp_path / "page.html")["datasets"][0]["epochs"]]
         assert kept == ([2, 3, 4, 5] if most > 1 else [5])
