@@ -87,7 +87,7 @@ def _within(inquiry: Inquiry, classes: Sequence[int]) -> list[int]:
         return list(classes)
     each = 1 + 2 * DONORS * (inquiry.masks is not None)
     costs = np.cumsum([each * min(TRIED, len(inquiry.rows_of(one))) for one in classes])
-    return list(classes[: max(1, int((costs <= inquiry.most - inquiry.asked).sum()))])
+    return list(classes[: max(1, int((costs <= inquiry.most).sum()))])
 
 
 @knows_its_keywords(

@@ -196,7 +196,5 @@ def _rank(evidence: Evidence) -> tuple[int, int]:
     codes = [*ACCUSING, "artefact"]
     which = codes.index(evidence.code) if evidence.code in codes else len(codes)
     if evidence.level == "not tested":
-        return 4, which
-    if evidence.code == "artefact":
-        return 2, which
-    return (0 if evidence.accuses else 1 if evidence.code in ACCUSING else 3), which
+        return 3, which
+    return (0 if evidence.accuses else 1 if evidence.code in ACCUSING else 2), which
