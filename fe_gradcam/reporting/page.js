@@ -28,7 +28,7 @@
   const percent = (part, digits = 1) => (known(part) ? `${(100 * part).toFixed(digits)}%` : "–");
   const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
   const spaced = (key) => key.replaceAll("_", " ");
-  const nameOf = (id) => (known(page.class_names[id]) ? page.class_names[id] : id < 0 ? "no class" : `class ${id}`);
+  const nameOf = (id) => page.class_names[id] ?? (id < 0 ? "no class" : `class ${id}`);
   const groupOf = (code) => (code === "no_shortcut" ? "passed" : ACCUSE.includes(code) ? "wrong" : "none");
 
   function figure(value) {
@@ -105,10 +105,8 @@
   const levelOf = (value, signed) => Math.min(255, Math.max(0, Math.round(signed ? 127.5 + 127.5 * value : 255 * value)));
 
   /** The signed map of a row at a size over the largest magnitude, within [-1, 1]. */
-  function signedValues(heat, row, size) {
-    const unit = largestOf(heat, row);
-    return resized(signedMap(heat, row).map((value) => value / unit), [heat.h, heat.w], size);
-  }
+  const signedValues = (heat, row, size) =>
+    resized(signedMap(heat, row).map((value) => value / largestOf(heat, row)), [heat.h, heat.w], size);
 
   /** The colour of each level, and how opaque it lies on the picture: the rule of fe_gradcam.drawing.pixels.overlay. */
   function colours(signed, opaque) {
@@ -179,13 +177,9 @@
   const dataset = () => page.datasets[state.dataset];
   const epoch = () => dataset().epochs[state.epoch];
   const trained = () => dataset().epochs.some((one) => one.epoch > 0); // else the page is of a trained model
+  const idOf = (image) => String(dataset().images[image].id ?? `image ${image + 1}`);
   const rowOf = (at, image) => (at.images ? at.images.indexOf(image) : image);
   const verdictOf = (id) => (known(id) && epoch().verdicts.find((one) => one.class_id === id)) || null;
-
-  function idOf(image) {
-    const { id } = dataset().images[image];
-    return known(id) ? String(id) : `image ${image + 1}`;
-  }
 
   function columnName(one, all) {
     const target = TARGETS[one.target] || (/^\d+$/.test(one.target) ? `class ${one.target}` : one.target);
@@ -534,10 +528,8 @@
 
   /* Everything together. */
 
-  function nearest(at) {
-    const off = (one) => Math.abs(one.epoch - at);
-    return dataset().epochs.reduce((best, one, k, all) => (off(one) < off(all[best]) ? k : best), 0);
-  }
+  /** The index of the kept epoch that is nearest to a number. */
+  const nearest = (at) => dataset().epochs.map((one, k) => [Math.abs(one.epoch - at), k]).sort(([one], [two]) => one - two)[0][1];
 
   function moveTo(index) {
     const { epochs } = dataset(), number = epochs[index].epoch;
