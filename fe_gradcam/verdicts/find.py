@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -70,9 +71,24 @@ def judged(
             found.append(test(inquiry, classes))
             inquiry.accused.update(one for one, its in found[-1].items() if its.accuses)
     called = {one: (names or {}).get(one, str(one)) for one in classes}
+    of_class = {one: [each[one] for each in found if one in each] for one in classes}
     return [
-        Verdict.of(one, called[one], [each[one] for each in found if one in each], len(inquiry.rows_of(one)), epoch)
+        Verdict.of(one, called[one], _agreed(of_class[one]), len(inquiry.rows_of(one)), epoch)
         for one in sorted(classes)
+    ]
+
+
+def _agreed(evidence: Sequence[Evidence]) -> list[Evidence]:
+    """The evidence of a class; a place or a patch is no finding if other surroundings leave the class as it is.
+
+    What lies beside the object would go with its surroundings. So it is a part of the object, as of one that is always
+    at the same place.
+    """
+    leave = any(one.test == "surroundings" and one.level == "tested" and one.code is None for one in evidence)
+    known = " But in other surroundings the class is told as before: this is a part of the object."
+    return [
+        replace(one, code=None, said=one.said + known) if leave and one.code in ("place", "sign") else one
+        for one in evidence
     ]
 
 

@@ -33,7 +33,7 @@ from tests.reporting.pages import part, verdict
         (np.arange(2), None),
         (torch.arange(2), None),
         (float("nan"), None),
-        (object(), None),
+        (len, None),
     ],
     ids=repr,
 )

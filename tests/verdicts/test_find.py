@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from fe_gradcam import ArgumentError, UnknownNameError, UnsupportedModelError, draw_verdicts, find_shortcuts
+from fe_gradcam.verdicts import find
 from fe_gradcam.verdicts.donors import DONORS
 from fe_gradcam.verdicts.find import TESTS, judged
-from fe_gradcam.verdicts.verdict import Verdict
+from fe_gradcam.verdicts.verdict import Evidence, Verdict
 from tests.verdicts.coloured import BLUE, BY_COLOUR, GREEN, GREEN_BY_MARK, RED, inquiry_of, network, scenes
 
 COUNT = 12
@@ -68,6 +69,26 @@ def test_what_is_ignored_is_not_looked_for(marked: Any) -> None:
         assert draw_verdicts([one]).rgb.size
     with pytest.raises(UnknownNameError, match=r"ignore='plac' is no code.*'place'.* Accepted: surroundings, "):
         found(marked, ignore="plac")
+
+
+@pytest.mark.parametrize(
+    ("swapped", "level", "accuses"),
+    [(None, "tested", False), ("surroundings", "tested", True), (None, "not tested", True)],
+)
+def test_what_other_surroundings_leave_as_it_is_lies_on_the_object(
+    swapped: Any, level: Any, accuses: bool, monkeypatch: pytest.MonkeyPatch, marked: Any
+) -> None:
+    """The tests are made up: a place and a patch are the cause; other surroundings say so too, or not, or nothing."""
+
+    def saying(test: Any, code: Any, level: Any) -> Any:
+        return lambda inquiry, classes: {one: Evidence(test, level, code, f"Of {test}.") for one in classes}
+
+    tests = {"surroundings": saying("surroundings", swapped, level), "place": saying("place", "place", "tested")}
+    monkeypatch.setattr(find, "TESTS", tests | {"sign": saying("sign", "sign", "tested")})
+    for one in found(marked):
+        assert [each.accuses for each in one.evidence if each.test in ("place", "sign")] == [accuses] * 2
+        assert ("this is a part of the object" in one.evidence[-1].said) == (not accuses)
+        assert one.code == ("place" if accuses else "no_shortcut")
 
 
 def test_the_network_and_its_random_streams_are_left_as_they_were(marked: Any) -> None:
