@@ -107,7 +107,16 @@ def test_what_is_positive_in_a_blank_map_is_not_shown() -> None:
         heat = packed(heatmap)
         assert heat.blank.all()
         assert (level_of(heat, 0).max() == 0) == (scaling != "none")
-    assert heat.maps().min() == pytest.approx(-3)
+        assert heat.magnitudes.shape == (1, 2, 2)
+        assert heat.maps().min() == pytest.approx(-3)
+
+
+@pytest.mark.parametrize(("side", "stored"), [(5, 5), (8, 4)])
+def test_a_map_whose_peak_is_between_pixels_is_stored_at_their_size(side: int, stored: int) -> None:
+    """Of a peak among 4 places, 5 pixels see 0.7 ** 2 at the most, and 8 pixels 0.75 ** 2: above 1 / 1.9."""
+    raw = np.zeros((1, 4, 4), np.float32)
+    raw[0, 2, 2] = 1
+    assert packed(made(raw, "scale_after_relu", (side, side))).magnitudes.shape == (1, stored, stored)
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)

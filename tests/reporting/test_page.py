@@ -37,6 +37,12 @@ def test_what_users_name_stays_text(tmp_path: Path) -> None:
     assert (said["title"], said["class_names"], said["datasets"][0]["name"]) == (HOSTILE, {"0": HOSTILE}, HOSTILE)
 
 
+def test_what_json_does_not_know_is_no_page() -> None:
+    """A browser would refuse all of it."""
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        render(page().to_dict() | {"alpha": float("nan")})
+
+
 def test_the_policy_allows_our_style_and_script_alone() -> None:
     text = render(page().to_dict())
     policy = re.findall(r'<meta http-equiv="Content-Security-Policy" content="(.*?)">', text)[0].replace("&#39;", "'")

@@ -91,6 +91,13 @@ def test_what_other_surroundings_leave_as_it_is_lies_on_the_object(
         assert one.code == ("place" if accuses else "no_shortcut")
 
 
+def test_a_class_that_is_judged_again_is_no_longer_one_of_the_accused(marked: Any) -> None:
+    images, masks = marked
+    inquiry = inquiry_of(network(BY_COLOUR), images, masks, accused={GREEN})
+    assert not any(one.accuses for one in judged(inquiry))
+    assert inquiry.accused == set()
+
+
 def test_the_network_and_its_random_streams_are_left_as_they_were(marked: Any) -> None:
     images, masks = marked
     model = network(GREEN_BY_MARK).train()

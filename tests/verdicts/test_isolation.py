@@ -43,6 +43,14 @@ def test_a_part_of_an_object_goes_on_around_it() -> None:
     assert continues(crops(16, stroke=0.5), SIDE, LARGEST) > CONTINUES
 
 
+def test_what_stands_by_itself_elsewhere_does_not_count() -> None:
+    """A second square in the corner of each crop, far from the window, on a ground without the stroke."""
+    with_another = crops(16, stroke=0.5)
+    for one in with_another:
+        one[1:7, 1:7, 0] = np.arange(6) % 2
+    assert continues(with_another, SIDE, LARGEST) > CONTINUES
+
+
 def test_contrast_does_not_count_only_its_share() -> None:
     faint = [0.1 * one + 3 for one in crops(16, stroke=0.5)]
     assert continues(faint, SIDE, LARGEST) == pytest.approx(continues(crops(16, stroke=0.5), SIDE, LARGEST), rel=1e-3)

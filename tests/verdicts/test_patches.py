@@ -23,6 +23,7 @@ from tests.verdicts.scenes import (
     Images,
     inquiry_of,
     scene,
+    stripes,
     weights,
 )
 
@@ -98,6 +99,13 @@ def test_without_masks_a_patch_that_goes_on_around_it_may_be_a_part_of_an_object
     assert found.figures["continues"] > CONTINUES
     assert "What lies around the patch goes along with it" in found.said
     assert look_alikes(inquiry_of(images, READS_THE_CORNER, masks=masks), [GREEN])[GREEN].accuses
+
+
+def test_the_images_that_match_best_say_whether_a_patch_stands_by_itself() -> None:
+    """Of twelve images with the mark and twelve whose best match is a part of the striped object."""
+    inquiry, mark = inquiry_of(moving(), READS_THE_CORNER), stripes(1, PATCH)
+    found = [patches._Shrunk(inquiry).continues(np.array(rows), mark) for rows in (range(24), range(12))]
+    assert found[0] < CONTINUES < found[1]
 
 
 def test_a_network_that_reads_the_object_is_not_accused_sign_or_no_sign() -> None:

@@ -339,6 +339,12 @@ def test_without_another_class_to_hold_it_against_nothing_is_suspected() -> None
     assert set(suspects(atlas)) == {0, 1}
 
 
+def test_without_another_class_a_place_is_not_tested() -> None:
+    inquiry = inquiry_of(scenes()[12:24], READS_THE_CORNER)
+    (found,) = fixed_places(inquiry, [GREEN]).values()
+    assert (found.level, found.code, found.said) == ("not tested", None, "There is no other class to hold it against.")
+
+
 def test_a_class_is_held_against_the_median_of_the_others() -> None:
     """By hand: a mark on two of six classes; the mean of the other's five shares would be a fifth of 1."""
     atlas, places = Atlas((24, 24)), [Box(18, 18, 4, 4)] * 2 + [Box(2, at, 4, 4) for at in (2, 7, 12, 17)]

@@ -9,15 +9,18 @@ import torch
 from fe_gradcam import CamWarning, UnknownNameError
 from fe_gradcam.training import source
 from fe_gradcam.training.options import Options
+from fe_gradcam.training.products.verdicts import _largest_gap, _Stream
 from fe_gradcam.training.selection import selection_of
 from fe_gradcam.training.source import ModelSource
 from fe_gradcam.training.watcher import Watcher
+from fe_gradcam.verdicts.verdict import Evidence, Level, Verdict
 from tests.verdicts.coloured import BLUE, BY_COLOUR, GREEN, GREEN_BY_MARK, RED, network, scenes
 
 CLASSES = [RED] * 12 + [GREEN] * 12 + [BLUE] * 12
 
 
 ALL = [RED, GREEN, BLUE]
+LEVELS: list[tuple[Level, float]] = [("not tested", 0.9), ("tested", 0.1), ("tested", 0.2)]
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,30 @@ def test_a_test_that_is_ignored_accuses_nobody() -> None:
         assert not {"place"} & {its.test for its in verdicts[GREEN].evidence} or not ignore
     assert codes["()"] == "place" and codes["place"] != "place"
     assert codes["['place', 'sign', 'nothing_local']"] in ("no_shortcut", "not_judged")
+
+
+def test_a_class_that_no_image_is_told_to_be_of_any_more_loses_its_verdict() -> None:
+    images, _ = scenes(CLASSES)
+    options = Options({"model", "labels"}, selection=selection_of("first", 3, None, 0, ()), atlas=36, on_error="raise")
+    watcher = Watcher(ModelSource(network(BY_COLOUR), options), options)
+    watcher.begin()
+    for number, rows in enumerate((slice(None), slice(12, None)), 1):
+        watcher.begin_epoch(number, "eval")
+        watcher.see(torch.from_numpy(images[rows]), np.array(CLASSES[rows]))
+        found = [one.class_id for one in watcher.end_epoch()["gradcam_verdicts"]]
+        assert found == ([RED, GREEN, BLUE] if number == 1 else [GREEN, BLUE])
+
+
+def test_classes_that_were_judged_longest_ago_are_due_first() -> None:
+    stream = _Stream()
+    stream.put([Verdict.of(one, "", [], 12, epoch) for one, epoch in ((RED, 3), (GREEN, 1), (BLUE, 2))])
+    assert stream.due() == [GREEN, BLUE, RED]
+
+
+def test_the_largest_gap_is_of_what_was_tested() -> None:
+    evidence = [Evidence("surroundings", level, None, "", {"gap": gap}) for level, gap in LEVELS]
+    verdicts = [Verdict.of(at, "", [one], 12) for at, one in enumerate(evidence)]
+    assert (_largest_gap(verdicts), _largest_gap(verdicts[:1]), _largest_gap([])) == (0.2, None, None)
 
 
 def test_a_code_that_is_none_is_refused() -> None:
