@@ -47,7 +47,7 @@ def test_what_stands_by_itself_elsewhere_does_not_count() -> None:
     """A second square in the corner of each crop, far from the window, on a ground without the stroke."""
     with_another = crops(16, stroke=0.5)
     for one in with_another:
-        one[1:7, 1:7, 0] = np.arange(6) % 2
+        one[3:9, 3:9, 0] = np.arange(6) % 2
     assert continues(with_another, SIDE, LARGEST) > CONTINUES
 
 
