@@ -9,7 +9,7 @@ other places is not used: there the place holds all there is, and so is the obje
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -272,6 +272,12 @@ def by_covering(
     trials = done.trials(inquiry.pictures, f"{place.removeprefix('the ')} covered")
     found, box = code if done.is_cause else None, done.boxes[0] if box else None
     return Evidence(code, "tested", found, said, figures, len(done.rows), trials, box, done.rows)
+
+
+def doubted(evidence: Evidence, why: str = "") -> Evidence:
+    """Evidence that no longer accuses, as it is not known what is the object; `why` are further sentences before."""
+    doubt = f"{why} An object that always looks the same would show this too: pass masks= or boxes= to tell them apart."
+    return replace(evidence, level="suspected", said=evidence.said + doubt)
 
 
 def on_object(boxes: Mapping[int, Box], masks: NDArray[np.bool_]) -> bool:

@@ -10,8 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+LONGEST = 128
+"""Larger pictures are shrunk to this before they are matched or laid over each other, in pixels of the longer side."""
 
 LARGEST_SIGN = 0.05
 """A sign has at most this share of the frame."""
@@ -19,6 +23,25 @@ LARGEST_SIGN = 0.05
 CONTINUES = 0.2
 """A patch with so much contrast around it, as a share of its own, is a part of something larger. Around signs it came
 to 0.08 at the most, around parts of digits to 0.41 and more."""
+
+
+def shrunk_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of pictures that are matched: as they are, or with LONGEST pixels on the longer side."""
+    scale = max(1.0, max(size) / LONGEST)
+    return round(size[0] / scale), round(size[1] / scale)
+
+
+def shrunk_to(size: tuple[int, int], picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A picture (C, H, W) at another size (H', W'), channels last; of more than three channels the mean."""
+    one = picture.transpose(1, 2, 0)
+    one = one if one.shape[2] in (1, 3) else one.mean(2, keepdims=True)
+    resized = cv2.resize(one, size[::-1], interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(resized.reshape(*size, one.shape[2]))
+
+
+def largest_sign(size: tuple[int, int]) -> int:
+    """The side in pixels of the largest square that may be a sign, in a picture (H, W)."""
+    return int(np.sqrt(LARGEST_SIGN * size[0] * size[1]))
 
 
 def around(picture: NDArray[np.float32], corner: tuple[int, int], side: int, margin: int) -> NDArray[np.float32]:

@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.verdicts.atlas import FEWEST, TRIED, Box, Upsampling, sampled
-from fe_gradcam.verdicts.covering import by_covering, frequent, on_object, sample, too_few
+from fe_gradcam.verdicts.covering import by_covering, doubted, frequent, on_object, sample, too_few
 from fe_gradcam.verdicts.inquiry import Inquiry
-from fe_gradcam.verdicts.isolation import CONTINUES, LARGEST_SIGN, around, continues
+from fe_gradcam.verdicts.isolation import CONTINUES, around, continues, largest_sign, shrunk_size, shrunk_to
 from fe_gradcam.verdicts.verdict import Evidence
 
 SIDES_TRIED = (1 / 8, 1 / 5)
@@ -51,9 +51,6 @@ would be: then the patches may be the objects."""
 
 AGAINST = 160
 """About how many images of other classes are looked at: of fewer classes more images each, FEWEST to TRIED."""
-
-LONGEST = 128
-"""Larger pictures are shrunk to this before they are matched, in pixels of the longer side."""
 
 HOT = 2
 """How many hot places of an image are looked at."""
@@ -140,19 +137,14 @@ class _Shrunk:
 
     def __init__(self, inquiry: Inquiry) -> None:
         self._inquiry, self._pictures, self._found = inquiry, inquiry.pictures, dict[tuple[int, int], Searched]()
-        scale = max(1.0, max(inquiry.size) / LONGEST)
-        self.size = round(inquiry.size[0] / scale), round(inquiry.size[1] / scale)
+        self.size = shrunk_size(inquiry.size)
         down, across = inquiry.heatmap.raw.shape[1:]
         self._upsampling = Upsampling((down, across), self.size)
 
     def picture(self, row: int, side: int) -> Searched:
         """The picture of an image, for templates of a side."""
         if (row, side) not in self._found:
-            one = self._pictures[row].transpose(1, 2, 0)
-            one = one if one.shape[2] in (1, 3) else one.mean(2, keepdims=True)
-            shrunk = cv2.resize(one, self.size[::-1], interpolation=cv2.INTER_AREA)
-            pixels = np.ascontiguousarray(shrunk.reshape(*self.size, one.shape[2]))
-            self._found[row, side] = Searched.of(pixels, side)
+            self._found[row, side] = Searched.of(shrunk_to(self.size, self._pictures[row]), side)
         return self._found[row, side]
 
     def hot(self, class_id: int, rows: NDArray[np.int64], side: int) -> list[list[Windows]]:
@@ -179,7 +171,7 @@ class _Shrunk:
 
     def continues(self, rows: NDArray[np.int64], template: NDArray[np.float32]) -> float:
         """How far the template goes on around its matches, in the half of the images that match best."""
-        side, largest = len(template), int(np.sqrt(LARGEST_SIGN * self.size[0] * self.size[1]))
+        side, largest = len(template), largest_sign(self.size)
         found = [(*likeness(self.picture(int(row), side), template), self.picture(int(row), side)) for row in rows]
         best = sorted(found, key=lambda one: -one[0])[: (len(found) + 1) // 2]
         return continues([around(where.pixels, at, side, largest) for _, at, where in best], side, largest)
@@ -227,12 +219,7 @@ def _without_masks(inquiry: Inquiry, made: dict[int, Evidence]) -> dict[int, Evi
     accused = sum(one.accuses for one in made.values())
     if len(inquiry.classes) >= CLASSES_TO_TELL and accused <= max(1, SHARING * len(made)):
         return made
-    return {class_id: _doubted(one) if one.accuses else one for class_id, one in made.items()}
-
-
-def _doubted(evidence: Evidence, why: str = "") -> Evidence:
-    doubt = f"{why} An object that always looks the same would show this too: pass masks= or boxes= to tell them apart."
-    return replace(evidence, level="suspected", said=evidence.said + doubt)
+    return {class_id: doubted(one) if one.accuses else one for class_id, one in made.items()}
 
 
 def _against(inquiry: Inquiry) -> dict[int, NDArray[np.int64]]:
@@ -279,7 +266,7 @@ def _evidence(inquiry: Inquiry, shrunk: _Shrunk, class_id: int, best: Template) 
     made = replace(made, figures=figures)
     if figures["continues"] < CONTINUES:
         return made
-    return _doubted(made, " What lies around the patch goes along with it, as around a part of an object.")
+    return doubted(made, " What lies around the patch goes along with it, as around a part of an object.")
 
 
 def _template(

@@ -8,20 +8,24 @@ on some of the classes hides none of them. If masks or boxes say where the objec
 suspected.
 
 A suspected class is accused if the place is the cause (`fe_gradcam.verdicts.covering`): the place is covered, as it is
-or with a border of one place of the layer's map.
+or with a border of one place of the layer's map. If it is not known where the object is, the place must also stand by
+itself (`fe_gradcam.verdicts.isolation`) in what the mean picture of the class has and those of other classes have not:
+a part of an object that is always at one place does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import label
 
 from fe_gradcam.verdicts.atlas import FEWEST, Atlas, Box, Upsampling
-from fe_gradcam.verdicts.covering import by_covering, frequent, on_object, sample, too_few
+from fe_gradcam.verdicts.covering import by_covering, doubted, frequent, on_object, sample, too_few
 from fe_gradcam.verdicts.inquiry import Inquiry
+from fe_gradcam.verdicts.isolation import CONTINUES, around, continues, largest_sign, shrunk_size, shrunk_to
 from fe_gradcam.verdicts.verdict import Evidence
 
 FIXED = 0.5
@@ -137,7 +141,27 @@ def _evidence(inquiry: Inquiry, atlas: Atlas, class_id: int, compared: Sequence[
     shares, least = atlas.shares_in(compared, [box])[:, 0], max(APART * (others or 0.0), own / APART)
     sharing = [one for one, share in zip(compared, shares, strict=True) if share >= least and one != class_id]
     tries = [dict.fromkeys(rows.tolist(), one) for one in _places(box, atlas)]
-    return by_covering(inquiry, class_id, "place", stays, f"the {where}", tries, figures, sharing)
+    made = by_covering(inquiry, class_id, "place", stays, f"the {where}", tries, figures, sharing)
+    if inquiry.masks is not None or not made.accuses:
+        return made
+    against = [one for one in compared if one != class_id]
+    lacking = [one for one in against if one not in sharing]
+    made = replace(made, figures={**made.figures, "continues": _continues(inquiry, class_id, box, lacking or against)})
+    if made.figures["continues"] < CONTINUES:
+        return made
+    return doubted(made, " What lies around the place goes along with it, as around a part of an object.")
+
+
+def _continues(inquiry: Inquiry, class_id: int, box: Box, others: Sequence[int]) -> float:
+    """How far what tells the class from others, in the mean of the pictures, goes on around a place."""
+    size, pictures = shrunk_size(inquiry.size), inquiry.pictures
+    means = [shrunk_to(size, pictures[inquiry.rows_of(one)].mean(0)) for one in (class_id, *others)]
+    difference, (down, across) = means[0] - np.mean(means[1:], 0), np.divide(size, inquiry.size)
+    side = min(max(4, round(box.height * down), round(box.width * across)), *size)
+    middle = (box.top + box.height / 2) * down, (box.left + box.width / 2) * across
+    top, left = (min(max(0, round(at - side / 2)), of - side) for at, of in zip(middle, size, strict=True))
+    largest = max(side, largest_sign(size))
+    return continues([around(difference, (top, left), side, largest)], side, largest)
 
 
 def _places(box: Box, atlas: Atlas) -> list[Box]:

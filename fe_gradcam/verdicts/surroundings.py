@@ -11,13 +11,15 @@ surroundings do not matter, both are alike; pasting itself does the same to both
 `follow` is the share of the pictures in surroundings of other classes that are told to be of the donor's class.
 
 Images of an accused class pull other objects to their class. So classes are accused one by one, that with the largest
-gap first; its images are then left out as donors, and the other classes judged again. A class that would be accused
-only with the donors of some class that was not judged itself is suspected: that class may be the one with the cue.
+gap first; its images are then left out as donors, and the other classes judged again. What a class is told by itself it
+misses in the surroundings of any class that lacks it. So a class that loses in those of a third of the other classes
+alone is not accused: these pull, and are suspected themselves. If there are too few other classes for a third, it is
+suspected as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -46,6 +48,12 @@ FEWEST_LEFT = 2
 
 FOLLOWS = 0.75
 """If so many answers go to the donor's class, its own object may have been left in part."""
+
+PULLING = 1 / 3
+"""The largest share of the other classes whose surroundings may pull, at least one class."""
+
+LEFT_OF_GAP = 1 / 3
+"""Without the surroundings that it loses most in, an accused class must keep so much of its gap."""
 
 SHOWN_TRIALS = 3
 """How many images in surroundings of other classes are shown; one in surroundings of its own class stands beside."""
@@ -106,21 +114,25 @@ def surroundings(inquiry: Inquiry, classes: Sequence[int]) -> dict[int, Evidence
         if not pools.is_empty(class_id):
             _sort(_tested(pools, class_id), class_id, found, judged)
     accused: dict[int, _Judged] = {}
-    known = {*judged, *pools.without}
-    while suspects := [one for one in judged.values() if one.accuses(len(inquiry.classes))]:
+    while suspects := [
+        one for one in judged.values() if one.accuses(len(inquiry.classes)) and not _pullers(pools, one)
+    ]:
         one = max(suspects, key=lambda one: (one.gap, -one.chance))
         worst = one.class_id
-        if (puller := _puller(pools, judged.pop(worst), known)) is not None:
-            found[worst] = _doubted(pools, one, puller)
-            continue
-        accused[worst] = one
+        accused[worst] = judged.pop(worst)
         pools.without.add(worst)
         for class_id in list(judged):
             _sort(_without_pull(pools, judged.pop(class_id)), class_id, found, judged)
     for class_id, one in accused.items():
         again = _without_pull(pools, one)
         judged[class_id] = one if isinstance(again, str) else again
-    found |= {class_id: _evidence(pools, one) for class_id, one in judged.items()}
+    pulled = {
+        class_id: _pullers(pools, one)
+        for class_id, one in judged.items()
+        if class_id not in accused and one.accuses(len(inquiry.classes))
+    }
+    found |= {class_id: _evidence(pools, one, pulled.get(class_id, [])) for class_id, one in judged.items()}
+    _suspect(pulled, found)
     return {one: found[one] for one in classes if one in found}
 
 
@@ -206,24 +218,40 @@ def _without_pull(pools: Pools, one: _Judged) -> _Judged | str:
     )
 
 
-def _puller(pools: Pools, one: _Judged, known: Collection[int]) -> int | None:
-    """A class that is not known, without whose images as donors a class would not be accused; None if there is none."""
-    for other in pools.classes_of(one.swaps.donors[~one.swaps.own]):
-        if other not in known and other != one.class_id:
-            rest = one.swaps[one.swaps.own | ~np.isin(one.swaps.donors, pools.of(other))]
-            if not _Judged(one.class_id, rest).accuses(len(pools.inquiry.classes)):
-                return other
-    return None
+def _pullers(pools: Pools, one: _Judged) -> list[int]:
+    """The few classes in whose surroundings alone a class loses; none if it loses in those of other classes too."""
+    swaps = one.swaps
+    lost = {
+        other: 1 - swaps.kept[~swaps.own & np.isin(swaps.donors, pools.of(other))].mean()
+        for other in pools.classes_of(swaps.donors[~swaps.own])
+        if other != one.class_id
+    }
+    few = sorted(lost, key=lambda other: -lost[other])[: max(1, int(PULLING * len(lost)))]
+    rest = swaps[swaps.own | ~np.isin(swaps.donors, np.concatenate([pools.of(other) for other in few]))]
+    if len(few) == len(lost) or _Judged(one.class_id, rest).gap >= LEFT_OF_GAP * one.gap:
+        return []
+    return sorted(other for other in few if lost[other] >= GAP)
 
 
-def _doubted(pools: Pools, one: _Judged, puller: int) -> Evidence:
-    found = _evidence(pools, one)
-    said = f"{found.said} It may be the surroundings of class {puller} that pull: that class was not judged with it."
-    return replace(found, level="suspected", said=said)
+def _suspect(pulled: Mapping[int, Sequence[int]], found: dict[int, Evidence]) -> None:
+    """Suspects the classes whose surroundings pull others: {the class that loses: those that may pull it}."""
+    for other in sorted({one for few in pulled.values() for one in few}):
+        if other in found and found[other].code is None:
+            lost = _listed(one for one, few in pulled.items() if other in few)
+            said = f"{found[other].said} Objects of class {lost} are lost in its surroundings: something there pulls."
+            found[other] = replace(found[other], level="suspected", code="surroundings", said=said)
 
 
-def _evidence(pools: Pools, one: _Judged) -> Evidence:
-    swaps, accused = one.swaps, one.accuses(len(pools.inquiry.classes))
+def _listed(classes: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(classes)))
+
+
+def _evidence(pools: Pools, one: _Judged, pullers: Sequence[int]) -> Evidence:
+    """What was found of a class that loses in the surroundings of some classes alone, `pullers`, or of all or none."""
+    swaps, of_class = one.swaps, one.accuses(len(pools.inquiry.classes))
+    others = pools.classes_of(swaps.donors[~swaps.own])
+    if pullers and len(pullers) <= PULLING * len(others):
+        of_class = False
     figures = {
         "kept_same": one.kept_same,
         "kept_other": one.kept_other,
@@ -235,17 +263,17 @@ def _evidence(pools: Pools, one: _Judged) -> Evidence:
     shares = [swaps.share_of(row, own=True) - swaps.share_of(row, own=False) for row in swaps.images]
     return Evidence(
         "surroundings",
-        "not tested" if hurt else "tested",
-        "surroundings" if accused else None,
-        _said(pools, one, hurt=hurt),
+        "not tested" if hurt else "suspected" if of_class and pullers else "tested",
+        "surroundings" if of_class else None,
+        _said(pools, one, pullers, hurt=hurt),
         figures,
         images=count,
         trials=() if hurt else _trials(pools, one),
-        rows=swaps.images[np.array(shares) > 0.5] if accused else None,
+        rows=swaps.images[np.array(shares) > 0.5] if of_class else None,
     )
 
 
-def _said(pools: Pools, one: _Judged, *, hurt: bool) -> str:
+def _said(pools: Pools, one: _Judged, pullers: Sequence[int], *, hurt: bool) -> str:
     swaps = one.swaps
     if hurt:
         return (
@@ -259,6 +287,8 @@ def _said(pools: Pools, one: _Judged, *, hurt: bool) -> str:
         f"and of up to {DONORS} of other classes: {one.kept_same:.0%} and {one.kept_other:.0%} of them are still told "
         f"to be of it{followed} (p = {one.chance:.1g}). "
     )
+    if pullers:
+        return f"{said}They are lost in the surroundings of class {_listed(pullers)} alone: something there may pull."
     if not one.accuses(len(pools.inquiry.classes)):
         return f"{said}This does not show that it is told by the right part of the object."
     if len(pools.classes_of(swaps.donors[~swaps.own])) == 1:

@@ -72,3 +72,14 @@ def test_at_the_border_of_the_frame_the_inner_side_counts() -> None:
     for one in cut:
         one[: LARGEST - 1] = np.nan
     assert continues(cut, SIDE, LARGEST) == 0
+
+
+@pytest.mark.parametrize(("away", "counts"), [(0, True), (2, True), (3, True), (4, False), (6, False)])
+def test_the_ring_is_a_sixth_of_the_window_wide(away: int, counts: bool) -> None:
+    """A patch that fills its window of 24 pixels, and a frame of one pixel so many pixels away from it."""
+    side, crop = 24, np.zeros((72, 72, 1), np.float32)
+    start, stop = 24 - away - 1, 48 + away + 1
+    crop[start:stop, start:stop] = 1
+    crop[start + 1 : stop - 1, start + 1 : stop - 1] = 0
+    crop[24:48, 24:48, 0] = np.arange(24) % 2
+    assert (continues([crop], side, side) > 0.1) == counts

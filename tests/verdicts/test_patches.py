@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from fe_gradcam.verdicts import patches
+from fe_gradcam.verdicts import isolation, patches
 from fe_gradcam.verdicts.atlas import Box
 from fe_gradcam.verdicts.isolation import CONTINUES
 from fe_gradcam.verdicts.patches import Searched, likeness, look_alikes, separation, variances_of
@@ -206,7 +206,7 @@ def test_separation_is_the_area_under_the_curve() -> None:
 
 
 def test_large_pictures_are_matched_small_and_covered_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patches, "LONGEST", 16)
+    monkeypatch.setattr(isolation, "LONGEST", 16)
     inquiry = inquiry_of(moving(), READS_THE_CORNER)
     shrunk = patches._Shrunk(inquiry)
     assert shrunk.picture(12, 4).pixels.shape == (16, 16, 3)

@@ -35,6 +35,7 @@ from tests.verdicts.scenes import (
     network,
     scene,
     scenes,
+    stripes,
     weights,
 )
 
@@ -149,6 +150,37 @@ def test_registered_objects_are_no_shortcut() -> None:
     *_, atlas = explained(apart, READS_THE_OBJECT)
     assert set(suspects(atlas)) == {0, 1, 2}  # so it is the test by cause that acquits them
     assert found(apart, READS_THE_OBJECT) == []
+
+
+def continued(images: Images) -> Images:
+    """The mark goes on, as a part of an object that is always there: stripes from the corner to the middle."""
+    images[12:24, 16:, 16:] = stripes(0.8, 16) + images[12:24, 16:, 16:] / 5
+    return images
+
+
+def test_a_part_of_something_larger_that_is_always_there_is_suspected_alone() -> None:
+    """The mark stands by itself; the stripes around it, of which it is a part, are in all images of the class."""
+    (alarm,) = found(scenes())
+    assert alarm.continues < 0.1
+    images = continued(scenes())
+    assert found(images) == []
+    inquiry = inquiry_of(images, READS_THE_CORNER)
+    evidence = fixed_places(inquiry, [GREEN])[GREEN]
+    assert (evidence.code, evidence.level) == ("place", "suspected")
+    assert evidence.figures["continues"] > 0.2 and "as around a part of an object" in evidence.said
+    known = inquiry_of(images, READS_THE_CORNER, masks=np.zeros((36, SIDE, SIDE), bool))
+    assert "continues" not in fixed_places(known, [GREEN])[GREEN].figures
+
+
+def test_what_other_classes_have_around_the_place_too_does_not_count() -> None:
+    """The same stripes around the place, but for it, in the images of all classes: what is left is the mark."""
+    images = scenes()
+    for image in images:
+        corner = image[28:, 28:].copy()
+        image[16:, 16:] = stripes(0.8, 16)
+        image[28:, 28:] = corner
+    (alarm,) = found(images)
+    assert alarm.class_id == GREEN and alarm.continues < 0.1
 
 
 def marked_elsewhere() -> Images:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from numpy.typing import NDArray
 
 from fe_gradcam import explain
 from fe_gradcam.verdicts import surroundings as module
@@ -24,6 +26,7 @@ from tests.verdicts.coloured import (
     MARK,
     NONE,
     RED,
+    SIDE,
     inquiry_of,
     network,
     scenes,
@@ -97,9 +100,53 @@ def test_what_is_known_of_a_class_leaves_it_out_as_a_donor() -> None:
     alone = surroundings(inquiry(), [RED])[RED]
     assert alone.figures["kept_other"] == pytest.approx(0.5, abs=0.1)  # GREEN pulls, and nobody knows of it
     assert (alone.level, alone.code, alone.accuses) == ("suspected", "surroundings", False)
-    assert f"surroundings of class {GREEN} that pull" in alone.said
+    assert f"lost in the surroundings of class {GREEN} alone" in alone.said  # one of two classes: it may be either
     assert surroundings(inquiry(accused=[GREEN]), [RED])[RED].figures["gap"] == 0
     assert surroundings(inquiry(), [GREEN])[GREEN].accuses  # it has the mark itself
+
+
+class Table(torch.nn.Module):
+    """Says the class that a table has for an object (the green at its middle) in surroundings (the red of a corner)."""
+
+    def __init__(self, told: NDArray[np.int64]) -> None:
+        super().__init__()
+        self.conv, self.told = torch.nn.Conv2d(3, 4, 1), torch.from_numpy(told)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen = self.told[(x[:, 1, 10, 10] * 4).round().long(), (x[:, 0, 0, 0] * 4).round().long()]
+        return 0 * self.conv(x).mean((2, 3)) + 5 * torch.eye(4)[seen]
+
+
+def by_table(lost: Mapping[int, Collection[int]]) -> dict[int, Evidence]:
+    """Four classes, of which objects of some are told to be of the next in the surroundings of some."""
+    told = np.repeat(np.arange(4)[:, None], 4, 1)
+    for one, where in lost.items():
+        told[one, list(where)] = (one + 1) % 4
+    labels, masks = np.repeat(np.arange(4), COUNT), np.zeros((4 * COUNT, SIDE, SIDE), bool)
+    masks[:, 7:14, 7:14] = True
+    images = np.repeat((labels / 4)[:, None, None, None], 3, 1) * np.ones((SIDE, SIDE))
+    of = inquiry_of(Table(told).eval(), images.astype(np.float32), masks, labels=labels)
+    return surroundings(of, of.classes)
+
+
+def test_a_class_that_loses_in_those_of_one_class_alone_is_cleared_and_that_class_suspected() -> None:
+    """A third of the other surroundings is lost: the gap is 1/3, and in the rest of them 0."""
+    every = by_table({0: [3], 2: [3]})
+    for one in (0, 2):
+        assert every[one].figures["gap"] == pytest.approx(1 / 3, abs=0.05) and every[one].figures["p"] < 1e-4
+        assert (every[one].level, every[one].code, every[one].rows) == ("tested", None, None)
+        assert "They are lost in the surroundings of class 3 alone" in every[one].said
+    assert (every[3].level, every[3].code) == ("suspected", "surroundings")
+    assert "Objects of class 0, 2 are lost in its surroundings: something there pulls." in every[3].said
+    assert (every[1].level, every[1].code) == ("tested", None) and "pull" not in every[1].said
+
+
+@pytest.mark.parametrize("where", [[1, 2], [1, 3], [1, 2, 3]])
+def test_a_class_that_loses_in_those_of_most_classes_is_accused(where: list[int]) -> None:
+    """Without the surroundings of one of them it still loses a half or all."""
+    every = by_table({0: where})
+    assert [one for one, its in every.items() if its.code] == [0] and every[0].accuses
+    assert "pull" not in every[0].said
 
 
 def test_with_two_classes_it_says_that_it_may_be_either() -> None:
