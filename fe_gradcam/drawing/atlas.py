@@ -170,7 +170,7 @@ def atlas(
     few = found.too_few(len(heatmap), f"atlas: {len(heatmap)} images", "Pass {} images.")
     if few:
         warnings.warn(few, CamWarning, stacklevel=2)
-    return atlas_picture(found, heatmap, judged(inquiry, names), names, title, look)
+    return atlas_picture(found, heatmap, judged(inquiry), names, title, look)
 
 
 def atlas_picture(

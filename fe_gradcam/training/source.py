@@ -231,6 +231,7 @@ class ModelSource:
         more: dict[str, Any] = {
             "masks": masks,
             "labels": labels,
+            "names": self._options.classes.names,
             "explains": of_class,
             "accused": accused,
             "most": None if whole else max(rows.of, ENOUGH_ASKED),

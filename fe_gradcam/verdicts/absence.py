@@ -210,6 +210,6 @@ def _trials(pools: Pools, one: _Answered) -> list[Trial]:
     into = np.flatnonzero(one.pasted.own)
     at = int(into[one.pasted.probabilities[into].argmax()])
     row, donor = int(one.pasted.rows[at]), int(one.pasted.donors[at])
-    done = f"with the object of an image of class {pools.classes_of([row])[0]}"
+    done = f"with the object of an image of class {inquiry.called(pools.classes_of([row])[0])}"
     changed = pools.grounds.swapped(row, donor)
     return [*shown, trial(donor, changed, one.pasted.probabilities[at], done, pools.masks[row])]

@@ -264,7 +264,7 @@ def by_covering(
     figures |= {"plain": plain, "covered": covered, "covered_elsewhere": elsewhere}
     whose = "the class"
     if done.is_shared:
-        whose = f"the class and those that share it ({', '.join(map(str, sorted(sharing)))}), taken together,"
+        whose = f"the class and those that share it ({inquiry.called(*sharing)}), taken together,"
     said = (
         f"{said} With {place} covered in {len(done.rows)} images, the probability of {whose} falls from {plain:.2f} to "
         f"{covered:.2f}; with other places of the same size and similar contrast covered, to {elsewhere:.2f}."

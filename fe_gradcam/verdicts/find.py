@@ -47,7 +47,6 @@ AT_A_TIME = 32
 
 def judged(
     inquiry: Inquiry,
-    names: Mapping[int, str] | None = None,
     *,
     ignore: Iterable[Code] = (),
     first: Sequence[int] = (),
@@ -57,7 +56,6 @@ def judged(
 
     Args:
         inquiry: The images, and how many more may be asked; classes that this does not reach have no verdict.
-        names: Names of the classes by id.
         ignore: Codes that are not looked for.
         first: Classes in the order in which they are judged if not all can be; the others come behind.
         epoch: The epoch whose weights are judged.
@@ -70,10 +68,9 @@ def judged(
         if code not in left_out:
             found.append(test(inquiry, classes))
             inquiry.accused.update(one for one, its in found[-1].items() if its.accuses)
-    called = {one: (names or {}).get(one, str(one)) for one in classes}
     of_class = {one: [each[one] for each in found if one in each] for one in classes}
     return [
-        Verdict.of(one, called[one], _agreed(of_class[one]), len(inquiry.rows_of(one)), epoch)
+        Verdict.of(one, inquiry.called(one), _agreed(of_class[one]), len(inquiry.rows_of(one)), epoch)
         for one in sorted(classes)
     ]
 
@@ -182,7 +179,7 @@ def find_shortcuts(
     how |= {"class_names": class_names, "model_output": model_output, "reshape": reshape}
     how |= {"fuse": fuse, "smooth": smooth}
     inquiry = inquiry_of(model, images, labels, masks, boxes, **how)
-    return judged(inquiry, names_by_id(class_names), ignore=left_out)
+    return judged(inquiry, ignore=left_out)
 
 
 def checked_codes(name: str, ignore: Any) -> list[Any]:
@@ -245,6 +242,7 @@ def inquiry_of(
         done.probabilities,
         masks=object_masks(masks, boxes, heatmap.values.shape[1:], len(heatmap)),
         labels=None if labels is None else _checked_labels(labels, done.probabilities.shape),
+        names=names_by_id(how["class_names"]),
         explains=of_class,
         **{name: how[name] for name in ("batch_size", "seed", "model_output")},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +31,7 @@ class Inquiry:
         probabilities: (N, C), the answers to the images as they are.
         masks: (N, H, W), where the object is; an image without an object has an empty mask. None: not known.
         labels: (N,) the true classes, or (N, C) bools where an image may be of several; negative if not known.
+        names: Names of the classes by id.
         explains: Gives the heatmap of some rows, (n,), for one class; needed if an image may be of several classes.
         batch_size: The most images of a pass.
         seed: Seed of all random choices.
@@ -53,6 +54,7 @@ class Inquiry:
         *,
         masks: NDArray[np.bool_] | None = None,
         labels: NDArray[Any] | None = None,
+        names: Mapping[int, str] | None = None,
         explains: Callable[[NDArray[np.int64], int], Heatmap] | None = None,
         batch_size: int = 32,
         seed: int = 0,
@@ -63,7 +65,7 @@ class Inquiry:
         self.heatmap, self.probabilities, self.masks, self.labels = heatmap, probabilities, masks, labels
         self.seed, self.most, self.asked, self.accused = seed, most, 0, set(accused)
         self.several = bool((np.abs(probabilities.sum(1) - 1) > SUMS_TO_ONE).any())
-        self._explains = explains
+        self._explains, self._names = explains, dict(names or {})
         self._asks = Asked(model, images, heatmap, batch_size, seed, model_output)
         self._told = self.told(probabilities)
         self._heat: dict[int, NDArray[np.float32]] = {}
@@ -87,6 +89,10 @@ class Inquiry:
     def classes(self) -> list[int]:
         """The classes that some image is told to be of, in order."""
         return [int(one) for one in np.flatnonzero(self._told.any(0))]
+
+    def called(self, *classes: int) -> str:
+        """The names of classes in the order of their ids, or the ids where there is none, as in "cat, dog, 7"."""
+        return ", ".join(self._names.get(one, str(one)) for one in sorted(classes))
 
     def told(self, probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
         """(V, C), the classes that images with these probabilities are told to be of; none if these are not finite."""

@@ -249,7 +249,7 @@ def _best(
 def _evidence(inquiry: Inquiry, shrunk: _Shrunk, class_id: int, best: Template) -> Evidence:
     rows, _ = sample(inquiry, class_id)
     figures = {"separates": best.separates, "likeness": best.likeness, "sharing": float(len(best.sharing))}
-    shared = f" (but for {', '.join(map(str, best.sharing))}, which have it too)" if best.sharing else ""
+    shared = f" (but for {inquiry.called(*best.sharing)}, which have it too)" if best.sharing else ""
     said = (
         f"The patch that its hot places have most in common is found in its other images rather than in those of other "
         f"classes{shared} with a probability of {best.separates:.2f}"

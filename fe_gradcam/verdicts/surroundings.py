@@ -19,7 +19,7 @@ suspected as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -132,7 +132,7 @@ def surroundings(inquiry: Inquiry, classes: Sequence[int]) -> dict[int, Evidence
         if class_id not in accused and one.accuses(len(inquiry.classes))
     }
     found |= {class_id: _evidence(pools, one, pulled.get(class_id, [])) for class_id, one in judged.items()}
-    _suspect(pulled, found)
+    _suspect(inquiry, pulled, found)
     return {one: found[one] for one in classes if one in found}
 
 
@@ -214,7 +214,7 @@ def _without_pull(pools: Pools, one: _Judged) -> _Judged | str:
         return f"It is left for a later epoch: {len(pairs)} more images would have to be asked."
     return (
         "The other surroundings are those of classes that are told by their surroundings themselves: "
-        f"{', '.join(map(str, sorted(pools.without)))}."
+        f"{pools.inquiry.called(*pools.without)}."
     )
 
 
@@ -233,17 +233,13 @@ def _pullers(pools: Pools, one: _Judged) -> list[int]:
     return sorted(other for other in few if lost[other] >= GAP)
 
 
-def _suspect(pulled: Mapping[int, Sequence[int]], found: dict[int, Evidence]) -> None:
+def _suspect(inquiry: Inquiry, pulled: Mapping[int, Sequence[int]], found: dict[int, Evidence]) -> None:
     """Suspects the classes whose surroundings pull others: {the class that loses: those that may pull it}."""
     for other in sorted({one for few in pulled.values() for one in few}):
         if other in found and found[other].code is None:
-            lost = _listed(one for one, few in pulled.items() if other in few)
+            lost = inquiry.called(*(one for one, few in pulled.items() if other in few))
             said = f"{found[other].said} Objects of class {lost} are lost in its surroundings: something there pulls."
             found[other] = replace(found[other], level="suspected", code="surroundings", said=said)
-
-
-def _listed(classes: Iterable[int]) -> str:
-    return ", ".join(map(str, sorted(classes)))
 
 
 def _evidence(pools: Pools, one: _Judged, pullers: Sequence[int]) -> Evidence:
@@ -288,7 +284,8 @@ def _said(pools: Pools, one: _Judged, pullers: Sequence[int], *, hurt: bool) -> 
         f"to be of it{followed} (p = {one.chance:.1g}). "
     )
     if pullers:
-        return f"{said}They are lost in the surroundings of class {_listed(pullers)} alone: something there may pull."
+        where = pools.inquiry.called(*pullers)
+        return f"{said}They are lost in the surroundings of class {where} alone: something there may pull."
     if not one.accuses(len(pools.inquiry.classes)):
         return f"{said}This does not show that it is told by the right part of the object."
     if len(pools.classes_of(swaps.donors[~swaps.own])) == 1:
@@ -317,7 +314,7 @@ def _trials(pools: Pools, one: _Judged) -> list[Trial]:
                 pools.grounds.swapped(row, donor),
                 float(before[at]),
                 float(one.swaps.probabilities[at]),
-                f"in the surroundings of an image of class {home}",
+                f"in the surroundings of an image of class {inquiry.called(home)}",
                 pools.masks[row],
             )
         )

@@ -157,6 +157,16 @@ def test_with_two_classes_it_says_that_it_may_be_either() -> None:
     assert every[other].level == "not tested" and f"themselves: {accused[0]}." in every[other].said
 
 
+def test_classes_are_called_by_their_names_where_there_are_any() -> None:
+    of = inquiry(names={RED: "rose", GREEN: "leaf"})
+    every = surroundings(of, of.classes)
+    assert {trial.done for trial in every[GREEN].trials} == {
+        f"in the surroundings of an image of class {one}" for one in ("rose", "leaf", BLUE)
+    }
+    alone = inquiry(names={RED: "rose", GREEN: "leaf"})
+    assert "lost in the surroundings of class leaf alone" in surroundings(alone, [RED])[RED].said
+
+
 def test_the_trials_show_the_images_that_lost_most_and_one_in_its_own_surroundings() -> None:
     of = inquiry()
     trials = surroundings(of, of.classes)[GREEN].trials

@@ -113,7 +113,7 @@ class VerdictsProduct(Product):
             stream.latest = {one: its for one, its in stream.latest.items() if one in inquiry.classes}
             new = [one for one in inquiry.classes if one not in stream.latest]
             order = [*new, *stream.due()]
-            now = judged(inquiry, options.classes.names, ignore=options.ignore, first=order, epoch=epoch.number)
+            now = judged(inquiry, ignore=options.ignore, first=order, epoch=epoch.number)
             stream.put(now)
             now = [stream.latest[one.class_id] for one in now]
         verdicts = [stream.latest[one] for one in sorted(stream.latest)]
