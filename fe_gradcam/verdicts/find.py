@@ -26,7 +26,7 @@ from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.patches import look_alikes
 from fe_gradcam.verdicts.places import fixed_places
 from fe_gradcam.verdicts.spread import artefacts, nothing_local
-from fe_gradcam.verdicts.surroundings import surroundings
+from fe_gradcam.verdicts.surroundings import LEAVES, surroundings
 from fe_gradcam.verdicts.verdict import Code, Evidence, Verdict
 
 Test: TypeAlias = Callable[[Inquiry, Sequence[int]], Mapping[int, Evidence]]
@@ -81,7 +81,8 @@ def _agreed(evidence: Sequence[Evidence]) -> list[Evidence]:
     What lies beside the object would go with its surroundings. So it is a part of the object, as of one that is always
     at the same place.
     """
-    leave = any(one.test == "surroundings" and one.level == "tested" and one.code is None for one in evidence)
+    tested = [one for one in evidence if one.test == "surroundings" and one.level == "tested" and one.code is None]
+    leave = any(one.figures["gap"] < LEAVES for one in tested)
     known = " But in other surroundings the class is told as before: this is a part of the object."
     return [
         replace(one, code=None, said=one.said + known) if leave and one.code in ("place", "sign") else one

@@ -72,16 +72,21 @@ def test_what_is_ignored_is_not_looked_for(marked: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("swapped", "level", "accuses"),
-    [(None, "tested", False), ("surroundings", "tested", True), (None, "not tested", True)],
-)
+    ("swapped", "level", "gap", "accuses"),
+    [
+        (None, "tested", 0.09, False), (None, "tested", 0.11, True), ("surroundings", "tested", 0.5, True),
+        (None, "not tested", 0.0, True),
+    ],
+)  # fmt: skip
 def test_what_other_surroundings_leave_as_it_is_lies_on_the_object(
-    swapped: Any, level: Any, accuses: bool, monkeypatch: pytest.MonkeyPatch, marked: Any
+    swapped: Any, level: Any, gap: float, accuses: bool, monkeypatch: pytest.MonkeyPatch, marked: Any
 ) -> None:
     """The tests are made up: a place and a patch are the cause; other surroundings say so too, or not, or nothing."""
 
     def saying(test: Any, code: Any, level: Any) -> Any:
-        return lambda inquiry, classes: {one: Evidence(test, level, code, f"Of {test}.") for one in classes}
+        return lambda inquiry, classes: {
+            one: Evidence(test, level, code, f"Of {test}.", {"gap": gap}) for one in classes
+        }
 
     tests = {"surroundings": saying("surroundings", swapped, level), "place": saying("place", "place", "tested")}
     monkeypatch.setattr(find, "TESTS", tests | {"sign": saying("sign", "sign", "tested")})
