@@ -12,6 +12,7 @@ RUN: dict[str, tuple[str, ...]] = {
     "route": ("--seconds", "8"),
     "scale": (),
     "zoo": (),
+    "leaks": ("--steps", "40", "--epochs", "12"),
     "localisation": (),
     "methods": ("cost", "memory"),
     "shortcut": ("--seeds", "1", "--cues", "clean", "mark", "--canvas", "black"),
