@@ -16,28 +16,14 @@ from fe_gradcam.scaling import upsample
 from fe_gradcam.types import Heatmap, Scaling
 from fe_gradcam.verdicts.places import place_of, where_in_words
 from tests.browser.conftest import Browser
+from tests.browser.drawn import levels_of, pixels
 from tests.browser.example import HOSTILE, NAMES, example
 
 pytestmark = pytest.mark.browser
 
 
-def pixels(browser: Browser, css: str) -> NDArray[np.uint8]:
-    """(H, W, 4), what is drawn on a canvas."""
-    browser.look(css)
-    data, height, width = browser.canvas(browser.one(css))
-    return np.array(data, np.uint8).reshape(height, width, 4)
-
-
 def card(image: int) -> str:
     return f".card[data-image='{image}'] canvas"
-
-
-def levels_of(drawn: NDArray[np.uint8], colormap: str) -> NDArray[np.int64]:
-    """(H, W), the levels of opaque colours; each must be one of the colormap, which has no colour twice."""
-    assert (drawn[..., 3] == 255).all()
-    by_colour = {tuple(colour): level for level, colour in enumerate(colormap_lut(colormap).tolist())}
-    assert len(by_colour) == 256
-    return np.array([[by_colour[tuple(one)] for one in line] for line in drawn[..., :3].tolist()])
 
 
 def levels(heatmap: Heatmap, image: int) -> NDArray[np.float64]:
@@ -269,6 +255,7 @@ def test_the_curves_follow_the_epoch_and_lead_to_it(browser: Browser) -> None:
     browser.one("#charts svg").click()
     assert browser.text("#epoch-now") == "3 of 5"
     browser.one("#numbers summary").click()
+    browser.look("#numbers")  # its table is made once it is open
     assert len(browser.all("#numbers tbody tr")) == 5
 
 
