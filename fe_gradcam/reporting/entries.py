@@ -82,10 +82,9 @@ def atlas_entry(atlas: Atlas) -> Entry:
 
 def verdict_entry(verdict: Verdict, shown: Shown) -> Entry:
     """A verdict with its evidence; pictures of experiments are data URLs."""
-    said: Entry = {
-        name: getattr(verdict, name) for name in ("class_id", "name", "code", "level", "accuses", "headline")
-    }
-    said |= {name: getattr(verdict, name) for name in ("text", "images", "epoch", "tests")}
+    whose = ("class_id", "name", "code", "level", "accuses", "headline", "images", "epoch")
+    said: Entry = {name: getattr(verdict, name) for name in whose}
+    said["group"] = "wrong" if verdict.code in ACCUSING else "passed" if verdict.code == "no_shortcut" else "none"
     said["evidence"] = [
         {
             "test": one.test,

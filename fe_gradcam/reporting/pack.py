@@ -1,7 +1,7 @@
 """Heat and pictures as text inside a page: heat as bytes at the size of the layer, each picture once.
 
-A page holds heat at the layer's size, and its script resizes and colours what is looked at. `level_of` is that script's
-reference: both are within one level of 255 of `Heatmap.values`.
+A page holds heat at the layer's size, and its script resizes and colours what is looked at, within one level of 255 of
+`Heatmap.values`.
 """
 
 from __future__ import annotations
@@ -71,24 +71,6 @@ class PackedHeat:
         said |= {"stride": rows.shape[1] // 3 * 4, "data": b64encode(rows.tobytes()).decode("ascii")}
         said |= {name: numbers(getattr(self, name)) for name in ("up", "down", "unit")}
         return said | {"blank": self.blank.tolist()}
-
-    def maps(self) -> NDArray[np.float32]:
-        """(n, h, w), the signed maps as the page reads them."""
-        largest = np.where(self.negative, -self.down[:, None, None], self.up[:, None, None])
-        return np.asarray(largest * self.magnitudes / HEAT_LEVELS, np.float32)
-
-
-def level_of(heat: PackedHeat, row: int) -> NDArray[np.uint8]:
-    """(H, W), the levels of a colour map in which the page draws an image's heat.
-
-    With the map v resized, bilinear and with half-pixel centres: round(255 max(v, 0) / unit) at most 255, the maximum
-    taken before resizing; for signed heat round(127.5 + 127.5 v / unit), where 128 is 0.
-    """
-    signed, values = heat.scaling == "none", torch.from_numpy(heat.maps()[row : row + 1])
-    resized = upsample(values if signed else values.clamp(min=0), heat.size)[0].numpy().astype(np.float64)
-    shares = resized / heat.unit[row]
-    levels = HEAT_LEVELS / 2 * (1 + shares) if signed else HEAT_LEVELS * shares
-    return np.asarray(np.rint(np.clip(levels, 0, HEAT_LEVELS)), np.uint8)
 
 
 def packed(heatmap: Heatmap, unit: float | None = None, most: int | None = None) -> PackedHeat:

@@ -68,7 +68,7 @@ class ReportProduct(Product):
             options.classes.names,
             options.look,
             kept.datasets,
-            says=epoch.says,
+            says={**epoch.says, f"{options.name}_shortcuts": "classes that tests accuse"},
             asked=_asked(epoch, parts),
             left_out=kept.left_out,
             notes=list(_notes(options, parts)),

@@ -131,7 +131,7 @@ def test_verdicts_and_their_experiments_are_on_the_page(tmp_path: Path) -> None:
     verdicts = {one["class_id"]: one for one in last["verdicts"]}
     (accused,) = epoch["gradcam_alarms"]
     assert [one["class_id"] for one in verdicts.values() if one["accuses"]] == [GREEN]
-    assert verdicts[GREEN]["text"] == accused.text and verdicts[GREEN]["name"] == "green"
+    assert verdicts[GREEN]["evidence"][0]["said"] == accused.evidence[0].said and verdicts[GREEN]["name"] == "green"
     trial = verdicts[GREEN]["evidence"][0]["trials"][0]
     assert picture_in(said["pictures"][trial["given"]]).shape[:2] == images.shape[2:]
     assert trial["after"] < trial["before"]
