@@ -140,7 +140,6 @@ class Page:
 
     Attributes:
         title: Its title.
-        name: The name of the trace, or "".
         mode: The mode, such as "eval", or "".
         names: Names of the classes by id.
         look: How pictures and heat are drawn at first.
@@ -153,7 +152,6 @@ class Page:
     """
 
     title: str
-    name: str = ""
     mode: str = ""
     names: Mapping[int, str] = field(default_factory=dict)
     look: Look = field(default_factory=Look)
@@ -173,7 +171,6 @@ class Page:
         return {
             "format": FORMAT,
             "title": self.title,
-            "name": self.name,
             "mode": self.mode,
             "version": f"fe_gradcam {fe_gradcam.__version__}",
             "class_names": {str(class_id): name for class_id, name in sorted(self.names.items())},

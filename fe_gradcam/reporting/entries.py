@@ -109,8 +109,8 @@ def _trial(trial: Trial, shown: Shown) -> Entry:
         down, across = np.nonzero(trial.outline)
         left, top = int(across.min()), int(down.min())
         box = [left, top, int(across.max()) + 1 - left, int(down.max()) + 1 - top]
-    said: Entry = {"row": int(trial.row), "done": trial.done, "before": number(trial.before)}
-    return said | {"after": number(trial.after), "given": urls[0], "changed": urls[1], "box": box}
+    said: Entry = {"done": trial.done, "before": number(trial.before), "after": number(trial.after)}
+    return said | {"given": urls[0], "changed": urls[1], "box": box}
 
 
 def numbered(verdict: Entry, pictures: dict[str, int]) -> Entry:

@@ -424,8 +424,7 @@
   function trialOf(trial, name) {
     const [height, width] = dataset().size;
     const side = (picture, words, part) => {
-      const src = typeof picture === "number" ? page.pictures[picture] : picture;
-      const node = make("span", { className: "pane", style: { aspectRatio: `${width} / ${height}` } },
+      const src = page.pictures[picture], node = make("span", { className: "pane", style: { aspectRatio: `${width} / ${height}` } },
         src ? make("img", { src, alt: `${words}: ${name} with ${percent(part)}` }) : text("span", "no picture", { className: "no-picture" }));
       if (trial.box && src) {
         const [left, top, wide, high] = trial.box.map((at, k) => `${(100 * at) / (k % 2 ? height : width)}%`);
@@ -438,7 +437,7 @@
 
   function evidenceOf(verdict) {
     const rows = verdict.evidence.map((one, k) => {
-      const found = one.code && page.codes[one.code] ? page.codes[one.code].headline : one.code;
+      const found = one.code && page.codes[one.code].headline;
       const figures = Object.entries(one.figures).map(([key, value]) => `${spaced(key)} ${figure(value)}`).join(", ");
       return [spaced(one.test), one.level, one.images || "", one.code && !k ? found : one.code ? `${found}. ${one.said}` : one.said, figures];
     });
@@ -569,7 +568,7 @@
     const told = new Set([...images.map((one) => one.label), ...epochs.flatMap((one) => one.predictions || [])].filter(known));
     options($("of-class"), [["", "any"], ...[...told].sort((one, two) => one - two).map((id) => [id, nameOf(id)])], "");
     const ways = (key) => {
-      const worst = /lower/.test((page.metrics || {})[key]) ? "-" : "+", better = /lower|higher/.test((page.metrics || {})[key]);
+      const says = page.metrics[key], worst = /lower/.test(says) ? "-" : "+", better = /lower|higher/.test(says);
       const words = better ? ["worst first", "best first"] : ["lowest first", "highest first"];
       return [[`${worst} ${key}`, `${spaced(key)}, ${words[0]}`], [`${worst === "+" ? "-" : "+"} ${key}`, `${spaced(key)}, ${words[1]}`]];
     };

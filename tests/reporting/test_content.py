@@ -133,7 +133,7 @@ def test_a_verdict_has_its_evidence_with_experiments_before_and_after() -> None:
     assert (place["test"], place["figures"]) == ("place", {"plain": 0.9, "gap": None})
     assert [len(one["trials"]) for one in (place, sign)] == [3, 2]
     first = place["trials"][0]
-    assert (first["row"], first["done"], first["before"], first["after"]) == (0, "corner covered", 0.9, 0.2)
+    assert (first["done"], first["before"], first["after"]) == ("corner covered", 0.9, 0.2)
     assert first["box"] == [1, 2, 5, 2]
     assert picture_in(first["given"])[0, :, 0].tolist() == [0, 4, 8, 12, 16, 20, 24, 28]
     assert (picture_in(first["changed"]) == 26).all()  # a tenth of 255

@@ -63,7 +63,6 @@ class ReportProduct(Product):
         options = self._options
         return Page(
             options.report.title or f"{options.name}, {epoch.mode}",
-            options.name,
             epoch.mode,
             options.classes.names,
             options.look,
