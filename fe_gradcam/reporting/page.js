@@ -167,7 +167,8 @@
       if (x >= 0 && x < box.width && y >= 0 && y < box.height) inside += hot;
     }
     const area = (box.width * box.height) / heat.length;
-    const spot = `${/edge/.test(where) ? "at" : "in"} the ${where}`, share = `${percent(inside / all, 0)} of it on ${percent(area, 0)} of the image`;
+    const spot = `${/edge/.test(where) ? "at" : "in"} the ${where}`, inWords = (part) => percent(part, part < 0.01 ? 1 : 0);
+    const share = `${inWords(inside / all)} of it on ${inWords(area)} of the image`;
     if (area >= 0.5) return `The heat is all over the image: ${share}.`;
     return inside < all / 2 ? `The heat is scattered, hottest ${spot}: ${share}.` : `The heat is ${spot}: ${share}.`;
   }
