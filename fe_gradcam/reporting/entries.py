@@ -72,7 +72,7 @@ def atlas_entry(atlas: Atlas) -> Entry:
     """The mean heat of each class, in the order of the ids."""
     classes = sorted(atlas.classes.items())
     maps = np.stack([one.mean for _, one in classes]).astype(np.float32)
-    heat = of_maps(maps, "scale_after_relu", atlas.size, np.array([one.warm == 0 for _, one in classes]))
+    heat = of_maps(maps, "scale_after_relu", atlas.size)
     entries = [
         {"class_id": class_id, "images": one.images, "fixed_place": number(one.fixed_place)}
         for class_id, one in classes

@@ -94,7 +94,7 @@
   function values(heat, row, size) {
     const map = signedMap(heat, row), unit = heat.unit[row] || 1;
     for (let k = 0; k < map.length; k++) {
-      if (heat.scaling !== "none" && (map[k] < 0 || heat.blank[row])) map[k] = 0;
+      if (heat.scaling !== "none" && map[k] < 0) map[k] = 0;
       map[k] /= unit;
     }
     return resized(map, [heat.h, heat.w], size);

@@ -274,6 +274,16 @@ def test_playing_goes_on_to_the_last_epoch(browser: Browser) -> None:
     assert browser.driver.execute_async_script(script) == ["1 of 3", "2 of 3", "3 of 3"]
 
 
+def test_playing_can_be_stopped(browser: Browser) -> None:
+    browser.open(images=4, epochs=9)
+    for words in ("Pause", "Play"):
+        browser.one("#play").click()
+        assert browser.text("#play") == words
+    at = browser.text("#epoch-now")
+    browser.driver.execute_async_script("setTimeout(arguments[0], 900)")  # two epochs
+    assert browser.text("#epoch-now") == at
+
+
 def test_what_was_asked_can_be_copied(browser: Browser) -> None:
     made = browser.open()
     grant = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
@@ -285,11 +295,15 @@ def test_what_was_asked_can_be_copied(browser: Browser) -> None:
 
 
 def test_several_datasets(browser: Browser) -> None:
-    browser.open(datasets=["clean", "noisy"], images=7)
+    made = example(datasets=["clean", "noisy"], images=7)
+    made.data["curves"][-1]["dataset"] = "noisy"
+    browser.open(made)
+    assert len(browser.all("#charts figure")) == 3
     assert [one.is_displayed() for one in browser.all(".of-dataset")] == [True, False]
     browser.choose("dataset", 1)
     assert [one.is_displayed() for one in browser.all(".of-dataset")] == [False, True]
     assert "noisy" in browser.text("#facts")
+    assert len(browser.all("#charts figure")) == 4
     assert len(browser.all(".card")) == 7
 
 

@@ -36,8 +36,7 @@ def heat_in(said: dict[str, Any]) -> PackedHeat:
     magnitudes = table[:, : height * width].reshape(-1, height, width)
     signs = np.unpackbits(table[:, height * width :], axis=1)[:, : height * width].reshape(-1, height, width)
     up, down, unit = (np.array(said[name], np.float64) for name in ("up", "down", "unit"))
-    blank = np.array(said["blank"], bool)
-    return PackedHeat(magnitudes, signs.astype(bool), up, down, unit, blank, said["scaling"], tuple(said["size"]))
+    return PackedHeat(magnitudes, signs.astype(bool), up, down, unit, said["scaling"], tuple(said["size"]))
 
 
 def maps_of(heat: PackedHeat) -> NDArray[np.float32]:

@@ -46,6 +46,8 @@ def test_an_epoch_that_comes_again_takes_off_those_behind_it() -> None:
     for epoch in (1, 2, 3, 2):
         curves.of_epoch(epoch, {"accuracy": epoch / 10, **({"once": 1} if epoch == 3 else {})})
     assert curves.points == {"accuracy": {1: 0.1, 2: 0.2}}
+    curves.of_epoch(2, {"loss": 3})
+    assert curves.points == {"accuracy": {1: 0.1}, "loss": {2: 3.0}}
 
 
 def test_later_values_are_added_and_said_to_be_new_once() -> None:
