@@ -252,7 +252,7 @@ def test_notes_say_what_the_page_lacks(tmp_path: Path, monkeypatch: pytest.Monke
     assert said_in(tmp_path)["notes"] == lacks
     monkeypatch.setattr(product, "HEAT_MOST", 6)
     one_epoch(watched(tmp_path), 1)
-    assert said_in(tmp_path)["notes"] == [lacks[1], "Heat of grad_cam is kept at 6 pixels of 12."]
+    assert said_in(tmp_path)["notes"] == [lacks[1], "Heat of grad_cam is kept at 6 pixels of 10."]
     assert said_in(tmp_path)["datasets"][0]["epochs"][0]["columns"][0]["heat"]["w"] == 6
 
 
