@@ -75,6 +75,8 @@ class PageDataset:
     ) -> None:
         """Adds an epoch behind those before it; images that it does not have lose their pictures.
 
+        What the epoch must not show, pictures or ids, is taken from earlier epochs too.
+
         Args:
             part: The explained images.
             epoch: The number of the epoch.
@@ -88,10 +90,11 @@ class PageDataset:
             self.size, self.images, self.keys, self.epochs = (int(height), int(width)), [], [], []
         self.epochs = [one for one in self.epochs if one["epoch"] < epoch]
         for before in self.epochs[-1:]:
-            before["verdicts"] = [one | {"text": "", "evidence": []} for one in before["verdicts"]]
+            before["verdicts"] = [one | {"evidence": []} for one in before["verdicts"]]
         which = [self._place_of(key, part, at, shown) for at, key in enumerate(_keys(part))]
-        for at in set(range(len(self.images))) - set(which):
-            self.images[at]["src"] = None
+        for at, image in enumerate(self.images):  # those of a resumed training may have been asked for otherwise
+            image["src"] = image["src"] if shown.pictures and at in which else None
+            image["id"] = image["id"] if part.ids is not None else None
         self.epochs.append(
             {
                 "epoch": epoch,
@@ -137,9 +140,9 @@ class Page:
 
     Attributes:
         title: Its title.
-        name: The name of the trace, or "".
         mode: The mode, such as "eval", or "".
         names: Names of the classes by id.
+        look: How pictures and heat are drawn at first.
         datasets: The datasets by name; "" if there is one.
         curves: Numbers over the epochs; see `fe_gradcam.training.pages`.
         says: How to read numbers, by key.
@@ -149,7 +152,6 @@ class Page:
     """
 
     title: str
-    name: str = ""
     mode: str = ""
     names: Mapping[int, str] = field(default_factory=dict)
     look: Look = field(default_factory=Look)
@@ -169,7 +171,6 @@ class Page:
         return {
             "format": FORMAT,
             "title": self.title,
-            "name": self.name,
             "mode": self.mode,
             "version": f"fe_gradcam {fe_gradcam.__version__}",
             "class_names": {str(class_id): name for class_id, name in sorted(self.names.items())},

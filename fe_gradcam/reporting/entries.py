@@ -72,7 +72,7 @@ def atlas_entry(atlas: Atlas) -> Entry:
     """The mean heat of each class, in the order of the ids."""
     classes = sorted(atlas.classes.items())
     maps = np.stack([one.mean for _, one in classes]).astype(np.float32)
-    heat = of_maps(maps, "scale_after_relu", atlas.size, np.array([one.warm == 0 for _, one in classes]))
+    heat = of_maps(maps, "scale_after_relu", atlas.size)
     entries = [
         {"class_id": class_id, "images": one.images, "fixed_place": number(one.fixed_place)}
         for class_id, one in classes
@@ -82,10 +82,9 @@ def atlas_entry(atlas: Atlas) -> Entry:
 
 def verdict_entry(verdict: Verdict, shown: Shown) -> Entry:
     """A verdict with its evidence; pictures of experiments are data URLs."""
-    said: Entry = {
-        name: getattr(verdict, name) for name in ("class_id", "name", "code", "level", "accuses", "headline")
-    }
-    said |= {name: getattr(verdict, name) for name in ("text", "images", "epoch", "tests")}
+    whose = ("class_id", "name", "code", "level", "accuses", "headline", "images", "epoch")
+    said: Entry = {name: getattr(verdict, name) for name in whose}
+    said["group"] = "wrong" if verdict.code in ACCUSING else "passed" if verdict.code == "no_shortcut" else "none"
     said["evidence"] = [
         {
             "test": one.test,
@@ -110,8 +109,8 @@ def _trial(trial: Trial, shown: Shown) -> Entry:
         down, across = np.nonzero(trial.outline)
         left, top = int(across.min()), int(down.min())
         box = [left, top, int(across.max()) + 1 - left, int(down.max()) + 1 - top]
-    said: Entry = {"row": int(trial.row), "done": trial.done, "before": number(trial.before)}
-    return said | {"after": number(trial.after), "given": urls[0], "changed": urls[1], "box": box}
+    said: Entry = {"done": trial.done, "before": number(trial.before), "after": number(trial.after)}
+    return said | {"given": urls[0], "changed": urls[1], "box": box}
 
 
 def numbered(verdict: Entry, pictures: dict[str, int]) -> Entry:

@@ -1,7 +1,7 @@
 """Heat and pictures as text inside a page: heat as bytes at the size of the layer, each picture once.
 
-A page holds heat at the layer's size, and its script resizes and colours what is looked at. `level_of` is that script's
-reference: both are within one level of 255 of `Heatmap.values`.
+A page holds heat at the layer's size, and its script resizes and colours what is looked at, within one level of 255 of
+`Heatmap.values`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ class PackedHeat:
         up: (n,) the largest value of each map, or 0.
         down: (n,) the largest magnitude of its negative values, or 0.
         unit: (n,) the value that is drawn as 1.
-        blank: (n,) bool, True where there is no evidence.
         size: (H, W) of the heatmaps.
     """
 
@@ -57,7 +56,6 @@ class PackedHeat:
     up: NDArray[np.float64]
     down: NDArray[np.float64]
     unit: NDArray[np.float64]
-    blank: NDArray[np.bool_]
     scaling: Scaling
     size: tuple[int, int]
 
@@ -69,26 +67,7 @@ class PackedHeat:
         rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 3)))
         said: dict[str, Any] = {"h": height, "w": width, "scaling": self.scaling, "size": list(self.size)}
         said |= {"stride": rows.shape[1] // 3 * 4, "data": b64encode(rows.tobytes()).decode("ascii")}
-        said |= {name: numbers(getattr(self, name)) for name in ("up", "down", "unit")}
-        return said | {"blank": self.blank.tolist()}
-
-    def maps(self) -> NDArray[np.float32]:
-        """(n, h, w), the signed maps as the page reads them."""
-        largest = np.where(self.negative, -self.down[:, None, None], self.up[:, None, None])
-        return np.asarray(largest * self.magnitudes / HEAT_LEVELS, np.float32)
-
-
-def level_of(heat: PackedHeat, row: int) -> NDArray[np.uint8]:
-    """(H, W), the levels of a colour map in which the page draws an image's heat.
-
-    With the map v resized, bilinear and with half-pixel centres: round(255 max(v, 0) / unit) at most 255, the maximum
-    taken before resizing; for signed heat round(127.5 + 127.5 v / unit), where 128 is 0.
-    """
-    signed, values = heat.scaling == "none", torch.from_numpy(heat.maps()[row : row + 1])
-    resized = upsample(values if signed else values.clamp(min=0), heat.size)[0].numpy().astype(np.float64)
-    shares = resized / heat.unit[row]
-    levels = HEAT_LEVELS / 2 * (1 + shares) if signed else HEAT_LEVELS * shares
-    return np.asarray(np.rint(np.clip(levels, 0, HEAT_LEVELS)), np.uint8)
+        return said | {name: numbers(getattr(self, name)) for name in ("up", "down", "unit")}
 
 
 def packed(heatmap: Heatmap, unit: float | None = None, most: int | None = None) -> PackedHeat:
@@ -99,28 +78,28 @@ def packed(heatmap: Heatmap, unit: float | None = None, most: int | None = None)
         unit: The value that is drawn as 1 if several heatmaps share one scale; None: each by itself.
         most: The longest side of maps that are kept as they are; larger ones are shrunk. None: any.
     """
-    raw, scaling, blank = heatmap.raw, heatmap.scaling, heatmap.blank
+    raw, scaling, blank = heatmap.raw, heatmap.scaling, heatmap.blank[:, None, None]
     size, signed = (int(heatmap.values.shape[1]), int(heatmap.values.shape[2])), heatmap.scaling == "none"
     if raw.ndim == 3 and len(raw) == len(heatmap.values) and bool(np.isfinite(raw).all()):
         if not signed:
-            raw = np.where(blank[:, None, None], np.minimum(raw, 0), raw)  # what is positive there is rounding
+            raw = np.where(blank, np.minimum(raw, 0), raw)  # what is positive there is rounding
         resized, units = _resized(raw, scaling, size, unit)
         again = resized if signed else resized / units[:, None, None].astype(np.float32)
         off, largest = np.abs(again - heatmap.values).max(initial=0), np.abs(heatmap.values).max(initial=0)
         if off <= OFF_BY * largest:
             if most is not None and max(raw.shape[1:]) > most and len(raw):
                 raw = np.stack([shrunk(one, most) for one in raw])
-                return _bytes_of(raw, _resized(raw, scaling, size, unit)[1], blank, scaling, size)
-            return _fitting(raw, resized, units, blank, scaling, size)
-    values = np.nan_to_num(heatmap.values, posinf=0, neginf=0)
+                return _bytes_of(raw, _resized(raw, scaling, size, unit)[1], scaling, size)
+            return _fitting(raw, resized, units, scaling, size)
+    values = np.nan_to_num(heatmap.values if signed else np.where(blank, 0, heatmap.values), posinf=0, neginf=0)
     raw = values if signed or unit is None else values * np.float32(unit)
     units = _resized(raw, scaling, size, unit if signed or unit is not None else 1.0)[1]
-    return _bytes_of(raw, units, blank, scaling, size)
+    return _bytes_of(raw, units, scaling, size)
 
 
-def of_maps(raw: NDArray[np.float32], scaling: Scaling, size: tuple[int, int], blank: NDArray[np.bool_]) -> PackedHeat:
+def of_maps(raw: NDArray[np.float32], scaling: Scaling, size: tuple[int, int]) -> PackedHeat:
     """Signed maps (n, h, w) as bytes, each scaled by itself; see `packed`."""
-    return _fitting(raw, *_resized(raw, scaling, size, None), blank, scaling, size)
+    return _fitting(raw, *_resized(raw, scaling, size, None), scaling, size)
 
 
 def _resized(
@@ -142,23 +121,20 @@ def _fitting(
     raw: NDArray[np.float32],
     resized: NDArray[np.float32],
     units: NDArray[np.float64],
-    blank: NDArray[np.bool_],
     scaling: Scaling,
     size: tuple[int, int],
 ) -> PackedHeat:
     """The maps as bytes, at the size of the images if bytes would be too coarse at that of the layer."""
     too_coarse = scaling != "none" and len(raw) > 0 and (raw.max((1, 2)) > MOST_ABOVE * units).any()
-    return _bytes_of(resized if too_coarse else raw, units, blank, scaling, size)
+    return _bytes_of(resized if too_coarse else raw, units, scaling, size)
 
 
-def _bytes_of(
-    raw: NDArray[np.float32], unit: NDArray[Any], blank: NDArray[np.bool_], scaling: Scaling, size: tuple[int, int]
-) -> PackedHeat:
+def _bytes_of(raw: NDArray[np.float32], unit: NDArray[Any], scaling: Scaling, size: tuple[int, int]) -> PackedHeat:
     exact = raw.astype(np.float64)
     up, down = exact.max((1, 2), initial=0), np.abs(exact.min((1, 2), initial=0))
     largest = np.where(exact < 0, down[:, None, None], up[:, None, None])
     magnitudes = np.rint(HEAT_LEVELS * np.abs(exact) / np.where(largest > 0, largest, 1)).astype(np.uint8)
-    return PackedHeat(magnitudes, exact < 0, up, down, np.asarray(unit, np.float64), blank, scaling, size)
+    return PackedHeat(magnitudes, exact < 0, up, down, np.asarray(unit, np.float64), scaling, size)
 
 
 def picture_url(picture: Rgb, side: int) -> str:

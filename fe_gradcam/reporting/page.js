@@ -5,7 +5,6 @@
   const SHOWN = 96; // cards before "Show more"
   const THUMB = 256; // the longest side of a canvas outside the dialog, in pixels
   const STEP = 400; // milliseconds of an epoch while playing
-  const ACCUSE = ["place", "sign", "surroundings", "absence", "nothing_local"];
   const TARGETS = { pred: "inferred class", label: "true class" };
 
   /* Elements and words. Strings become text nodes, so names from outside stay text. */
@@ -28,8 +27,8 @@
   const percent = (part, digits = 1) => (known(part) ? `${(100 * part).toFixed(digits)}%` : "–");
   const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
   const spaced = (key) => key.replaceAll("_", " ");
-  const nameOf = (id) => page.class_names[id] ?? (id < 0 ? "no class" : `class ${id}`);
-  const groupOf = (code) => (code === "no_shortcut" ? "passed" : ACCUSE.includes(code) ? "wrong" : "none");
+  const TURNS = /[\u202a-\u202e\u2066-\u2069]/g; // would have the number behind a name read backwards
+  const nameOf = (id) => (page.class_names[id] ?? (id < 0 ? "no class" : `class ${id}`)).replace(TURNS, "");
 
   function figure(value) {
     if (!known(value)) return "–";
@@ -95,7 +94,7 @@
   function values(heat, row, size) {
     const map = signedMap(heat, row), unit = heat.unit[row] || 1;
     for (let k = 0; k < map.length; k++) {
-      if (heat.scaling !== "none" && (map[k] < 0 || heat.blank[row])) map[k] = 0;
+      if (heat.scaling !== "none" && map[k] < 0) map[k] = 0;
       map[k] /= unit;
     }
     return resized(map, [heat.h, heat.w], size);
@@ -156,7 +155,7 @@
 
   function whereInWords(heat, [height, width]) {
     const box = placeOf(heat, [height, width]);
-    if (!box) return "There is no heat: nothing speaks for this class.";
+    if (!box) return "There is no heat: no evidence for this class.";
     const down = (box.top + box.height / 2) / height, across = (box.left + box.width / 2) / width;
     const row = down < 1 / 3 ? "upper" : down > 2 / 3 ? "lower" : "";
     const column = across < 1 / 3 ? "left" : across > 2 / 3 ? "right" : "";
@@ -168,7 +167,10 @@
       if (x >= 0 && x < box.width && y >= 0 && y < box.height) inside += hot;
     }
     const area = (box.width * box.height) / heat.length;
-    return `The heat is ${/edge/.test(where) ? "at" : "in"} the ${where}: ${percent(inside / all, 0)} of it on ${percent(area, 0)} of the image.`;
+    const spot = `${/edge/.test(where) ? "at" : "in"} the ${where}`, inWords = (part) => percent(part, part < 0.01 ? 1 : 0);
+    const share = `${inWords(inside / all)} of it on ${inWords(area)} of the image`;
+    if (area >= 0.5) return `The heat is all over the image: ${share}.`;
+    return inside < all / 2 ? `The heat is scattered, hottest ${spot}: ${share}.` : `The heat is ${spot}: ${share}.`;
   }
 
   /* What is shown now. */
@@ -176,7 +178,7 @@
   const state = { dataset: 0, epoch: 0, column: 0, view: "both", alpha: page.alpha, threshold: 0, more: SHOWN, colormap: page.colormap };
   const dataset = () => page.datasets[state.dataset];
   const epoch = () => dataset().epochs[state.epoch];
-  const trained = () => dataset().epochs.some((one) => one.epoch > 0); // else the page is of a trained model
+  const ofTraining = () => dataset().epochs.some((one) => one.epoch > 0); // else of a model that was trained before
   const idOf = (image) => String(dataset().images[image].id ?? `image ${image + 1}`);
   const rowOf = (at, image) => (at.images ? at.images.indexOf(image) : image);
   const verdictOf = (id) => (known(id) && epoch().verdicts.find((one) => one.class_id === id)) || null;
@@ -205,7 +207,7 @@
   function toldInWords({ told, confidence, right, label, true: part }) {
     if (!known(told)) return known(label) ? `is ${nameOf(label)}` : "";
     const also = right === false ? `, is ${nameOf(label)}${known(part) ? ` ${percent(part)}` : ""}` : "";
-    return `${nameOf(told)} ${percent(confidence)}${also}`;
+    return `${nameOf(told)}${known(confidence) ? ` ${percent(confidence)}` : ""}${also}`;
   }
   const mark = (right) => (right === null ? "" : right ? "✓ " : "✗ ");
 
@@ -258,7 +260,7 @@
     const card = make("button", { type: "button", className: "card" }, panes, make("span", { className: "caption" }, id, told));
     fill(card, { "data-image": image, onclick: () => openLarge(image) }, []);
     card.say = (where = "") => {
-      const facts = factsOf(epoch(), image), verdict = verdictOf(facts.told), wrong = verdict && groupOf(verdict.code) === "wrong";
+      const facts = factsOf(epoch(), image), verdict = verdictOf(facts.told), wrong = verdict && verdict.group === "wrong";
       const how = { true: ", told rightly", false: ", told wrongly" }[facts.right] || "";
       const judged = wrong ? ` Verdict on ${nameOf(facts.told)}: ${verdict.headline}.` : "";
       told.textContent = mark(facts.right) + toldInWords(facts) + (wrong ? (verdict.accuses ? "\u00a0▲" : "\u00a0△") : "");
@@ -289,7 +291,7 @@
       const one = facts.get(image), judged = verdictOf(one.told);
       return (ofClass === "" || one.told === Number(ofClass) || one.label === Number(ofClass))
         && (right === "" || one.right === (right === "right"))
-        && (verdict === "" || (judged && groupOf(judged.code) === verdict))
+        && (verdict === "" || (judged && judged.group === verdict))
         && ((from === "" && to === "") || inside(one.confidence))
         && idOf(image).toLowerCase().includes(name.toLowerCase());
     });
@@ -395,14 +397,14 @@
     const which = make("select", { "data-keep": "column", onchange: () => { large.column = Number(which.value); showLarge(); } });
     options(which, at.columns.map((one, k) => [k, columnName(one, at.columns)]), Math.max(0, at.columns.indexOf(column)));
     const verdict = verdictOf(facts.told), pairs = [
-      ["told", known(facts.told) ? `${nameOf(facts.told)}, ${percent(facts.confidence)}` : null],
+      ["told", known(facts.told) ? `${nameOf(facts.told)}${known(facts.confidence) ? `, ${percent(facts.confidence)}` : ""}` : null],
       ["is", known(facts.label) ? `${nameOf(facts.label)}${known(facts.true) ? `, ${percent(facts.true)}` : ""}` : null],
       ["so told", facts.right === null ? null : facts.right ? "✓ rightly" : "✗ wrongly"],
       ["verdict", verdict ? `${nameOf(facts.told)}: ${verdict.headline} (${verdict.level})` : null],
       ["heat for", shown && facts.row >= 0 ? nameOf(shown.class_ids[facts.row]) : null],
       ...Object.entries(at.metrics).map(([key, of]) => [spaced(key), figure(of[facts.row])]),
     ].filter(([, value]) => value !== null);
-    const frames = trained() ? dataset().epochs.map((_, k) => frameOf(image, k, view)).filter(Boolean) : [];
+    const frames = ofTraining() ? dataset().epochs.map((_, k) => frameOf(image, k, view)).filter(Boolean) : [];
     const strip = make("div", { className: "film" }, ...frames), scrolled = dialog.querySelector(".film");
     const close = button("Close", () => dialog.close());
     dialog.replaceChildren(
@@ -412,7 +414,7 @@
       make("div", { className: "sides" }, make("div", {}, big, probe), make("div", {},
         make("fieldset", { className: "views" }, text("legend", "Show"), ...views.map(radio)),
         at.columns.length > 1 ? make("label", {}, "Heat ", which) : null, table(["", ""], pairs))),
-      ...(trained() ? [text("h3", `Over the epochs: ${at.epoch} is shown`), strip] : []));
+      ...(ofTraining() ? [text("h3", `Over the epochs: ${at.epoch} is shown`), strip] : []));
     if (scrolled) strip.scrollLeft = scrolled.scrollLeft;
     film.set(frames.map((frame) => [frame, frame.draw]));
     if (kept) (dialog.querySelector(`[data-keep="${kept}"]:not(:disabled)`) || close).focus();
@@ -423,8 +425,7 @@
   function trialOf(trial, name) {
     const [height, width] = dataset().size;
     const side = (picture, words, part) => {
-      const src = typeof picture === "number" ? page.pictures[picture] : picture;
-      const node = make("span", { className: "pane", style: { aspectRatio: `${width} / ${height}` } },
+      const src = page.pictures[picture], node = make("span", { className: "pane", style: { aspectRatio: `${width} / ${height}` } },
         src ? make("img", { src, alt: `${words}: ${name} with ${percent(part)}` }) : text("span", "no picture", { className: "no-picture" }));
       if (trial.box && src) {
         const [left, top, wide, high] = trial.box.map((at, k) => `${(100 * at) / (k % 2 ? height : width)}%`);
@@ -437,7 +438,7 @@
 
   function evidenceOf(verdict) {
     const rows = verdict.evidence.map((one, k) => {
-      const found = one.code && page.codes[one.code] ? page.codes[one.code].headline : one.code;
+      const found = one.code && page.codes[one.code].headline;
       const figures = Object.entries(one.figures).map(([key, value]) => `${spaced(key)} ${figure(value)}`).join(", ");
       return [spaced(one.test), one.level, one.images || "", one.code && !k ? found : one.code ? `${found}. ${one.said}` : one.said, figures];
     });
@@ -445,12 +446,13 @@
   }
 
   function classOf(id, verdict) {
-    const group = verdict ? groupOf(verdict.code) : "none", name = verdict ? verdict.name : nameOf(id), wrong = group === "wrong";
+    const group = verdict ? verdict.group : "none", name = verdict ? verdict.name : nameOf(id), wrong = group === "wrong";
     const heat = fill(pane(null), { role: "img", "aria-label": `Mean heat of ${name}` }, []), below = text("p", "", { className: "small" }), then = text("p", "", { className: "small" });
+    const mean = make("div", { className: "mean" }, heat, below);
     const trials = verdict ? verdict.evidence.flatMap((one) => one.trials.map((trial) => trialOf(trial, name))) : [];
     const finding = verdict ? `${verdict.headline[0].toUpperCase()}${verdict.headline.slice(1)}: ` : "";
     const node = make("article", { className: `class ${group}`, id: `class-${id}`, tabIndex: -1 },
-      make("h3", {}, text("span", finding, { className: "finding" }), name), make("div", { className: "mean" }, heat, below),
+      make("h3", {}, text("span", finding, { className: "finding" }), name), mean,
       make("div", {}, wrong && verdict.evidence.length ? text("p", verdict.evidence[0].said) : null, then,
         trials.length ? make("ol", { className: "trials" }, ...trials) : null,
         verdict ? make("details", { open: wrong }, text("summary", "What each test found"), evidenceOf(verdict)) : null));
@@ -458,10 +460,13 @@
       const { atlas, epoch: number } = epoch(), row = atlas ? atlas.classes.findIndex((one) => one.class_id === id) : -1, now = verdictOf(id);
       const shown = heat.show(row < 0 ? [] : [atlas.heat, row], row < 0 ? "image" : "heat", THUMB), one = row < 0 ? null : atlas.classes[row];
       const where = shown ? heat.where(shown) : "There is no mean heat.";
+      const alike = one && known(one.fixed_place) ? `; their heat correlates by ${figure(one.fixed_place)}` : "";
+      mean.hidden = !atlas;
+      heat.hidden = !one;
       heat.setAttribute("aria-label", `Mean heat of ${name}. ${where}`);
-      below.textContent = `${where}${one ? ` Mean of ${plural(one.images, "image")}, fixed place ${figure(one.fixed_place)}.` : ""}`;
+      below.textContent = `${where}${one ? ` Mean of ${plural(one.images, "image")}${alike}.` : ""}`;
       const judged = now && known(now.epoch) && now.epoch !== number ? `, judged in epoch ${now.epoch}` : "";
-      then.hidden = !trained();
+      then.hidden = !ofTraining();
       then.textContent = now ? `After epoch ${number}: ${now.headline} (${now.level}${judged}).` : `After epoch ${number}: no verdict.`;
     };
     return node;
@@ -470,7 +475,7 @@
   function buildClasses() {
     const { epochs } = dataset(), last = new Map(epochs[epochs.length - 1].verdicts.map((one) => [one.class_id, one]));
     const ids = new Set([...last.keys(), ...epochs.flatMap((one) => (one.atlas ? one.atlas.classes.map((of) => of.class_id) : []))]);
-    const rank = (id) => (!last.has(id) || groupOf(last.get(id).code) !== "wrong" ? 2 : last.get(id).accuses ? 0 : 1);
+    const rank = (id) => (!last.has(id) || last.get(id).group !== "wrong" ? 2 : last.get(id).accuses ? 0 : 1);
     const nodes = [...ids].sort((one, two) => rank(one) - rank(two) || one - two).map((id) => [rank(id) < 2, classOf(id, last.get(id))]);
     for (const loud of [true, false]) $(loud ? "loud" : "quiet").replaceChildren(...nodes.filter(([is]) => is === loud).map(([, node]) => node));
     classes.set(nodes.map(([, node]) => [node, node.update]));
@@ -543,7 +548,7 @@
   }
 
   function redraw() {
-    const image = new ImageData(256, 1), signed = state.view === "signed";
+    const image = new ImageData(256, 1), signed = state.view === "signed" || epoch().columns.some((one) => one.heat.scaling === "none");
     new Uint32Array(image.data.buffer).set(colours(signed, true));
     $("legend").getContext("2d").putImageData(image, 0, 0);
     $("low").textContent = signed ? "−1" : "0";
@@ -554,7 +559,7 @@
   function showDataset() {
     const { name, images, epochs } = dataset(), last = epochs[epochs.length - 1];
     for (const node of document.querySelectorAll(".of-dataset")) node.hidden = Number(node.dataset.dataset) !== state.dataset;
-    $("facts").textContent = [page.mode, name, plural(images.length, "image"), trained() && plural(epochs.length, "epoch")].filter(Boolean).join(" · ");
+    $("facts").textContent = [page.mode, name, `${plural(images.length, "image")}${ofTraining() ? " shown" : ""}`, ofTraining() && plural(epochs.length, "epoch")].filter(Boolean).join(" · ");
     made.clear();
     for (const id of ["bar", "gallery"]) $(id).hidden = !last;
     if (!last) return;
@@ -564,14 +569,14 @@
     const told = new Set([...images.map((one) => one.label), ...epochs.flatMap((one) => one.predictions || [])].filter(known));
     options($("of-class"), [["", "any"], ...[...told].sort((one, two) => one - two).map((id) => [id, nameOf(id)])], "");
     const ways = (key) => {
-      const worst = /lower/.test((page.metrics || {})[key]) ? "-" : "+", better = /lower|higher/.test((page.metrics || {})[key]);
+      const says = page.metrics[key], worst = /lower/.test(says) ? "-" : "+", better = /lower|higher/.test(says);
       const words = better ? ["worst first", "best first"] : ["lowest first", "highest first"];
       return [[`${worst} ${key}`, `${spaced(key)}, ${words[0]}`], [`${worst === "+" ? "-" : "+"} ${key}`, `${spaced(key)}, ${words[1]}`]];
     };
     options($("sort"), [["", "as given"], ["+worst", "worst first"], ["-confidence", "confidence, highest first"],
       ["+confidence", "confidence, lowest first"], ...Object.keys(last.metrics).flatMap(ways)], "");
-    $("ask-right").hidden = !images.some((one) => known(one.label));
-    $("ask-verdict").hidden = !last.verdicts.length;
+    for (const id of ["ask-right", "marks"]) $(id).hidden = !images.some((one) => known(one.label));
+    for (const id of ["ask-verdict", "doubts"]) $(id).hidden = !epochs.some((one) => one.verdicts.length);
     $("epoch").max = epochs.length - 1;
     $("steps").hidden = epochs.length < 2;
     buildCurves();

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def page_of(
         metrics: The values (N,) of metrics, by name.
         verdicts: What is known of the classes.
     """
-    dataset = PageDataset()
+    dataset, verdicts = PageDataset(), [replace(one, name=names.get(one.class_id, one.name)) for one in verdicts]
     dataset.add(Explained.joined(list(parts)), 0, shown, metrics=metrics, verdicts=verdicts)
     notes = [] if shown.pictures else ["Pictures are not included."]
     says = {name: f"{METRICS[name].better} is better" for name in metrics or {} if name in METRICS}

@@ -68,8 +68,7 @@ class Curves:
         for key in sorted(self.points, key=lambda one: (one.partition("|")[0] in own, one)):
             name, _, dataset = key.partition("|")
             points = [[epoch, number(value)] for epoch, value in sorted(self.points[key].items())]
-            entry = {"key": name, "of": "gradcam" if name in own else "training", "says": says.get(name)}
-            found.append(entry | {"dataset": dataset, "points": points})
+            found.append({"key": name, "says": says.get(name), "dataset": dataset, "points": points})
         return found
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import torch
 
 from fe_gradcam.backends import weights
@@ -34,6 +36,29 @@ def test_it_stays_if_nothing_changes_and_changes_with_any_weight(build: type[nn.
         first, *others = model.get_weights()
         model.set_weights([first + 1e-3, *others])
     assert weights_sha256(model) not in (before, None)
+
+
+def test_the_hash_is_that_of_copies_of_the_bytes() -> None:
+    """With weights of no, one and two axes, without elements, of half precision, and not in one piece."""
+    torch.manual_seed(0)
+    net, found = nn.Module(), hashlib.sha256()
+    parts = [torch.tensor(2.0), torch.zeros(0, 3), torch.randn(3).bfloat16(), torch.randn(4, 6).t()[::2]]
+    for at, value in enumerate(parts):
+        net.register_buffer(f"w{at}", value)
+        data = (value.view(torch.int16) if value.dtype == torch.bfloat16 else value).numpy()
+        found.update(f"w{at} {value.dtype} {tuple(value.shape)}".encode() + data.tobytes())
+    assert weights_sha256(net) == found.hexdigest()
+    model, found = small_keras(), hashlib.sha256()
+    for at, one in enumerate(model.get_weights()):
+        found.update(f"{at} {one.dtype} {one.shape}".encode() + one.tobytes())
+    assert weights_sha256(model) == found.hexdigest()
+
+
+@pytest.mark.parametrize(("dtype", "words"), [("float16", [0x3C00, 0xC000]), ("bfloat16", [0x3F80, 0xC000])])
+def test_keras_of_half_precision(dtype: str, words: list[int]) -> None:
+    model = SimpleNamespace(weights=[tf.Variable(tf.cast([1.0, -2.0], dtype))])
+    by_hand = f"0 {dtype} (2,)".encode() + np.array(words, "<u2").tobytes()
+    assert weights_sha256(model) == hashlib.sha256(by_hand).hexdigest()
 
 
 def test_buffers_and_other_dtypes_count() -> None:

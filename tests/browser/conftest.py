@@ -47,9 +47,14 @@ class Browser:
         made = example(**parts) if made is None else made
         file = self.folder / "page.html"
         file.write_text(made.html, "utf-8")
+        self.show(file)
+        return made
+
+    def show(self, file: Path) -> None:
+        """Opens a file."""
+        self.folder = file.parent
         self.driver.get_log("performance")
         self.driver.get(file.as_uri())
-        return made
 
     def look(self, css: str) -> None:
         """Scrolls to an element, and waits until what is seen there is drawn."""

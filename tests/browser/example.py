@@ -195,15 +195,15 @@ def curves(epochs: int) -> list[dict[str, Any]]:
     at, past = np.arange(1, epochs + 1), np.arange(1, epochs + 1) / epochs
     lower = "area under the probability while the hottest pixels are deleted; lower is better"
     found = (
-        ("accuracy", "training", None, 0.31 + 0.62 * (1 - np.exp(-4 * past))),
-        ("ce", "training", "cross-entropy", 1.7 * np.exp(-3 * past) + 0.16 + 0.05 * np.sin(17 * past)),
-        ("gradcam_deletion", "gradcam", lower, 0.5 - 0.3 * (1 - np.exp(-3 * past))),
-        ("gradcam_drift", "gradcam", "1 - rank correlation with the epoch before", 0.9 * np.exp(-4 * past)),
+        ("accuracy", None, 0.31 + 0.62 * (1 - np.exp(-4 * past))),
+        ("ce", "cross-entropy", 1.7 * np.exp(-3 * past) + 0.16 + 0.05 * np.sin(17 * past)),
+        ("gradcam_deletion", lower, 0.5 - 0.3 * (1 - np.exp(-3 * past))),
+        ("gradcam_drift", "1 - rank correlation with the epoch before", 0.9 * np.exp(-4 * past)),
     )
     points = [[list(pair) for pair in zip(at.tolist(), values.tolist(), strict=True)] for *_, values in found]
     return [
-        {"key": key, "of": of, "says": says, "dataset": "", "points": its}
-        for (key, of, says, _), its in zip(found, points, strict=True)
+        {"key": key, "says": says, "dataset": "", "points": its}
+        for (key, says, _), its in zip(found, points, strict=True)
     ]
 
 
@@ -254,7 +254,6 @@ def example(
     asked = {"methods": [one for one, _ in columns], "layer": "features.7", "map": list(PLACES), "seed": 0}
     page = Page(
         "Shapes, epoch by epoch",
-        name="gradcam" if epochs else "",
         mode="eval" if epochs else "",
         names=dict(enumerate(names)),
         datasets=made,

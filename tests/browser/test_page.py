@@ -12,32 +12,22 @@ from numpy.typing import NDArray
 from selenium.webdriver.common.keys import Keys
 
 from fe_gradcam.drawing.pixels import colormap_lut, overlay
+from fe_gradcam.explaining.explained import Column, Explained
+from fe_gradcam.reporting.content import Page, PageDataset
+from fe_gradcam.reporting.entries import Shown
 from fe_gradcam.scaling import upsample
 from fe_gradcam.types import Heatmap, Scaling
 from fe_gradcam.verdicts.places import place_of, where_in_words
 from tests.browser.conftest import Browser
-from tests.browser.example import HOSTILE, NAMES, example
+from tests.browser.drawn import levels_of, pixels
+from tests.browser.example import HOSTILE, NAMES, Example, example
+from tests.heat import heatmap_of
 
 pytestmark = pytest.mark.browser
 
 
-def pixels(browser: Browser, css: str) -> NDArray[np.uint8]:
-    """(H, W, 4), what is drawn on a canvas."""
-    browser.look(css)
-    data, height, width = browser.canvas(browser.one(css))
-    return np.array(data, np.uint8).reshape(height, width, 4)
-
-
 def card(image: int) -> str:
     return f".card[data-image='{image}'] canvas"
-
-
-def levels_of(drawn: NDArray[np.uint8], colormap: str) -> NDArray[np.int64]:
-    """(H, W), the levels of opaque colours; each must be one of the colormap, which has no colour twice."""
-    assert (drawn[..., 3] == 255).all()
-    by_colour = {tuple(colour): level for level, colour in enumerate(colormap_lut(colormap).tolist())}
-    assert len(by_colour) == 256
-    return np.array([[by_colour[tuple(one)] for one in line] for line in drawn[..., :3].tolist()])
 
 
 def levels(heatmap: Heatmap, image: int) -> NDArray[np.float64]:
@@ -269,6 +259,7 @@ def test_the_curves_follow_the_epoch_and_lead_to_it(browser: Browser) -> None:
     browser.one("#charts svg").click()
     assert browser.text("#epoch-now") == "3 of 5"
     browser.one("#numbers summary").click()
+    browser.look("#numbers")  # its table is made once it is open
     assert len(browser.all("#numbers tbody tr")) == 5
 
 
@@ -283,6 +274,16 @@ def test_playing_goes_on_to_the_last_epoch(browser: Browser) -> None:
     assert browser.driver.execute_async_script(script) == ["1 of 3", "2 of 3", "3 of 3"]
 
 
+def test_playing_can_be_stopped(browser: Browser) -> None:
+    browser.open(images=4, epochs=9)
+    for words in ("Pause", "Play"):
+        browser.one("#play").click()
+        assert browser.text("#play") == words
+    at = browser.text("#epoch-now")
+    browser.driver.execute_async_script("setTimeout(arguments[0], 900)")  # two epochs
+    assert browser.text("#epoch-now") == at
+
+
 def test_what_was_asked_can_be_copied(browser: Browser) -> None:
     made = browser.open()
     grant = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
@@ -294,11 +295,15 @@ def test_what_was_asked_can_be_copied(browser: Browser) -> None:
 
 
 def test_several_datasets(browser: Browser) -> None:
-    browser.open(datasets=["clean", "noisy"], images=7)
+    made = example(datasets=["clean", "noisy"], images=7)
+    made.data["curves"][-1]["dataset"] = "noisy"
+    browser.open(made)
+    assert len(browser.all("#charts figure")) == 3
     assert [one.is_displayed() for one in browser.all(".of-dataset")] == [True, False]
     browser.choose("dataset", 1)
     assert [one.is_displayed() for one in browser.all(".of-dataset")] == [False, True]
     assert "noisy" in browser.text("#facts")
+    assert len(browser.all("#charts figure")) == 4
     assert len(browser.all(".card")) == 7
 
 
@@ -322,6 +327,8 @@ def test_what_is_missing_is_left_out(browser: Browser, parts: dict[str, Any]) ->
     assert browser.one("#ask-verdict").is_displayed() is parts.get("verdicts", True)
     assert browser.one("#curves").is_displayed() is parts.get("metrics", True)
     assert browser.one("#atlas").is_displayed() is parts.get("atlas", True)
+    assert browser.one("#marks").is_displayed() is parts.get("labels", True)
+    assert browser.one("#doubts").is_displayed() is parts.get("verdicts", True)
     assert bool(browser.all("img")) is parts.get("pictures", True)
     if parts.get("blank") and "scaling" not in parts:
         assert "There is no heat" in (browser.one(".card").get_attribute("aria-label") or "")
@@ -363,6 +370,96 @@ def test_what_is_not_known_is_not_said(browser: Browser) -> None:
     assert [one.text for one in browser.all("#large tr th")][:2] == ["is", "heat for"]
 
 
+def test_a_confidence_that_is_not_known_is_not_said(browser: Browser) -> None:
+    made = example(images=3, epochs=1)
+    made.data["datasets"][0]["epochs"][0]["confidences"] = [None] * 3
+    browser.open(made)
+    browser.look("#cards")
+    assert browser.text(".card .told") == "✓ circle"
+    browser.run("document.querySelector('.card').click()")
+    assert browser.text("#large td") == "circle"
+
+
+def test_without_an_atlas_no_mean_heat_is_spoken_of(browser: Browser) -> None:
+    browser.open(images=6, epochs=2, atlas=False)
+    for node in ("#class-2", "#class-0"):
+        browser.look(node)
+        assert browser.one(f"{node} h3").is_displayed()
+        assert not browser.one(f"{node} .mean").is_displayed()
+        wide = "return [one, one.querySelector(':scope > div:last-child')].map(of => of.clientWidth)"
+        whole, beside = browser.run(wide.replace("one", f"document.querySelector('{node}')", 2))
+        assert beside == whole
+
+
+def test_a_class_without_mean_heat_says_so_once(browser: Browser) -> None:
+    made = example(images=6, epochs=1)
+    atlas = made.data["datasets"][0]["epochs"][0]["atlas"]
+    atlas["classes"][2]["class_id"] = 17
+    browser.open(made)
+    browser.look("#class-2")
+    assert browser.one("#class-2 .mean").text == "There is no mean heat."
+    assert not browser.one("#class-2 .pane").is_displayed()
+    browser.look("#class-1")
+    assert browser.one("#class-1 .pane").is_displayed()
+
+
+@pytest.mark.parametrize(
+    ("map_", "said"),
+    [
+        ([[0, 0, 0, 0]] * 3 + [[0, 0, 0, 1]], "The heat is in the lower right corner: 100% of it on 6% of the image."),
+        (
+            [[0, 0, 0, 0], [1, 1, 1, 1]] + [[1] * 4] * 2,
+            "The heat is all over the image: 100% of it on 75% of the image.",
+        ),
+        (
+            [[0.4, 0, 0.4, 0], [0, 0.4, 0, 0.4], [0.4, 0, 0.4, 0], [0, 0.4, 0, 1]],
+            "The heat is scattered, hottest in the lower right corner: 26% of it on 6% of the image.",
+        ),
+        ([[0, 0, 0, 0]] * 4, "There is no heat: no evidence for this class."),
+    ],
+)
+def test_where_the_heat_is_by_hand(browser: Browser, map_: list[list[float]], said: str) -> None:
+    raw = np.array([map_], np.float32)
+    pictures, dataset = np.zeros((1, 4, 4, 3), np.uint8), PageDataset()
+    dataset.add(
+        Explained(pictures, [Column("grad_cam", "pred", heatmap_of(raw, 0, raw=raw))], None, None, None), 0, Shown()
+    )
+    browser.open(Example(Page("By hand", datasets={"": dataset}).to_dict(), []))
+    browser.look("#cards")
+    assert said in (browser.one(".card").get_attribute("aria-label") or "")
+    browser.one(".card").click()
+    assert browser.text("#large p") == said
+
+
+@pytest.mark.parametrize("scaling", ["scale_after_relu", "none"])
+def test_the_legend_has_the_colours_of_the_heat(browser: Browser, scaling: Scaling) -> None:
+    browser.open(images=3, epochs=1, scaling=scaling)
+    for view in ("heat", "signed"):
+        browser.choose("view", view)
+        colormap, low = ("RdBu_r", "−1") if "none" in scaling or view == "signed" else ("turbo", "0")
+        colours, _, _ = browser.canvas(browser.one("#legend"))
+        assert_array_equal(np.reshape(colours, (256, 4))[:, :3], colormap_lut(colormap))
+        assert browser.text("#low") == low
+
+
+def test_a_name_cannot_have_its_number_read_backwards(browser: Browser) -> None:
+    names = ["\u202ecircle\u2066", *NAMES[1:]]
+    browser.open(images=6, epochs=1, names=names)
+    assert browser.text(".card .told").startswith("✓ circle 7")
+
+
+def test_nothing_is_wider_than_a_narrow_window(browser: Browser) -> None:
+    made = example(images=6, epochs=2, names=["w" * 80, *NAMES[1:]], files=["f" * 200] * 6)
+    made.data["asked"]["weights_sha256"] = "9a129038" * 8
+    metrics = {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.open(made)
+    browser.one(".card").click()
+    for css in ("html", "#large"):
+        assert browser.run("return arguments[0].scrollWidth - arguments[0].clientWidth", browser.one(css)) == 0
+    browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_without_scripts_the_verdicts_are_there(browser: Browser) -> None:
     browser.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
@@ -385,7 +482,9 @@ def test_print_shows_all_classes_and_all_cards(browser: Browser) -> None:
     assert browser.run(drawn) == 30
     browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     assert all(one.is_displayed() for one in browser.all(".verdicts tbody"))
-    assert not any(one.is_displayed() for one in browser.all("#bar, select, button:not(.card)"))
+    assert not any(one.is_displayed() for one in browser.all("#bar input, #filters select, button:not(.card)"))
+    assert browser.one("#epoch-now").is_displayed()
+    assert "grad cam, inferred class" in browser.one("#bar").text
     browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fe_gradcam.explaining.explained import Column, Explained
-from fe_gradcam.reporting.pack import PackedHeat, level_of
+from fe_gradcam.reporting.pack import HEAT_LEVELS, PackedHeat
+from fe_gradcam.scaling import upsample
 from fe_gradcam.verdicts.verdict import Evidence, Trial, Verdict
 from tests.heat import heatmap_of
 
@@ -34,8 +36,26 @@ def heat_in(said: dict[str, Any]) -> PackedHeat:
     magnitudes = table[:, : height * width].reshape(-1, height, width)
     signs = np.unpackbits(table[:, height * width :], axis=1)[:, : height * width].reshape(-1, height, width)
     up, down, unit = (np.array(said[name], np.float64) for name in ("up", "down", "unit"))
-    blank = np.array(said["blank"], bool)
-    return PackedHeat(magnitudes, signs.astype(bool), up, down, unit, blank, said["scaling"], tuple(said["size"]))
+    return PackedHeat(magnitudes, signs.astype(bool), up, down, unit, said["scaling"], tuple(said["size"]))
+
+
+def maps_of(heat: PackedHeat) -> NDArray[np.float32]:
+    """(n, h, w), the signed maps as the page reads them."""
+    largest = np.where(heat.negative, -heat.down[:, None, None], heat.up[:, None, None])
+    return np.asarray(largest * heat.magnitudes / HEAT_LEVELS, np.float32)
+
+
+def level_of(heat: PackedHeat, row: int) -> NDArray[np.uint8]:
+    """(H, W), the levels of a colour map in which the page draws an image's heat.
+
+    With the map v resized, bilinear and with half-pixel centres: round(255 max(v, 0) / unit) at most 255, the maximum
+    taken before resizing; for signed heat round(127.5 + 127.5 v / unit), where 128 is 0.
+    """
+    signed, values = heat.scaling == "none", torch.from_numpy(maps_of(heat)[row : row + 1])
+    resized = upsample(values if signed else values.clamp(min=0), heat.size)[0].numpy().astype(np.float64)
+    shares = resized / heat.unit[row]
+    levels = HEAT_LEVELS / 2 * (1 + shares) if signed else HEAT_LEVELS * shares
+    return np.asarray(np.rint(np.clip(levels, 0, HEAT_LEVELS)), np.uint8)
 
 
 def levels_in(said: dict[str, Any]) -> NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ from fe_gradcam.explaining.explained import Column, Explained
 from fe_gradcam.reporting.content import Page, PageDataset
 from fe_gradcam.reporting.entries import Shown, of_true_class, verdict_entry
 from fe_gradcam.verdicts.atlas import Atlas
-from fe_gradcam.verdicts.verdict import HEADLINES
+from fe_gradcam.verdicts.verdict import HEADLINES, Evidence, Verdict
 from tests.heat import heatmap_of
-from tests.reporting.pages import heat_in, part, picture_in, verdict
+from tests.reporting.pages import heat_in, maps_of, part, picture_in, verdict
 
 
 def test_an_epoch_says_what_was_inferred_and_what_the_true_class_had() -> None:
@@ -101,18 +102,38 @@ def test_without_pictures_nothing_shows_an_image_and_without_ids_nothing_names_o
     assert "data:image" in text and '"p0"' in text
 
 
+def test_what_a_resumed_training_must_not_show_is_taken_from_earlier_epochs_too() -> None:
+    for shown, ids in ((Shown(pictures=False), True), (Shown(), False)):
+        dataset = PageDataset()
+        dataset.add(part(), 1, Shown())
+        again = PageDataset(**dataset.state())
+        again.add(part(2, ids=ids), 2, shown)
+        text = json.dumps(Page("title", datasets={"": again}).to_dict())
+        assert ("data:image" in text, '"p0"' in text, '"p2"' in text) == (shown.pictures, ids, ids)
+        assert len(again.images) == (3 if ids else 5)
+
+
+@pytest.mark.parametrize(
+    ("code", "level", "group"),
+    [("sign", "suspected", "wrong"), ("artefact", "tested", "none"), (None, "tested", "passed"),
+     (None, "not tested", "none")],
+)  # fmt: skip
+def test_verdicts_are_told_by_the_wrong_thing_or_passed_or_neither(code: Any, level: Any, group: str) -> None:
+    found = Verdict.of(0, "cat", [Evidence("sign", level, code, "Seen.")], 9)
+    assert verdict_entry(found, Shown())["group"] == group
+
+
 def test_a_verdict_has_its_evidence_with_experiments_before_and_after() -> None:
     said = verdict_entry(verdict(), Shown())
     assert (said["code"], said["level"], said["accuses"], said["name"], said["epoch"]) == (
         "place", "tested", True, "dog", 1
     )  # fmt: skip
-    assert said["headline"] == HEADLINES["place"] and said["text"].startswith("class 'dog', epoch 1: told by a place")
-    assert said["tests"] == ["place", "sign"]
+    assert (said["headline"], said["group"]) == (HEADLINES["place"], "wrong")
     place, sign = said["evidence"]
     assert (place["test"], place["figures"]) == ("place", {"plain": 0.9, "gap": None})
     assert [len(one["trials"]) for one in (place, sign)] == [3, 2]
     first = place["trials"][0]
-    assert (first["row"], first["done"], first["before"], first["after"]) == (0, "corner covered", 0.9, 0.2)
+    assert (first["done"], first["before"], first["after"]) == ("corner covered", 0.9, 0.2)
     assert first["box"] == [1, 2, 5, 2]
     assert picture_in(first["given"])[0, :, 0].tolist() == [0, 4, 8, 12, 16, 20, 24, 28]
     assert (picture_in(first["changed"]) == 26).all()  # a tenth of 255
@@ -124,7 +145,7 @@ def test_only_the_last_epoch_says_at_length_and_each_picture_of_an_experiment_is
         dataset.add(part(), epoch, Shown(), verdicts=[verdict(1, epoch), verdict(2, epoch)])
     said = Page("title", datasets={"": dataset}).to_dict()
     first, last = said["datasets"][0]["epochs"]
-    assert [(one["text"], one["evidence"], one["code"]) for one in first["verdicts"]] == [("", [], "place")] * 2
+    assert [(one["evidence"], one["code"]) for one in first["verdicts"]] == [([], "place")] * 2
     trials = [trial for one in last["verdicts"] for its in one["evidence"] for trial in its["trials"]]
     assert len(trials) == 10 and {one["given"] for one in trials} == {0}
     assert len(said["pictures"]) == 6  # one as given, five as changed
@@ -141,7 +162,7 @@ def test_the_atlas_has_the_mean_heat_of_each_class() -> None:
     atlas = dataset.epochs[0]["atlas"]
     assert [(one["class_id"], one["images"]) for one in atlas["classes"]] == [(3, 1), (7, 3)]
     assert atlas["classes"][0]["fixed_place"] is None
-    maps = heat_in(atlas["heat"]).maps()
+    maps = maps_of(heat_in(atlas["heat"]))
     assert maps[1, 0, 0] == pytest.approx(2 * maps[1, 3, 3], rel=0.01)  # two images of three
     assert maps[0].argmax() == 15
 

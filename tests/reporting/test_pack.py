@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from fe_gradcam.explaining.explained import Column, Explained, with_shared_scale
 from fe_gradcam.explaining.heat import values_of
-from fe_gradcam.reporting.pack import colours, level_of, number, of_maps, packed, picture_url
+from fe_gradcam.reporting.pack import colours, number, of_maps, packed, picture_url
 from fe_gradcam.scaling import SCALINGS
 from fe_gradcam.types import Heatmap, Scaling
 from tests.heat import heatmap_of
-from tests.reporting.pages import heat_in, levels_in, picture_in
+from tests.reporting.pages import heat_in, level_of, levels_in, maps_of, picture_in
 
 SIDES = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
@@ -78,7 +78,7 @@ def test_a_map_of_four_places_by_hand() -> None:
     assert heat.magnitudes[0, 0].tolist() == [0, 255, 255, 128]
     assert heat.negative[0, 0].tolist() == [False, False, True, False]
     assert (heat.up[0], heat.down[0], heat.unit[0]) == (4, 2, 4)
-    assert heat.maps()[0, 0] == pytest.approx([0, 4, -2, 2], abs=4 / 255)
+    assert maps_of(heat)[0, 0] == pytest.approx([0, 4, -2, 2], abs=4 / 255)
     quarters = np.array([0, 1, 3, 3, 1, 0.5, 1.5, 2]) / 4
     assert np.abs(level_of(heat, 0)[0] - 255 * quarters).max() <= 1
 
@@ -86,9 +86,9 @@ def test_a_map_of_four_places_by_hand() -> None:
 def test_each_row_is_text_of_its_own() -> None:
     """9 magnitudes and 2 bytes of signs are 11 bytes; with one of padding they are 16 characters."""
     raw = np.array([np.eye(3), -np.eye(3)], np.float32)
-    said = of_maps(raw, "none", (9, 9), np.zeros(2, bool)).to_dict()
+    said = of_maps(raw, "none", (9, 9)).to_dict()
     assert (said["h"], said["w"], said["size"], said["stride"], len(said["data"])) == (3, 3, [9, 9], 16, 32)
-    assert np.array_equal(heat_in(said).maps(), raw)
+    assert np.array_equal(maps_of(heat_in(said)), raw)
     assert (said["up"], said["down"], said["unit"]) == ([1.0, 0.0], [0.0, 1.0], [1.0, 1.0])
 
 
@@ -97,7 +97,7 @@ def test_no_images_have_no_rows(scaling: Scaling) -> None:
     heatmap = made(np.ones((2, 3, 3), np.float32), scaling, (9, 9)).rows(np.array([False, False]))
     for most in (None, 2):
         said = packed(heatmap, most=most).to_dict()
-        assert (said["data"], said["up"], said["blank"]) == ("", [], []) and said["stride"] > 0
+        assert (said["data"], said["up"]) == ("", []) and said["stride"] > 0
 
 
 def test_what_is_positive_in_a_blank_map_is_not_shown() -> None:
@@ -105,10 +105,11 @@ def test_what_is_positive_in_a_blank_map_is_not_shown() -> None:
     for scaling in SCALINGS:
         heatmap = made(raw, scaling, (8, 8), blank=True)
         heat = packed(heatmap)
-        assert heat.blank.all()
         assert (level_of(heat, 0).max() == 0) == (scaling != "none")
         assert heat.magnitudes.shape == (1, 2, 2)
-        assert heat.maps().min() == pytest.approx(-3)
+        assert maps_of(heat).min() == pytest.approx(-3)
+        changed = packed(replace(heatmap, values=np.ones((1, 8, 8), np.float32)))
+        assert (level_of(changed, 0).max() == 0) == (scaling != "none")
 
 
 @pytest.mark.parametrize(("side", "stored"), [(5, 5), (8, 4)])

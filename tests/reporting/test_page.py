@@ -14,7 +14,8 @@ from fe_gradcam.reporting import page as pages
 from fe_gradcam.reporting.content import Page, PageDataset
 from fe_gradcam.reporting.entries import Shown
 from fe_gradcam.reporting.page import in_megabytes, render, write_page
-from tests.reporting.pages import page_in, part
+from fe_gradcam.verdicts.verdict import Evidence, Verdict
+from tests.reporting.pages import page_in, part, verdict
 
 HOSTILE = "</script><img src=x onerror=alert(1)> & 'quoted' \"twice\" {{ 7 * 7 }}"
 
@@ -35,6 +36,35 @@ def test_what_users_name_stays_text(tmp_path: Path) -> None:
     assert "<img" not in text and "49" not in re.findall(r"<title>(.*?)</title>", text)[0]
     said = page_in(tmp_path / "page.html")
     assert (said["title"], said["class_names"], said["datasets"][0]["name"]) == (HOSTILE, {"0": HOSTILE}, HOSTILE)
+
+
+def said_of(found: list[Verdict], epoch: int) -> str:
+    """What the page says of verdicts, without its tags."""
+    dataset = PageDataset()
+    dataset.add(part(), epoch, Shown(), verdicts=found)
+    text = render(Page("title", datasets={"": dataset}).to_dict())
+    return " ".join(re.sub(r"<[^>]+>", " ", text[text.index('id="verdicts"') : text.index('id="curves"')]).split())
+
+
+def test_the_page_says_first_how_many_classes_are_accused_and_what_no_class_was_tested_for() -> None:
+    place, sign = Evidence("place", "tested", None, "It moves."), Evidence("sign", "not tested", None, "No box.")
+    passed = [Verdict.of(class_id, "cat", [place, sign], 9, 3) for class_id in (2, 3)]
+    accused = "After epoch 4, of 3 classes, 1 is found to be told by the wrong thing; 2 passed the tests that were run."
+    text = said_of([verdict(1, 4), *passed], 4)
+    assert accused in text and "No class was tested for" not in text
+    text = said_of(passed[:1], 0)
+    assert "Of 1 class, none is found to be told by the wrong thing; 1 passed the tests that were run. No class" in text
+    assert "No class was tested for: sign. Told" in text
+    few = Verdict.of(5, "hen", [Evidence("nothing_local", "not tested", None, "Few.")], 2)
+    suspected = Verdict.of(6, "pig", [Evidence("sign", "suspected", "sign", "Alike.")], 9)
+    text = said_of([few, suspected, verdict(7), verdict(8)], 1)
+    assert "of 4 classes, 2 are found to be told by the wrong thing, 1 more is suspected; none passed" in text
+    assert "run, 1 could not be judged. No class was tested for: nothing local." in text
+
+
+def test_a_verdict_of_an_earlier_epoch_says_so() -> None:
+    assert "in epoch" not in said_of([verdict(1, 4)], 4)
+    assert "▲ tested in epoch 3" in said_of([verdict(1, 3)], 4)
 
 
 def test_what_json_does_not_know_is_no_page() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from fe_gradcam import ArgumentError, CamWarning, explain_many, find_shortcuts, measure, report
 from fe_gradcam.reporting import report as module
+from fe_gradcam.verdicts.verdict import Verdict
 from tests.models.toys import SmallTorch
 from tests.reporting.pages import levels_in, page_in
 from tests.verdicts.coloured import BLUE, GREEN, GREEN_BY_MARK, RED, network, scenes
@@ -55,6 +56,14 @@ def test_verdicts_are_there_and_without_pictures_no_image_is(tmp_path: Path) -> 
         assert [one["class_id"] for one in verdicts if one["accuses"]] == [GREEN]
         assert ("data:image" in path.read_text()) == pictures
         assert bool(page_in(path)["pictures"]) == pictures
+
+
+def test_verdicts_have_the_names_that_the_page_has(tmp_path: Path) -> None:
+    _, images, heatmaps = explained()
+    found = [Verdict.of(class_id, name, [], 5) for class_id, name in ((1, "1"), (9, "fox"))]
+    names = ["cat", "dog", "cow", "hen", "pig"]
+    path = report(tmp_path / "page.html", images, heatmaps, class_names=names, verdicts=found)
+    assert [one["name"] for one in page_in(path)["datasets"][0]["epochs"][0]["verdicts"]] == ["dog", "fox"]
 
 
 def test_the_same_call_writes_the_same_file(tmp_path: Path) -> None:

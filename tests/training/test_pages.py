@@ -46,6 +46,8 @@ def test_an_epoch_that_comes_again_takes_off_those_behind_it() -> None:
     for epoch in (1, 2, 3, 2):
         curves.of_epoch(epoch, {"accuracy": epoch / 10, **({"once": 1} if epoch == 3 else {})})
     assert curves.points == {"accuracy": {1: 0.1, 2: 0.2}}
+    curves.of_epoch(2, {"loss": 3})
+    assert curves.points == {"accuracy": {1: 0.1}, "loss": {2: 3.0}}
 
 
 def test_later_values_are_added_and_said_to_be_new_once() -> None:
@@ -67,10 +69,9 @@ def test_the_entries_of_a_page_have_those_of_the_loop_first() -> None:
     curves = Curves({"gradcam_drift|night": {2: 0.123456789}, "loss": {1: 3, 10: 2}, "accuracy": {1: 1}})
     found = curves.entries({"gradcam_drift"}, {"gradcam_drift": "0 where nothing moved"})
     assert [one["key"] for one in found] == ["accuracy", "loss", "gradcam_drift"]
-    assert found[1] == {"key": "loss", "of": "training", "says": None, "dataset": "", "points": [[1, 3.0], [10, 2.0]]}
+    assert found[1] == {"key": "loss", "says": None, "dataset": "", "points": [[1, 3.0], [10, 2.0]]}
     assert found[2] == {
         "key": "gradcam_drift",
-        "of": "gradcam",
         "says": "0 where nothing moved",
         "dataset": "night",
         "points": [[2, 0.12346]],

@@ -63,12 +63,11 @@ class ReportProduct(Product):
         options = self._options
         return Page(
             options.report.title or f"{options.name}, {epoch.mode}",
-            options.name,
             epoch.mode,
             options.classes.names,
             options.look,
             kept.datasets,
-            says=epoch.says,
+            says={**epoch.says, f"{options.name}_shortcuts": "classes that tests accuse"},
             asked=_asked(epoch, parts),
             left_out=kept.left_out,
             notes=list(_notes(options, parts)),
