@@ -323,7 +323,9 @@ class GradCAM(Trace):
 
     def _shares_an_epoch_with(self, other: GradCAM) -> bool:
         same_mode = not self._modes or not other._modes or self._modes & other._modes
-        return other is not self and bool(same_mode) and self._ds_ids == other._ds_ids
+        folders = {trace.watcher.folder.path for trace in (self, other)}
+        same_rows = self._ds_ids == other._ds_ids or (len(folders) == 1 and None not in folders)
+        return other is not self and bool(same_mode) and same_rows
 
     def get_outputs(self, ds_ids: str | list[str] | None) -> list[str]:
         """The keys that are written: each output, alone and with each dataset's id, and all that other traces read."""
@@ -351,7 +353,8 @@ class GradCAM(Trace):
         """Explains an image of the host's warmup, or a dummy image, so that mistakes show before the first step."""
         self._last, self._cost, self._logs = {}, Cost(), HostLogs()
         foreseen, self._foreseen = self._foreseen, {}
-        self.watcher.begin(anew=self.system.epoch_idx == 0)
+        modes = {"test"} if self.system.mode == "test" else {"train", "eval"}
+        self.watcher.begin(anew=self.system.epoch_idx == 0, modes=sorted(modes & (self._modes or modes)))
         with self._told_what_is_fed():
             for batch in foreseen.values():
                 self.watcher.check(*self._parts(batch))
