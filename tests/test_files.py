@@ -116,6 +116,14 @@ def test_a_name_fits_and_stays_in_its_folder(text: str, most: int) -> None:
     assert Path("/a", f"{name}_eval.png").resolve().parent == Path("/a")
 
 
+@pytest.mark.parametrize(
+    "sign", ["\u3164", "\ufe0f", "\u034f", "\u200d", "\u202e", "\x1b", "\n", " ", "/", "🐱", "\U000e0100"]
+)
+def test_signs_and_what_nobody_sees_do_not_stay(sign: str) -> None:
+    assert re.fullmatch("a_b~[a-z2-7]{8}", file_name(f"a{sign}b"))
+    assert file_slugs([f"a{sign}{sign}b"]) == ["a_b"]
+
+
 def test_a_long_name_is_cut_with_a_hash_and_can_be_written(tmp_path: Path) -> None:
     for letters in ("x" * 300, "猫" * 300):
         name = file_name(letters, NAME_BYTES - len(".npz"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from fe_gradcam.errors import ArgumentError, CamWarning
 from fe_gradcam.files import HASHED, NAME_BYTES, file_name, folds_case
@@ -36,6 +37,10 @@ class Folder:
         self._datasets: list[str] = []
         self._folds = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The state of a copy, which has no claims."""
+        return self.__dict__ | {"_claims": {}}
+
     def begin(self, modes: Iterable[str] = ()) -> None:
         """Makes the folder, and claims the names of the files of modes for a training that begins.
 
@@ -52,7 +57,7 @@ class Folder:
         """Claims the names of the files of further modes; if another training holds them, a warning says so."""
         if self.path is None:
             return
-        new = {mode: claimed(self.path, self._stem, mode) for mode in modes if mode not in self._claims}
+        new = {mode: claimed(self.path, self._stem, file_name(mode)) for mode in modes if mode not in self._claims}
         self._claims |= new
         others = list(dict.fromkeys(other for claim in new.values() for other in claim.others))
         if others:

@@ -184,7 +184,8 @@ class Watcher:
         )
         told: list[BaseException] = []
         if self._choices and not self._failed:
-            self.folder.claim([self._mode])
+            with self.forgiven("look after the names of its files", told):
+                self.folder.claim([self._mode])
             with self.forgiven("have the model at hand", told), self._around():
                 for product in self._products:
                     epoch.product = product.name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,26 @@ def test_the_names_that_another_training_holds_are_left_to_it(tmp_path: Path, he
     assert folder.file("eval", "epoch_001", ".png").name == "gradcam~2_eval_epoch_001.png"
     assert folder.file("train", "epoch_001", ".png").name == "gradcam_train_epoch_001.png"
     assert len(folder.file("eval", "film", ".png", "猫" * 300).name.encode()) <= NAME_BYTES
+
+
+@pytest.mark.parametrize("copy", [copy.copy, copy.deepcopy, lambda folder: pickle.loads(pickle.dumps(folder))])
+def test_a_copy_has_no_claims(tmp_path: Path, copy: Any) -> None:
+    folder = Folder(tmp_path, "a b")
+    folder.begin(["eval"])
+    other = copy(folder)
+    assert other.file("eval", "film", ".png") == folder.file("eval", "film", ".png")
+    other.end()
+    assert (tmp_path / f".{file_name('a b')}_eval.lock").exists()
+    folder.end()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mode_stays_in_the_folder_too(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "heat")
+    folder.begin(["../eval"])
+    assert [path.name for path in tmp_path.iterdir()] == ["heat"]
+    assert folder.file("../eval", "film", ".png").parent == tmp_path / "heat"
+    folder.end()
 
 
 def test_no_folder_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,7 @@ class GradCAM(Trace):
         preds: Key of the predictions. With `grads` the predictions that are shown come from here; with `model`
             they come from the pass that explains.
         label_mapping: {class name: class id}, as in FastEstimator.
-        outputs: The key under which the grid is written, and the beginning of the names of files.
+        outputs: The key under which the grid is written, and the beginning of the names of files (see `save_dir`).
         mode: What mode(s) to run in: "train", "eval", "test", "infer", None for all, "!train" for all but one.
         ds_id: What dataset id(s) to run for, None for all, "!ds1" for all but one.
 
@@ -162,6 +162,9 @@ class GradCAM(Trace):
         --- where to ---
         save_dir: Folder for the pictures and arrays, ``{outputs}_{mode}_epoch_{n:03d}.png`` and ``.npz``, with
             ``_{ds_id}`` if there are several datasets. A missing folder is made; the log says once what to open there.
+            In names of files, letters of any script stay; other signs become ``_``, with a hash at the end that keeps
+            names apart. If a training that still goes on writes under the same name, a warning says so at the start,
+            and the files begin with ``{outputs}~2``.
         on_error: "warn", or "raise" to let failures through (in tests).
 
         --- more keys ---
