@@ -16,12 +16,24 @@ from fe_gradcam import explain
 from fe_gradcam.backends.known import Known, Recent, known_of
 
 PACKAGE = Path(fe_gradcam.__file__).parent
-STORES = {"dict", "list", "set", "OrderedDict", "defaultdict", "deque", "WeakKeyDictionary", "WeakSet", "Recent"}
+STORES = {
+    "dict",
+    "list",
+    "set",
+    "OrderedDict",
+    "defaultdict",
+    "deque",
+    "WeakKeyDictionary",
+    "WeakSet",
+    "WeakValueDictionary",
+    "Recent",
+}
 KNOWN = {
     "backends/known.py: _KNOWN",  # one object for each living model
     "backends/known.py: _WAITING",  # one entry for each thread that waits now
     "backends/keras/compiled.py: WATCHED",  # one object for each living model
     "backends/keras/compiled.py: FUNCTIONS",  # for each living model the last few
+    "training/claims.py: CLAIMS",  # one claim for each mode of each living trace that writes files
 }
 """What modules hold, to be filled later."""
 

@@ -50,6 +50,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "jinja2": ("reporting",),
     "markupsafe": ("reporting",),
     "IPython": ("integrations/fastestimator",),
+    "filelock": ("training",),
     "tqdm": ("methods",),
     "PIL": ("loading", "drawing", "verdicts"),
     "matplotlib": ("drawing",),

@@ -95,11 +95,11 @@ def _read_class_names(path: Path | None) -> dict[int, str]:
 
 def _wanted_targets(classes: Sequence[str], names: Mapping[int, str]) -> list[Wanted]:
     """The targets that --class names, each once."""
-    from fe_gradcam.loading.photos import unused
+    from fe_gradcam.files import file_slugs
 
     labels = dict(pair for text in classes for pair in _targets_of(text, names)) or {None: "pred"}
-    taken: set[str] = set()
-    return [Wanted(target, label, unused(file_slug(label), taken)) for target, label in labels.items()]
+    named = zip(labels.items(), file_slugs(labels.values()), strict=True)
+    return [Wanted(target, label, slug) for (target, label), slug in named]
 
 
 def _targets_of(text: str, names: Mapping[int, str]) -> Iterator[tuple[Any, str]]:
@@ -133,11 +133,6 @@ def _class_id(text: str, names: Mapping[int, str]) -> int:
     from fe_gradcam.spec.targets import class_id_of
 
     return int(text) if text.isdecimal() else class_id_of(text, names)
-
-
-def file_slug(label: str) -> str:
-    """The label in a form that fits the name of a file."""
-    return re.sub(r"[^\w.-]+", "_", label).strip("_.")[:60] or "class"
 
 
 def preparation_for(request: PhotoRequest, loaded: Loaded) -> Preparation:

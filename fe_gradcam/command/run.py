@@ -13,7 +13,7 @@ import click
 from fe_gradcam.command.messages import model_errors, say
 from fe_gradcam.command.options import Request
 from fe_gradcam.command.request import Plan, plan_for
-from fe_gradcam.command.written import Written, finish, write_image
+from fe_gradcam.command.written import Written, finish, image_names, write_image
 
 if TYPE_CHECKING:
     from fe_gradcam.explaining.route import Explanation
@@ -36,10 +36,8 @@ def explain_images(request: Request) -> bool:
 
 def _explain_files(plan: Plan, written: Written) -> None:
     """Explains batch by batch: only the images of one batch, and those of the grid, are in memory."""
-    from fe_gradcam.loading.photos import unique_names
-
     files, size = plan.files, plan.request.batch_size
-    called = dict(zip(files, unique_names(files), strict=True))
+    called = image_names(plan)
     with _progress(len(files), plan.request.quiet or plan.settings.progress) as advance:
         for start in range(0, len(files), size):
             chunk = files[start : start + size]

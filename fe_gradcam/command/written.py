@@ -14,7 +14,7 @@ import click
 
 from fe_gradcam import __version__
 from fe_gradcam.command.messages import say
-from fe_gradcam.command.request import Plan, Wanted, file_slug
+from fe_gradcam.command.request import Plan, Wanted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,20 +54,33 @@ class Written:
     rows: list[Explained] = field(default_factory=list)
 
 
+def image_names(plan: Plan) -> dict[Path, str]:
+    """The beginning of the names of the files of each image: its own name, if there is room."""
+    from fe_gradcam.files import NAME_BYTES, file_stems
+    from fe_gradcam.loading.photos import unique_names
+
+    longest = max(len(ending.encode()) for ending, _ in _endings(plan))
+    return dict(zip(plan.files, file_stems(unique_names(plan.files), NAME_BYTES - longest), strict=True))
+
+
+def _endings(plan: Plan) -> list[tuple[str, Wanted]]:
+    """The end of the file name of each heatmap of an image, and its target."""
+    from fe_gradcam.files import file_slugs
+
+    of_methods = file_slugs(method.label for method in plan.methods)
+    return [(f".{of_method}.{wanted.slug}.png", wanted) for of_method in of_methods for wanted in plan.wanted]
+
+
 def write_image(plan: Plan, photo: Photo, name: str, part: Explained) -> dict[str, Any]:
     """Writes the pictures and arrays of one image; returns its entry of results.json."""
     from fe_gradcam.drawing.grid import draw_grid
     from fe_gradcam.drawing.picture import write_png
     from fe_gradcam.explaining.results import compose_arrays
     from fe_gradcam.files import write_arrays
-    from fe_gradcam.loading.photos import unused
 
-    asked, taken = plan.request, set[str]()
-    of_methods = [unused(file_slug(method.label), taken) for method in plan.methods]
-    whose = [(of_method, wanted) for of_method in of_methods for wanted in plan.wanted]
-    heatmaps, called = [], []
-    for column, (of_method, wanted) in zip(part.columns, whose, strict=True):
-        file, grid = f"{name}.{of_method}.{wanted.slug}.png", _overlay(plan, photo, part, column, wanted)
+    asked, heatmaps, called = plan.request, [], []
+    for column, (ending, wanted) in zip(part.columns, _endings(plan), strict=True):
+        file, grid = f"{name}{ending}", _overlay(plan, photo, part, column, wanted)
         write_png(asked.output / file, draw_grid(grid, cell=max(grid.rows[0].panels[0].rgb.shape)))
         heatmaps.append({"target": column.target, **_heatmap_entry(column.heatmap, plan.names), "overlay": file})
         called.append(replace(column, target=wanted.slug))

@@ -6,7 +6,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, count
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fe_gradcam.errors import Argument, CamError
+from fe_gradcam.files import unused
 
 Fit: TypeAlias = Literal["crop", "stretch"]
 """How a photo is brought to the size of the network: its centre is cut out, or all of it is stretched."""
@@ -148,13 +148,6 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
         path.stem if free else unused(f"{path.resolve().parent.name}_{path.stem}", taken)
         for path, free in zip(paths, alone, strict=True)
     ]
-
-
-def unused(name: str, taken: set[str]) -> str:
-    """The name, with a number behind it if it is taken; it is added to `taken`. Capitals make no difference."""
-    free = next(one for one in chain([name], (f"{name}_{at}" for at in count(2))) if one.casefold() not in taken)
-    taken.add(free.casefold())
-    return free
 
 
 def _in_folder(folder: Path, recursive: bool, without: Path | None) -> Iterator[Path]:

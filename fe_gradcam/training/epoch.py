@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.explaining.explained import Explained, with_shared_scale
-from fe_gradcam.files import file_name, write_arrays
+from fe_gradcam.files import write_arrays
 from fe_gradcam.metrics.measure import summary
+from fe_gradcam.training.folder import Folder
 from fe_gradcam.training.history import Followed, History
 from fe_gradcam.training.options import Options
 from fe_gradcam.training.pages import Past
@@ -98,6 +99,7 @@ class Epoch:
         counts: The number of images over which a logged number is the mean, by key.
         files: The files that were written, by product.
         messages: Messages for the user, for the log.
+        folder: The folder of the training, which names the files.
     """
 
     number: int
@@ -116,6 +118,7 @@ class Epoch:
     files: dict[str, list[Path]] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
     product: str = ""
+    folder: Folder = field(default_factory=Folder)
     cost: Cost = field(default_factory=Cost)
     _made: dict[str, Any] = field(default_factory=dict)
 
@@ -195,9 +198,8 @@ class Epoch:
             self.logged[key] = Put(of_all, known)
 
     def _write(self, name: str, dataset: str, ending: str, write: Callable[[Path], None]) -> None:
-        if self.options.save_dir is not None:
-            parts = filter(None, (self.options.name, self.mode, name, dataset))
-            path = self.options.save_dir / f"{file_name('_'.join(parts))}{ending}"
+        if self.folder.path is not None:
+            path = self.folder.file(self.mode, name, ending, dataset)
             write(path)
             self.files.setdefault(self.product, []).append(path)
 

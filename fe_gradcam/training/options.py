@@ -152,7 +152,10 @@ class Options:
         if self.save_dir is not None:
             if not isinstance(self.save_dir, (str, os.PathLike)):
                 raise ArgumentError(f"save_dir={self.save_dir!r} is not accepted. Accepted: a path, or None.")
-            self.save_dir = Path(self.save_dir).expanduser().resolve()
+            try:
+                self.save_dir = Path(self.save_dir).expanduser().resolve()
+            except (OSError, RuntimeError, TypeError, ValueError) as error:  # a NUL, links in a circle, no such home
+                raise ArgumentError(f"save_dir={self.save_dir!r} is no path: {error}. Pass another.") from error
         one_of("on_error", self.on_error, ("warn", "raise"))
         if not isinstance(self.track, bool):
             raise ArgumentError(f"track={self.track!r} is not accepted. Accepted: True or False.")

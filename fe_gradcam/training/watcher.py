@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from fe_gradcam.errors import ArgumentError, CamError, CamWarning
 from fe_gradcam.training.chosen import Chosen
 from fe_gradcam.training.epoch import Epoch
+from fe_gradcam.training.folder import Folder
 from fe_gradcam.training.history import Followed, History
 from fe_gradcam.training.legend import legend_of
-from fe_gradcam.training.options import Options, make_folder
+from fe_gradcam.training.options import Options
 from fe_gradcam.training.pages import KeptPage, Past
 from fe_gradcam.training.products import PRODUCTS
 from fe_gradcam.training.rows import Rows, input_names
@@ -52,22 +53,28 @@ class Watcher:
         around: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.source, self.options, self._called, self._around = source, options, dict(called or {}), around
-        self.history = History()
+        self.history, self.folder = History(), Folder(options.save_dir, options.name)
         self._epoch, self._mode, self._ended = 0, "eval", (0, time.perf_counter())
         self._legend_told = False
         self._made_anew()
         self._reset()
 
-    def begin(self, *, anew: bool = True) -> None:
+    def begin(self, *, anew: bool = True, modes: Iterable[str] = ()) -> None:
         """Begins a training; with `anew` it is not a resumed one, so no rows are followed yet.
+
+        If another training that has not ended writes files of the same names, a warning says so, and the files of this
+        one get other names.
+
+        Args:
+            anew: Whether the training is not a resumed one.
+            modes: The modes that it may have; of others a warning comes with their first files.
 
         Raises:
             ArgumentError: Files cannot be written to the folder.
         """
         self._made_anew()
         self._ended = self._epoch, time.perf_counter()
-        if self.options.save_dir is not None:
-            make_folder(self.options.save_dir)
+        self.folder.begin(modes)
         if anew:
             self.history = History()
 
@@ -172,9 +179,13 @@ class Watcher:
         """
         choose = partial(self._rows_of, {} if self._failed else self._choices)
         known = dict(log or {}), dict(past or {}), self.says
-        epoch = Epoch(self._epoch, self._mode, self.options, self._reader, choose, self.history, *known)
+        epoch = Epoch(
+            self._epoch, self._mode, self.options, self._reader, choose, self.history, *known, folder=self.folder
+        )
         told: list[BaseException] = []
         if self._choices and not self._failed:
+            with self.forgiven("look after the names of its files", told):
+                self.folder.claim([self._mode])
             with self.forgiven("have the model at hand", told), self._around():
                 for product in self._products:
                     epoch.product = product.name
@@ -201,6 +212,7 @@ class Watcher:
         for product in self._products:
             with self.forgiven(f"end the {product.name}", []):
                 product.end(self.history, past or {})
+        self.folder.end()
 
     def legend(self, epoch: Epoch) -> list[str]:
         """Says where files are and how to read numbers, for the first epoch with results; later nothing."""

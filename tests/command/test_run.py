@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import weakref
 from pathlib import Path
 from typing import Any
@@ -447,3 +448,27 @@ def test_a_page_holds_the_images_of_the_grid(
     assert np.abs(levels - np.rint(255.0 * values)).max() <= 1
     run(*common, "--output", "without")
     assert not (here / "without" / "report.html").exists()
+
+
+HOSTILE = ["a\nb", "a\tb", "\x1b[31mred", "con", "<b>x: y", "\u202egnp", "my photo (1)", "猫", "犬", "x" * 251]
+"""Names that a file system takes, and a page, a terminal, or another file system should not."""
+
+
+def test_names_of_images_and_classes_stay_inside_the_folder_and_apart(here: Path) -> None:
+    (here / "photos").mkdir()
+    for name in HOSTILE:
+        Image.fromarray(squares()).save(here / "photos" / f"{name}.png")
+    classes = ["../../red", "y" * 300]
+    (here / "names.json").write_text(json.dumps(classes))
+    before = set(here.rglob("*"))
+    wanted = [part for name in classes for part in ("--class", name)]
+    run("explain", "nets:Colours", "photos", "--size", 16, "--class-names", "names.json", "--output", "out", *wanted)
+    images = results_of(here / "out")["images"]
+    files = [one["overlay"] for image in images for one in image["heatmaps"]] + [image["arrays"] for image in images]
+    assert len(images) == len(HOSTILE) and len(set(files)) == 3 * len(HOSTILE)
+    assert {path.name for path in (here / "out").iterdir()} == {*files, "grid.png", "results.json"}
+    assert {path for path in here.rglob("*") if here / "out" not in (path, *path.parents)} == before
+    assert all(name.isprintable() and len(name.encode()) <= 255 for name in files)
+    kept = {image["name"] for image in images}
+    assert {"my photo (1)", "猫", "犬", "_con"} <= kept
+    assert "my photo (1).grad_cam.red.png" in files

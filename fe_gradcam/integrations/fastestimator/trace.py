@@ -87,7 +87,7 @@ class GradCAM(Trace):
         preds: Key of the predictions. With `grads` the predictions that are shown come from here; with `model`
             they come from the pass that explains.
         label_mapping: {class name: class id}, as in FastEstimator.
-        outputs: The key under which the grid is written, and the beginning of the names of files.
+        outputs: The key under which the grid is written, and the beginning of the names of files (see `save_dir`).
         mode: What mode(s) to run in: "train", "eval", "test", "infer", None for all, "!train" for all but one.
         ds_id: What dataset id(s) to run for, None for all, "!ds1" for all but one.
 
@@ -162,6 +162,9 @@ class GradCAM(Trace):
         --- where to ---
         save_dir: Folder for the pictures and arrays, ``{outputs}_{mode}_epoch_{n:03d}.png`` and ``.npz``, with
             ``_{ds_id}`` if there are several datasets. A missing folder is made; the log says once what to open there.
+            In names of files, letters of any script stay; other signs become ``_``, with a hash at the end that keeps
+            names apart. If a training that still goes on writes under the same name, a warning says so at the start,
+            and the files begin with ``{outputs}~2``.
         on_error: "warn", or "raise" to let failures through (in tests).
 
         --- more keys ---
@@ -323,7 +326,9 @@ class GradCAM(Trace):
 
     def _shares_an_epoch_with(self, other: GradCAM) -> bool:
         same_mode = not self._modes or not other._modes or self._modes & other._modes
-        return other is not self and bool(same_mode) and self._ds_ids == other._ds_ids
+        folders = {trace.watcher.folder.path for trace in (self, other)}
+        same_rows = self._ds_ids == other._ds_ids or (len(folders) == 1 and None not in folders)
+        return other is not self and bool(same_mode) and same_rows
 
     def get_outputs(self, ds_ids: str | list[str] | None) -> list[str]:
         """The keys that are written: each output, alone and with each dataset's id, and all that other traces read."""
@@ -351,7 +356,8 @@ class GradCAM(Trace):
         """Explains an image of the host's warmup, or a dummy image, so that mistakes show before the first step."""
         self._last, self._cost, self._logs = {}, Cost(), HostLogs()
         foreseen, self._foreseen = self._foreseen, {}
-        self.watcher.begin(anew=self.system.epoch_idx == 0)
+        modes = {"test"} if self.system.mode == "test" else {"train", "eval"}
+        self.watcher.begin(anew=self.system.epoch_idx == 0, modes=sorted(modes & (self._modes or modes)))
         with self._told_what_is_fed():
             for batch in foreseen.values():
                 self.watcher.check(*self._parts(batch))

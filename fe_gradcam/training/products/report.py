@@ -10,7 +10,6 @@ from typing import Any
 from fe_gradcam.backends.weights import weights_sha256
 from fe_gradcam.errors import CamWarning
 from fe_gradcam.explaining.explained import Explained
-from fe_gradcam.files import file_name
 from fe_gradcam.reporting.content import HEAT_MOST, Page, PageDataset, asked_of
 from fe_gradcam.reporting.entries import Entry, Shown
 from fe_gradcam.reporting.page import LARGE, in_megabytes, write_page
@@ -34,6 +33,7 @@ class ReportProduct(Product):
         self.keys = [f"{options.name}_report"] if options.report is not None else []
         self._options, self._own, self._told = options, set[str](), set[str]()
         self._pages: dict[str, Page] = {}
+        self._paths: dict[str, Path] = {}
 
     def make(self, epoch: Epoch) -> None:
         """Adds the epoch to what the page keeps, and writes the page."""
@@ -48,8 +48,8 @@ class ReportProduct(Product):
         kept.curves.add(epoch.past)
         self._own |= set(epoch.logged)
         self._pages[epoch.mode] = self._page(epoch, parts, kept)
+        path = self._paths[epoch.mode] = epoch.folder.file(epoch.mode, "report", ".html")
         self._write(epoch.mode, kept)
-        path = self._path(epoch.mode)
         epoch.put(self.keys[0], {}, str(path))
         epoch.files.setdefault(self.name, []).append(path)
 
@@ -75,7 +75,7 @@ class ReportProduct(Product):
 
     def _write(self, mode: str, kept: KeptPage) -> None:
         """Writes the page of a mode; a large one is warned of once."""
-        page, path = self._pages[mode], self._path(mode)
+        page, path = self._pages[mode], self._paths[mode]
         page.curves = kept.curves.entries(self._own, page.says)
         size = write_page(path, page)
         kept.left_out = page.left_out
@@ -86,10 +86,6 @@ class ReportProduct(Product):
                 CamWarning,
                 stacklevel=2,
             )
-
-    def _path(self, mode: str) -> Path:
-        name: Path = self._options.save_dir / f"{file_name(f'{self._options.name}_{mode}_report')}.html"
-        return name
 
 
 def _numbers_of(epoch: Epoch) -> dict[str, Any]:

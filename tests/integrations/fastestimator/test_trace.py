@@ -38,6 +38,7 @@ from fe_gradcam import (
     explain,
     top_k,
 )
+from fe_gradcam.files import file_name
 from fe_gradcam.integrations.fastestimator.display import HeatmapGrid, RasterFigure
 from fe_gradcam.training.chosen import Chosen
 from fe_gradcam.training.selection import Selection
@@ -279,7 +280,7 @@ def test_several_datasets_are_kept_apart(framework: str, tmp_path: Path) -> None
     assert {result["ds_id"] for result in caught["night_results"]} == {"night/shift"}
     assert sorted(path.name for path in tmp_path.glob("*.png")) == [
         "gradcam_eval_epoch_001_day.png",
-        "gradcam_eval_epoch_001_night_shift.png",
+        f"gradcam_eval_epoch_001_{file_name('night/shift')}.png",
     ]
 
 
