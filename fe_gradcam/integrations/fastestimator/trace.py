@@ -272,7 +272,8 @@ class GradCAM(Trace):
             source = KeyedSource(self._keys, options, lambda: self.system, layer)
         else:
             source = ModelSource(model, options, layer, called["images"])
-        self.watcher = Watcher(source, options, called, lambda: _on_device_of(self.system.network, model))
+        around = lambda: _on_device_of(self.system.network, model)  # noqa: E731
+        self.watcher = Watcher(source, options, called, around, _warn_in_the_log)
         # Ours first, then what stands in the log, then the rest.
         written = dict.fromkeys([*self.watcher.keys[:2], *self.watcher.logged, *self.watcher.keys])
         read = dict.fromkeys([*self._image_keys, *self._keys.values()])
@@ -355,45 +356,48 @@ class GradCAM(Trace):
         with self._told_what_is_fed():
             for batch in foreseen.values():
                 self.watcher.check(*self._parts(batch))
-        dummy = None if foreseen or self.model is None else dummy_inputs(self.model)
-        if dummy is not None and len(dummy) == len(self._image_keys):
-            self.watcher.try_out(dummy)
+        with self.watcher.forgiven("make a dummy image", but=CamError):
+            dummy = None if foreseen or self.model is None else dummy_inputs(self.model)
+            if dummy is not None and len(dummy) == len(self._image_keys):
+                self.watcher.try_out(dummy)
 
     def on_epoch_begin(self, data: Data) -> None:
         """Starts a new epoch."""
-        if self.system.mode == "train":
-            self._say_cost()
+        with self.watcher.forgiven("say what the epoch cost"):
+            if self.system.mode == "train":
+                self._say_cost()
         self.watcher.begin_epoch(self.system.epoch_idx, self.system.mode)
 
     def on_batch_end(self, data: Data) -> None:
         """Keeps the rows that are chosen."""
-        dataset = self.system.ds_id
-        if self._runs_in(self.system.mode, dataset) and self.watcher.wants(dataset):
-            images, more = self._parts(data)
-            with self._told_what_is_fed():
-                self.watcher.see(images, dataset=dataset, more=more)
+        with self.watcher.forgiven("look at a batch", but=CamError):
+            dataset = self.system.ds_id
+            if self._runs_in(self.system.mode, dataset) and self.watcher.wants(dataset):
+                images, more = self._parts(data)
+                with self._told_what_is_fed():
+                    self.watcher.see(images, dataset=dataset, more=more)
 
     def on_epoch_end(self, data: Data) -> None:
         """Explains the kept images, and writes grid, results, metrics and files."""
-        try:
+        with self.watcher.forgiven("put out the results of an epoch"):
             log = data.read_logs()
             epoch = self.watcher.end_epoch(log, self._known_by_now(self.system.mode))
             self._logs.note(self.system.mode, self.system.epoch_idx, log)
             for key, put in (epoch.values | epoch.logged).items():
                 with self.watcher.forgiven(f"hand out {key!r}"):
                     self._hand_out(key, put, data, logged=key in epoch.logged)
-            with self.watcher.forgiven("say what the epoch showed"):
-                for message in epoch.messages:
-                    print(f"FastEstimator-Warn: {message}", flush=True)
-                self._say(*self.watcher.legend(epoch))
-                self._add_cost(epoch.cost)
-        finally:
+            for message in epoch.messages:
+                _warn_in_the_log(message)
+            self._say(*self.watcher.legend(epoch))
+            self._add_cost(epoch.cost)
+        with self.watcher.forgiven("put out metrics that were not measured"):
             self._fill_in(data)
 
     def on_end(self, data: Data) -> None:
         """Says what the last epoch cost, if that was not said yet, and hands on what was logged behind us."""
-        self.watcher.end({mode: self._known_by_now(mode) for mode in self._logs.modes})
-        self._say_cost()
+        with self.watcher.forgiven("end the training"):
+            self.watcher.end({mode: self._known_by_now(mode) for mode in self._logs.modes})
+            self._say_cost()
 
     # --- between the engine and the host ---------------------------------------------------------
 
@@ -465,7 +469,20 @@ class GradCAM(Trace):
         """Prints lines where the host prints too."""
         for line in lines:
             if self.system.log_steps is not None:
-                print(f"FastEstimator-GradCAM: {line}", flush=True)
+                _print(f"FastEstimator-GradCAM: {line}")
+
+
+def _print(line: str) -> None:
+    """Prints a line; letters that the log cannot hold are escaped."""
+    try:
+        print(line, flush=True)
+    except UnicodeEncodeError:
+        print(line.encode("ascii", "backslashreplace").decode(), flush=True)
+
+
+def _warn_in_the_log(message: str) -> None:
+    """Prints a message as the host prints its warnings."""
+    _print(f"FastEstimator-Warn: {message}")
 
 
 @contextmanager
