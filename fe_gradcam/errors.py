@@ -89,12 +89,12 @@ class CamWarning(Told, UserWarning):
     """Something that a user should know before trusting what is shown."""
 
 
-def warn(message: str | CamWarning, stacklevel: int = 1) -> None:
+def warn(message: str | CamWarning, stacklevel: int = 2) -> None:
     """Warns of something; inside `warnings_logged`, where warnings are errors, a line of the log stands in.
 
     Args:
         message: The warning.
-        stacklevel: How many callers above this function's caller are said to be where it comes from.
+        stacklevel: As `warnings.warn` takes it, seen from the caller.
     """
     told = CamWarning(message) if isinstance(message, str) else message
     try:

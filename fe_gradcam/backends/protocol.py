@@ -381,7 +381,7 @@ class Backend(ABC):
                 "The model's outputs are probabilities, and the softmax or sigmoid that made them was not found. So "
                 "log p (or log p - log(1 - p), if the probabilities do not sum to 1) is explained instead of the "
                 "logit. To be exact, pass a model that returns logits.",
-                stacklevel=2,
+                stacklevel=3,
             )
 
     def _are_of_image(self, tokens: Collection[int], inputs: Inputs) -> bool:

@@ -132,7 +132,7 @@ def write_warned(path: Path, page: Page, advice: str) -> None:
     size = write_page(path, page)
     if size > LARGE:
         said = f"{path.name} has {in_megabytes(page, size)}; some browsers open it slowly: {advice}"
-        warn(said, stacklevel=2)
+        warn(said, stacklevel=3)
 
 
 def _values_of(metrics: Mapping[str, ArrayLike], count: int) -> dict[str, NDArray[np.float32]]:

@@ -81,13 +81,15 @@ def words_of(labels: NDArray[Any]) -> list[str] | None:
     return every if all(isinstance(one, str) for one in every) else None
 
 
-def labels_of_images(labels: Any, count: int, names: Mapping[int, str], classes: int | None = None) -> ReadLabels:
+def labels_of_images(
+    labels: Any, count: int, names: Mapping[int, str] | None, classes: int | None = None
+) -> ReadLabels:
     """The true classes of N images that a caller passes along with them; see `read_labels`.
 
     Args:
         labels: The labels in any accepted form.
         count: The number of images.
-        names: Names of the classes by id.
+        names: Names of the classes by id; None if the caller has no argument for them.
         classes: How many classes the model has, if that is known; tables have as many columns.
 
     Raises:
@@ -95,15 +97,15 @@ def labels_of_images(labels: Any, count: int, names: Mapping[int, str], classes:
         UnknownNameError: A name is not one of `names`.
     """
     given = host_rows(labels) if _shape_of(labels) != () else labels
-    known = {name: class_id for class_id, name in names.items()}
+    known = {name: class_id for class_id, name in (names or {}).items()}
     words = None if _shape_of(given) is None else words_of(np.asarray(given))
-    if words is not None and not known:
+    if words is not None and names is not None and not known:
         raise ArgumentError(
             Argument("labels"),
             f" holds names, such as {words[0]!r}, and class_names is not given. Pass class_names= too, or class ids.",
         )
     for word in words or ():
-        if word not in known:
+        if names is not None and word not in known:
             raise UnknownNameError(
                 Argument("labels"), f" holds {word!r}, which is no name of class_names{nearest(word, known)}"
             )
@@ -113,7 +115,7 @@ def labels_of_images(labels: Any, count: int, names: Mapping[int, str], classes:
         said = "is a ragged list" if shape is None else f"has shape {shape} and dtype {np.asarray(given).dtype}"
         raise ArgumentError(
             Argument("labels"),
-            f" {said}; ({count},) class ids are needed, or names, or "
+            f" {said}; ({count},) class ids are needed,{' or names,' * (names is not None)} or "
             f"({count}, {classes or 'C'}) of 0 and 1 if an image may be of several classes.",
         )
     return found

@@ -96,6 +96,7 @@ class Chosen:
         called = {key: self._called.get(key, key) for key in keys}
         missing = [called[key] for key in keys if key not in batch]
         if missing:
+            self.seen += max((_rows_in(part, key) for key, part in batch.items()), default=0)
             raise ArgumentError(f"This batch holds no {' and no '.join(missing)}, which the first batch held.")
         sizes = {called[key]: _rows_in(batch[key], called[key]) for key in keys}
         if len(set(sizes.values())) != 1:

@@ -265,7 +265,7 @@ class Watcher:
                 warn(
                     f"GradCAM ({self.options.name!r}) could not {what}; the training goes on. "
                     f"{type(error).__name__}: {said_by(error)}\n{traceback.format_exc()}",
-                    stacklevel=2,
+                    stacklevel=3,
                 )
 
     def _made_anew(self) -> None:
@@ -294,7 +294,7 @@ class Watcher:
                     rows[dataset] = chosen.rows()
                 if chosen.missing:
                     said = f"select: the epoch had {chosen.seen} images, and none at {chosen.missing}."
-                    warn(said, stacklevel=2)
+                    warn(said, stacklevel=3)
             if self.options.track and product == "grid":
                 if dataset in rows:
                     self.history.streams[stream] = Followed(rows[dataset])

@@ -20,7 +20,7 @@ from fe_gradcam.backends import backend_for, last_layer_of
 from fe_gradcam.backends.last import LastLayer
 from fe_gradcam.errors import Argument, ArgumentError
 from fe_gradcam.parameters import one_of, whole
-from fe_gradcam.spec.images import Inputs
+from fe_gradcam.spec.images import Inputs, host_rows
 from fe_gradcam.spec.labels import WITHOUT_A_CLASS, labels_of_images
 from fe_gradcam.spec.objects import object_masks
 from fe_gradcam.spec.outputs import ModelOutput
@@ -129,18 +129,21 @@ def _pairs(masks: NDArray[np.bool_], copies: int, empty: Empty, generator: np.ra
 def _wanted(labels: ArrayLike, count: int, last: LastLayer) -> tuple[NDArray[np.float64], bool]:
     """The labels as a table (N, C) of 0 and 1, and whether each class is told by itself, by a sigmoid."""
     classes = last.weights.shape[1]
-    read = labels_of_images(labels, count, {}, max(classes, 2))
+    read = labels_of_images(labels, count, None, max(classes, 2))
     if read.several is not None:
         table = read.several
     else:
         table = read.ids[:, None] == (np.arange(classes) if classes > 1 else 1)
-    of_no_class = np.ndim(labels) == 2 and classes > 1 and set(read.faults) == {WITHOUT_A_CLASS[-1]}
-    if read.faults and not of_no_class:
+    faults = dict.fromkeys(read.faults)
+    if np.ndim(labels) == 2 and classes > 1:  # a row of zeros says that an image is of no class
+        unknown = bool(np.isnan(np.asarray(host_rows(labels), np.float64)).any())
+        faults = {fault: None for fault in faults if fault != WITHOUT_A_CLASS[-1]} | ({"NaN": None} if unknown else {})
+    if faults:
         raise ArgumentError(
             Argument("labels"),
-            f" name no class of the model for {len(read.faults)} of {count} images "
-            f"({', '.join(list(dict.fromkeys(read.faults))[:SHOWN_CLASSES])}). Accepted: class ids from 0 to "
-            f"{max(classes, 2) - 1}, or a table ({count}, {classes}) of 0 and 1. Leave images without a class out.",
+            f" name no class of the model for some of {count} images ({', '.join(list(faults)[:SHOWN_CLASSES])}). "
+            f"Accepted: class ids from 0 to {max(classes, 2) - 1}, or a table ({count}, {classes}) of 0 and 1. Leave "
+            "images without a class out.",
         )
     several = last.behind == "sigmoid" or classes == 1 or bool((table.sum(1) != 1).any())
     missing = np.flatnonzero(~table.any(0) | (several & table.all(0)))

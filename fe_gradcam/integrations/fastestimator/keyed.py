@@ -162,5 +162,5 @@ def check_source(model: Any, grads: str | None, activations: str | None) -> None
             "GradCAM got grads without activations, so it draws the gradients averaged over the channels, as "
             "FastEstimator's own trace does. That is no Grad-CAM, and the map is flat before global average pooling. "
             "Pass activations= (LayerGradientOp writes both) or model=.",
-            stacklevel=3,
+            stacklevel=4,
         )

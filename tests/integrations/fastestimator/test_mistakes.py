@@ -37,7 +37,7 @@ def few(value: float) -> np.ndarray:
 def data_of(framework: str, count: int = COUNT) -> NumpyDataset:
     other = BYTES if framework == "torch" else np.ascontiguousarray(BYTES.transpose(0, 3, 1, 2))
     more = {
-        "word": WORDS[IDS], "from_one": IDS[::-1] + 1,
+        "word": WORDS[IDS], "from_one": np.sort(IDS)[::-1] + 1,
         "far": IDS + 100, "ignored": np.full(COUNT, -100), "void": few(77),
         "unknown": few(np.nan), "unlabelled": few(-1), "none": np.full(COUNT, -1), "half": IDS + 0.5,
         "wide": np.full((COUNT, 7), 1 / 7, np.float32), "photo": other, "moved": other.astype(np.float32) / 255,
