@@ -23,6 +23,7 @@ from fe_gradcam.errors import ArgumentError, CamError, UnknownNameError, nearest
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.explaining.views import Smooth
 from fe_gradcam.integrations.fastestimator import compat, warmup
+from fe_gradcam.integrations.fastestimator.copying import Copied
 from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
 from fe_gradcam.integrations.fastestimator.keyed import KeyedSource, check_source
 from fe_gradcam.integrations.fastestimator.logs import HostLogs
@@ -59,7 +60,7 @@ ALL_MODES = frozenset({"train", "eval", "test", "infer"})
     places="masks= or boxes= with a key",
 )
 @traceable()
-class GradCAM(Trace):
+class GradCAM(Copied, Trace):
     """Heatmaps of what the network looks at, drawn at the end of each epoch.
 
     With `model` (the usual way) the trace keeps some images of the epoch, the first `n_samples` or those that
@@ -228,8 +229,9 @@ class GradCAM(Trace):
         display: str | None = None,
         ids: str | None = None,
     ) -> None:
-        several = list(images) if isinstance(images, (list, tuple)) and images else [images]
-        self._image_keys = [_key("images", image) for image in several]
+        self._made_with({name: value for name, value in locals().items() if name not in ("self", "__class__")})
+        of_inputs = list(images) if isinstance(images, (list, tuple)) and images else [images]
+        self._image_keys = [_key("images", image) for image in of_inputs]
         keys = {"labels": labels, "preds": preds, "ids": ids, "masks": masks, "boxes": boxes, "display": display}
         keys |= {"grads": grads, "activations": activations}
         self._keys = {part: _key(part, key) for part, key in keys.items() if key is not None}
@@ -265,7 +267,7 @@ class GradCAM(Trace):
             on_error=on_error,
         )
         called = {part: f"{part}={key!r}" for part, key in self._keys.items()}
-        inputs = zip(input_names(len(several)), self._image_keys, strict=True)
+        inputs = zip(input_names(len(of_inputs)), self._image_keys, strict=True)
         called |= {name: f"images={key!r}" for name, key in inputs}
         source: Source
         if model is None:
@@ -356,6 +358,8 @@ class GradCAM(Trace):
         with self._told_what_is_fed():
             for batch in foreseen.values():
                 self.watcher.check(*self._parts(batch))
+        with self.watcher.forgiven("say which model is explained"):
+            self._say_whose_model(self.system.network.models)
         with self.watcher.forgiven("make a dummy image", but=CamError):
             dummy = None if foreseen or self.model is None else dummy_inputs(self.model)
             if dummy is not None and len(dummy) == len(self._image_keys):
