@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sysconfig
 import traceback
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -86,6 +89,48 @@ class CamWarning(Told, UserWarning):
     """Something that a user should know before trusting what is shown."""
 
 
+def warn(message: str | CamWarning, stacklevel: int = 2) -> None:
+    """Warns of something; inside `warnings_logged`, where warnings are errors, a line of the log stands in.
+
+    Args:
+        message: The warning.
+        stacklevel: As `warnings.warn` takes it, seen from the caller.
+    """
+    told = CamWarning(message) if isinstance(message, str) else message
+    try:
+        warnings.warn(told, stacklevel=stacklevel + 1)
+    except CamWarning:
+        say = _LOG.get()
+        if say is None:
+            raise
+        say(str(told))
+
+
+@contextmanager
+def warnings_logged(say: Callable[[str], None]) -> Iterator[None]:
+    """Inside, `warn` never raises: a training must not end because somebody is told something.
+
+    Args:
+        say: Writes a line to the log; called if Python turns a warning into an error, as with ``python -W error``.
+    """
+    token = _LOG.set(say)
+    try:
+        yield
+    finally:
+        _LOG.reset(token)
+
+
+_LOG: ContextVar[Callable[[str], None] | None] = ContextVar("_LOG", default=None)
+
+
+def said_by(error: BaseException) -> str:
+    """What an exception says; one whose own text cannot be made is named by its class."""
+    try:
+        return str(error)
+    except Exception as failure:
+        return f"(its text cannot be made: {type(failure).__name__})"
+
+
 def nearest(name: object, known: Iterable[str], count: int = 3) -> str:
     """The end of a sentence: ``"; did you mean 'layer4', 'layer3'?"``, or ``"."`` if none is near."""
     names = list(known)
@@ -96,7 +141,7 @@ def nearest(name: object, known: Iterable[str], count: int = 3) -> str:
 
 def in_one_line(error: BaseException) -> str:
     """An exception of other code: its class, its message in short, and the user's line of code that raised it."""
-    said = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    said = " ".join(line.strip() for line in said_by(error).splitlines() if line.strip())
     said = f"{said[:500]} ..." if len(said) > 500 else said
     said = f"{type(error).__name__}{': ' if said else ''}{said}"
     libraries = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]

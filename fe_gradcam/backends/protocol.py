@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from fe_gradcam.backends.known import Held, Known, Reading, known_of, same_code, sums_to_one, within_unit
 from fe_gradcam.backends.scoring import Scored
-from fe_gradcam.errors import Argument, ArgumentError, CamError, CamWarning, UnsupportedModelError
+from fe_gradcam.errors import Argument, ArgumentError, CamError, UnsupportedModelError, warn
 from fe_gradcam.spec.images import Inputs, in_torch
 from fe_gradcam.spec.layers import default_layer, with_maps
 from fe_gradcam.spec.outputs import ModelOutput
@@ -378,11 +377,10 @@ class Backend(ABC):
         """Warns once per model that the logit is replaced by a function of the probability."""
         if not self._known.told:
             self._known.told = True
-            warnings.warn(
+            warn(
                 "The model's outputs are probabilities, and the softmax or sigmoid that made them was not found. So "
                 "log p (or log p - log(1 - p), if the probabilities do not sum to 1) is explained instead of the "
                 "logit. To be exact, pass a model that returns logits.",
-                CamWarning,
                 stacklevel=3,
             )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -15,7 +14,7 @@ from fe_gradcam.drawing.grid import Grid, Panel, Row, Text
 from fe_gradcam.drawing.picture import Picture, check_names
 from fe_gradcam.drawing.pixels import Rgb, overlay
 from fe_gradcam.drawing.sheet import Look, layer_in_words
-from fe_gradcam.errors import ArgumentError, CamWarning
+from fe_gradcam.errors import ArgumentError, warn
 from fe_gradcam.explaining.views import Smooth
 from fe_gradcam.parameters import knows_its_keywords
 from fe_gradcam.spec.images import Inputs, host_rows
@@ -169,7 +168,7 @@ def atlas(
     found = Atlas.of(heatmap, pictures)
     few = found.too_few(len(heatmap), f"atlas: {len(heatmap)} images", "Pass {} images.")
     if few:
-        warnings.warn(few, CamWarning, stacklevel=2)
+        warn(few)
     return atlas_picture(found, heatmap, judged(inquiry), names, title, look)
 
 

@@ -15,11 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 from fe_gradcam.drawing.grid import Grid, draw_grid
 from fe_gradcam.drawing.pixels import require_rgb
 from fe_gradcam.drawing.sheet import Look, compose_grid
-from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
+from fe_gradcam.errors import ArgumentError
 from fe_gradcam.explaining.explained import Column, Explained
 from fe_gradcam.files import FilePath, checked_path, write_bytes
 from fe_gradcam.parameters import knows_its_keywords
 from fe_gradcam.spec.images import host_rows
+from fe_gradcam.spec.labels import labels_of_images
 from fe_gradcam.spec.objects import object_masks
 from fe_gradcam.spec.targets import Rank, names_by_id
 from fe_gradcam.types import ClassNames, Heatmap
@@ -161,8 +162,8 @@ def as_explained(
     if ids is not None and len(ids) != len(array):
         raise ArgumentError(f"ids holds {len(ids)} names for {len(array)} images; one name for each image is needed.")
     names = names_by_id(class_names)
-    true = None if labels is None else _true_classes(labels, len(array), names)
-    check_names(class_names, [*(one.class_ids for one in several), *([] if true is None else [true])])
+    true = None if labels is None else labels_of_images(labels, len(array), names)
+    check_names(class_names, [*(one.class_ids for one in several), *([] if true is None else [true.ids])])
     of_inferred = ("pred", Rank(1).name)
     inferred = next((one for one in several if one.target in of_inferred and (one.class_ids >= 0).all()), None)
     pictures = look.pictures(array, channels_first=False)
@@ -170,7 +171,8 @@ def as_explained(
         pictures=pictures,
         columns=[Column(one.method, _named(one.target, names), one) for one in several],
         probabilities=None if inferred is None else _of_inferred(inferred),
-        labels=true,
+        labels=None if true is None else true.ids,
+        several=None if true is None else true.several,
         ids=ids,
         masks=object_masks(masks, boxes, pictures.shape[1:3], len(array)),
     )
@@ -205,33 +207,6 @@ def _check(heatmaps: Sequence[Any], images: NDArray[Any]) -> None:
             f"heatmaps have the scalings {[one.scaling for one in heatmaps]}, and a picture has one colour bar. Draw "
             "one picture for each scaling."
         )
-
-
-def _true_classes(labels: Any, count: int, names: Mapping[int, str]) -> NDArray[np.int64]:
-    """Labels, which are ids or names, as (count,) class ids."""
-    given = np.asarray(host_rows(labels))
-    if given.shape not in ((count,), (count, 1)):
-        raise ArgumentError(f"labels has shape {given.shape}; ({count},) is needed, one class for each image.")
-    given = given.reshape(-1)
-    if given.dtype.kind in "US":
-        known = {name: class_id for class_id, name in names.items()}
-        if not known:
-            raise ArgumentError(
-                f"labels holds names, such as {str(given[0])!r}, and class_names is not given. Pass class_names= too, "
-                "or class ids."
-            )
-        for name in given.tolist():
-            if name not in known:
-                raise UnknownNameError(
-                    Argument("labels"), f" holds {name!r}, which is no name of class_names{nearest(name, known)}"
-                )
-        return np.array([known[name] for name in given.tolist()], np.int64)
-    if given.dtype.kind not in "iu" and not (given.dtype.kind == "f" and (given == np.round(given)).all()):
-        raise ArgumentError(
-            f"labels holds {given.dtype} values, such as {given[:1].tolist()}. Accepted: class ids, or names of "
-            "class_names."
-        )
-    return given.astype(np.int64)
 
 
 def check_names(class_names: Any, shown: Sequence[NDArray[np.int64]]) -> None:

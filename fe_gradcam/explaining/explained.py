@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fe_gradcam.scaling import upsample
+from fe_gradcam.spec.labels import is_true
 from fe_gradcam.types import BY_ROW, ByRow, Heatmap
 
 
@@ -44,6 +45,7 @@ class Explained(ByRow):
         ds_id: The dataset; "" if there is only one.
         positions: (N,) positions of the images in the order of the epoch.
         masks: (N, H, W), where the object is in each picture.
+        several: (N, C), all true classes of each image, if images have several; `labels` holds the first.
     """
 
     pictures: NDArray[np.uint8] = field(metadata=BY_ROW)
@@ -54,6 +56,7 @@ class Explained(ByRow):
     ds_id: str = ""
     positions: NDArray[np.int64] | None = field(default=None, metadata=BY_ROW)
     masks: NDArray[np.bool_] | None = field(default=None, metadata=BY_ROW)
+    several: NDArray[np.bool_] | None = field(default=None, metadata=BY_ROW)
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -75,10 +78,10 @@ class Explained(ByRow):
 
     @property
     def wrong(self) -> NDArray[np.bool_]:
-        """(N,): whether the inferred class is not the true one; False if one of them is not known."""
+        """(N,): whether the inferred class is no true one; False if one of them is not known."""
         if self.labels is None or self.predictions is None:
             return np.zeros(len(self), bool)
-        return np.asarray((self.labels >= 0) & (self.labels != self.predictions))
+        return np.asarray((self.labels >= 0) & ~is_true(self.predictions, self.labels, self.several))
 
 
 def with_shared_scale(parts: Sequence[Explained]) -> list[Explained]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from math import inf, prod
@@ -13,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fe_gradcam.errors import Argument, ArgumentError, CamWarning
+from fe_gradcam.errors import Argument, ArgumentError, CamWarning, warn
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.explaining.views import PLAIN, View, eigen_smoothed
 from fe_gradcam.methods.registry import CamMethod
@@ -122,7 +121,7 @@ def _signed_map(
             f" hold NaN or infinite values for {int((~finite).sum())} of {len(raw)} images; the heatmaps of these are "
             "blank. Look for NaN in the images and in the model's weights.",
         )
-        warnings.warn(told, stacklevel=2)
+        warn(told)
         raw = torch.where(finite.reshape(-1, *[1] * (raw.dim() - 1)), raw, raw.new_zeros(()))
     blank = raw.flatten(1).amax(1) <= torch.stack([rounding() for rounding in roundings]).mean(0)
     return _Signed(raw, blank.cpu().numpy(), _without(raw, blank))
@@ -138,7 +137,7 @@ def _check_places(inputs: CamInputs, layer: LayerRef | str, size: Sequence[int])
         said = f" has a map with {axes} axes, and the images have {len(size)}: pass a layer that keeps all axes."
         raise ArgumentError(named, said)
     said = " has a map of one pixel, which says nothing about where. Pass a layer before the pooling."
-    warnings.warn(CamWarning(named, said), stacklevel=2)
+    warn(CamWarning(named, said))
 
 
 def values_of(raw: Tensor, blank: Tensor, scaling: Scaling, size: Sequence[int]) -> Tensor:

@@ -37,7 +37,8 @@ def compose_results(
     The keys: ``classification_class_ids``, ``classification_class_names`` and
     ``classification_confidences`` (highest confidence first), ``heatmap_{method}`` with one float32
     array (H, W) per target, ``layer``, ``scaling``, ``smooth``, ``label``, ``prediction``, ``id``,
-    ``position`` (in the order of the epoch), ``epoch``, ``mode``, ``ds_id``.
+    ``position`` (in the order of the epoch), ``epoch``, ``mode``, ``ds_id``. If images have several true classes,
+    ``labels`` holds them all and ``label`` the first.
     """
     results = []
     for part in parts:
@@ -55,6 +56,8 @@ def compose_results(
             for key, values in known.items():
                 value = None if values is None else values[at]
                 result[key] = value if value is None or key == "id" else int(value)
+            if part.several is not None:
+                result["labels"] = np.flatnonzero(part.several[at]).tolist()
             results.append(result | {"epoch": epoch, "mode": mode, "ds_id": part.ds_id})
     return results
 
@@ -64,7 +67,8 @@ def compose_arrays(part: Explained, epoch: int, mode: str) -> dict[str, NDArray[
 
     For each method and target ``{method}.{target}.values`` (N, H, W), ``.raw`` (N, h, w), ``.class_ids``, ``.scores``,
     ``.confidences`` and ``.blank`` (N,); then ``probabilities`` (N, C), ``predictions``, ``labels``, ``positions`` and
-    ``ids`` (N,) if they are known, ``epoch``, ``mode``, ``layer``, ``scaling`` and ``smooth``.
+    ``ids`` (N,) if they are known, ``several`` (N, C) if images have several true classes, ``epoch``, ``mode``,
+    ``layer``, ``scaling`` and ``smooth``.
     """
     heatmap = part.columns[0].heatmap
     said = {"epoch": epoch, "mode": mode, "layer": part.of_layer.layer}
@@ -74,7 +78,7 @@ def compose_arrays(part: Explained, epoch: int, mode: str) -> dict[str, NDArray[
         for name in ("values", "raw", "class_ids", "scores", "confidences", "blank"):
             arrays[f"{column.method}.{column.target}.{name}"] = getattr(column.heatmap, name)
     ids = None if part.ids is None else np.array([as_text(name) for name in part.ids])
-    known = {name: getattr(part, name) for name in ("probabilities", "predictions", "labels", "positions")}
+    known = {name: getattr(part, name) for name in ("probabilities", "predictions", "labels", "several", "positions")}
     return arrays | {name: array for name, array in (known | {"ids": ids}).items() if array is not None}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from fe_gradcam.backends import backend_for
 from fe_gradcam.backends.errors import NotCalledError
 from fe_gradcam.backends.protocol import Backend, Query
-from fe_gradcam.errors import Argument, ArgumentError, CamWarning
+from fe_gradcam.errors import Argument, ArgumentError, CamWarning, warn
 from fe_gradcam.explaining.heat import Passes, heatmap_of, numpy32
 from fe_gradcam.explaining.probe import ModelProbe
 from fe_gradcam.explaining.settings import Settings, settings_of
@@ -335,7 +334,7 @@ def _warn_of_itself(target: ResolvedTarget, inputs: CamInputs) -> None:
             f" holds the inferred class against itself in {count} of {len(inputs.logits)} images; their heatmaps say "
             "nothing about that class. Contrast(None, None) takes the closest rival in each image instead.",
         )
-        warnings.warn(told, stacklevel=2)
+        warn(told)
 
 
 def _refs(backend: Backend, layer: Layer, inputs: Inputs, target: ResolvedTarget) -> list[LayerRef]:

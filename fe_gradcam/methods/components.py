@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 
 import torch
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
-from fe_gradcam.errors import Argument, ArgumentError, CamWarning
+from fe_gradcam.errors import Argument, ArgumentError, warn
 from fe_gradcam.methods.gradients import NEARLY_ZERO, _aligned, _gradients, _over_space
 from fe_gradcam.methods.registry import OF_NO_TARGET, cam_method
 from fe_gradcam.parameters import Count
@@ -71,11 +70,9 @@ def _left(rows: Tensor, which: int) -> tuple[Tensor, Tensor]:
 
 
 def _none_left(maps: Tensor, which: int, there_are: int) -> Tensor:
-    warnings.warn(
+    warn(
         f"component={which} does not exist: this layer has {there_are} components. The heatmap is zero; pass a smaller "
-        "component.",
-        CamWarning,
-        stacklevel=2,
+        "component."
     )
     return torch.zeros_like(maps[:, 0])
 

@@ -116,6 +116,8 @@ class PageDataset:
             self.images.append({"id": None if part.ids is None else as_text(part.ids[at]), "src": None})
         entry = self.images[place := self.keys.index(key)]
         entry["label"] = None if part.labels is None or part.labels[at] < 0 else int(part.labels[at])
+        if part.several is not None:
+            entry["also"] = [int(one) for one in np.flatnonzero(part.several[at]) if one != entry["label"]]
         if shown.pictures and entry["src"] is None:
             entry["src"] = picture_url(part.pictures[at], PICTURE_MOST)
         return place

@@ -41,7 +41,7 @@ class Shown:
 
 
 def of_true_class(part: Explained) -> NDArray[np.float64]:
-    """(N,) the probability of the true class, NaN if it is not known."""
+    """(N,) the probability of the true class, of several the first; NaN if it is not known."""
     found = np.full(len(part), np.nan)
     if part.labels is None:
         return found

@@ -199,8 +199,8 @@
 
   /** What an epoch says of an image. */
   function factsOf(at, image) {
-    const row = rowOf(at, image), { label } = dataset().images[image], of = (list) => (list && row >= 0 ? list[row] : null);
-    const told = of(at.predictions), right = known(label) && known(told) ? label === told : null;
+    const row = rowOf(at, image), { label, also = [] } = dataset().images[image], of = (list) => (list && row >= 0 ? list[row] : null);
+    const told = of(at.predictions), right = known(label) && known(told) ? label === told || also.includes(told) : null;
     return { row, label, told, right, confidence: of(at.confidences), true: of(at.true) };
   }
 

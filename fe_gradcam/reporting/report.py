@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fe_gradcam.drawing.picture import as_explained
 from fe_gradcam.drawing.sheet import Look
-from fe_gradcam.errors import ArgumentError, CamWarning
+from fe_gradcam.errors import ArgumentError, warn
 from fe_gradcam.explaining.explained import Explained
 from fe_gradcam.files import FilePath, checked_path
 from fe_gradcam.metrics.rules import METRICS
@@ -134,7 +133,7 @@ def write_warned(path: Path, page: Page, advice: str) -> None:
     size = write_page(path, page)
     if size > LARGE:
         said = f"{path.name} has {in_megabytes(page, size)}; some browsers open it slowly: {advice}"
-        warnings.warn(CamWarning(said), stacklevel=3)
+        warn(said, stacklevel=3)
 
 
 def _values_of(metrics: Mapping[str, ArrayLike], count: int) -> dict[str, NDArray[np.float32]]:

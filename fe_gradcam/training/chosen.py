@@ -25,6 +25,10 @@ class _Kept:
     row: dict[str, Any] = field(compare=False)
 
 
+RAGGED = ("boxes",)
+"""Parts of which rows may have different shapes: so many boxes as there are objects."""
+
+
 class Chosen:
     """The chosen rows of an epoch, copied to the CPU; never more of them than the selection keeps.
 
@@ -41,6 +45,7 @@ class Chosen:
         self._wanted = np.array(selection.positions, np.int64)
         self._heaps: dict[tuple[str, int], list[_Kept]] = {}
         self._gave_way: dict[tuple[str, int], float] = {}
+        self._shapes: dict[str, tuple[int, ...] | None] = {}
 
     def __len__(self) -> int:
         return len(self._ordered())
@@ -48,7 +53,7 @@ class Chosen:
     def rows(self) -> Rows:
         """The chosen rows, in the order in which they are shown."""
         ordered = self._ordered()
-        values = {key: _joined([kept.row[key] for kept in ordered]) for key in self.keys}
+        values = {key: _joined(key, [kept.row[key] for kept in ordered]) for key in self.keys}
         return Rows(values, np.array([-kept.before for kept in ordered], np.int64), self.largest_batch, self.seen)
 
     @property
@@ -73,6 +78,7 @@ class Chosen:
         batch: Mapping[str, Any],
         labels: NDArray[np.int64] | None = None,
         probabilities: NDArray[np.float32] | None = None,
+        several: NDArray[np.bool_] | None = None,
     ) -> None:
         """Looks at the rows of a batch, and keeps copies of those that are chosen.
 
@@ -80,23 +86,31 @@ class Chosen:
             batch: Parts with rows; every batch needs the parts of the first batch.
             labels: (B,) true classes, negative for a row without one, or None.
             probabilities: (B, C) inferred probabilities, or None.
+            several: (B, C) all true classes, if rows have several, or None.
 
         Raises:
-            ArgumentError: The parts hold different numbers of rows.
+            ArgumentError: The parts hold different numbers of rows, or rows of another shape than those that are kept;
+                then no row of the batch is kept, and the positions of later rows are what they would be.
         """
-        self.keys = self.keys or list(batch)
-        called = {key: self._called.get(key, key) for key in self.keys}
-        missing = [called[key] for key in self.keys if key not in batch]
+        keys = self.keys or list(batch)
+        called = {key: self._called.get(key, key) for key in keys}
+        missing = [called[key] for key in keys if key not in batch]
         if missing:
+            self.seen += max((_rows_in(part, key) for key, part in batch.items()), default=0)
             raise ArgumentError(f"This batch holds no {' and no '.join(missing)}, which the first batch held.")
-        sizes = {called[key]: _rows_in(batch[key], called[key]) for key in self.keys}
+        sizes = {called[key]: _rows_in(batch[key], called[key]) for key in keys}
         if len(set(sizes.values())) != 1:
             said = ", ".join(f"{called} {count}" for called, count in sizes.items())
             raise ArgumentError(f"One batch holds different numbers of rows: {said}.")
         size = next(iter(sizes.values()))
         positions = np.arange(self.seen, self.seen + size)
-        facts = Facts(positions, self._generator.random(size), labels, probabilities)
+        facts = Facts(positions, self._generator.random(size), labels, probabilities, several)
         self.seen += size
+        shapes = {key: _shape_of_rows(batch[key]) for key in keys if key not in RAGGED}
+        if not self._heaps:
+            self.keys, self._shapes = keys, shapes
+        differing = [key for key, shape in shapes.items() if shape != self._shapes[key]]
+        others = ", ".join(f"{called[key]} {shapes[key]}, not {self._shapes[key]}" for key in differing)
         self.largest_batch = max(self.largest_batch, size)
         groups = np.zeros(size, np.int64)
         if self.selection.by_class:
@@ -108,6 +122,8 @@ class Chosen:
                 place = rule, int(group)
                 for at in self._candidates(place, np.where(groups == group, priority, np.nan)):
                     if at not in taken:
+                        if others:
+                            raise ArgumentError(f"Rows of this batch have other shapes than those before: {others}.")
                         taken[at] = {key: host_rows(batch[key], slice(at, at + 1)) for key in self.keys}
                     self._keep(place, _Kept(float(priority[at]), -int(positions[at]), taken[at]))
 
@@ -169,8 +185,17 @@ def _rows_in(value: Any, called: str) -> int:
         ) from None
 
 
-def _joined(parts: list[Any]) -> Any:
-    """Rows of one part as one array, or as a list if the batches held lists."""
+def _shape_of_rows(values: Any) -> tuple[int, ...] | None:
+    """The shape of a row of an array; None for a list."""
+    shape = getattr(values, "shape", None)
+    return None if shape is None else tuple(int(side) for side in shape[1:])
+
+
+def _joined(key: str, parts: list[Any]) -> Any:
+    """Rows of one part as one array, or as a list if the batches held lists; fewer boxes get empty ones."""
     if parts and isinstance(parts[0], np.ndarray):
+        if key in RAGGED and parts[0].ndim == 3:
+            most = max(one.shape[1] for one in parts)
+            parts = [np.pad(one, ((0, 0), (0, most - one.shape[1]), (0, 0))) for one in parts]
         return np.concatenate(parts)
     return [one for part in parts for one in part]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.drawing.picture import Picture
+from fe_gradcam.errors import said_by, warn
 from fe_gradcam.explaining.explained import Explained, with_shared_scale
 from fe_gradcam.files import write_arrays
 from fe_gradcam.metrics.measure import summary
@@ -25,6 +26,9 @@ from fe_gradcam.training.selection import Selection
 from fe_gradcam.training.source import Reader
 
 Made = TypeVar("Made")
+
+MOST_FAILURES = 8
+"""After so many failures without a heatmap, the images of a dataset are given up."""
 
 
 class Product(Protocol):
@@ -121,6 +125,7 @@ class Epoch:
     folder: Folder = field(default_factory=Folder)
     cost: Cost = field(default_factory=Cost)
     _made: dict[str, Any] = field(default_factory=dict)
+    _incomplete: set[str] = field(default_factory=set)
 
     def __getitem__(self, key: str) -> Any:
         """The result under a key, for all datasets."""
@@ -152,7 +157,24 @@ class Epoch:
 
     def _explained(self) -> list[Explained]:
         started = time.perf_counter()
-        parts = [self.reader.explained(rows, dataset) for dataset, rows in self.rows().items()]
+        kept, parts = dict[str, Rows](), list[Explained]()
+        failures: list[Exception] = []
+        for dataset, rows in self.rows().items():
+            found = self._as_many_as_can(rows, dataset, failures)
+            if len(found) == 1:
+                kept[dataset], part = found[0]
+                parts.append(part)
+            elif found:
+                kept[dataset] = Rows.joined([its for its, _ in found])
+                part = Explained.joined([part for _, part in found])
+                parts.append(replace(part, several=self.reader.labels(kept[dataset])[1]))
+            if len(kept.get(dataset, ())) < len(rows):
+                self._incomplete.add(dataset)
+        if failures:
+            if not parts:
+                raise failures[0]
+            self._tell_of(failures[0], sum(map(len, self.rows().values())), sum(map(len, parts)))
+        self._made["rows of grid"] = kept
         if self.options.shared_scale and parts:
             parts = with_shared_scale(parts)
         for part in parts:
@@ -161,9 +183,34 @@ class Epoch:
         self.cost.add("explaining", time.perf_counter() - started)
         return parts
 
+    def _as_many_as_can(self, rows: Rows, dataset: str, failures: list[Exception]) -> list[tuple[Rows, Explained]]:
+        """Rows and their heatmaps; if they cannot be explained together, by halves, and without those that fail alone.
+
+        A model may be out of memory for all of them, or fail on a single image.
+        """
+        try:
+            return [(rows, self.reader.explained(rows, dataset))]
+        except Exception as failure:
+            if self.options.on_error == "raise":
+                raise
+            failures.append(failure)
+        found, half = list[tuple[Rows, Explained]](), len(rows) // 2
+        for some in (slice(0, half), slice(half, None)) if half else ():
+            if found or len(failures) <= MOST_FAILURES:
+                found += self._as_many_as_can(rows.some(some), dataset, failures)
+        return found
+
+    def _tell_of(self, failure: Exception, asked: int, made: int) -> None:
+        """Says that images could not be explained together, and how many not at all."""
+        lost = "each part by itself could" if made == asked else f"{asked - made} are not shown"
+        warn(
+            f"GradCAM ({self.options.name!r}): the {asked} images of this epoch could not be explained together; "
+            f"{lost}. The training goes on. {type(failure).__name__}: {said_by(failure)}"
+        )
+
     def followed(self, dataset: str) -> Followed | None:
-        """The rows that are followed, or None if no rows are followed."""
-        return self.history.streams.get((self.mode, dataset))
+        """The rows that are followed, or None if no rows are followed, or some of them could not be explained."""
+        return None if dataset in self._incomplete else self.history.streams.get((self.mode, dataset))
 
     def title(self, dataset: str = "") -> str:
         """As "eval, epoch 3, night"."""

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fe_gradcam.errors import ArgumentError, CamWarning, nearest
+from fe_gradcam.errors import ArgumentError, nearest, warn
+from fe_gradcam.spec.labels import WITHOUT_A_CLASS, ReadLabels, read_labels, words_of
 from fe_gradcam.training.options import Classes
-
-UNLABELLED = -1
-"""The id of a row without a true class."""
-
-WITHOUT_A_CLASS = (str(UNLABELLED), "nan", "an empty row")
-"""How a row is written that plainly has no class; most of a batch may have none, in semi-supervised training."""
 
 SHOWN = 5
 """How many of the wrong values a message shows."""
+
+QUOTE = "'"
+
+COUNTS_FROM_ONE = " If your ids count from 1, subtract 1."
+"""What to do about labels of which one is the number of classes."""
+
+FORMS = (
+    "class ids (N,) or (N, 1), or a table (N, C) are needed: of 0 and 1, or of values from 0 to 1 of which those from "
+    "0.5 are true classes."
+)
+"""The forms of labels that are accepted, for messages."""
 
 
 class TrueClasses:
@@ -39,49 +43,43 @@ class TrueClasses:
         self._told = self._told_of_names = False
         self.count: int | None = None
 
-    def ids(self, values: Any) -> NDArray[np.int64]:
-        """Class ids (N,) of labels: ids (N,) or (N, 1), names, or one-hot rows (N, C); -1 for a row without a class.
-
-        A row has no class if its id is negative, NaN or not a class of the model, or if its row (N, C) is empty.
+    def read(self, values: Any) -> ReadLabels:
+        """The true classes of labels of any form; see `fe_gradcam.spec.labels.read_labels`.
 
         Raises:
-            ArgumentError: The labels have another form, such as multi-hot rows.
+            ArgumentError: The labels have no such form.
         """
-        ids, faults = self._read(values)
-        if faults and not self._told:
+        found = self._read(values)
+        if found.faults and not self._told:
             self._told = True
-            warnings.warn(
-                f"GradCAM ({self._owner!r}): {self._called} holds no true class in {_share(faults, ids)}. Such rows "
-                f"are shown as not labelled.{self._range()}",
-                CamWarning,
-                stacklevel=2,
+            warn(
+                f"GradCAM ({self._owner!r}): {self._called} holds no true class in {_share(found)}. Such rows are "
+                f"shown as not labelled.{self._range()}{self._advice(found)}"
             )
-        return ids
+        return found
 
     def check(self, values: Any) -> None:
-        """Checks the labels of the first batch.
+        """Checks the labels of the first batch; a single one that is no class is no reason to end a training.
 
         Raises:
-            ArgumentError: The labels do not fit the model: most are not one of its classes, or they count from 1.
+            ArgumentError: No label can be read, or they count from 1, so that all of them are wrong.
         """
-        ids, faults = self._read(values)
-        odd = [fault for fault in faults if fault not in WITHOUT_A_CLASS]
-        if self.count is not None and set(odd) == {str(self.count)} and _from_one({*ids[ids >= 0], self.count}):
+        found = self._read(values)
+        odd = [fault for fault in found.faults if fault not in WITHOUT_A_CLASS]
+        if self._from_one(found) and len(odd) > 1:
             raise ArgumentError(
-                f"{self._called} holds ids up to {self.count}, and none that is 0.{self._range()} If your ids count "
-                "from 1, subtract 1."
+                f"{self._called} holds ids up to {self.count}, and none that is 0.{self._range()}{COUNTS_FROM_ONE}"
             )
-        if 2 * len(odd) <= len(ids):
+        if len(odd) < 2 or (found.ids >= 0).any():
             return
         if self._classes.ids and all(fault.startswith("'") for fault in odd):
-            near = nearest(odd[0].strip("'"), self._classes.ids)
             raise ArgumentError(
-                f"{self._called} holds names that label_mapping lacks in {_share(odd, ids)}{near} label_mapping has: "
-                f"{', '.join(map(repr, self._classes.ids))}."
+                f"{self._called} holds names that label_mapping lacks in {_share(found, odd)}"
+                f"{nearest(odd[0].strip(QUOTE), self._classes.ids)}{self._names()}"
             )
         raise ArgumentError(
-            f"{self._called} holds no true class in {_share(odd, ids)}.{self._range()} Accepted: class ids that count "
-            "from 0, and -1 for a row without a class. Is it the right key?"
+            f"{self._called} holds no true class in {_share(found, odd)}.{self._range()} Accepted: class ids that "
+            "count from 0, and -1 for a row without a class. Is it the right key?"
         )
 
     def check_names(self) -> None:
@@ -98,69 +96,51 @@ class TrueClasses:
         shown = ", ".join(f"{name!r}: {at}" for name, at in list(beyond.items())[:SHOWN])
         said = f"label_mapping has ids that are no classes ({shown}).{self._range()}"
         if set(beyond.values()) == {self.count} and _from_one(set(self._classes.ids.values())):
-            raise ArgumentError(f"{said} If your ids count from 1, subtract 1.")
+            raise ArgumentError(f"{said}{COUNTS_FROM_ONE}")
         if 2 * len(beyond) > len(self._classes.ids):
             raise ArgumentError(f"{said} Pass {{class name: class id}} with ids of this model.")
         self._told_of_names = True
-        warnings.warn(f"GradCAM ({self._owner!r}): {said} Their names are not shown.", CamWarning, stacklevel=2)
+        warn(f"GradCAM ({self._owner!r}): {said} Their names are not shown.")
 
     def _range(self) -> str:
         """A sentence for messages that says which ids the model has."""
         return "" if self.count is None else f" The model has {self.count} classes, ids 0 to {self.count - 1}."
 
-    def _read(self, values: Any) -> tuple[NDArray[np.int64], list[str]]:
-        """The ids, and the values of rows without one."""
-        labels = np.asarray(values)
-        if labels.ndim == 2 and labels.shape[1] == 1:
-            labels = labels[:, 0]
-        words = _words(labels)
-        if words is not None:
-            return self._of_names(words)
-        if labels.dtype.kind in "biuf" and labels.ndim == 1 and _whole(labels):
-            usable = np.isfinite(labels) & (labels >= 0) & (self.count is None or labels < self.count)
-            ids = np.full(len(labels), UNLABELLED, np.int64)  # bytes would make 255 of -1
-            ids[usable] = labels[usable]
-            return ids, [f"{one:g}" for one in labels[~usable]]
-        if labels.dtype.kind in "biuf" and labels.ndim == 2 and labels.shape[1]:
-            empty = np.isnan(labels.astype(np.float64)).any(1) | (labels == 0).all(1)
-            if np.allclose(labels[~empty].sum(1), 1, atol=1e-3):
-                ids = np.where(empty[:, None], 0, labels).argmax(1).astype(np.int64)
-                beyond = ids >= (self.count or labels.shape[1])
-                faults = ["an empty row"] * int(empty.sum()) + [str(one) for one in ids[beyond]]
-                return np.where(empty | beyond, UNLABELLED, ids), faults
-        raise ArgumentError(
-            f"{self._called} holds an array of shape {labels.shape} and dtype {labels.dtype}; class ids (N,) or (N, "
-            "1), or one-hot rows (N, C), are needed. Several true classes per image cannot be shown: then leave "
-            "labels= out."
+    def _names(self) -> str:
+        """A sentence for messages that says which names there are."""
+        return f" label_mapping has: {', '.join(map(repr, self._classes.ids))}."
+
+    def _advice(self, found: ReadLabels) -> str:
+        """A sentence for the warning: what the labels may be instead."""
+        if self._from_one(found):
+            return COUNTS_FROM_ONE
+        words = [fault for fault in found.faults if fault.startswith(QUOTE)]
+        return self._names() if words else ""
+
+    def _from_one(self, found: ReadLabels) -> bool:
+        """Whether ids seem to count from 1; see `_from_one`."""
+        odd = {fault for fault in found.faults if fault not in WITHOUT_A_CLASS}
+        return (
+            self.count is not None and odd == {str(self.count)} and _from_one({*found.ids[found.ids >= 0], self.count})
         )
 
-    def _of_names(self, words: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
-        if not self._classes.ids:
+    def _read(self, values: Any) -> ReadLabels:
+        found = read_labels(values, self.count, self._classes.ids)
+        if found is not None:
+            return found
+        try:
+            labels = np.asarray(values)
+        except ValueError:
+            raise ArgumentError(f"{self._called} holds a ragged list; {FORMS}") from None
+        words = words_of(labels)
+        if words is not None:
             some = list(dict.fromkeys(words))
             shown = ", ".join(map(repr, some[:SHOWN])) + ", ..." * (len(some) > SHOWN)
             raise ArgumentError(
                 f"{self._called} holds strings ({shown}); class ids are needed. Pass label_mapping={{name: id}} too, "
                 "or pass a key with class ids."
             )
-        ids = np.array([self._classes.ids.get(word, UNLABELLED) for word in words], np.int64)
-        usable = (ids >= 0) & (self.count is None or ids < self.count)
-        return np.where(usable, ids, UNLABELLED), [
-            repr(word) for word, fits in zip(words, usable, strict=True) if not fits
-        ]
-
-
-def _words(labels: NDArray[Any]) -> list[str] | None:
-    """Labels that are strings or bytes, as strings; None for other labels."""
-    if labels.ndim != 1 or labels.dtype.kind not in "USO" or not len(labels):
-        return None
-    every = [one.decode("utf-8", "replace") if isinstance(one, bytes) else one for one in labels.tolist()]
-    return every if all(isinstance(one, str) for one in every) else None
-
-
-def _whole(labels: NDArray[Any]) -> bool:
-    """Whether all finite labels are whole numbers."""
-    finite = labels[np.isfinite(labels)]
-    return np.array_equal(finite, np.floor(finite))
+        raise ArgumentError(f"{self._called} holds an array of shape {labels.shape} and dtype {labels.dtype}; {FORMS}")
 
 
 def _from_one(ids: set[int]) -> bool:
@@ -168,7 +148,8 @@ def _from_one(ids: set[int]) -> bool:
     return min(ids) >= 1 and 2 * len(ids) >= max(ids)
 
 
-def _share(faults: Sequence[str], ids: NDArray[np.int64]) -> str:
+def _share(found: ReadLabels, faults: Sequence[str] | None = None) -> str:
     """As ``"2 of 5 rows (-1, nan)"``."""
-    some = list(dict.fromkeys(faults))
-    return f"{len(faults)} of {len(ids)} rows ({', '.join(some[:SHOWN])}{', ...' * (len(some) > SHOWN)})"
+    told = found.faults if faults is None else faults
+    some = list(dict.fromkeys(told))
+    return f"{len(told)} of {len(found.ids)} rows ({', '.join(some[:SHOWN])}{', ...' * (len(some) > SHOWN)})"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,23 @@ class Rows:
     def get(self, part: str) -> Any:
         """The values of a part, or None if the batches did not have it."""
         return self.values.get(part)
+
+    def some(self, which: slice) -> Rows:
+        """Some of the rows."""
+        return replace(
+            self, values={key: its[which] for key, its in self.values.items()}, positions=self.positions[which]
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """The rows of several parts of the same rows."""
+        values = {
+            key: np.concatenate([part[key] for part in parts])
+            if isinstance(its, np.ndarray)
+            else [one for part in parts for one in part[key]]
+            for key, its in parts[0].values.items()
+        }
+        return replace(parts[0], values=values, positions=np.concatenate([part.positions for part in parts]))
 
 
 def input_names(count: int) -> list[str]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.parameters import Catalogue, Entry, whole
+from fe_gradcam.spec.labels import is_true
 
 SelectName: TypeAlias = Literal[
     "first", "random", "misclassified", "confident_mistakes", "least_confident", "best", "worst", "best_and_worst"
@@ -30,12 +31,14 @@ class Facts:
         chances: (B,) uniform random numbers in [0, 1), the same at a position in every epoch.
         labels: (B,) true classes, negative for a row without one, or None.
         probabilities: (B, C) inferred probabilities, or None.
+        several: (B, C) all true classes, if rows have several, or None.
     """
 
     positions: NDArray[np.int64]
     chances: NDArray[np.float64]
     labels: Any = None
     probabilities: Any = None
+    several: Any = None
 
     @property
     def inferred(self) -> NDArray[np.int64]:
@@ -49,15 +52,19 @@ class Facts:
 
     @property
     def of_true_class(self) -> NDArray[np.float64]:
-        """(B,) probabilities of the true classes, NaN for a row without one."""
+        """(B,) probabilities of the true classes, the highest of several; NaN for a row without one."""
         known = np.where((self.labels >= 0) & (self.labels < self.probabilities.shape[1]), self.labels, 0)
         chosen = self.probabilities[np.arange(len(known)), known].astype(np.float64)
+        if self.several is not None:
+            width = min(self.several.shape[1], self.probabilities.shape[1])
+            of_each = np.where(self.several[:, :width], self.probabilities[:, :width], -np.inf)
+            chosen = np.maximum(chosen, of_each.max(1))
         return np.where(known == self.labels, chosen, np.nan)
 
     @property
     def wrong(self) -> NDArray[np.bool_]:
-        """(B,) whether the inferred class differs from the true one."""
-        return np.asarray((self.labels >= 0) & (self.inferred != self.labels))
+        """(B,) whether the inferred class is no true one."""
+        return np.asarray((self.labels >= 0) & ~is_true(self.inferred, self.labels, self.several))
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,9 @@ RULES.add(
 )
 
 BOTH = "best_and_worst"
+
+LARGEST_POSITION = 2**63
+"""Positions are below this."""
 
 
 @dataclass(frozen=True)
@@ -169,4 +179,10 @@ def _positions(select: Any) -> tuple[int, ...]:
             f"select={select!r} is not accepted. Accepted: {', '.join([*RULES, BOTH])}, or a list of positions from 0 "
             "in the order of the epoch."
         )
-    return tuple(dict.fromkeys(int(one) for one in places))
+    found = tuple(dict.fromkeys(int(one) for one in places))
+    if max(found) >= LARGEST_POSITION:
+        raise ArgumentError(
+            f"select holds the position {max(found)}, and no epoch has so many images. Accepted: positions from 0 in "
+            "the order of the epoch, below 2**63."
+        )
+    return found

@@ -17,6 +17,7 @@ from fe_gradcam.explaining.route import Explanation, check_reshape, explained
 from fe_gradcam.metrics.measure import measure
 from fe_gradcam.metrics.rules import Metric
 from fe_gradcam.spec.images import host_rows
+from fe_gradcam.spec.labels import is_true
 from fe_gradcam.spec.objects import object_masks
 from fe_gradcam.training.labels import TrueClasses
 from fe_gradcam.training.options import Options
@@ -29,6 +30,7 @@ ENOUGH_ASKED = 512
 """So many images may be asked for verdicts though the epoch had fewer, or a small one would never judge a class."""
 
 Labels: TypeAlias = "NDArray[np.int64] | None"
+Several: TypeAlias = "NDArray[np.bool_] | None"
 Masks: TypeAlias = "NDArray[np.bool_] | None"
 Probabilities: TypeAlias = "NDArray[np.float32] | None"
 Found: TypeAlias = "tuple[list[Column], Probabilities]"
@@ -49,7 +51,7 @@ class Source(Protocol):
     @property
     def reads_as_probabilities(self) -> bool | None: ...  # noqa: D102
 
-    def explain(self, rows: Rows, labels: Labels, *, trial: bool = False) -> Found:
+    def explain(self, rows: Rows, labels: Labels, several: Several = None, *, trial: bool = False) -> Found:
         """The heatmaps of some rows; with `trial` only to see whether they can be made."""
 
     def measured(
@@ -70,16 +72,16 @@ class Reader:
         self._preds_are_probabilities: bool | None = None
         self._true = TrueClasses(options.name, self._name("labels"), options.classes)
 
-    def facts(self, batch: Mapping[str, Any], selections: Sequence[Selection]) -> tuple[Labels, Probabilities]:
+    def facts(self, batch: Mapping[str, Any], selections: Sequence[Selection]) -> tuple[Labels, Probabilities, Several]:
         """The true classes and probabilities of a batch, if the choice of rows needs them."""
-        labels = probabilities = None
+        labels = several = probabilities = None
         if "labels" in batch and any(one.by_class or "labels" in one.needs for one in selections):
-            labels = self._true.ids(host_rows(batch["labels"]))
+            labels, several, _ = self._true.read(host_rows(batch["labels"]))
         if self.needs_preds(batch, selections):
             known = self.source.reads_as_probabilities
             known = self._preds_are_probabilities if known is None else known
             probabilities = probabilities_of(host_rows(batch["preds"]), self._name("preds"), known)
-        return labels, probabilities
+        return labels, probabilities, several
 
     def needs_preds(self, batch: Mapping[str, Any], selections: Sequence[Selection]) -> bool:
         """Whether predictions decide which rows are chosen."""
@@ -108,8 +110,8 @@ class Reader:
         if "labels" in batch:
             labels = host_rows(batch["labels"])
             self._true.check(labels)
-            self._true.ids(labels)  # whose warning names single rows
-        _, probabilities = self.facts(batch, selections)
+            self._true.read(labels)  # whose warning names single rows
+        _, probabilities, _ = self.facts(batch, selections)
         if probabilities is not None and self._true.count not in (None, probabilities.shape[1]):
             raise ArgumentError(
                 f"{self._name('preds')} has {probabilities.shape[1]} classes, and the model has {self._true.count}. "
@@ -118,8 +120,8 @@ class Reader:
 
     def explained(self, rows: Rows, dataset: str) -> Explained:
         """Some rows with their heatmaps."""
-        labels = self.labels(rows)
-        columns, probabilities = self.source.explain(rows, labels)
+        labels, several = self.labels(rows)
+        columns, probabilities = self.source.explain(rows, labels, several)
         return Explained(
             pictures=self.pictures(rows),
             columns=columns,
@@ -129,11 +131,12 @@ class Reader:
             ds_id=dataset,
             positions=rows.positions,
             masks=self.masks(rows),
+            several=several,
         )
 
-    def labels(self, rows: Rows) -> Labels:
-        """(N,) the true classes, or None."""
-        return None if rows.get("labels") is None else self._true.ids(rows["labels"])
+    def labels(self, rows: Rows) -> tuple[Labels, Several]:
+        """(N,) the true classes, the first of several, and (N, C) all of them if images have several; or None."""
+        return (None, None) if rows.get("labels") is None else self._true.read(rows["labels"])[:2]
 
     def masks(self, rows: Rows) -> NDArray[np.bool_] | None:
         """The pixels of the object in each of the network's images, (N, H, W), or None if not known."""
@@ -178,7 +181,7 @@ class ModelSource:
         found = [None if one is None else backend.resolve(one, None) for one in (layer if several else [layer])]
         self._layer: Layer = found if several else found[0] if not isinstance(layer, (list, tuple)) else layer
 
-    def explain(self, rows: Rows, labels: Labels, *, trial: bool = False) -> Found:
+    def explain(self, rows: Rows, labels: Labels, several: Several = None, *, trial: bool = False) -> Found:
         """See Source."""
         shape = np.shape(rows["images"])
         if len(shape) == 5:
@@ -194,7 +197,7 @@ class ModelSource:
         columns = [Column(*names, heatmap) for names, heatmap in zip(named, done.heatmaps, strict=True)]
         columns = [_unlabelled_left_out(column, labels) for column in columns]
         if labels is not None and done.probabilities is not None:
-            columns = self._with_true_class(columns, rows, labels, done.probabilities)
+            columns = self._with_true_class(columns, rows, labels, several, done.probabilities)
         return columns, done.probabilities
 
     def of_inferred_class(self, rows: Rows) -> Explanation:
@@ -214,6 +217,7 @@ class ModelSource:
         done: Explanation,
         labels: Labels,
         masks: Masks,
+        several: Several = None,
         *,
         accused: Collection[int] = (),
         whole: bool = False,
@@ -230,7 +234,7 @@ class ModelSource:
             return None
         more: dict[str, Any] = {
             "masks": masks,
-            "labels": labels,
+            "labels": labels if several is None else several,
             "names": self._options.classes.names,
             "explains": of_class,
             "accused": accused,
@@ -258,13 +262,19 @@ class ModelSource:
         return explained(self.model, _inputs(rows, which), how, methods=methods, layers=[self._layer], targets=targets)
 
     def _with_true_class(
-        self, columns: list[Column], rows: Rows, labels: NDArray[np.int64], probabilities: NDArray[np.float32]
+        self,
+        columns: list[Column],
+        rows: Rows,
+        labels: NDArray[np.int64],
+        several: Several,
+        probabilities: NDArray[np.float32],
     ) -> list[Column]:
         """The heatmaps of the inferred class, and those of the true class, which are shown where the two differ."""
         names = [name for name, _ in self._options.named_targets]
         if "pred" not in names or "label" in names:
             return columns
-        wrong = (labels >= 0) & (labels < probabilities.shape[1]) & (labels != probabilities.argmax(1))
+        inferred = probabilities.argmax(1).astype(np.int64)
+        wrong = (labels >= 0) & (labels < probabilities.shape[1]) & ~is_true(inferred, labels, several)
         of_true: dict[str, Heatmap] = {}
         if wrong.any():
             found = self._explained(rows, [labels[wrong]], which=wrong).heatmaps

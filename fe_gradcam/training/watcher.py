@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fe_gradcam.errors import ArgumentError, CamError, CamWarning
+from fe_gradcam.errors import ArgumentError, CamError, said_by, warn, warnings_logged
 from fe_gradcam.training.chosen import Chosen
 from fe_gradcam.training.epoch import Epoch
 from fe_gradcam.training.folder import Folder
@@ -38,6 +38,7 @@ class Watcher:
         options: The options.
         called: The names of parts of a batch in errors, such as ``{"labels": "labels='y'"}``.
         around: Makes a context in which the source is asked, such as one that keeps the model on its device.
+        say: Writes a line to the log; warnings go there if they would be errors (``python -W error``).
 
     Attributes:
         keys: The keys of all results.
@@ -51,9 +52,11 @@ class Watcher:
         options: Options,
         called: Mapping[str, str] | None = None,
         around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        say: Callable[[str], None] = print,
     ) -> None:
         self.source, self.options, self._called, self._around = source, options, dict(called or {}), around
         self.history, self.folder = History(), Folder(options.save_dir, options.name)
+        self._log = say
         self._epoch, self._mode, self._ended = 0, "eval", (0, time.perf_counter())
         self._legend_told = False
         self._made_anew()
@@ -116,7 +119,7 @@ class Watcher:
 
     def wants(self, dataset: str = "") -> bool:
         """Whether a batch of a dataset may hold a row to keep; if not, `see` need not be called."""
-        if self._failed or (self._mode in ("train", "eval") and self._epoch % self.options.frequency):
+        if self._mode in ("train", "eval") and self._epoch % self.options.frequency:
             return False
         if dataset not in self._choices:
             selections = {product.name: product.selection for product in self._products if product.selection}
@@ -155,17 +158,21 @@ class Watcher:
         Raises:
             CamError: The first batch shows a mistake in the arguments.
         """
-        if not self.wants(dataset):
-            return
+        with self.forgiven("look at a batch", self._lost, once=True):
+            if not self.wants(dataset):
+                return
         given = {"labels": labels, "preds": preds, "ids": ids, "masks": masks, "boxes": boxes, "display": display}
         batch = _parts(images if isinstance(images, tuple) else (images,), given | dict(more or {}))
         if not self._batch_checked:
             self._check(batch, [chosen.selection for chosen in self._choices[dataset].values()])
-        with self.forgiven("keep the images of a batch"):
+        count = len(self._lost)
+        with self.forgiven("keep the images of a batch", self._lost, once=True):
             facts = self._reader.facts(batch, [chosen.selection for chosen in self._choices[dataset].values()])
             for chosen in self._choices[dataset].values():
-                if not chosen.full:
-                    chosen.add(batch, *facts)
+                with self.forgiven("keep the images of a batch", self._lost, once=True):
+                    if not chosen.full:
+                        chosen.add(batch, *facts)
+        self._lost_batches += len(self._lost) > count
 
     def end_epoch(self, log: Mapping[str, Any] | None = None, past: Past | None = None) -> Epoch:
         """Makes all products from the kept rows; one that fails gives a warning, and the others are still made.
@@ -177,13 +184,16 @@ class Watcher:
         Returns:
             The epoch with all results; without results if its rows were not wanted, or could not be kept.
         """
-        choose = partial(self._rows_of, {} if self._failed else self._choices)
+        choose = partial(self._rows_of, self._choices)
         known = dict(log or {}), dict(past or {}), self.says
         epoch = Epoch(
             self._epoch, self._mode, self.options, self._reader, choose, self.history, *known, folder=self.folder
         )
         told: list[BaseException] = []
-        if self._choices and not self._failed:
+        if self._lost_batches > 1:
+            said = f"{self._lost_batches} batches of this epoch could not be read, and are not shown."
+            epoch.messages.append(f"GradCAM ({self.options.name!r}): {said}")
+        if self._choices:
             with self.forgiven("look after the names of its files", told):
                 self.folder.claim([self._mode])
             with self.forgiven("have the model at hand", told), self._around():
@@ -238,32 +248,38 @@ class Watcher:
 
     @contextmanager
     def forgiven(
-        self, what: str, told: list[BaseException] | None = None, but: type[Exception] | tuple[()] = ()
+        self,
+        what: str,
+        told: list[BaseException] | None = None,
+        but: type[Exception] | tuple[()] = (),
+        *,
+        once: bool = False,
     ) -> Iterator[None]:
-        """Turns a failure inside into a warning; if it happens while rows are kept, the rest of the epoch is ignored.
+        """Turns a failure inside into a warning, and a warning that would be an error into a line of the log.
 
         Args:
             what: The words for what could not be done.
-            told: Failures that already had a warning, at the end of an epoch.
+            told: Failures that already had a warning; a new one is added.
             but: Failures that are raised nevertheless.
+            once: Whether only the first failure of those has a warning.
         """
-        try:
-            yield
-        except Exception as error:
-            if self.options.on_error == "raise" or isinstance(error, but):
-                raise
-            if told is None:
-                self._failed = True
-            elif any(error is one for one in told):
-                return
-            else:
-                told.append(error)
-            warnings.warn(
-                f"GradCAM ({self.options.name!r}) could not {what}; the training goes on. "
-                f"{type(error).__name__}: {error}\n{traceback.format_exc()}",
-                CamWarning,
-                stacklevel=3,
-            )
+        with warnings_logged(self._log):
+            try:
+                yield
+            except Exception as error:
+                if self.options.on_error == "raise" or isinstance(error, but):
+                    raise
+                known = [] if told is None else told
+                if any(error is one for one in known):
+                    return
+                known.append(error)
+                if once and len(known) > 1:
+                    return
+                warn(
+                    f"GradCAM ({self.options.name!r}) could not {what}; the training goes on. "
+                    f"{type(error).__name__}: {said_by(error)}\n{traceback.format_exc()}",
+                    stacklevel=3,
+                )
 
     def _made_anew(self) -> None:
         made = [make(self.options) for make in PRODUCTS]
@@ -278,7 +294,8 @@ class Watcher:
 
     def _reset(self) -> None:
         self._choices: dict[str, dict[str, Chosen]] = {}
-        self._failed = False
+        self._lost: list[BaseException] = []
+        self._lost_batches = 0
 
     def _rows_of(self, choices: Mapping[str, Mapping[str, Chosen]], product: str) -> dict[str, Rows]:
         """The rows of a product by dataset; for the grid, the followed rows, if rows are followed."""
@@ -290,7 +307,7 @@ class Watcher:
                     rows[dataset] = chosen.rows()
                 if chosen.missing:
                     said = f"select: the epoch had {chosen.seen} images, and none at {chosen.missing}."
-                    warnings.warn(said, CamWarning, stacklevel=3)
+                    warn(said, stacklevel=3)
             if self.options.track and product == "grid":
                 if dataset in rows:
                     self.history.streams[stream] = Followed(rows[dataset])

@@ -15,6 +15,7 @@ from fe_gradcam.explaining.settings import settings_of
 from fe_gradcam.explaining.views import Smooth
 from fe_gradcam.parameters import knows_its_keywords
 from fe_gradcam.spec.images import Inputs, host_rows
+from fe_gradcam.spec.labels import labels_of_images
 from fe_gradcam.spec.objects import object_masks
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.targets import names_by_id
@@ -140,8 +141,9 @@ def find_shortcuts(
         model: A torch.nn.Module or a tf.keras.Model that classifies.
         images: (N, C, H, W) for PyTorch, (N, H, W, C) for Keras, as the model takes them; a tuple for a model with
             several inputs, one of them the picture. Twelve of a class are enough; with fewer than six it is not judged.
-        labels: (N,) the true class ids, or (N, C) of 0 and 1 if an image may be of several classes. Then only images
-            that are told rightly are used. None: each image counts for the class that it is told to be of.
+        labels: (N,) the true class ids or names, or (N, C) of 0 and 1 if an image may be of several classes; -1 or NaN
+            for an image without one. Then only images that are told rightly are used. None: each image counts for the
+            class that it is told to be of.
         masks: (N, H, W), or with one channel: the object is where integers are not 0, or where floats are 0.5 or more;
             an empty mask says that there is no object. Without masks and boxes the surroundings are not tested.
         boxes: (N, 4) or (N, M, 4), used like masks: left, top, width and height in pixels of the images; rather too
@@ -236,14 +238,19 @@ def inquiry_of(
         its = given if len(given) > 1 else given[0]
         return explain(model, its, method=method, layer=layer, target=class_id, **how)
 
+    names, true = names_by_id(how["class_names"]), None
+    if labels is not None:
+        count, classes = done.probabilities.shape
+        read = labels_of_images(labels, count, names, classes)
+        true = read.ids if read.several is None else read.several
     return Inquiry(
         model,
         images,
         heatmap,
         done.probabilities,
         masks=object_masks(masks, boxes, heatmap.values.shape[1:], len(heatmap)),
-        labels=None if labels is None else _checked_labels(labels, done.probabilities.shape),
-        names=names_by_id(how["class_names"]),
+        labels=true,
+        names=names,
         explains=of_class,
         **{name: how[name] for name in ("batch_size", "seed", "model_output")},
     )
@@ -251,21 +258,3 @@ def inquiry_of(
 
 SETTINGS = ("batch_size", "seed", "class_names", "model_output", "reshape", "fuse", "smooth")
 """Of the arguments of `find_shortcuts`, those of `settings_of`, in its order."""
-
-
-def _checked_labels(labels: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Labels as ids (N,), or as (N, C).
-
-    Raises:
-        ArgumentError: They have another shape, or are no whole numbers.
-    """
-    given = np.asarray(host_rows(labels) if np.ndim(labels) else labels)
-    if given.shape == (shape[0], 1) and shape[1] > 1:
-        given = given[:, 0]
-    whole = given.dtype.kind in "iub" or (given.dtype.kind == "f" and bool((given == np.rint(given)).all()))
-    if given.shape not in ((shape[0],), shape) or not whole:
-        raise ArgumentError(
-            f"labels has shape {given.shape} and dtype {given.dtype}; ({shape[0]},) class ids are needed, or {shape} "
-            "of 0 and 1 if an image may be of several classes."
-        )
-    return given.astype(np.int64)

@@ -20,7 +20,8 @@ from fe_gradcam.backends import backend_for, last_layer_of
 from fe_gradcam.backends.last import LastLayer
 from fe_gradcam.errors import Argument, ArgumentError
 from fe_gradcam.parameters import one_of, whole
-from fe_gradcam.spec.images import Inputs
+from fe_gradcam.spec.images import Inputs, host_rows
+from fe_gradcam.spec.labels import WITHOUT_A_CLASS, labels_of_images
 from fe_gradcam.spec.objects import object_masks
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.types import Images
@@ -127,18 +128,22 @@ def _pairs(masks: NDArray[np.bool_], copies: int, empty: Empty, generator: np.ra
 
 def _wanted(labels: ArrayLike, count: int, last: LastLayer) -> tuple[NDArray[np.float64], bool]:
     """The labels as a table (N, C) of 0 and 1, and whether each class is told by itself, by a sigmoid."""
-    given = np.asarray(labels.detach().cpu() if isinstance(labels, torch.Tensor) else labels)
-    table = given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given
     classes = last.weights.shape[1]
-    if table.ndim == 1 and table.dtype.kind in "buif" and bool(np.isin(table, np.arange(max(classes, 2))).all()):
-        table = table[:, None] == (np.arange(classes) if classes > 1 else 1)
-    fits = table.shape == (count, classes) and table.dtype.kind in "buif" and bool(np.isin(table, (0, 1)).all())
-    if not fits:
+    read = labels_of_images(labels, count, None, max(classes, 2))
+    if read.several is not None:
+        table = read.several
+    else:
+        table = read.ids[:, None] == (np.arange(classes) if classes > 1 else 1)
+    faults = dict.fromkeys(read.faults)
+    if np.ndim(labels) == 2 and classes > 1:  # a row of zeros says that an image is of no class
+        unknown = bool(np.isnan(np.asarray(host_rows(labels), np.float64)).any())
+        faults = {fault: None for fault in faults if fault != WITHOUT_A_CLASS[-1]} | ({"NaN": None} if unknown else {})
+    if faults:
         raise ArgumentError(
             Argument("labels"),
-            f" hold an array of shape {given.shape} and dtype {given.dtype}, and the model has {classes} class"
-            f"{'es' * (classes != 1)}. Accepted for {count} images: class ids ({count},) from 0 to "
-            f"{max(classes, 2) - 1}, or a table ({count}, {classes}) of 0 and 1.",
+            f" name no class of the model for some of {count} images ({', '.join(list(faults)[:SHOWN_CLASSES])}). "
+            f"Accepted: class ids from 0 to {max(classes, 2) - 1}, or a table ({count}, {classes}) of 0 and 1. Leave "
+            "images without a class out.",
         )
     several = last.behind == "sigmoid" or classes == 1 or bool((table.sum(1) != 1).any())
     missing = np.flatnonzero(~table.any(0) | (several & table.all(0)))

@@ -213,16 +213,21 @@ def test_the_log_says_once_an_epoch_what_its_end_cost(
     assert all(" s, " in line and "explaining" in line and "grid" in line for line in lines)
 
 
-def test_rows_that_cannot_be_joined_are_a_warning_for_the_products_that_want_them() -> None:
-    """Images of two sizes in one epoch: the grid keeps the first three, of one size, and the atlas all."""
+def test_rows_of_another_shape_are_left_out_and_said_once() -> None:
+    """Images of two sizes in one epoch: of the atlas, which wants six images, three are left."""
     watcher = watched(track=True, atlas=6)
     watcher.begin_epoch(1)
-    for width in (12, 14):
-        watcher.see(torch.rand(3, 3, 9, width), torch.arange(3))
-    with pytest.warns(CamWarning, match="could not make the atlas of this epoch") as said:
-        epoch = watcher.end_epoch()
+    watcher.see(torch.rand(3, 3, 9, 12), torch.arange(3))
+    with pytest.warns(
+        CamWarning, match=r"other shapes than those before: images \(3, 9, 14\), not \(3, 9, 12\)"
+    ) as said:
+        for _ in range(3):
+            watcher.see(torch.rand(3, 3, 9, 14), torch.arange(3))
     assert len(said) == 1
-    assert {"gradcam", "gradcam_film"} <= set(epoch.values)
+    epoch = watcher.end_epoch()
+    assert {"gradcam", "gradcam_film", "gradcam_atlas"} <= set(epoch.values)
+    assert "3 batches of this epoch could not be read" in epoch.messages[0]
+    assert len(epoch.rows("atlas")[""]) == 3
 
 
 @pytest.mark.parametrize("at", ["try_out", "see", "end_epoch"])
@@ -244,12 +249,12 @@ def test_a_model_that_cannot_be_brought_where_it_is_explained_is_a_warning(at: s
         watcher.see(torch.rand(6, 3, 9, 12), torch.arange(6) % 5)
         broken[0] = at == "end_epoch"
         epoch = watcher.end_epoch()
-    assert ("gradcam" in epoch) == (at == "try_out")
+    assert ("gradcam" in epoch) == (at != "end_epoch")
     broken[0] = False
     assert one_epoch(watcher, 2).values
 
 
-def test_a_later_batch_that_lacks_a_part_is_a_warning_and_the_epoch_is_left() -> None:
+def test_a_later_batch_that_lacks_a_part_is_a_warning_and_is_left_out() -> None:
     trace = GradCAM("x", model=SmallTorch().eval(), labels="y", select="random")
     network = SimpleNamespace(target_type="torch", device=None)
     trace.system = SimpleNamespace(traces=[trace], mode="eval", epoch_idx=1, ds_id="", network=network, log_steps=None)
@@ -257,10 +262,10 @@ def test_a_later_batch_that_lacks_a_part_is_a_warning_and_the_epoch_is_left() ->
     trace.on_batch_end(Data({"x": torch.rand(3, 3, 9, 12), "y": torch.arange(3)}))
     with pytest.warns(CamWarning, match="This batch holds no labels='y', which the first batch held"):
         trace.on_batch_end(Data({"x": torch.rand(3, 3, 9, 12)}))
-    trace.on_batch_end(Data())  # of an epoch that is left nothing is read
+    trace.on_batch_end(Data({"x": torch.rand(3, 3, 9, 12), "y": torch.arange(3)}))
     put_out = Data()
     trace.on_epoch_end(put_out)
-    assert not put_out
+    assert [result["position"] for result in put_out["gradcam_results"]] == [0, 1, 2, 7, 8]
 
 
 def test_a_film_outlines_the_object_in_every_picture_and_says_what_is_not_labelled() -> None:

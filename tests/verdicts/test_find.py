@@ -125,7 +125,7 @@ def test_no_more_is_asked_than_may_be_and_those_first_that_are_due(marked: Any) 
         assert inquiry.asked <= most
 
 
-@pytest.mark.parametrize("labels", [np.zeros(5), np.full(36, 0.5), np.zeros((36, 2), int), ["a"] * 36, 5])
+@pytest.mark.parametrize("labels", [np.zeros(5), np.full(36, 0.5), np.zeros((36, 2), int), 5])
 def test_labels_of_another_form_are_an_error(marked: Any, labels: Any) -> None:
     with pytest.raises(ArgumentError, match=r"labels has shape .*\(36,\) class ids are needed"):
         find_shortcuts(network(BY_COLOUR), torch.from_numpy(marked[0]), labels)

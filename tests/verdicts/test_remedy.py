@@ -212,8 +212,15 @@ def test_mistakes_are_told() -> None:
     images, masks = scenes(CLASSES)
     with pytest.raises(ArgumentError, match="masks= or boxes="):
         retrain_head(made("torch"), images, CLASSES)
-    for labels in (CLASSES[:-1], [*CLASSES[:-1], 3], np.zeros((36, 4)), np.array(CLASSES) / 2, ["3"] * 36):
-        with pytest.raises(ArgumentError, match=r"class ids \(36,\) from 0 to 2, or a table \(36, 3\)"):
+    not_annotated = np.where(np.eye(3)[CLASSES] == 1, 1, np.nan)
+    not_annotated[0] = np.nan
+    for labels in (CLASSES[:-1], np.zeros((36, 4)), np.array(CLASSES) / 2, ["3"] * 36):
+        with pytest.raises(
+            ArgumentError, match=r"labels has shape .*; \(36,\) class ids are needed, or \(36, 3\) of 0"
+        ):
+            retrain_head(made("torch"), images, labels, masks=masks)
+    for labels, said in (([*CLASSES[:-1], 3], "3"), ([*CLASSES[:-1], -1], "-1"), (not_annotated, "NaN")):
+        with pytest.raises(ArgumentError, match=rf"no class of the model for .* of 36 images \({said}\)"):
             retrain_head(made("torch"), images, labels, masks=masks)
     with pytest.raises(ArgumentError, match="hold no image of class 2"):
         retrain_head(made("torch"), images, np.minimum(CLASSES, 1), masks=masks)

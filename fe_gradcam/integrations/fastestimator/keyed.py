@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from fastestimator.summary.system import System
 from numpy.typing import NDArray
 
 from fe_gradcam.backends import backend_for
-from fe_gradcam.errors import ArgumentError, CamWarning
+from fe_gradcam.errors import ArgumentError, warn
 from fe_gradcam.explaining.explained import Column
 from fe_gradcam.explaining.heat import Passes, heatmap_of
 from fe_gradcam.explaining.views import PLAIN, smoothing
@@ -23,7 +22,7 @@ from fe_gradcam.metrics.measure import measure
 from fe_gradcam.metrics.rules import Metric
 from fe_gradcam.training.options import Classes, Options, named_target
 from fe_gradcam.training.rows import Rows, probabilities_of
-from fe_gradcam.training.source import Found, Labels, Masks
+from fe_gradcam.training.source import Found, Labels, Masks, Several
 from fe_gradcam.types import CamInputs, Heatmap, Needs
 
 MEAN_GRADIENT = CamMethod(
@@ -80,7 +79,7 @@ class KeyedSource:
         op = self._op()
         return None if op is None or self._keys.get("preds") not in op.outputs else op.puts_out_probabilities
 
-    def explain(self, rows: Rows, labels: Labels, *, trial: bool = False) -> Found:
+    def explain(self, rows: Rows, labels: Labels, several: Several = None, *, trial: bool = False) -> Found:
         """See Source; `trial` changes nothing."""
         op, settings, alone = self._op(), self._options.settings, "activations" not in self._keys
         images, preds, probabilities = np.asarray(rows["images"]), rows.get("preds"), None
@@ -159,10 +158,9 @@ def check_source(model: Any, grads: str | None, activations: str | None) -> None
     if model is not None:
         backend_for(model)
     elif activations is None:
-        warnings.warn(
+        warn(
             "GradCAM got grads without activations, so it draws the gradients averaged over the channels, as "
             "FastEstimator's own trace does. That is no Grad-CAM, and the map is flat before global average pooling. "
             "Pass activations= (LayerGradientOp writes both) or model=.",
-            CamWarning,
             stacklevel=4,
         )

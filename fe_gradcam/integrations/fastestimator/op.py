@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from fastestimator.op.tensorop.model import ModelOp
 from fastestimator.util.traceability_util import traceable
 
 from fe_gradcam.backends import backend_for
-from fe_gradcam.errors import ArgumentError, CamWarning, UnsupportedModelError
+from fe_gradcam.errors import ArgumentError, UnsupportedModelError, warn, warnings_logged
 from fe_gradcam.integrations.fastestimator import compat
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.types import Layer, LayerRef, Target, TargetSpec
@@ -124,10 +123,9 @@ class LayerGradientOp(ModelOp):
         except Exception:
             if self._state["warmup"]:
                 raise
-            warnings.warn(
-                f"LayerGradientOp could not compute the gradients of layer={str(self._place)!r}; it writes zeros "
-                f"instead, and the training goes on.\n{traceback.format_exc()}",
-                CamWarning,
-                stacklevel=2,
-            )
+            with warnings_logged(print):
+                warn(
+                    f"LayerGradientOp could not compute the gradients of layer={str(self._place)!r}; it writes zeros "
+                    f"instead, and the training goes on.\n{traceback.format_exc()}"
+                )
             return [output, activations, 0 * activations]

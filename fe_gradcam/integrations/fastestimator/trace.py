@@ -23,6 +23,7 @@ from fe_gradcam.errors import ArgumentError, CamError, UnknownNameError, nearest
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.explaining.views import Smooth
 from fe_gradcam.integrations.fastestimator import compat, warmup
+from fe_gradcam.integrations.fastestimator.copying import Copied
 from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
 from fe_gradcam.integrations.fastestimator.keyed import KeyedSource, check_source
 from fe_gradcam.integrations.fastestimator.logs import HostLogs
@@ -59,7 +60,7 @@ ALL_MODES = frozenset({"train", "eval", "test", "infer"})
     places="masks= or boxes= with a key",
 )
 @traceable()
-class GradCAM(Trace):
+class GradCAM(Copied, Trace):
     """Heatmaps of what the network looks at, drawn at the end of each epoch.
 
     With `model` (the usual way) the trace keeps some images of the epoch, the first `n_samples` or those that
@@ -231,8 +232,9 @@ class GradCAM(Trace):
         display: str | None = None,
         ids: str | None = None,
     ) -> None:
-        several = list(images) if isinstance(images, (list, tuple)) and images else [images]
-        self._image_keys = [_key("images", image) for image in several]
+        self._made_with({name: value for name, value in locals().items() if name not in ("self", "__class__")})
+        of_inputs = list(images) if isinstance(images, (list, tuple)) and images else [images]
+        self._image_keys = [_key("images", image) for image in of_inputs]
         keys = {"labels": labels, "preds": preds, "ids": ids, "masks": masks, "boxes": boxes, "display": display}
         keys |= {"grads": grads, "activations": activations}
         self._keys = {part: _key(part, key) for part, key in keys.items() if key is not None}
@@ -268,14 +270,15 @@ class GradCAM(Trace):
             on_error=on_error,
         )
         called = {part: f"{part}={key!r}" for part, key in self._keys.items()}
-        inputs = zip(input_names(len(several)), self._image_keys, strict=True)
+        inputs = zip(input_names(len(of_inputs)), self._image_keys, strict=True)
         called |= {name: f"images={key!r}" for name, key in inputs}
         source: Source
         if model is None:
             source = KeyedSource(self._keys, options, lambda: self.system, layer)
         else:
             source = ModelSource(model, options, layer, called["images"])
-        self.watcher = Watcher(source, options, called, lambda: _on_device_of(self.system.network, model))
+        around = lambda: _on_device_of(self.system.network, model)  # noqa: E731
+        self.watcher = Watcher(source, options, called, around, _warn_in_the_log)
         # Ours first, then what stands in the log, then the rest.
         written = dict.fromkeys([*self.watcher.keys[:2], *self.watcher.logged, *self.watcher.keys])
         read = dict.fromkeys([*self._image_keys, *self._keys.values()])
@@ -361,45 +364,50 @@ class GradCAM(Trace):
         with self._told_what_is_fed():
             for batch in foreseen.values():
                 self.watcher.check(*self._parts(batch))
-        dummy = None if foreseen or self.model is None else dummy_inputs(self.model)
-        if dummy is not None and len(dummy) == len(self._image_keys):
-            self.watcher.try_out(dummy)
+        with self.watcher.forgiven("say which model is explained"):
+            self._say_whose_model(self.system.network.models)
+        with self.watcher.forgiven("make a dummy image", but=CamError):
+            dummy = None if foreseen or self.model is None else dummy_inputs(self.model)
+            if dummy is not None and len(dummy) == len(self._image_keys):
+                self.watcher.try_out(dummy)
 
     def on_epoch_begin(self, data: Data) -> None:
         """Starts a new epoch."""
-        if self.system.mode == "train":
-            self._say_cost()
+        with self.watcher.forgiven("say what the epoch cost"):
+            if self.system.mode == "train":
+                self._say_cost()
         self.watcher.begin_epoch(self.system.epoch_idx, self.system.mode)
 
     def on_batch_end(self, data: Data) -> None:
         """Keeps the rows that are chosen."""
-        dataset = self.system.ds_id
-        if self._runs_in(self.system.mode, dataset) and self.watcher.wants(dataset):
-            images, more = self._parts(data)
-            with self._told_what_is_fed():
-                self.watcher.see(images, dataset=dataset, more=more)
+        with self.watcher.forgiven("look at a batch", but=CamError):
+            dataset = self.system.ds_id
+            if self._runs_in(self.system.mode, dataset) and self.watcher.wants(dataset):
+                images, more = self._parts(data)
+                with self._told_what_is_fed():
+                    self.watcher.see(images, dataset=dataset, more=more)
 
     def on_epoch_end(self, data: Data) -> None:
         """Explains the kept images, and writes grid, results, metrics and files."""
-        try:
+        with self.watcher.forgiven("put out the results of an epoch"):
             log = data.read_logs()
             epoch = self.watcher.end_epoch(log, self._known_by_now(self.system.mode))
             self._logs.note(self.system.mode, self.system.epoch_idx, log)
             for key, put in (epoch.values | epoch.logged).items():
                 with self.watcher.forgiven(f"hand out {key!r}"):
                     self._hand_out(key, put, data, logged=key in epoch.logged)
-            with self.watcher.forgiven("say what the epoch showed"):
-                for message in epoch.messages:
-                    print(f"FastEstimator-Warn: {message}", flush=True)
-                self._say(*self.watcher.legend(epoch))
-                self._add_cost(epoch.cost)
-        finally:
+            for message in epoch.messages:
+                _warn_in_the_log(message)
+            self._say(*self.watcher.legend(epoch))
+            self._add_cost(epoch.cost)
+        with self.watcher.forgiven("put out metrics that were not measured"):
             self._fill_in(data)
 
     def on_end(self, data: Data) -> None:
         """Says what the last epoch cost, if that was not said yet, and hands on what was logged behind us."""
-        self.watcher.end({mode: self._known_by_now(mode) for mode in self._logs.modes})
-        self._say_cost()
+        with self.watcher.forgiven("end the training"):
+            self.watcher.end({mode: self._known_by_now(mode) for mode in self._logs.modes})
+            self._say_cost()
 
     # --- between the engine and the host ---------------------------------------------------------
 
@@ -471,7 +479,20 @@ class GradCAM(Trace):
         """Prints lines where the host prints too."""
         for line in lines:
             if self.system.log_steps is not None:
-                print(f"FastEstimator-GradCAM: {line}", flush=True)
+                _print(f"FastEstimator-GradCAM: {line}")
+
+
+def _print(line: str) -> None:
+    """Prints a line; letters that the log cannot hold are escaped."""
+    try:
+        print(line, flush=True)
+    except UnicodeEncodeError:
+        print(line.encode("ascii", "backslashreplace").decode(), flush=True)
+
+
+def _warn_in_the_log(message: str) -> None:
+    """Prints a message as the host prints its warnings."""
+    _print(f"FastEstimator-Warn: {message}")
 
 
 @contextmanager

@@ -43,7 +43,8 @@ class FilmProduct(Product):
                 films[part.ds_id] = Picture(grid, CELL)
         alive = {record for followed in epoch.history.streams.values() for record in followed.records}
         self._frames = {record: frame for record, frame in (self._frames | drawn).items() if record in alive}
-        epoch.show(self.keys[0], films, "film")
+        if films:
+            epoch.show(self.keys[0], films, "film")
 
 
 def _frame(record: Record, part: Explained, pictures: NDArray[np.uint8], names: Mapping[int, str], look: Look) -> Frame:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fe_gradcam.backends.weights import weights_sha256
-from fe_gradcam.errors import CamWarning
+from fe_gradcam.errors import warn
 from fe_gradcam.explaining.explained import Explained
 from fe_gradcam.reporting.content import HEAT_MOST, Page, PageDataset, asked_of
 from fe_gradcam.reporting.entries import Entry, Shown
@@ -81,11 +80,7 @@ class ReportProduct(Product):
         kept.left_out = page.left_out
         if size > LARGE and mode not in self._told:
             self._told.add(mode)
-            warnings.warn(
-                f"GradCAM ({self._options.name!r}): {path.name} has {in_megabytes(page, size)}; {ADVICE}",
-                CamWarning,
-                stacklevel=2,
-            )
+            warn(f"GradCAM ({self._options.name!r}): {path.name} has {in_megabytes(page, size)}; {ADVICE}")
 
 
 def _numbers_of(epoch: Epoch) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple, cast
@@ -10,7 +9,7 @@ from typing import NamedTuple, cast
 from fe_gradcam.drawing.atlas import AtlasPicture, atlas_picture
 from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.drawing.verdicts import MOST_VERDICTS, QUIET, draw_verdicts
-from fe_gradcam.errors import CamWarning
+from fe_gradcam.errors import warn
 from fe_gradcam.metrics.measure import summary
 from fe_gradcam.training.epoch import Epoch, Product
 from fe_gradcam.training.options import Options
@@ -104,10 +103,10 @@ class VerdictsProduct(Product):
         options, done = epoch.options, source.of_inferred_class(rows)
         (heatmap,) = done.heatmaps
         atlas = Atlas.of(heatmap, epoch.reader.pictures(rows))
-        labels, masks = epoch.reader.labels(rows), epoch.reader.masks(rows)
+        (labels, several), masks = epoch.reader.labels(rows), epoch.reader.masks(rows)
         stream = self._stream(epoch, dataset)
         accused = [one.class_id for one in stream.latest.values() if one.accuses]
-        inquiry = source.inquiry(rows, done, labels, masks, accused=accused, whole=epoch.mode == ONCE)
+        inquiry = source.inquiry(rows, done, labels, masks, several, accused=accused, whole=epoch.mode == ONCE)
         now: list[Verdict] = []
         if inquiry is not None:
             stream.latest = {one: its for one, its in stream.latest.items() if one in inquiry.classes}
@@ -139,7 +138,7 @@ class VerdictsProduct(Product):
         few = found.atlas.too_few(wanted, f"GradCAM ({of}): atlas={wanted} images", "Pass atlas={}.")
         if few and not stream.told_of_few:
             stream.told_of_few = True
-            warnings.warn(few, CamWarning, stacklevel=2)
+            warn(few)
         for verdict in found.now:
             if verdict.accuses:
                 again = (verdict.class_id, verdict.code) in stream.accused

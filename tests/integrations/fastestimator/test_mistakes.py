@@ -37,7 +37,8 @@ def few(value: float) -> np.ndarray:
 def data_of(framework: str, count: int = COUNT) -> NumpyDataset:
     other = BYTES if framework == "torch" else np.ascontiguousarray(BYTES.transpose(0, 3, 1, 2))
     more = {
-        "word": WORDS[IDS], "from_one": IDS + 1, "far": IDS + 100, "ignored": np.full(COUNT, -100), "void": few(77),
+        "word": WORDS[IDS], "from_one": np.sort(IDS)[::-1] + 1,
+        "far": IDS + 100, "ignored": np.full(COUNT, -100), "void": few(77),
         "unknown": few(np.nan), "unlabelled": few(-1), "none": np.full(COUNT, -1), "half": IDS + 0.5,
         "wide": np.full((COUNT, 7), 1 / 7, np.float32), "photo": other, "moved": other.astype(np.float32) / 255,
         "bytes": as_layout(framework, BYTES),
@@ -70,9 +71,9 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
         ["labels='word' holds strings ('ant', 'bee', ", "class ids are needed", "label_mapping="],
     ),
     "labels are names that label_mapping lacks": (
-        {"labels": "word", "label_mapping": {"Ant": 0, "cats": 2, "dog": 3}},
+        {"labels": "word", "label_mapping": {"Ant": 0, "cats": 2, "Dog": 3}},
         ArgumentError,
-        ["labels='word' holds names that label_mapping lacks in 4 of 5 rows ('ant', 'bee',", "mapping has: 'Ant'"],
+        ["labels='word' holds names that label_mapping lacks in 5 of 5 rows ('ant', 'bee',", "mapping has: 'Ant'"],
     ),
     "ids count from 1": (
         {"labels": "from_one"},
