@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fe_gradcam.backends.interrupts import HeldBack, LetThrough
 from fe_gradcam.backends.pytorch.recorder import with_first
 
 
@@ -32,7 +33,8 @@ class AttentionMode(TorchFunctionMode):
         if name == "scaled_dot_product_attention":
             return self._attended(*args, **kwargs)
         if name == "multi_head_attention_forward":  # modes do not see what it calls
-            with _replaced(F, "scaled_dot_product_attention", self._attended), _replaced(F, "softmax", self._softmax):
+            attended = _replaced(F, "scaled_dot_product_attention", self._attended)
+            with HeldBack(), attended, _replaced(F, "softmax", self._softmax), LetThrough():
                 return func(*args, **kwargs)
         out = func(*args, **kwargs)
         return self._of_softmax(out) if name in ("softmax", "special_softmax") else out

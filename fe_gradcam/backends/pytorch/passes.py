@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fe_gradcam.backends.errors import needs_names, not_called, writes_to_parts
+from fe_gradcam.backends.interrupts import HeldBack, LetThrough
 from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR
 from fe_gradcam.backends.pytorch.recorder import ACTIVATIONS, CONVOLUTIONS, Recorder
 from fe_gradcam.backends.scoring import Scored
@@ -46,20 +47,25 @@ NO_HOOKS = _NoHooks()
 
 def called(model: nn.Module, inputs: Sequence[Any]) -> Any:
     """The output of `call`, outside of any training: what the model asks to be told of gradients is dropped."""
-    with NO_HOOKS:
+    with HeldBack(), NO_HOOKS:
         return call(model, inputs)
 
 
 def call(model: nn.Module, inputs: Sequence[Any]) -> Any:
-    """The model's output for inputs, which are passed by name if its forward takes nothing by position."""
+    """The model's output for inputs, which are passed by name if its forward takes nothing by position.
+
+    While the model runs, SIGINT comes through.
+    """
     if _takes_positions(model.forward):
-        return model(*inputs)
+        with LetThrough():
+            return model(*inputs)
     its = signature(model.forward).parameters.values()
     named = sorted((one for one in its if one.kind == one.KEYWORD_ONLY), key=lambda one: one.default is not one.empty)
     required = [one.name for one in named if one.default is one.empty]
     if len(required) > len(inputs) or len(named) < len(inputs):
         raise needs_names(required, len(inputs))
-    return model(**{one.name: part for one, part in zip(named, inputs, strict=False)})
+    with LetThrough():
+        return model(**{one.name: part for one, part in zip(named, inputs, strict=False)})
 
 
 def _takes_positions(forward: Any) -> bool:
@@ -130,7 +136,7 @@ def whatever_is_written(passed: Callable[_Given, _Result]) -> Callable[_Given, _
                 raise writes_to_parts() from error
             if "modified by an inplace operation" not in str(error):
                 raise
-        with allow_mutation_on_saved_tensors():
+        with HeldBack(), allow_mutation_on_saved_tensors():
             return passed(*args, **kwargs)
 
     return repeated
@@ -171,7 +177,8 @@ def gradient_at(leaf: Tensor, scored: Scored, *, retain_graph: bool, edge: Any =
             weights = torch.full_like(scores, factor)
         else:  # the same, without the steps that pick the scores
             outputs, weights = table, torch.zeros_like(table).scatter_(1, class_ids, factor)
-        (gradient,) = torch.autograd.grad(outputs, edge or leaf, weights, retain_graph=keep, allow_unused=True)
+        with LetThrough():
+            (gradient,) = torch.autograd.grad(outputs, edge or leaf, weights, retain_graph=keep, allow_unused=True)
         if gradient is None:
             return None
         gradient = gradient.detach().float()
