@@ -45,6 +45,27 @@ class _NoHooks(TorchFunctionMode):
 NO_HOOKS = _NoHooks()
 
 
+class _ModesKept:
+    """A context: if an exception leaves it, the function modes are as they were.
+
+    A function of torch that is written in Python takes a mode off while it calls it, and an interrupt may come there.
+    """
+
+    def __enter__(self) -> None:
+        self._modes = _function_modes()
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        if kind is not None and _function_modes() != self._modes:
+            while torch._C._len_torch_function_stack():
+                torch._C._pop_torch_function_stack()
+            for mode in self._modes:
+                torch._C._push_on_torch_function_stack(mode)
+
+
+def _function_modes() -> list[TorchFunctionMode]:
+    return [torch._C._get_function_stack_at(at) for at in range(torch._C._len_torch_function_stack())]
+
+
 def called(model: nn.Module, inputs: Sequence[Any]) -> Any:
     """The output of `call`, outside of any training: what the model asks to be told of gradients is dropped."""
     with HeldBack(), NO_HOOKS:
@@ -57,14 +78,14 @@ def call(model: nn.Module, inputs: Sequence[Any]) -> Any:
     While the model runs, SIGINT comes through.
     """
     if _takes_positions(model.forward):
-        with LetThrough():
+        with _ModesKept(), LetThrough():
             return model(*inputs)
     its = signature(model.forward).parameters.values()
     named = sorted((one for one in its if one.kind == one.KEYWORD_ONLY), key=lambda one: one.default is not one.empty)
     required = [one.name for one in named if one.default is one.empty]
     if len(required) > len(inputs) or len(named) < len(inputs):
         raise needs_names(required, len(inputs))
-    with LetThrough():
+    with _ModesKept(), LetThrough():
         return model(**{one.name: part for one, part in zip(named, inputs, strict=False)})
 
 
