@@ -90,7 +90,8 @@ class HeldBack:
     def __exit__(self, *_: object) -> None:
         its = self._stands_in
         if self._outer is not None:
-            if self._was_open:
+            self._outer.open = self._was_open
+            if self._was_open and self._outer.waits:
                 self._outer.hand_on(sys._getframe())
         elif its is not None:
             del _ACTIVE[get_ident()]
@@ -111,8 +112,9 @@ class LetThrough:
     def __enter__(self) -> None:
         self._stands_in = its = _ACTIVE.get(get_ident())
         if its is not None:
-            self._was_open = its.open
-            its.hand_on(sys._getframe())
+            self._was_open, its.open = its.open, True
+            if its.waits:
+                its.hand_on(sys._getframe())
 
     def __exit__(self, *_: object) -> None:
         if self._stands_in is not None:
