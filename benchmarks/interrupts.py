@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -330,9 +331,11 @@ def main() -> None:
     one_thread()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what runs in the background ignore it
     for framework in asked.frameworks:
-        ways = {"random moments": lambda framework=framework: at_random(framework, asked.count, asked.seed)}
+        ways: dict[str, Callable[[], Trial]] = {
+            "random moments": partial(at_random, framework, asked.count, asked.seed)
+        }
         if asked.steps:
-            ways["steps"] = lambda framework=framework: at_steps(framework, asked.steps)
+            ways["steps"] = partial(at_steps, framework, asked.steps)
         for way, run in ways.items():
             trial = run()
             print(
