@@ -15,7 +15,7 @@ RUN := $(VENV)/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-quick test-random test-pinned-host test-browser zoo tutorials lint format benchmarks dist clean
+.PHONY: demo test test-quick test-random test-threads test-pinned-host test-browser zoo tutorials lint format benchmarks dist clean
 
 # What FastEstimator imports is installed without its pins, which are for Python 3.10 and 3.11 and NumPy 1.
 HOST := fastestimator==1.7.0 albumentations==1.4.1
@@ -42,7 +42,7 @@ demo: $(VENV)/.ready
 	$(RUN) -m tutorials.demo
 
 # Two processes, each with one thread: more threads than cores spend their time waiting for each other.
-test test-quick test-random test-pinned-host: export OMP_NUM_THREADS ?= 1
+test test-quick test-random test-threads test-pinned-host: export OMP_NUM_THREADS ?= 1
 SUITE := -m pytest --numprocesses 2 --dist worksteal
 test: lint
 	$(RUN) $(SUITE)
@@ -54,6 +54,10 @@ test-quick: $(VENV)/.ready
 # The order is chosen anew each time and printed: "make test-random SEED=3" takes that of seed 3.
 test-random: $(VENV)/.ready
 	$(RUN) $(SUITE) -p randomly --randomly-dont-reset-seed $(if $(SEED),--randomly-seed=$(SEED))
+
+# What holds in several threads: each test runs in four at once, which take turns after each microsecond.
+test-threads: $(VENV)/.ready
+	$(RUN) $(SUITE) -p run-parallel --parallel-threads 4 --skip-thread-unsafe true -m "threads and not slow" --hypothesis-profile few
 
 # FastEstimator with all its pins, TensorFlow 2.15 and NumPy 1: what touches the host and Keras.
 PINNED := .venv-pinned-host

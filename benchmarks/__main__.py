@@ -24,6 +24,7 @@ LEFT_OUT: dict[str, str] = {
     "cue_nets --train": "it trains 486 nets, which takes hours without a GPU",
     "cues": "it writes digits and textures into a file, for a machine that has no package with them",
     "shortcut": "it asks 486 nets; docs/verdicts.md has the figures",
+    "interrupts": "it interrupts 1,000 calls, which takes a quarter of an hour; docs/limits.md says what waits",
     "peers": "the other packages are in no extra of this one; docs/performance.md has the figures",
     "on_gpu": "it needs a GPU, and says so where there is none",
     "default_layer": "it trains a net for each head, two curves an image; docs/default-layer.md has the figures",

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor
 
+from fe_gradcam.backends.interrupts import HeldBack, let_through
 from fe_gradcam.errors import CamError
 from fe_gradcam.spec.tokens import Seen
 from fe_gradcam.types import LayerRef
@@ -23,6 +24,9 @@ KEPT_SIZES = 32
 
 KEPT_SEEN = 8
 """For how many image sizes the layouts of all layers are kept: for a network of 453 modules they take 140 KB each."""
+
+LOOKED_AFTER = 0.05
+"""So many seconds pass, while a model is waited for, until Ctrl+C is looked after."""
 
 Reading = Literal["logits", "distribution", "probabilities"]
 """How outputs are read if the softmax or sigmoid that made them was not found: as logits, as rows of
@@ -194,7 +198,8 @@ class Known:
                         "model of the other. Explain one of the models outside of the target."
                     )
                 waits = _WAITING.get(waits._owner)
-            self._lock.acquire()
+            while not self._lock.acquire(timeout=LOOKED_AFTER):
+                let_through()
         finally:
             del _WAITING[get_ident()]
 
@@ -209,19 +214,28 @@ class Known:
 
 
 class Held:
-    """A context in which a model is held; see `Known.hold`."""
+    """A context in which a model is held, and SIGINT waits; see `Known.hold` and `HeldBack`."""
 
     def __init__(self, known: Known, modules: Callable[[], Sequence[Any]], at_the_end: Callable[[], None]) -> None:
         self._known = known
         self._modules = modules
         self._at_the_end = at_the_end
+        self._interrupts = HeldBack()
 
     def __enter__(self) -> None:
-        self._known.hold(self._modules)
+        self._interrupts.__enter__()
+        try:
+            self._known.hold(self._modules)
+        except BaseException:
+            self._interrupts.__exit__()
+            raise
 
     def __exit__(self, *_: object) -> None:
-        self._at_the_end()
-        self._known.let_go()
+        try:
+            self._at_the_end()
+            self._known.let_go()
+        finally:
+            self._interrupts.__exit__()
 
 
 _WAITING: dict[int, Known] = {}

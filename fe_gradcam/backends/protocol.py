@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from fe_gradcam.backends.interrupts import HeldBack
 from fe_gradcam.backends.known import Held, Known, Reading, known_of, same_code, sums_to_one, within_unit
 from fe_gradcam.backends.scoring import Scored
 from fe_gradcam.errors import Argument, ArgumentError, CamError, UnsupportedModelError, warn
@@ -235,8 +236,9 @@ class Backend(ABC):
 
     @contextmanager
     def _ready(self) -> Iterator[Any]:
-        """Prepares the model for passes, and restores it afterwards."""
-        yield self._model
+        """Prepares the model for passes, and restores it afterwards; SIGINT waits, see `HeldBack`."""
+        with HeldBack():
+            yield self._model
 
     def _one_of(self, inputs: Inputs) -> Inputs | None:
         """One row of the inputs to try things with, or None if there is none."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fe_gradcam.backends import backend_for
 from fe_gradcam.backends.errors import NotCalledError
+from fe_gradcam.backends.interrupts import LetThrough
 from fe_gradcam.backends.protocol import Backend, Query
 from fe_gradcam.errors import Argument, ArgumentError, CamWarning, warn
 from fe_gradcam.explaining.heat import Passes, heatmap_of, numpy32
@@ -236,7 +237,7 @@ def explained(
     of_pixels = any(target.of_pixels for target in resolved)
     backend = backend_for(model, settings.model_output, settings.reshape, of_pixels=of_pixels)
     check_reshape(settings.reshape, layers)
-    with backend.held():
+    with backend.held(), LetThrough():
         try:
             return _explained(backend, inputs, settings, rules, layers, targets, resolved)
         except NotCalledError:  # the default layer of a forward that went another way; no module was replaced

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
 from fe_gradcam.backends import backend_for
+from fe_gradcam.backends.interrupts import interruptible
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.parameters import whole
 
@@ -72,7 +72,7 @@ def _rows(a: ArrayLike, b: ArrayLike) -> tuple[Values, Values]:
     return first.reshape(len(first), -1), second.reshape(len(second), -1)
 
 
-@contextmanager
+@interruptible
 def randomised(model: Any, seed: int = 0) -> Iterator[None]:
     """While active, the model has forgotten what it learnt: the values in each of its weight tensors are shuffled.
 

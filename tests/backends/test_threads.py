@@ -12,9 +12,11 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fe_gradcam import CamError, explain, explain_many
 from fe_gradcam.backends.known import known_of
+from fe_gradcam.backends.pytorch.attention import AttentionMode
 
 SECONDS = 60
 """After so long a thread that has not ended waits for ever."""
@@ -115,6 +117,35 @@ def test_threads_that_would_wait_for_each_other_are_told() -> None:
     assert any("wait for each other" in each for each in results if isinstance(each, str))
     for net in nets:
         explain(net, images, layer="second")
+
+
+def test_attentions_of_two_threads_are_kept_apart() -> None:
+    """The functions of torch that compute them are replaced for a moment, in the thread that explains alone."""
+    functions = functional.softmax, functional.scaled_dot_product_attention
+    entered, left = threading.Event(), threading.Event()
+    found: dict[str, list[Tensor]] = {"first": [], "second": []}
+
+    def of_first(attention: Tensor) -> Tensor:
+        found["first"].append(attention)
+        assert entered.wait(SECONDS)
+        return attention
+
+    def of_second(attention: Tensor) -> Tensor:
+        found["second"].append(attention)
+        entered.set()
+        assert left.wait(SECONDS)
+        return attention
+
+    def run(take: Callable[[Tensor], Tensor], size: int) -> None:
+        tokens = torch.rand(1, size, 8)
+        with AttentionMode(take):
+            nn.MultiheadAttention(8, 2, batch_first=True)(tokens, tokens, tokens)
+        left.set()
+
+    in_threads([lambda: run(of_first, 3), lambda: run(of_second, 5)], threads=2)
+    assert [one.shape[-1] for one in found["first"]] == [3]
+    assert [one.shape[-1] for one in found["second"]] == [5]
+    assert functions == (functional.softmax, functional.scaled_dot_product_attention)
 
 
 def test_a_failing_call_lets_the_next_one_in() -> None:

@@ -20,6 +20,8 @@ from tests.models.kerases import KERASES
 from tests.models.toys import FRAMEWORKS, TOYS
 from tests.trainings import as_layout
 
+pytestmark = pytest.mark.threads
+
 FLIPS = Augment(flips=("horizontal",), factors=(1,))
 BOTH_FLIPS = Augment(flips=("horizontal", "vertical"), factors=(1,))
 RANDOM = {"smooth_grad_cam_plus_plus", "ss_cam", "random_cam"}

@@ -15,6 +15,8 @@ from fe_gradcam.errors import ArgumentError, CamWarning
 from fe_gradcam.types import CamInputs
 from tests.methods.inputs import inputs_of
 
+pytestmark = pytest.mark.threads
+
 
 def test_fem_by_hand() -> None:
     """Nine zeros and a ten: mean 1, population deviation 3, so the ten alone is above 7, and its channel weighs 1."""

@@ -18,6 +18,8 @@ from fe_gradcam.types import CamInputs, Needs
 from tests.methods.inputs import A0, A1, inputs_of, small
 from tests.models.toys import FRAMEWORKS, TOYS
 
+pytestmark = pytest.mark.threads
+
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_default_is_a_value_that_is_accepted(name: str) -> None:

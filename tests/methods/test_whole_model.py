@@ -22,6 +22,8 @@ from tests.methods.inputs import Net, small, stacked
 from tests.models.kerases import KERASES
 from tests.models.toys import FRAMEWORKS, TOYS, twins
 
+pytestmark = pytest.mark.threads
+
 
 @pytest.mark.parametrize("framework", TOYS)
 def test_the_parts_of_full_grad_sum_to_the_score(framework: str) -> None:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from torch import Tensor
 
 from fe_gradcam.backends.errors import check_rows, counts_its_images, no_attention, no_gradient, no_slope
+from fe_gradcam.backends.interrupts import HeldBack, held_back
 from fe_gradcam.backends.keras.attention import attentions_in, by_key, ends_of_blocks, mean_of
 from fe_gradcam.backends.keras.compiled import compiled, compiled_pass, constant, packed, tensor_specs
 from fe_gradcam.backends.keras.graph import (
@@ -41,7 +42,7 @@ class KerasBackend(ObservedKeras):
     """A Keras model, functional, sequential or subclassed, with channels last, ready to be explained; see Backend."""
 
     def _reaches(self, layer: LayerRef, asked: tuple[Inputs, ResolvedTarget | None]) -> bool:
-        with tf.init_scope():
+        with HeldBack(), tf.init_scope():
             return super()._reaches(layer, asked)
 
     def _passed(self, model: Any, inputs: Inputs, query: Query) -> Passed:
@@ -84,6 +85,7 @@ class KerasBackend(ObservedKeras):
         )
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    @held_back
     def run_inside(
         self, inputs: Sequence[Any], layer: LayerRef, target: Target, *, tape: Any, training: bool
     ) -> tuple[Any, Any, Callable[[], Any], bool]:
@@ -217,6 +219,7 @@ class KerasBackend(ObservedKeras):
             raise counts_its_images()
         return [self._as_map(one, query.layer, inputs)[:, 0] for one in maps]
 
+    @held_back
     def _raw(self, maps: Tensor, layer: LayerRef, inputs: Inputs) -> Any:
         """Maps (N, K, *S) in the layout of the layer's output."""
         shape = self._known.shapes.get((layer, inputs.shapes))
@@ -226,6 +229,7 @@ class KerasBackend(ObservedKeras):
             shape = tuple(at_layer(*self._given(inputs, specs)).shape[1:])
         return tf.constant(self._pulled_back(maps, shape, layer, inputs).numpy())
 
+    @held_back
     def _asked(
         self, what: str, inputs: Inputs, query: Query, trace: Callable[[Any, Any, Any], Any], more: Sequence[Any]
     ) -> Any:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tensorflow.python.eager import context
 from torch import Tensor
 
+from fe_gradcam.backends.interrupts import HeldBack
 from fe_gradcam.backends.keras.graph import TRACED
 from fe_gradcam.backends.keras.version import layers_in
 from fe_gradcam.backends.keras.watch import Noted, Watched, read_by
@@ -131,7 +132,7 @@ def watched(model: Any, layers: Sequence[Any]) -> Watched:
 def compiled(function: Callable[..., Any], specs: list[Any]) -> Any:
     """The function as a graph for inputs of these shapes and dtypes."""
     untouched = tf.autograph.experimental.do_not_convert(function)
-    with TRACED:
+    with HeldBack(), TRACED:
         return tf.function(untouched, autograph=False).get_concrete_function(*specs)
 
 

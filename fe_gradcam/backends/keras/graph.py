@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from threading import RLock
 from typing import Any, TypeAlias
@@ -13,6 +13,7 @@ from tensorflow.python.autograph.core import ag_ctx
 from tensorflow.python.autograph.impl import api as autograph
 
 from fe_gradcam.backends.errors import has_channels_first, takes_channels_first
+from fe_gradcam.backends.interrupts import HeldBack, LetThrough, let_through
 from fe_gradcam.backends.keras.version import KERAS_CONVOLUTIONS, is_a, is_keras_3, keras_of, layers_in
 from fe_gradcam.backends.scoring import Head, HeadKind
 
@@ -85,6 +86,7 @@ def _heard(layer: Any, on_output: Callable[[Any, Any, Any], None]) -> Callable[.
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def call(*args: Any, **kwargs: Any) -> Any:
+        let_through()
         function = original if tf.executing_eagerly() else _with_autograph(original)
         output = function(*args, **kwargs)
         on_output(layer, args[0] if args else None, output)
@@ -99,6 +101,7 @@ def _with_autograph(function: Callable[..., Any]) -> Callable[..., Any]:
     context = ag_ctx.ControlStatusCtx(ag_ctx.Status.ENABLED)
 
     def converted(*args: Any, **kwargs: Any) -> Any:
+        let_through()
         with context:
             return autograph.tf_convert(function, context)(*args, **kwargs)
 
@@ -118,7 +121,7 @@ def call_model(model: Any, inputs: Any, *, training: bool) -> Any:
     calls: list[tuple[Any, str, Any]] = [(layer, "call", partial(_run, layer.call, False)) for layer in grouped]
     if not tf.executing_eagerly():
         calls += [(layer, "call", _with_autograph(layer.call)) for layer in layers if _is_of_user_in_keras_3(layer)]
-    with replaced(calls):
+    with HeldBack(), replaced(calls):
         return _run(_with_autograph(model), True, inputs, training=training)
 
 
@@ -129,13 +132,19 @@ def _is_of_user_in_keras_3(layer: Any) -> bool:
 
 
 def _run(function: Callable[..., Any], eagerly: bool, *args: Any, **kwargs: Any) -> Any:
-    """Calls the function, with nested tf.functions run eagerly or not."""
-    before = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(eagerly)
-    try:
-        return function(*args, **kwargs)
-    finally:
-        tf.config.run_functions_eagerly(before)
+    """Calls the function, with nested tf.functions run eagerly or not.
+
+    SIGINT comes through where the function computes, but where it is traced it waits for the next layer: TensorFlow and
+    Keras would be left inside the graph.
+    """
+    with HeldBack():
+        before = tf.config.functions_run_eagerly()
+        tf.config.run_functions_eagerly(eagerly)
+        try:
+            with LetThrough() if tf.executing_eagerly() else nullcontext():
+                return function(*args, **kwargs)
+        finally:
+            tf.config.run_functions_eagerly(before)
 
 
 @cache

@@ -11,6 +11,7 @@ import tensorflow as tf
 import torch
 from torch import Tensor
 
+from fe_gradcam.backends.interrupts import held_back
 from fe_gradcam.backends.keras.compiled import (
     Specs,
     as_torch,
@@ -66,6 +67,7 @@ class ObservedKeras(Backend):
             kind = self._known.kinds.put(layer.name, type(named[layer.name]).__name__ if layer.name in named else "")
         return kind
 
+    @held_back
     def _listed(self, inputs: Inputs) -> tuple[list[LayerInfo], Seen]:
         """See Backend; nothing is computed."""
         names = {id(layer): name for name, layer in named_layers(self._model).items()}
@@ -89,6 +91,7 @@ class ObservedKeras(Backend):
         parts = tuple(_one_of(part) for part in inputs.parts)
         return None if any(part is None for part in parts) else Inputs(parts, inputs.at)
 
+    @held_back
     def _outputs(self, given: Sequence[Any], of_pixels: bool, factor: float = 1.0) -> Tensor | None:
         def scores(*given: Any) -> Any:
             picked = self._picked(call_model(self._model, packed(given), training=False), of_pixels)

@@ -14,6 +14,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.python.framework import op_callbacks
 
+from fe_gradcam.backends.interrupts import held_back, interruptible
 from fe_gradcam.backends.keras.graph import replaced
 from fe_gradcam.backends.keras.version import PACKAGES, named_layers
 from fe_gradcam.backends.marks import mark
@@ -35,6 +36,7 @@ class PlainKeras:
     def exact(self, images: Any) -> None:
         """A copy in float64: there is none, as the layers of a Keras model keep their precision."""
 
+    @held_back
     def run(
         self, images: Any, layer: LayerRef | None = None, change: Any = None, seen: Any = None, skip: int = 0
     ) -> Any:
@@ -149,6 +151,7 @@ class PlainKeras:
         self._noted.append(values)
         return values
 
+    @held_back
     def _before_activation(self, name: str, run: Callable[[], Any]) -> NDArray[Any] | None:
         layer, self._noted = named_layers(self.model)[name], []
         attribute = "call" if type(layer).__name__ == "Softmax" else "activation"
@@ -166,7 +169,7 @@ class PlainKeras:
             run()
         return np.asarray(self._noted[-1], np.float64) if self._noted else None
 
-    @contextmanager
+    @interruptible
     def reweighted(self, factors: Callable[[Any], NDArray[Any]]) -> Iterator[bool]:
         """While active, all tables of weights are multiplied by factors of their shape; yields whether there is one."""
         tables = [one for one in self.model.trainable_weights if len(one.shape) >= 2]

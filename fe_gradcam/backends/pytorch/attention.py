@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fe_gradcam.backends.interrupts import HeldBack, LetThrough
 from fe_gradcam.backends.pytorch.recorder import with_first
+from fe_gradcam.backends.pytorch.state import Replaced
 
 
 class AttentionMode(TorchFunctionMode):
@@ -32,10 +35,24 @@ class AttentionMode(TorchFunctionMode):
         if name == "scaled_dot_product_attention":
             return self._attended(*args, **kwargs)
         if name == "multi_head_attention_forward":  # modes do not see what it calls
-            with _replaced(F, "scaled_dot_product_attention", self._attended), _replaced(F, "softmax", self._softmax):
+            with HeldBack(), self._in_parts(), LetThrough():
                 return func(*args, **kwargs)
         out = func(*args, **kwargs)
         return self._of_softmax(out) if name in ("softmax", "special_softmax") else out
+
+    @contextmanager
+    def _in_parts(self) -> Iterator[None]:
+        """While active, the functions that this thread computes attentions with are those of this mode."""
+        thread = get_ident()
+        before, _MODE_OF[thread] = _MODE_OF.get(thread), self
+        try:
+            with IN_PARTS:
+                yield
+        finally:
+            if before is None:
+                del _MODE_OF[thread]
+            else:
+                _MODE_OF[thread] = before
 
     def _softmax(self, *args: Any, **kwargs: Any) -> Tensor:
         return self._of_softmax(torch.softmax(*args, **{key: kwargs[key] for key in kwargs if key != "_stacklevel"}))
@@ -68,14 +85,14 @@ class AttentionMode(TorchFunctionMode):
         return self._of_softmax(similar.softmax(-1)) @ value
 
 
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
+_MODE_OF: dict[int, AttentionMode] = {}
+"""By thread, the mode whose functions it calls in place of those of torch."""
+
+IN_PARTS = Replaced(
+    (F, "scaled_dot_product_attention", lambda *args, **kwargs: _MODE_OF[get_ident()]._attended(*args, **kwargs)),
+    (F, "softmax", lambda *args, **kwargs: _MODE_OF[get_ident()]._softmax(*args, **kwargs)),
+)
+"""The functions that a mode does not see, as one calls them that is written in Python."""
 
 
 class BlockLister:

@@ -14,6 +14,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fe_gradcam.backends.errors import check_rows, no_attention, no_gradient, no_slope, not_called
+from fe_gradcam.backends.interrupts import HeldBack
 from fe_gradcam.backends.protocol import Passed, Query
 from fe_gradcam.backends.pytorch.attention import BlockLister, ending_behind
 from fe_gradcam.backends.pytorch.observed import Given, ObservedTorch, made_scores
@@ -250,7 +251,7 @@ class TorchBackend(ObservedTorch):
             recorder = Recorder(layer, take)
             watching = recorder.watching(self._model.get_submodule(layer.name))
             try:
-                with torch.set_grad_enabled(whole_graph), AS_WRITTEN, watching:
+                with HeldBack(), torch.set_grad_enabled(whole_graph), AS_WRITTEN, watching:
                     output = call(self._model, inputs)
             except RuntimeError as error:
                 if whole_graph or not forbids_view(error):

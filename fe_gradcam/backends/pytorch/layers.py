@@ -7,6 +7,7 @@ from math import prod
 from torch import nn
 from torch.fx import GraphModule
 
+from fe_gradcam.backends.interrupts import HeldBack
 from fe_gradcam.backends.keras.version import KERAS_CONVOLUTIONS, is_a
 from fe_gradcam.backends.pytorch.following import Unplaced
 from fe_gradcam.backends.pytorch.recorder import Lister
@@ -76,7 +77,7 @@ def name_of(model: nn.Module, layer: Layer) -> str:
     """See `name_among`; the names are those of the module inside torch.compile and DataParallel."""
     if isinstance(layer, nn.Module):
         layer = unwrapped(layer)
-    with uncompiled(list(model.modules())):
+    with HeldBack(), uncompiled(list(model.modules())):
         named: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
         if isinstance(layer, str):
             layer = layer.replace("_orig_mod.", "")

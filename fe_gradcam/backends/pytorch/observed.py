@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from threading import active_count
 from typing import Any, TypeAlias
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fe_gradcam.backends.errors import exported
+from fe_gradcam.backends.interrupts import HeldBack, LetThrough
 from fe_gradcam.backends.known import Reading
 from fe_gradcam.backends.protocol import Backend
 from fe_gradcam.backends.pytorch.dtypes import as_taken
@@ -118,7 +119,7 @@ class ObservedTorch(Backend):
     @contextmanager
     def _ready(self, *, replaced: bool = True) -> Iterator[nn.Module]:
         """See Backend; what was noted when the model was taken serves one pass after the other: each puts it back."""
-        with self.held():
+        with HeldBack(), self.held():
             inside, known, kept = self._kept, self._known, self._noted
             if inside is not None or kept is None or not (kept.by_value or known.writes is False):
                 kept = noted(self._model, known)
@@ -165,7 +166,7 @@ class ObservedTorch(Backend):
         picked: Any = self._picked(output, count, of_pixels)
         of_table = is_table(picked, count)
         head = None if picked is None else recorder.head_of(picked)
-        with torch.enable_grad():
+        with HeldBack(), torch.enable_grad():
             rows: Any = None if picked is None else as_rows(picked, count)
             head = head if head is not None and head.made(rows) else None
             if head is not None:
@@ -213,11 +214,12 @@ class ObservedTorch(Backend):
 
 def made_scores(outputs: Outputs, target: ResolvedTarget, score: Score) -> Scored:
     """The result for a target, in a graph for gradients."""
-    with torch.enable_grad():
+    with HeldBack(), torch.enable_grad():
         device = None if outputs.rows is None else outputs.rows.device
         given = () if target.kind == "classes" and target.is_inferred else target.arrays
         arrays = [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in given]
-        return outputs.scored(target, score, arrays)
+        with LetThrough() if target.kind == "callable" else nullcontext():
+            return outputs.scored(target, score, arrays)
 
 
 def _stretched(part: Tensor, factor: float) -> Tensor:

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fe_gradcam.backends.errors import needs_names, not_called, writes_to_parts
+from fe_gradcam.backends.interrupts import HeldBack, LetThrough
 from fe_gradcam.backends.protocol import HALF_PRECISION_FACTOR
 from fe_gradcam.backends.pytorch.recorder import ACTIVATIONS, CONVOLUTIONS, Recorder
 from fe_gradcam.backends.scoring import Scored
@@ -44,22 +45,48 @@ class _NoHooks(TorchFunctionMode):
 NO_HOOKS = _NoHooks()
 
 
+class _ModesKept:
+    """A context: if an exception leaves it, the function modes are as they were.
+
+    A function of torch that is written in Python takes a mode off while it calls it, and an interrupt may come there.
+    """
+
+    def __enter__(self) -> None:
+        self._modes = _function_modes()
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        if kind is not None and _function_modes() != self._modes:
+            while torch._C._len_torch_function_stack():
+                torch._C._pop_torch_function_stack()
+            for mode in self._modes:
+                torch._C._push_on_torch_function_stack(mode)
+
+
+def _function_modes() -> list[TorchFunctionMode]:
+    return [torch._C._get_function_stack_at(at) for at in range(torch._C._len_torch_function_stack())]
+
+
 def called(model: nn.Module, inputs: Sequence[Any]) -> Any:
     """The output of `call`, outside of any training: what the model asks to be told of gradients is dropped."""
-    with NO_HOOKS:
+    with HeldBack(), NO_HOOKS:
         return call(model, inputs)
 
 
 def call(model: nn.Module, inputs: Sequence[Any]) -> Any:
-    """The model's output for inputs, which are passed by name if its forward takes nothing by position."""
+    """The model's output for inputs, which are passed by name if its forward takes nothing by position.
+
+    While the model runs, SIGINT comes through.
+    """
     if _takes_positions(model.forward):
-        return model(*inputs)
+        with _ModesKept(), LetThrough():
+            return model(*inputs)
     its = signature(model.forward).parameters.values()
     named = sorted((one for one in its if one.kind == one.KEYWORD_ONLY), key=lambda one: one.default is not one.empty)
     required = [one.name for one in named if one.default is one.empty]
     if len(required) > len(inputs) or len(named) < len(inputs):
         raise needs_names(required, len(inputs))
-    return model(**{one.name: part for one, part in zip(named, inputs, strict=False)})
+    with _ModesKept(), LetThrough():
+        return model(**{one.name: part for one, part in zip(named, inputs, strict=False)})
 
 
 def _takes_positions(forward: Any) -> bool:
@@ -130,7 +157,7 @@ def whatever_is_written(passed: Callable[_Given, _Result]) -> Callable[_Given, _
                 raise writes_to_parts() from error
             if "modified by an inplace operation" not in str(error):
                 raise
-        with allow_mutation_on_saved_tensors():
+        with HeldBack(), allow_mutation_on_saved_tensors():
             return passed(*args, **kwargs)
 
     return repeated
@@ -171,7 +198,8 @@ def gradient_at(leaf: Tensor, scored: Scored, *, retain_graph: bool, edge: Any =
             weights = torch.full_like(scores, factor)
         else:  # the same, without the steps that pick the scores
             outputs, weights = table, torch.zeros_like(table).scatter_(1, class_ids, factor)
-        (gradient,) = torch.autograd.grad(outputs, edge or leaf, weights, retain_graph=keep, allow_unused=True)
+        with LetThrough():
+            (gradient,) = torch.autograd.grad(outputs, edge or leaf, weights, retain_graph=keep, allow_unused=True)
         if gradient is None:
             return None
         gradient = gradient.detach().float()

@@ -7,7 +7,7 @@ import hashlib
 import pickle
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fe_gradcam.backends.interrupts import HeldBack, interruptible
 from fe_gradcam.backends.marks import Itself, mark
 from fe_gradcam.backends.pytorch.passes import called
 from fe_gradcam.spec.outputs import ModelOutput, pick
@@ -75,7 +76,7 @@ class PlainTorch:
         """
         device = next((one.device for one in self._tensors()), None)
         given = [torch.as_tensor(part).to(device).clone() for part in self.parts(images)]
-        with self._evaluating(), torch.no_grad():
+        with HeldBack(), self._evaluating(), torch.no_grad():
             given = self._as_taken(given)
             if layer is None:
                 return called(self.model, given)
@@ -156,27 +157,24 @@ class PlainTorch:
 
             return hook
 
-        handles = [module.register_forward_hook(looked(name)) for name, module in self.model.named_modules()]
-        try:
+        with HeldBack(), ExitStack() as stack:
+            for name, module in self.model.named_modules():
+                stack.callback(module.register_forward_hook(looked(name)).remove)
             self.run(images)
-        finally:
-            for handle in handles:
-                handle.remove()
         return found[-1] if found else None
 
     def logits_of(self, name: str, images: Any, layer: LayerRef, change: Change, skip: int) -> NDArray[Any]:
         """The output of the module `name` in a pass that is changed at a layer; see `run`."""
         seen: list[NDArray[Any]] = []
-        handle = self.model.get_submodule(name).register_forward_hook(
-            lambda _, __, output: seen.append(output.double().cpu().numpy())
-        )
-        try:
+        with HeldBack(), ExitStack() as stack:
+            handle = self.model.get_submodule(name).register_forward_hook(
+                lambda _, __, output: seen.append(output.double().cpu().numpy())
+            )
+            stack.callback(handle.remove)
             self.run(images, layer, change, skip=skip)
-        finally:
-            handle.remove()
         return seen[-1].reshape(len(seen[-1]), -1)
 
-    @contextmanager
+    @interruptible
     def reweighted(self, factors: Callable[[Any], NDArray[Any]]) -> Iterator[bool]:
         """While active, all tables of weights are multiplied by factors of their shape; yields whether there is one."""
         tables = [one.data for one in self.model.parameters() if one.dim() >= 2 and one.is_floating_point()]

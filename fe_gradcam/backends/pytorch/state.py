@@ -128,7 +128,7 @@ def _check_values(model: nn.Module, tensors: Sequence[Tensor]) -> None:
     )
 
 
-class _Replaced:
+class Replaced:
     """Functions of torch that do something else, while this context is active, in the threads that entered it."""
 
     def __init__(self, *others: tuple[Any, str, Any]) -> None:
@@ -178,7 +178,7 @@ def _called(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) 
     return function(*args)
 
 
-AS_WRITTEN = _Replaced(
+AS_WRITTEN = Replaced(
     (CheckpointFunction, "apply", _called), (torch.backends.mha, "get_fastpath_enabled", lambda: False)
 )
 """Reentrant checkpoints are plain calls: no gradient can be taken at a tensor through others. Transformer layers call

@@ -17,6 +17,7 @@ from fastestimator.util.data import Data
 from fastestimator.util.traceability_util import traceable
 from numpy.typing import ArrayLike, NDArray
 
+from fe_gradcam.backends.interrupts import interruptible
 from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.drawing.sheet import Look
 from fe_gradcam.errors import ArgumentError, CamError, UnknownNameError, nearest
@@ -495,7 +496,7 @@ def _warn_in_the_log(message: str) -> None:
     _print(f"FastEstimator-Warn: {message}")
 
 
-@contextmanager
+@interruptible
 def _on_device_of(network: Any, model: Any) -> Iterator[None]:
     """Keeps a PyTorch model on the device of its training; the host moves it to the CPU after each epoch."""
     device = getattr(network, "device", None)

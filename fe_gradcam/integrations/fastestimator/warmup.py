@@ -10,12 +10,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
 from fastestimator.estimator import Estimator
 from fastestimator.schedule.schedule import get_current_items
+
+from fe_gradcam.backends.interrupts import interruptible
 
 
 @runtime_checkable
@@ -60,7 +62,7 @@ def _shown(warmup: Callable[..., None]) -> Callable[..., None]:
     return _warmup
 
 
-@contextmanager
+@interruptible
 def _batches_shown(network: Any, pipeline: Any, traces: Sequence[Foreseeing]) -> Iterator[None]:
     """What the network makes of a batch is shown to the traces."""
     run_step, own = network.run_step, vars(network).get("run_step")
