@@ -86,11 +86,30 @@ class CamWarning(Told, UserWarning):
     """Something that a user should know before trusting what is shown."""
 
 
+MOST_SHOWN = 300
+"""The most letters of a value in a message."""
+
+
+def in_short(value: object) -> str:
+    """A value in a message: its `repr`, cut if it is long; its type if it cannot say what it is.
+
+    Example:
+        >>> in_short("turbi"), in_short("a" * 1000)[-5:]
+        ("'turbi'", "a ...")
+    """
+    try:
+        said = repr(value)
+    except Exception:  # of the user's object, or of an integer with thousands of digits
+        return f"<{type(value).__name__}>"
+    plain = "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in said[:MOST_SHOWN])
+    return f"{plain} ..." if len(said) > MOST_SHOWN else plain
+
+
 def nearest(name: object, known: Iterable[str], count: int = 3) -> str:
     """The end of a sentence: ``"; did you mean 'layer4', 'layer3'?"``, or ``"."`` if none is near."""
-    names = list(known)
-    written = str(name).lower().replace("++", "_plus_plus").replace("-", "_")  # as Grad-CAM++ is in papers
-    found = [one for one in names if one == written] or get_close_matches(str(name), names, n=count, cutoff=0.4)
+    names, name = list(known), name if type(name) is str else in_short(name)
+    written = name[:MOST_SHOWN].lower().replace("++", "_plus_plus").replace("-", "_")  # as Grad-CAM++ is in papers
+    found = [one for one in names if one == written] or get_close_matches(name[:MOST_SHOWN], names, n=count, cutoff=0.4)
     return f"; did you mean {', '.join(map(repr, found))}?" if found else "."
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.backends import backend_for
-from fe_gradcam.errors import Argument, ArgumentError, CamError, UnknownNameError, nearest
+from fe_gradcam.errors import Argument, ArgumentError, CamError, UnknownNameError, in_short, nearest
 from fe_gradcam.explaining.results import heatmap_key, inference_entries
 from fe_gradcam.explaining.route import Explanation, explained
 from fe_gradcam.explaining.settings import Settings
@@ -56,7 +56,7 @@ class GenParam:
         for key in given:
             if key not in known:
                 raise UnknownNameError(
-                    f"gen_param has no setting {key!r}{nearest(key, known)} Accepted: {', '.join(known)}."
+                    f"gen_param has no setting {in_short(key)}{nearest(key, known)} Accepted: {', '.join(known)}."
                 )
         values = {**given, "scaling": "none"} if given.get("scaling", "none") is None else dict(given)
         own = {name: values.pop(name) for name in OWN if name in values}

@@ -12,7 +12,7 @@ import numpy as np
 from fe_gradcam.checking.laws import TESTS
 from fe_gradcam.checking.result import Check, Finding
 from fe_gradcam.checking.subject import NotApplicableError, Subject
-from fe_gradcam.errors import ArgumentError, CamError, CamWarning, in_one_line
+from fe_gradcam.errors import ArgumentError, CamError, CamWarning, in_one_line, in_short
 from fe_gradcam.parameters import knows_its_keywords
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.outputs import ModelOutput
@@ -70,10 +70,13 @@ def check_model(
         True
     """
     if isinstance(layer, (list, tuple)):
-        raise ArgumentError(f"layer={layer!r} holds several layers, and one is checked at a time: pass one of them.")
+        raise ArgumentError(
+            f"layer={in_short(layer)} holds several layers, and one is checked at a time: pass one of them."
+        )
     if not (target is None or callable(target) or np.asarray(target).dtype.kind in "iu"):
         raise ArgumentError(
-            f"target={target!r} cannot be checked. Accepted: None, a class id, an array of class ids, or a callable."
+            f"target={in_short(target)} cannot be checked. Accepted: None, a class id, an array of class ids, or a "
+            "callable."
         )
     whole = Inputs.of(images).checked()
     inputs = whole.rows(slice(MOST_TESTED))

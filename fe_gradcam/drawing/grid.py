@@ -28,7 +28,7 @@ from fe_gradcam.drawing.canvas import (
 )
 from fe_gradcam.drawing.pixels import Rgb, colormap_lut, require_rgb
 from fe_gradcam.drawing.text import ELLIPSIS, Weight, fitted, text_width, without_middle, wrapped
-from fe_gradcam.errors import ArgumentError
+from fe_gradcam.errors import ArgumentError, in_short
 
 MARGIN, GAP = 14, 6
 
@@ -191,7 +191,7 @@ def _check(grid: Grid, cell: int | None) -> None:
         for panel in row.every_panel:
             require_rgb("panel.rgb", panel.rgb)
     if cell is not None and cell < 16:
-        raise ArgumentError(f"cell={cell!r} is too small. Accepted: None, or whole pixels from 16.")
+        raise ArgumentError(f"cell={in_short(cell)} is too small. Accepted: None, or whole pixels from 16.")
 
 
 def _cell_side(grid: Grid) -> int:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
+from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, in_short, nearest
 from fe_gradcam.parameters import fraction
 
 Rgb: TypeAlias = NDArray[np.uint8]
@@ -51,7 +51,7 @@ def colormap_lut(name: str) -> Rgb:
 
     if name not in colormaps:
         raise UnknownNameError(
-            Argument("colormap", repr(name)),
+            Argument("colormap", in_short(name)),
             f" is no colormap of matplotlib{nearest(name, colormaps, 4)} Accepted: any of list(matplotlib.colormaps).",
         )
     lut: Rgb = np.array(colormaps[name](np.linspace(0.0, 1.0, 256), bytes=True)[:, :3], dtype=np.uint8)
@@ -134,7 +134,7 @@ def check_per_channel(name: str, value: Any) -> None:
         numbers = np.full(1, np.nan)
     above = " above 0" if name == "std" else ""
     if numbers.ndim > 1 or not np.isfinite(numbers).all() or (above and value is not None and not (numbers > 0).all()):
-        raise ArgumentError(f"{name}={value!r} is not accepted. Accepted: a number{above}, or one per channel.")
+        raise ArgumentError(f"{name}={in_short(value)} is not accepted. Accepted: a number{above}, or one per channel.")
 
 
 def _per_channel(name: str, value: ArrayLike | None, channels: int, default: float) -> NDArray[np.float64]:
@@ -142,7 +142,7 @@ def _per_channel(name: str, value: ArrayLike | None, channels: int, default: flo
     numbers = np.asarray(default if value is None else value, np.float64).reshape(-1)
     if numbers.size not in (1, channels):
         fitting = f"images of {channels} channel{'s' * (channels > 1)}; pass one number, or one for each channel"
-        raise ArgumentError(f"{name}={value!r} does not fit {fitting}")
+        raise ArgumentError(f"{name}={in_short(value)} does not fit {fitting}")
     return numbers
 
 

@@ -11,7 +11,7 @@ from fe_gradcam.drawing.grid import Grid, Panel, Role, Row, Text
 from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.drawing.pixels import Rgb
 from fe_gradcam.drawing.sheet import Look
-from fe_gradcam.errors import ArgumentError
+from fe_gradcam.errors import ArgumentError, in_short
 from fe_gradcam.verdicts.verdict import HEADLINES, Code, Trial, Verdict
 
 TRIALS_SHOWN = 3
@@ -69,8 +69,8 @@ def draw_verdicts(
     every = [] if isinstance(verdicts, Verdict) else list(verdicts)
     if not every or not all(isinstance(one, Verdict) for one in every):
         raise ArgumentError(
-            f"verdicts={verdicts!r:.100} is not accepted. Accepted: a list of at least one Verdict, as find_shortcuts "
-            "returns it."
+            f"verdicts={in_short(verdicts):.100} is not accepted. Accepted: a list of at least one Verdict, as "
+            "find_shortcuts returns it."
         )
     look = Look(mean=mean, std=std)
     loud = [one for one in every if one.code not in QUIET] or every

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fe_gradcam.backends import backend_for
 from fe_gradcam.backends.errors import NotCalledError
 from fe_gradcam.backends.protocol import Backend, Query
-from fe_gradcam.errors import Argument, ArgumentError, CamWarning
+from fe_gradcam.errors import Argument, ArgumentError, CamWarning, in_short
 from fe_gradcam.explaining.heat import Passes, heatmap_of, numpy32
 from fe_gradcam.explaining.probe import ModelProbe
 from fe_gradcam.explaining.settings import Settings, settings_of
@@ -228,7 +228,9 @@ def explained(
     methods = several(methods)
     for name, given in (("methods", methods), ("layers", layers), ("targets", targets)):
         if isinstance(given, str) or not isinstance(given, (list, tuple, Sequence, np.ndarray)):
-            raise ArgumentError(f"{name}={given!r} is not accepted. Accepted: a list, with one entry or several.")
+            raise ArgumentError(
+                f"{name}={in_short(given)} is not accepted. Accepted: a list, with one entry or several."
+            )
         if not len(given):
             raise ArgumentError(f"{name} is empty; at least one entry is needed.")
     rules = [METHODS.find(method) for method in methods]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fe_gradcam.backends import backend_for
 from fe_gradcam.backends.protocol import Query
-from fe_gradcam.errors import ArgumentError
+from fe_gradcam.errors import ArgumentError, in_short
 from fe_gradcam.scaling import upsample
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.outputs import ModelOutput
@@ -55,8 +55,8 @@ def own_heatmap(
     resolved = resolve_target(target, len(inputs), class_names)
     if not resolved.is_class:
         raise ArgumentError(
-            f"target={target!r} is no class, and metrics need the probability of a class. Accepted: None (the inferred "
-            "class), a class id, a class name (with class_names), (N,) class ids, or Rank."
+            f"target={in_short(target)} is no class, and metrics need the probability of a class. Accepted: None (the "
+            "inferred class), a class id, a class name (with class_names), (N,) class ids, or Rank."
         )
     layer, ids, probabilities = backend.resolve(None, inputs), list[Any](), list[Any]()
     for start in range(0, len(inputs), batch_size):

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fe_gradcam.drawing.picture import as_explained
 from fe_gradcam.drawing.sheet import Look
-from fe_gradcam.errors import ArgumentError, CamWarning
+from fe_gradcam.errors import ArgumentError, CamWarning, in_short
 from fe_gradcam.explaining.explained import Explained
 from fe_gradcam.files import FilePath, checked_path
 from fe_gradcam.metrics.rules import METRICS
@@ -93,7 +93,8 @@ def report(
     every = [verdicts] if isinstance(verdicts, Verdict) else list(verdicts)
     if not all(isinstance(one, Verdict) for one in every):
         raise ArgumentError(
-            f"verdicts={verdicts!r:.100} is not accepted. Accepted: a list of Verdict, as find_shortcuts returns it."
+            f"verdicts={in_short(verdicts):.100} is not accepted. Accepted: a list of Verdict, as find_shortcuts "
+            "returns it."
         )
     values = _values_of(metrics or {}, len(part))
     page = page_of([part], Shown(pictures, look), title or target.stem, names_by_id(class_names), values, every)
@@ -142,8 +143,8 @@ def _values_of(metrics: Mapping[str, ArrayLike], count: int) -> dict[str, NDArra
         array = np.asarray(values, np.float32)
         if array.shape != (count,):
             raise ArgumentError(
-                f"metrics[{name!r}] has shape {array.shape}; ({count},) is needed, a value for each image, as measure "
-                "returns them."
+                f"metrics[{in_short(name)}] has shape {array.shape}; ({count},) is needed, a value for each image, as "
+                "measure returns them."
             )
         found[str(name)] = array
     return found

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, UnsupportedModelError, nearest
+from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, UnsupportedModelError, in_short, nearest
 from fe_gradcam.explaining.route import explain, explained
 from fe_gradcam.explaining.settings import settings_of
 from fe_gradcam.explaining.views import Smooth
@@ -192,7 +192,7 @@ def checked_codes(name: str, ignore: Any) -> list[Any]:
     for code in left_out:
         if code not in TESTS:
             raise UnknownNameError(
-                f"{name}={code!r} is no code{nearest(str(code), TESTS)} Accepted: {', '.join(TESTS)}."
+                f"{name}={in_short(code)} is no code{nearest(str(code), TESTS)} Accepted: {', '.join(TESTS)}."
             )
     return left_out
 

@@ -18,7 +18,7 @@ from scipy.special import expit, log_softmax
 
 from fe_gradcam.backends import backend_for, last_layer_of
 from fe_gradcam.backends.last import LastLayer
-from fe_gradcam.errors import Argument, ArgumentError
+from fe_gradcam.errors import Argument, ArgumentError, in_short
 from fe_gradcam.parameters import one_of, whole
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.objects import object_masks
@@ -88,7 +88,7 @@ def retrain_head(
     for name, value, least in (("copies", copies, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
         whole(name, value, least)
     if not isinstance(penalty, Real) or not 0 <= penalty < np.inf:
-        raise ArgumentError(Argument("penalty", repr(penalty)), " is not accepted. Accepted: a number from 0.")
+        raise ArgumentError(Argument("penalty", in_short(penalty)), " is not accepted. Accepted: a number from 0.")
     one_of("empty", empty, get_args(Empty))
     inputs = Inputs.of(images).checked().in_torch()
     channels_first = backend_for(model, model_output).channels_first

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
-from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
+from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, in_short, nearest
 from fe_gradcam.files import FilePath
 from fe_gradcam.verdicts.lettering import lettering
 
@@ -173,7 +173,7 @@ def stamps_by_name(asked: StampSpec) -> Iterator[tuple[str, Any]]:
     for name, given in names.items():
         if given is None and name not in TEXT_STAMPS:
             said = f" is no text stamp{nearest(name, TEXT_STAMPS)} Accepted: {', '.join(TEXT_STAMPS)}; or a dict "
-            raise UnknownNameError(Argument("stamps", repr(name)), f"{said}{{name: picture}}.")
+            raise UnknownNameError(Argument("stamps", in_short(name)), f"{said}{{name: picture}}.")
         yield name, given
 
 
@@ -189,14 +189,15 @@ def _read(name: str, given: Any) -> Ink:
                 array = image.convert("RGBA")
         except OSError as error:
             raise ArgumentError(
-                f"stamps: the file of {name!r} cannot be read ({error}). Pass a picture's path."
+                f"stamps: the file of {in_short(name)} cannot be read ({error}). Pass a picture's path."
             ) from error
     array = np.asarray(array)
     reach = 255 if array.dtype == np.uint8 else 1
     fits = array.ndim == 3 and array.shape[2] in (3, 4) and array.size > 0 and array.dtype.kind in "uf"
     if not fits or not (array.min() >= 0 and array.max() <= reach):
         raise ArgumentError(
-            f"stamps: {name!r} has shape {array.shape} and dtype {array.dtype}. Accepted: a picture (h, w, 3), or "
+            f"stamps: {in_short(name)} has shape {array.shape} and dtype {array.dtype}. Accepted: a picture (h, w, 3), "
+            "or "
             "(h, w, 4) with its opacity, of bytes or of floats from 0 to 1; a file's path; or a pair (stamp, control)."
         )
     values = array.astype(np.float32) / reach
@@ -210,5 +211,5 @@ def _per_channel(name: str, given: ArrayLike | None, default: float, pictures: T
     if numbers.size not in (1, channels) or not np.isfinite(numbers).all() or (name == "std" and (numbers <= 0).any()):
         above = " above 0" * (name == "std")
         said = f" is not accepted. Accepted: a number{above}, or one for each of the {channels} channels."
-        raise ArgumentError(Argument(name, repr(given)), said)
+        raise ArgumentError(Argument(name, in_short(given)), said)
     return torch.from_numpy(np.resize(numbers, channels)).to(pictures)[:, None, None]

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fe_gradcam.backends import backend_for
-from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
+from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, in_short, nearest
 from fe_gradcam.files import FilePath
 from fe_gradcam.metrics.asked import answers_of
 from fe_gradcam.parameters import fraction, knows_its_keywords, whole
@@ -118,7 +118,7 @@ class Reaction:
                 f", it was left out: {self.left_out[stamp]}." if stamp in self.left_out else nearest(stamp, self.stamps)
             )
             said = f" is not in the table{why} Accepted: {', '.join(self.stamps) or 'none, for all were left out'}."
-            raise UnknownNameError(Argument("stamp", repr(stamp)), said)
+            raise UnknownNameError(Argument("stamp", in_short(stamp)), said)
         lift, error, rank = (table[self.stamps.index(stamp)] for table in (self.lift, self.error, self.rank))
         first = np.argsort(rank)[: whole("n", n, 1)].tolist()
         named = ((one, self.names.get(one, f"class {one}")) for one in first)
@@ -344,7 +344,7 @@ def _places(asked: str | Sequence[Any]) -> dict[str, tuple[float, float]]:
             found[place] = SPOTS[place]
         else:
             said = f" is no place{nearest(place, SPOTS)} Accepted: {', '.join(SPOTS)}; or two numbers from 0 to 1."
-            raise ArgumentError(Argument("places", repr(place)), said)
+            raise ArgumentError(Argument("places", in_short(place)), said)
     if not found:
         raise ArgumentError("places is empty; at least one place is needed.")
     return found
@@ -360,5 +360,5 @@ def _is_pair(place: Any) -> bool:
 def _above_zero(name: str, value: Any) -> float:
     number = fraction(name, value)
     if not number:
-        raise ArgumentError(Argument(name, repr(value)), " is not accepted. Accepted: a number above 0, to 1.")
+        raise ArgumentError(Argument(name, in_short(value)), " is not accepted. Accepted: a number above 0, to 1.")
     return number

@@ -13,7 +13,7 @@ from fastestimator.op.tensorop.model import ModelOp
 from fastestimator.util.traceability_util import traceable
 
 from fe_gradcam.backends import backend_for
-from fe_gradcam.errors import ArgumentError, CamWarning, UnsupportedModelError
+from fe_gradcam.errors import ArgumentError, CamWarning, UnsupportedModelError, in_short
 from fe_gradcam.integrations.fastestimator import compat
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.types import Layer, LayerRef, Target, TargetSpec
@@ -61,13 +61,13 @@ class LayerGradientOp(ModelOp):
     ) -> None:
         if isinstance(outputs, str) or len(list(outputs)) != 3:
             raise ArgumentError(
-                f"outputs={outputs!r} is not accepted. Accepted: three keys, for the predictions, the activations and "
-                "the gradients."
+                f"outputs={in_short(outputs)} is not accepted. Accepted: three keys, for the predictions, the "
+                "activations and the gradients."
             )
         if isinstance(target, TargetSpec):
             raise ArgumentError(
-                f"target={target!r} is not accepted here. Accepted: None, a class id, a key of the batch with class "
-                "ids, or a callable. GradCAM(images=..., model=model, targets=...) takes the others."
+                f"target={in_short(target)} is not accepted here. Accepted: None, a class id, a key of the batch with "
+                "class ids, or a callable. GradCAM(images=..., model=model, targets=...) takes the others."
             )
         if isinstance(model, torch.nn.DataParallel):
             raise UnsupportedModelError(

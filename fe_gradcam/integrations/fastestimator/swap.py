@@ -10,7 +10,7 @@ from fastestimator.op.numpyop.numpyop import NumpyOp
 from fastestimator.util.traceability_util import traceable
 from numpy.typing import NDArray
 
-from fe_gradcam.errors import Argument, ArgumentError
+from fe_gradcam.errors import Argument, ArgumentError, in_short
 from fe_gradcam.integrations.fastestimator import compat
 from fe_gradcam.spec.objects import object_masks
 from fe_gradcam.verdicts.swap import Empty, Grounds, drawn_donors, swappable
@@ -67,7 +67,9 @@ class SwapSurroundings(NumpyOp):
     ) -> None:
         for name, key in (("inputs", inputs), ("outputs", outputs)):
             if not isinstance(key, str):
-                raise ArgumentError(Argument(name, repr(key)), " is not accepted. Accepted: one key, of the images.")
+                raise ArgumentError(
+                    Argument(name, in_short(key)), " is not accepted. Accepted: one key, of the images."
+                )
         if masks is None and boxes is None:
             raise ArgumentError(
                 "SwapSurroundings does not know where the objects are. Pass a key of the batch as ",
@@ -78,11 +80,11 @@ class SwapSurroundings(NumpyOp):
             )
         if not 0 <= probability <= 1:
             raise ArgumentError(
-                Argument("probability", repr(probability)), " is not accepted. Accepted: a number from 0 to 1."
+                Argument("probability", in_short(probability)), " is not accepted. Accepted: a number from 0 to 1."
             )
         if empty not in get_args(Empty):
             raise ArgumentError(
-                Argument("empty", repr(empty)),
+                Argument("empty", in_short(empty)),
                 f" is not accepted. Accepted: {', '.join(map(repr, get_args(Empty)))}.",
             )
         keys = [inputs, *(key for key in (masks, boxes) if key is not None)]

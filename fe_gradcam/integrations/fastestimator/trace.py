@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.drawing.sheet import Look
-from fe_gradcam.errors import ArgumentError, CamError, UnknownNameError, nearest
+from fe_gradcam.errors import ArgumentError, CamError, UnknownNameError, in_short, nearest
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.explaining.views import Smooth
 from fe_gradcam.integrations.fastestimator import compat, warmup
@@ -487,7 +487,7 @@ def _on_device_of(network: Any, model: Any) -> Iterator[None]:
 def _key(name: str, value: Any) -> str:
     """A key of the batch."""
     if not isinstance(value, str) or not value:
-        raise ArgumentError(f"{name}={value!r} is not accepted. Accepted: a key of the batch, as a string.")
+        raise ArgumentError(f"{name}={in_short(value)} is not accepted. Accepted: a key of the batch, as a string.")
     return value
 
 
