@@ -16,6 +16,7 @@ from fe_gradcam.explaining.route import Explanation, explained
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.methods import METHODS, CamMethod
 from fe_gradcam.parameters import one_of, whole
+from fe_gradcam.spec.arrays import array_of, listed
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.layers import convolution_layer
 from fe_gradcam.spec.resolved import resolve_target
@@ -182,17 +183,21 @@ def _image(sample: Any, at: int) -> tuple[Any, ...]:
     if not isinstance(sample, Mapping):
         raise ArgumentError(f"dl_sample[{at}] is a {type(sample).__name__}; a dict with the key 'image' is needed.")
     if "image" not in sample:
-        raise ArgumentError(
-            f"dl_sample[{at}] has no key 'image'; its keys are: {', '.join(map(str, sample)) or 'none'}."
-        )
+        raise ArgumentError(f"dl_sample[{at}] has no key 'image'; its keys are: {_in_words(sample) or 'none'}.")
     parts = sample["image"] if isinstance(sample["image"], tuple) else (sample["image"],)
-    arrays = tuple(part if hasattr(part, "shape") else np.asarray(part) for part in parts)
+    arrays = tuple(
+        part if hasattr(part, "shape") else array_of(f"dl_sample[{at}]['image']", part, "an image.") for part in parts
+    )
     if not arrays or len(max((array.shape for array in arrays), key=len)) not in (3, 4):
         raise ArgumentError(
             f"dl_sample[{at}]['image'] has shape {[tuple(array.shape) for array in arrays]}; one image without the "
             "batch axis is needed: (C, H, W) for PyTorch, (H, W, C) for Keras, for volumes with a depth before H."
         )
     return arrays
+
+
+def _in_words(keys: Any) -> str:
+    return ", ".join(map(in_short, listed("dl_sample", keys, "a dict with the key 'image'.")))
 
 
 def _of_one_size(images: Sequence[tuple[Any, ...]], most: int) -> list[list[int]]:
@@ -204,6 +209,6 @@ def _of_one_size(images: Sequence[tuple[Any, ...]], most: int) -> list[list[int]
 
 
 def _targets(given: Any) -> list[Target]:
-    if isinstance(given, (list, tuple, np.ndarray, range)):
+    if isinstance(given, (list, tuple, range)) or (isinstance(given, np.ndarray) and given.ndim):
         return [int(one) if isinstance(one, np.integer) else one for one in given] or [None]
     return [given]

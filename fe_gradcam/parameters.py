@@ -86,7 +86,8 @@ class Parameter:
             return self.kind is bool and isinstance(value, (bool, np.bool_))
         if self.kind is int and not (isinstance(value, Integral) and int(value) <= LARGEST_WHOLE):
             return False
-        return isinstance(value, Real) and bool(self.within.least <= value <= self.within.most)
+        number: Any = value
+        return isinstance(value, Real) and bool(self.within.least <= number <= self.within.most)
 
     def plain(self, value: Any) -> Any:
         """An accepted value, with NumPy's integers, which overflow, turned into Python's own."""
@@ -103,6 +104,23 @@ def whole(name: str, value: Any, least: int, none: str = "", most: float = LARGE
 def fraction(name: str, value: Any) -> float:
     """The value as a number from 0 to 1, or ArgumentError."""
     return float(_checked(Parameter(name, 0, float, Within(0, 1)), value))
+
+
+def level(name: str, value: Any) -> float:
+    """The value as a finite number from 0, or ArgumentError."""
+    return float(_checked(Parameter(name, 0, float, Within(0)), value))
+
+
+def flag(name: str, value: Any) -> bool:
+    """The value as True or False, or ArgumentError."""
+    return bool(_checked(Parameter(name, False, bool), value))
+
+
+def checked_text(name: str, value: Any) -> str:
+    """The value as text, or ArgumentError."""
+    if not isinstance(value, str):
+        raise ArgumentError(Argument(name, in_short(value)), " is not accepted. Accepted: a string.")
+    return "".join(value)
 
 
 def one_of(name: str, value: Any, accepted: Collection[Any]) -> None:

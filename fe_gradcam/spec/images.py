@@ -50,7 +50,11 @@ class Inputs:
     def checked(self) -> Inputs:
         """The same inputs, in a form that all frameworks know; raises ArgumentError if they are no batch of images."""
         shapes = [_shape_of(part) for part in self.parts]
-        if not shapes or any(len(shape) < 1 or None in shape for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
+        if (
+            not shapes
+            or any(len(shape) < 1 or None in shape for shape in shapes)
+            or len({shape[0] for shape in shapes}) != 1
+        ):
             raise ArgumentError(
                 f"images holds shapes {shapes}. Pass an array (N, C, H, W) or (N, H, W, C), in the layout of the "
                 "model, or a tuple of arrays with the same N if the model has several inputs."
@@ -166,6 +170,8 @@ def _numbers(part: Any, is_picture: bool) -> Any:
     if not isinstance(part, (Tensor, np.ndarray)) and not _can_be_read(part):
         said = f" is a {type(part).__name__}, and its numbers cannot be read. Pass an array or tensor with its values."
         raise ArgumentError(Argument("images"), said)
+    if not hasattr(type(part), "__len__"):  # a variable of TensorFlow
+        part = part.numpy()
     name = getattr(part.dtype, "name", str(part.dtype).removeprefix("torch."))
     if name not in NUMBERS:
         raise ArgumentError(

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, TypeGuard
 
 import numpy as np
 
 from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, in_short, nearest
-from fe_gradcam.parameters import LARGEST_WHOLE, one_of, whole
+from fe_gradcam.parameters import LARGEST_WHOLE, level, one_of, whole
 from fe_gradcam.spec.arrays import listed
 from fe_gradcam.types import ClassNames, Target, TargetSpec
-
 
 MOST_RANKS = 1_000_000
 """The most targets that are made at once."""
@@ -72,12 +71,12 @@ class Contrast(TargetSpec):
 
     def __post_init__(self) -> None:
         whole("rivals", self.rivals, 1)
-        number = isinstance(self.strength, Real) and not isinstance(self.strength, bool)
-        if not number or not 0 <= self.strength < float("inf"):
-            raise ArgumentError(f"strength={in_short(self.strength)} is not accepted. Accepted: a number from 0.")
+        level("strength", self.strength)
         others = self.against
         if isinstance(others, (Sequence, np.ndarray)) and not isinstance(others, str):
-            object.__setattr__(self, "against", tuple(others))
+            object.__setattr__(
+                self, "against", tuple(listed("against", others, "a class, a list of classes, or None."))
+            )
         for one in (*(() if self.of is None else (self.of,)), *self._others()):
             if not isinstance(one, str) and not _is_id(one):
                 raise ArgumentError(f"Contrast: {in_short(one)} is no class. Accepted: an id from 0, a name or None.")

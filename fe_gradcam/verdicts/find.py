@@ -14,6 +14,7 @@ from fe_gradcam.explaining.route import explain, explained
 from fe_gradcam.explaining.settings import settings_of
 from fe_gradcam.explaining.views import Smooth
 from fe_gradcam.parameters import knows_its_keywords
+from fe_gradcam.spec.arrays import array_of, listed
 from fe_gradcam.spec.images import Inputs, host_rows
 from fe_gradcam.spec.objects import object_masks
 from fe_gradcam.spec.outputs import ModelOutput
@@ -188,11 +189,13 @@ def checked_codes(name: str, ignore: Any) -> list[Any]:
     Raises:
         UnknownNameError: There is no such code.
     """
-    left_out: list[Any] = [ignore] if isinstance(ignore, str) else list(ignore or ())
+    left_out = (
+        [] if ignore is None else [ignore] if isinstance(ignore, str) else listed(name, ignore, "a list of codes.")
+    )
     for code in left_out:
-        if code not in TESTS:
+        if not isinstance(code, str) or code not in TESTS:
             raise UnknownNameError(
-                f"{name}={in_short(code)} is no code{nearest(str(code), TESTS)} Accepted: {', '.join(TESTS)}."
+                f"{name}={in_short(code)} is no code{nearest(code, TESTS)} Accepted: {', '.join(TESTS)}."
             )
     return left_out
 
@@ -258,13 +261,11 @@ def _checked_labels(labels: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
     Raises:
         ArgumentError: They have another shape, or are no whole numbers.
     """
-    given = np.asarray(host_rows(labels) if np.ndim(labels) else labels)
+    accepted = f"({shape[0]},) class ids, or {shape} of 0 and 1 if an image may be of several classes."
+    given = array_of("labels", labels, accepted)
     if given.shape == (shape[0], 1) and shape[1] > 1:
         given = given[:, 0]
-    whole = given.dtype.kind in "iub" or (given.dtype.kind == "f" and bool((given == np.rint(given)).all()))
+    whole = given.dtype.kind in "iub" or bool((given == np.rint(given)).all())
     if given.shape not in ((shape[0],), shape) or not whole:
-        raise ArgumentError(
-            f"labels has shape {given.shape} and dtype {given.dtype}; ({shape[0]},) class ids are needed, or {shape} "
-            "of 0 and 1 if an image may be of several classes."
-        )
+        raise ArgumentError(f"labels has shape {given.shape} and dtype {given.dtype}. Accepted: {accepted}")
     return given.astype(np.int64)

@@ -7,7 +7,6 @@ surroundings are exchanged instead, so nobody has to know the groups.
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any, get_args
 
 import numpy as np
@@ -18,8 +17,9 @@ from scipy.special import expit, log_softmax
 
 from fe_gradcam.backends import backend_for, last_layer_of
 from fe_gradcam.backends.last import LastLayer
-from fe_gradcam.errors import Argument, ArgumentError, in_short
-from fe_gradcam.parameters import one_of, whole
+from fe_gradcam.errors import Argument, ArgumentError
+from fe_gradcam.parameters import LARGEST_WHOLE, level, one_of, whole
+from fe_gradcam.spec.arrays import array_of
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.objects import object_masks
 from fe_gradcam.spec.outputs import ModelOutput
@@ -31,6 +31,9 @@ FILLED_IN = 256
 
 PENALTY = 1e-2
 """Half of the factor of the squared weights, relative to the mean loss, on features of standard deviation 1."""
+
+MOST_COPIES = 10_000
+"""The most surroundings that one image is shown in."""
 
 FIRST = 8
 """With so many images the last layer is found."""
@@ -85,10 +88,13 @@ def retrain_head(
         ArgumentError: Neither masks nor boxes are given; labels do not fit; a class of the model has no image.
         UnsupportedModelError: The last layer is not linear, or the model cannot be copied.
     """
-    for name, value, least in (("copies", copies, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
-        whole(name, value, least)
-    if not isinstance(penalty, Real) or not 0 <= penalty < np.inf:
-        raise ArgumentError(Argument("penalty", in_short(penalty)), " is not accepted. Accepted: a number from 0.")
+    for name, value, least, most in (
+        ("copies", copies, 1, MOST_COPIES),
+        ("batch_size", batch_size, 1, LARGEST_WHOLE),
+        ("seed", seed, 0, LARGEST_WHOLE),
+    ):
+        whole(name, value, least, most=most)
+    penalty = level("penalty", penalty)
     one_of("empty", empty, get_args(Empty))
     inputs = Inputs.of(images).checked().in_torch()
     channels_first = backend_for(model, model_output).channels_first
@@ -127,7 +133,7 @@ def _pairs(masks: NDArray[np.bool_], copies: int, empty: Empty, generator: np.ra
 
 def _wanted(labels: ArrayLike, count: int, last: LastLayer) -> tuple[NDArray[np.float64], bool]:
     """The labels as a table (N, C) of 0 and 1, and whether each class is told by itself, by a sigmoid."""
-    given = np.asarray(labels.detach().cpu() if isinstance(labels, torch.Tensor) else labels)
+    given = array_of("labels", labels, f"class ids ({count},), or a table of 0 and 1.")
     table = given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given
     classes = last.weights.shape[1]
     if table.ndim == 1 and table.dtype.kind in "buif" and bool(np.isin(table, np.arange(max(classes, 2))).all()):

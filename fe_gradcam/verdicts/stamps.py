@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from textwrap import fill
 from typing import Any, NamedTuple, cast
 
@@ -29,6 +30,7 @@ from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, in_shor
 from fe_gradcam.files import FilePath
 from fe_gradcam.metrics.asked import answers_of
 from fe_gradcam.parameters import fraction, knows_its_keywords, whole
+from fe_gradcam.spec.arrays import listed
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.targets import names_by_id
@@ -337,7 +339,8 @@ def _apart(controls: Sequence[Tensor]) -> float:
 def _places(asked: str | Sequence[Any]) -> dict[str, tuple[float, float]]:
     """The places by name."""
     found = {}
-    for place in [asked] if isinstance(asked, str) or _is_pair(asked) else asked:
+    one = isinstance(asked, str) or _is_pair(asked)
+    for place in [asked] if one else listed("places", asked, f"{', '.join(SPOTS)}; or two numbers from 0 to 1."):
         if _is_pair(place):
             found[f"{place[0]:.0%} across and {place[1]:.0%} down"] = float(place[0]), float(place[1])
         elif isinstance(place, str) and place in SPOTS:
@@ -354,7 +357,7 @@ def _is_pair(place: Any) -> bool:
     """Whether this is a place by two numbers from 0 to 1."""
     if not isinstance(place, (tuple, list)) or len(place) != 2:
         return False
-    return all(isinstance(one, (int, float)) and 0 <= one <= 1 for one in place)
+    return all(isinstance(one, Real) and 0 <= float(one) <= 1 for one in place)
 
 
 def _above_zero(name: str, value: Any) -> float:

@@ -59,7 +59,8 @@ def subjects() -> list[Subject]:
         if callable(value):
             found.append(Subject(name, value, inspect.signature(value), inspect.isclass(value)))
         else:
-            found.append(Subject(f"{name}.find", value.find, inspect.signature(value.find)))
+            asked, *_ = inspect.signature(value.find).parameters.values()
+            found.append(Subject(f"{name}.find", value.find, inspect.Signature([asked])))
     return found
 
 
@@ -93,7 +94,9 @@ def ending(subject: Subject, given: dict[str, Any], seconds: float = SECONDS) ->
     try:
         with warnings.catch_warnings(), _limited(seconds), redirect_stdout(StringIO()), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            subject.called(*positional, **given)
+            result = subject.called(*positional, **given)
+            if isinstance(result, fe_gradcam.Picture) and not subject.constructs:
+                assert result.rgb.size
     except CamError as error:
         return ("refused", "") if _can_be_read(error) else ("unreadable", _where(error))
     except valid.OwnError:
@@ -119,7 +122,8 @@ def _inside_the_model(error: BaseException) -> bool:
     for frame in traceback.extract_tb(error.__traceback__):
         ours = "/fe_gradcam/" in frame.filename and frame.name != "__torch_function__"
         behind = [] if ours else [*behind, frame.filename]
-    return any(file.endswith(MODELS) for file in behind) and "/fe_gradcam/" not in behind[-1]
+    by_us = bool(behind) and "/fe_gradcam/" in behind[-1] and not isinstance(error, RuntimeError)
+    return any(file.endswith(MODELS) for file in behind) and not by_us
 
 
 def _can_be_read(error: CamError) -> bool:

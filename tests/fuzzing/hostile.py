@@ -52,14 +52,14 @@ class Unspoken:
 
 
 class Boundless:
-    """A sequence by its methods, which says that it is empty, and holds ones without end."""
+    """A sequence by its methods, which says that it is empty, and holds many ones."""
 
     def __len__(self) -> int:
         return 0
 
     def __getitem__(self, at: int) -> int:
         if isinstance(at, int) and at > ENOUGH:
-            raise HungError("read without end")
+            raise IndexError(at)
         return 1
 
 
