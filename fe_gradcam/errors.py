@@ -101,8 +101,20 @@ def in_short(value: object) -> str:
         said = repr(value)
     except Exception:  # of the user's object, or of an integer with thousands of digits
         return f"<{type(value).__name__}>"
-    plain = "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in said[:MOST_SHOWN])
+    plain = printable(said[:MOST_SHOWN], keep="\n")
     return f"{plain} ..." if len(said) > MOST_SHOWN else plain
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""The text with all that is no letter escaped, as it may move a terminal's cursor; but what `keep` holds.
+
+    Example:
+        >>> printable("a\x1b[2J\nb")
+        'a\\x1b[2J\\nb'
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in keep else ascii(one)[1:-1] for one in text)
 
 
 def nearest(name: object, known: Iterable[str], count: int = 3) -> str:

@@ -53,6 +53,7 @@ class GenParam:
             return cls(Settings())
         if not isinstance(given, Mapping):
             raise ArgumentError(f"gen_param is a {type(given).__name__}. Accepted: a dict of settings, or None.")
+        given = {key: given[key] for key in listed("gen_param", given, "a dict of settings, or None.")}
         known = (*OWN, *SHARED)
         for key in given:
             if key not in known:

@@ -165,7 +165,7 @@ def as_explained(
         raise ArgumentError("images is a Heatmap: pass the images first, and then the heatmaps.")
     several = [heatmaps] if isinstance(heatmaps, Heatmap) else listed("heatmaps", heatmaps, HEATMAPS)
     array = array_of("images", images, f"{IMAGES}.")
-    if array.ndim not in (3, 4):
+    if array.ndim not in (3, 4) or not array.size:
         raise ArgumentError(f"images has shape {array.shape}. Accepted: {IMAGES}. Add the batch axis: images[None].")
     _check(several, array)
     named = None if ids is None else _ids(ids, len(array))

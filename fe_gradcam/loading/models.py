@@ -18,6 +18,9 @@ from typing import Any, Literal, TypeAlias
 from fe_gradcam.errors import Argument, ArgumentError, UnsupportedModelError, in_one_line, nearest
 from fe_gradcam.loading.weights import KERAS_FILES, load_keras_weights, load_torch_weights, type_of
 
+MOST_METADATA = 1_000_000
+"""Bytes that are read of what a file says of itself."""
+
 Framework: TypeAlias = Literal["torch", "keras"]
 
 
@@ -88,7 +91,8 @@ def _from_keras_file(path: Path) -> Any:
             needed = " needs TensorFlow, which cannot be imported. Run: pip install 'fe_gradcam[keras]'"
             raise _refused(str(path), needed) from error
         try:
-            return keras.models.load_model(path, compile=False)
+            with _safe_mode(package):
+                return keras.models.load_model(path, compile=False)
         except Exception as error:
             failed.append(error)
     raise _refused(
@@ -98,6 +102,14 @@ def _from_keras_file(path: Path) -> Any:
         Argument("weights", ""),
         ".",
     ) from failed[0]
+
+
+def _safe_mode(package: str) -> Any:
+    """Refuses the code of Lambda layers, which a file holds as bytecode; Keras 2 does so for ``.keras`` files alone."""
+    for place in ("src.saving", "saving"):  # Keras 2.13 and later; earlier ones
+        with suppress(ImportError):
+            return importlib.import_module(f"{package}.{place}.serialization_lib").SafeModeScope(True)
+    raise ImportError(f"{package} has no safe mode, so a file may run code of its own: install a newer one")
 
 
 def _kerases_for(path: Path) -> list[str]:
@@ -111,8 +123,8 @@ def _written_by(path: Path) -> int:
     said: Any = None
     with suppress(Exception):  # what is wrong with the file is said where it is loaded
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                said = json.loads(archive.read("metadata.json"))["keras_version"]
+            with zipfile.ZipFile(path) as archive, archive.open("metadata.json") as member:
+                said = json.loads(member.read(MOST_METADATA))["keras_version"]
         else:
             with importlib.import_module("h5py").File(path) as file:
                 said = file.attrs["keras_version"]

@@ -151,9 +151,11 @@ class Options:
         self.settings = replace(self.settings, class_names=self.classes.names)
         self.frequency = whole("frequency", self.frequency, 1)
         if self.save_dir is not None:
-            if not isinstance(self.save_dir, (str, os.PathLike)):
-                raise ArgumentError(f"save_dir={in_short(self.save_dir)} is not accepted. Accepted: a path, or None.")
-            self.save_dir = Path(self.save_dir).expanduser().resolve()
+            try:
+                self.save_dir = Path(self.save_dir).expanduser().resolve()
+            except (TypeError, ValueError, RuntimeError, OSError) as error:  # no path, a NUL, no home, a loop of links
+                said = f"save_dir={in_short(self.save_dir)} is not accepted. Accepted: a path, or None."
+                raise ArgumentError(said) from error
         one_of("on_error", self.on_error, ("warn", "raise"))
         if not isinstance(self.track, bool):
             raise ArgumentError(f"track={in_short(self.track)} is not accepted. Accepted: True or False.")

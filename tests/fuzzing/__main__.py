@@ -1,4 +1,4 @@
-"""The full run: ``python -m tests.fuzzing [--calls 5000] [--only explain] [--seed 0]``; prints a table of how calls ended."""
+"""The full run: ``python -m tests.fuzzing [--calls 5000] [--only explain] [--seed 0]``; prints how calls ended."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def main() -> int:
             tallies[one.name] = fuzz(one, count, asked.seed, Path(folder), seconds=asked.seconds)
             _say(one.name, tallies[one.name], time.monotonic() - began)
             if one.name == "explain":
-                began = time.monotonic()
-                tallies["explain, Keras"] = fuzz(one, count // 10, asked.seed + 1, Path(folder), keras_model(), asked.seconds)
+                began, net = time.monotonic(), keras_model()
+                tallies["explain, Keras"] = fuzz(one, count // 10, asked.seed + 1, Path(folder), net, asked.seconds)
                 _say("explain, Keras", tallies["explain, Keras"], time.monotonic() - began)
     faults = [fault for tally in tallies.values() for fault in tally.faults]
     for place, times in Counter(end.partition(" at ")[2].partition(": ")[0] for _, end in faults).most_common():

@@ -185,7 +185,8 @@ HELD: list[Callable[[], Any]] = [
     lambda: range(3), lambda: range(10**12), lambda: (one for one in range(3)), endless, lambda: iter("ab"),
     lambda: frozenset({1}), lambda: nested(50), lambda: nested(3000), holds_itself, lambda: LiesAboutItsLength([1, 2]),
     lambda: RaisingDict(a=1), lambda: ["a"] * 1000, lambda: (0, 1), lambda: ("grad_cam", {"x": 1}),
-    lambda: ("score_cam", {1: 2}), lambda: ("grad_cam", None), lambda: slice(None), lambda: zip("ab", "cd", strict=True),
+    lambda: ("score_cam", {1: 2}), lambda: ("grad_cam", None), lambda: slice(None),
+    lambda: zip("ab", "cd", strict=True),
 ]  # fmt: skip
 
 ARRAYS: list[Callable[[], Any]] = [
@@ -213,9 +214,11 @@ TENSORS: list[Callable[[], Any]] = [
     lambda: torch.full((2, 3, 8, 8), torch.nan), lambda: torch.zeros(2, 3, 8, 8, dtype=torch.bfloat16),
     lambda: torch.zeros(2, 3, 8, 8, dtype=torch.float8_e4m3fn), lambda: torch.zeros(2, 3, 8, 8, dtype=torch.int64),
     lambda: torch.quantize_per_tensor(torch.zeros(2, 3, 8, 8), 0.1, 0, torch.quint8), lambda: torch.tensor([0, 1]),
-    lambda: torch.zeros(2, 8, 8).to_sparse(), lambda: torch.zeros(2, device="meta"), lambda: torch.zeros(2, 3, 8, 8).conj(),
+    lambda: torch.zeros(2, 8, 8).to_sparse(), lambda: torch.zeros(2, device="meta"),
+    lambda: torch.zeros(2, 3, 8, 8).conj(),
     lambda: torch.nested.nested_tensor([torch.zeros(3, 8, 8), torch.zeros(3, 9, 9)]),
-    lambda: torch.nn.Parameter(torch.zeros(2, 3, 8, 8)), lambda: tf.zeros((2, 3, 8, 8)), lambda: tf.constant(["a", "b"]),
+    lambda: torch.nn.Parameter(torch.zeros(2, 3, 8, 8)), lambda: tf.zeros((2, 3, 8, 8)),
+    lambda: tf.constant(["a", "b"]),
     lambda: tf.Variable(tf.zeros((2, 3, 8, 8))), lambda: tf.ragged.constant([[1], [2, 3]]),
     lambda: tf.sparse.from_dense(tf.zeros((2, 3))), lambda: tf.keras.Input((8, 8, 3)), lambda: tf.zeros((2, 8, 8, 3)),
     lambda: tf.TensorSpec((2, 3, 8, 8)), lambda: torch.zeros(2, 3, 8, 8, dtype=torch.uint16),
@@ -226,7 +229,7 @@ OBJECTS: list[Callable[[], Any]] = [
     lambda: None, object, Trap, Unspoken, Boundless, NoTruth, NoArray, Slow, lambda: Trap, lambda: raises,
     lambda: lambda *given: None, lambda: lambda output: output, lambda: returns_text, lambda: np, lambda: Ellipsis,
     lambda: NotImplemented, lambda: datetime(2020, 1, 1), lambda: ValueError("x"), lambda: torch.float32,
-    lambda: torch.device("cpu"), torch.nn.Identity, torch.nn.ReLU, 
+    lambda: torch.device("cpu"), torch.nn.Identity, torch.nn.ReLU,
     OwnModel, lambda: random.Random(0), lambda: property(len),
 ]  # fmt: skip
 
@@ -235,7 +238,7 @@ EVERY: list[Callable[[], Any]] = [*NUMBERS, *WORDS, *HELD, *ARRAYS, *TENSORS, *O
 
 
 def one(draw: random.Random, fitting: Callable[[], Any]) -> Any:
-    """A hostile value: of the kind that fits, of any, or one of them in a list, in a dict, or beside a fitting value."""
+    """A hostile value: of the kind that fits, of any, or one of them in a list, a dict, or beside a fitting value."""
     beside, way = fitting(), draw.randrange(16)
     pool = EVERY if way < 10 else _of_the_kind_of(beside)
     value = draw.choice(pool)()

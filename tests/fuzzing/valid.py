@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
-from types import SimpleNamespace
 from typing import Any, get_args
 
 import fe_gradcam.integrations.fastestimator  # isort: skip - has the host find Keras 2 under tf.keras
@@ -18,6 +17,7 @@ import torch
 
 import fe_gradcam
 from fe_gradcam.types import Scaling
+from fe_gradcam.verdicts.atlas import Atlas
 
 PICTURES = np.random.default_rng(0).random((2, 3, 8, 8), np.float32)
 """(N, C, H, W)."""
@@ -96,7 +96,7 @@ BY_NAME: dict[str, tuple[Callable[[], Any], ...]] = {
     "dl_sample": (lambda: {"image": PICTURES[0]}, lambda: [{"image": one} for one in PICTURES]),
     "heatmaps": (heatmap, lambda: [heatmap()]),
     "heatmap": (heatmap, lambda: PICTURES[:, 0]),
-    "method": (lambda: "grad_cam", lambda: "score_cam", lambda: ("smooth_grad_cam_plus_plus", {"samples": 2}), lambda: "cam"),
+    "method": (lambda: "grad_cam", lambda: "score_cam", lambda: ("ss_cam", {"samples": 2}), lambda: "cam"),
     "methods": (lambda: ["grad_cam"], lambda: ["eigen_cam", ("is_cam", {"samples": 2})], lambda: "occlusion"),
     "layer": (lambda: "0", lambda: 1, lambda: ["0", "1"]),
     "layers": (lambda: ["0", None],),
@@ -132,7 +132,7 @@ BY_NAME: dict[str, tuple[Callable[[], Any], ...]] = {
     "class_id": (lambda: 0,),
     "mask": (lambda: MASKS,),
     "grid": (lambda: atlas_picture().grid,),
-    "atlas": (lambda: SimpleNamespace(classes={}),),
+    "atlas": (lambda: Atlas.of(heatmap(), np.zeros((2, 8, 8, 3), np.uint8)),),
     "select": (lambda: "first", lambda: [0, 1]),
     "given": (lambda: PICTURES[0],),
     "changed": (lambda: PICTURES[0],),
