@@ -125,7 +125,7 @@ def test_names_move_no_cursor_and_run_nothing(here: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
 def test_names_that_are_no_text_are_written_as_json(here: Path) -> None:
     Path("squares.png").rename(os.fsdecode(b"\xff\xfe.png"))
-    run("explain", "nets:Colours", ".", *SIZED)
+    run("explain", "nets:Colours", ".", *SIZED, "--report")
     (entry,) = results_of(here / "fe_gradcam_output")["images"]
     assert entry["file"].encode("utf-8", "surrogateescape") == b"\xff\xfe.png"
 
@@ -193,9 +193,28 @@ def test_a_model_with_code_inside_is_refused(here: Path, name: str, ending: str)
     assert not Path("ran").exists()
 
 
+@pytest.mark.parametrize("name", KERASES)
+def test_a_model_that_names_a_module_is_refused(here: Path, name: str) -> None:
+    keras = KERASES[name]
+    inputs = keras.Input((16, 16, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(inputs))
+    keras.Model(inputs, keras.layers.Dense(2)(pooled)).save("plain.keras")
+    Path("beside.py").write_text("from pathlib import Path\nPath('ran').mkdir()\nFunctional = Path\n")
+    with zipfile.ZipFile("plain.keras") as plain, zipfile.ZipFile("names.keras", "w") as changed:
+        for member in plain.namelist():
+            data = plain.read(member)
+            if member == "config.json":
+                config = json.loads(data) | {"module": "beside", "registered_name": "Functional"}
+                data = json.dumps(config | {"compile_config": {"class_name": "x", "module": "mine"}}).encode()
+            changed.writestr(member, data)
+    run("layers", "plain.keras")
+    assert "names code outside of Keras, which is not run: the module 'beside'" in refused("names.keras", "squares.png")
+    assert not Path("ran").exists()
+
+
 def test_a_file_that_says_much_of_itself_is_read_in_part(here: Path) -> None:
     with zipfile.ZipFile("much.keras", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("metadata.json", b" " * 50_000_000)
+        archive.writestr("metadata.json", b" " * 60_000_000)
     assert "cannot be loaded as a Keras model" in refused("much.keras", "squares.png")
 
 
