@@ -85,10 +85,9 @@ def _from_keras_file(path: Path) -> Any:
         raise _refused(str(path), " does not exist.")
     foreign = sorted(_foreign_modules(_said_by(path, "config.json", "model_config")))
     if foreign:
-        said = (
-            f" names code outside of Keras, which is not run: the module {foreign[0]!r}. Pass package.module:factory "
-        )
-        raise _refused(str(path), f"{said}that builds the model, and this file as ", Argument("weights", ""), ".")
+        said = f" names code outside of Keras, which is not run: the module {foreign[0]!r}. "
+        more = "Pass package.module:factory that builds the model, and this file as "
+        raise _refused(str(path), said + more, Argument("weights", ""), ".")
     failed: list[Exception] = []
     for package in _kerases_for(path):
         try:
