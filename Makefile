@@ -15,7 +15,7 @@ RUN := $(VENV)/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-quick test-random test-threads test-pinned-host test-browser zoo tutorials lint format benchmarks dist clean
+.PHONY: demo test test-quick test-random test-threads test-pinned-host test-browser fuzz zoo tutorials lint format benchmarks dist clean
 
 # What FastEstimator imports is installed without its pins, which are for Python 3.10 and 3.11 and NumPy 1.
 HOST := fastestimator==1.7.0 albumentations==1.4.1
@@ -99,6 +99,11 @@ $(ZOO)/.ready: setup.cfg
 zoo: $(ZOO)/.ready $(VENV)/.ready
 	$(ZOO)/bin/python -m tests.networks $(WRITE) torchvision timm transformers
 	$(RUN) -m tests.networks $(WRITE) keras
+
+# Hostile arguments for all that is public: "make fuzz SEED=3" draws others, CALLS=500 fewer. The tests have a quick form.
+fuzz: export OMP_NUM_THREADS ?= 1
+fuzz: $(VENV)/.ready
+	$(RUN) -m tests.fuzzing $(if $(CALLS),--calls $(CALLS)) $(if $(SEED),--seed $(SEED))
 
 # The notebooks, in copies; "make tutorials WRITE=--write" stores what they show.
 tutorials: $(VENV)/.ready

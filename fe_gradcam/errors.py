@@ -131,11 +131,42 @@ def said_by(error: BaseException) -> str:
         return f"(its text cannot be made: {type(failure).__name__})"
 
 
+MOST_SHOWN = 300
+"""The most letters of a value in a message."""
+
+
+def in_short(value: object) -> str:
+    """A value in a message: its `repr`, cut if it is long; its type if it cannot say what it is.
+
+    Example:
+        >>> in_short("turbi"), in_short("a" * 1000)[-5:]
+        ("'turbi'", "a ...")
+    """
+    try:
+        said = repr(value)
+    except Exception:  # of the user's object, or of an integer with thousands of digits
+        return f"<{type(value).__name__}>"
+    plain = printable(said[:MOST_SHOWN], keep="\n")
+    return f"{plain} ..." if len(said) > MOST_SHOWN else plain
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""The text with all that is no letter escaped, as it may move a terminal's cursor; but what `keep` holds.
+
+    Example:
+        >>> printable("a\x1b[2J\nb")
+        'a\\x1b[2J\\nb'
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in keep else ascii(one)[1:-1] for one in text)
+
+
 def nearest(name: object, known: Iterable[str], count: int = 3) -> str:
     """The end of a sentence: ``"; did you mean 'layer4', 'layer3'?"``, or ``"."`` if none is near."""
-    names = list(known)
-    written = str(name).lower().replace("++", "_plus_plus").replace("-", "_")  # as Grad-CAM++ is in papers
-    found = [one for one in names if one == written] or get_close_matches(str(name), names, n=count, cutoff=0.4)
+    names, name = list(known), name if type(name) is str else in_short(name)
+    written = name[:MOST_SHOWN].lower().replace("++", "_plus_plus").replace("-", "_")  # as Grad-CAM++ is in papers
+    found = [one for one in names if one == written] or get_close_matches(name[:MOST_SHOWN], names, n=count, cutoff=0.4)
     return f"; did you mean {', '.join(map(repr, found))}?" if found else "."
 
 

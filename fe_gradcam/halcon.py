@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.backends import backend_for
-from fe_gradcam.errors import Argument, ArgumentError, CamError, UnknownNameError, nearest
+from fe_gradcam.errors import Argument, ArgumentError, CamError, UnknownNameError, in_short, nearest
 from fe_gradcam.explaining.results import heatmap_key, inference_entries
 from fe_gradcam.explaining.route import Explanation, explained
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.methods import METHODS, CamMethod
 from fe_gradcam.parameters import one_of, whole
+from fe_gradcam.spec.arrays import array_of, listed
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.layers import convolution_layer
 from fe_gradcam.spec.resolved import resolve_target
@@ -52,11 +53,12 @@ class GenParam:
             return cls(Settings())
         if not isinstance(given, Mapping):
             raise ArgumentError(f"gen_param is a {type(given).__name__}. Accepted: a dict of settings, or None.")
+        given = {key: given[key] for key in listed("gen_param", given, "a dict of settings, or None.")}
         known = (*OWN, *SHARED)
         for key in given:
             if key not in known:
                 raise UnknownNameError(
-                    f"gen_param has no setting {key!r}{nearest(key, known)} Accepted: {', '.join(known)}."
+                    f"gen_param has no setting {in_short(key)}{nearest(key, known)} Accepted: {', '.join(known)}."
                 )
         values = {**given, "scaling": "none"} if given.get("scaling", "none") is None else dict(given)
         own = {name: values.pop(name) for name in OWN if name in values}
@@ -182,17 +184,21 @@ def _image(sample: Any, at: int) -> tuple[Any, ...]:
     if not isinstance(sample, Mapping):
         raise ArgumentError(f"dl_sample[{at}] is a {type(sample).__name__}; a dict with the key 'image' is needed.")
     if "image" not in sample:
-        raise ArgumentError(
-            f"dl_sample[{at}] has no key 'image'; its keys are: {', '.join(map(str, sample)) or 'none'}."
-        )
+        raise ArgumentError(f"dl_sample[{at}] has no key 'image'; its keys are: {_in_words(sample) or 'none'}.")
     parts = sample["image"] if isinstance(sample["image"], tuple) else (sample["image"],)
-    arrays = tuple(part if hasattr(part, "shape") else np.asarray(part) for part in parts)
+    arrays = tuple(
+        part if hasattr(part, "shape") else array_of(f"dl_sample[{at}]['image']", part, "an image.") for part in parts
+    )
     if not arrays or len(max((array.shape for array in arrays), key=len)) not in (3, 4):
         raise ArgumentError(
             f"dl_sample[{at}]['image'] has shape {[tuple(array.shape) for array in arrays]}; one image without the "
             "batch axis is needed: (C, H, W) for PyTorch, (H, W, C) for Keras, for volumes with a depth before H."
         )
     return arrays
+
+
+def _in_words(keys: Any) -> str:
+    return ", ".join(map(in_short, listed("dl_sample", keys, "a dict with the key 'image'.")))
 
 
 def _of_one_size(images: Sequence[tuple[Any, ...]], most: int) -> list[list[int]]:
@@ -204,6 +210,6 @@ def _of_one_size(images: Sequence[tuple[Any, ...]], most: int) -> list[list[int]
 
 
 def _targets(given: Any) -> list[Target]:
-    if isinstance(given, (list, tuple, np.ndarray, range)):
+    if isinstance(given, (list, tuple, range)) or (isinstance(given, np.ndarray) and given.ndim):
         return [int(one) if isinstance(one, np.integer) else one for one in given] or [None]
     return [given]

@@ -12,9 +12,12 @@ from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar, get_args, get_
 
 import numpy as np
 
-from fe_gradcam.errors import Argument, ArgumentError, UnknownArgumentError, UnknownNameError, nearest
+from fe_gradcam.errors import Argument, ArgumentError, UnknownArgumentError, UnknownNameError, in_short, nearest
 
 LARGEST_NUMBER = float(np.finfo(np.float64).max)
+
+LARGEST_WHOLE = 2**63 - 1
+"""The largest integer that arrays hold, and so the largest that any parameter takes."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,10 @@ class Parameter:
             return value in self.others
         if self.kind is bool or isinstance(value, bool):
             return self.kind is bool and isinstance(value, (bool, np.bool_))
-        number: Any = Integral if self.kind is int else Real
-        return isinstance(value, number) and bool(self.within.least <= value <= self.within.most)
+        if self.kind is int and not (isinstance(value, Integral) and int(value) <= LARGEST_WHOLE):
+            return False
+        number: Any = value
+        return isinstance(value, Real) and bool(self.within.least <= number <= self.within.most)
 
     def plain(self, value: Any) -> Any:
         """An accepted value, with NumPy's integers, which overflow, turned into Python's own."""
@@ -91,9 +96,9 @@ class Parameter:
         return value if value is None or isinstance(value, str) or self.kind is float else self.kind(value)
 
 
-def whole(name: str, value: Any, least: int, none: str = "") -> int:
-    """The value as an integer from `least`, or ArgumentError; `none` says what else the caller accepts."""
-    return int(_checked(Parameter(name, least, int, Within(least)), value, none))
+def whole(name: str, value: Any, least: int, none: str = "", most: float = LARGEST_NUMBER) -> int:
+    """The value as an integer from `least` to `most`, or ArgumentError; `none` says what else the caller accepts."""
+    return int(_checked(Parameter(name, least, int, Within(least, most)), value, none))
 
 
 def fraction(name: str, value: Any) -> float:
@@ -101,19 +106,38 @@ def fraction(name: str, value: Any) -> float:
     return float(_checked(Parameter(name, 0, float, Within(0, 1)), value))
 
 
+def level(name: str, value: Any) -> float:
+    """The value as a finite number from 0, or ArgumentError."""
+    return float(_checked(Parameter(name, 0, float, Within(0)), value))
+
+
+def flag(name: str, value: Any) -> bool:
+    """The value as True or False, or ArgumentError."""
+    return bool(_checked(Parameter(name, False, bool), value))
+
+
+def checked_text(name: str, value: Any) -> str:
+    """The value as text, or ArgumentError."""
+    if not isinstance(value, str):
+        raise ArgumentError(Argument(name, in_short(value)), " is not accepted. Accepted: a string.")
+    return "".join(value)
+
+
 def one_of(name: str, value: Any, accepted: Collection[Any]) -> None:
     """Raises ArgumentError unless the value is one of `accepted`; 1 does not count as True."""
     if type(value) is str and value in accepted:
         return
-    if not any(value == one for one in accepted if isinstance(value, (bool, str)) == isinstance(one, (bool, str))):
+    of_kind = [one for one in accepted if isinstance(value, (bool, str)) == isinstance(one, (bool, str))]
+    if not isinstance(value, (str, Real)) or not any(value == one for one in of_kind):
         said = f" is not known{nearest(value, map(str, accepted))} Accepted: {', '.join(map(repr, accepted))}."
-        raise ArgumentError(Argument(name, repr(value)), said)
+        raise ArgumentError(Argument(name, in_short(value)), said)
 
 
 def _checked(parameter: Parameter, value: Any, more: str = "") -> Any:
     if not parameter.accepts(value):
-        said = f" is not accepted. Accepted: {parameter.accepted}{more}."
-        raise ArgumentError(Argument(parameter.name, repr(value)), said)
+        most = f", at most {LARGEST_WHOLE}" * (isinstance(value, Integral) and int(value) > LARGEST_WHOLE)
+        said = f" is not accepted. Accepted: {parameter.accepted}{most}{more}."
+        raise ArgumentError(Argument(parameter.name, in_short(value)), said)
     return value
 
 
@@ -204,10 +228,14 @@ class Catalogue(dict[str, E]):
         if isinstance(asked, self.entry):
             return asked
         name, given = asked if is_pair(asked) else (asked, {})
+        try:
+            given = dict(given)
+        except Exception:  # of a mapping of the user
+            name = None
         if not isinstance(name, str):
             said = f" is not accepted. Accepted: a name, or a pair {self.example}{self.no_name}."
-            raise ArgumentError(Argument(self.kind, repr(asked)), said)
-        named = Argument(self.kind, repr(name))
+            raise ArgumentError(Argument(self.kind, in_short(asked)), said)
+        named = Argument(self.kind, in_short(name))
         if name not in self:
             known = [*self, *also]
             accepted = f"{', '.join(known)}{self.unknown}"
@@ -218,10 +246,10 @@ class Catalogue(dict[str, E]):
         for key, value in given.items():
             if key not in parameters:
                 accepted = ", ".join(parameters) or f"none, this {self.kind} has no parameters"
-                said = f" has no parameter {key!r}{nearest(key, parameters)} Accepted: {accepted}."
+                said = f" has no parameter {in_short(key)}{nearest(key, parameters)} Accepted: {accepted}."
                 raise UnknownNameError(named, said)
             if not parameters[key].accepts(value):
-                said = f": {key}={value!r} is not accepted. Accepted: {parameters[key].accepted}."
+                said = f": {key}={in_short(value)} is not accepted. Accepted: {parameters[key].accepted}."
                 raise ArgumentError(named, said)
         return self[name].with_parameters(**{key: parameters[key].plain(value) for key, value in given.items()})
 
@@ -244,7 +272,7 @@ class Catalogue(dict[str, E]):
             if not new or key in given:
                 word = f"{self.example[0]}:" + ",".join(f"{key}={value}" for key, value in self.example[1].items())
                 said = f" is not accepted. Accepted: a name, or a name with parameters, each once: {word}"
-                raise ArgumentError(Argument(self.kind, repr(text)), said)
+                raise ArgumentError(Argument(self.kind, in_short(text)), said)
             given |= new
         return name, given
 
@@ -285,7 +313,9 @@ def knows_its_keywords(**meant: str) -> Callable[[Callable[P, Returned]], Callab
             for name in kwargs:
                 if name not in own:
                     hint = f"; pass {meant[name]}." if name in meant else nearest(name, own)
-                    raise UnknownArgumentError(f"{called} has no argument {name!r}{hint} It has: {', '.join(own)}.")
+                    raise UnknownArgumentError(
+                        f"{called} has no argument {in_short(name)}{hint} It has: {', '.join(own)}."
+                    )
             return function(*args, **kwargs)
 
         return call

@@ -335,7 +335,7 @@ MISTAKES: list[tuple[dict[str, Any], type[CamError], str]] = [
     ({"dl_model": "net"}, UnsupportedModelError, r"model is a builtins\.str"),
     ({"dl_sample": 5}, ArgumentError, "dl_sample is a int. Accepted: a dict, or a sequence of dicts"),
     ({"dl_sample": [IMAGE]}, ArgumentError, r"dl_sample\[0\] is a ndarray; a dict with the key 'image'"),
-    ({"dl_sample": {"picture": IMAGE}}, ArgumentError, r"no key 'image'; its keys are: picture"),
+    ({"dl_sample": {"picture": IMAGE}}, ArgumentError, r"no key 'image'; its keys are: 'picture'"),
     ({"dl_sample": {"image": IMAGE[0]}}, ArgumentError, r"has shape \[\(2, 3\)\]; one image without the batch axis"),
     ({"heatmap_method": "gradcam"}, UnknownNameError, "did you mean 'grad_cam'"),
     ({"target_classes": 2}, ArgumentError, "it has 2 classes"),

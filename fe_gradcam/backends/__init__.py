@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from fe_gradcam.backends.errors import exported
 from fe_gradcam.backends.keras.version import computes_on
 from fe_gradcam.backends.protocol import Backend
-from fe_gradcam.errors import Argument, UnsupportedModelError
-from fe_gradcam.spec.outputs import ModelOutput
+from fe_gradcam.errors import Argument, ArgumentError, UnsupportedModelError, in_short
+from fe_gradcam.spec.outputs import ModelOutput, check_output
 from fe_gradcam.types import Reshape
 
 if TYPE_CHECKING:
@@ -23,8 +23,13 @@ def backend_for(
     """The backend of the framework that `model` belongs to; `of_pixels` says whether a segmentation is explained.
 
     Raises:
+        ArgumentError: `model_output` or `reshape` is of another kind.
         UnsupportedModelError: `model` is neither a torch.nn.Module nor a tf.keras.Model.
     """
+    check_output(model_output)
+    if reshape is not None and not callable(reshape):
+        said = " is not accepted. Accepted: a function that turns the layer's output into a map (N, K, h, w), or None."
+        raise ArgumentError(Argument("reshape", in_short(reshape)), said)
     on = computes_on(model)
     if on == "tensorflow":
         from fe_gradcam.backends.keras.backend import KerasBackend

@@ -8,14 +8,17 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fe_gradcam.checking.laws import TESTS
 from fe_gradcam.checking.result import Check, Finding
 from fe_gradcam.checking.subject import NotApplicableError, Subject
-from fe_gradcam.errors import ArgumentError, CamError, CamWarning, in_one_line
-from fe_gradcam.parameters import knows_its_keywords
+from fe_gradcam.errors import ArgumentError, CamError, CamWarning, in_one_line, in_short
+from fe_gradcam.explaining.settings import SCORES
+from fe_gradcam.parameters import knows_its_keywords, one_of
+from fe_gradcam.spec.arrays import array_of
 from fe_gradcam.spec.images import Inputs
-from fe_gradcam.spec.outputs import ModelOutput
+from fe_gradcam.spec.outputs import ModelOutput, check_output
 from fe_gradcam.types import Images, Layer, Method, Reshape, Score, Target
 
 MOST_TESTED = 4
@@ -70,21 +73,31 @@ def check_model(
         True
     """
     if isinstance(layer, (list, tuple)):
-        raise ArgumentError(f"layer={layer!r} holds several layers, and one is checked at a time: pass one of them.")
-    if not (target is None or callable(target) or np.asarray(target).dtype.kind in "iu"):
         raise ArgumentError(
-            f"target={target!r} cannot be checked. Accepted: None, a class id, an array of class ids, or a callable."
+            f"layer={in_short(layer)} holds several layers, and one is checked at a time: pass one of them."
         )
+    one_of("score", score, SCORES)
+    check_output(model_output)
     whole = Inputs.of(images).checked()
     inputs = whole.rows(slice(MOST_TESTED))
     if target is not None and not callable(target):
-        target = np.broadcast_to(np.asarray(target), (len(whole),))[: len(inputs)]
+        target = _class_ids(target, len(whole))[: len(inputs)]
     asked = {"score": score, "model_output": model_output, "reshape": reshape, "seed": seed}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CamWarning)
         subject = Subject(model, inputs, layer, target, method, asked)
         found = [replace(_found(test, subject), name=name) for name, test in TESTS.items()]
     return Check(type(model).__name__, str(subject.ref), subject.sides, found)
+
+
+def _class_ids(target: Any, count: int) -> NDArray[np.int64]:
+    """A class id for each image, (N,)."""
+    accepted = "None, a class id, an array of class ids, or a callable."
+    try:
+        ids = array_of("target", target, accepted, kinds="iu")
+        return np.broadcast_to(ids.reshape(-1) if ids.size == 1 else ids, (count,)).astype(np.int64)
+    except (ArgumentError, ValueError) as error:
+        raise ArgumentError(f"target={in_short(target)} cannot be checked. Accepted: {accepted}") from error
 
 
 def _found(test: Callable[[Subject], Finding], subject: Subject) -> Finding:

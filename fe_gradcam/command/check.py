@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import click
-
-from fe_gradcam.command.messages import model_errors, refuse, say
+from fe_gradcam.command.messages import model_errors, refuse, say, tell
 from fe_gradcam.command.options import CheckRequest
 from fe_gradcam.command.request import layer_asked, output_asked, preparation_for
 from fe_gradcam.loading.models import load_model
@@ -43,6 +41,6 @@ def check_on_images(request: CheckRequest) -> bool:
                 loaded.model, images, method=(method.name, method.given), layer=layer, seed=request.seed,
                 model_output=output_asked(request.model_output),
             )  # fmt: skip
-        click.echo(f"{method.label}: {found}")
+        tell(f"{method.label}: {found}")
         passed = passed and found.passed
     return passed

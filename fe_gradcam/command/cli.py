@@ -13,9 +13,10 @@ import click
 
 from fe_gradcam import __version__
 from fe_gradcam.command.check import check_on_images
-from fe_gradcam.command.messages import model_errors, plain_errors, plain_warnings
+from fe_gradcam.command.messages import model_errors, plain_errors, plain_warnings, tell
 from fe_gradcam.command.options import CheckRequest, ModelRequest, Request, parameters_of
 from fe_gradcam.command.run import explain_images
+from fe_gradcam.errors import printable
 from fe_gradcam.loading.models import Geometry, Loaded, geometry_of, in_pixels, load_model
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def layers(everything: bool, **given: Any) -> None:
         request = ModelRequest(**given)
         loaded = load_model(request.model, request.weights, request.device)
         for line in _layer_table(loaded, geometry_of(loaded, request.size, request.channels), everything):
-            click.echo(line)
+            tell(printable(line))
 
 
 def _layer_table(loaded: Loaded, geometry: Geometry, everything: bool) -> Iterator[str]:

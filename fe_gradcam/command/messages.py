@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from fe_gradcam.command.options import HELP
-from fe_gradcam.errors import LIST_LAYERS, CamError, CamWarning, UnsupportedModelError, in_one_line
+from fe_gradcam.errors import LIST_LAYERS, CamError, CamWarning, UnsupportedModelError, in_one_line, printable
 
 OPTIONS = {flag.removeprefix("--").replace("-", "_"): flag for flag in HELP}
 OPTIONS |= {"target": "--class", "model": "MODEL", LIST_LAYERS.name: '"fe-gradcam layers"'}
@@ -26,9 +26,10 @@ def plain_errors() -> Iterator[None]:
     except CamError as error:
         more = " (fe_gradcam.explain in Python takes more kinds of models and targets.)"
         takes_more = isinstance(error, UnsupportedModelError) and "Keras 3" not in str(error)
-        raise click.UsageError(error.told(OPTIONS) + more * takes_more) from error
+        raise click.UsageError(printable(error.told(OPTIONS), keep="\n") + more * takes_more) from error
     except OSError as error:
-        raise click.ClickException(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
+        said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise click.ClickException(printable(said)) from error
 
 
 @contextmanager
@@ -61,10 +62,16 @@ def plain_warnings() -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    """Prints a line on stderr, over the rest of a progress bar."""
-    click.echo(f"\r\033[K{message}" if sys.stderr.isatty() else message, err=True)
+    """Prints a line on stderr, over the rest of a progress bar; what is no letter is escaped."""
+    plain = printable(message, keep="\n")
+    click.echo(f"\r\033[K{plain}" if sys.stderr.isatty() else plain, err=True)
+
+
+def tell(message: str) -> None:
+    """Prints lines on stdout; what is no letter is escaped, as in the names of files and classes."""
+    click.echo(printable(message, keep="\n"))
 
 
 def refuse(what: str, message: str, cause: BaseException | None = None) -> NoReturn:
     """Ends the command, because the value of an argument or option is not accepted."""
-    raise click.BadParameter(message, param_hint=f"'{what}'") from cause
+    raise click.BadParameter(printable(message, keep="\n"), param_hint=f"'{what}'") from cause

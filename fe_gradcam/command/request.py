@@ -81,14 +81,14 @@ def _read_class_names(path: Path | None) -> dict[int, str]:
     try:
         text = path.read_text("utf-8-sig")
         given = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         refuse("--class-names", f"{str(path)!r} cannot be read: {error}", error)
     if isinstance(given, list) and all(isinstance(name, str) for name in given):
         return {at: name.strip() for at, name in enumerate(given) if name.strip()}
     if isinstance(given, dict):
         turned = {str(value): name for name, value in given.items() if type(value) is int}
         pairs = turned if len(turned) == len(given) else given  # {name: id}, as torchvision and Keras have it
-        if all(key.isdecimal() and isinstance(name, str) for key, name in pairs.items()):
+        if all(_is_number(key) and isinstance(name, str) for key, name in pairs.items()):
             return {int(key): name for key, name in pairs.items()}
     refuse("--class-names", f"{str(path)!r} holds neither a list of names nor {{id: name}}.")
 
@@ -105,7 +105,7 @@ def _wanted_targets(classes: Sequence[str], names: Mapping[int, str]) -> list[Wa
 def _targets_of(text: str, names: Mapping[int, str]) -> Iterator[tuple[Any, str]]:
     from fe_gradcam.spec.targets import Contrast, Rank, target_name, top_k
 
-    found = re.fullmatch(r"top(\d+)", text)
+    found = re.fullmatch(rf"top(\d{{1,{MOST_DIGITS}}})", text)
     if found and text not in names.values():
         yield from ((rank, rank.name) for rank in top_k(int(found[1])) if isinstance(rank, Rank))
     elif (sides := _sides_of_contrast(text, names)) is not None:
@@ -124,7 +124,7 @@ def _sides_of_contrast(text: str, names: Mapping[int, str]) -> tuple[str | None,
         return None
     known = set(names.values())
     pairs = [(text[:at], text[at + 1 :]) for at, letter in enumerate(text) if letter == ":"]
-    fitting = [pair for pair in pairs if all(not side or side.isdecimal() or side in known for side in pair)]
+    fitting = [pair for pair in pairs if all(not side or _is_number(side) or side in known for side in pair)]
     first, second = (fitting or pairs)[0]
     return first or None, second or None
 
@@ -132,7 +132,15 @@ def _sides_of_contrast(text: str, names: Mapping[int, str]) -> tuple[str | None,
 def _class_id(text: str, names: Mapping[int, str]) -> int:
     from fe_gradcam.spec.targets import class_id_of
 
-    return int(text) if text.isdecimal() else class_id_of(text, names)
+    return int(text) if _is_number(text) else class_id_of(text, names)
+
+
+MOST_DIGITS = 18
+"""Digits of an id; arrays hold no longer ones."""
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) <= MOST_DIGITS
 
 
 def preparation_for(request: PhotoRequest, loaded: Loaded) -> Preparation:
@@ -166,7 +174,7 @@ def _say_how_prepared(preparation: Preparation) -> None:
 
 def output_asked(given: str | None) -> str | int | None:
     """The name or position of an output."""
-    return int(given) if given is not None and given.isdecimal() else given
+    return int(given) if given is not None and _is_number(given) else given
 
 
 def layer_asked(loaded: Loaded, given: Sequence[str]) -> Any:
@@ -180,7 +188,7 @@ def layer_asked(loaded: Loaded, given: Sequence[str]) -> Any:
         try:
             backend.resolve(text, None)
         except UnknownNameError:
-            if not re.fullmatch(r"-?\d+", text):
+            if not re.fullmatch(rf"-?\d{{1,{MOST_DIGITS}}}", text):
                 raise
             found[at] = int(text)
             backend.resolve(found[at], None)

@@ -14,6 +14,7 @@ from fe_gradcam.command.messages import model_errors, say
 from fe_gradcam.command.options import Request
 from fe_gradcam.command.request import Plan, plan_for
 from fe_gradcam.command.written import Written, finish, image_names, write_image
+from fe_gradcam.errors import printable
 
 if TYPE_CHECKING:
     from fe_gradcam.explaining.route import Explanation
@@ -63,7 +64,7 @@ def _read(files: Sequence[Path], preparation: Preparation, written: Written) -> 
         try:
             photos.append(read_photo(path, preparation))
         except PhotoError as error:
-            say(f"{click.format_filename(path)} is left out: {error}")
+            say(printable(f"{path} is left out: {error}"))
             written.errors.append({"file": str(path), "reason": str(error)})
     return photos
 

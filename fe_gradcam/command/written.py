@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fe_gradcam import __version__
-from fe_gradcam.command.messages import say
+from fe_gradcam.command.messages import say, tell
 from fe_gradcam.command.request import Plan, Wanted
+from fe_gradcam.errors import Argument, ArgumentError, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +42,19 @@ REPORT = "report.html"
 
 CALLED = {"pred": "inferred"}
 """Labels of targets in words."""
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a file in a folder that is written to.
+
+    Raises:
+        ArgumentError: A link stands there that leads out of the folder: what it points to would be replaced.
+    """
+    path = folder / name
+    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+        said = f": {name!r} is a link that leads out of the folder. Remove it, or name another folder."
+        raise ArgumentError(Argument("output", repr(str(folder))), said)
+    return path
 
 
 @dataclass
@@ -81,12 +93,12 @@ def write_image(plan: Plan, photo: Photo, name: str, part: Explained) -> dict[st
     asked, heatmaps, called = plan.request, [], []
     for column, (ending, wanted) in zip(part.columns, _endings(plan), strict=True):
         file, grid = f"{name}{ending}", _overlay(plan, photo, part, column, wanted)
-        write_png(asked.output / file, draw_grid(grid, cell=max(grid.rows[0].panels[0].rgb.shape)))
+        write_png(inside(asked.output, file), draw_grid(grid, cell=max(grid.rows[0].panels[0].rgb.shape)))
         heatmaps.append({"target": column.target, **_heatmap_entry(column.heatmap, plan.names), "overlay": file})
         called.append(replace(column, target=wanted.slug))
     arrays = compose_arrays(replace(part, columns=called), 0, "")
     kept = {key: array for key, array in arrays.items() if key not in ("epoch", "mode")}
-    write_arrays(asked.output / f"{name}.npz", kept)
+    write_arrays(inside(asked.output, f"{name}.npz"), kept)
     return {
         "file": str(photo.path),
         "name": name,
@@ -169,7 +181,7 @@ def finish(plan: Plan, written: Written) -> None:
     folder, grid = plan.request.output, None
     if written.rows:
         grid = "grid.png"
-        write_png(folder / grid, draw_grid(_grid(plan, written)))
+        write_png(inside(folder, grid), draw_grid(_grid(plan, written)))
         if plan.request.report:
             _write_report(plan, written)
     results = {
@@ -182,7 +194,7 @@ def finish(plan: Plan, written: Written) -> None:
         "images": written.entries,
         "errors": written.errors,
     }
-    write_bytes(folder / "results.json", _as_json(results))
+    write_bytes(inside(folder, "results.json"), _as_json(results))
     _summarise(plan, written)
 
 
@@ -219,7 +231,7 @@ def _write_report(plan: Plan, written: Written) -> None:
     page = page_of(written.rows, Shown(look=_look(plan)), Path(plan.loaded.name).name, plan.names)
     if (drawn := sum(map(len, written.rows))) < len(written.entries):
         page.notes.append(f"The first {drawn} of {len(written.entries)} images.")
-    write_warned(plan.request.output / REPORT, page, "take fewer images or methods.")
+    write_warned(inside(plan.request.output, REPORT), page, "take fewer images or methods.")
 
 
 def _notes(plan: Plan, part: Explained, at: int) -> list[Text]:
@@ -242,13 +254,14 @@ def _summarise(plan: Plan, written: Written) -> None:
         best = next(iter(entry["classes"]), {"confidence": None})
         blank = [one["overlay"] for one in entry["heatmaps"] if one["blank"]]
         said = "" if best["confidence"] is None else f"{best['confidence']:>6.1%}  {best['name']}"
-        click.echo(f"{entry['name']:<{width}}  {said}" + f"  (no evidence: {', '.join(blank)})" * bool(blank))
+        line = f"{entry['name']:<{width}}  {said}" + f"  (no evidence: {', '.join(blank)})" * bool(blank)
+        tell(printable(line))
     if len(entries) > MOST_LINES:
-        click.echo(f"... and {len(entries) - MOST_LINES} more in results.json")
+        tell(f"... and {len(entries) - MOST_LINES} more in results.json")
     if not entries:
         say("No image could be read.")
         return
     left_out = f", {len(written.errors)} left out" if written.errors else ""
     layer = entries[0]["heatmaps"][0]["layer"]
     first = REPORT if plan.request.report else "grid.png"
-    click.echo(f"\n{len(entries)} explained at layer {layer}{left_out}. Open: {plan.request.output / first}")
+    tell("\n" + printable(f"{len(entries)} explained at layer {layer}{left_out}. Open: {plan.request.output / first}"))

@@ -16,7 +16,8 @@ from fe_gradcam.drawing.pixels import Rgb, overlay
 from fe_gradcam.drawing.sheet import Look, layer_in_words
 from fe_gradcam.errors import ArgumentError, warn
 from fe_gradcam.explaining.views import Smooth
-from fe_gradcam.parameters import knows_its_keywords
+from fe_gradcam.parameters import checked_text, knows_its_keywords
+from fe_gradcam.spec.arrays import listed
 from fe_gradcam.spec.images import Inputs, host_rows
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.targets import names_by_id
@@ -50,6 +51,9 @@ class AtlasPicture(Picture):
 
     def __init__(self, grid: Grid, atlas: Atlas, verdicts: Sequence[Verdict]) -> None:
         super().__init__(grid)
+        accused = listed("verdicts", verdicts, "a list of Verdict.")
+        if not isinstance(atlas, Atlas) or not all(isinstance(one, Verdict) for one in accused):
+            raise ArgumentError("AtlasPicture takes a Grid, an Atlas and Verdicts; atlas() makes it.")
         self.verdicts = list(verdicts)
         self.alarms = [one for one in verdicts if one.accuses]
         self.fixed_place = {class_id: one.fixed_place for class_id, one in sorted(atlas.classes.items())}
@@ -150,7 +154,7 @@ def atlas(
         >>> found.rgb.shape[2]
         3
     """
-    look, names = Look(colormap, alpha, mean, std), names_by_id(class_names)
+    look, names, title = Look(colormap, alpha, mean, std), names_by_id(class_names), checked_text("title", title)
     inputs = Inputs.of(images).checked()
     if len(inputs.picture.shape) != 4:
         raise ArgumentError(

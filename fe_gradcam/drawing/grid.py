@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from math import ceil
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from numbers import Integral
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import cv2
 import numpy as np
@@ -28,7 +29,8 @@ from fe_gradcam.drawing.canvas import (
 )
 from fe_gradcam.drawing.pixels import Rgb, colormap_lut, require_rgb
 from fe_gradcam.drawing.text import ELLIPSIS, Weight, fitted, text_width, without_middle, wrapped
-from fe_gradcam.errors import ArgumentError
+from fe_gradcam.errors import ArgumentError, in_short
+from fe_gradcam.parameters import whole
 
 MARGIN, GAP = 14, 6
 
@@ -190,8 +192,18 @@ def _check(grid: Grid, cell: int | None) -> None:
             raise ArgumentError(f"grid.rows[{number}] has {panels}; one panel for each title is needed.")
         for panel in row.every_panel:
             require_rgb("panel.rgb", panel.rgb)
-    if cell is not None and cell < 16:
-        raise ArgumentError(f"cell={cell!r} is too small. Accepted: None, or whole pixels from 16.")
+    checked_cell(cell)
+
+
+MOST_CELL = 10_000
+"""Pixels: a picture of more is no picture for a screen."""
+
+
+def checked_cell(cell: Any) -> int | None:
+    """The side of a cell in pixels, or None; raises ArgumentError if it is something else, or too small."""
+    if isinstance(cell, Integral) and not isinstance(cell, bool) and int(cell) < 16:
+        raise ArgumentError(f"cell={in_short(cell)} is too small. Accepted: None, or whole pixels from 16.")
+    return None if cell is None else whole("cell", cell, 16, none=", or None", most=MOST_CELL)
 
 
 def _cell_side(grid: Grid) -> int:

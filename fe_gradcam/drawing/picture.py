@@ -12,14 +12,15 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fe_gradcam.drawing.grid import Grid, draw_grid
+from fe_gradcam.drawing.grid import Grid, checked_cell, draw_grid
 from fe_gradcam.drawing.pixels import require_rgb
 from fe_gradcam.drawing.sheet import Look, compose_grid
-from fe_gradcam.errors import ArgumentError
+from fe_gradcam.errors import Argument, ArgumentError
 from fe_gradcam.explaining.explained import Column, Explained
+from fe_gradcam.explaining.results import as_text
 from fe_gradcam.files import FilePath, checked_path, write_bytes
-from fe_gradcam.parameters import knows_its_keywords
-from fe_gradcam.spec.images import host_rows
+from fe_gradcam.parameters import checked_text, knows_its_keywords
+from fe_gradcam.spec.arrays import array_of, listed
 from fe_gradcam.spec.labels import labels_of_images
 from fe_gradcam.spec.objects import object_masks
 from fe_gradcam.spec.targets import Rank, names_by_id
@@ -32,10 +33,17 @@ class Picture:
     """A picture of heatmaps, drawn on first use; a notebook shows it.
 
     `rgb` holds the pixels, `png` the bytes of a PNG file, and `save` writes a file.
+
+    Raises:
+        ArgumentError: `grid` is no Grid, or `cell` is not accepted.
     """
 
     def __init__(self, grid: Grid, cell: int | None = None) -> None:
-        self.grid, self.cell = grid, cell
+        if not isinstance(grid, Grid):
+            raise ArgumentError(
+                Argument("grid"), f" is a {type(grid).__name__}. Accepted: a Grid. Pictures are made by draw."
+            )
+        self.grid, self.cell = grid, checked_cell(cell)
 
     @cached_property
     def rgb(self) -> NDArray[np.uint8]:
@@ -133,7 +141,7 @@ def draw(
     """
     look = Look(colormap, alpha, mean, std)
     part = as_explained(images, heatmaps, look, labels, ids, class_names, masks, boxes)
-    return Picture(compose_grid([part], names_by_id(class_names), look, title), cell)
+    return Picture(compose_grid([part], names_by_id(class_names), look, checked_text("title", title)), cell)
 
 
 def as_explained(
@@ -156,11 +164,12 @@ def as_explained(
     """
     if isinstance(images, Heatmap):
         raise ArgumentError("images is a Heatmap: pass the images first, and then the heatmaps.")
-    several = [heatmaps] if isinstance(heatmaps, Heatmap) else list(heatmaps)
-    array = np.asarray(host_rows(images))
+    several = [heatmaps] if isinstance(heatmaps, Heatmap) else listed("heatmaps", heatmaps, HEATMAPS)
+    array = array_of("images", images, f"{IMAGES}.")
+    if array.ndim not in (3, 4) or not array.size:
+        raise ArgumentError(f"images has shape {array.shape}. Accepted: {IMAGES}. Add the batch axis: images[None].")
     _check(several, array)
-    if ids is not None and len(ids) != len(array):
-        raise ArgumentError(f"ids holds {len(ids)} names for {len(array)} images; one name for each image is needed.")
+    named = None if ids is None else _ids(ids, len(array))
     names = names_by_id(class_names)
     true = None if labels is None else labels_of_images(labels, len(array), names)
     check_names(class_names, [*(one.class_ids for one in several), *([] if true is None else [true.ids])])
@@ -173,9 +182,29 @@ def as_explained(
         probabilities=None if inferred is None else _of_inferred(inferred),
         labels=None if true is None else true.ids,
         several=None if true is None else true.several,
-        ids=ids,
+        ids=named,
         masks=object_masks(masks, boxes, pictures.shape[1:3], len(array)),
     )
+
+
+IMAGES = "(N, C, H, W), (N, H, W, C) or (N, H, W), with 1 or 3 channels"
+"""The images of a picture."""
+
+HEATMAPS = "a Heatmap of explain, or a list of them."
+"""What is drawn over them."""
+
+
+def _ids(ids: Any, count: int) -> list[str]:
+    """The names of images as text."""
+    accepted = "a list with a name for each image."
+    given = listed("ids", ids, accepted)
+    if len(given) != count:
+        raise ArgumentError(f"ids holds {len(given)} names for {count} images; one name for each image is needed.")
+    try:
+        return [as_text(one) for one in given]
+    except Exception as error:  # of the user's object
+        said = f" holds what cannot be shown as text ({type(error).__name__}). Accepted: {accepted}"
+        raise ArgumentError(Argument("ids"), said) from error
 
 
 def _named(target: str, names: Mapping[int, str]) -> str:
@@ -187,10 +216,10 @@ def _named(target: str, names: Mapping[int, str]) -> str:
 
 def _check(heatmaps: Sequence[Any], images: NDArray[Any]) -> None:
     """Raises ArgumentError unless the heatmaps can stand side by side over the images."""
-    wrong = next((one for one in heatmaps if not isinstance(one, Heatmap)), None)
-    if not heatmaps or wrong is not None:
-        came = "is empty" if wrong is None else f"holds a {type(wrong).__name__}"
-        raise ArgumentError(f"heatmaps {came}. Accepted: a Heatmap of explain, or a list of them.")
+    wrong = [one for one in heatmaps if not isinstance(one, Heatmap)]
+    if not heatmaps or wrong:
+        came = f"holds a {type(wrong[0]).__name__}" if wrong else "is empty"
+        raise ArgumentError(f"heatmaps {came}. Accepted: {HEATMAPS}")
     if heatmaps[0].values.ndim != 3:
         raise ArgumentError(
             f"heatmaps are of volumes {heatmaps[0].values.shape[1:]}, and only pictures can be drawn. Draw slices, "

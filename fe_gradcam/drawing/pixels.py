@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
+from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, in_short, nearest
 from fe_gradcam.parameters import fraction
+from fe_gradcam.spec.arrays import array_of
 
 Rgb: TypeAlias = NDArray[np.uint8]
 """A picture, (H, W, 3), red first, 0 to 255."""
@@ -32,7 +33,6 @@ def require_rgb(name: str, picture: Any) -> Rgb:
     return picture
 
 
-@lru_cache(maxsize=64)
 def colormap_lut(name: str) -> Rgb:
     """The colours of a matplotlib colormap from its low end to its high end, (256, 3), read-only.
 
@@ -47,11 +47,16 @@ def colormap_lut(name: str) -> Rgb:
     if not isinstance(name, str):
         such = "pass the name of a matplotlib colormap, such as 'turbo'"
         raise ArgumentError(f"colormap is a {type(name).__name__}; {such}")
+    return _lut_of("".join(name))
+
+
+@lru_cache(maxsize=64)
+def _lut_of(name: str) -> Rgb:
     from matplotlib import colormaps
 
     if name not in colormaps:
         raise UnknownNameError(
-            Argument("colormap", repr(name)),
+            Argument("colormap", in_short(name)),
             f" is no colormap of matplotlib{nearest(name, colormaps, 4)} Accepted: any of list(matplotlib.colormaps).",
         )
     lut: Rgb = np.array(colormaps[name](np.linspace(0.0, 1.0, 256), bytes=True)[:, :3], dtype=np.uint8)
@@ -128,21 +133,19 @@ def to_rgb(
 
 def check_per_channel(name: str, value: Any) -> None:
     """Raises ArgumentError unless the value is a number, or one per channel, or None; above 0 for "std"."""
-    try:
-        numbers = np.asarray(0 if value is None else value, np.float64)
-    except (TypeError, ValueError):
-        numbers = np.full(1, np.nan)
     above = " above 0" if name == "std" else ""
+    accepted = f"a number{above}, or one per channel."
+    numbers = array_of(name, 0 if value is None else value, accepted).astype(np.float64)
     if numbers.ndim > 1 or not np.isfinite(numbers).all() or (above and value is not None and not (numbers > 0).all()):
-        raise ArgumentError(f"{name}={value!r} is not accepted. Accepted: a number{above}, or one per channel.")
+        raise ArgumentError(f"{name}={in_short(value)} is not accepted. Accepted: {accepted}")
 
 
 def _per_channel(name: str, value: ArrayLike | None, channels: int, default: float) -> NDArray[np.float64]:
     check_per_channel(name, value)
-    numbers = np.asarray(default if value is None else value, np.float64).reshape(-1)
+    numbers = array_of(name, default if value is None else value, "").astype(np.float64).reshape(-1)
     if numbers.size not in (1, channels):
         fitting = f"images of {channels} channel{'s' * (channels > 1)}; pass one number, or one for each channel"
-        raise ArgumentError(f"{name}={value!r} does not fit {fitting}")
+        raise ArgumentError(f"{name}={in_short(value)} does not fit {fitting}")
     return numbers
 
 

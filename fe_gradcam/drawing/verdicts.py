@@ -11,7 +11,9 @@ from fe_gradcam.drawing.grid import Grid, Panel, Role, Row, Text
 from fe_gradcam.drawing.picture import Picture
 from fe_gradcam.drawing.pixels import Rgb
 from fe_gradcam.drawing.sheet import Look
-from fe_gradcam.errors import ArgumentError
+from fe_gradcam.errors import ArgumentError, in_short
+from fe_gradcam.parameters import checked_text
+from fe_gradcam.spec.arrays import listed
 from fe_gradcam.verdicts.verdict import HEADLINES, Code, Trial, Verdict
 
 TRIALS_SHOWN = 3
@@ -66,13 +68,11 @@ def draw_verdicts(
     Raises:
         ArgumentError: There are no verdicts, or an argument is not accepted.
     """
-    every = [] if isinstance(verdicts, Verdict) else list(verdicts)
+    accepted = "a list of at least one Verdict, as find_shortcuts returns it."
+    every = listed("verdicts", verdicts, accepted)
     if not every or not all(isinstance(one, Verdict) for one in every):
-        raise ArgumentError(
-            f"verdicts={verdicts!r:.100} is not accepted. Accepted: a list of at least one Verdict, as find_shortcuts "
-            "returns it."
-        )
-    look = Look(mean=mean, std=std)
+        raise ArgumentError(f"verdicts={in_short(verdicts):.100} is not accepted. Accepted: {accepted}")
+    look, title = Look(mean=mean, std=std), checked_text("title", title)
     loud = [one for one in every if one.code not in QUIET] or every
     shown = sorted(loud, key=lambda one: not one.accuses)[:MOST_VERDICTS]
     columns = max(1, min(TRIALS_SHOWN, max(len(_trials(one)) for one in shown)))

@@ -83,9 +83,10 @@ def compose_arrays(part: Explained, epoch: int, mode: str) -> dict[str, NDArray[
 
 
 def as_text(name: Any) -> str:
-    """The name of a file or a patient, as it came in a batch, as text."""
+    """The name of a file or a patient, as it came in a batch, as text; bytes that are no text are escaped."""
     if isinstance(name, np.ndarray) and name.size == 1:
         name = name.reshape(-1)[0]
     if hasattr(name, "item") and getattr(name, "ndim", 1) == 0:
         name = name.item()
-    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+    text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+    return text.encode("utf-8", "backslashreplace").decode()

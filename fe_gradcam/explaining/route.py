@@ -13,13 +13,14 @@ from fe_gradcam.backends import backend_for
 from fe_gradcam.backends.errors import NotCalledError
 from fe_gradcam.backends.interrupts import LetThrough
 from fe_gradcam.backends.protocol import Backend, Query
-from fe_gradcam.errors import Argument, ArgumentError, CamWarning, warn
+from fe_gradcam.errors import Argument, ArgumentError, CamWarning, in_short, warn
 from fe_gradcam.explaining.heat import Passes, heatmap_of, numpy32
 from fe_gradcam.explaining.probe import ModelProbe
 from fe_gradcam.explaining.settings import Settings, settings_of
 from fe_gradcam.explaining.views import Smooth
 from fe_gradcam.methods import METHODS, CamMethod
 from fe_gradcam.parameters import knows_its_keywords, several
+from fe_gradcam.spec.arrays import listed
 from fe_gradcam.spec.images import Inputs, in_torch
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.resolved import ResolvedTarget, resolve_target
@@ -225,12 +226,8 @@ def explained(
     targets: Sequence[Target],
 ) -> Explanation:
     """The heatmaps of `explain_many`, and the inferred probabilities."""
-    methods = several(methods)
-    for name, given in (("methods", methods), ("layers", layers), ("targets", targets)):
-        if isinstance(given, str) or not isinstance(given, (list, tuple, Sequence, np.ndarray)):
-            raise ArgumentError(f"{name}={given!r} is not accepted. Accepted: a list, with one entry or several.")
-        if not len(given):
-            raise ArgumentError(f"{name} is empty; at least one entry is needed.")
+    methods = _entries("methods", several(methods))
+    layers, targets = _entries("layers", layers), _entries("targets", targets)
     rules = [METHODS.find(method) for method in methods]
     inputs = Inputs.of(images).checked()
     resolved = [resolve_target(target, len(inputs), settings.class_names) for target in targets]
@@ -244,6 +241,20 @@ def explained(
             if None not in layers or not backend.forget_defaults():
                 raise
         return _explained(backend, inputs, settings, rules, layers, targets, resolved)
+
+
+def _entries(name: str, given: Any) -> list[Any]:
+    """The entries of a list."""
+    if not isinstance(given, (Sequence, np.ndarray)):
+        raise ArgumentError(f"{name}={in_short(given)} is not accepted. Accepted: {ENTRIES}")
+    entries = listed(name, given, ENTRIES)
+    if not entries:
+        raise ArgumentError(f"{name} is empty; at least one entry is needed.")
+    return entries
+
+
+ENTRIES = "a list, with one entry or several."
+"""What `explain_many` takes for each of its lists."""
 
 
 def _explained(

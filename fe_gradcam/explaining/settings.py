@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from fe_gradcam.explaining.views import View, smoothing
-from fe_gradcam.parameters import one_of, whole
+from fe_gradcam.parameters import flag, one_of, whole
 from fe_gradcam.scaling import FUSES, SCALINGS
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.targets import names_by_id
@@ -40,6 +40,7 @@ class Settings:
         whole("seed", self.seed, 0)
         if self.batch_size is not None:
             whole("batch_size", self.batch_size, 1, none=" or None")
+        flag("progress", self.progress)
         names_by_id(self.class_names)
         assert self.smoothing
 

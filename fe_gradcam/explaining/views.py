@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress, product
 from numbers import Real
@@ -11,8 +10,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from fe_gradcam.errors import Argument, ArgumentError, nearest
+from fe_gradcam.errors import Argument, ArgumentError, in_short, nearest
 from fe_gradcam.methods.components import component_of, signed_like
+from fe_gradcam.spec.arrays import listed
 from fe_gradcam.spec.images import in_dtype
 
 Flip: TypeAlias = Literal["horizontal", "vertical"]
@@ -41,16 +41,16 @@ class Augment:
     factors: tuple[float, ...] = (0.9, 1.0, 1.1)
 
     def __post_init__(self) -> None:
-        given: Any = self.flips
-        known = isinstance(given, Sequence) and not isinstance(given, str)
-        if not known or any(list(FLIPS).count(flip) * given.count(flip) != 1 for flip in given):
-            raise ArgumentError(f"flips={given!r} is not accepted. Accepted: a tuple of {', '.join(FLIPS)}, each once.")
-        numbers: Any = self.factors
-        known = isinstance(numbers, Sequence) and not isinstance(numbers, str) and len(numbers) > 0
-        if not known or not all(
+        accepted = f"a tuple of {', '.join(FLIPS)}, each once."
+        given = listed("flips", self.flips, accepted)
+        of_text = all(isinstance(flip, str) for flip in given)
+        if not of_text or any(flip not in FLIPS or given.count(flip) > 1 for flip in given):
+            raise ArgumentError(f"flips={in_short(self.flips)} is not accepted. Accepted: {accepted}")
+        numbers = listed("factors", self.factors, "a tuple of numbers above 0.")
+        if not numbers or not all(
             isinstance(one, Real) and not isinstance(one, bool) and 0 < float(one) < float("inf") for one in numbers
         ):
-            raise ArgumentError(f"factors={numbers!r} is not accepted. Accepted: a tuple of numbers above 0.")
+            raise ArgumentError(f"factors={in_short(numbers)} is not accepted. Accepted: a tuple of numbers above 0.")
 
     @property
     def views(self) -> list[View]:
@@ -102,10 +102,11 @@ def smoothing(smooth: Any) -> tuple[list[View], bool]:
     """The views to average over, and whether channels are smoothed; `smooth` is None, a Smooth or several of them."""
     given = [] if smooth is None else list(smooth) if isinstance(smooth, (tuple, list)) else [smooth]
     kinds = ["augment" if isinstance(one, Augment) else one for one in given]
+    words = [kind for kind in kinds if isinstance(kind, str)]
     for kind in kinds:
-        if kind not in SMOOTHS or kinds.count(kind) > 1:
+        if not isinstance(kind, str) or kind not in SMOOTHS or words.count(kind) > 1:
             raise ArgumentError(
-                Argument("smooth", repr(smooth)),
+                Argument("smooth", in_short(smooth)),
                 f" is not accepted{nearest(kind, SMOOTHS)} Accepted: None, 'augment' or an Augment, 'eigen', or a "
                 "tuple of both.",
             )

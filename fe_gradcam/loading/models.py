@@ -18,6 +18,9 @@ from typing import Any, Literal, TypeAlias
 from fe_gradcam.errors import Argument, ArgumentError, UnsupportedModelError, in_one_line, nearest
 from fe_gradcam.loading.weights import KERAS_FILES, load_keras_weights, load_torch_weights, type_of
 
+MOST_SAID = 50_000_000
+"""Bytes that are read of what a file says of itself."""
+
 Framework: TypeAlias = Literal["torch", "keras"]
 
 
@@ -80,6 +83,11 @@ def _framework_of(model: Any) -> Framework | None:
 def _from_keras_file(path: Path) -> Any:
     if not path.is_file():
         raise _refused(str(path), " does not exist.")
+    foreign = sorted(_foreign_modules(_said_by(path, "config.json", "model_config")))
+    if foreign:
+        said = f" names code outside of Keras, which is not run: the module {foreign[0]!r}. "
+        more = "Pass package.module:factory that builds the model, and this file as "
+        raise _refused(str(path), said + more, Argument("weights", ""), ".")
     failed: list[Exception] = []
     for package in _kerases_for(path):
         try:
@@ -88,7 +96,8 @@ def _from_keras_file(path: Path) -> Any:
             needed = " needs TensorFlow, which cannot be imported. Run: pip install 'fe_gradcam[keras]'"
             raise _refused(str(path), needed) from error
         try:
-            return keras.models.load_model(path, compile=False)
+            with _safe_mode(package):
+                return keras.models.load_model(path, compile=False)
         except Exception as error:
             failed.append(error)
     raise _refused(
@@ -100,6 +109,14 @@ def _from_keras_file(path: Path) -> Any:
     ) from failed[0]
 
 
+def _safe_mode(package: str) -> Any:
+    """Refuses the code of Lambda layers, which a file holds as bytecode; Keras 2 does so for ``.keras`` files alone."""
+    for place in ("src.saving", "saving"):  # Keras 2.13 and later; earlier ones
+        with suppress(ImportError):
+            return importlib.import_module(f"{package}.{place}.serialization_lib").SafeModeScope(True)
+    raise ImportError(f"{package} has no safe mode, so a file may run code of its own: install a newer one")
+
+
 def _kerases_for(path: Path) -> list[str]:
     """The packages that may load a file of a Keras model: first the Keras that wrote it, if it is installed."""
     packages = ["keras", *["tf_keras"] * (find_spec("tf_keras") is not None)]
@@ -108,15 +125,41 @@ def _kerases_for(path: Path) -> list[str]:
 
 def _written_by(path: Path) -> int:
     """The major version of the Keras that wrote a file; 2 if the file does not say."""
-    said: Any = None
+    said = _said_by(path, "metadata.json", "keras_version")
+    version = str(said.get("keras_version") if isinstance(said, Mapping) else said or "").partition(".")[0]
+    return int(version) if version.isdecimal() else 2
+
+
+def _said_by(path: Path, member: str, attribute: str) -> Any:
+    """What a file says of itself: a member of a ``.keras`` file, an attribute of an ``.h5`` file; None if nothing."""
     with suppress(Exception):  # what is wrong with the file is said where it is loaded
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                said = json.loads(archive.read("metadata.json"))["keras_version"]
-        else:
-            with importlib.import_module("h5py").File(path) as file:
-                said = file.attrs["keras_version"]
-    return int(str(said).partition(".")[0]) if said else 2
+            with zipfile.ZipFile(path) as archive, archive.open(member) as opened:
+                return json.loads(opened.read(MOST_SAID))
+        with importlib.import_module("h5py").File(path) as file:
+            said = file.attrs[attribute]
+        text = said.decode() if isinstance(said, bytes) else str(said)
+        return json.loads(text) if text.startswith("{") else text
+    return None
+
+
+OF_KERAS = ("keras", "tf_keras", "keras_hub", "keras_cv", "keras_nlp", "builtins")
+"""The packages whose layers a file of a model may name."""
+
+
+def _foreign_modules(config: Any) -> set[str]:
+    """The modules that the configuration of a model names and that are none of Keras: Keras 2 would import them."""
+    found, waiting = set[str](), [config]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Mapping):
+            module = part.get("module")
+            if isinstance(module, str) and "class_name" in part and module.partition(".")[0] not in OF_KERAS:
+                found.add(module)
+            waiting += [value for key, value in part.items() if key != "compile_config"]  # it is not compiled
+        elif isinstance(part, list):
+            waiting += part
+    return found
 
 
 def _from_factory(name: str) -> Any:

@@ -98,6 +98,8 @@ def read_photo(path: Path, preparation: Preparation) -> Photo:
     Raises:
         PhotoError: The file cannot be read, for any reason.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        raise PhotoError("it is no regular file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of large photos and of faults that it mends

@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 from fe_gradcam.backends import backend_for
 from fe_gradcam.backends.interrupts import interruptible
-from fe_gradcam.errors import ArgumentError
+from fe_gradcam.errors import ArgumentError, in_short
 from fe_gradcam.parameters import whole
 
 Values = NDArray[np.float64]
@@ -51,7 +51,7 @@ def overlap_of_hottest(a: ArrayLike, b: ArrayLike, share: float = 0.2) -> Values
         ArgumentError: The shapes differ, or `share` is out of range.
     """
     if isinstance(share, bool) or not isinstance(share, (int, float, np.number)) or not 0 < share <= 1:
-        raise ArgumentError(f"share={share!r} is not accepted. Accepted: a number above 0 and at most 1.")
+        raise ArgumentError(f"share={in_short(share)} is not accepted. Accepted: a number above 0 and at most 1.")
     taken = [_taken(rows, max(1, round(share * rows.shape[1]))) for rows in _rows(a, b)]
     return np.asarray(np.minimum(*taken).sum(1) / np.maximum(*taken).sum(1))
 

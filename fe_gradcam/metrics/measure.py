@@ -13,6 +13,7 @@ from fe_gradcam.metrics.asked import Asked
 from fe_gradcam.metrics.own import own_heatmap
 from fe_gradcam.metrics.rules import METRICS, Again, Case, Metric, MetricSpec
 from fe_gradcam.parameters import knows_its_keywords, several, whole
+from fe_gradcam.spec.arrays import listed
 from fe_gradcam.spec.objects import object_masks
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.types import ClassNames, Heatmap, Images, Target
@@ -87,7 +88,8 @@ def measure(
         >>> {label: values.shape for label, values in found.items()}
         {'average_drop': (2,), 'deletion(steps=8)': (2,)}
     """
-    chosen = [METRICS.find(one) for one in several(metrics)]
+    asked_for = listed("metrics", several(metrics), "a name, a pair of a name and parameters, or a list of these.")
+    chosen = [METRICS.find(one) for one in asked_for]
     seed, batch_size = whole("seed", seed, 0), whole("batch_size", batch_size, 1)
     if masks is not None and places is not None:
         raise ArgumentError("masks and places are both given, and mean the same. Pass only masks=.")

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from fe_gradcam.backends import backend_for
 from fe_gradcam.backends.protocol import Query
-from fe_gradcam.errors import ArgumentError
+from fe_gradcam.errors import ArgumentError, in_short
 from fe_gradcam.scaling import upsample
+from fe_gradcam.spec.arrays import array_of
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.resolved import resolve_target
@@ -55,8 +56,8 @@ def own_heatmap(
     resolved = resolve_target(target, len(inputs), class_names)
     if not resolved.is_class:
         raise ArgumentError(
-            f"target={target!r} is no class, and metrics need the probability of a class. Accepted: None (the inferred "
-            "class), a class id, a class name (with class_names), (N,) class ids, or Rank."
+            f"target={in_short(target)} is no class, and metrics need the probability of a class. Accepted: None (the "
+            "inferred class), a class id, a class name (with class_names), (N,) class ids, or Rank."
         )
     layer, ids, probabilities = backend.resolve(None, inputs), list[Any](), list[Any]()
     for start in range(0, len(inputs), batch_size):
@@ -83,13 +84,12 @@ def _size_of(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _checked(heat: Any) -> NDArray[np.float32]:
     """The array as float32."""
-    given = heat.detach().float().cpu() if isinstance(heat, torch.Tensor) else heat
     try:
-        maps = np.array(given, np.float32)
-    except (TypeError, ValueError):
+        maps = array_of("heatmap", heat, "").astype(np.float32)
+    except ArgumentError:  # said below
         maps = np.empty(0, np.float32)
     if maps.ndim not in (3, 4) or not len(maps):
-        came = f"of shape {np.shape(heat)}" if hasattr(heat, "shape") else f"a {type(heat).__name__}"
+        came = f"of shape {maps.shape}" if maps.size else f"a {type(heat).__name__}"
         raise ArgumentError(
             f"heatmap is {came}. Accepted: one Heatmap, as explain returns it, or an array of your own with a map of "
             "any size for each image: (N, h, w), or (N, d, h, w) for volumes."

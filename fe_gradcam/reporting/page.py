@@ -58,9 +58,9 @@ def write_page(path: FilePath, page: Page) -> int:
         ArgumentError: The path ends in something else.
     """
     target = checked_path(path, ".html")
-    written = render(page.to_dict()).encode()
+    written = render(page.to_dict()).encode("utf-8", "backslashreplace")
     while len(written) > TOO_LARGE and page.thin(len(written) - TOO_LARGE + TOO_LARGE // SPARE):
-        written = render(page.to_dict()).encode()
+        written = render(page.to_dict()).encode("utf-8", "backslashreplace")
     write_bytes(target, written)
     return len(written)
 

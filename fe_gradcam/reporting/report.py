@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +13,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from fe_gradcam.drawing.picture import as_explained
 from fe_gradcam.drawing.sheet import Look
-from fe_gradcam.errors import ArgumentError, warn
+from fe_gradcam.errors import Argument, ArgumentError, in_short, warn
 from fe_gradcam.explaining.explained import Explained
 from fe_gradcam.files import FilePath, checked_path
 from fe_gradcam.metrics.rules import METRICS
-from fe_gradcam.parameters import knows_its_keywords
+from fe_gradcam.parameters import checked_text, flag, knows_its_keywords
 from fe_gradcam.reporting.content import Page, PageDataset, asked_of
 from fe_gradcam.reporting.entries import Shown
 from fe_gradcam.reporting.page import LARGE, in_megabytes, write_page
+from fe_gradcam.spec.arrays import array_of, listed
 from fe_gradcam.spec.targets import names_by_id
 from fe_gradcam.types import ClassNames, Heatmap
 from fe_gradcam.verdicts.verdict import Verdict
+
+LONGEST_PATH = 4096
+"""Letters of a path; file systems take no more."""
 
 
 @knows_its_keywords(
@@ -88,15 +93,24 @@ def report(
         >>> report(f"{tempfile.mkdtemp()}/heat.html", images, explain(net, images)).name
         'heat.html'
     """
+    path = "".join(path) if isinstance(path, str) else path
+    if not isinstance(path, (str, os.PathLike)) or len(os.fspath(path)) > LONGEST_PATH:
+        raise ArgumentError(Argument("path", in_short(path)), " is not accepted. Accepted: the path of an .html file.")
     target, look = checked_path(path, ".html"), Look(colormap, alpha, mean, std)
     part = as_explained(images, heatmaps, look, labels, ids, class_names)
-    every = [verdicts] if isinstance(verdicts, Verdict) else list(verdicts)
+    accepted = "a list of Verdict, as find_shortcuts returns it."
+    every = [verdicts] if isinstance(verdicts, Verdict) else listed("verdicts", verdicts, accepted)
     if not all(isinstance(one, Verdict) for one in every):
-        raise ArgumentError(
-            f"verdicts={verdicts!r:.100} is not accepted. Accepted: a list of Verdict, as find_shortcuts returns it."
-        )
-    values = _values_of(metrics or {}, len(part))
-    page = page_of([part], Shown(pictures, look), title or target.stem, names_by_id(class_names), values, every)
+        raise ArgumentError(f"verdicts={in_short(verdicts):.100} is not accepted. Accepted: {accepted}")
+    values = {} if metrics is None else _values_of(metrics, len(part))
+    page = page_of(
+        [part],
+        Shown(flag("pictures", pictures), look),
+        checked_text("title", title) or target.stem,
+        names_by_id(class_names),
+        values,
+        every,
+    )
     write_warned(target, page, "pass fewer images or heatmaps, or pictures=False.")
     return target
 
@@ -136,14 +150,18 @@ def write_warned(path: Path, page: Page, advice: str) -> None:
         warn(said, stacklevel=3)
 
 
-def _values_of(metrics: Mapping[str, ArrayLike], count: int) -> dict[str, NDArray[np.float32]]:
+def _values_of(metrics: Any, count: int) -> dict[str, NDArray[np.float32]]:
     found = {}
-    for name, values in metrics.items():
-        array = np.asarray(values, np.float32)
+    if not isinstance(metrics, Mapping):
+        said = " is not accepted. Accepted: a dict {name: (N,) values}, as measure returns it."
+        raise ArgumentError(Argument("metrics", in_short(metrics)), said)
+    for name in listed("metrics", metrics, "a dict {name: (N,) values}."):
+        checked_text("metrics", name)
+        array = array_of("metrics", metrics[name], "numbers (N,), a value for each image.").astype(np.float32)
         if array.shape != (count,):
             raise ArgumentError(
-                f"metrics[{name!r}] has shape {array.shape}; ({count},) is needed, a value for each image, as measure "
-                "returns them."
+                f"metrics[{in_short(name)}] has shape {array.shape}; ({count},) is needed, a value for each image, as "
+                "measure returns them."
             )
-        found[str(name)] = array
+        found[name] = array
     return found

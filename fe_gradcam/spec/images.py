@@ -27,7 +27,7 @@ class Inputs:
     def of(cls, images: Images) -> Inputs:
         """The inputs that a user passed: an array or tensor, or several in a tuple or list."""
         parts = tuple(images) if isinstance(images, (tuple, list)) else (images,)
-        return cls(parts, next((at for at, part in enumerate(parts) if len(getattr(part, "shape", ())) >= 4), 0))
+        return cls(parts, next((at for at, part in enumerate(parts) if len(_shape_of(part)) >= 4), 0))
 
     @classmethod
     def stacked(cls, rows: Sequence[Sequence[Any]]) -> Inputs:
@@ -49,8 +49,12 @@ class Inputs:
 
     def checked(self) -> Inputs:
         """The same inputs, in a form that all frameworks know; raises ArgumentError if they are no batch of images."""
-        shapes = [tuple(getattr(part, "shape", ())) for part in self.parts]
-        if not shapes or any(len(shape) < 1 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
+        shapes = [_shape_of(part) for part in self.parts]
+        if (
+            not shapes
+            or any(len(shape) < 1 or None in shape for shape in shapes)
+            or len({shape[0] for shape in shapes}) != 1
+        ):
             raise ArgumentError(
                 f"images holds shapes {shapes}. Pass an array (N, C, H, W) or (N, H, W, C), in the layout of the "
                 "model, or a tuple of arrays with the same N if the model has several inputs."
@@ -140,6 +144,14 @@ class Inputs:
         return Inputs(tuple(others), self.at)
 
 
+def _shape_of(part: Any) -> tuple[int, ...]:
+    """The shape of an array or tensor; () for what has none, as a list, or a tensor of rows of several sizes."""
+    try:
+        return tuple(part.shape)
+    except Exception:  # of the user's object
+        return ()
+
+
 NUMBERS = frozenset(
     (
         *("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
@@ -155,6 +167,11 @@ def _numbers(part: Any, is_picture: bool) -> Any:
     A picture of truth values is cast to float32, so that it can be made darker; an array of foreign byte order, or of
     a dtype that NumPy does not know by itself, to one that every framework takes.
     """
+    if not isinstance(part, (Tensor, np.ndarray)) and not _can_be_read(part):
+        said = f" is a {type(part).__name__}, and its numbers cannot be read. Pass an array or tensor with its values."
+        raise ArgumentError(Argument("images"), said)
+    if not hasattr(type(part), "__len__"):  # a variable of TensorFlow
+        part = part.numpy()
     name = getattr(part.dtype, "name", str(part.dtype).removeprefix("torch."))
     if name not in NUMBERS:
         raise ArgumentError(
@@ -177,6 +194,14 @@ def _numbers(part: Any, is_picture: bool) -> Any:
     if name == "bool" and is_picture:
         return _as_floats(part)
     return part
+
+
+def _can_be_read(part: Any) -> bool:
+    """Whether the numbers of a tensor of TensorFlow, or of something like it, are there."""
+    try:
+        return tuple(np.shape(np.array(part[:1]))) == (1, *_shape_of(part)[1:]) and hasattr(part, "dtype")
+    except Exception:  # of the user's object
+        return False
 
 
 def _as_floats(part: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fe_gradcam.errors import LIST_LAYERS, Argument, ArgumentError, UnknownNameError, nearest
+from fe_gradcam.errors import LIST_LAYERS, Argument, ArgumentError, UnknownNameError, in_short, nearest
 from fe_gradcam.spec.tokens import Seen
 from fe_gradcam.types import Layer, LayerInfo, LayerRef
 
@@ -163,7 +163,7 @@ def name_among(layer: Layer, named: Mapping[str, Any], names: Sequence[str]) -> 
             return name
     said = layer if isinstance(layer, (str, int)) else type(layer).__name__
     raise UnknownNameError(
-        Argument("layer", repr(said)),
+        Argument("layer", in_short(said)),
         f" is no layer of this model{nearest(said, named)} Accepted: the name or index of one of its {len(named)} "
         "layers, or the module itself; ",
         LIST_LAYERS,

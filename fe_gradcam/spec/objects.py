@@ -9,7 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fe_gradcam.errors import ArgumentError
+from fe_gradcam.errors import ArgumentError, in_short
+from fe_gradcam.parameters import whole
+from fe_gradcam.spec.arrays import array_of, listed
 
 
 def object_masks(
@@ -30,7 +32,7 @@ def object_masks(
     Raises:
         ArgumentError: A shape is not accepted, or masks or boxes are of another number of images.
     """
-    found = {} if masks is None else {"masks": _of_masks(_array(masks), tuple(size))}
+    found = {} if masks is None else {"masks": _of_masks(masks, tuple(size))}
     if boxes is not None:
         if len(size) != 2:
             raise ArgumentError(f"boxes are for images with two axes, and these have {len(size)}: pass masks= instead.")
@@ -58,35 +60,50 @@ def object_masks(
 def _table(boxes: Any) -> NDArray[np.float64]:
     """Boxes as numbers."""
     try:
-        table = np.asarray(_array(boxes), np.float64)
-    except (TypeError, ValueError):
-        table = np.empty(0)
+        table = array_of("boxes", boxes, "").astype(np.float64)
+    except ArgumentError as error:
+        raise ArgumentError(NO_TABLE) from error
     if table.ndim < 2:
-        raise ArgumentError(
-            "boxes hold no table of numbers (N, 4) or (N, M, 4). If images have boxes in different numbers, fill the "
-            "missing ones with zeros."
-        )
+        raise ArgumentError(NO_TABLE)
     return table
 
 
-def _array(masks: Any) -> NDArray[Any]:
-    """Masks as an array, also from PyTorch tensors on any device."""
-    return np.asarray(masks.detach().cpu() if hasattr(masks, "detach") else masks)
+NO_TABLE = (
+    "boxes hold no table of numbers (N, 4) or (N, M, 4). If images have boxes in different numbers, fill the missing "
+    "ones with zeros."
+)
+"""What is said of boxes that are none."""
+
+MASKS_ACCEPTED = (
+    "numbers or bools of shape (N, H, W), also with an axis of one channel; for volumes (N, D, H, W) at the size of "
+    "the volumes."
+)
+"""What masks may be."""
 
 
-def _of_masks(masks: NDArray[Any], size: tuple[int, ...]) -> NDArray[np.bool_]:
+def _of_masks(given: Any, size: tuple[int, ...]) -> NDArray[np.bool_]:
+    masks = array_of("masks", given, MASKS_ACCEPTED)
     if masks.ndim == 2 + len(size) and 1 in (masks.shape[1], masks.shape[-1]):
         masks = masks[:, 0] if masks.shape[1] == 1 else masks[..., 0]
     stretches = len(size) == 2 or masks.shape[1:] == size
-    if masks.ndim != 1 + len(size) or masks.dtype.kind not in "buif" or not stretches:
+    if masks.ndim != 1 + len(size) or 0 in masks.shape or not stretches:
         raise ArgumentError(
-            f"masks hold an array of shape {masks.shape} and dtype {masks.dtype}. Accepted: numbers or bools of shape "
-            "(N, H, W), also with an axis of one channel; for volumes (N, D, H, W) at the size of the volumes."
+            f"masks hold an array of shape {masks.shape} and dtype {masks.dtype}. Accepted: {MASKS_ACCEPTED}"
         )
     inside = (masks >= 0.5 if masks.dtype.kind == "f" else masks != 0).astype(np.uint8)
     if inside.shape[1:] != size:
         inside = np.stack([cv2.resize(one, size[::-1], interpolation=cv2.INTER_NEAREST) for one in inside])
     return np.asarray(inside > 0)
+
+
+BOXES_AND_SIZE = (
+    "boxes (N, M, 4) of left, top, width, height in pixels, and size (H, W). With one box for each image add the axis: "
+    "boxes[:, None]."
+)
+"""What `masks_of_boxes` takes."""
+
+LONGEST_SIDE = 100_000
+"""Pixels; a longer side is a mistake."""
 
 
 def masks_of_boxes(boxes: ArrayLike, size: Sequence[int]) -> NDArray[np.bool_]:
@@ -103,14 +120,14 @@ def masks_of_boxes(boxes: ArrayLike, size: Sequence[int]) -> NDArray[np.bool_]:
     Raises:
         ArgumentError: `boxes` or `size` has another shape; a ValueError.
     """
-    rows = np.asarray(boxes, np.float64)
-    if rows.ndim != 3 or rows.shape[2] < 4 or len(size) != 2:
+    rows, sides = array_of("boxes", boxes, BOXES_AND_SIZE).astype(np.float64), listed("size", size, BOXES_AND_SIZE)
+    if rows.ndim != 3 or rows.shape[2] < 4 or len(sides) != 2:
         raise ArgumentError(
-            f"boxes has shape {rows.shape} and size is {tuple(size)}. Accepted: boxes (N, M, 4) of left, top, width, "
-            "height in pixels, and size (H, W). With one box for each image add the axis: boxes[:, None]."
+            f"boxes has shape {rows.shape} and size is {in_short(tuple(sides))}. Accepted: {BOXES_AND_SIZE}"
         )
+    high, wide = (whole("size", side, 1, most=LONGEST_SIDE) for side in sides)
     inside = []
-    for start, length, count in ((rows[..., 1], rows[..., 3], size[0]), (rows[..., 0], rows[..., 2], size[1])):
+    for start, length, count in ((rows[..., 1], rows[..., 3], high), (rows[..., 0], rows[..., 2], wide)):
         centres, start = np.arange(count) + 0.5, start[..., None]
         inside.append((centres >= start) & (centres < start + length[..., None]))
     return np.asarray((inside[0][..., :, None] & inside[1][..., None, :]).any(1))

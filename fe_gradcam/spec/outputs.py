@@ -7,13 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, TypeAlias
 
-from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
+from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, in_short, nearest
 
 ModelOutput: TypeAlias = "str | int | None"
 """The name or position of the output that holds the scores, or None to find it."""
 
 PLAIN_NAMES = ("logits", "out")
 """The names of the class scores in libraries: Hugging Face, and the segmentation models of torchvision."""
+
+
+def check_output(wanted: Any) -> None:
+    """Raises ArgumentError if `wanted` can name no output, whatever the model."""
+    if wanted is not None and not isinstance(wanted, (str, Integral)):
+        said = " is not accepted. Accepted: the name or position of one of the model's outputs, or None."
+        raise ArgumentError(Argument("model_output", in_short(wanted)), said)
 
 
 def entries_of(output: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
@@ -51,7 +58,7 @@ def pick(
         if wanted in (None, 0):
             return output
         said = " is no output of this model, which returns one tensor. Leave "
-        raise UnknownNameError(Argument("model_output", repr(wanted)), said, Argument("model_output"), " out.")
+        raise UnknownNameError(Argument("model_output", in_short(wanted)), said, Argument("model_output"), " out.")
     entries = entries_of(output, names)
     if wanted is not None:
         return _named(entries, wanted, is_tensor)
@@ -70,14 +77,14 @@ def _named(entries: Mapping[str, Any], wanted: str | int, is_tensor: Callable[[A
         wanted = known[int(wanted)]
     if wanted not in entries:
         raise UnknownNameError(
-            Argument("model_output", repr(wanted)),
+            Argument("model_output", in_short(wanted)),
             f" is no output of this model{nearest(wanted, known)} Accepted: {', '.join(known) or 'none'}; or a "
             "position, from 0.",
         )
     part = entries[str(wanted)]
     if not is_tensor(part):
         raise ArgumentError(
-            Argument("model_output", repr(wanted)),
+            Argument("model_output", in_short(wanted)),
             f" is a {type(part).__name__}, no tensor of scores. Outputs that are tensors: "
             f"{', '.join(name for name in known if is_tensor(entries[name])) or 'none'}.",
         )

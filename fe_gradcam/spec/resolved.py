@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fe_gradcam.errors import Argument, ArgumentError
+from fe_gradcam.errors import Argument, ArgumentError, in_short
+from fe_gradcam.spec.arrays import array_of
 from fe_gradcam.spec.targets import Contrast, OutputValue, Rank, Segmentation, _is_id, class_id_of
 from fe_gradcam.types import ClassNames, Target
 
@@ -227,7 +228,7 @@ def resolve_target(target: Target, count: int, names: ClassNames | None = None) 
         return CallableTarget(target)
     ids = np.full(count, int(target), np.int64) if _is_id(target) else _as_ids(target, count)
     if count and ids.min() < 0:
-        raise ArgumentError(Argument("target", repr(target)), " holds a negative class id; class ids count from 0.")
+        raise ArgumentError(Argument("target", in_short(target)), " holds a negative class id; class ids count from 0.")
     return ClassTarget(ids[:, None])
 
 
@@ -247,20 +248,16 @@ def _contrast(target: Contrast, count: int, names: ClassNames | None) -> ClassTa
     return ClassTarget(np.tile(row, (count, 1)), (1.0, *[weight] * len(others)))
 
 
+MASKS = "bools or finite weights of shape (h, w) or (N, h, w), at the size of the segmentation."
+"""What the mask of a segmentation may be."""
+
+
 def _mask(given: Any, count: int) -> NDArray[np.float32] | None:
     if given is None:
         return None
-    if hasattr(given, "detach"):
-        given = given.detach().cpu()
-    try:
-        mask = np.asarray(given)
-    except ValueError:  # a ragged list
-        mask = np.empty(0, object)
-    if mask.dtype.kind not in "biuf" or mask.ndim < 2 or not np.isfinite(mask).all():
-        raise ArgumentError(
-            f"mask has shape {mask.shape} and dtype {mask.dtype}. Accepted: bools or finite weights of shape (h, w) or "
-            "(N, h, w), at the size of the segmentation."
-        )
+    mask = array_of("mask", given, MASKS)
+    if mask.ndim < 2 or not np.isfinite(mask).all():
+        raise ArgumentError(f"mask has shape {mask.shape} and dtype {mask.dtype}. Accepted: {MASKS}")
     if mask.shape[0] != count or mask.ndim == 2:
         mask = np.broadcast_to(mask, (count, *mask.shape))
     return mask.astype(np.float32)
@@ -268,12 +265,12 @@ def _mask(given: Any, count: int) -> NDArray[np.float32] | None:
 
 def _as_ids(target: Any, count: int) -> NDArray[np.int64]:
     try:
-        ids = np.asarray(target)
-    except Exception:  # a tensor on a GPU, a ragged list: named below
+        ids = array_of("target", target, f"{ACCEPTED}.")
+    except ArgumentError:  # said below
         ids = np.empty(0, object)
     if ids.ndim == 0 and ids.dtype.kind in "iu":
         ids = np.full(count, ids)
     if ids.dtype.kind not in "iu" or ids.shape != (count,):
         said = f" is not accepted for {count} image(s). Accepted: {ACCEPTED}."
-        raise ArgumentError(Argument("target", repr(target)), said)
+        raise ArgumentError(Argument("target", in_short(target)), said)
     return ids.astype(np.int64)

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, TypeGuard
 
 import numpy as np
 
-from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
-from fe_gradcam.parameters import one_of, whole
+from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, in_short, nearest
+from fe_gradcam.parameters import LARGEST_WHOLE, level, one_of, whole
+from fe_gradcam.spec.arrays import listed
 from fe_gradcam.types import ClassNames, Target, TargetSpec
+
+MOST_RANKS = 1_000_000
+"""The most targets that are made at once."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,7 @@ def top_k(count: int) -> list[Rank]:
         >>> [target.name for target in top_k(3)]
         ['top 1', 'top 2', 'top 3']
     """
-    whole("count", count, 1)
-    return [Rank(rank) for rank in range(1, count + 1)]
+    return [Rank(rank) for rank in range(1, whole("count", count, 1, most=MOST_RANKS) + 1)]
 
 
 @dataclass(frozen=True)
@@ -68,15 +71,15 @@ class Contrast(TargetSpec):
 
     def __post_init__(self) -> None:
         whole("rivals", self.rivals, 1)
-        number = isinstance(self.strength, Real) and not isinstance(self.strength, bool)
-        if not number or not 0 <= self.strength < float("inf"):
-            raise ArgumentError(f"strength={self.strength!r} is not accepted. Accepted: a number from 0.")
+        level("strength", self.strength)
         others = self.against
         if isinstance(others, (Sequence, np.ndarray)) and not isinstance(others, str):
-            object.__setattr__(self, "against", tuple(others))
+            object.__setattr__(
+                self, "against", tuple(listed("against", others, "a class, a list of classes, or None."))
+            )
         for one in (*(() if self.of is None else (self.of,)), *self._others()):
             if not isinstance(one, str) and not _is_id(one):
-                raise ArgumentError(f"Contrast: {one!r} is no class. Accepted: an id from 0, a name or None.")
+                raise ArgumentError(f"Contrast: {in_short(one)} is no class. Accepted: an id from 0, a name or None.")
         if self.against is not None and not self._others():
             raise ArgumentError("against is empty. Accepted: a class, a list of classes, or None for the top rivals.")
 
@@ -132,7 +135,9 @@ class Segmentation(TargetSpec):
 
     def __post_init__(self) -> None:
         if not isinstance(self.class_id, str) and not _is_id(self.class_id):
-            raise ArgumentError(f"class_id={self.class_id!r} is not accepted. Accepted: a class id from 0, or a name.")
+            raise ArgumentError(
+                f"class_id={in_short(self.class_id)} is not accepted. Accepted: a class id from 0, or a name."
+            )
 
     @property
     def name(self) -> str:
@@ -148,14 +153,18 @@ def class_id_of(given: int | str, names: ClassNames | None) -> int:
     ids = [class_id for class_id, name in known.items() if name == given]
     if len(ids) > 1:
         said = f" is the name of {len(ids)} classes: pass the id, one of {', '.join(map(str, ids))}."
-        raise ArgumentError(Argument("target", repr(given)), said)
+        raise ArgumentError(Argument("target", in_short(given)), said)
     if not ids:
         others = list(dict.fromkeys(known.values()))
-        named = Argument("target", repr(given)), f" is no class{nearest(given, others)} "
+        named = Argument("target", in_short(given)), f" is no class{nearest(given, others)} "
         if others:
             raise UnknownNameError(*named, f"Classes: {', '.join(others)}.")
         raise UnknownNameError(*named, "No names are known. Pass ", Argument("class_names"), ", or the id.")
     return ids[0]
+
+
+NAMES = "a sequence of names in the order of the class ids, or a dict {id: name}."
+"""What names of classes may be."""
 
 
 def names_by_id(names: ClassNames | None) -> dict[int, str]:
@@ -163,14 +172,16 @@ def names_by_id(names: ClassNames | None) -> dict[int, str]:
     if names is None:
         return {}
     given: Any = names
-    pairs = list(given.items()) if isinstance(given, Mapping) else []
-    if isinstance(given, (Sequence, np.ndarray)):
-        pairs = [(at, str(name) if isinstance(name, np.str_) else name) for at, name in enumerate(given)]
     known = isinstance(given, (Mapping, Sequence, np.ndarray)) and not isinstance(given, (str, bytes))
+    try:
+        named = given.items() if isinstance(given, Mapping) else enumerate(listed("class_names", given, NAMES))
+        pairs = [(at, str(name) if isinstance(name, np.str_) else name) for at, name in named]
+    except Exception:  # of the user's object
+        known, pairs = False, []
     if not known or not all(_is_id(class_id) and isinstance(name, str) for class_id, name in pairs):
         raise ArgumentError(
-            Argument("class_names", repr(names)),
-            " is not accepted. Accepted: a sequence of names in the order of the class ids, or a dict {id: name}.",
+            Argument("class_names", in_short(names)),
+            f" is not accepted. Accepted: {NAMES}",
         )
     return {int(class_id): name for class_id, name in pairs}
 
@@ -189,4 +200,4 @@ def target_name(target: Target, names: ClassNames | None = None) -> str:
 
 
 def _is_id(value: object) -> TypeGuard[int]:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
+    return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= int(value) <= LARGEST_WHOLE

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fe_gradcam.drawing.sheet import Look
-from fe_gradcam.errors import ArgumentError, UnknownNameError, nearest
+from fe_gradcam.errors import ArgumentError, UnknownNameError, in_short, nearest
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.methods import METHODS, CamMethod
 from fe_gradcam.parameters import one_of, several, whole
@@ -53,8 +53,9 @@ class Classes:
             )
         if label_mapping and all(isinstance(name, Integral) for name in label_mapping):
             raise ArgumentError(
-                f"label_mapping={dict(label_mapping)!r} has numbers as names. Accepted: {{class name: class id}}, as "
-                "in FastEstimator. Swap names and ids: {name: id for id, name in ...}."
+                f"label_mapping={in_short(dict(label_mapping))} has numbers as names. Accepted: "
+                f"{{class name: class id}}, as in FastEstimator. Swap names and ids: "
+                "{name: id for id, name in ...}."
             )
         ids: dict[str, int] = {}
         names: dict[int, str] = {}
@@ -95,12 +96,12 @@ class ReportSettings:
         for key, value in asked.items():
             if key not in known:
                 raise UnknownNameError(
-                    f"report={dict(asked)!r} has no setting {key!r}{nearest(key, known)} Accepted: "
+                    f"report={in_short(dict(asked))} has no setting {in_short(key)}{nearest(key, known)} Accepted: "
                     f"{SETTINGS_OF_REPORT}."
                 )
             if type(value) is not type(known[key]):
                 what = "text" if key == "title" else "True or False"
-                raise ArgumentError(f"report[{key!r}]={value!r} is not accepted. Accepted: {what}.")
+                raise ArgumentError(f"report[{in_short(key)}]={in_short(value)} is not accepted. Accepted: {what}.")
         return cls(**asked)
 
 
@@ -150,15 +151,14 @@ class Options:
         self.settings = replace(self.settings, class_names=self.classes.names)
         self.frequency = whole("frequency", self.frequency, 1)
         if self.save_dir is not None:
-            if not isinstance(self.save_dir, (str, os.PathLike)):
-                raise ArgumentError(f"save_dir={self.save_dir!r} is not accepted. Accepted: a path, or None.")
             try:
                 self.save_dir = Path(self.save_dir).expanduser().resolve()
-            except (OSError, RuntimeError, TypeError, ValueError) as error:  # a NUL, links in a circle, no such home
-                raise ArgumentError(f"save_dir={self.save_dir!r} is no path: {error}. Pass another.") from error
+            except (TypeError, ValueError, RuntimeError, OSError) as error:  # no path, a NUL, no home, a loop of links
+                said = f"save_dir={in_short(self.save_dir)} is not accepted. Accepted: a path, or None."
+                raise ArgumentError(said) from error
         one_of("on_error", self.on_error, ("warn", "raise"))
         if not isinstance(self.track, bool):
-            raise ArgumentError(f"track={self.track!r} is not accepted. Accepted: True or False.")
+            raise ArgumentError(f"track={in_short(self.track)} is not accepted. Accepted: True or False.")
         self.atlas, self.ignore = _atlas_asked(self.atlas)
         self.report = self._page()
         self.n_components = whole("n_components", self.n_components, 1)
@@ -172,13 +172,16 @@ class Options:
             return None
         if not isinstance(asked, Mapping):
             raise ArgumentError(
-                f"report={asked!r} is not accepted. Accepted: True, False, or a dict of settings: {SETTINGS_OF_REPORT}."
+                f"report={in_short(asked)} is not accepted. Accepted: True, False, or a dict of settings: "
+                f"{SETTINGS_OF_REPORT}."
             )
         settings = ReportSettings.of(asked)
         if self.save_dir is None:
-            raise ArgumentError(f"report={self.report!r} is written to a file. Pass save_dir= with a folder too.")
+            raise ArgumentError(
+                f"report={in_short(self.report)} is written to a file. Pass save_dir= with a folder too."
+            )
         if self.selection.limit == 0:
-            raise ArgumentError(f"report={self.report!r} shows images, and none are chosen. Pass n_samples=32.")
+            raise ArgumentError(f"report={in_short(self.report)} shows images, and none are chosen. Pass n_samples=32.")
         self.track = self.track or (settings.track and "model" in self.given)
         return settings
 
@@ -189,8 +192,8 @@ class Options:
             raise ArgumentError("targets is empty. Pass 'pred', 'label', a class id, a class name or a callable.")
         if "model" not in self.given and asked != ["pred"]:
             raise ArgumentError(
-                f"targets={self.targets!r} needs model=: gradients under a key already have a target. Pass target= to "
-                "the LayerGradientOp."
+                f"targets={in_short(self.targets)} needs model=: gradients under a key already have a target. Pass "
+                "target= to the LayerGradientOp."
             )
         counts: dict[str, int] = {}
         unique = []
@@ -204,8 +207,8 @@ class Options:
         named = several(self.methods)
         if not isinstance(named, (list, tuple)) or not named:
             raise ArgumentError(
-                f"methods={self.methods!r} is not accepted. Accepted: a name, a pair ('score_cam', {{parameter: "
-                "value}}), or a list of these, with at least one."
+                f"methods={in_short(self.methods)} is not accepted. Accepted: a name, a pair ('score_cam', "
+                "{parameter: value}), or a list of these, with at least one."
             )
         methods: list[CamMethod] = []
         for method in map(METHODS.find, named):
@@ -218,7 +221,7 @@ class Options:
             if "component" in method.parameters and "component" not in method.given:
                 methods += [method.with_parameters(component=number) for number in range(2, self.n_components + 1)]
         if len({method.label for method in methods}) < len(methods):
-            raise ArgumentError(f"methods={self.methods!r} holds a method twice. Leave one out.")
+            raise ArgumentError(f"methods={in_short(self.methods)} holds a method twice. Leave one out.")
         return methods
 
 
@@ -228,7 +231,8 @@ def _atlas_asked(asked: Any) -> tuple[int, tuple[Any, ...]]:
         for key in asked:
             if key not in ("n_samples", "ignore"):
                 raise UnknownNameError(
-                    f"atlas={dict(asked)!r} has no setting {key!r}{nearest(key, ['n_samples', 'ignore'])} Accepted: "
+                    f"atlas={in_short(dict(asked))} has no setting "
+                    f"{in_short(key)}{nearest(key, ['n_samples', 'ignore'])} Accepted: "
                     "n_samples, the number of images; ignore, codes of verdicts."
                 )
         ignore = tuple(checked_codes("atlas['ignore']", asked.get("ignore", ())))
@@ -272,12 +276,12 @@ def named_target(target: Any, classes: Classes, *, labels: bool) -> tuple[str, A
             return target, classes.ids[target]
         known = ", ".join(classes.ids) or "none, as label_mapping is not given"
         raise UnknownNameError(
-            f"targets={target!r} is neither 'pred' nor 'label' nor a class of label_mapping"
+            f"targets={in_short(target)} is neither 'pred' nor 'label' nor a class of label_mapping"
             f"{nearest(target, classes.ids)} Classes: {known}."
         )
     if callable(target):
         return re.sub(r"\W+", "_", getattr(target, "__name__", type(target).__name__)).strip("_"), target
     raise ArgumentError(
-        f"targets={target!r} is not accepted. Accepted: 'pred', 'label', a class id, a class name of label_mapping, "
-        "Rank, Contrast, OutputValue, Segmentation, a callable, or a list of these."
+        f"targets={in_short(target)} is not accepted. Accepted: 'pred', 'label', a class id, a class name of "
+        "label_mapping, Rank, Contrast, OutputValue, Segmentation, a callable, or a list of these."
     )

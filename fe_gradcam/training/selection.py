@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fe_gradcam.errors import ArgumentError
+from fe_gradcam.errors import ArgumentError, in_short
 from fe_gradcam.parameters import Catalogue, Entry, whole
 from fe_gradcam.spec.labels import is_true
 
@@ -161,7 +161,7 @@ def selection_of(select: Any, n_samples: int | None, per_class: Any, seed: int, 
     missing = sorted(selection.needs - given)
     if missing:
         raise ArgumentError(
-            f"select={select!r} needs {' and '.join(f'{name}=' for name in missing)} with the key of the "
+            f"select={in_short(select)} needs {' and '.join(f'{name}=' for name in missing)} with the key of the "
             f"{' and of the '.join('true classes' if name == 'labels' else 'predictions' for name in missing)}."
         )
     if by_class and not given & {"labels", "preds"}:
@@ -176,8 +176,8 @@ def _positions(select: Any) -> tuple[int, ...]:
         places = [None]
     if not places or any(isinstance(one, bool) or not isinstance(one, Integral) or one < 0 for one in places):
         raise ArgumentError(
-            f"select={select!r} is not accepted. Accepted: {', '.join([*RULES, BOTH])}, or a list of positions from 0 "
-            "in the order of the epoch."
+            f"select={in_short(select)} is not accepted. Accepted: {', '.join([*RULES, BOTH])}, or a list of positions "
+            "from 0 in the order of the epoch."
         )
     found = tuple(dict.fromkeys(int(one) for one in places))
     if max(found) >= LARGEST_POSITION:

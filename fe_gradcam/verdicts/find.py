@@ -9,11 +9,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, UnsupportedModelError, nearest
+from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, UnsupportedModelError, in_short, nearest
 from fe_gradcam.explaining.route import explain, explained
 from fe_gradcam.explaining.settings import settings_of
 from fe_gradcam.explaining.views import Smooth
 from fe_gradcam.parameters import knows_its_keywords
+from fe_gradcam.spec.arrays import listed
 from fe_gradcam.spec.images import Inputs, host_rows
 from fe_gradcam.spec.labels import labels_of_images
 from fe_gradcam.spec.objects import object_masks
@@ -191,11 +192,13 @@ def checked_codes(name: str, ignore: Any) -> list[Any]:
     Raises:
         UnknownNameError: There is no such code.
     """
-    left_out: list[Any] = [ignore] if isinstance(ignore, str) else list(ignore or ())
+    left_out = (
+        [] if ignore is None else [ignore] if isinstance(ignore, str) else listed(name, ignore, "a list of codes.")
+    )
     for code in left_out:
-        if code not in TESTS:
+        if not isinstance(code, str) or code not in TESTS:
             raise UnknownNameError(
-                f"{name}={code!r} is no code{nearest(str(code), TESTS)} Accepted: {', '.join(TESTS)}."
+                f"{name}={in_short(code)} is no code{nearest(code, TESTS)} Accepted: {', '.join(TESTS)}."
             )
     return left_out
 

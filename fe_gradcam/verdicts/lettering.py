@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from fe_gradcam.errors import ArgumentError
+from fe_gradcam.errors import Argument, ArgumentError, in_short
 from fe_gradcam.files import FilePath
 
 SYSTEM_FONTS = (
@@ -59,11 +60,10 @@ def lettering(text: str, font: FilePath | None = None) -> Lettering | None:
     if font is None:
         return next((one for one in _fonts() if one.has(text)), None)
     try:
-        named = _of_file(font)
-    except OSError as error:
-        raise ArgumentError(
-            f"font={str(font)!r} cannot be read ({error}). Pass the path of a .ttf, .otf or .ttc."
-        ) from error
+        named = _of_file(os.fspath(font))
+    except (OSError, TypeError, ValueError) as error:
+        said = f" cannot be read ({error}). Pass the path of a .ttf, .otf or .ttc."
+        raise ArgumentError(Argument("font", in_short(font)), said) from error
     return named if named.has(text) else None
 
 

@@ -7,7 +7,6 @@ surroundings are exchanged instead, so nobody has to know the groups.
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any, get_args
 
 import numpy as np
@@ -19,7 +18,7 @@ from scipy.special import expit, log_softmax
 from fe_gradcam.backends import backend_for, last_layer_of
 from fe_gradcam.backends.last import LastLayer
 from fe_gradcam.errors import Argument, ArgumentError
-from fe_gradcam.parameters import one_of, whole
+from fe_gradcam.parameters import LARGEST_WHOLE, level, one_of, whole
 from fe_gradcam.spec.images import Inputs, host_rows
 from fe_gradcam.spec.labels import WITHOUT_A_CLASS, labels_of_images
 from fe_gradcam.spec.objects import object_masks
@@ -32,6 +31,9 @@ FILLED_IN = 256
 
 PENALTY = 1e-2
 """Half of the factor of the squared weights, relative to the mean loss, on features of standard deviation 1."""
+
+MOST_COPIES = 10_000
+"""The most surroundings that one image is shown in."""
 
 FIRST = 8
 """With so many images the last layer is found."""
@@ -86,10 +88,13 @@ def retrain_head(
         ArgumentError: Neither masks nor boxes are given; labels do not fit; a class of the model has no image.
         UnsupportedModelError: The last layer is not linear, or the model cannot be copied.
     """
-    for name, value, least in (("copies", copies, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
-        whole(name, value, least)
-    if not isinstance(penalty, Real) or not 0 <= penalty < np.inf:
-        raise ArgumentError(Argument("penalty", repr(penalty)), " is not accepted. Accepted: a number from 0.")
+    for name, value, least, most in (
+        ("copies", copies, 1, MOST_COPIES),
+        ("batch_size", batch_size, 1, LARGEST_WHOLE),
+        ("seed", seed, 0, LARGEST_WHOLE),
+    ):
+        whole(name, value, least, most=most)
+    penalty = level("penalty", penalty)
     one_of("empty", empty, get_args(Empty))
     inputs = Inputs.of(images).checked().in_torch()
     channels_first = backend_for(model, model_output).channels_first

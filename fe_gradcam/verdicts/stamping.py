@@ -14,8 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
-from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
+from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, in_short, nearest
 from fe_gradcam.files import FilePath
+from fe_gradcam.spec.arrays import array_of, listed
 from fe_gradcam.verdicts.lettering import lettering
 
 TEXT_STAMPS = {"chinese": "捷径捷径捷径", "cyrillic": "Образец текста", "date": "2026-11-27 10:45"}
@@ -168,13 +169,21 @@ def stamps_by_name(asked: StampSpec) -> Iterator[tuple[str, Any]]:
             f"stamps is a {type(asked).__name__}. Accepted: None, a name or a list of names "
             f"({', '.join(TEXT_STAMPS)}), or a dict {{name: picture}}."
         )
-    if not names:
+    if not len(names):
         raise ArgumentError("stamps is empty; at least one stamp is needed.")
-    for name, given in names.items():
+    for name in listed("stamps", names, "a dict {name: picture}."):
+        given = names[name]
         if given is None and name not in TEXT_STAMPS:
             said = f" is no text stamp{nearest(name, TEXT_STAMPS)} Accepted: {', '.join(TEXT_STAMPS)}; or a dict "
-            raise UnknownNameError(Argument("stamps", repr(name)), f"{said}{{name: picture}}.")
+            raise UnknownNameError(Argument("stamps", in_short(name)), f"{said}{{name: picture}}.")
         yield name, given
+
+
+PICTURE = (
+    "a picture (h, w, 3), or (h, w, 4) with its opacity, of bytes or of floats from 0 to 1; a file's path; or a pair "
+    "(stamp, control)."
+)
+"""What a stamp may be."""
 
 
 def _white(cover: NDArray[np.uint8]) -> Ink:
@@ -187,17 +196,16 @@ def _read(name: str, given: Any) -> Ink:
         try:
             with Image.open(given) as image:
                 array = image.convert("RGBA")
-        except OSError as error:
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise ArgumentError(
-                f"stamps: the file of {name!r} cannot be read ({error}). Pass a picture's path."
+                f"stamps: the file of {in_short(name)} cannot be read ({error}). Pass a picture's path."
             ) from error
-    array = np.asarray(array)
+    array = array_of("stamps", array, PICTURE)
     reach = 255 if array.dtype == np.uint8 else 1
     fits = array.ndim == 3 and array.shape[2] in (3, 4) and array.size > 0 and array.dtype.kind in "uf"
     if not fits or not (array.min() >= 0 and array.max() <= reach):
         raise ArgumentError(
-            f"stamps: {name!r} has shape {array.shape} and dtype {array.dtype}. Accepted: a picture (h, w, 3), or "
-            "(h, w, 4) with its opacity, of bytes or of floats from 0 to 1; a file's path; or a pair (stamp, control)."
+            f"stamps: {in_short(name)} has shape {array.shape} and dtype {array.dtype}. Accepted: {PICTURE}"
         )
     values = array.astype(np.float32) / reach
     cover = values[..., 3:] if array.shape[2] == 4 else np.ones((*array.shape[:2], 1), np.float32)
@@ -206,9 +214,9 @@ def _read(name: str, given: Any) -> Ink:
 
 def _per_channel(name: str, given: ArrayLike | None, default: float, pictures: Tensor) -> Tensor:
     """A number, or one for each channel, as (C, 1, 1)."""
-    numbers, channels = np.asarray(default if given is None else given, np.float64).reshape(-1), pictures.shape[1]
+    channels = pictures.shape[1]
+    accepted = f"a number{' above 0' * (name == 'std')}, or one for each of the {channels} channels."
+    numbers = array_of(name, default if given is None else given, accepted).astype(np.float64).reshape(-1)
     if numbers.size not in (1, channels) or not np.isfinite(numbers).all() or (name == "std" and (numbers <= 0).any()):
-        above = " above 0" * (name == "std")
-        said = f" is not accepted. Accepted: a number{above}, or one for each of the {channels} channels."
-        raise ArgumentError(Argument(name, repr(given)), said)
+        raise ArgumentError(Argument(name, in_short(given)), f" is not accepted. Accepted: {accepted}")
     return torch.from_numpy(np.resize(numbers, channels)).to(pictures)[:, None, None]

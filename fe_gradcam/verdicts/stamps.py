@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from textwrap import fill
 from typing import Any, NamedTuple, cast
 
@@ -25,10 +26,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fe_gradcam.backends import backend_for
-from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
+from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, in_short, nearest
 from fe_gradcam.files import FilePath
 from fe_gradcam.metrics.asked import answers_of
 from fe_gradcam.parameters import fraction, knows_its_keywords, whole
+from fe_gradcam.spec.arrays import listed
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.spec.targets import names_by_id
@@ -118,7 +120,7 @@ class Reaction:
                 f", it was left out: {self.left_out[stamp]}." if stamp in self.left_out else nearest(stamp, self.stamps)
             )
             said = f" is not in the table{why} Accepted: {', '.join(self.stamps) or 'none, for all were left out'}."
-            raise UnknownNameError(Argument("stamp", repr(stamp)), said)
+            raise UnknownNameError(Argument("stamp", in_short(stamp)), said)
         lift, error, rank = (table[self.stamps.index(stamp)] for table in (self.lift, self.error, self.rank))
         first = np.argsort(rank)[: whole("n", n, 1)].tolist()
         named = ((one, self.names.get(one, f"class {one}")) for one in first)
@@ -337,14 +339,15 @@ def _apart(controls: Sequence[Tensor]) -> float:
 def _places(asked: str | Sequence[Any]) -> dict[str, tuple[float, float]]:
     """The places by name."""
     found = {}
-    for place in [asked] if isinstance(asked, str) or _is_pair(asked) else asked:
+    one = isinstance(asked, str) or _is_pair(asked)
+    for place in [asked] if one else listed("places", asked, f"{', '.join(SPOTS)}; or two numbers from 0 to 1."):
         if _is_pair(place):
             found[f"{place[0]:.0%} across and {place[1]:.0%} down"] = float(place[0]), float(place[1])
         elif isinstance(place, str) and place in SPOTS:
             found[place] = SPOTS[place]
         else:
             said = f" is no place{nearest(place, SPOTS)} Accepted: {', '.join(SPOTS)}; or two numbers from 0 to 1."
-            raise ArgumentError(Argument("places", repr(place)), said)
+            raise ArgumentError(Argument("places", in_short(place)), said)
     if not found:
         raise ArgumentError("places is empty; at least one place is needed.")
     return found
@@ -354,11 +357,11 @@ def _is_pair(place: Any) -> bool:
     """Whether this is a place by two numbers from 0 to 1."""
     if not isinstance(place, (tuple, list)) or len(place) != 2:
         return False
-    return all(isinstance(one, (int, float)) and 0 <= one <= 1 for one in place)
+    return all(isinstance(one, Real) and 0 <= float(one) <= 1 for one in place)
 
 
 def _above_zero(name: str, value: Any) -> float:
     number = fraction(name, value)
     if not number:
-        raise ArgumentError(Argument(name, repr(value)), " is not accepted. Accepted: a number above 0, to 1.")
+        raise ArgumentError(Argument(name, in_short(value)), " is not accepted. Accepted: a number above 0, to 1.")
     return number

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fe_gradcam.errors import Argument, ArgumentError
 from fe_gradcam.verdicts.atlas import FEWEST, Box
 
 Code = Literal[
@@ -36,6 +37,9 @@ class Trial:
         after: Probability of the class for the changed image.
         done: What was changed, in a few words: "corner covered", "in the surroundings of a 7".
         outline: (H, W), where it was changed, or None.
+
+    Raises:
+        ArgumentError: One of the pictures is no array.
     """
 
     row: int
@@ -49,7 +53,10 @@ class Trial:
     def __post_init__(self) -> None:
         """Copies the arrays: a view would keep all images of the experiment in memory."""
         for name in ("given", "changed", "outline"):
-            if (array := getattr(self, name)) is not None:
+            array = getattr(self, name)
+            if not isinstance(array, np.ndarray) and (array is not None or name != "outline"):
+                raise ArgumentError(Argument(name), f" is a {type(array).__name__}; a NumPy array is needed.")
+            if array is not None:
                 object.__setattr__(self, name, array.copy())
 
 

@@ -12,14 +12,26 @@ from fastestimator.op.tensorop.model import ModelOp
 from fastestimator.util.traceability_util import traceable
 
 from fe_gradcam.backends import backend_for
-from fe_gradcam.errors import ArgumentError, UnsupportedModelError, warn, warnings_logged
+from fe_gradcam.errors import Argument, ArgumentError, UnsupportedModelError, in_short, warn, warnings_logged
 from fe_gradcam.integrations.fastestimator import compat
+from fe_gradcam.integrations.fastestimator.checked import (
+    checked_datasets,
+    checked_key,
+    checked_modes,
+    says_what_cannot_be_recorded,
+)
+from fe_gradcam.spec.arrays import listed
 from fe_gradcam.spec.images import Inputs
+from fe_gradcam.spec.resolved import resolve_target
 from fe_gradcam.types import Layer, LayerRef, Target, TargetSpec
 
 compat.apply()
 
+THREE_KEYS = "three keys, for the predictions, the activations and the gradients."
+"""What outputs may be."""
 
+
+@says_what_cannot_be_recorded
 @traceable()
 class LayerGradientOp(ModelOp):
     """A forward pass of a model that also writes a layer's activations and gradients to the batch.
@@ -58,28 +70,35 @@ class LayerGradientOp(ModelOp):
         mode: str | Iterable[str] | None = None,
         ds_id: str | Iterable[str] | None = None,
     ) -> None:
-        if isinstance(outputs, str) or len(list(outputs)) != 3:
+        written = [] if isinstance(outputs, str) else listed("outputs", outputs, THREE_KEYS)
+        if len(written) != 3:
+            raise ArgumentError(Argument("outputs", in_short(outputs)), f" is not accepted. Accepted: {THREE_KEYS}")
+        of_batch = target is None or isinstance(target, str) or callable(target)
+        if isinstance(target, TargetSpec) or not (of_batch or resolve_target(target, 1).is_class):
             raise ArgumentError(
-                f"outputs={outputs!r} is not accepted. Accepted: three keys, for the predictions, the activations and "
-                "the gradients."
-            )
-        if isinstance(target, TargetSpec):
-            raise ArgumentError(
-                f"target={target!r} is not accepted here. Accepted: None, a class id, a key of the batch with class "
-                "ids, or a callable. GradCAM(images=..., model=model, targets=...) takes the others."
+                f"target={in_short(target)} is not accepted here. Accepted: None, a class id, a key of the batch with "
+                "class ids, or a callable. GradCAM(images=..., model=model, targets=...) takes the others."
             )
         if isinstance(model, torch.nn.DataParallel):
             raise UnsupportedModelError(
                 "model is a DataParallel module, whose replicas cannot be observed. Pass the model to the trace "
                 "instead of a LayerGradientOp: GradCAM(images=..., model=model)."
             )
-        keys = [inputs] if isinstance(inputs, str) else list(inputs)
+        backend = backend_for(model)
+        if not hasattr(model, "fe_compiled"):
+            raise ArgumentError(Argument("model"), " was not made by FastEstimator. Pass what fe.build returned.")
+        keys = [inputs] if isinstance(inputs, str) else listed("inputs", inputs, "one key, or several.")
+        keys = [checked_key("inputs", key) for key in keys]
         self._n_images = len(keys)
-        keys += [target] if isinstance(target, str) else []
-        super().__init__(model=model, inputs=keys, outputs=list(outputs), mode=mode, ds_id=ds_id)
+        if not keys:
+            raise ArgumentError("inputs is empty; the key of the images is needed.")
+        keys += [checked_key("target", target)] if isinstance(target, str) else []
+        written = [checked_key("outputs", key) for key in written]
+        when = {"mode": checked_modes(mode), "ds_id": checked_datasets(ds_id)}
+        super().__init__(model=model, inputs=keys, outputs=written, **when)
         self.target = target
         self._layer = layer
-        self._backend: Any = backend_for(model)
+        self._backend: Any = backend
         self._place: LayerRef | None = None if layer is None else self._backend.resolve(layer)
         self._state: dict[str, Any] = {}
         self.puts_out_probabilities: bool | None = None

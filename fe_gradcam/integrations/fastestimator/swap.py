@@ -12,6 +12,13 @@ from numpy.typing import NDArray
 
 from fe_gradcam.errors import Argument, ArgumentError
 from fe_gradcam.integrations.fastestimator import compat
+from fe_gradcam.integrations.fastestimator.checked import (
+    checked_datasets,
+    checked_key,
+    checked_modes,
+    says_what_cannot_be_recorded,
+)
+from fe_gradcam.parameters import fraction, one_of
 from fe_gradcam.spec.objects import object_masks
 from fe_gradcam.verdicts.swap import Empty, Grounds, drawn_donors, swappable
 
@@ -25,6 +32,7 @@ FEWEST_DONORS, SHARED_BY = 8, 4
 """A quarter of a batch gives surroundings, and at least so many images: filling them in takes most of the time."""
 
 
+@says_what_cannot_be_recorded
 @traceable()
 class SwapSurroundings(NumpyOp):
     """Pastes the objects of a batch into each other's surroundings, so that these say nothing of the class.
@@ -65,9 +73,10 @@ class SwapSurroundings(NumpyOp):
         empty: Empty = "unknown",
         channels_first: bool | None = None,
     ) -> None:
-        for name, key in (("inputs", inputs), ("outputs", outputs)):
-            if not isinstance(key, str):
-                raise ArgumentError(Argument(name, repr(key)), " is not accepted. Accepted: one key, of the images.")
+        keys = {"inputs": inputs, "outputs": outputs, "masks": masks, "boxes": boxes}
+        for name, key in keys.items():
+            if key is not None or name in ("inputs", "outputs"):
+                checked_key(name, key)
         if masks is None and boxes is None:
             raise ArgumentError(
                 "SwapSurroundings does not know where the objects are. Pass a key of the batch as ",
@@ -76,17 +85,13 @@ class SwapSurroundings(NumpyOp):
                 Argument("boxes", ""),
                 ".",
             )
-        if not 0 <= probability <= 1:
-            raise ArgumentError(
-                Argument("probability", repr(probability)), " is not accepted. Accepted: a number from 0 to 1."
-            )
-        if empty not in get_args(Empty):
-            raise ArgumentError(
-                Argument("empty", repr(empty)),
-                f" is not accepted. Accepted: {', '.join(map(repr, get_args(Empty)))}.",
-            )
-        keys = [inputs, *(key for key in (masks, boxes) if key is not None)]
-        super().__init__(inputs=keys, outputs=outputs, mode=mode, ds_id=ds_id)
+        fraction("probability", probability)
+        one_of("empty", empty, get_args(Empty))
+        if channels_first is not None:
+            one_of("channels_first", channels_first, (True, False))
+        read = [inputs, *(key for key in (masks, boxes) if key is not None)]
+        when = {"mode": checked_modes(mode), "ds_id": checked_datasets(ds_id)}
+        super().__init__(inputs=read, outputs=outputs, **when)
         self.masks, self.boxes = masks, boxes
         self.probability, self.empty, self.channels_first = probability, empty, channels_first
 

@@ -24,12 +24,18 @@ from fe_gradcam.errors import ArgumentError, CamError, UnknownNameError, nearest
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.explaining.views import Smooth
 from fe_gradcam.integrations.fastestimator import compat, warmup
+from fe_gradcam.integrations.fastestimator.checked import (
+    checked_datasets,
+    checked_key,
+    checked_modes,
+    says_what_cannot_be_recorded,
+)
 from fe_gradcam.integrations.fastestimator.copying import Copied
 from fe_gradcam.integrations.fastestimator.display import HeatmapGrid
 from fe_gradcam.integrations.fastestimator.keyed import KeyedSource, check_source
 from fe_gradcam.integrations.fastestimator.logs import HostLogs
 from fe_gradcam.metrics.rules import MetricSpec
-from fe_gradcam.parameters import class_knows_its_keywords
+from fe_gradcam.parameters import class_knows_its_keywords, flag
 from fe_gradcam.spec.outputs import ModelOutput
 from fe_gradcam.training.epoch import Cost, Put
 from fe_gradcam.training.options import Classes, Options
@@ -60,6 +66,7 @@ ALL_MODES = frozenset({"train", "eval", "test", "infer"})
     mask="masks= with a key",
     places="masks= or boxes= with a key",
 )
+@says_what_cannot_be_recorded
 @traceable()
 class GradCAM(Copied, Trace):
     """Heatmaps of what the network looks at, drawn at the end of each epoch.
@@ -235,11 +242,12 @@ class GradCAM(Copied, Trace):
     ) -> None:
         self._made_with({name: value for name, value in locals().items() if name not in ("self", "__class__")})
         of_inputs = list(images) if isinstance(images, (list, tuple)) and images else [images]
-        self._image_keys = [_key("images", image) for image in of_inputs]
+        self._image_keys = [checked_key("images", image) for image in of_inputs]
         keys = {"labels": labels, "preds": preds, "ids": ids, "masks": masks, "boxes": boxes, "display": display}
         keys |= {"grads": grads, "activations": activations}
-        self._keys = {part: _key(part, key) for part, key in keys.items() if key is not None}
-        _key("outputs", outputs)
+        self._keys = {part: checked_key(part, key) for part, key in keys.items() if key is not None}
+        checked_key("outputs", outputs)
+        mode, ds_id = checked_modes(mode), checked_datasets(ds_id)
         self.model = model
         check_source(model, grads, activations)
         given = self._keys.keys() - {"grads", "activations"} | ({"model"} if model is not None else set())
@@ -263,7 +271,7 @@ class GradCAM(Copied, Trace):
             targets=targets,
             frequency=frequency,
             save_dir=save_dir,
-            shared_scale=bool(shared_scale),
+            shared_scale=flag("shared_scale", shared_scale),
             track=track,
             metrics=metrics,
             atlas=cast(int, atlas),  # the options make a number of it
@@ -510,13 +518,6 @@ def _on_device_of(network: Any, model: Any) -> Iterator[None]:
         yield
     finally:
         model.to(before)
-
-
-def _key(name: str, value: Any) -> str:
-    """A key of the batch."""
-    if not isinstance(value, str) or not value:
-        raise ArgumentError(f"{name}={value!r} is not accepted. Accepted: a key of the batch, as a string.")
-    return value
 
 
 def dummy_inputs(model: Any) -> tuple[NDArray[Any], ...] | None:
