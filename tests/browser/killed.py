@@ -81,7 +81,7 @@ def run(folder: Path, ends: dict[str, str], code: int) -> None:
     for process in started:
         process.start()
     for process in started:
-        process.join(120)
+        process.join(300)
         assert process.exitcode == code, f"{process.exitcode} is not {code}"
 
 
