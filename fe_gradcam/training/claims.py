@@ -36,7 +36,7 @@ class Claim:
     def __init__(self, stem: str, others: Sequence[str], path: Path, lock: BaseFileLock | None) -> None:
         self.stem, self.others = stem, list(others)
         self._path, self._lock, self._whose = path, lock, (os.getpid(), current_thread())
-        self._freed = finalize(self, _free, lock, path, os.getpid())
+        self._freed = finalize(self, _free, lock, path)
         if lock is not None:
             CLAIMS[str(path)] = self
 
@@ -129,9 +129,9 @@ def _clear(folder: Path, beginning: str) -> None:
             path.unlink()
 
 
-def _free(lock: BaseFileLock | None, path: Path, process: int) -> None:
-    """Frees a name, unless this is a fork of the process that holds it; a lock file of somebody else stays."""
-    if lock is None or os.getpid() != process:
+def _free(lock: BaseFileLock | None, path: Path) -> None:
+    """Frees a name; a lock file of somebody else stays, and a fork frees no name of its parent."""
+    if lock is None:
         return
     holder = _holder(path)
     with suppress(OSError):

@@ -20,6 +20,7 @@ import pytest
 from filelock import FileLock
 
 from fe_gradcam.files import of_this_process
+from fe_gradcam.training import claims
 from fe_gradcam.training.claims import Claim, claimed
 from tests.trainings import ROOT, failing
 
@@ -64,9 +65,9 @@ def test_a_claim_is_a_file_that_goes_with_it(tmp_path: Path) -> None:
 
 
 def test_other_names_and_modes_are_free(tmp_path: Path) -> None:
-    claims = [claimed(tmp_path, name, mode) for name in ("gradcam", "Gradcam", "热图") for mode in ("eval", "test")]
-    assert [claim.stem for claim in claims] == ["gradcam"] * 2 + ["Gradcam"] * 2 + ["热图"] * 2
-    assert not any(claim.others for claim in claims)
+    found = [claimed(tmp_path, name, mode) for name in ("gradcam", "Gradcam", "热图") for mode in ("eval", "test")]
+    assert [claim.stem for claim in found] == ["gradcam"] * 2 + ["Gradcam"] * 2 + ["热图"] * 2
+    assert not any(claim.others for claim in found)
 
 
 def test_another_process_keeps_its_name_until_it_ends(tmp_path: Path) -> None:
@@ -113,8 +114,8 @@ def test_a_cell_that_is_run_again_takes_its_name_over(tmp_path: Path) -> None:
 
 
 def test_a_claim_goes_with_the_trace_that_had_it(tmp_path: Path) -> None:
-    claims = [claimed(tmp_path, "gradcam", "eval")]
-    claims.clear()
+    found = [claimed(tmp_path, "gradcam", "eval")]
+    found.clear()
     gc.collect()
     assert not left_in(tmp_path)
 
@@ -135,6 +136,14 @@ def test_another_thread_that_lives_keeps_its_name(tmp_path: Path) -> None:
     thread.join()
     assert [claim.stem for claim in found] == ["gradcam", "gradcam~2"]
     assert claimed(tmp_path, "gradcam", "eval").stem == "gradcam"  # its thread has ended
+
+
+def test_a_claim_may_end_in_another_thread(tmp_path: Path) -> None:
+    claim = claimed(tmp_path, "gradcam", "eval")
+    thread = Thread(target=claim.end)
+    thread.start()
+    thread.join()
+    assert claimed(tmp_path, "gradcam", "eval").stem == "gradcam"
 
 
 def test_a_fork_neither_has_nor_frees_the_names_of_its_parent(tmp_path: Path) -> None:
@@ -166,9 +175,9 @@ def test_without_locks_the_name_is_taken_and_nothing_fails(
     monkeypatch.setattr("fcntl.flock", failing(OSError(code, os.strerror(code))))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        claims = [claimed(tmp_path, "gradcam", "eval") for _ in range(2)]
-    assert [(claim.stem, claim.others) for claim in claims] == [("gradcam", [])] * 2
-    claims[0].end()
+        found = [claimed(tmp_path, "gradcam", "eval") for _ in range(2)]
+    assert [(claim.stem, claim.others) for claim in found] == [("gradcam", [])] * 2
+    found[0].end()
     assert not left_in(tmp_path)
 
 
@@ -217,6 +226,10 @@ def test_a_link_or_a_pipe_in_the_place_of_a_lock_file_is_not_followed(tmp_path: 
     os.mkfifo(tmp_path / ".gradcam_test.lock")
     for mode in ("eval", "test"):
         claimed(tmp_path, "gradcam", mode).end()
+    assert victim.read_text() == "mine"
+    (tmp_path / "link").symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic links"):
+        claims._plainly(str(tmp_path / "link"), os.O_WRONLY | os.O_TRUNC)
     assert victim.read_text() == "mine"
 
 

@@ -416,6 +416,7 @@ def resumable(framework: str, folder: Path, killed: int | None = None) -> dict[s
     traces = [trace, catch, Killer(killed), RestoreWizard(str(folder / "state"))]
     with contextlib.suppress(KilledError):
         training(framework, *traces, model=model, epochs=4).fit(warmup=False)
+    trace.watcher.folder.end()  # as with a process that is killed
     return {
         "epochs": [caught["epoch"] for caught in catch.caught],
         "titles": [list(caught["gradcam_film"].grid.titles[1:]) for caught in catch.caught],

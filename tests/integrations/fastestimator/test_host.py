@@ -322,6 +322,7 @@ def resumable_training(framework: str, folder: Path, last: int | None = None) ->
     fitting = training(framework, model, traces, epochs=3)
     with contextlib.suppress(KilledError):
         fitting.fit("resumed", warmup=False)
+    traces[0].watcher.folder.end()  # as with a process that is killed
     losses = fitting.system.summary.history["eval"]["ce"]
     return {
         "step": fitting.system.global_step,
