@@ -156,6 +156,7 @@ class Line:
     Attributes:
         shown: Positions of the images in the results of each epoch.
         said: What a warning says.
+        hidden_by_keras: Whether it cannot be seen there: on a CPU the ReLU of TensorFlow makes 0 of NaN.
     """
 
     change: Callable[[np.ndarray], None] = nothing
@@ -166,6 +167,7 @@ class Line:
     shown: tuple[int, ...] = (0, 1, 2, 3, 4)
     said: tuple[str, ...] = ()
     labels: Any = None
+    hidden_by_keras: bool = False
 
 
 NOT_A_NUMBER, INFINITE = not_finite(np.nan), not_finite(np.inf)
@@ -187,8 +189,8 @@ TABLE: dict[str, Line] = {
     "the model fails on one image, and images are followed": Line(
         marked, marked=True, shown=(0, 1, 3, 4), how={"track": True, "metrics": ["drift"]}, said=("1 are not shown",)
     ),
-    "NaN in an image": Line(NOT_A_NUMBER, said=("NaN or infinite values",)),
-    "infinity in an image": Line(INFINITE, said=("NaN or infinite values",)),
+    "NaN in an image": Line(NOT_A_NUMBER, said=("NaN or infinite values",), hidden_by_keras=True),
+    "infinity in an image": Line(INFINITE, said=("NaN or infinite values",), hidden_by_keras=True),
     "batches of one": Line(feed={"batch_size": 1}),
     "a batch larger than the data": Line(feed={"batch_size": 64}),
     "a label out of range, in batches of one": Line(
@@ -220,8 +222,9 @@ def test_a_fault_leaves_the_training_as_it_is_and_shows_what_can_be_shown(framew
         for one in results:
             for heat in one["heatmap_grad_cam"].values():
                 assert np.isfinite(heat).all()
-    assert bool(with_trace.warned) == bool(line.said)
-    for part in line.said:
+    said = () if line.hidden_by_keras and framework == "tf" else line.said
+    assert bool(with_trace.warned) == bool(said)
+    for part in said:
         assert with_trace.said(part), with_trace.warned
     if line.labels is not None:
         labels = [one["label"] for one in with_trace.caught[-1]["gradcam_results"]]
@@ -233,7 +236,7 @@ def test_weights_that_are_not_finite_end_no_training(framework: str) -> None:
     found = ended(framework, with_rows(framework, all_nan), metrics=["average_drop"])
     assert not all(np.isfinite(one).all() for one in found.weights)
     assert [len(caught["gradcam_results"]) for caught in found.caught] == [5, 5]
-    assert found.said("NaN or infinite values for 5 of 5 images")
+    assert found.said("NaN or infinite values for 5 of 5 images") == (framework == "torch")  # see `hidden_by_keras`
     for one, other in zip(untraced(framework, all_nan), found.weights, strict=True):
         np.testing.assert_array_equal(one, other)
 

@@ -34,4 +34,5 @@ class Forks:
             )
 
 
-os.register_at_fork(after_in_child=Forks.look)
+if hasattr(os, "register_at_fork"):  # where processes can be forked
+    os.register_at_fork(after_in_child=Forks.look)
