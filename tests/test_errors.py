@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from fe_gradcam import ArgumentError, CamError, CamWarning, GradientError, UnknownNameError, UnsupportedModelError
-from fe_gradcam.errors import LIST_LAYERS, Argument, in_one_line, nearest
+from fe_gradcam.errors import LIST_LAYERS, Argument, in_one_line, nearest, said_by
 
 WORDS = {"layer": "--layer", "class_names": "--class-names", LIST_LAYERS.name: '"fe-gradcam layers"'}
 PARTS = (
@@ -77,3 +77,13 @@ def test_a_name_as_papers_write_it_is_near_to_its_own() -> None:
     assert nearest("Grad-CAM", known) == "; did you mean 'grad_cam'?"
     assert nearest("Grad-CAM++", known) == "; did you mean 'grad_cam_plus_plus'?"
     assert nearest("gradcam", known).startswith("; did you mean 'grad_cam'")
+
+
+def test_an_error_whose_text_cannot_be_made_is_named_by_its_class() -> None:
+    class MuteError(ValueError):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    assert said_by(MuteError()) == "(its text cannot be made: RuntimeError)"
+    assert in_one_line(MuteError()).startswith("MuteError: (its text cannot be made: RuntimeError)")
+    assert said_by(ValueError("five")) == "five"

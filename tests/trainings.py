@@ -68,7 +68,7 @@ def dataset(framework: str, count: int = COUNT, seed: int = 0, **more: Any) -> N
     generator = np.random.default_rng(seed)
     images = as_layout(framework, generator.normal(size=(count, 9, 12, 3)).astype(np.float32))
     names = np.arange(100, 100 + count)
-    return NumpyDataset({"x": images, "y": generator.integers(0, 5, count), "name": names, **more})
+    return NumpyDataset({"x": images, "y": generator.integers(0, 5, count), "name": names} | more)
 
 
 def ops_of(model: Any, forward: Any = None) -> list[Any]:

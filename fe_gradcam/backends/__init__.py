@@ -33,7 +33,9 @@ def backend_for(
     on = computes_on(model)
     if on == "tensorflow":
         from fe_gradcam.backends.keras.backend import KerasBackend
+        from fe_gradcam.backends.keras.forked import Forks
 
+        Forks.check()
         return KerasBackend(model, model_output, reshape, of_pixels)
     if on == "torch":
         from fe_gradcam.backends.keras.on_torch import KerasOnTorch

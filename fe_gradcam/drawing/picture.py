@@ -110,7 +110,8 @@ def draw(
             of the same scenes; `fe_gradcam.drawing.pixels.to_rgb` says how they are shown.
         heatmaps: One Heatmap or a list, of the same N images and with the same scaling, as `explain` and
             `explain_many` return them.
-        labels: (N,) true class ids, or names of `class_names`. If one of the heatmaps explains the inferred class,
+        labels: (N,) true class ids, or names of `class_names`, or (N, C) of 0 and 1, of which the first is shown and
+            all count as right; -1 or NaN for an image without one. If one of the heatmaps explains the inferred class,
             wrong inferences are framed.
         ids: N names of the images.
         class_names: Names of the classes, in the order of their ids, with one for each that is shown; or {id: name}.

@@ -53,7 +53,7 @@ class PageDataset:
 
     Attributes:
         size: (H, W) of the heatmaps.
-        images: Id, label and picture of each image.
+        images: Id, label, further true classes and picture of each image.
         keys: A key for each image, by which it is known again.
         epochs: The epochs, the oldest first.
     """
@@ -116,6 +116,7 @@ class PageDataset:
             self.images.append({"id": None if part.ids is None else as_text(part.ids[at]), "src": None})
         entry = self.images[place := self.keys.index(key)]
         entry["label"] = None if part.labels is None or part.labels[at] < 0 else int(part.labels[at])
+        entry.pop("also", None)
         if part.several is not None:
             entry["also"] = [int(one) for one in np.flatnonzero(part.several[at]) if one != entry["label"]]
         if shown.pictures and entry["src"] is None:

@@ -64,7 +64,7 @@ def report(
         images: (N, C, H, W), (N, H, W, C) or (N, H, W), as `fe_gradcam.draw` takes them.
         heatmaps: One Heatmap or a list, of the same N images and with the same scaling, as `explain` and
             `explain_many` return them.
-        labels: (N,) true class ids, or names of `class_names`.
+        labels: (N,) true class ids, or names of `class_names`, or (N, C) of 0 and 1, as `fe_gradcam.draw` takes them.
         ids: N names of the images; the page holds no other names of files.
         class_names: Names of the classes, in the order of their ids, with one for each that is shown; or {id: name}.
         mean: Mean that the images were normalised with, a number or one per channel, to undo it.

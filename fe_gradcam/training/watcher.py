@@ -145,7 +145,8 @@ class Watcher:
         Args:
             images: The images as the model takes them; a tuple for a model with several inputs. The first is the
                 picture, unless `display` is given.
-            labels: True classes: ids (N,) or (N, 1), or one-hot (N, C); negative for an image without one.
+            labels: True classes: ids (N,) or (N, 1), or (N, C), one-hot or of several; negative for an image without
+                one.
             preds: Predictions (N, C), or (N, 1) of a single output, by which rows are chosen.
             ids: N names of the images.
             masks: (N, H, W), where the object is.
@@ -306,7 +307,7 @@ class Watcher:
                     rows[dataset] = chosen.rows()
                 if chosen.missing:
                     said = f"select: the epoch had {chosen.seen} images, and none at {chosen.missing}."
-                    warn(said, stacklevel=3)
+                    warn(f"GradCAM ({self.options.name!r}): {said}", stacklevel=3)
             if self.options.track and product == "grid":
                 if dataset in rows:
                     self.history.streams[stream] = Followed(rows[dataset])

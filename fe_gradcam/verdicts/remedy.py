@@ -69,7 +69,7 @@ def retrain_head(
     Args:
         model: A torch.nn.Module or a tf.keras.Model that ends in a linear layer; it stays as it is.
         images: N images as `fe_gradcam.explain` takes them; some hundreds are enough.
-        labels: (N,) class ids, or (N, C) of 0 and 1.
+        labels: (N,) class ids, or (N, C) of 0 and 1; every image needs a label.
         masks: Where the object of each image is, see `fe_gradcam.measure`. Rather too large than too small.
         boxes: The same as boxes.
         copies: In how many other surroundings each image is shown.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,16 @@ def test_an_epoch_that_is_made_again_takes_the_place_of_the_old_ones() -> None:
     for epoch in (1, 2, 3, 2):
         dataset.add(part(), epoch, Shown())
     assert [one["epoch"] for one in dataset.epochs] == [1, 2]
+
+
+def test_of_several_true_classes_the_page_has_the_first_and_the_others() -> None:
+    dataset, several = PageDataset(), part()
+    table = np.array([[True, True, False], [False, True, False], [False, False, False]])[: len(several)]
+    several = replace(several, labels=np.array([0, 1, -1])[: len(several)], several=table)
+    dataset.add(several, 1, Shown())
+    assert [one["also"] for one in dataset.images] == [[1], [], []][: len(several)]
+    dataset.add(part(), 2, Shown())
+    assert all("also" not in one for one in dataset.images)
 
 
 def test_images_of_another_size_begin_anew() -> None:

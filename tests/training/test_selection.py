@@ -32,7 +32,7 @@ from fe_gradcam.spec.objects import masks_of_boxes, object_masks
 from fe_gradcam.training import chosen as selecting
 from fe_gradcam.training.chosen import Chosen
 from fe_gradcam.training.rows import probabilities_of
-from fe_gradcam.training.selection import BOTH, RULES, Selection, selection_of
+from fe_gradcam.training.selection import BOTH, RULES, Facts, Selection, selection_of
 from tests.models.toys import SmallTorch
 from tests.trainings import (
     FRAMEWORKS,
@@ -654,3 +654,35 @@ def test_predictions_that_are_class_ids_are_refused() -> None:
 def test_boxes_in_shares_of_the_image_are_refused() -> None:
     with pytest.raises(ArgumentError, match="boxes hold no number above 1"):
         object_masks(None, np.array([[0.1, 0.2, 0.5, 0.5]]), (64, 64), 1)
+
+
+def test_of_several_true_classes_each_is_right_and_the_likeliest_ranks() -> None:
+    table = np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2], [0.5, 0.3, 0.2]], np.float32)
+    several = np.array([[1, 1, 0], [0, 1, 1], [0, 0, 0]], bool)
+    facts = Facts(np.arange(3), np.zeros(3), np.array([0, 1, -1]), table, several)
+    assert facts.wrong.tolist() == [False, True, False]
+    assert_allclose(facts.of_true_class, [0.5, 0.3, np.nan])
+    assert_allclose(replace(facts, several=None, labels=np.array([1, 2, -1])).of_true_class, [0.3, 0.2, np.nan])
+
+
+def test_batches_with_different_numbers_of_boxes_are_joined_with_empty_ones() -> None:
+    chosen = Chosen(Selection())
+    for count in (1, 3):
+        chosen.add({"images": np.zeros((2, 4, 4, 1)), "boxes": np.full((2, count, 4), 2.0)})
+    boxes = chosen.rows()["boxes"]
+    assert boxes.shape == (4, 3, 4)
+    assert boxes.any(2).sum(1).tolist() == [1, 1, 3, 3]
+    assert (object_masks(None, boxes[:2], (4, 4), 2) == object_masks(None, boxes[:2, :1], (4, 4), 2)).all()
+
+
+def test_positions_go_on_behind_a_batch_that_is_left_out() -> None:
+    chosen = Chosen(Selection("positions", limit=2, positions=(1, 6)))
+    chosen.add({"images": np.zeros((3, 4)), "labels": np.zeros(3)})
+    for other in ({"images": np.zeros((3, 4))}, {"images": np.zeros((2, 5)), "labels": np.zeros(2)}):
+        if "labels" in other:
+            with pytest.raises(ArgumentError, match=r"other shapes than those before: images \(5,\), not \(4,\)"):
+                chosen.add(other)
+        else:
+            with pytest.raises(ArgumentError, match="This batch holds no labels"):
+                chosen.add(other)
+    assert (chosen.seen, chosen.rows().positions.tolist()) == (8, [1])

@@ -81,8 +81,9 @@ class GradCAM(Copied, Trace):
 
     A mistake in the arguments is an error, at once or before the first step: the trace checks the batches of
     FastEstimator's warmup, and explains one image of them. Without a warmup it checks the first batch. After that, no
-    failure of the trace ends a training: it is reported as a warning. An image without a true class (-1, NaN, not a
-    class of the model) is shown as not labelled, with one warning.
+    failure of the trace ends a training: it is reported as a warning, or as a line of the log where warnings are
+    errors. An image without a true class (-1, NaN, not a class of the model) is shown as not labelled, with one
+    warning. A copy of a trace is a trace with the same arguments and model.
 
     Args:
         images: Key of the images, as the model takes them; several keys for a model with several
@@ -91,8 +92,9 @@ class GradCAM(Copied, Trace):
         n_components: How many principal components eigen_cam, eigen_grad_cam and kpca_cam show, side by side, unless
             ``component`` is passed to them; other methods have no components.
         n_samples: How many images of each dataset are explained every epoch; None for all, 0 for none.
-        labels: Key of the true classes: ids (N,) or (N, 1), names in `label_mapping`, or one-hot (N, C); -1 for an
-            image without one. If the inferred class is wrong, the heatmap of the true class is drawn below.
+        labels: Key of the true classes: ids (N,) or (N, 1), names in `label_mapping`, or (N, C), one-hot or of 0 and 1
+            if an image may have several; -1 for an image without one. Of several the first is shown, and all count as
+            right. If the inferred class is wrong, the heatmap of the true class is drawn below.
         preds: Key of the predictions. With `grads` the predictions that are shown come from here; with `model`
             they come from the pass that explains.
         label_mapping: {class name: class id}, as in FastEstimator.
@@ -332,9 +334,8 @@ class GradCAM(Copied, Trace):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restores a saved state; a state that does not fit is left out, with a warning."""
-        watcher = getattr(self, "watcher", None)  # a copy has nothing
-        if watcher is not None and state and (watcher.options.track or watcher.options.report):
-            watcher.restore(state.get("history", state))
+        if state and (self.watcher.options.track or self.watcher.options.report):
+            self.watcher.restore(state.get("history", state))
 
     def _shares_an_epoch_with(self, other: GradCAM) -> bool:
         same_mode = not self._modes or not other._modes or self._modes & other._modes
@@ -373,9 +374,8 @@ class GradCAM(Copied, Trace):
         with self._told_what_is_fed():
             for batch in foreseen.values():
                 self.watcher.check(*self._parts(batch))
-        with self.watcher.forgiven("say which model is explained"):
+        with self.watcher.forgiven("try a dummy image", but=CamError):
             self._say_whose_model(self.system.network.models)
-        with self.watcher.forgiven("make a dummy image", but=CamError):
             dummy = None if foreseen or self.model is None else dummy_inputs(self.model)
             if dummy is not None and len(dummy) == len(self._image_keys):
                 self.watcher.try_out(dummy)
