@@ -223,8 +223,10 @@ class Sender:
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait()
+        self._process.stdout.close()
         signal.signal(signal.SIGINT, self._before)
 
     def _answer(self, *_: object) -> None:

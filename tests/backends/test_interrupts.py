@@ -267,14 +267,16 @@ def test_the_block_of_an_interruptible_context_is_interrupted_and_nothing_stays_
 
 
 def test_an_interruptible_context_is_whole_wherever_it_is_interrupted() -> None:
-    """At each of its lines, those of contextlib too; without the ends, the last line on would leave it on."""
+    """At each of its lines. It is held here, as a debugger holds it, or it would be closed when it is collected."""
     number = left = 0
     while True:
         number += 1
         steps, context = contexts()
 
-        def block(context: Callable[[], Any] = context) -> None:
-            with context():
+        made = context()
+
+        def block(made: Any = made) -> None:
+            with made:
                 pass
 
         raised, passed = at_step(block, number)

@@ -19,6 +19,8 @@ from fe_gradcam.types import Heatmap
 from tests.drawing.places import places_of
 from tests.models.toys import SmallTorch
 
+pytestmark = pytest.mark.threads
+
 IMAGES = torch.rand(2, 3, 160, 200, generator=torch.Generator().manual_seed(1))
 
 

@@ -18,6 +18,8 @@ from fe_gradcam.metrics.measure import summary
 from tests.metrics.readers import FRAMEWORKS, OF_MODEL, READERS, every_metric, heat_of, laid_out, random_case, untouched
 from tests.models.toys import SmallTorch
 
+pytestmark = pytest.mark.threads
+
 SHARES = ("average_drop", "increase", "deletion", "insertion", "pointing_game", "energy_inside", "sanity")
 OF_PLACE = {"metrics": "energy_inside"}
 RANGES = dict.fromkeys(SHARES, (0.0, 1.0)) | {"road": (-0.5, 0.5), "energy_ratio": (0, np.inf)}

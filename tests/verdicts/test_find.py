@@ -15,6 +15,8 @@ from fe_gradcam.verdicts.find import TESTS, judged
 from fe_gradcam.verdicts.verdict import Evidence, Verdict
 from tests.verdicts.coloured import BLUE, BY_COLOUR, GREEN, GREEN_BY_MARK, RED, inquiry_of, network, scenes
 
+pytestmark = pytest.mark.threads
+
 COUNT = 12
 CLASSES = [RED] * COUNT + [GREEN] * COUNT + [BLUE] * COUNT
 NAMES = ["red", "green", "blue"]
@@ -103,6 +105,7 @@ def test_a_class_that_is_judged_again_is_no_longer_one_of_the_accused(marked: An
     assert inquiry.accused == set()
 
 
+@pytest.mark.thread_unsafe(reason="the random stream that it looks at is that of all threads")
 def test_the_network_and_its_random_streams_are_left_as_they_were(marked: Any) -> None:
     images, masks = marked
     model = network(GREEN_BY_MARK).train()
