@@ -262,10 +262,13 @@ def _checked_labels(labels: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
         ArgumentError: They have another shape, or are no whole numbers.
     """
     accepted = f"({shape[0]},) class ids, or {shape} of 0 and 1 if an image may be of several classes."
-    given = array_of("labels", labels, accepted)
+    given = array_of("labels", labels, accepted, kinds="biufUS")
     if given.shape == (shape[0], 1) and shape[1] > 1:
         given = given[:, 0]
-    whole = given.dtype.kind in "iub" or bool((given == np.rint(given)).all())
+    whole = given.dtype.kind in "iub" or (given.dtype.kind == "f" and bool((given == np.rint(given)).all()))
     if given.shape not in ((shape[0],), shape) or not whole:
-        raise ArgumentError(f"labels has shape {given.shape} and dtype {given.dtype}. Accepted: {accepted}")
+        raise ArgumentError(
+            f"labels has shape {given.shape} and dtype {given.dtype}; ({shape[0]},) class ids are needed, or {shape} "
+            "of 0 and 1 if an image may be of several classes."
+        )
     return given.astype(np.int64)

@@ -133,7 +133,7 @@ def _pairs(masks: NDArray[np.bool_], copies: int, empty: Empty, generator: np.ra
 
 def _wanted(labels: ArrayLike, count: int, last: LastLayer) -> tuple[NDArray[np.float64], bool]:
     """The labels as a table (N, C) of 0 and 1, and whether each class is told by itself, by a sigmoid."""
-    given = array_of("labels", labels, f"class ids ({count},), or a table of 0 and 1.")
+    given = array_of("labels", labels, f"class ids ({count},), or a table of 0 and 1.", kinds="biufUS")
     table = given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given
     classes = last.weights.shape[1]
     if table.ndim == 1 and table.dtype.kind in "buif" and bool(np.isin(table, np.arange(max(classes, 2))).all()):
