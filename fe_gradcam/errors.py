@@ -136,7 +136,7 @@ MOST_SHOWN = 300
 
 
 def in_short(value: object) -> str:
-    """A value in a message: its `repr`, cut if it is long; its type if it cannot say what it is.
+    """A value in a message: its `repr` on one line, cut if it is long; its type if it cannot say what it is.
 
     Example:
         >>> in_short("turbi"), in_short("a" * 1000)[-5:]
@@ -146,7 +146,8 @@ def in_short(value: object) -> str:
         said = repr(value)
     except Exception:  # of the user's object, or of an integer with thousands of digits
         return f"<{type(value).__name__}>"
-    plain = printable(said[:MOST_SHOWN], keep="\n")
+    said = " ".join(line.strip() for line in said[: 2 * MOST_SHOWN].splitlines())
+    plain = printable(said[:MOST_SHOWN])
     return f"{plain} ..." if len(said) > MOST_SHOWN else plain
 
 

@@ -209,7 +209,12 @@ def _of_one_size(images: Sequence[tuple[Any, ...]], most: int) -> list[list[int]
     return [rows[start : start + most] for rows in groups.values() for start in range(0, len(rows), most)]
 
 
+TARGETS = "a target, or a list of targets."
+"""What target_classes may be."""
+
+
 def _targets(given: Any) -> list[Target]:
     if isinstance(given, (list, tuple, range)) or (isinstance(given, np.ndarray) and given.ndim):
-        return [int(one) if isinstance(one, np.integer) else one for one in given] or [None]
+        entries = listed("target_classes", given, TARGETS)
+        return [int(one) if isinstance(one, np.integer) else one for one in entries] or [None]
     return [given]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pickle
 import warnings
 
+import numpy as np
 import pytest
 
 from fe_gradcam import ArgumentError, CamError, CamWarning, GradientError, UnknownNameError, UnsupportedModelError
-from fe_gradcam.errors import LIST_LAYERS, Argument, in_one_line, nearest, said_by
+from fe_gradcam.errors import LIST_LAYERS, MOST_SHOWN, Argument, in_one_line, in_short, nearest, printable, said_by
 
 WORDS = {"layer": "--layer", "class_names": "--class-names", LIST_LAYERS.name: '"fe-gradcam layers"'}
 PARTS = (
@@ -87,3 +88,27 @@ def test_an_error_whose_text_cannot_be_made_is_named_by_its_class() -> None:
     assert said_by(MuteError()) == "(its text cannot be made: RuntimeError)"
     assert in_one_line(MuteError()).startswith("MuteError: (its text cannot be made: RuntimeError)")
     assert said_by(ValueError("five")) == "five"
+
+
+class Unspoken:
+    def __repr__(self) -> str:
+        raise ValueError("no")
+
+
+class Loud:
+    def __repr__(self) -> str:
+        return "\x1b[2J\u202eup\r"
+
+
+def test_a_value_is_shown_on_one_line_and_moves_no_cursor() -> None:
+    assert in_short("a\nb") == "'a\\nb'"
+    assert in_short(np.eye(2)) == "array([[1., 0.], [0., 1.]])"
+    assert in_short(Unspoken()) == "<Unspoken>"
+    assert in_short(10**5000) == "<int>"
+    assert in_short(Loud()) == "\\x1b[2J\\u202eup"
+    assert in_short("a" * 1000) == f"'{'a' * (MOST_SHOWN - 1)} ..."
+
+
+def test_what_is_no_letter_is_escaped_but_what_is_kept() -> None:
+    assert printable("热图 ü-🙂") == "热图 ü-🙂"
+    assert printable("a\tb\x1b\udcff\n", keep="\n") == "a\\tb\\x1b\\udcff\n"

@@ -30,6 +30,8 @@ STORES = {
 }
 KNOWN = {
     "backends/known.py: _KNOWN",  # one object for each living model
+    "backends/interrupts.py: _ACTIVE",  # one entry for each thread that is held back now
+    "backends/pytorch/attention.py: _MODE_OF",  # one entry for each thread that is in attention now
     "backends/known.py: _WAITING",  # one entry for each thread that waits now
     "backends/keras/compiled.py: WATCHED",  # one object for each living model
     "backends/keras/compiled.py: FUNCTIONS",  # for each living model the last few

@@ -9,8 +9,20 @@ import numpy as np
 import pytest
 
 from fe_gradcam import METHODS, METRICS, ArgumentError, UnknownNameError, atlas, draw, explain, explain_many, measure
-from fe_gradcam.errors import CamError
-from fe_gradcam.parameters import Parameter, Within, fraction, is_pair, several, whole
+from fe_gradcam.errors import CamError, in_short
+from fe_gradcam.parameters import (
+    LARGEST_WHOLE,
+    Parameter,
+    Within,
+    checked_text,
+    flag,
+    fraction,
+    is_pair,
+    level,
+    one_of,
+    several,
+    whole,
+)
 
 ACCEPTED = {
     ("is_cam", "samples"): [1, np.int64(3), np.uint8(200)],
@@ -47,7 +59,10 @@ def test_values_that_are_refused_are_told_with_what_is_accepted(method: str, par
     for value in REFUSED[method, parameter, accepted]:
         with pytest.raises(ArgumentError) as caught:
             METHODS.find((method, {parameter: value}))
-        assert str(caught.value) == f"method={method!r}: {parameter}={value!r} is not accepted. Accepted: {accepted}."
+        assert (
+            str(caught.value)
+            == f"method={method!r}: {parameter}={in_short(value)} is not accepted. Accepted: {accepted}."
+        )
 
 
 def test_bounds_are_both_included() -> None:
@@ -163,7 +178,9 @@ def test_integers_from_one() -> None:
     for value in (0, True, 1.0, "2", None, np.bool_(True), [1], 10**400):
         with pytest.raises(ArgumentError) as caught:
             whole("count", value, 1, none=", or None for all")
-        assert str(caught.value) == f"count={value!r} is not accepted. Accepted: an integer from 1, or None for all."
+        most = f", at most {LARGEST_WHOLE}" * (type(value) is int and value > LARGEST_WHOLE)
+        accepted = f"an integer from 1{most}, or None for all."
+        assert str(caught.value) == f"count={in_short(value)} is not accepted. Accepted: {accepted}"
         assert caught.value.argument == "count"
 
 
@@ -219,3 +236,40 @@ def test_a_function_that_knows_its_keywords_is_told_by_its_own_signature() -> No
     assert explain.__doc__ and explain.__module__ == "fe_gradcam.explaining.route"
     with pytest.raises(TypeError, match="required positional argument"):
         explain(None)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("value", [LARGEST_WHOLE + 1, 10**5000], ids=["one more", "digits"])
+def test_integers_that_no_array_holds_are_refused(value: int) -> None:
+    assert whole("seed", LARGEST_WHOLE, 0) == LARGEST_WHOLE
+    with pytest.raises(ArgumentError, match=f"Accepted: an integer from 0, at most {LARGEST_WHOLE}"):
+        whole("seed", value, 0)
+    with pytest.raises(ArgumentError, match=r"count=11 is not accepted\. Accepted: an integer from 1 to 10\."):
+        whole("count", 11, 1, most=10)
+
+
+def test_levels_flags_and_texts() -> None:
+    assert level("penalty", 2) == 2.0
+    assert flag("progress", np.False_) is False
+    assert checked_text("title", "a") == "a"
+    for call, value in ((level, -1), (level, 10**5000), (level, "1"), (flag, 1), (flag, None), (checked_text, 3)):
+        with pytest.raises(ArgumentError, match=r"it=.* is not accepted") as caught:
+            call("it", value)
+        assert caught.value.argument == "it"
+
+
+@pytest.mark.parametrize("value", [np.zeros(2), [1], object, 1 + 0j, None])
+def test_what_cannot_be_compared_is_none_of_them(value: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"sign=.* is not known.*Accepted: 1, -1\."):
+        one_of("sign", value, (1, -1))
+    one_of("sign", np.int64(-1), (1, -1))
+
+
+def test_a_mapping_that_raises_is_no_pair() -> None:
+    class Raises(dict[str, Any]):
+        def keys(self) -> Any:
+            raise KeyError("no")
+
+        __iter__ = keys
+
+    with pytest.raises(ArgumentError, match=r"method=.*is not accepted"):
+        METHODS.find(("grad_cam", Raises(a=1)))

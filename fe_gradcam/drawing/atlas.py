@@ -51,11 +51,11 @@ class AtlasPicture(Picture):
 
     def __init__(self, grid: Grid, atlas: Atlas, verdicts: Sequence[Verdict]) -> None:
         super().__init__(grid)
-        accused = listed("verdicts", verdicts, "a list of Verdict.")
-        if not isinstance(atlas, Atlas) or not all(isinstance(one, Verdict) for one in accused):
+        every = listed("verdicts", verdicts, "a list of Verdict.")
+        if not isinstance(atlas, Atlas) or not all(isinstance(one, Verdict) for one in every):
             raise ArgumentError("AtlasPicture takes a Grid, an Atlas and Verdicts; atlas() makes it.")
-        self.verdicts = list(verdicts)
-        self.alarms = [one for one in verdicts if one.accuses]
+        self.verdicts = every
+        self.alarms = [one for one in every if one.accuses]
         self.fixed_place = {class_id: one.fixed_place for class_id, one in sorted(atlas.classes.items())}
         self.images = {class_id: one.images for class_id, one in sorted(atlas.classes.items())}
 

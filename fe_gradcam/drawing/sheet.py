@@ -63,7 +63,7 @@ class Look:
 
     def __post_init__(self) -> None:
         colormap_lut(self.colormap)
-        fraction("alpha", self.alpha)
+        object.__setattr__(self, "alpha", fraction("alpha", self.alpha))
         check_per_channel("mean", self.mean)
         check_per_channel("std", self.std)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fe_gradcam.errors import Argument, ArgumentError, in_short
 
-LONGEST = 100_000_000
+LONGEST_LIST = 100_000_000
 """Entries of a list; more would fill the memory."""
 
 NUMERIC = "biuf"
@@ -61,7 +61,7 @@ def listed(name: str, value: Any, accepted: str) -> list[Any]:
     """
     try:
         is_list = isinstance(value, Sized) and not isinstance(value, (str, bytes, bytearray, memoryview))
-        if is_list and len(value) <= LONGEST:
+        if is_list and len(value) <= LONGEST_LIST:
             return [one for one, _ in zip(value, range(len(value)), strict=False)]
     except Exception as error:
         said = f" is a {type(value).__name__} whose entries cannot be read ({type(error).__name__}). Accepted: "

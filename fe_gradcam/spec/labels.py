@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
-from fe_gradcam.spec.images import host_rows
 
 UNLABELLED = -1
 """The id of a row without a true class."""
@@ -96,9 +95,9 @@ def labels_of_images(
         ArgumentError: The labels have no such form, or are of another number of images.
         UnknownNameError: A name is not one of `names`.
     """
-    given = host_rows(labels) if _shape_of(labels) != () else labels
+    given = array_of("labels", labels, f"({count},) class ids, or a table of 0 and 1.", kinds="biufUSO")
     known = {name: class_id for class_id, name in (names or {}).items()}
-    words = None if _shape_of(given) is None else words_of(np.asarray(given))
+    words = words_of(given)
     if words is not None and names is not None and not known:
         raise ArgumentError(
             Argument("labels"),
@@ -109,14 +108,14 @@ def labels_of_images(
             raise UnknownNameError(
                 Argument("labels"), f" holds {word!r}, which is no name of class_names{nearest(word, known)}"
             )
-    found, shape = read_labels(given, classes, known), _shape_of(given)
-    width = shape[1] if shape is not None and len(shape) == 2 and shape[1] != 1 else None
+    found = read_labels(given, classes, known)
+    width = given.shape[1] if given.ndim == 2 and given.shape[1] != 1 else None
     if found is None or len(found.ids) != count or (width is not None and classes not in (None, width)):
-        said = "is a ragged list" if shape is None else f"has shape {shape} and dtype {np.asarray(given).dtype}"
         raise ArgumentError(
             Argument("labels"),
-            f" {said}; ({count},) class ids are needed,{' or names,' * (names is not None)} or "
-            f"({count}, {classes or 'C'}) of 0 and 1 if an image may be of several classes.",
+            f" has shape {given.shape} and dtype {given.dtype}; ({count},) class ids are needed,"
+            f"{' or names,' * (names is not None)} or ({count}, {classes or 'C'}) of 0 and 1 if an image may be of "
+            "several classes.",
         )
     return found
 
@@ -136,14 +135,6 @@ def is_true(
         known = (class_ids >= 0) & (class_ids < several.shape[1])
         found = found | (known & several[np.arange(len(several)), np.where(known, class_ids, 0)])
     return np.asarray(found)
-
-
-def _shape_of(values: Any) -> tuple[int, ...] | None:
-    """The shape of an array; None for a ragged list."""
-    try:
-        return tuple(np.shape(values))
-    except ValueError:
-        return None
 
 
 def _of_names(words: list[str], count: int | None, names: Mapping[str, int]) -> ReadLabels:

@@ -161,7 +161,7 @@ def test_what_does_not_fit_is_an_error(heatmap: Heatmap) -> None:
         ),
         (IMAGES, heatmap, {"labels": [0.5, 1]}, r"labels has shape \(2,\) and dtype float64"),
         (IMAGES, heatmap, {"ids": ["a"]}, "ids holds 1 names for 2 images"),
-        (IMAGES, heatmap, {"ids": "abc"}, "ids holds 3 names for 2 images"),
+        (IMAGES, heatmap, {"ids": "abc"}, r"ids='abc' is not accepted\. Accepted: a list with a name for each image"),
         (IMAGES, seven, {"class_names": ["a", "b"]}, r"class_names holds 2 names, and class 7 is shown.*at least 8"),
         (IMAGES, heatmap, {"class_names": list("abcde"), "labels": [0, 5]}, "class_names holds 5 names, and class 5"),
     ):

@@ -118,7 +118,7 @@ def test_a_metric_that_there_is_not(given: Any, error: type[Exception], says: st
     [
         ({"metrics": "sanity", "again": None}, ArgumentError, "again is not given, and metric='sanity' explains"),
         ({"metrics": "energy_inside", "masks": None}, ArgumentError, "masks and boxes are not given, and metric"),
-        ({**OF_PLACE, "masks": np.full((3, 9, 12), "x")}, ArgumentError, r"masks hold an array of .* dtype <U1"),
+        ({**OF_PLACE, "masks": np.full((3, 9, 12), "x")}, ArgumentError, r"masks has shape .* dtype <U1"),
         ({**OF_PLACE, "masks": np.zeros((3, 9))}, ArgumentError, r"masks hold an array of shape \(3, 9\)"),
         ({**OF_PLACE, "masks": np.zeros((2, 9, 12))}, ArgumentError, "masks are of 2 images, and there are 3 images"),
         ({**OF_PLACE, "boxes": np.ones((2, 4))}, ArgumentError, "boxes are of 2 images, and there are 3 images"),

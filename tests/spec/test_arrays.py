@@ -12,7 +12,7 @@ import torch
 from numpy.testing import assert_array_equal
 
 from fe_gradcam import ArgumentError
-from fe_gradcam.spec.arrays import LONGEST, array_of, listed
+from fe_gradcam.spec.arrays import LONGEST_LIST, array_of, listed
 
 ROWS = [[1.0, 2.0], [3.0, 4.0]]
 
@@ -83,7 +83,7 @@ class Liar(list):  # type: ignore[type-arg]
         (b"ab", "ids=b'ab' is not accepted"),
         (3, "ids=3 is not accepted"),
         (iter([1]), "ids=<list_iterator .* is not accepted"),
-        (range(LONGEST + 1), "ids=range.* is not accepted"),
+        (range(LONGEST_LIST + 1), "ids=range.* is not accepted"),
         (Liar([1]), r"ids is a Liar whose entries cannot be read \(KeyError\)\. Accepted: names\."),
     ],
     ids=["text", "bytes", "number", "iterator", "endless", "raises"],
