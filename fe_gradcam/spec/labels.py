@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.errors import Argument, ArgumentError, UnknownNameError, nearest
+from fe_gradcam.spec.arrays import array_of
 
 UNLABELLED = -1
 """The id of a row without a true class."""

@@ -129,7 +129,7 @@ def test_no_class_is_a_true_one_of_an_image_without_one() -> None:
     [
         ([1, 0, 1], ArgumentError, r"labels has shape \(3,\) and dtype int64; \(2,\) class ids are needed"),
         ([0.5, 1], ArgumentError, r"shape \(2,\) and dtype float64"),
-        ([[0, 1], [1]], ArgumentError, "labels is a ragged list"),
+        ([[0, 1], [1]], ArgumentError, "labels is a list that cannot be read as an array"),
         (5, ArgumentError, r"labels has shape \(\)"),
         (["one", "tow"], UnknownNameError, "labels holds 'tow', which is no name of class_names; did you mean 'two'"),
         (np.zeros((2, 4)), ArgumentError, r"or \(2, 5\) of 0 and 1"),
