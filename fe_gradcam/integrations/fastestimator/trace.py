@@ -281,8 +281,9 @@ class GradCAM(Copied, Trace):
             on_error=on_error,
         )
         called = {part: f"{part}={key!r}" for part, key in self._keys.items()}
-        inputs = zip(input_names(len(of_inputs)), self._image_keys, strict=True)
-        called |= {name: f"images={key!r}" for name, key in inputs}
+        called |= {
+            name: f"images={key!r}" for name, key in zip(input_names(len(of_inputs)), self._image_keys, strict=True)
+        }
         source: Source
         if model is None:
             source = KeyedSource(self._keys, options, lambda: self.system, layer)
@@ -298,8 +299,7 @@ class GradCAM(Copied, Trace):
         self._read: set[str] = set()
         self._foreseen: dict[tuple[str, str], dict[str, Any]] = {}
         self._last: dict[tuple[str, str], float] = {}
-        self._cost, self._costly = Cost(), ""
-        self._logs = HostLogs()
+        self._cost, self._costly, self._logs = Cost(), "", HostLogs()
 
     # --- the host's hooks ------------------------------------------------------------------------
 
@@ -422,9 +422,7 @@ class GradCAM(Copied, Trace):
 
     def _fed(self) -> str:
         """The end of a message: the keys that the network passes to the model, if they are not ours."""
-        ops = [] if self.model is None else get_current_items(self.system.network.ops)
-        fed = next((list(op.inputs) for op in ops if getattr(op, "model", None) is self.model), self._image_keys)
-        return "" if fed == self._image_keys else f" The network gives this model {', '.join(map(repr, fed))}."
+        return "" if self.model is None else _fed_beside(self._image_keys, self.model, self.system.network.ops)
 
     @contextmanager
     def _told_what_is_fed(self) -> Iterator[None]:
@@ -489,6 +487,13 @@ class GradCAM(Copied, Trace):
         for line in lines:
             if self.system.log_steps is not None:
                 _print(f"FastEstimator-GradCAM: {line}")
+
+
+def _fed_beside(keys: list[str], model: Any, ops: Sequence[Any]) -> str:
+    """The end of a message: the keys that the ops pass to the model, if they are others."""
+    its = (list(op.inputs) for op in get_current_items(ops) if getattr(op, "model", None) is model)
+    fed = next(its, keys)
+    return "" if fed == keys else f" The network gives this model {', '.join(map(repr, fed))}."
 
 
 def _print(line: str) -> None:
