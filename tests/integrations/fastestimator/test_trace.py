@@ -579,12 +579,12 @@ def test_keyed_single_logits_are_read_as_the_network_means_them() -> None:
     [
         ({"display": "y"}, "images have"),
         ({"labels": "x"}, "labels='x' holds an array of shape"),
-        ({"labels": "hot"}, "Several true classes per image cannot be shown"),
+        ({"labels": "hot"}, r"or a table \(N, C\) are needed: of 0 and 1"),
     ],
 )
 def test_pictures_and_labels_are_checked_early_too(change: dict[str, Any], message: str) -> None:
     model = build("torch")
-    hot = dataset("torch", hot=np.tile(np.array([0, 1, 1, 0, 0], np.float32), (COUNT, 1)))
+    hot = dataset("torch", hot=np.tile(np.array([0, 2, 1, 0, 0], np.float32), (COUNT, 1)))
     with pytest.raises(ArgumentError, match=message):
         fitted("torch", model, gradcam(model, on_error="warn", **change), eval_data=hot)
 
