@@ -36,7 +36,11 @@ def array_of(name: str, value: Any, accepted: str, kinds: str = NUMERIC) -> NDAr
         said = f" is a {type(value).__name__} that cannot be read as an array ({type(error).__name__}). Accepted: "
         raise ArgumentError(Argument(name), said + accepted) from error
     if array.dtype.kind not in kinds:
-        came = f"={in_short(value)}" if not array.ndim else f" has shape {array.shape} and dtype {array.dtype}"
+        came = (
+            f"={in_short(value)} is not accepted"
+            if not array.ndim
+            else f" has shape {array.shape} and dtype {array.dtype}"
+        )
         raise ArgumentError(Argument(name), f"{came}. Accepted: {accepted}")
     return array
 

@@ -48,7 +48,7 @@ class Odd:
         (Odd(), r"mean is a Odd that cannot be read as an array \(KeyError\)"),
         ({"a": 1}, r"mean is a dict that cannot be read as an array \(TypeError\)"),
         (torch.zeros(2, device="meta"), r"mean is a Tensor that cannot be read as an array"),
-        ("half", r"mean='half'\. Accepted: a number\."),
+        ("half", r"mean='half' is not accepted\. Accepted: a number\."),
         (np.zeros((2, 3), complex), r"mean has shape \(2, 3\) and dtype complex128\. Accepted: a number\."),
         (None, r"mean is a NoneType that cannot be read"),
     ],
