@@ -243,8 +243,8 @@ class GradCAM(Copied, Trace):
         ids: str | None = None,
     ) -> None:
         self._made_with({name: value for name, value in locals().items() if name not in ("self", "__class__")})
-        of_inputs = list(images) if isinstance(images, (list, tuple)) and images else [images]
-        self._image_keys = [checked_key("images", image) for image in of_inputs]
+        several = images if isinstance(images, (list, tuple)) and images else [images]
+        self._image_keys = [checked_key("images", image) for image in several]
         keys = {"labels": labels, "preds": preds, "ids": ids, "masks": masks, "boxes": boxes, "display": display}
         keys |= {"grads": grads, "activations": activations}
         self._keys = {part: checked_key(part, key) for part, key in keys.items() if key is not None}
@@ -281,9 +281,8 @@ class GradCAM(Copied, Trace):
             on_error=on_error,
         )
         called = {part: f"{part}={key!r}" for part, key in self._keys.items()}
-        called |= {
-            name: f"images={key!r}" for name, key in zip(input_names(len(of_inputs)), self._image_keys, strict=True)
-        }
+        of_images = [f"images={key!r}" for key in self._image_keys]
+        called |= dict(zip(input_names(len(of_images)), of_images, strict=True))
         source: Source
         if model is None:
             source = KeyedSource(self._keys, options, lambda: self.system, layer)
@@ -293,8 +292,8 @@ class GradCAM(Copied, Trace):
         self.watcher = Watcher(source, options, called, around, _warn_in_the_log)
         # Ours first, then what stands in the log, then the rest.
         written = dict.fromkeys([*self.watcher.keys[:2], *self.watcher.logged, *self.watcher.keys])
-        read = dict.fromkeys([*self._image_keys, *self._keys.values()])
-        super().__init__(inputs=list(read), outputs=list(written), mode=mode, ds_id=ds_id)
+        read = list(dict.fromkeys([*self._image_keys, *self._keys.values()]))
+        super().__init__(inputs=read, outputs=list(written), mode=mode, ds_id=ds_id)
         self._modes, self._ds_ids = set(self.mode), set(self.ds_id)
         self._read: set[str] = set()
         self._foreseen: dict[tuple[str, str], dict[str, Any]] = {}
@@ -390,11 +389,10 @@ class GradCAM(Copied, Trace):
     def on_batch_end(self, data: Data) -> None:
         """Keeps the rows that are chosen."""
         with self.watcher.forgiven("look at a batch", but=CamError):
-            dataset = self.system.ds_id
-            if self._runs_in(self.system.mode, dataset) and self.watcher.wants(dataset):
+            if self._runs_in(self.system.mode, self.system.ds_id) and self.watcher.wants(self.system.ds_id):
                 images, more = self._parts(data)
                 with self._told_what_is_fed():
-                    self.watcher.see(images, dataset=dataset, more=more)
+                    self.watcher.see(images, dataset=self.system.ds_id, more=more)
 
     def on_epoch_end(self, data: Data) -> None:
         """Explains the kept images, and writes grid, results, metrics and files."""
