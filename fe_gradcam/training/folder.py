@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fe_gradcam.errors import ArgumentError, CamWarning
+from fe_gradcam.errors import ArgumentError, warn
 from fe_gradcam.files import HASHED, NAME_BYTES, file_name, folds_case
 from fe_gradcam.training.claims import Claim, claimed
 from fe_gradcam.training.options import make_folder
@@ -62,11 +61,10 @@ class Folder:
         others = list(dict.fromkeys(other for claim in new.values() for other in claim.others))
         if others:
             begins = " and ".join(f"{claim.stem}_{mode}" for mode, claim in new.items() if claim.others)
-            warnings.warn(
+            warn(
                 f"GradCAM ({self._name!r}): another training writes under this name to {str(self.path)!r} "
                 f"({', '.join(others)}). So that neither is lost, the files of this one begin with {begins}. Pass "
                 "another save_dir= or outputs= to choose yourself.",
-                CamWarning,
                 stacklevel=2,
             )
 

@@ -54,8 +54,7 @@ class Watcher:
         say: Callable[[str], None] = print,
     ) -> None:
         self.source, self.options, self._called, self._around = source, options, dict(called or {}), around
-        self.history, self.folder = History(), Folder(options.save_dir, options.name)
-        self._log = say
+        self.history, self.folder, self._log = History(), Folder(options.save_dir, options.name), say
         self._epoch, self._mode, self._ended = 0, "eval", (0, time.perf_counter())
         self._legend_told = False
         self._made_anew()
@@ -76,7 +75,8 @@ class Watcher:
         """
         self._made_anew()
         self._ended = self._epoch, time.perf_counter()
-        self.folder.begin(modes)
+        with warnings_logged(self._log):
+            self.folder.begin(modes)
         if anew:
             self.history = History()
 
@@ -112,8 +112,7 @@ class Watcher:
 
     def begin_epoch(self, epoch: int | None = None, mode: str = "eval") -> None:
         """Begins an epoch; without a number it is the one after the last."""
-        self._epoch = self._epoch + 1 if epoch is None else epoch
-        self._mode = mode
+        self._epoch, self._mode = self._epoch + 1 if epoch is None else epoch, mode
         self._reset()
 
     def wants(self, dataset: str = "") -> bool:
@@ -186,9 +185,8 @@ class Watcher:
         """
         choose = partial(self._rows_of, self._choices)
         known = dict(log or {}), dict(past or {}), self.says
-        epoch = Epoch(
-            self._epoch, self._mode, self.options, self._reader, choose, self.history, *known, folder=self.folder
-        )
+        done = self._epoch, self._mode, self.options, self._reader, choose, self.history
+        epoch = Epoch(*done, *known, folder=self.folder)
         told: list[BaseException] = []
         if self._lost_batches > 1:
             said = f"{self._lost_batches} batches of this epoch could not be read, and are not shown."
@@ -287,10 +285,9 @@ class Watcher:
         self.keys = list(dict.fromkeys(key for product in made for key in product.keys))
         self.logged = [key for product in made for key in product.logged]
         self.says = {key: words for product in made for key, words in product.says.items()}
-        self._legend_told = False
         self._reader: Reader = Reader(self.source, self.options, self._called)
         self._tried: set[Any] = set()
-        self._batch_checked = False
+        self._batch_checked = self._legend_told = False
 
     def _reset(self) -> None:
         self._choices: dict[str, dict[str, Chosen]] = {}
@@ -319,8 +316,7 @@ class Watcher:
         """Tries one image of the first batch, so that a wrong argument is an error here, not a warning every epoch."""
         chosen = Chosen(Selection(limit=1), self._called)
         with self._named(), self.forgiven("explain the first image", but=CamError):
-            lacking = sorted(self.options.given - {"model"} - set(batch))
-            if lacking:
+            if lacking := sorted(self.options.given - {"model"} - set(batch)):
                 raise ArgumentError(f"see() got no {' and no '.join(lacking)}, which the options need.")
             chosen.add(batch)
             one = chosen.rows()

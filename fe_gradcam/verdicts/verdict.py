@@ -153,8 +153,10 @@ class Verdict:
         """The verdict that follows from what the tests found: the most specific accusation, else what is suspected."""
         ordered = sorted(evidence, key=_rank)
         code, level = (ordered[0].code, ordered[0].level) if ordered else (None, "not tested")
-        if code is None:
-            code = "no_shortcut" if level == "tested" else "too_few" if images < FEWEST else "not_judged"
+        if code is None and not any(one.test in ACCUSING and one.level == "tested" for one in evidence):
+            code, level = "too_few" if images < FEWEST else "not_judged", "not tested"
+        elif code is None:
+            code = "no_shortcut"
         return cls(class_id, name, code, level, ordered, images, epoch)
 
     @property
