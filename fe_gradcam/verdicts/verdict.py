@@ -153,7 +153,7 @@ class Verdict:
         """The verdict that follows from what the tests found: the most specific accusation, else what is suspected."""
         ordered = sorted(evidence, key=_rank)
         code, level = (ordered[0].code, ordered[0].level) if ordered else (None, "not tested")
-        if code is None and not any(one.test in ACCUSING and one.level == "tested" for one in evidence):
+        if code is None and not any(one.level == "tested" and one.test != "artefact" for one in evidence):
             code, level = "too_few" if images < FEWEST else "not_judged", "not tested"
         elif code is None:
             code = "no_shortcut"

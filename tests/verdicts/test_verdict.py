@@ -75,3 +75,13 @@ def test_a_trial_keeps_no_more_than_its_own_image_in_memory() -> None:
     every, outlines = np.zeros((50, 1, 2, 2), np.float32), np.zeros((50, 2, 2), bool)
     one = Trial(3, every[3], every[4], 0.9, 0.1, "covered", outlines[3])
     assert [array.base for array in (one.given, one.changed, one.outline) if array is not None] == [None] * 3
+
+
+@pytest.mark.parametrize(("images", "code"), [(20, "not_judged"), (3, "too_few")])
+def test_what_only_the_map_was_tested_of_is_not_judged(images: int, code: str) -> None:
+    """The test of an artefact accuses nobody, so passing it says nothing of the class."""
+    every = [Evidence("artefact", "tested", None, "No place."), Evidence("place", "not tested", None, "Too few.")]
+    verdict = Verdict.of(0, "cat", every, images)
+    assert (verdict.code, verdict.level, verdict.accuses) == (code, "not tested", False)
+    passed = Verdict.of(0, "cat", [*every, Evidence("sign", "tested", None, "No sign.")], images)
+    assert (passed.code, passed.level) == ("no_shortcut", "tested")
