@@ -51,7 +51,8 @@ def _read(value: Any) -> NDArray[Any]:
         value = value.float() if str(value.dtype) == "torch.bfloat16" else value
     if hasattr(value, "numpy") and callable(value.numpy):
         value = value.numpy()
-    if not hasattr(value, "__array__") and not isinstance(value, (Sequence, Number)):
+    of_numpy = hasattr(value, "__array__") or hasattr(value, "__array_interface__")  # Pillow's pictures have the latter
+    if not of_numpy and not isinstance(value, (Sequence, Number)):
         raise TypeError("no array, list or number")
     array = np.asarray(value)
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array

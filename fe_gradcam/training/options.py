@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fe_gradcam.drawing.sheet import Look
-from fe_gradcam.errors import ArgumentError, UnknownNameError, in_short, nearest
+from fe_gradcam.errors import ArgumentError, UnknownNameError, in_short, nearest, said_by
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.methods import METHODS, CamMethod
 from fe_gradcam.parameters import one_of, several, whole
@@ -151,10 +151,12 @@ class Options:
         self.settings = replace(self.settings, class_names=self.classes.names)
         self.frequency = whole("frequency", self.frequency, 1)
         if self.save_dir is not None:
+            if not isinstance(self.save_dir, (str, os.PathLike)):
+                raise ArgumentError(f"save_dir={in_short(self.save_dir)} is not accepted. Accepted: a path, or None.")
             try:
                 self.save_dir = Path(self.save_dir).expanduser().resolve()
             except (TypeError, ValueError, RuntimeError, OSError) as error:  # no path, a NUL, no home, a loop of links
-                said = f"save_dir={in_short(self.save_dir)} is not accepted. Accepted: a path, or None."
+                said = f"save_dir={in_short(self.save_dir)} is no path: {said_by(error)}. Pass another."
                 raise ArgumentError(said) from error
         one_of("on_error", self.on_error, ("warn", "raise"))
         if not isinstance(self.track, bool):
