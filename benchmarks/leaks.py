@@ -210,7 +210,7 @@ def main() -> int:
     parser.add_argument("--frameworks", nargs="+", choices=FRAMEWORKS, default=FRAMEWORKS)
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    for module in FRAMEWORKS.values():
+    for module in ("fe_gradcam.integrations.fastestimator.trace", *FRAMEWORKS.values()):  # the host's needs come first
         import_module(module)
     one_thread()
     bad = 0
