@@ -60,7 +60,7 @@ def _leaking(step: Any, model: Any) -> set[str]:
 
 @pytest.mark.slow
 def test_epochs_leave_nothing_behind(framework: Any, tmp_path: Path) -> None:
-    """The page, the history and the log grow, and memory settles after dozens of epochs: `benchmarks.leaks` has that."""
+    """Page, history and log grow, and memory settles after dozens of epochs: `benchmarks.leaks` has the figures."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         slopes = training(framework, tmp_path, 8)
