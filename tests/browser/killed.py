@@ -15,6 +15,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
+import torch
 from fastestimator.trace.io import RestoreWizard
 from fastestimator.trace.trace import Trace
 from numpy.typing import NDArray
@@ -66,6 +68,8 @@ def train(framework: str, folder: Path, ends: str) -> None:
     """Four epochs from where the folder says the last training ended; `ends` is "batch", "writing" or "whole"."""
     if ends == "writing":
         kill_while_writing()
+    torch.manual_seed(3)  # some weights make an image's heat blank, and it could not be told from another's
+    tf.keras.utils.set_random_seed(3)
     model = build(framework)
     data = dataset(framework, x=as_layout(framework, pictures().astype(np.float32) / 255))
     how = {"preds": "y_pred", "ids": "name", "select": "random", "n_samples": 3}
