@@ -4,11 +4,13 @@ Python calls the handler of SIGINT, which raises KeyboardInterrupt, between any 
 the first step of an `__exit__`, which then takes nothing off. So from the first set-up to the last tear-down a handler
 stands in that notes the signal; only while the model itself is called does the caller's handler get it at once. Other
 threads get no signals, and handlers that Python did not set raise nothing: with these all stays as it is.
+
+`_signal` is what `signal` calls; the names that the latter makes of its results would take 40 microseconds of each call.
 """
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # what `signal` calls: the names that it makes of its results take 40 microseconds for each call of ours
+import _signal  # type: ignore[import-not-found]
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
