@@ -5,7 +5,7 @@ the first step of an `__exit__`, which then takes nothing off. So from the first
 stands in that notes the signal; only while the model itself is called does the caller's handler get it at once. Other
 threads get no signals, and handlers that Python did not set raise nothing: with these all stays as it is.
 
-`_signal` is what `signal` calls; the names that the latter makes of its results would take 40 microseconds of each call.
+`_signal` is what `signal` calls; the names that `signal` makes of the results would take 40 microseconds of each call.
 """
 
 from __future__ import annotations
