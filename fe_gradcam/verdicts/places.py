@@ -144,8 +144,8 @@ def _evidence(inquiry: Inquiry, atlas: Atlas, class_id: int, compared: Sequence[
     made = by_covering(inquiry, class_id, "place", stays, f"the {where}", tries, figures, sharing)
     if inquiry.masks is not None or not made.accuses:
         return made
-    others = [one for one in compared if one != class_id]
-    made = replace(made, figures={**made.figures, "continues": _continues(inquiry, class_id, box, others)})
+    against = [one for one in compared if one != class_id]
+    made = replace(made, figures={**made.figures, "continues": _continues(inquiry, class_id, box, against)})
     if made.figures["continues"] < CONTINUES:
         return made
     return doubted(made, " What lies around the place goes along with it, as around a part of an object.")
