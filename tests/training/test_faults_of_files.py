@@ -335,11 +335,11 @@ def test_killed_fifty_times_at_random_moments(tmp_path: Path) -> None:
 KILLED_AT = """
 import json, os, shutil, signal, sys, warnings
 from pathlib import Path
-from fe_gradcam import files
+from fe_gradcam import CamWarning, files
 from tests.training.test_faults_of_files import assert_whole, left_in, one_epoch, watched
 
 where, whole, found = Path(sys.argv[1]), files._write_whole, []
-warnings.simplefilter("error")
+warnings.simplefilter("error", CamWarning)
 
 def train(last, moment):
     watcher = watched("torch", where, on_error="raise")
