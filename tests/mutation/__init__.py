@@ -1,0 +1,1 @@
+"""Whether the tests see it if the package's code is changed: ``make mutation``."""
