@@ -15,7 +15,7 @@ RUN := $(VENV)/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-quick test-random test-threads test-pinned-host test-browser fuzz zoo tutorials lint format benchmarks dist clean
+.PHONY: demo test test-quick test-random test-threads test-pinned-host test-browser fuzz coverage mutation zoo tutorials lint format benchmarks dist clean
 
 # What FastEstimator imports is installed without its pins, which are for Python 3.10 and 3.11 and NumPy 1.
 HOST := fastestimator==1.7.0 albumentations==1.4.1
@@ -105,6 +105,26 @@ fuzz: export OMP_NUM_THREADS ?= 1
 fuzz: $(VENV)/.ready
 	$(RUN) -m tests.fuzzing $(if $(CALLS),--calls $(CALLS)) $(if $(SEED),--seed $(SEED))
 
+# Which lines and branches the tests run, and those that none does; a test with a process of its own counts too.
+coverage: export OMP_NUM_THREADS ?= 1
+coverage: $(VENV)/.ready
+	$(RUN) -m coverage erase
+	$(RUN) -m coverage run $(SUITE)
+	$(RUN) -m coverage combine --quiet
+	$(RUN) -m coverage report --fail-under 95
+
+# Whether the tests see it if the code is changed: "make mutation EACH=100" draws more of each room, SEED=3 others. It goes
+# on where it was stopped.
+MUTATION := .venv-mutation
+$(MUTATION)/.ready: Makefile
+	@test -n "$(PYTHON)" || { echo "Python 3.10, 3.11, 3.12 or 3.13 is needed."; exit 1; }
+	@$(MUTATION)/bin/python -m pip --version > /dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(MUTATION)
+	@set -o pipefail; PYTHONUNBUFFERED=1 $(MUTATION)/bin/python -m pip install cosmic-ray==8.7.0 | $(SHOWN)
+	@touch $@
+
+mutation: $(MUTATION)/.ready $(VENV)/.ready
+	$(MUTATION)/bin/python -m tests.mutation $(RUN) $(if $(EACH),--each $(EACH)) $(if $(SEED),--seed $(SEED))
+
 # The notebooks, in copies; "make tutorials WRITE=--write" stores what they show.
 tutorials: $(VENV)/.ready
 	$(RUN) -m tutorials.run $(WRITE)
@@ -129,4 +149,4 @@ dist: $(VENV)/.ready
 	$(RUN) -m twine check --strict dist/*
 
 clean:
-	rm -rf .venv* *.egg-info build dist demo_output .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv* *.egg-info build dist demo_output .mypy_cache .pytest_cache .ruff_cache .hypothesis .mutation .coverage*

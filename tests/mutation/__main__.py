@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -37,56 +36,65 @@ LONGEST = 900.0
 
 
 @dataclass
-class Runner:
-    """Runs tests of mutants in copies of the repository.
+class Copy:
+    """A copy of the repository, and a process that runs tests in it.
 
     Attributes:
-        python: The interpreter of the tests.
-        copies: The folders that are free.
+        folder: Where it stands.
+        process: What `tests.mutation.served` answers from.
         sound: By file and form of the tests, whether they pass with the code as it is.
     """
 
-    python: str
-    copies: Queue[Path]
+    folder: Path
+    process: subprocess.Popen[str]
     sound: dict[tuple[str, bool], bool] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def passes(self, copy: Path, tests: str, quick: bool) -> bool:
-        """Whether a file of the tests passes in a copy; so does one that has no such test."""
-        command = [self.python, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *(QUICK if quick else ()), tests]
-        own = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+    @classmethod
+    def made(cls, folder: Path, python: str) -> Copy:
+        """A copy of all that git knows, as it stands now."""
+        shutil.rmtree(folder, ignore_errors=True)
+        listed = ["git", "ls-files", "-z", "-co", "--exclude-standard"]
+        names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout.decode()
+        for name in names.split("\0"):
+            if name and (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, folder / name)
+        own = {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+        command = [python, "-m", "tests.mutation.served"]
+        pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
         environment = {**os.environ, **own}
-        quiet = subprocess.DEVNULL
-        with subprocess.Popen(
-            command, cwd=copy, env=environment, stdout=quiet, stderr=quiet, start_new_session=True
-        ) as process:
-            try:
-                return process.wait(LONGEST) in (0, 5)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                return False
+        return cls(
+            folder,
+            subprocess.Popen(command, cwd=folder, env=environment, stdin=pipe, stdout=pipe, stderr=quiet, text=True),
+        )
+
+    def passes(self, tests: str, quick: bool) -> bool:
+        """Whether a file of the tests passes; so does one that has no such test."""
+        assert self.process.stdin and self.process.stdout
+        arguments = ["-x", "-q", "-p", "no:cacheprovider", *(QUICK if quick else ()), tests]
+        self.process.stdin.write(json.dumps([arguments, LONGEST]) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline()) in (0, 5)
 
     def lives(self, mutant: Mutant) -> bool:
         """Whether all tests of its mirror pass: the quick ones first, then all."""
-        copy, tests = self.copies.get(), mirror(mutant.module)
-        path = copy / mutant.module
+        tests, path = mirror(mutant.module), self.folder / mutant.module
         original = path.read_text("utf-8")
         try:
             for quick in (True, False):
-                self._assert_sound(copy, tests, quick)
+                self._assert_sound(tests, quick)
                 path.write_text(mutant.source(original), "utf-8")
-                if not self.passes(copy, tests, quick):
+                if not self.passes(tests, quick):
                     return False
                 path.write_text(original, "utf-8")
             return True
         finally:
             path.write_text(original, "utf-8")
-            self.copies.put(copy)
 
-    def _assert_sound(self, copy: Path, tests: str, quick: bool) -> None:
+    def _assert_sound(self, tests: str, quick: bool) -> None:
         """Else every mutant would count as killed."""
         if (tests, quick) not in self.sound:
-            self.sound[tests, quick] = self.passes(copy, tests, quick)
+            self.sound[tests, quick] = self.passes(tests, quick)
         assert self.sound[tests, quick], f"{tests} fails with the code as it is"
 
 
@@ -96,20 +104,6 @@ def state(mutant: Mutant) -> str:
     for path in (mutant.module, mirror(mutant.module)):
         digest.update((ROOT / path).read_bytes())
     return digest.hexdigest()
-
-
-def copied(number: int) -> Path:
-    """A copy of all that git knows, as it stands now."""
-    target = WORK / str(number)
-    shutil.rmtree(target, ignore_errors=True)
-    names = subprocess.run(
-        ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
-    )
-    for name in names.stdout.decode().split("\0"):
-        if name and (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
-    return target
 
 
 def main() -> int:
@@ -127,13 +121,17 @@ def main() -> int:
     all_drawn = [one for room in asked.rooms for one in drawn(ROOT, room, asked.each, asked.seed)]
     waiting = [one for one in all_drawn if state(one) not in ended]
     print(f"{len(all_drawn)} mutants, {len(waiting)} to run", flush=True)
-    runner = Runner(asked.python, Queue())
-    for number in range(asked.at_once):
-        runner.copies.put(copied(number))
+    lock, copies = threading.Lock(), Queue[Copy]()
+    for number in range(min(asked.at_once, len(waiting))):
+        copies.put(Copy.made(WORK / str(number), asked.python))
 
     def run(mutant: Mutant) -> None:
-        lives = runner.lives(mutant)
-        with runner.lock, RESULTS.open("a") as file:
+        copy = copies.get()
+        try:
+            lives = copy.lives(mutant)
+        finally:
+            copies.put(copy)
+        with lock, RESULTS.open("a") as file:
             ended[state(mutant)] = lives
             file.write(json.dumps({"state": state(mutant), "lives": lives, **asdict(mutant)}) + "\n")
             print(f"{'lives ' if lives else 'killed'} {mutant.module}:{mutant.line} {mutant.operator}", flush=True)
