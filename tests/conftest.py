@@ -20,6 +20,9 @@ from hypothesis import settings
 
 from tests.state import kept, seed
 
+collect_ignore = ["mutation/mutants.py"]
+"""It needs Cosmic Ray, which has an environment of its own."""
+
 fe.fe_history_path = False
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=15)
 settings.register_profile("few", deadline=None, derandomize=True, max_examples=4)
