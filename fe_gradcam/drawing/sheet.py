@@ -212,7 +212,7 @@ def _row(part: Explained, at: int, names: Mapping[int, str], look: Look, *, name
         under = (of_true[one.method][1] if one.target == "pred" else None for one in part.in_line)
         below = (None, *under)
         true = int(next(iter(of_true.values()))[0].heatmap.class_ids[at])
-        aside = (Text("note", "the true class:"), _class_text("class", part, at, true, names))
+        aside = (Text("note", "the true class:"), class_text("class", true, _probability(part, at, true), names))
     texts = texts_of(part, at, names, name_dataset=name_dataset, numbered=numbered)
     unsure = is_unsure(part, at)
     if unsure:
@@ -265,16 +265,23 @@ def texts_of(
         label = int(part.labels[at])
         texts.append(Text("label", names.get(label, str(label)) if label >= 0 else "not labelled"))
     if part.predictions is not None:
-        texts.append(_class_text("prediction", part, at, int(part.predictions[at]), names))
+        inferred = int(part.predictions[at])
+        texts.append(class_text("prediction", inferred, _probability(part, at, inferred), names))
     return texts
 
 
-def _class_text(role: Role, part: Explained, at: int, class_id: int, names: Mapping[int, str]) -> Text:
-    """A class with its probability, if that is known."""
-    table = part.probabilities
-    known = table is not None and class_id < table.shape[1] and not np.isnan(table[at, class_id])
-    number = f"({float(table[at, class_id]):.0%})" if table is not None and known else ""
+def class_text(role: Role, class_id: int, probability: float, names: Mapping[int, str]) -> Text:
+    """A class with its probability, unless that is NaN; below 0 no class was inferred, as all probabilities are NaN."""
+    if class_id < 0:
+        return Text(role, "none", "(NaN)")
+    number = "" if np.isnan(probability) else f"({probability:.0%})"
     return Text(role, names.get(class_id, str(class_id)) + LEFT_TO_RIGHT, number)
+
+
+def _probability(part: Explained, at: int, class_id: int) -> float:
+    """Of a class of an image; NaN if it is not known."""
+    table = part.probabilities
+    return float(table[at, class_id]) if table is not None and class_id < table.shape[1] else np.nan
 
 
 def heat_panel(

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fe_gradcam.scaling import upsample
-from fe_gradcam.spec.labels import is_true
+from fe_gradcam.spec.labels import inferred_of, is_wrong
 from fe_gradcam.types import BY_ROW, ByRow, Heatmap
 
 
@@ -63,8 +63,8 @@ class Explained(ByRow):
 
     @property
     def predictions(self) -> NDArray[np.int64] | None:
-        """(N,) inferred class ids, or None if the probabilities are not known."""
-        return None if self.probabilities is None else self.probabilities.argmax(1).astype(np.int64)
+        """(N,) inferred class ids, -1 where the probabilities are NaN; None if they are not known."""
+        return None if self.probabilities is None else inferred_of(self.probabilities)
 
     @property
     def of_layer(self) -> Heatmap:
@@ -81,7 +81,7 @@ class Explained(ByRow):
         """(N,): whether the inferred class is no true one; False if one of them is not known."""
         if self.labels is None or self.predictions is None:
             return np.zeros(len(self), bool)
-        return np.asarray((self.labels >= 0) & ~is_true(self.predictions, self.labels, self.several))
+        return is_wrong(self.predictions, self.labels, self.several)
 
 
 def with_shared_scale(parts: Sequence[Explained]) -> list[Explained]:

@@ -36,9 +36,9 @@ def compose_results(
 
     The keys: ``classification_class_ids``, ``classification_class_names`` and
     ``classification_confidences`` (highest confidence first), ``heatmap_{method}`` with one float32
-    array (H, W) per target, ``layer``, ``scaling``, ``smooth``, ``label``, ``prediction``, ``id``,
-    ``position`` (in the order of the epoch), ``epoch``, ``mode``, ``ds_id``. If images have several true classes,
-    ``labels`` holds them all and ``label`` the first.
+    array (H, W) per target, ``layer``, ``scaling``, ``smooth``, ``label``, ``prediction`` (-1 where the
+    probabilities are NaN), ``id``, ``position`` (in the order of the epoch), ``epoch``, ``mode``, ``ds_id``. If images
+    have several true classes, ``labels`` holds them all and ``label`` the first.
     """
     results = []
     for part in parts:

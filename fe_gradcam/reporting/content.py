@@ -24,6 +24,7 @@ from fe_gradcam.reporting.entries import (
     atlas_entry,
     codes,
     column_entry,
+    known_id,
     numbered,
     of_true_class,
     verdict_entry,
@@ -99,7 +100,7 @@ class PageDataset:
             {
                 "epoch": epoch,
                 "images": which,
-                "predictions": None if part.predictions is None else part.predictions.tolist(),
+                "predictions": None if part.predictions is None else list(map(known_id, part.predictions.tolist())),
                 "confidences": None if part.probabilities is None else numbers(part.probabilities.max(1)),
                 "true": numbers(of_true_class(part)),
                 "metrics": {name: numbers(values) for name, values in (metrics or {}).items()},

@@ -55,6 +55,11 @@ def of_true_class(part: Explained) -> NDArray[np.float64]:
     return found
 
 
+def known_id(class_id: int) -> int | None:
+    """A class, or None for one that is not known."""
+    return None if class_id < 0 else class_id
+
+
 def column_entry(column: Column, most: int | None) -> Entry:
     """A column; one that is not always shown has heat of the images alone for which it is."""
     heatmap = column.heatmap if column.shown is None else column.heatmap.rows(column.shown)

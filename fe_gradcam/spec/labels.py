@@ -121,6 +121,13 @@ def labels_of_images(
     return found
 
 
+def inferred_of(probabilities: NDArray[Any]) -> NDArray[np.int64]:
+    """(N,) the most probable class of each row of (N, C); UNLABELLED where the probabilities are NaN, and none is."""
+    known = ~np.isnan(probabilities)
+    most = np.where(known, probabilities, -np.inf).argmax(1)
+    return np.where(known.any(1), most, UNLABELLED).astype(np.int64)
+
+
 def is_true(
     class_ids: NDArray[np.int64], labels: NDArray[np.int64], several: NDArray[np.bool_] | None = None
 ) -> NDArray[np.bool_]:
@@ -136,6 +143,13 @@ def is_true(
         known = (class_ids >= 0) & (class_ids < several.shape[1])
         found = found | (known & several[np.arange(len(several)), np.where(known, class_ids, 0)])
     return np.asarray(found)
+
+
+def is_wrong(
+    inferred: NDArray[np.int64], labels: NDArray[np.int64], several: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
+    """(N,) whether the inferred class is no true one; False where one of them is not known. Arguments as `is_true`."""
+    return np.asarray((labels >= 0) & (inferred >= 0) & ~is_true(inferred, labels, several))
 
 
 def _of_names(words: list[str], count: int | None, names: Mapping[str, int]) -> ReadLabels:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fe_gradcam.errors import ArgumentError, in_short
 from fe_gradcam.parameters import Catalogue, Entry, whole
-from fe_gradcam.spec.labels import is_true
+from fe_gradcam.spec.labels import inferred_of, is_wrong
 
 SelectName: TypeAlias = Literal[
     "first", "random", "misclassified", "confident_mistakes", "least_confident", "best", "worst", "best_and_worst"
@@ -42,8 +42,8 @@ class Facts:
 
     @property
     def inferred(self) -> NDArray[np.int64]:
-        """(B,) the inferred classes."""
-        return np.asarray(self.probabilities.argmax(1), np.int64)
+        """(B,) the inferred classes, -1 where the probabilities are NaN."""
+        return inferred_of(self.probabilities)
 
     @property
     def confidence(self) -> NDArray[np.float64]:
@@ -64,7 +64,7 @@ class Facts:
     @property
     def wrong(self) -> NDArray[np.bool_]:
         """(B,) whether the inferred class is no true one."""
-        return np.asarray((self.labels >= 0) & ~is_true(self.inferred, self.labels, self.several))
+        return is_wrong(self.inferred, self.labels, self.several)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from fe_gradcam.explaining.route import Explanation, check_reshape, explained
 from fe_gradcam.metrics.measure import measure
 from fe_gradcam.metrics.rules import Metric
 from fe_gradcam.spec.images import host_rows
-from fe_gradcam.spec.labels import is_true
+from fe_gradcam.spec.labels import inferred_of, is_wrong
 from fe_gradcam.spec.objects import object_masks
 from fe_gradcam.training.labels import TrueClasses
 from fe_gradcam.training.options import Options
@@ -273,8 +273,7 @@ class ModelSource:
         names = [name for name, _ in self._options.named_targets]
         if "pred" not in names or "label" in names:
             return columns
-        inferred = probabilities.argmax(1).astype(np.int64)
-        wrong = (labels >= 0) & (labels < probabilities.shape[1]) & ~is_true(inferred, labels, several)
+        wrong = is_wrong(inferred_of(probabilities), labels, several) & (labels < probabilities.shape[1])
         of_true: dict[str, Heatmap] = {}
         if wrong.any():
             found = self._explained(rows, [labels[wrong]], which=wrong).heatmaps

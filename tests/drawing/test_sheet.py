@@ -217,6 +217,16 @@ def test_an_answer_that_is_wrong_and_below_one_half_is_unsure() -> None:
     assert not any(is_unsure(replace(explained, probabilities=None), at) for at in range(4))
 
 
+def test_an_answer_that_is_nan_is_no_class_neither_right_nor_wrong() -> None:
+    probabilities = np.full((3, 2), np.nan, np.float32)
+    explained = part(probabilities=probabilities, labels=np.array([0, 1, -1]))
+    rows = compose_grid([explained], NAMES, Look(), "t").rows
+    assert [row.texts[1] for row in rows] == [Text("prediction", "none", "(NaN)")] * 3
+    assert not any(row.wrong or row.unsure for row in rows)
+    results = compose_results([explained], NAMES, 1, "eval")
+    assert [(one["label"], one["prediction"]) for one in results] == [(0, -1), (1, -1), (-1, -1)]
+
+
 def test_a_class_that_differs_from_image_to_image_is_said_below_its_heat() -> None:
     columns = [Column("grad_cam", target, heatmap()) for target in ("pred", "top 2", "1", "dog")]
     (row, *_) = compose_grid([part(columns=columns)], NAMES, Look(), "t").rows

@@ -33,6 +33,15 @@ def test_an_epoch_says_what_was_inferred_and_what_the_true_class_had() -> None:
     assert [heat_in(one["heat"]).magnitudes.shape for one in (inferred, of_label)] == [(3, 4, 4), (1, 4, 4)]
 
 
+def test_an_answer_that_is_nan_is_no_class() -> None:
+    dataset = PageDataset()
+    probabilities = np.array([[0.1, 0.7, 0.2], [np.nan] * 3, [np.nan] * 3], np.float32)
+    dataset.add(replace(part(), probabilities=probabilities), 1, Shown())
+    (epoch,) = dataset.to_dict("night", {})["epochs"]
+    assert epoch["predictions"] == [1, None, None]
+    assert epoch["confidences"] == [pytest.approx(0.7), None, None]
+
+
 def test_a_probability_that_only_a_column_knows_is_taken_from_there() -> None:
     values = np.zeros((2, 4, 4), np.float32)
     columns = [Column("grad_cam", "pred", heatmap_of(values, 1)), Column("grad_cam", "0", heatmap_of(values, 0))]

@@ -16,7 +16,7 @@ from fe_gradcam import ArgumentError, UnknownNameError, draw, explain, find_shor
 from fe_gradcam.drawing.picture import as_explained
 from fe_gradcam.drawing.sheet import Look
 from fe_gradcam.spec.images import host_rows
-from fe_gradcam.spec.labels import is_true, labels_of_images, read_labels
+from fe_gradcam.spec.labels import inferred_of, is_true, is_wrong, labels_of_images, read_labels
 from tests.models.toys import SmallTorch
 
 NAMES = {"cat": 0, "dog": 2, "Kuh": 1}
@@ -186,3 +186,14 @@ def test_with_several_true_classes_each_is_right_everywhere() -> None:
     assert part.wrong.tolist() == [True] + [False] * 5
     assert part.labels is not None
     assert part.labels.tolist() == table.argmax(1).tolist()
+
+
+def test_where_the_probabilities_are_nan_no_class_is_inferred_and_none_is_wrong() -> None:
+    nan = np.nan
+    table = np.array([[0.2, 0.8], [nan, nan], [nan, 0.1], [0.4, nan], [nan, nan]], np.float32)
+    inferred = inferred_of(table)
+    assert inferred.tolist() == [1, -1, 1, 0, -1]
+    assert inferred.dtype == np.int64
+    assert is_wrong(inferred, np.array([0, 0, 1, -1, -1])).tolist() == [True, False, False, False, False]
+    several = np.array([[1, 1], [1, 1], [1, 0], [0, 0], [0, 1]], bool)
+    assert is_wrong(inferred, np.array([0, 0, 0, -1, 1]), several).tolist() == [False, False, True, False, False]

@@ -25,7 +25,7 @@ from fe_gradcam.drawing.canvas import LINE, RED
 from fe_gradcam.drawing.film import CELL, MOST_COLUMNS, shown_epochs
 from fe_gradcam.drawing.grid import GAP, MARGIN, Text, draw_grid
 from fe_gradcam.drawing.picture import Picture
-from fe_gradcam.drawing.sheet import Look, compose_grid
+from fe_gradcam.drawing.sheet import LEFT_TO_RIGHT, Look, compose_grid
 from fe_gradcam.explaining.explained import Column, Explained, with_shared_scale
 from fe_gradcam.scaling import scale
 from fe_gradcam.training.epoch import Epoch
@@ -168,9 +168,18 @@ def test_a_film_has_a_row_for_each_image_and_a_column_for_each_epoch() -> None:
         assert np.array_equal(row.panels[0].rgb, grid.rows[at].panels[0].rgb)
         assert [panel.framed for panel in row.panels] == [False, *(epoch % 3 == at for epoch in range(1, 5))]
         for epoch, panel in enumerate(row.panels[1:], 1):
-            assert panel.caption == Text("prediction", "dog" if epoch % 3 == at else "cat", "(80%)")
+            assert panel.caption == Text("prediction", f"{'dog' if epoch % 3 == at else 'cat'}{LEFT_TO_RIGHT}", "(80%)")
             assert not panel.note
         assert np.array_equal(row.panels[-1].rgb, grid.rows[at].panels[1].rgb)
+
+
+def test_a_net_that_answers_nan_infers_no_class_and_is_not_wrong() -> None:
+    values = np.random.default_rng(0).random((2, 8, 12)).astype(np.float32)
+    told = part_of(values, 1)
+    film = film_of(FilmProduct(OPTIONS), 1, replace(told, probabilities=np.full((2, 3), np.nan, np.float32)), new())
+    for row in film.rows:
+        assert [panel.framed for panel in row.panels] == [False, False]
+        assert row.panels[1].caption == Text("prediction", "none", "(NaN)")
 
 
 def test_a_wrong_answer_has_a_red_frame_in_the_picture_and_a_right_one_none() -> None:

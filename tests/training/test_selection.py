@@ -665,6 +665,15 @@ def test_of_several_true_classes_each_is_right_and_the_likeliest_ranks() -> None
     assert_allclose(replace(facts, several=None, labels=np.array([1, 2, -1])).of_true_class, [0.3, 0.2, np.nan])
 
 
+def test_an_answer_that_is_nan_is_no_class_no_mistake_and_ranks_nowhere() -> None:
+    table = np.array([[0.5, 0.3, 0.2], [np.nan] * 3], np.float32)
+    facts = Facts(np.arange(2), np.zeros(2), np.array([1, 1]), table)
+    assert facts.inferred.tolist() == [0, -1]
+    assert facts.wrong.tolist() == [True, False]
+    for name in ("misclassified", "confident_mistakes", "least_confident", "best", "worst"):
+        assert np.isfinite(RULES[name](facts)).tolist() == [name != "best" or True, False], name
+
+
 def test_batches_with_different_numbers_of_boxes_are_joined_with_empty_ones() -> None:
     chosen = Chosen(Selection())
     for count in (1, 3):

@@ -20,6 +20,7 @@ from fe_gradcam.integrations.fastestimator.op import LayerGradientOp
 from fe_gradcam.methods import CamMethod
 from fe_gradcam.metrics.measure import measure
 from fe_gradcam.metrics.rules import Metric
+from fe_gradcam.spec.labels import inferred_of
 from fe_gradcam.training.options import Classes, Options, named_target
 from fe_gradcam.training.rows import Rows, probabilities_of
 from fe_gradcam.training.source import Found, Labels, Masks, Several
@@ -124,7 +125,7 @@ class KeyedSource:
         if op is None:
             return self._keys["grads"], unknown
         if op.target is None:
-            return "pred", unknown if probabilities is None else probabilities.argmax(1).astype(np.int64)
+            return "pred", unknown if probabilities is None else inferred_of(probabilities)
         if isinstance(op.target, str):
             own = labels if op.target == self._keys.get("labels") else None
             return (op.target, unknown) if own is None else ("label", own)

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fe_gradcam.drawing.film import CELL, Frame, film_grid, shown_epochs
-from fe_gradcam.drawing.grid import Panel, Text
+from fe_gradcam.drawing.grid import Panel
 from fe_gradcam.drawing.picture import Picture
-from fe_gradcam.drawing.sheet import SURE, Look, heat_panel
+from fe_gradcam.drawing.sheet import SURE, Look, class_text, heat_panel
 from fe_gradcam.explaining.explained import Explained
 from fe_gradcam.training.epoch import Epoch, Product
 from fe_gradcam.training.history import Record
@@ -56,8 +56,7 @@ def _frame(record: Record, part: Explained, pictures: NDArray[np.uint8], names: 
     for at, picture in enumerate(pictures):
         caption = None
         if record.predictions is not None and record.confidences is not None:
-            class_id = int(record.predictions[at])
-            caption = Text("prediction", names.get(class_id, str(class_id)), f"({float(record.confidences[at]):.0%})")
+            caption = class_text("prediction", int(record.predictions[at]), float(record.confidences[at]), names)
         raw = None if maps is None else maps[at]
         panel = heat_panel(picture, values[at], bool(heat.blank[at]), look, heat.scaling, heat.unit, raw)
         if heat.target == "label" and part.labels is not None and part.labels[at] < 0:
