@@ -21,7 +21,7 @@ Weight = Literal["regular", "bold"]
 ELLIPSIS = "…"
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def text_mask(text: str, size: int, weight: Weight = "regular") -> NDArray[np.uint8]:
     """The coverage (height, width) of a line of text, 0 to 255, read-only; the height depends on `size` alone.
 
@@ -30,23 +30,23 @@ def text_mask(text: str, size: int, weight: Weight = "regular") -> NDArray[np.ui
     """
     from PIL import Image, ImageDraw
 
-    base = _font(_dejavu(weight), size)
-    ascent, descent = base.getmetrics()
-    runs = [(run, _font(path, run_size)) for run, path, run_size in _runs(text, size, weight)]
-    lengths = [font.getlength(run) for run, font in runs]
-    mask = Image.new("L", (max(1, int(np.ceil(sum(lengths))) + 1), ascent + descent))
+    ascent, descent = _font(_dejavu(weight), size).getmetrics()
+    mask = Image.new("L", (text_width(text, size, weight), ascent + descent))
     pen, x = ImageDraw.Draw(mask), 0.0
-    for (run, font), length in zip(runs, lengths, strict=True):
+    for run, path, run_size in _runs(text, size, weight):
+        font = _font(path, run_size)
         pen.text((x, ascent), run, fill=255, font=font, anchor="ls")
-        x += length
+        x += font.getlength(run)
     array = np.array(mask, dtype=np.uint8)
     array.setflags(write=False)
     return array
 
 
-def text_width(line: str, size: int, weight: Weight = "regular") -> int:
-    """The width of a line of text in pixels."""
-    return int(text_mask(line, size, weight).shape[1])
+@lru_cache(maxsize=4096)
+def text_width(text: str, size: int, weight: Weight = "regular") -> int:
+    """The width of a line of text in pixels, as `text_mask` has it."""
+    lengths = [_font(path, run_size).getlength(run) for run, path, run_size in _runs(text, size, weight)]
+    return max(1, int(np.ceil(sum(lengths))) + 1)
 
 
 def fitted(text: str, width: int, size: int, weight: Weight = "regular") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -330,7 +331,8 @@ def test_any_script_gives_ink_of_its_own(name: str) -> None:
 
 def test_what_no_font_has_is_written_as_its_code_point(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "_system_font_with", lambda point: None)
-    mask = text_mask.__wrapped__  # the cache knows the fonts of the machine
+    monkeypatch.setattr(text, "text_width", text.text_width.__wrapped__)  # the caches know the fonts of the machine
+    mask = text_mask.__wrapped__
     assert [run for run, _, _ in text._runs("a猫", 14, "regular")] == ["a", "U+732B "]
     assert mask("猫", 14).shape[1] > mask("a", 14).shape[1]
     assert mask("猫", 14).shape != mask("犬犬", 14).shape
@@ -359,3 +361,17 @@ def test_fitted_and_wrapped_keep_within_the_width() -> None:
     assert len(lines) == 2
     assert all(text_mask(line, 14).shape[1] <= 120 for line in lines)
     assert wrapped("two words", 500, 14) == ["two words"]
+
+
+def test_titles_that_were_wrapped_leave_no_pictures_behind() -> None:
+    """Each epoch has a title of its own."""
+    words = " ".join(["eval, score_cam for the inferred class"] * 5)
+    wrapped(words, 1200, 26, "bold")
+    tracemalloc.start()
+    try:
+        for epoch in range(50):
+            wrapped(f"epoch {epoch}: {words}", 1200, 26, "bold")
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < 2**20
