@@ -15,7 +15,7 @@ RUN := $(VENV)/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-quick test-random test-threads test-pinned-host test-browser fuzz coverage mutation zoo tutorials lint format benchmarks dist clean
+.PHONY: demo test test-quick test-random test-threads test-pinned-host test-lowest test-browser fuzz coverage mutation zoo tutorials lint format benchmarks dist clean
 
 # What FastEstimator imports is installed without its pins, which are for Python 3.10 and 3.11 and NumPy 1.
 HOST := fastestimator==1.7.0 albumentations==1.4.1
@@ -42,7 +42,7 @@ demo: $(VENV)/.ready
 	$(RUN) -m tutorials.demo
 
 # Two processes, each with one thread: more threads than cores spend their time waiting for each other.
-test test-quick test-random test-threads test-pinned-host: export OMP_NUM_THREADS ?= 1
+test test-quick test-random test-threads test-pinned-host test-lowest: export OMP_NUM_THREADS ?= 1
 SUITE := -m pytest --numprocesses 2 --dist worksteal
 test: lint
 	$(RUN) $(SUITE)
@@ -74,6 +74,22 @@ $(PINNED)/.ready: setup.cfg constraints-pinned-host.txt
 
 test-pinned-host: $(PINNED)/.ready
 	$(PINNED)/bin/python $(SUITE) tests/integrations tests/training tests/backends tests/test_package.py
+
+# The lowest versions that setup.cfg allows, which Python 3.10 alone has all: neither trainings nor real networks.
+LOWEST := .venv-lowest
+LOWEST_PYTHON ?= $(call first_of,python3.10,(sys.version_info[:2] == (3, 10)))
+$(LOWEST)/.ready: setup.cfg constraints-lowest.txt
+	@test -n "$(LOWEST_PYTHON)" || { echo "The lowest versions need Python 3.10, which is not here."; exit 1; }
+	@echo "Setting up $(LOWEST), once: up to ten minutes."
+	@$(LOWEST)/bin/python -m pip --version > /dev/null 2>&1 || "$(LOWEST_PYTHON)" -m venv --clear $(LOWEST)
+	@set -o pipefail; PYTHONUNBUFFERED=1 $(LOWEST)/bin/python -m pip install --constraint constraints-lowest.txt setuptools wheel | $(SHOWN)
+	@set -o pipefail; PYTHONUNBUFFERED=1 $(LOWEST)/bin/python -m pip install --constraint constraints-lowest.txt --no-build-isolation --editable \
+	  '.[fastestimator,test,tutorials]' | $(SHOWN)
+	@set -o pipefail; PYTHONUNBUFFERED=1 $(LOWEST)/bin/python -m pip install --no-deps $(HOST) $(WITHOUT_NEEDS) | $(SHOWN)
+	@touch $@
+
+test-lowest: $(LOWEST)/.ready
+	$(LOWEST)/bin/python $(SUITE) -m "not slow" --hypothesis-profile few
 
 # The HTML report in Debian's chromium, without a network; axe-core, which looks for what keeps readers out, is from npm.
 AXE := $(VENV)/axe/node_modules/axe-core/axe.min.js

@@ -227,15 +227,33 @@ def test_one_version() -> None:
     assert "version" not in (ROOT.parent / "setup.py").read_text()
 
 
-def test_tested_versions_lie_within_the_supported_ranges() -> None:
-    tested: dict[str, list[str]] = {}
-    for line in (ROOT.parent / "constraints.txt").read_text().splitlines():
+def versions_in(name: str) -> dict[str, list[str]]:
+    """The versions in a file of constraints, of each package one or one for each Python."""
+    found: dict[str, list[str]] = {}
+    for line in (ROOT.parent / name).read_text().splitlines():
         if not line.startswith("#"):
-            name, version = line.partition(";")[0].strip().split("==")
-            tested.setdefault(name.lower().replace("_", "-"), []).append(version)
+            package, version = line.partition(";")[0].strip().split("==")
+            found.setdefault(package.lower().replace("_", "-"), []).append(version)
+    return found
+
+
+def test_tested_versions_lie_within_the_supported_ranges() -> None:
+    tested = versions_in("constraints.txt")
     extras = setup()["options.extras_require"]
     wanted = [setup()["options"]["install_requires"], extras["test"], extras["tutorials"]]
     for line in "\n".join(wanted).split():
         requirement = Requirement(line)
         for version in tested[requirement.name.lower().replace("_", "-")]:  # of each Python
             assert requirement.specifier.contains(version), line
+
+
+def test_the_lowest_versions_are_those_that_are_supported() -> None:
+    lowest = versions_in("constraints-lowest.txt")
+    wanted = [
+        *setup()["options"]["install_requires"].split("\n"),
+        *setup()["options.extras_require"]["keras"].split("\n"),
+    ]
+    for requirement in map(Requirement, filter(None, wanted)):
+        (least,) = [one.version for one in requirement.specifier if one.operator == ">="]
+        (version,) = lowest[requirement.name]
+        assert f"{version}.".startswith(f"{least}."), requirement
