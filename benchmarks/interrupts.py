@@ -257,7 +257,7 @@ def at_step(call: Callable[[], Any], number: int) -> tuple[bool, int]:
     Returns:
         Whether the call ended in KeyboardInterrupt, and how many steps were passed.
     """
-    passed = 0
+    passed, before = 0, sys.gettrace()
 
     def step(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal passed
@@ -278,7 +278,7 @@ def at_step(call: Callable[[], Any], number: int) -> tuple[bool, int]:
     except KeyboardInterrupt:
         return True, passed
     finally:
-        sys.settrace(None)
+        sys.settrace(before)
     return False, passed
 
 

@@ -185,6 +185,7 @@ def as_explained(
         several=None if true is None else true.several,
         ids=named,
         masks=object_masks(masks, boxes, pictures.shape[1:3], len(array)),
+        inferred=None if inferred is None else inferred.class_ids.astype(np.int64),
     )
 
 
@@ -252,10 +253,12 @@ def check_names(class_names: Any, shown: Sequence[NDArray[np.int64]]) -> None:
 
 
 def _of_inferred(heatmap: Heatmap) -> NDArray[np.float32]:
-    """A table of probabilities (N, C) that holds only those of the inferred classes: only these are shown."""
+    """A table of probabilities (N, C) that holds only those of the inferred classes: only these are shown.
+
+    One that is not known is NaN.
+    """
     table = np.zeros((len(heatmap), int(heatmap.class_ids.max()) + 1), np.float32)
-    # Above 0, so that it is the largest of its row; NaN (not known) counts as the largest too.
-    table[np.arange(len(heatmap)), heatmap.class_ids] = np.maximum(heatmap.confidences, np.float32(1e-30))
+    table[np.arange(len(heatmap)), heatmap.class_ids] = heatmap.confidences
     return table
 
 

@@ -279,7 +279,7 @@ def class_text(role: Role, class_id: int, probability: float, names: Mapping[int
 
 
 def _probability(part: Explained, at: int, class_id: int) -> float:
-    """Of a class of an image; NaN if it is not known."""
+    """The probability of a class of an image; NaN if it is not known."""
     table = part.probabilities
     return float(table[at, class_id]) if table is not None and class_id < table.shape[1] else np.nan
 

@@ -46,6 +46,7 @@ class Explained(ByRow):
         positions: (N,) positions of the images in the order of the epoch.
         masks: (N, H, W), where the object is in each picture.
         several: (N, C), all true classes of each image, if images have several; `labels` holds the first.
+        inferred: (N,) inferred class ids, where the probabilities do not tell them.
     """
 
     pictures: NDArray[np.uint8] = field(metadata=BY_ROW)
@@ -57,6 +58,7 @@ class Explained(ByRow):
     positions: NDArray[np.int64] | None = field(default=None, metadata=BY_ROW)
     masks: NDArray[np.bool_] | None = field(default=None, metadata=BY_ROW)
     several: NDArray[np.bool_] | None = field(default=None, metadata=BY_ROW)
+    inferred: NDArray[np.int64] | None = field(default=None, metadata=BY_ROW)
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -64,7 +66,9 @@ class Explained(ByRow):
     @property
     def predictions(self) -> NDArray[np.int64] | None:
         """(N,) inferred class ids, -1 where the probabilities are NaN; None if they are not known."""
-        return None if self.probabilities is None else inferred_of(self.probabilities)
+        if self.inferred is not None or self.probabilities is None:
+            return self.inferred
+        return inferred_of(self.probabilities)
 
     @property
     def of_layer(self) -> Heatmap:

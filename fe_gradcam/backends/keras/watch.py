@@ -164,7 +164,7 @@ def _names_in(layer: Any) -> list[str]:
     plain = frozenset() if of_keras or keras is None else _of_every_layer(keras)
     return [
         name
-        for name in layer.__dict__
+        for name in list(layer.__dict__)  # another thread may add one
         if name not in OF_TRAINING and (name in WEIGHTS or not (name.startswith("_") if of_keras else name in plain))
     ]
 
