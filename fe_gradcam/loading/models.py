@@ -83,9 +83,9 @@ def _framework_of(model: Any) -> Framework | None:
 def _from_keras_file(path: Path) -> Any:
     if not path.is_file():
         raise _refused(str(path), " does not exist.")
-    foreign = sorted(_foreign_modules(_said_by(path, "config.json", "model_config")))
-    if foreign:
-        said = f" names code outside of Keras, which is not run: the module {foreign[0]!r}. "
+    code = sorted(_code_named_by(_said_by(path, "config.json", "model_config")))
+    if code:
+        said = f" names code outside of Keras, which is not run: {code[0]}. "
         more = "Pass package.module:factory that builds the model, and this file as "
         raise _refused(str(path), said + more, Argument("weights", ""), ".")
     failed: list[Exception] = []
@@ -147,15 +147,20 @@ OF_KERAS = ("keras", "tf_keras", "keras_hub", "keras_cv", "keras_nlp", "builtins
 """The packages whose layers a file of a model may name."""
 
 
-def _foreign_modules(config: Any) -> set[str]:
-    """The modules that the configuration of a model names and that are none of Keras: Keras 2 would import them."""
+def _code_named_by(config: Any) -> set[str]:
+    """The modules, none of Keras, that the configuration of a model names, and the functions that it holds as bytecode.
+
+    Keras 2 would import the modules. The functions it refuses, but Keras 2.15 may not end in doing so.
+    """
     found, waiting = set[str](), [config]
     while waiting:
         part = waiting.pop()
         if isinstance(part, Mapping):
             module = part.get("module")
             if isinstance(module, str) and "class_name" in part and module.partition(".")[0] not in OF_KERAS:
-                found.add(module)
+                found.add(f"the module {module!r}")
+            if part.get("class_name") == "__lambda__" or part.get("function_type") == "lambda":
+                found.add("a Lambda layer's function, held as bytecode")
             waiting += [value for key, value in part.items() if key != "compile_config"]  # it is not compiled
         elif isinstance(part, list):
             waiting += part
