@@ -324,6 +324,29 @@ def test_cam_refuses_a_hidden_layer_behind_the_pooling(bend: type[nn.Module], se
     assert explain(straight, images, method="cam").raw.any()
 
 
+@pytest.mark.parametrize("bias", [0.0, 1e5, -1e5])
+def test_cam_refuses_a_bend_beside_a_large_bias(bias: float) -> None:
+    """What counts is how far the score moves, not how large it is."""
+    bent = TorchToy("pooled", lambda scores: torch.relu(scores - 4) + bias)
+    with pytest.raises(UnsupportedModelError, match="method='cam'"):
+        explain(bent, IMAGE[:, None], method="cam", layer="relu", target=0)
+    straight = TorchToy("pooled", lambda scores: scores + bias)
+    assert_allclose(explain(straight, IMAGE[:, None], method="cam", layer="relu", target=0).raw[0], 3 * A0 + A1)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 1.0, 1e6])
+def test_cam_tells_heads_apart_whatever_the_size_of_their_weights(size: float) -> None:
+    for kind, weights in (("pooled", 3 * A0 + A1), ("flat", None)):
+        model, image, layer = TOYS["torch"](kind)
+        model.fc.weight.data *= size
+        if weights is None:
+            with pytest.raises(UnsupportedModelError, match="method='cam'"):
+                explain(model, image, method="cam", layer=layer, target=0)
+        else:
+            found = explain(model, image, method="cam", layer=layer, target=0).raw[0]
+            assert_allclose(found, size * weights, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("positive", "like"), [("gradients", "hires_cam"), ("activations", "grad_cam_elementwise")])
 @given(shape=SHAPES)
 def test_layer_cam_is_another_where_all_is_positive(positive: str, like: str, shape: Shape) -> None:
@@ -339,6 +362,26 @@ def test_smooth_grad_cam_plus_plus_without_noise_is_grad_cam_plus_plus(shape: Sh
     smooth = METHODS.find(("smooth_grad_cam_plus_plus", {"noise": 0, "samples": 3}))
     expected = METHODS["grad_cam_plus_plus"](inputs)
     assert_allclose(smooth(inputs), expected, rtol=1e-3, atol=float(1e-3 * expected.abs().max()))
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.5])
+def test_the_noise_of_smooth_grad_cam_plus_plus_is_the_same_share_of_every_images_range(noise: float) -> None:
+    maps = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(2))
+    images = torch.rand(2, 3, 8, 10, generator=torch.Generator().manual_seed(3))
+    images[1] = 100 * images[1] - 40
+    inputs, asked = given_by(maps, maps, images), []
+
+    def gradients(noisy: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        ranges = images.flatten(1).amax(1) - images.flatten(1).amin(1)
+        asked.extend(zip(rows.tolist(), (noisy - images[rows]) / ranges[rows, None, None, None], strict=True))
+        return maps[rows]
+
+    inputs.probe.gradients = gradients
+    METHODS.find(("smooth_grad_cam_plus_plus", {"samples": 100, "noise": noise}))(inputs)
+    for row in (0, 1):
+        shares = torch.stack([share for at, share in asked if at == row])
+        assert_allclose(shares.square().mean().sqrt(), noise, rtol=0.02)  # three deviations: 24000 numbers
+        assert_allclose(shares.mean(), 0, atol=0.03 * noise)
 
 
 def test_shapley_cam_of_a_square_is_half_of_grad_cam() -> None:

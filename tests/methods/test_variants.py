@@ -18,7 +18,7 @@ from fe_gradcam import METHODS, Augment, Contrast, OutputValue, Rank, Segmentati
 from fe_gradcam.backends.keras.compiled import FUNCTIONS
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.types import Needs
-from tests.methods.inputs import PERTURBING, Counting, Net, assert_close, given_by, small, stacked
+from tests.methods.inputs import PERTURBING, Counting, Net, assert_close, given_by, inputs_of, small, stacked
 from tests.metrics.readers import outputs_of, untouched
 from tests.models.toys import TOYS, CurvedTorch, curved_keras, layers, twins
 
@@ -334,6 +334,22 @@ def test_the_noise_of_ss_cam_is_the_same_share_of_every_mask(kind: str, noise: f
     noisy = torch.cat(asked).reshape(samples, *plain.shape)
     assert_allclose((noisy - plain).square().mean((0, 2, 3, 4)).sqrt(), noise, rtol=0.02)
     assert_allclose(noisy.mean(0), plain, atol=5 * noise / samples**0.5)  # five deviations of the mean
+
+
+def test_random_cam_grows_with_the_activations() -> None:
+    inputs = inputs_of(4, 2, 3, 4, 5)
+    tripled = given_by(3 * inputs.activations, inputs.gradients, inputs.images)
+    assert_close(METHODS["random_cam"](tripled), 3 * METHODS["random_cam"](inputs))
+
+
+@pytest.mark.parametrize("method", ["score_cam", ("ss_cam", {"samples": 2}), ("is_cam", {"samples": 2})])
+@pytest.mark.parametrize("moved", [1.0, -1.0])
+def test_a_single_channel_whose_mask_moves_the_score_is_the_map(method: Any, moved: float) -> None:
+    """Up or down: the softmax over one channel is 1. If its mask does not move the score, there is no evidence."""
+    inputs = inputs_of(4, 3, 1, 4, 5)
+    inputs.probe.score = lambda images, rows: inputs.scores[rows] + moved * torch.tensor([1.0, 0.0, 0.5])[rows]
+    expected = inputs.activations[:, 0] * torch.tensor([1, 0, 1])[:, None, None]
+    assert_allclose(METHODS.find(method)(inputs), expected)
 
 
 @pytest.mark.parametrize("framework", ["torch", "keras"])

@@ -10,7 +10,7 @@ import torch
 from numpy.testing import assert_allclose
 from torch import nn
 
-from fe_gradcam import UnsupportedModelError, explain
+from fe_gradcam import METHODS, UnsupportedModelError, explain
 from fe_gradcam.backends import backend_for
 from fe_gradcam.backends.protocol import Query
 from fe_gradcam.errors import ArgumentError
@@ -18,7 +18,8 @@ from fe_gradcam.explaining.probe import ModelProbe
 from fe_gradcam.explaining.settings import Settings
 from fe_gradcam.spec.images import Inputs
 from fe_gradcam.spec.resolved import resolve_target
-from tests.methods.inputs import Net, small, stacked
+from fe_gradcam.types import BiasGradients
+from tests.methods.inputs import A0, A1, Net, inputs_of, small, stacked
 from tests.models.kerases import KERASES
 from tests.models.toys import FRAMEWORKS, TOYS, twins
 
@@ -40,6 +41,16 @@ def test_the_parts_of_full_grad_sum_to_the_score(framework: str) -> None:
     assert_allclose(parts.scores, first.scores, rtol=1e-5)
     assert parts.of_input.shape == (3, 3, 6, 8)
     assert len(parts.of_biases) == 2
+
+
+def test_full_grad_by_hand() -> None:
+    """Each channel by itself is brought to [0, 1]; one that is constant but for rounding says nothing about where."""
+    parts = torch.tensor(np.stack([A0, -A1, 1 + A0 * 2.0**-22, A1 * 0, A1 * 0 - 3])[None], dtype=torch.float32)
+    scores = parts.double().flatten(1).sum(1).float()
+    inputs = inputs_of(0, 1, 2, 2, 3)
+    split = BiasGradients(parts[:, :2], [parts[:, 2:4], parts[:, 4:]], torch.zeros(1), scores, 2.0**-23)
+    inputs.probe.bias_gradients = lambda: split
+    assert_allclose(METHODS["full_grad"](inputs)[0], A0 / 5 + A1 / 2, rtol=1e-6)
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from fe_gradcam import METRICS, ArgumentError, Heatmap, explain, measure
 from fe_gradcam.metrics.measure import summary
-from fe_gradcam.spec.objects import masks_of_boxes
+from fe_gradcam.spec.objects import masks_of_boxes, object_masks
 from tests.metrics.readers import FRAMEWORKS, OF_MODEL, READERS, TorchReader, heat_of, laid_out, outputs_of, random_case
 
 WEIGHTS = np.arange(1, 9, dtype=np.float32).reshape(2, 4) / 36
@@ -162,6 +162,16 @@ def test_masks_of_boxes() -> None:
     assert_array_equal(masks_of_boxes(boxes, (2, 4)), np.array(expected, bool))
     with pytest.raises(ArgumentError, match=r"boxes has shape \(1, 4\)"):
         masks_of_boxes([[0, 0, 1, 1]], (2, 4))
+
+
+def test_boxes_that_are_fractions_of_the_image_are_not_taken_for_pixels() -> None:
+    with pytest.raises(ArgumentError, match=r"fractions of the image.*multiply by the width 4 and the height 2"):
+        object_masks(None, [[[0.25, 0, 0.5, 1], [0, 0, 0, 0]]], (2, 4), 1)
+    in_pixels = [[[0, 0, 1, 1], [0, 0, 0, 0]], [[0, 0, 0, 0], [0.5, 0, 1.5, 1]], [[0, 1, 4, 1], [0, 0, 1, 1]]]
+    for count in (1, 2, 3):  # a pixel and no box; half a pixel in one of two; ...
+        found = object_masks(None, in_pixels[:count], (2, 4), count)
+        assert_array_equal(found, masks_of_boxes(in_pixels[:count], (2, 4)))
+    assert_array_equal(object_masks(None, np.zeros((2, 4)), (2, 4), 2), np.zeros((2, 2, 4), bool))
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

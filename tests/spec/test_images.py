@@ -78,6 +78,18 @@ def test_what_is_no_batch_of_images_is_named(images: Any, message: str) -> None:
         Inputs.of(images).checked()
 
 
+class Unreadable:
+    """Pictures of a file that is gone: the shape is known, the numbers are not to be had."""
+
+    shape, dtype = (2, 3, 8, 8), np.dtype("f")
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, at: Any) -> Any:
+        raise OSError("the file is closed")
+
+
 def structured() -> Any:
     return np.zeros((2, 3, 8, 8), [("red", "f4")])
 
@@ -92,6 +104,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "dates": (np.zeros((2, 3, 8, 8), "M8[s]"), "images holds datetime64"),
     "records": (structured(), "images holds void32"),
     "sparse": (torch.zeros(2, 3, 8, 8).to_sparse(), r"sparse_coo; accepted are dense ones. Pass images.to_dense\(\)"),
+    "a closed file": (Unreadable(), r"images is a Unreadable, and its numbers cannot be read. Pass an array or tensor"),
     "meta": (torch.zeros(2, 3, 8, 8, device="meta"), "meta device and holds no numbers"),
     "no rows of pixels": (np.zeros((2, 3, 0, 8), "f"), r"images has shape \(2, 3, 0, 8\), which holds no pixels"),
     "no channels": (np.zeros((2, 0, 8, 8), "f"), r"images has shape \(2, 0, 8, 8\), which holds no pixels"),

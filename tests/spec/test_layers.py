@@ -13,8 +13,8 @@ from numpy.testing import assert_allclose
 from torch import nn
 
 from fe_gradcam import ArgumentError, CamWarning, Segmentation, UnknownNameError, explain, explain_many, list_layers
-from fe_gradcam.spec.layers import default_layer
-from fe_gradcam.spec.tokens import Tokens, channels_last, token_grid
+from fe_gradcam.spec.layers import convolution_layer, default_layer
+from fe_gradcam.spec.tokens import Layout, Tokens, channels_last, layout_of, token_grid
 from fe_gradcam.types import LayerInfo
 from tests.methods.inputs import Net
 from tests.models.kerases import KERASES, applied
@@ -64,6 +64,15 @@ def test_token_grid(count: int, maps: list[Any], size: Any, expected: Tokens | N
 )
 def test_channels_last(shape: Any, size: Any, expected: bool) -> None:
     assert channels_last(shape, size) is expected
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_tokens_stand_where_those_of_their_values_do_that_stand_somewhere(axis: int) -> None:
+    """Four tokens of a grid of 2 by 2, of which the second value is that of no place, as a feature beside the image."""
+    nowhere = np.full(4, np.nan)
+    down, across = np.array([0.25, 0.25, 0.75, 0.75]), np.array([0.25, 0.75, 0.25, 0.75])
+    positions = [np.stack([one, nowhere, one], axis) for one in (down, across)]
+    assert layout_of(positions) == Layout(axis, (2, 2), None, 4)
 
 
 # --- tokens ------------------------------------------------------------------------------------------
@@ -295,6 +304,18 @@ def test_a_map_that_lost_an_axis_is_an_error() -> None:
     with pytest.raises(ArgumentError, match=r"has a map with 2 axes, and the images have 3"):
         explain(projected, torch.rand(1, 1, 6, 8, 8), layer="flat")
     assert explain(projected, torch.rand(1, 1, 6, 8, 8)).layer == "conv"
+
+
+def test_a_reshape_makes_a_volume_of_tokens() -> None:
+    net, volume = volumetric("torch", IMAGE[:, None])
+    expected = explain(net, volume, layer="1")
+
+    def compute(outer: Any, x: torch.Tensor) -> torch.Tensor:
+        return net[4](outer.tokens(net[1](net[0](x)).flatten(2).mT).mean(1))
+
+    tokenised = Net(compute, net=net, tokens=nn.Identity())
+    heatmap = explain(tokenised, volume, layer="tokens", reshape=lambda t: t.mT.unflatten(2, (4, 2, 3)))
+    assert_allclose(heatmap.raw, expected.raw, atol=1e-6)
 
 
 # --- what is listed ----------------------------------------------------------------------------------
@@ -593,6 +614,13 @@ def test_a_head_of_zeros_is_not_searched_through() -> None:
     assert (ref.name, certain) == ("199", False)
     assert asked[-1] == "0"
     assert len(asked) < 16
+
+
+@pytest.mark.parametrize(("bent", "accepted"), [((), "none"), (("b", "c"), "b, c")])
+def test_where_no_relu_follows_the_convolutions_of_which_one_does_are_named(bent: Any, accepted: str) -> None:
+    infos = [LayerInfo(name, "Conv2d", (4, 6, 6), convolution=True, spatial=True, relu=name in bent) for name in "abcd"]
+    with pytest.raises(ArgumentError, match=rf"no ReLU follows the convolution 'd'.* a ReLU follows: {accepted}\.$"):
+        convolution_layer(infos, None, False)
 
 
 # --- what a module does, not what it is called --------------------------------------------------------------

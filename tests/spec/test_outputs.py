@@ -163,5 +163,7 @@ def test_pick_knows_the_form_from_the_content() -> None:
     assert pick((table, table), None, is_tensor=is_tensor, fits=lambda part: True) is None
     assert pick("text", None, is_tensor=is_tensor, fits=lambda part: True) is None
     assert list(entries_of(Pair(1, 2))) == ["features", "classes"]
+    assert entries_of(Classified(1, 2)) == {"loss": 1, "logits": 2}
+    assert entries_of(Classified) == {}
     assert list(entries_of([1, 2], ["a", "b"])) == ["a", "b"]
     assert list(entries_of([1, 2], ["a"])) == ["0", "1"]
