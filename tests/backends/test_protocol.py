@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import warnings
 import weakref
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -26,6 +28,7 @@ from fe_gradcam import (
     explain_many,
     list_layers,
 )
+from fe_gradcam.explaining.settings import Settings
 from tests.models.kits import KITS, Kit, by_hand
 from tests.models.toys import SmallTorch, small_keras
 
@@ -388,3 +391,11 @@ def test_a_failure_on_bytes_that_the_model_takes_is_not_laid_at_them() -> None:
     with pytest.raises(RuntimeError, match="out of memory") as caught:
         explain(Once().eval(), images)
     assert not isinstance(caught.value, ArgumentError)
+
+
+@pytest.mark.parametrize("function", [explain, explain_many])
+def test_what_is_left_out_is_the_same_for_every_way_to_explain(function: Callable[..., Any]) -> None:
+    """The operator and the trace go by the settings, `explain` by its signature."""
+    said = {name: one.default for name, one in inspect.signature(function).parameters.items()}
+    settings = {one.name: one.default for one in fields(Settings) if one.name != "trial"}
+    assert settings == {name: default for name, default in said.items() if name in settings}
