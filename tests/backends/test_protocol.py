@@ -29,6 +29,7 @@ from fe_gradcam import (
     list_layers,
 )
 from fe_gradcam.explaining.settings import Settings
+from tests.methods.inputs import Net
 from tests.models.kits import KITS, Kit, by_hand
 from tests.models.toys import SmallTorch, small_keras
 
@@ -399,3 +400,22 @@ def test_what_is_left_out_is_the_same_for_every_way_to_explain(function: Callabl
     said = {name: one.default for name, one in inspect.signature(function).parameters.items()}
     settings = {one.name: one.default for one in fields(Settings) if one.name != "trial"}
     assert settings == {name: default for name, default in said.items() if name in settings}
+
+
+def test_where_a_forward_goes_another_way_a_default_is_looked_for_anew_and_a_named_layer_is_an_error() -> None:
+    """The error comes after the pass that a plan expected, and a second one that sees everything: no third."""
+    way, passes = ["first"], []
+
+    def compute(net: Any, x: torch.Tensor) -> torch.Tensor:
+        passes.append(way[0])
+        return net.fc(getattr(net, way[0])(x).mean((2, 3)))
+
+    model = Net(compute, first=nn.Conv2d(1, 2, 3), second=nn.Conv2d(1, 2, 3), fc=nn.Linear(2, 2)).eval()
+    images = torch.rand(1, 1, 8, 8)
+    assert explain(model, images).layer == explain(model, images, layer="first").layer == "first"
+    way[0] = "second"
+    passes.clear()
+    with pytest.raises(ArgumentError, match="layer='first' is not called in the model's forward pass"):
+        explain(model, images, layer="first")
+    assert len(passes) == 2
+    assert explain(model, images).layer == "second"

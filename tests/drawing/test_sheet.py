@@ -131,10 +131,12 @@ def test_the_legend_says_which_methods_know_no_class() -> None:
 
 def test_what_was_explained_equals_itself_alone() -> None:
     """Arrays have no truth value: by them nothing is compared or looked up."""
-    one, other = part(), part()
-    assert one == one and one != other
-    assert one.columns[0] == one.columns[0] and one.columns[0] != other.columns[0]
-    assert len({one, other, *one.columns, *other.columns}) == 4
+    its = heatmap()
+    columns = [Column("grad_cam", "label", its, shown=np.ones(3, bool)) for _ in range(2)]
+    parts = [part(columns=[column]) for column in columns]
+    for one, other in (columns, parts):
+        assert one == one and one != other
+        assert len({one, other, one}) == 2
 
 
 def test_a_shared_scale_is_that_of_each_method() -> None:
