@@ -7,7 +7,7 @@ import inspect
 import warnings
 import weakref
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,11 @@ from fe_gradcam import (
     explain_many,
     list_layers,
 )
+from fe_gradcam.backends import backend_for
+from fe_gradcam.backends.protocol import Query
 from fe_gradcam.explaining.settings import Settings
+from fe_gradcam.spec.images import Inputs
+from fe_gradcam.spec.resolved import resolve_target
 from tests.methods.inputs import Net
 from tests.models.kits import KITS, Kit, by_hand
 from tests.models.toys import SmallTorch, small_keras
@@ -419,3 +423,12 @@ def test_where_a_forward_goes_another_way_a_default_is_looked_for_anew_and_a_nam
         explain(model, images, layer="first")
     assert len(passes) == 2
     assert explain(model, images).layer == "second"
+
+
+def test_a_pass_has_gradients_unless_it_is_asked_to_have_none(kit: Kit) -> None:
+    backend, inputs = backend_for(kit.small()), Inputs.of(kit.images(np.random.randn(2, 9, 12, 3)))
+    query = Query(backend.resolve(None, inputs), [resolve_target(1, 2)], "logit")
+    (found,), (without,) = backend.run(inputs, query), backend.run(inputs, replace(query, gradients=False))
+    assert found.gradients is not None and found.gradients.any()
+    assert without.gradients is None
+    assert_allclose(without.scores, found.scores, rtol=1e-6)
