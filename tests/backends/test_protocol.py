@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import warnings
 import weakref
 from collections.abc import Callable
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -26,6 +28,12 @@ from fe_gradcam import (
     explain_many,
     list_layers,
 )
+from fe_gradcam.backends import backend_for
+from fe_gradcam.backends.protocol import Query
+from fe_gradcam.explaining.settings import Settings
+from fe_gradcam.spec.images import Inputs
+from fe_gradcam.spec.resolved import resolve_target
+from tests.methods.inputs import Net
 from tests.models.kits import KITS, Kit, by_hand
 from tests.models.toys import SmallTorch, small_keras
 
@@ -388,3 +396,39 @@ def test_a_failure_on_bytes_that_the_model_takes_is_not_laid_at_them() -> None:
     with pytest.raises(RuntimeError, match="out of memory") as caught:
         explain(Once().eval(), images)
     assert not isinstance(caught.value, ArgumentError)
+
+
+@pytest.mark.parametrize("function", [explain, explain_many])
+def test_what_is_left_out_is_the_same_for_every_way_to_explain(function: Callable[..., Any]) -> None:
+    """The operator and the trace go by the settings, `explain` by its signature."""
+    said = {name: one.default for name, one in inspect.signature(function).parameters.items()}
+    settings = {one.name: one.default for one in fields(Settings) if one.name != "trial"}
+    assert settings == {name: default for name, default in said.items() if name in settings}
+
+
+def test_where_a_forward_goes_another_way_a_default_is_looked_for_anew_and_a_named_layer_is_an_error() -> None:
+    """The error comes after the pass that a plan expected, and a second one that sees everything: no third."""
+    way, passes = ["first"], []
+
+    def compute(net: Any, x: torch.Tensor) -> torch.Tensor:
+        passes.append(way[0])
+        return net.fc(getattr(net, way[0])(x).mean((2, 3)))
+
+    model = Net(compute, first=nn.Conv2d(1, 2, 3), second=nn.Conv2d(1, 2, 3), fc=nn.Linear(2, 2)).eval()
+    images = torch.rand(1, 1, 8, 8)
+    assert explain(model, images).layer == explain(model, images, layer="first").layer == "first"
+    way[0] = "second"
+    passes.clear()
+    with pytest.raises(ArgumentError, match="layer='first' is not called in the model's forward pass"):
+        explain(model, images, layer="first")
+    assert len(passes) == 2
+    assert explain(model, images).layer == "second"
+
+
+def test_a_pass_has_gradients_unless_it_is_asked_to_have_none(kit: Kit) -> None:
+    backend, inputs = backend_for(kit.small()), Inputs.of(kit.images(np.random.randn(2, 9, 12, 3)))
+    query = Query(backend.resolve(None, inputs), [resolve_target(1, 2)], "logit")
+    (found,), (without,) = backend.run(inputs, query), backend.run(inputs, replace(query, gradients=False))
+    assert found.gradients is not None and found.gradients.any()
+    assert without.gradients is None
+    assert_allclose(without.scores, found.scores, rtol=1e-6)

@@ -129,6 +129,16 @@ def test_the_legend_says_which_methods_know_no_class() -> None:
         assert said == f"{expected}, each map by itself (scaling: scale_after_relu)"
 
 
+def test_what_was_explained_equals_itself_alone() -> None:
+    """Arrays have no truth value: by them nothing is compared or looked up."""
+    its = heatmap()
+    columns = [Column("grad_cam", "label", its, shown=np.ones(3, bool)) for _ in range(2)]
+    parts = [part(columns=[column]) for column in columns]
+    for one, other in (columns, parts):
+        assert one == one and one != other
+        assert len({one, other, one}) == 2
+
+
 def test_a_shared_scale_is_that_of_each_method() -> None:
     """Two methods have no unit in common; one a thousand times larger must not make the other dark."""
     (scaled,) = with_shared_scale([part(heatmap(), heatmap("score_cam", size=1000))])

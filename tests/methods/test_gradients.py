@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import tensorflow as tf
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
 from fe_gradcam import METHODS, UnsupportedModelError, explain, explain_many
@@ -246,6 +247,33 @@ def test_a_score_that_ignores_the_image_gives_a_zero_map(method: str, framework:
     heatmap = explain(model, images, method=method, layer="conv2", target=2)
     assert heatmap.blank.all()
     assert not heatmap.values.any()
+
+
+@pytest.mark.parametrize(("left", "blank"), [(2.0**-23, True), (2.0**-20, False)])
+def test_weights_that_cancel_but_for_rounding_are_no_evidence_however_many_channels_have_them(
+    left: float, blank: bool
+) -> None:
+    """64 channels of ones, each with the gradients 1 and -1 + 2 left: their mean is left."""
+    model = nn.Sequential(nn.Conv2d(1, 64, 1, bias=False), nn.Flatten(), nn.Linear(128, 2))
+    nn.init.ones_(model[0].weight)
+    model[2].weight.data = torch.tensor([[1, -1 + 2 * left], [0, 0]]).tile(1, 64)
+    model[2].bias.data = torch.tensor([5.0, 3.0])
+    asked: dict[str, Any] = {"layer": "0", "target": 0}
+    heatmap = explain(model, torch.ones(1, 1, 2, 1), **asked)
+    assert_array_equal(heatmap.raw[0], [[64 * left], [64 * left]])
+    assert heatmap.blank[0] == blank
+    assert heatmap.values.any() != blank
+    signed = explain(model, torch.ones(1, 1, 2, 1), **asked, scaling="none")
+    assert_array_equal(signed.values, heatmap.raw)  # as it is, for whoever wants to see the rounding
+
+
+@pytest.mark.parametrize("side", [1, 2])
+def test_of_a_map_of_one_pixel_alone_a_warning_says_so(side: int) -> None:
+    pooled = [nn.AdaptiveAvgPool2d(side), nn.Flatten(), nn.Linear(2 * side**2, 2)]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        explain(nn.Sequential(nn.Conv2d(1, 2, 3), *pooled), torch.rand(1, 1, 8, 8), layer="1", target=0)
+    assert ["one pixel" in str(one.message) for one in told] == [True] * (side == 1)
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ("cam", "le_grad")])

@@ -47,6 +47,27 @@ def test_ablation_computes_the_front_once_for_many_channels() -> None:
     assert model.rows.count((5, 5)) == 4  # all the same the model sees as many rows as are asked for
 
 
+def test_fewer_rows_are_asked_at_once_where_an_image_or_an_output_is_large() -> None:
+    """On a CPU its memory would go back to the system each time; a batch size of the user's own stays what it is."""
+
+    def most(hidden: int, batch_size: int | None = None, side: int = 20) -> int:
+        rows: list[int] = []
+
+        def compute(net: Any, x: torch.Tensor) -> torch.Tensor:
+            rows.append(len(x))
+            return net.fc(net.maps(net.wide(x)).mean((2, 3)))
+
+        parts = {"wide": nn.Conv2d(1, hidden, 3), "maps": nn.Conv2d(hidden, 10, 1), "fc": nn.Linear(10, 2)}
+        images = torch.rand(1, 1, side, side)
+        explain(Net(compute, **parts).eval(), images, method="score_cam", layer="maps", batch_size=batch_size)
+        return max(rows)
+
+    assert most(4) == 10  # all channels
+    assert most(1000) == 4  # of 324000 numbers each
+    assert most(1000, 8) == 8
+    assert (most(4, side=224), most(4, side=448), most(4, 8, side=224)) == (4, 1, 8)  # pixels of four images of 224
+
+
 class Skips(nn.Module):
     """What leads past the layer is added, concatenated, or counted upon; ablation must be right in each."""
 

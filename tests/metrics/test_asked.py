@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
 from fe_gradcam import METRICS, ArgumentError, explain, measure
+from fe_gradcam.metrics.asked import Asked
 from tests.methods.inputs import Net
 from tests.metrics.readers import FRAMEWORKS, OF_MODEL, every_metric, heat_of, laid_out, random_case
 from tests.models.toys import SmallTorch, small_keras
@@ -67,6 +68,23 @@ def test_an_image_without_a_class_has_no_value_of_the_model(framework: str) -> N
     found = every_metric(model, images, replace(heatmap, class_ids=np.array([0, -1, 4])), places)
     for name, values in found.items():
         assert_array_equal(np.isnan(values), [False, name in OF_MODEL, False], name)
+
+
+@pytest.mark.parametrize(("batch_size", "most"), [(1, 2), (2, 2), (5, 5), (100, 7)])
+def test_no_more_images_are_in_a_pass_than_asked_for(batch_size: int, most: int) -> None:
+    """One of them is an unchanged image, so that at least there are two."""
+    rows: list[int] = []
+
+    def compute(net: Any, x: torch.Tensor) -> torch.Tensor:
+        rows.append(len(x))
+        return net.fc(net.conv(x).mean((2, 3)))
+
+    model, images = Net(compute, conv=nn.Conv2d(1, 2, 3), fc=nn.Linear(2, 3)).eval(), torch.rand(2, 1, 9, 12)
+    asked = Asked(model, images, heat_of(np.ones((2, 9, 12))), batch_size, 0, None)
+    versions = torch.tensor([0, 0, 0, 1, 1, 1])
+    tables = [asked.table(versions, lambda at: images[versions[at]]), asked(versions, lambda at: images[versions[at]])]
+    assert_allclose(tables[0][:, 0], tables[1])
+    assert max(rows[1:]) == most  # the first finds the layer
 
 
 def test_bytes_stay_bytes() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from fe_gradcam import ArgumentError
 from fe_gradcam.metrics import imputation
-from fe_gradcam.metrics.imputation import NEIGHBOURS, blurred, filled, interpolated
+from fe_gradcam.metrics.imputation import NEIGHBOURS, blurred, falling, filled, interpolated, replaced
 
 
 def by_loops(image: np.ndarray, missing: np.ndarray) -> np.ndarray:
@@ -73,3 +75,30 @@ def test_what_pixels_are_replaced_by() -> None:
     for image, blurry in zip(images.numpy(), blurred(images).numpy(), strict=True):
         expected = cv2.GaussianBlur(image.transpose(1, 2, 0), (11, 11), 5.0)
         assert_allclose(blurry.transpose(1, 2, 0), expected, atol=1e-6)
+
+
+def test_pixels_are_ranked_by_their_heat_and_those_of_equal_heat_by_the_ties() -> None:
+    heat = np.array([[[1, 3, -1], [3, 0, 3]], [[0, 0, 0], [0, 0, 0]]], np.float32)
+    ties = np.array([[[9, 5, 9], [2, 9, 7]], [[3, 1, 2], [0, 5, 4]]])
+    assert_array_equal(falling(heat, ties), [[[3, 1, 5], [0, 4, 2]], [[3, 1, 2], [0, 5, 4]]])
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected", "versions"),
+    [(4, [18.5 / 60, 56.5 / 60], 5 + 2), (2, [10.5 / 30, 28.5 / 30], 3 + 2), (1, [15 / 30, 29 / 30], 2 + 2)],
+)
+def test_pixels_are_replaced_the_hottest_first(steps: int, expected: list[float], versions: int) -> None:
+    """By hand: pixels of ones that weigh 8, 4, 2 and 1 fifteenths, taken away one by one; trapezia.
+
+    In the second image the last goes first, and the others become what they are, so that there is nothing to ask.
+    """
+    images, asked = torch.ones(2, 1, 2, 2), []
+    replacements, places = torch.zeros(2, 1, 2, 2), torch.tensor([[[0, 1], [2, 3]], [[3, 2], [1, 0]]])
+    replacements[1] = torch.tensor([[1, 1], [1, 0]])
+
+    def ask(rows: torch.Tensor, make: Any) -> torch.Tensor:
+        asked.extend(rows.tolist())
+        return (make(torch.arange(len(rows))) * torch.tensor([[8, 4], [2, 1]]) / 15).sum((1, 2, 3))
+
+    assert_allclose(replaced(ask, images, replacements, places, steps), expected, rtol=1e-6)
+    assert len(asked) == versions

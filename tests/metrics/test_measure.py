@@ -142,3 +142,12 @@ def test_arguments_that_do_not_fit(changed: dict[str, Any], error: type[Exceptio
 def test_summary() -> None:
     assert summary(np.array([0.25, np.nan, 0.75], np.float32)) == 0.5
     assert summary([np.nan]) is None and summary([]) is None
+
+
+def test_the_seed_is_0_unless_another_is_given() -> None:
+    model, images, heatmap, _ = random_case("torch")
+    left_out, of_zero, of_one = (
+        measure(model, images, heatmap, "road", **given)["road"] for given in ({}, {"seed": 0}, {"seed": 1})
+    )
+    assert_array_equal(left_out, of_zero)
+    assert (left_out != of_one).all()

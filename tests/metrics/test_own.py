@@ -70,6 +70,10 @@ def test_where_the_object_is_needs_no_model() -> None:
     found = measure(None, None, heat, ["energy_inside", "pointing_game"], boxes=boxes)
     assert_allclose(found["energy_inside"], [6 / 8, 2 / 8])
     assert_allclose(found["pointing_game"], [1, 0])
+    how: dict[str, Any] = {"batch_size": 2, "model_output": None, "class_names": None}
+    own = own_heatmap(heat, None, None, None, **how)
+    assert_array_equal(own.class_ids, [-1, -1])  # no class
+    assert np.isnan(own.confidences).all()
 
 
 @pytest.mark.parametrize("axes", [(0, 1, 2, 3), (0, 2, 3, 1)], ids=["channels first", "channels last"])

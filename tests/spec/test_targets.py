@@ -24,6 +24,7 @@ from fe_gradcam import (
     gen_dl_model_heatmap,
     top_k,
 )
+from fe_gradcam.backends.scoring import taken_apart
 from fe_gradcam.spec.targets import target_name
 from tests.models.kerases import KERASES, applied
 from tests.models.toys import FRAMEWORKS, HEAD, IMAGE, TOYS, TorchToy
@@ -281,3 +282,14 @@ def test_one_compiled_pass_serves_other_ids_and_checks_them(framework: str) -> N
     assert_allclose(explain(model, image, layer=layer, target=Contrast(1, 0)).scores, -9.5, rtol=1e-6)
     with pytest.raises(ArgumentError, match="target=7 is not a class"):
         explain(model, image, layer=layer, target=Contrast(0, 7))
+
+
+def test_a_score_is_taken_apart_into_what_has_places_and_the_sum_of_the_rest() -> None:
+    """Of two inputs the second is the picture; maps of one place are none."""
+    numbers, picture, pooled = torch.tensor([[2.0, 1], [0, 3]]), torch.ones(2, 3, 4, 4), torch.full((2, 5, 1, 1), 0.5)
+    maps, biases, scores = torch.ones(2, 4, 2, 2), torch.tensor([[-1.0], [4]]), torch.tensor([7.0, 8])
+    parts = taken_apart([numbers, picture, maps, pooled, biases], scores, 4, 2.0**-23)
+    assert parts.of_input is picture
+    assert [term is maps for term in parts.of_biases] == [True]
+    assert_allclose(parts.elsewhere, [3 + 2.5 - 1, 3 + 2.5 + 4])
+    assert_allclose(parts.scores, scores)

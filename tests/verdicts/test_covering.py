@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.testing import assert_allclose
 
 from fe_gradcam.verdicts.atlas import Box
-from fe_gradcam.verdicts.covering import TRIED, Covered, Covering, alike, deviations, first_cause, on_object, sample
+from fe_gradcam.verdicts.covering import (
+    LEFT,
+    NOTHING_ELSE,
+    TRIED,
+    Covered,
+    Covering,
+    alike,
+    by_covering,
+    deviations,
+    first_cause,
+    on_object,
+    sample,
+)
+from fe_gradcam.verdicts.verdict import Evidence
 from tests.verdicts.scenes import CORNER, GREEN, READS_THE_CORNER, READS_THE_OBJECT, inquiry_of, scenes, weights
 
 
@@ -81,6 +96,23 @@ def test_the_first_place_that_is_a_cause_is_taken_else_what_makes_most_differenc
     assert not nothing.is_cause
     assert "later epoch" in str(first_cause(inquiry_of(scenes(), READS_THE_CORNER, most=9), GREEN, [corner]))
     assert "nothing else" in str(first_cause(inquiry, GREEN, [dict.fromkeys(range(12, 17), Box(28, 28, 4, 4))]))
+
+
+def test_what_covering_found_is_tested_or_suspected_or_left() -> None:
+    def found(parts: Any, rows: range, **more: Any) -> Evidence:
+        boxes = dict.fromkeys(rows, Box(28, 28, 4, 4))
+        return by_covering(
+            inquiry_of(scenes(), parts, **more), GREEN, "place", "It is hot.", "the corner", [boxes], {}, []
+        )
+
+    cause, harmless = found(READS_THE_CORNER, range(12, 24)), found(READS_THE_OBJECT, range(12, 24))
+    assert (cause.level, cause.code, cause.figures["sharing"]) == ("tested", "place", 0)
+    assert (harmless.level, harmless.code) == ("tested", None)
+    assert cause.figures["covered"] < cause.figures["covered_elsewhere"] < cause.figures["plain"] + 0.01
+    left = found(READS_THE_CORNER, range(12, 24), most=9)
+    assert (left.level, left.code, left.said) == ("not tested", None, f"It is hot. {LEFT}")
+    alone = found(READS_THE_CORNER, range(12, 17))  # too few that have other places alike
+    assert (alone.level, alone.code, alone.said) == ("suspected", "place", f"It is hot. {NOTHING_ELSE}")
 
 
 def test_at_most_so_many_images_with_heat_are_sampled_whatever_their_order() -> None:

@@ -6,6 +6,7 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from fe_gradcam.verdicts.donors import Pools, Swaps, chance_of
 from tests.verdicts.coloured import BLUE, BY_ABSENCE, BY_COLOUR, GREEN, NONE, RED, inquiry_of, network, scenes
@@ -29,6 +30,13 @@ def test_the_chance_worked_by_hand() -> None:
     assert chance_of([(4, 4, 0, 4)] * 6) == pytest.approx(70**-6)
     assert chance_of([(4, 4, 4, 4)] * 6) == pytest.approx(1)  # all are kept: nothing can be said
     assert chance_of([]) == 1
+
+
+def test_a_chance_is_at_most_1_however_the_sums_round() -> None:
+    """None is kept in own surroundings, so any number is as many or more."""
+    sums = [chance_of([(0, own, kept, 7)] * 5) for own in range(1, 6) for kept in range(1, 7)]
+    assert_allclose(sums, 1)
+    assert max(sums) == 1
 
 
 @pytest.mark.parametrize(
@@ -55,6 +63,8 @@ def test_shares_are_means_over_images_not_over_pictures() -> None:
     assert np.isnan(swaps.share(own=False))
     assert swaps.share(own=True, of="followed") == 0.5
     assert (swaps + swaps).counts() == [(2, 2, 0, 0), (0, 6, 0, 0)]
+    both = Swaps(rows, rows, np.array([True, True, False, False]), kept, ~kept, kept.astype(np.float32))
+    assert (both.share(own=True), both.share(own=False)) == (0.5, 0)  # image 1 has none in surroundings of others
 
 
 CLASSES = [RED] * 4 + [GREEN] * 4 + [BLUE] * 20 + [NONE] * 4

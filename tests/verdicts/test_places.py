@@ -298,6 +298,19 @@ def test_where_in_words(left: int, top: int, words: str) -> None:
     assert where_in_words(Box(10 * left, top, 80, 8), (32, 320)) == words
 
 
+@pytest.mark.parametrize(
+    ("box", "borders"),
+    [
+        (Box(12, 8, 4, 8), [Box(8, 5, 12, 14), Box(6, 1, 16, 22)]),
+        (Box(28, 28, 4, 4), [Box(24, 25, 8, 7), Box(22, 23, 10, 9)]),  # as far as the frame goes
+        (Box(0, 0, 32, 32), []),
+    ],
+)
+def test_the_place_is_tried_with_a_border_of_one_place_of_the_map_and_a_wider_one(box: Box, borders: list[Box]) -> None:
+    """A place of the map is 4 pixels wide and 32 / 11 high, rounded up to 3; the wider border has half the box too."""
+    assert shortcut._places(box, Atlas((32, 32), (11, 8))) == [box, *borders]
+
+
 def test_the_place_is_the_box_of_the_hottest_region_down_to_half_of_it() -> None:
     heat = np.zeros((10, 12))
     heat[2:5, 3:7] = 0.5

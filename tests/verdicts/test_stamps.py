@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from fe_gradcam import ArgumentError, UnknownNameError, react
 from fe_gradcam.verdicts import lettering
@@ -111,6 +111,18 @@ def test_controls_against_each_other_are_measured() -> None:
     assert_allclose(found.of_controls, 0.5 * 8 * abs(first - second), rtol=1e-4)
     assert_allclose(found.lift[0, 0], 0.5 * 8 * (1 - (first + second) / 2), rtol=1e-4)
     assert f"lifts no class by more than {found.of_controls[0]:.2f}" in " ".join(str(found).split())
+
+
+def test_the_seed_is_0_unless_another_is_given() -> None:
+    stripes = np.zeros((16, 16, 3))
+    stripes[:, :8] = 1
+    net = network("torch", [8.0, 0.0], left=True)
+    left_out, of_zero, of_one = (
+        react(net, pictures("torch"), stamps={"stripes": stripes}, **given).lift
+        for given in ({}, {"seed": 0}, {"seed": 1})
+    )
+    assert_array_equal(left_out, of_zero)
+    assert (left_out != of_one).all()  # other shuffles of the stamp are its controls
 
 
 def test_several_stamps_have_a_row_each_and_names() -> None:

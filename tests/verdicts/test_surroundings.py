@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from fe_gradcam import explain
 from fe_gradcam.verdicts import surroundings as module
-from fe_gradcam.verdicts.donors import DONORS
+from fe_gradcam.verdicts.donors import DONORS, Swaps
 from fe_gradcam.verdicts.inquiry import Inquiry
 from fe_gradcam.verdicts.surroundings import surroundings
 from fe_gradcam.verdicts.verdict import Evidence
@@ -271,3 +272,18 @@ def test_one_odd_image_of_another_class_accuses_nobody() -> None:
     assert one.level == "not tested"
     assert "Only 1 images of other classes have surroundings that could be used, and 6 are needed." in one.said
     assert found(GREEN_BY_MARK, [RED] * 6 + classes[1:])[GREEN].accuses
+
+
+def test_classes_that_pull_are_those_in_whose_surroundings_a_quarter_is_lost() -> None:
+    """An image of class 0 in the surroundings of 15 other classes: lost in those of 1 to 4, which is more than 1/4.
+
+    A third of 15 classes may pull, and nothing is lost in the fifth.
+    """
+    others = np.arange(1, 16)
+    kept = np.append(others > 4, True)
+    donors, own = np.append(others, 0), np.append(np.zeros(15, bool), True)
+    swaps = Swaps(np.zeros(16, np.int64), donors, own, kept, ~kept, kept.astype(np.float32))
+    pools: Any = SimpleNamespace(of=lambda one: np.array([one]), classes_of=lambda rows: sorted(set(rows.tolist())))
+    judged = module._Judged(0, swaps)
+    assert judged.gap == pytest.approx(4 / 15)
+    assert module._pullers(pools, judged) == [1, 2, 3, 4]

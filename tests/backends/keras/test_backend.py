@@ -14,7 +14,10 @@ import tensorflow as tf
 from numpy.testing import assert_allclose
 
 from fe_gradcam import UnsupportedModelError, explain, list_layers
+from fe_gradcam.backends import backend_for
 from fe_gradcam.backends.keras.compiled import FUNCTIONS
+from fe_gradcam.types import LayerRef
+from tests.methods.inputs import A0, A1
 from tests.models.held import assert_unchanged, held
 from tests.models.kerases import KERASES
 from tests.models.toys import keras_toy, small_keras
@@ -310,3 +313,27 @@ def test_images_are_cast_to_the_dtype_of_the_declared_input_as_keras_does(keras:
         heatmap = explain(model, given, layer="conv", target=0, method="hires_cam")
         assert_allclose(heatmap.scores, 25)
         assert_allclose(heatmap.raw, 25 / 64, rtol=1e-3)
+
+
+@pytest.mark.parametrize("in_a_graph", [False, True])
+@pytest.mark.parametrize("taped", [False, True])
+def test_a_pass_inside_a_training_step_by_hand(keras: Any, taped: bool, in_a_graph: bool) -> None:
+    """The pooled toy: its output is (8, -1.5), and each place counts 3 / 6 and 1 / 6 of the two maps."""
+    model, image, layer = keras_toy("pooled", keras=keras)
+    backend = backend_for(model)
+
+    def step(images: Any) -> Any:
+        with tf.GradientTape(persistent=True) as tape:
+            output, maps, gradients, headed = backend.run_inside(
+                [images], LayerRef(layer), 0, tape=tape if taped else None, training=True
+            )
+            its = gradients()
+            loss = tf.reduce_sum(output)
+        assert not headed
+        return output, maps, its, tape.gradient(loss, model.trainable_variables[-1])
+
+    output, maps, its, of_bias = (tf.function(step) if in_a_graph else step)(tf.constant(image))
+    assert_allclose(output, [[8, -1.5]], rtol=1e-6)
+    assert_allclose(maps[0], np.stack([A0, A1], -1), rtol=1e-6)
+    assert_allclose(its[0], np.broadcast_to([3 / 6, 1 / 6], (2, 3, 2)), rtol=1e-6)
+    assert_allclose(of_bias, [1, 1])  # the step's own tape goes on

@@ -850,3 +850,34 @@ def test_a_pass_inside_a_training_step_notes_nothing_of_the_model(monkeypatch: p
     _, activations, gradients, _ = backend.run_inside([images], LayerRef("conv2"), 1)
     assert gradients().shape == activations.shape
     assert not noted
+
+
+@pytest.mark.parametrize("form", [lambda scores: {"logits": scores, "other": -scores}, lambda scores: (None, scores)])
+def test_scores_beside_other_outputs_are_explained_as_they_are_alone(form: Callable[[torch.Tensor], Any]) -> None:
+    class Formed(SmallTorch):
+        def forward(self, x: torch.Tensor) -> Any:
+            return form(super().forward(x))
+
+    formed, images = Formed().eval(), torch.randn(2, 3, 9, 12)
+    plain = SmallTorch().eval()
+    plain.load_state_dict(formed.state_dict())
+    found, expected = (explain(net, images, layer="conv2", target=1) for net in (formed, plain))
+    assert_allclose(found.scores, expected.scores)
+    assert_allclose(found.raw, expected.raw)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_layer_that_no_gradient_reaches_is_an_error_if_the_score_depends_on_it(weight: float) -> None:
+    """Maps of zeros that count nothing are no evidence, and no error: whatever stands there, the score is the same."""
+
+    def call(block: Any, x: torch.Tensor) -> torch.Tensor:
+        maps = block[0](x)
+        return maps + weight * block[1](-maps.abs()).detach()
+
+    model, images = Net(call).eval(), torch.rand(2, 1, 8, 8)
+    if weight:
+        with pytest.raises(GradientError, match=r"layer='block\.1'"):
+            explain(model, images, layer="block.1", target=0)
+    else:
+        heatmap = explain(model, images, layer="block.1", target=0)
+        assert heatmap.blank.all() and not heatmap.raw.any()
