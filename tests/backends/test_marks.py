@@ -73,3 +73,31 @@ def test_circles_end() -> None:
     one: dict[str, Any] = {}
     one["self"] = one
     assert mark(one, of_tensor) == mark(one, of_tensor)
+
+
+class Acting:
+    """Is taken for a dict and is none, as what Keras wraps dicts in."""
+
+    def __init__(self, held: dict[str, Any]) -> None:
+        self.held = held
+        self.items = held.items
+
+    __class__ = property(lambda self: dict)  # type: ignore[assignment]
+
+
+class Computing(dict[str, Any]):
+    """Computes its items anew each time, as a lazy configuration does."""
+
+    def items(self) -> Any:
+        return {name: object() for name in self}.items()
+
+
+@pytest.mark.parametrize("kind", [Acting, Computing])
+def test_a_dict_of_another_kind_counts_by_what_it_holds(kind: Callable[[dict[str, Any]], Any]) -> None:
+    inside = [1]
+    one = kind({"list": inside})
+    assert isinstance(one, dict)
+    before = mark(one, of_tensor)
+    assert mark(one, of_tensor) == before
+    inside.append(2)
+    assert mark(one, of_tensor) != before

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import torch
+from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
 from fe_gradcam import ArgumentError, Check, Finding, GradientError, check_model, explain
 from fe_gradcam.backends import protocol
+from fe_gradcam.backends.keras.plain import PlainKeras
 from fe_gradcam.backends.pytorch import backend as pytorch_backend
 from fe_gradcam.backends.pytorch.backend import TorchBackend
 from fe_gradcam.backends.pytorch.kept import Kept
@@ -21,7 +24,8 @@ from fe_gradcam.checking.laws import OTHER_WEIGHTS
 from fe_gradcam.checking.subject import Subject
 from fe_gradcam.types import LayerRef
 from tests.checking.outcomes import outcomes
-from tests.models.toys import SmallTorch
+from tests.methods.inputs import A0, A1
+from tests.models.toys import SmallTorch, keras_toy
 
 
 class Square(nn.Module):
@@ -399,3 +403,25 @@ def test_the_user_s_own_heatmap_is_not_moved_by_a_check() -> None:
 
 def test_other_weights_make_what_is_as_large() -> None:
     assert np.mean(np.square(OTHER_WEIGHTS)) == pytest.approx(1)
+
+
+def test_an_activation_function_of_keras_is_read_and_changed_where_it_is_applied() -> None:
+    """The pooled toy with its ReLU as a function: its maps A0 and A1 have the means 2.5 and 0.5."""
+    toy, image, _ = keras_toy("pooled")
+    conv, fc = toy.get_layer("conv"), toy.get_layer("fc")
+
+    class Functional(tf.keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = conv, fc
+
+        def call(self, x: Any) -> Any:
+            return self.fc(tf.reduce_mean(tf.nn.relu(self.conv(x)), (1, 2)))
+
+    model, place, seen = Functional(), LayerRef("conv", "activation"), list[Any]()
+    model(image)
+    plain = PlainKeras(model)
+    assert_allclose(plain.run(image, place, seen=seen), [[8, -1.5]], rtol=1e-6)
+    assert_allclose(seen[0][0], np.stack([A0, A1], -1))
+    doubled = plain.run(image, place, lambda maps: maps * [2, 1])
+    assert_allclose(doubled, [[3 * 5 + 0.5, -5 + 2 * 0.5]], rtol=1e-6)

@@ -13,6 +13,7 @@ from torch import nn
 from fe_gradcam import METHODS, UnsupportedModelError, explain
 from fe_gradcam.backends import backend_for
 from fe_gradcam.backends.protocol import Query
+from fe_gradcam.backends.pytorch.passes import Front
 from fe_gradcam.errors import ArgumentError
 from fe_gradcam.explaining.probe import ModelProbe
 from fe_gradcam.explaining.settings import Settings
@@ -111,3 +112,20 @@ def test_full_grad_takes_a_relu6_and_refuses_bytes(framework: str) -> None:
         model = nn.Sequential(Net(lambda net, x: x.float()), *model)
     with pytest.raises(ArgumentError, match=r"full_grad.*Pass them as floats"):
         explain(model, images.astype(np.uint8), method="full_grad")
+
+
+def test_what_lies_in_front_of_a_place_is_computed_once_and_repeated_for_every_row() -> None:
+    image, front = torch.rand(1, 2, 3, 4), Front()
+
+    def computed(x: torch.Tensor) -> torch.Tensor:
+        return torch.sum(nn.functional.pad(x, pad=(1, 0), value=5.0), dim=1, keepdim=True)
+
+    with front:
+        first = computed(image)
+    assert torch.equal(first, computed(image))
+    with front.again(3):
+        repeated = computed(0 * image)
+        front.left = True
+        behind = computed(0 * image)
+    assert torch.equal(repeated, first.expand(3, -1, -1, -1))
+    assert torch.equal(behind, computed(0 * image))

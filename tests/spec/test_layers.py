@@ -332,6 +332,12 @@ def test_layers_say_what_they_are(framework: str) -> None:
     assert all(isinstance(info, LayerInfo) for info in infos)
 
 
+@pytest.mark.parametrize("name", ["conv2", "module.conv2", "_orig_mod.conv2", "module._orig_mod.conv2", 3])
+def test_a_layer_is_found_by_its_place_and_by_its_name_in_whatever_wraps_the_model(name: str | int) -> None:
+    """DataParallel and torch.compile write names of their own before it."""
+    assert explain(SmallTorch(), torch.randn(1, 3, 9, 12), layer=name).layer == "conv2"
+
+
 def test_a_reshape_needs_its_layer() -> None:
     with pytest.raises(ArgumentError, match="reshape is given without layer"):
         explain(tokenised("torch", "tokens"), KITS["torch"].images(WIDE), reshape=lambda t: t)

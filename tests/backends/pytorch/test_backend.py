@@ -852,13 +852,23 @@ def test_a_pass_inside_a_training_step_notes_nothing_of_the_model(monkeypatch: p
     assert not noted
 
 
-@pytest.mark.parametrize("form", [lambda scores: {"logits": scores, "other": -scores}, lambda scores: (None, scores)])
-def test_scores_beside_other_outputs_are_explained_as_they_are_alone(form: Callable[[torch.Tensor], Any]) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda scores: {"logits": scores, "other": -scores},
+        lambda scores: (None, scores),
+        lambda scores: (scores.mean(), scores),  # a loss
+    ],
+)
+def test_scores_beside_other_outputs_are_explained_as_they_are_alone(
+    form: Callable[[torch.Tensor], Any], count: int
+) -> None:
     class Formed(SmallTorch):
         def forward(self, x: torch.Tensor) -> Any:
             return form(super().forward(x))
 
-    formed, images = Formed().eval(), torch.randn(2, 3, 9, 12)
+    formed, images = Formed().eval(), torch.randn(count, 3, 9, 12)
     plain = SmallTorch().eval()
     plain.load_state_dict(formed.state_dict())
     found, expected = (explain(net, images, layer="conv2", target=1) for net in (formed, plain))
