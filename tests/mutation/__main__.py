@@ -119,7 +119,8 @@ def main() -> int:
     known = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     ended = {one["state"]: one["lives"] for one in known}
     all_drawn = [one for room in asked.rooms for one in drawn(ROOT, room, asked.each, asked.seed)]
-    waiting = [one for one in all_drawn if state(one) not in ended]
+    states = {one: state(one) for one in all_drawn}  # of the copies that are made now, whatever is changed meanwhile
+    waiting = [one for one, its in states.items() if its not in ended]
     print(f"{len(all_drawn)} mutants, {len(waiting)} to run", flush=True)
     lock, copies = threading.Lock(), Queue[Copy]()
     for number in range(min(asked.at_once, len(waiting))):
@@ -132,8 +133,8 @@ def main() -> int:
         finally:
             copies.put(copy)
         with lock, RESULTS.open("a") as file:
-            ended[state(mutant)] = lives
-            file.write(json.dumps({"state": state(mutant), "lives": lives, **asdict(mutant)}) + "\n")
+            ended[states[mutant]] = lives
+            file.write(json.dumps({"state": states[mutant], "lives": lives, **asdict(mutant)}) + "\n")
             print(f"{'lives ' if lives else 'killed'} {mutant.module}:{mutant.line} {mutant.operator}", flush=True)
 
     with ThreadPoolExecutor(asked.at_once) as pool:
@@ -142,7 +143,7 @@ def main() -> int:
     reasons = {(one.module, one.lines): one.reason for one in survivors(LIST.read_text("utf-8"))}
     unknown, tally = list[Survivor](), Counter[str]()
     for mutant in all_drawn:
-        if not ended[state(mutant)]:
+        if not ended[states[mutant]]:
             tally["killed"] += 1
             continue
         lines = tuple(mutant.lines((ROOT / mutant.module).read_text("utf-8")))
