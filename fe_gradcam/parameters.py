@@ -59,6 +59,8 @@ class Parameter:
     @classmethod
     def of(cls, name: str, default: Any, hint: Any) -> Parameter:
         """The parameter that an annotation describes, such as Count, or a float or some words."""
+        inside = (one for one in get_args(hint) if get_origin(one) is Annotated)
+        hint = next(inside, hint)  # Python 3.10 reads one whose default is None as Optional
         hint, accepted = get_args(hint) if get_origin(hint) is Annotated else (hint, Within())
         within, words = (accepted, ()) if isinstance(accepted, Within) else (Within(), accepted)
         kinds = get_args(hint) or (hint,)

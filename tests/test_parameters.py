@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from fe_gradcam import METHODS, METRICS, ArgumentError, UnknownNameError, atlas,
 from fe_gradcam.errors import CamError, in_short
 from fe_gradcam.parameters import (
     LARGEST_WHOLE,
+    OptionalCount,
     Parameter,
     Within,
     checked_text,
@@ -169,6 +170,13 @@ def test_words_of_the_form_with_wrong_content(text: str, error: type[CamError], 
 
 
 # --- numbers, and what else errors say ---------------------------------------------------------------
+
+
+def test_a_default_of_none_that_python_reads_as_optional_changes_nothing() -> None:
+    """As Python 3.10 does."""
+    wrapped = Union[OptionalCount, None]  # noqa: UP007
+    assert Parameter.of("patch", None, wrapped) == Parameter.of("patch", None, OptionalCount)
+    assert Parameter.of("patch", None, wrapped).accepted == "an integer from 1 or None"
 
 
 def test_integers_from_one() -> None:

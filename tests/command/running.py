@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from fe_gradcam.drawing.grid import GAP
 from fe_gradcam.loading.models import load_model
 from tests.drawing.places import places_of
 
+# Click 8.1 mixes what is printed with what is said, unless it is told; later ones have no such argument.
+APART = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
+
 
 def run(*arguments: Any, code: int = 0) -> Result:
-    result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+    result = CliRunner(**APART).invoke(cli.main, [str(argument) for argument in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == code, result.output
