@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -118,16 +119,21 @@ def _safe_mode(package: str) -> Any:
 
 
 def _kerases_for(path: Path) -> list[str]:
-    """The packages that may load a file of a Keras model: first the Keras that wrote it, if it is installed."""
-    packages = ["keras", *["tf_keras"] * (find_spec("tf_keras") is not None)]
+    """The packages that may load a file of a Keras model: first the Keras that wrote it, if it is installed.
+
+    Keras 2 needs no tf_keras, which is the same again; where both are loaded, opening a file may not end.
+    """
+    if not find_spec("tf_keras") or (find_spec("keras") and version("keras").startswith("2.")):
+        return ["keras"]
+    packages = ["keras", "tf_keras"]
     return packages if _written_by(path) >= 3 else packages[::-1]
 
 
 def _written_by(path: Path) -> int:
     """The major version of the Keras that wrote a file; 2 if the file does not say."""
     said = _said_by(path, "metadata.json", "keras_version")
-    version = str(said.get("keras_version") if isinstance(said, Mapping) else said or "").partition(".")[0]
-    return int(version) if version.isdecimal() else 2
+    major = str(said.get("keras_version") if isinstance(said, Mapping) else said or "").partition(".")[0]
+    return int(major) if major.isdecimal() else 2
 
 
 def _said_by(path: Path, member: str, attribute: str) -> Any:

@@ -9,6 +9,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from fe_gradcam import CamError, UnsupportedModelError, explain
+from fe_gradcam.loading import models
 from fe_gradcam.loading.models import Geometry, geometry_of, load_model
 from tests.models.kerases import KERASES
 from tests.models.squares import as_input, keras_colours, squares
@@ -73,3 +74,22 @@ def test_errors_name_their_argument(here: Path, given: dict[str, Any], argument:
     assert isinstance(caught.value, ValueError)
     assert caught.value.argument == argument
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("installed", "written", "expected"),
+    [
+        ({"keras": "3.15.1", "tf_keras": "2.21.0"}, 3, ["keras", "tf_keras"]),
+        ({"keras": "3.15.1", "tf_keras": "2.21.0"}, 2, ["tf_keras", "keras"]),
+        ({"keras": "3.15.1"}, 2, ["keras"]),
+        ({"keras": "2.15.0", "tf_keras": "2.15.0"}, 2, ["keras"]),
+        ({}, 2, ["keras"]),
+    ],
+)
+def test_a_file_is_opened_by_the_keras_that_wrote_it(
+    monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], written: int, expected: list[str]
+) -> None:
+    monkeypatch.setattr(models, "find_spec", installed.get)
+    monkeypatch.setattr(models, "version", installed.__getitem__)
+    monkeypatch.setattr(models, "_written_by", lambda path: written)
+    assert models._kerases_for(Path("model.keras")) == expected
