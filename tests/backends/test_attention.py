@@ -314,6 +314,8 @@ def test_the_fused_attention_is_taken_apart_as_torch_computes_it(kind: str) -> N
         "scaled": {"scale": 0.7},
     }[kind]
     if kind == "grouped":
+        if torch.__version__.startswith(("2.3.", "2.4.")):
+            pytest.skip("PyTorch 2.5 is the first that has it")
         key, value = key[:, :2], value[:, :2]
     expected = F.scaled_dot_product_attention(query, key, value, **settings)
     seen: list[torch.Tensor] = []

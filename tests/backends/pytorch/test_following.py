@@ -131,6 +131,10 @@ FORMS: dict[str, tuple[Compute, tuple[int, int]]] = {
 }
 
 
+OLD = pytest.mark.xfail(torch.__version__.startswith("2.3."), reason="PyTorch 2.3: see docs/limits.md", strict=True)
+EACH = [pytest.param(form, marks=OLD) if form == "attention" else form for form in FORMS]
+
+
 def model_of(compute: Compute) -> Any:
     torch.manual_seed(0)
 
@@ -160,7 +164,7 @@ def activations(model: nn.Module, images: Tensor, layer: str = "here") -> Tensor
     return found.activations
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EACH)
 def test_a_place_of_the_map_depends_on_its_part_of_the_image(form: str) -> None:
     compute, (h, w) = FORMS[form]
     model, image = model_of(compute), torch.randn(1, 3, 16, 24)
@@ -177,7 +181,7 @@ def test_a_place_of_the_map_depends_on_its_part_of_the_image(form: str) -> None:
             assert changed.nonzero().tolist() == [[row, column]]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EACH)
 def test_the_layer_is_listed_with_the_size_of_its_map(form: str) -> None:
     compute, size = FORMS[form]
     infos = list_layers(model_of(compute), torch.randn(1, 3, 16, 24))
