@@ -25,7 +25,11 @@ def test_all_that_is_public_is_called() -> None:
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
-def test_a_call_without_a_hostile_argument_ends_in_a_result(name: str) -> None:
+def test_a_call_without_a_hostile_argument_ends_in_a_result(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # some write a file
+
     class Never(random.Random):
         """Chooses the first, and no more than is needed."""
 
