@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -123,9 +123,10 @@ def _kerases_for(path: Path) -> list[str]:
 
     Keras 2 needs no tf_keras, which is the same again; where both are loaded, opening a file may not end.
     """
-    if not find_spec("tf_keras") or (find_spec("keras") and version("keras").startswith("2.")):
-        return ["keras"]
-    packages = ["keras", "tf_keras"]
+    with suppress(PackageNotFoundError):  # it is installed under another name, as nightly builds are
+        if version("keras").startswith("2."):
+            return ["keras"]
+    packages = ["keras", *["tf_keras"] * (find_spec("tf_keras") is not None)]
     return packages if _written_by(path) >= 3 else packages[::-1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +85,19 @@ def test_errors_name_their_argument(here: Path, given: dict[str, Any], argument:
         ({"keras": "3.15.1"}, 2, ["keras"]),
         ({"keras": "2.15.0", "tf_keras": "2.15.0"}, 2, ["keras"]),
         ({}, 2, ["keras"]),
+        ({"tf_keras": "2.21.0", "keras-nightly": "3.16.0"}, 2, ["tf_keras", "keras"]),
     ],
 )
 def test_a_file_is_opened_by_the_keras_that_wrote_it(
     monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], written: int, expected: list[str]
 ) -> None:
     monkeypatch.setattr(models, "find_spec", installed.get)
-    monkeypatch.setattr(models, "version", installed.__getitem__)
+
+    def version(name: str) -> str:
+        if name not in installed:
+            raise PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(models, "version", version)
     monkeypatch.setattr(models, "_written_by", lambda path: written)
     assert models._kerases_for(Path("model.keras")) == expected
