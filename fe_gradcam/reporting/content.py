@@ -116,7 +116,7 @@ class PageDataset:
             self.keys.append(key)
             self.images.append({"id": None if part.ids is None else as_text(part.ids[at]), "src": None})
         entry = self.images[place := self.keys.index(key)]
-        entry["label"] = None if part.labels is None or part.labels[at] < 0 else int(part.labels[at])
+        entry["label"] = None if part.labels is None else known_id(int(part.labels[at]))
         entry.pop("also", None)
         if part.several is not None:
             entry["also"] = [int(one) for one in np.flatnonzero(part.several[at]) if one != entry["label"]]
